@@ -1,0 +1,179 @@
+"""The Kubernetes objects that a Service proxy reads, with only the fields it reads (spec §1, §3; unknown ones are ignored).
+
+Types carry the API's own bounds (a port is 1 to 65535), so that decoding is validation. Values that the spec says to
+skip one by one (an unusable externalIP, rule 12) stay plain strings here and are judged in `routing`. No defaults of
+policy: absent stays None where the spec distinguishes it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+
+DnsLabel: TypeAlias = Annotated[str, Meta(pattern=_DNS_LABEL)]
+DnsSubdomain: TypeAlias = Annotated[str, Meta(pattern=_DNS_SUBDOMAIN, max_length=253)]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+PortOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+# A Service's or slice's port name: a DNS label, or "" for the only port of a Service.
+PortName: TypeAlias = Annotated[str, Meta(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$")]
+Protocol: TypeAlias = Annotated[str, Meta(pattern=r"^(TCP|UDP|SCTP)$")]
+
+
+class KubeStruct(Struct, frozen=True, kw_only=True, gc=False, rename="camel", omit_defaults=True):
+    """Base of all objects: camelCase in JSON, immutable, and only values inside, so that the collector can skip them."""
+
+
+class ServiceMetadata(KubeStruct):
+    name: DnsLabel
+    namespace: DnsLabel = "default"
+    creation_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    uid: str = ""
+
+
+class Metadata(KubeStruct):
+    """Of objects whose names are DNS subdomains. `namespace` is "" for cluster-scoped kinds."""
+
+    name: DnsSubdomain
+    namespace: Annotated[str, Meta(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$")] = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
+    uid: str = ""
+
+
+class ServicePort(KubeStruct):
+    port: Port
+    name: PortName = ""
+    protocol: Protocol = "TCP"
+    node_port: PortOrZero = 0
+
+
+class ClientIPConfig(KubeStruct):
+    timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] | None = None
+
+
+class SessionAffinityConfig(KubeStruct):
+    client_ip: ClientIPConfig | None = msgspec.field(name="clientIP", default=None)
+
+
+class ServiceSpec(KubeStruct):
+    type: Annotated[str, Meta(pattern=r"^(ClusterIP|NodePort|LoadBalancer|ExternalName)$")] = "ClusterIP"
+    cluster_ip: str = msgspec.field(name="clusterIP", default="")
+    cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
+    ip_families: list[Annotated[str, Meta(pattern=r"^(IPv4|IPv6)$")]] | None = None
+    ports: list[ServicePort] | None = None
+    external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
+    internal_traffic_policy: Annotated[str, Meta(pattern=r"^(Cluster|Local)$")] | None = None
+    external_traffic_policy: Annotated[str, Meta(pattern=r"^(Cluster|Local|)$")] | None = None
+    health_check_node_port: PortOrZero = 0
+    load_balancer_source_ranges: list[str] | None = None
+    session_affinity: Annotated[str, Meta(pattern=r"^(None|ClientIP|)$")] | None = None
+    session_affinity_config: SessionAffinityConfig | None = None
+
+
+class LoadBalancerIngress(KubeStruct):
+    ip: str = ""
+    hostname: str = ""
+    ip_mode: str | None = None
+
+
+class LoadBalancerStatus(KubeStruct):
+    ingress: list[LoadBalancerIngress] | None = None
+
+
+class ServiceStatus(KubeStruct):
+    load_balancer: LoadBalancerStatus | None = None
+
+
+class Service(KubeStruct):
+    metadata: ServiceMetadata
+    spec: ServiceSpec
+    status: ServiceStatus | None = None
+
+
+class EndpointConditions(KubeStruct):
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class ForZone(KubeStruct):
+    name: str
+
+
+class ForNode(KubeStruct):
+    name: str
+
+
+class EndpointHints(KubeStruct):
+    for_zones: list[ForZone] | None = None
+    for_nodes: list[ForNode] | None = None
+
+
+class ObjectReference(KubeStruct):
+    name: str = ""
+
+
+class Endpoint(KubeStruct):
+    addresses: list[str]
+    conditions: EndpointConditions | None = None
+    node_name: str | None = None
+    target_ref: ObjectReference | None = None
+    hints: EndpointHints | None = None
+
+
+class EndpointPort(KubeStruct):
+    """`name` None and `port` None or 0 are skipped, never read as "all ports" (rule 18)."""
+
+    name: PortName | None = None
+    port: PortOrZero | None = None
+    protocol: Protocol = "TCP"
+
+
+class EndpointSlice(KubeStruct):
+    metadata: Metadata
+    address_type: Annotated[str, Meta(pattern=r"^(IPv4|IPv6|FQDN)$")]
+    # Null is what the API server sends for an empty slice.
+    endpoints: list[Endpoint] | None = None
+    ports: list[EndpointPort] | None = None
+
+
+class NodeAddress(KubeStruct):
+    type: str
+    address: str
+
+
+class Taint(KubeStruct):
+    key: str
+
+
+class NodeSpec(KubeStruct):
+    pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
+    pod_cidr: str = msgspec.field(name="podCIDR", default="")
+    taints: list[Taint] | None = None
+
+
+class NodeStatus(KubeStruct):
+    addresses: list[NodeAddress] | None = None
+
+
+class Node(KubeStruct):
+    metadata: Metadata
+    spec: NodeSpec | None = None
+    status: NodeStatus | None = None
+
+
+class ServiceCIDRSpec(KubeStruct):
+    cidrs: list[str]
+
+
+class ServiceCIDR(KubeStruct):
+    metadata: Metadata
+    spec: ServiceCIDRSpec

@@ -1,0 +1,132 @@
+"""What routing hands on: `Route`s with their `Frontend`s and `Backend`s, and what the node itself contributes.
+
+A `Route` is one service-port in one IP family. Its Frontends are what a client connects to; they share its two lists
+of Backends (spec rules 26-27) and its affinity. Only values: building them is `routing`'s work, turning them into
+entries a target's.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from rulegen.config import Cidr, Family
+
+
+class ServicePortName(NamedTuple):
+    """Identifies a service-port: the spec's (namespace, name, port name, protocol). Sorts as a tuple."""
+
+    namespace: str
+    name: str
+    port: str
+    protocol: str
+
+    def __str__(self) -> str:
+        """`namespace/name:port`, or `namespace/name` for an unnamed port."""
+        return f"{self.namespace}/{self.name}:{self.port}" if self.port else f"{self.namespace}/{self.name}"
+
+
+class Backend(NamedTuple):
+    """An endpoint with its weight (D9), behind a Frontend. `address` is canonical; `weight` is 1 to 65535."""
+
+    address: str
+    port: int
+    weight: int = 1
+    local: bool = False
+
+    def __str__(self) -> str:
+        """`address:port`, with brackets around an IPv6 address."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class FrontendKind(Enum):
+    """What a client connects to (rule 9)."""
+
+    CLUSTER_IP = "ClusterIP"
+    EXTERNAL_IP = "externalIP"
+    LOAD_BALANCER = "load-balancer VIP"
+    NODE_PORT = "NodePort"
+
+
+class TrafficPolicy(Enum):
+    """Whose endpoints a Frontend uses: every one's, or this node's (rules 15, 41-43)."""
+
+    CLUSTER = "Cluster"
+    LOCAL = "Local"
+
+
+class Verdict(Enum):
+    """What becomes of a packet to a Frontend that nobody short-circuits (rules 36, 37)."""
+
+    BALANCE = "balance"
+    REJECT = "reject"
+    DROP = "drop"
+
+
+class Frontend(Struct, frozen=True, gc=False):
+    """One address, protocol and port that a Service is reached by; the protocol is the Route's.
+
+    `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`). `policy` is the
+    internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
+    and none on this node; sources that are short-circuited to the Cluster list (rule 43 a, b) still reach it.
+    `allowed_sources`: None lets all in; else the CIDRs (canonical, sorted) outside of which a packet is dropped before
+    all else (rules 50-54).
+    """
+
+    kind: FrontendKind
+    address: str
+    port: int
+    policy: TrafficPolicy
+    verdict: Verdict
+    allowed_sources: tuple[Cidr, ...] | None = None
+
+
+class Route(Struct, frozen=True, gc=False):
+    """A service-port in one family.
+
+    `cluster` and `local` are sorted by `str(backend)` (rule 22), weights applied (never 0), empty when the spec says
+    that the service-port does not use that list. `affinity_timeout`: seconds, or None without session affinity.
+    `frontends`: those that this Route owns (D2), ClusterIP first, then by kind, address and port. `draining`: the
+    endpoints of weight 0 to which affinity records still lead, when there is affinity (D9).
+    """
+
+    name: ServicePortName
+    family: Family
+    frontends: tuple[Frontend, ...]
+    cluster: tuple[Backend, ...]
+    local: tuple[Backend, ...]
+    affinity_timeout: int | None = None
+    draining: tuple[Backend, ...] = ()
+
+
+class PodDetector(Struct, frozen=True):
+    """How the source of a packet is recognised as a local pod (spec §8): exactly one field is set."""
+
+    cidr: Cidr | None = None
+    interface: str | None = None
+    interface_prefix: str | None = None
+
+
+class NodeRouting(Struct, frozen=True):
+    """What the node, not a Service, contributes to one family.
+
+    `detector` None: the no-op detector (rule 48). `nodeport_addresses`: canonical CIDRs, collapsed and sorted, within
+    which a local, non-loopback address accepts NodePorts (rules 60-63); match-all is one CIDR of prefix length 0.
+    `service_cidrs`: canonical, collapsed, sorted (rule 67).
+    """
+
+    family: Family
+    detector: PodDetector | None
+    masquerade_all: bool
+    nodeport_addresses: tuple[Cidr, ...]
+    service_cidrs: tuple[Cidr, ...]
+
+
+class Finding(NamedTuple):
+    """Something legal but probably wrong, for logs, `lint` and Events: the object (`Service default/web`) and why."""
+
+    subject: str
+    reason: str
+    message: str
