@@ -1,4 +1,4 @@
-"""The Kubernetes objects that a Service proxy reads, with only the fields it reads (spec §1, §3; unknown ones are ignored).
+"""The Kubernetes objects that a Service proxy reads, with only the fields it reads (spec §1, §3; others are ignored).
 
 Types carry the API's own bounds (a port is 1 to 65535), so that decoding is validation. Values that the spec says to
 skip one by one (an unusable externalIP, rule 12) stay plain strings here and are judged in `routing`. No defaults of
@@ -25,7 +25,7 @@ Protocol: TypeAlias = Annotated[str, Meta(pattern=r"^(TCP|UDP|SCTP)$")]
 
 
 class KubeStruct(Struct, frozen=True, kw_only=True, gc=False, rename="camel", omit_defaults=True):
-    """Base of all objects: camelCase in JSON, immutable, and only values inside, so that the collector can skip them."""
+    """Base of all objects: camelCase in JSON, immutable, and only values inside, so the collector can skip them."""
 
 
 class ServiceMetadata(KubeStruct):

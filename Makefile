@@ -1,0 +1,61 @@
+# Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
+
+.DELETE_ON_ERROR:
+.PHONY: help install packages demo test check bench golden lock clean
+
+# The distribution's Python, whose `nftables` module the virtual environment sees.
+PYTHON := /usr/bin/python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# For root nothing is out of reach, so nothing may be skipped.
+SKIPS := $(if $(filter 0,$(shell id -u)),--fail-on-skip)
+
+help:
+	@echo 'install  the command, at $(BIN)/rulegen'
+	@echo 'demo     a playground in network namespaces of its own'
+	@echo 'test     check, then all tests (root runs those that need a kernel too)'
+	@echo 'check    style, types and the import rules'
+	@echo 'bench    the measurements'
+	@echo 'golden   rewrite the expected rulesets in golden/'
+	@echo 'lock     choose the newest versions of the Python packages anew'
+	@echo 'clean    remove what all of these made'
+
+packages:
+	@scripts/install-packages
+
+install: packages $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt | packages
+	$(PYTHON) -m venv --system-site-packages .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: install
+	$(BIN)/rulegen demo
+
+test: check
+	$(BIN)/python -m pytest $(SKIPS)
+
+check: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+
+bench: install
+	$(BIN)/python -m bench
+
+golden: install
+	$(BIN)/rulegen golden update golden
+
+# In an environment without the distribution's packages, so that the file names everything that is used.
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	build/lock/bin/python -m pip freeze --exclude rulegen > constraints.txt
+	rm -rf build/lock
+
+clean:
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -r {} +

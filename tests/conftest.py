@@ -1,0 +1,66 @@
+"""What all tests share: the `kernel` marker, and `--fail-on-skip` for hosts where nothing may be left out."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from collections.abc import Generator
+
+import pytest
+
+_PROBE = "add table inet probe; add chain inet probe nat { type nat hook prerouting priority -100; }"
+
+
+@functools.cache
+def kernel_gap() -> str | None:
+    """Why this host cannot run tests marked `kernel`, or None when it can.
+
+    Tried in a network namespace of its own, with the one thing all of them need: a nat chain that nft loads.
+    """
+    try:
+        probe = subprocess.run(
+            ["unshare", "--net", "nft", _PROBE], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if probe.returncode == 0 else probe.stderr.strip().splitlines()[0]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fail-on-skip",
+        action="store_true",
+        help="a skipped test is a failure, except one marked `kernel` where the kernel lacks nf_tables or namespaces",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("kernel") and (gap := kernel_gap()):
+        pytest.skip(f"no nf_tables in a network namespace here: {gap}")
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turns a skipped report into a failed one, so that the closing line counts it."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"{reason} (refused by --fail-on-skip)"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    expected_failure = hasattr(report, "wasxfail")
+    excused = item.get_closest_marker("kernel") is not None and kernel_gap() is not None
+    if item.config.getoption("fail_on_skip") and report.skipped and not expected_failure and not excused:
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if collector.config.getoption("fail_on_skip") and report.skipped:
+        _refuse_skip(report)
+    return report
