@@ -28,7 +28,7 @@ class KubeStruct(Struct, frozen=True, kw_only=True, gc=False, rename="camel", om
     """Base of all objects: camelCase in JSON, immutable, and only values inside, so the collector can skip them."""
 
 
-class ServiceMetadata(KubeStruct):
+class ServiceMetadata(KubeStruct, frozen=True):
     name: DnsLabel
     namespace: DnsLabel = "default"
     creation_timestamp: str | None = None
@@ -37,7 +37,7 @@ class ServiceMetadata(KubeStruct):
     uid: str = ""
 
 
-class Metadata(KubeStruct):
+class Metadata(KubeStruct, frozen=True):
     """Of objects whose names are DNS subdomains. `namespace` is "" for cluster-scoped kinds."""
 
     name: DnsSubdomain
@@ -48,22 +48,22 @@ class Metadata(KubeStruct):
     uid: str = ""
 
 
-class ServicePort(KubeStruct):
+class ServicePort(KubeStruct, frozen=True):
     port: Port
     name: PortName = ""
     protocol: Protocol = "TCP"
     node_port: PortOrZero = 0
 
 
-class ClientIPConfig(KubeStruct):
+class ClientIPConfig(KubeStruct, frozen=True):
     timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] | None = None
 
 
-class SessionAffinityConfig(KubeStruct):
+class SessionAffinityConfig(KubeStruct, frozen=True):
     client_ip: ClientIPConfig | None = msgspec.field(name="clientIP", default=None)
 
 
-class ServiceSpec(KubeStruct):
+class ServiceSpec(KubeStruct, frozen=True):
     type: Annotated[str, Meta(pattern=r"^(ClusterIP|NodePort|LoadBalancer|ExternalName)$")] = "ClusterIP"
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
@@ -78,50 +78,50 @@ class ServiceSpec(KubeStruct):
     session_affinity_config: SessionAffinityConfig | None = None
 
 
-class LoadBalancerIngress(KubeStruct):
+class LoadBalancerIngress(KubeStruct, frozen=True):
     ip: str = ""
     hostname: str = ""
     ip_mode: str | None = None
 
 
-class LoadBalancerStatus(KubeStruct):
+class LoadBalancerStatus(KubeStruct, frozen=True):
     ingress: list[LoadBalancerIngress] | None = None
 
 
-class ServiceStatus(KubeStruct):
+class ServiceStatus(KubeStruct, frozen=True):
     load_balancer: LoadBalancerStatus | None = None
 
 
-class Service(KubeStruct):
+class Service(KubeStruct, frozen=True):
     metadata: ServiceMetadata
     spec: ServiceSpec
     status: ServiceStatus | None = None
 
 
-class EndpointConditions(KubeStruct):
+class EndpointConditions(KubeStruct, frozen=True):
     ready: bool | None = None
     serving: bool | None = None
     terminating: bool | None = None
 
 
-class ForZone(KubeStruct):
+class ForZone(KubeStruct, frozen=True):
     name: str
 
 
-class ForNode(KubeStruct):
+class ForNode(KubeStruct, frozen=True):
     name: str
 
 
-class EndpointHints(KubeStruct):
+class EndpointHints(KubeStruct, frozen=True):
     for_zones: list[ForZone] | None = None
     for_nodes: list[ForNode] | None = None
 
 
-class ObjectReference(KubeStruct):
+class ObjectReference(KubeStruct, frozen=True):
     name: str = ""
 
 
-class Endpoint(KubeStruct):
+class Endpoint(KubeStruct, frozen=True):
     addresses: list[str]
     conditions: EndpointConditions | None = None
     node_name: str | None = None
@@ -129,7 +129,7 @@ class Endpoint(KubeStruct):
     hints: EndpointHints | None = None
 
 
-class EndpointPort(KubeStruct):
+class EndpointPort(KubeStruct, frozen=True):
     """`name` None and `port` None or 0 are skipped, never read as "all ports" (rule 18)."""
 
     name: PortName | None = None
@@ -137,7 +137,7 @@ class EndpointPort(KubeStruct):
     protocol: Protocol = "TCP"
 
 
-class EndpointSlice(KubeStruct):
+class EndpointSlice(KubeStruct, frozen=True):
     metadata: Metadata
     address_type: Annotated[str, Meta(pattern=r"^(IPv4|IPv6|FQDN)$")]
     # Null is what the API server sends for an empty slice.
@@ -145,35 +145,35 @@ class EndpointSlice(KubeStruct):
     ports: list[EndpointPort] | None = None
 
 
-class NodeAddress(KubeStruct):
+class NodeAddress(KubeStruct, frozen=True):
     type: str
     address: str
 
 
-class Taint(KubeStruct):
+class Taint(KubeStruct, frozen=True):
     key: str
 
 
-class NodeSpec(KubeStruct):
+class NodeSpec(KubeStruct, frozen=True):
     pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
     pod_cidr: str = msgspec.field(name="podCIDR", default="")
     taints: list[Taint] | None = None
 
 
-class NodeStatus(KubeStruct):
+class NodeStatus(KubeStruct, frozen=True):
     addresses: list[NodeAddress] | None = None
 
 
-class Node(KubeStruct):
+class Node(KubeStruct, frozen=True):
     metadata: Metadata
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
 
 
-class ServiceCIDRSpec(KubeStruct):
+class ServiceCIDRSpec(KubeStruct, frozen=True):
     cidrs: list[str]
 
 
-class ServiceCIDR(KubeStruct):
+class ServiceCIDR(KubeStruct, frozen=True):
     metadata: Metadata
     spec: ServiceCIDRSpec
