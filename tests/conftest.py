@@ -8,6 +8,8 @@ from collections.abc import Generator
 
 import pytest
 
+pytest_plugins = ["tests.lab.fixtures"]
+
 _PROBE = "add table inet probe; add chain inet probe nat { type nat hook prerouting priority -100; }"
 
 
@@ -30,13 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fail-on-skip",
         action="store_true",
-        help="a skipped test is a failure, except one marked `kernel` where the kernel lacks nf_tables or namespaces",
+        help="a skipped test is a failure, unless the kernel has no nf_tables or allows no network namespace",
     )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("kernel") and (gap := kernel_gap()):
         pytest.skip(f"no nf_tables in a network namespace here: {gap}")
+
+
+def _skips_refused(config: pytest.Config) -> bool:
+    return bool(config.getoption("fail_on_skip")) and kernel_gap() is None
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -49,9 +55,7 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    expected_failure = hasattr(report, "wasxfail")
-    excused = item.get_closest_marker("kernel") is not None and kernel_gap() is not None
-    if item.config.getoption("fail_on_skip") and report.skipped and not expected_failure and not excused:
+    if _skips_refused(item.config) and report.skipped and not hasattr(report, "wasxfail"):
         _refuse_skip(report)
     return report
 
@@ -61,6 +65,6 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
-    if collector.config.getoption("fail_on_skip") and report.skipped:
+    if _skips_refused(collector.config) and report.skipped:
         _refuse_skip(report)
     return report
