@@ -1,0 +1,371 @@
+"""The lab: a node of its own in a network namespace. Rules and Packets come in, an Outcome for each Packet goes out.
+
+The node's interfaces are veth pairs with their other ends in a second namespace, where packet sockets send what shall
+arrive at the node and see what leaves it. The node's own packets leave through raw sockets. Never touches the namespace
+of the tests.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from ipaddress import ip_address, ip_interface, ip_network
+from types import TracebackType
+from typing import TypeAlias
+
+from rulegen.demo.namespaces import NetworkNamespace
+from tests.lab.conntrack import Connection, Conntrack, Tuple
+from tests.lab.packets import (
+    IPPROTO_ICMPV6,
+    NODE,
+    PROTOCOLS,
+    Fate,
+    Headers,
+    Outcome,
+    Packet,
+    Unreachable,
+    build,
+    endpoint_text,
+    is_ipv6,
+    parse,
+)
+
+Interfaces: TypeAlias = Mapping[str, Sequence[str]]
+
+POD_INTERFACES: Interfaces = {"pods": ("10.128.0.0/24", "fd00:10:128::/64")}
+NODE_ADDRESSES = ("192.0.2.10/24", "2001:db8:0:1::10/64")
+UPLINK = "eth0"
+
+_ETH_P_ALL = 0x0003
+_ETHERTYPES = {4: 0x0800, 6: 0x86DD}
+_SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
+_ITSELF = ""  # in place of an interface: the node sends the packet
+# Few enough that the smallest socket buffer does not overflow before all is read.
+_BATCH = 64
+# Nearly always all has happened when the call that sends returns; silence of this length means that it has.
+_SETTLE_SECONDS = 0.05
+_REFUSED = (errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES)
+_ICMPV6_HEADER = bytes((0x60, 0, 0, 0, 0, 0, IPPROTO_ICMPV6, 64)) + bytes(32)
+_FIRST_PORT, _LAST_PORT = 2000, 64000
+
+# Connections are tracked from the start, so that a packet that no rule concerns is reported too.
+_TRACK = """
+table inet lab {
+  chain forward { type filter hook forward priority 300; ct state new accept; }
+}
+"""
+_SYSCTLS = {
+    "ipv4/ip_forward": 1,
+    "ipv4/conf/all/rp_filter": 0,
+    "ipv4/conf/default/rp_filter": 0,
+    "ipv4/conf/all/send_redirects": 0,
+    "ipv4/conf/default/send_redirects": 0,
+    "ipv4/icmp_ratelimit": 0,
+    "ipv4/icmp_ratemask": 0,
+}
+_IPV6_SYSCTLS = {
+    "ipv6/conf/all/forwarding": 1,
+    "ipv6/conf/default/accept_dad": 0,
+    "ipv6/conf/default/addr_gen_mode": 1,
+    "ipv6/icmp/ratelimit": 0,
+}
+
+
+class Lab:
+    """A node with forwarding on.
+
+    `interfaces`: the names of those on the pods' side, with the CIDRs routed there; all else is routed through UPLINK.
+    `addresses`: the node's own, with their prefix lengths, on UPLINK. `ipv6` False: IPv6 is disabled on the node.
+    Raises HostError or OSError where namespaces are not to be had. A context manager.
+    """
+
+    def __init__(
+        self,
+        interfaces: Interfaces = POD_INTERFACES,
+        addresses: Sequence[str] = NODE_ADDRESSES,
+        *,
+        ipv6: bool = True,
+    ) -> None:
+        self._routes = [(ip_network(cidr), name) for name, cidrs in interfaces.items() for cidr in cidrs]
+        self._versions = (4, 6) if ipv6 else (4,)
+        self._addresses = {"127.0.0.1", "::1"}
+        self._next_port = _FIRST_PORT
+        self._next_number = 0
+        with ExitStack() as opened:
+            self.namespace = opened.enter_context(NetworkNamespace())
+            self._outside = opened.enter_context(NetworkNamespace())
+            self._set_sysctls(ipv6)
+            self._wires = {name: self._add_interface(name, opened) for name in (*interfaces, UPLINK)}
+            with self.entered():
+                self._senders = {version: _open_sender(version, opened) for version in (4, 6)}
+                self._icmp = {version: _open_icmp(version, opened) for version in (4, 6)}
+                self._conntrack = Conntrack()
+                opened.callback(self._conntrack.close)
+            self._add_routes()
+            for address in addresses:
+                self.add_address(address)
+            self.nft(_TRACK)
+            self._resources = opened.pop_all()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the node."""
+        self._resources.close()
+
+    def entered(self) -> AbstractContextManager[None]:
+        """The calling thread is on the node meanwhile; so are the processes that it starts."""
+        return self.namespace.entered()
+
+    def nft(self, text: str) -> str:
+        """Runs nft commands on the node and returns what they print."""
+        with self.entered():
+            run = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise AssertionError(f"nft: {run.stderr}")
+        return run.stdout
+
+    def add_address(self, address: str) -> None:
+        """Gives the node one more address, such as `198.51.100.7/32`, on UPLINK."""
+        self._change_address("add", address)
+        self._addresses.add(str(ip_interface(address).ip))
+
+    def remove_address(self, address: str) -> None:
+        """Takes an address from the node."""
+        self._change_address("del", address)
+        self._addresses.discard(str(ip_interface(address).ip))
+
+    def forget_connections(self) -> None:
+        """Empties the connection tracking table."""
+        self._conntrack.flush()
+
+    def send(self, packets: Iterable[Packet]) -> list[Outcome]:
+        """Sends all and says what became of each, in the same order."""
+        packets = list(packets)
+        outcomes = self._send([self._completed(packet) for packet in packets])
+        doubtful = [index for index, packet in enumerate(packets) if self._doubtful(packet, outcomes[index])]
+        second = self._send([self._completed(packets[index]) for index in doubtful])
+        for index, outcome in zip(doubtful, second, strict=True):
+            outcomes[index] = outcome
+        return outcomes
+
+    def _set_sysctls(self, ipv6: bool) -> None:
+        for name, value in (_SYSCTLS | _IPV6_SYSCTLS).items():
+            self.namespace.set_sysctl(name, value)
+        for scope in ("all", "default"):
+            self.namespace.set_sysctl(f"ipv6/conf/{scope}/disable_ipv6", 0 if ipv6 else 1)
+            self._outside.set_sysctl(f"ipv6/conf/{scope}/disable_ipv6", 1)
+
+    def _add_interface(self, name: str, opened: ExitStack) -> Wire:
+        """An interface without ARP, and what is connected to it."""
+        from pyroute2 import IPRoute
+
+        with self.entered(), IPRoute() as ip:
+            ip.link("add", ifname=name, kind="veth", peer={"ifname": name, "net_ns_fd": self._outside.fd})
+            index = ip.link_lookup(ifname=name)[0]
+            ip.link("set", index=index, state="up", arp=False)
+            hardware_address = ip.link("get", index=index)[0].get("address")
+        with self._outside.entered(), IPRoute() as ip:
+            ip.link("set", index=ip.link_lookup(ifname=name)[0], state="up", arp=False)
+            return Wire(name, bytes.fromhex(hardware_address.replace(":", "")), opened)
+
+    def _add_routes(self) -> None:
+        from pyroute2 import IPRoute
+
+        defaults = [(ip_network(cidr), UPLINK) for cidr in ("0.0.0.0/0", "::/0")]
+        with self.entered(), IPRoute() as ip:
+            index = {name: ip.link_lookup(ifname=name)[0] for name in self._wires}
+            for network, name in self._routes + defaults:
+                if network.version in self._versions:
+                    ip.route("add", dst=str(network), oif=index[name])
+
+    def _change_address(self, command: str, address: str) -> None:
+        from pyroute2 import IPRoute
+
+        interface = ip_interface(address)
+        if interface.version not in self._versions:
+            return
+        with self.entered(), IPRoute() as ip:
+            ip.addr(
+                command,
+                index=ip.link_lookup(ifname=UPLINK)[0],
+                address=str(interface.ip),
+                prefixlen=interface.network.prefixlen,
+            )
+
+    def _completed(self, packet: Packet) -> Packet:
+        """The packet with canonical addresses, the interface where it arrives (or _ITSELF), and a source port."""
+        destination = str(ip_address(packet.destination))
+        if packet.source == NODE:
+            source = self._source_towards(destination)
+        else:
+            source = str(ip_address(packet.source))
+        return packet._replace(
+            source=source,
+            destination=destination,
+            interface=self._interface_of(source) if packet.interface is None else packet.interface,
+            source_port=packet.source_port or self._pick_port(),
+        )
+
+    def _source_towards(self, destination: str) -> str:
+        """The address that the node would choose; loopback when there is no way, so that the kernel refuses to send."""
+        family = socket.AF_INET6 if is_ipv6(destination) else socket.AF_INET
+        with self.entered(), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((destination, 9))
+            except OSError:
+                return "::1" if is_ipv6(destination) else "127.0.0.1"
+            return str(probe.getsockname()[0])
+
+    def _interface_of(self, source: str) -> str:
+        if source in self._addresses:
+            return _ITSELF
+        address = ip_address(source)
+        found = [(network.prefixlen, name) for network, name in self._routes if address in network]
+        return max(found)[1] if found else UPLINK
+
+    def _pick_port(self) -> int:
+        """A port of no connection that is still remembered."""
+        if self._next_port > _LAST_PORT:
+            self.forget_connections()
+            self._next_port = _FIRST_PORT
+        self._next_port += 1
+        return self._next_port - 1
+
+    def _doubtful(self, packet: Packet, outcome: Outcome) -> bool:
+        """Masquerading the node's own packet can choose, once in 64,512 times, the very port it had."""
+        own = packet.source == NODE or packet.source in self._addresses
+        return own and not packet.source_port and outcome.fate is Fate.DELIVERED and not outcome.masqueraded
+
+    def _send(self, packets: Sequence[Packet]) -> list[Outcome]:
+        first = self._next_number
+        self._next_number = (first + len(packets)) % (1 << 31)
+        seen = _Seen()
+        self._collect(_Seen())
+        for start in range(0, len(packets), _BATCH):
+            for offset, packet in enumerate(packets[start : start + _BATCH], first + start):
+                self._inject(packet, offset)
+            self._collect(seen)
+        numbered = list(enumerate(packets, first))
+        while any(seen.outcome(*one).fate is Fate.DROPPED for one in numbered):
+            before = len(seen)
+            time.sleep(_SETTLE_SECONDS)
+            self._collect(seen)
+            if len(seen) == before:
+                break
+        return [seen.outcome(number, packet) for number, packet in numbered]
+
+    def _inject(self, packet: Packet, number: int) -> None:
+        data = build(packet, number)
+        if packet.interface:
+            self._wires[packet.interface].send(data)
+            return
+        try:
+            self._senders[6 if is_ipv6(packet.destination) else 4].sendto(data, (packet.destination, 0))
+        except OSError as error:
+            # What a rule on the way out drops or rejects is refused to the sender, and so is what has no route.
+            if error.errno not in _REFUSED:
+                raise
+
+    def _collect(self, seen: _Seen) -> None:
+        """Adds to `seen` all that has happened by now."""
+        for connection in self._conntrack.new_connections():
+            seen.connections[connection.original] = connection
+        for interface, wire in self._wires.items():
+            while data := _receive(wire.socket):
+                seen.add(interface, data)
+        for version, receiver in self._icmp.items():
+            while data := _receive(receiver):
+                # An ICMPv6 socket gives no IP header.
+                seen.add("", _ICMPV6_HEADER + data if version == 6 else data)
+
+
+class Wire:
+    """The other end of a node's interface."""
+
+    def __init__(self, name: str, hardware_address: bytes, opened: ExitStack) -> None:
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        self.socket = opened.enter_context(socket.socket(socket.AF_PACKET, kind, 0))
+        self.socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        self.socket.bind((name, _ETH_P_ALL))
+        self._to = {version: (name, ethertype, 0, 0, hardware_address) for version, ethertype in _ETHERTYPES.items()}
+
+    def send(self, data: bytes) -> None:
+        """Lets a packet, from the IP header on, arrive at the node."""
+        self.socket.sendto(data, self._to[data[0] >> 4])
+
+
+class _Seen:
+    """What was observed while packets were under way."""
+
+    def __init__(self) -> None:
+        self.connections: dict[Tuple, Connection] = {}
+        self.departed: dict[int, tuple[str, Headers]] = {}
+        self.rejected: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.connections) + len(self.departed) + len(self.rejected)
+
+    def add(self, interface: str, data: bytes) -> None:
+        """A packet that left through `interface`, or reached the node's own ICMP socket (interface "")."""
+        match parse(data):
+            case Unreachable(number):
+                self.rejected.add(number)
+            case Headers(number=int(number)) as headers:
+                self.departed[number] = (interface, headers)
+
+    def outcome(self, number: int, packet: Packet) -> Outcome:
+        """A tracked connection tells most; without one, what answered or what left."""
+        connection = self.connections.get(_original(packet))
+        interface, headers = self.departed.get(number, ("", None))
+        if connection:
+            fate = Fate.DELIVERED if connection.destination_translated else Fate.PASSED
+            port = 0 if packet.protocol == "ICMP" else connection.reply.source_port
+            endpoint = endpoint_text(connection.reply.source, port)
+            return Outcome(fate, endpoint, connection.source_translated, interface)
+        if number in self.rejected:
+            return Outcome(Fate.REJECTED)
+        if headers:
+            endpoint = endpoint_text(headers.destination, headers.destination_port)
+            return Outcome(Fate.PASSED, endpoint, headers.source != packet.source, interface)
+        return Outcome(Fate.DROPPED)
+
+
+def _original(packet: Packet) -> Tuple:
+    protocol = PROTOCOLS[packet.protocol]
+    if protocol == socket.IPPROTO_ICMP:
+        number = IPPROTO_ICMPV6 if is_ipv6(packet.destination) else protocol
+        return Tuple(packet.source, packet.destination, number, packet.source_port, packet.source_port)
+    return Tuple(packet.source, packet.destination, protocol, packet.source_port, packet.port)
+
+
+def count_endpoints(lab: Lab, packet: Packet, count: int) -> Counter[str]:
+    """Sends `packet` `count` times from differing source ports; how often each endpoint got it ("" for nobody)."""
+    return Counter(outcome.endpoint for outcome in lab.send([packet] * count))
+
+
+def _open_sender(version: int, opened: ExitStack) -> socket.socket:
+    """A socket for whole packets, IP header included."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    return opened.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
+
+
+def _open_icmp(version: int, opened: ExitStack) -> socket.socket:
+    family, protocol = (socket.AF_INET, socket.IPPROTO_ICMP) if version == 4 else (socket.AF_INET6, IPPROTO_ICMPV6)
+    return opened.enter_context(socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol))
+
+
+def _receive(receiver: socket.socket) -> bytes:
+    try:
+        return receiver.recv(1 << 16)
+    except BlockingIOError:
+        return b""
