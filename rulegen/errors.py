@@ -6,6 +6,11 @@ traceback. Chain the cause (`raise ... from`), never repeat it in the text when 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+
+_SHOWN_LENGTH = 60
+
 
 class RulegenError(Exception):
     """Base of all expected errors; `str()` is one line without the program's name."""
@@ -25,3 +30,31 @@ class TargetError(RulegenError):
 
 class ApplyError(RulegenError):
     """The kernel refused a transaction; nothing of it is in force. Carries the kernel's words and the command."""
+
+
+def shown(value: object) -> str:
+    """What was found in the input, for a message: JSON on one line, printable ASCII only, shortened.
+
+    Names and values come from people and may hold newlines, terminal controls or rule syntax.
+    """
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number out of range"
+    if isinstance(value, str):
+        cut = value[:_SHOWN_LENGTH]
+        return _ascii(cut) + ("..." if len(cut) < len(value) else "")
+    if value is None or isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "an object"
+    return "an array" if isinstance(value, Sequence) else f"a value of type {type(value).__name__}"
+
+
+def printable(text: str) -> str:
+    """`text` itself where it is short and harmless in a message, else as `shown` writes it."""
+    harmless = text.isascii() and text.isprintable() and 0 < len(text) <= 4 * _SHOWN_LENGTH and text == text.strip()
+    return text if harmless else shown(text)
+
+
+def _ascii(text: str) -> str:
+    # JSON leaves DEL, a control character, as it is.
+    return json.dumps(text).replace("\x7f", "\\u007f")

@@ -7,45 +7,71 @@ policy: absent stays None where the spec distinguishes it.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-_DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+SERVICE_NAME: Final = "kubernetes.io/service-name"
+SERVICE_PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
+HEADLESS: Final = "service.kubernetes.io/headless"
 
-DnsLabel: TypeAlias = Annotated[str, Meta(pattern=_DNS_LABEL)]
-DnsSubdomain: TypeAlias = Annotated[str, Meta(pattern=_DNS_SUBDOMAIN, max_length=253)]
-Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
-PortOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+# \Z and not $, which would accept a newline after the name.
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z"
+_DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z"
+
+# A description says in a message what was expected of a value that has the right type.
+DnsLabel: TypeAlias = Annotated[str, Meta(pattern=_DNS_LABEL, description="a DNS label")]
+DnsSubdomain: TypeAlias = Annotated[
+    str, Meta(pattern=_DNS_SUBDOMAIN, max_length=253, description="a DNS subdomain name")
+]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")]
+PortOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 # A Service's or slice's port name: a DNS label, or "" for the only port of a Service.
-PortName: TypeAlias = Annotated[str, Meta(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$")]
-Protocol: TypeAlias = Annotated[str, Meta(pattern=r"^(TCP|UDP|SCTP)$")]
+PortName: TypeAlias = Annotated[str, Meta(pattern=rf"^({_DNS_LABEL[1:-2]})?\Z", description='a DNS label or ""')]
+Protocol: TypeAlias = Annotated[str, Meta(pattern=r"^(TCP|UDP|SCTP)\Z", description="TCP, UDP or SCTP")]
+ServiceType: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(ClusterIP|NodePort|LoadBalancer|ExternalName)\Z",
+        description="ClusterIP, NodePort, LoadBalancer or ExternalName",
+    ),
+]
+IPFamily: TypeAlias = Annotated[str, Meta(pattern=r"^(IPv4|IPv6)\Z", description="IPv4 or IPv6")]
+AddressType: TypeAlias = Annotated[str, Meta(pattern=r"^(IPv4|IPv6|FQDN)\Z", description="IPv4, IPv6 or FQDN")]
+Policy: TypeAlias = Annotated[str, Meta(pattern=r"^(Cluster|Local|)\Z", description="Cluster or Local")]
+Affinity: TypeAlias = Annotated[str, Meta(pattern=r"^(None|ClientIP|)\Z", description="None or ClientIP")]
+AffinityTimeout: TypeAlias = Annotated[int, Meta(ge=1, le=86400, description="seconds from 1 to 86400")]
 
 
 class KubeStruct(Struct, frozen=True, kw_only=True, gc=False, rename="camel", omit_defaults=True):
     """Base of all objects: camelCase in JSON, immutable, and only values inside, so the collector can skip them."""
 
 
-class ServiceMetadata(KubeStruct, frozen=True):
-    name: DnsLabel
-    namespace: DnsLabel = "default"
+class _ObjectMetadata(KubeStruct, frozen=True):
+    """What is read of every object's metadata. `creation_timestamp` and `deletion_timestamp` are RFC 3339."""
+
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
     creation_timestamp: str | None = None
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    uid: str = ""
-
-
-class Metadata(KubeStruct, frozen=True):
-    """Of objects whose names are DNS subdomains. `namespace` is "" for cluster-scoped kinds."""
-
-    name: DnsSubdomain
-    namespace: Annotated[str, Meta(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$")] = ""
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
     deletion_timestamp: str | None = None
     uid: str = ""
+
+
+class ServiceMetadata(_ObjectMetadata, frozen=True, kw_only=True):
+    name: DnsLabel
+    namespace: DnsLabel = "default"
+
+
+class NamespacedMetadata(_ObjectMetadata, frozen=True, kw_only=True):
+    name: DnsSubdomain
+    namespace: DnsLabel = "default"
+
+
+class Metadata(_ObjectMetadata, frozen=True, kw_only=True):
+    """Of cluster-scoped objects."""
+
+    name: DnsSubdomain
 
 
 class ServicePort(KubeStruct, frozen=True):
@@ -56,7 +82,7 @@ class ServicePort(KubeStruct, frozen=True):
 
 
 class ClientIPConfig(KubeStruct, frozen=True):
-    timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] | None = None
+    timeout_seconds: AffinityTimeout | None = None
 
 
 class SessionAffinityConfig(KubeStruct, frozen=True):
@@ -64,17 +90,17 @@ class SessionAffinityConfig(KubeStruct, frozen=True):
 
 
 class ServiceSpec(KubeStruct, frozen=True):
-    type: Annotated[str, Meta(pattern=r"^(ClusterIP|NodePort|LoadBalancer|ExternalName)$")] = "ClusterIP"
+    type: ServiceType = "ClusterIP"
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
-    ip_families: list[Annotated[str, Meta(pattern=r"^(IPv4|IPv6)$")]] | None = None
+    ip_families: list[IPFamily] | None = None
     ports: list[ServicePort] | None = None
     external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
-    internal_traffic_policy: Annotated[str, Meta(pattern=r"^(Cluster|Local)$")] | None = None
-    external_traffic_policy: Annotated[str, Meta(pattern=r"^(Cluster|Local|)$")] | None = None
+    internal_traffic_policy: Policy | None = None
+    external_traffic_policy: Policy | None = None
     health_check_node_port: PortOrZero = 0
     load_balancer_source_ranges: list[str] | None = None
-    session_affinity: Annotated[str, Meta(pattern=r"^(None|ClientIP|)$")] | None = None
+    session_affinity: Affinity | None = None
     session_affinity_config: SessionAffinityConfig | None = None
 
 
@@ -122,7 +148,7 @@ class ObjectReference(KubeStruct, frozen=True):
 
 
 class Endpoint(KubeStruct, frozen=True):
-    addresses: list[str]
+    addresses: list[str] = msgspec.field(default_factory=list)
     conditions: EndpointConditions | None = None
     node_name: str | None = None
     target_ref: ObjectReference | None = None
@@ -138,8 +164,8 @@ class EndpointPort(KubeStruct, frozen=True):
 
 
 class EndpointSlice(KubeStruct, frozen=True):
-    metadata: Metadata
-    address_type: Annotated[str, Meta(pattern=r"^(IPv4|IPv6|FQDN)$")]
+    metadata: NamespacedMetadata
+    address_type: AddressType
     # Null is what the API server sends for an empty slice.
     endpoints: list[Endpoint] | None = None
     ports: list[EndpointPort] | None = None
@@ -177,3 +203,30 @@ class ServiceCIDRSpec(KubeStruct, frozen=True):
 class ServiceCIDR(KubeStruct, frozen=True):
     metadata: Metadata
     spec: ServiceCIDRSpec
+
+
+class EndpointAddress(KubeStruct, frozen=True):
+    """Of a legacy Endpoints object."""
+
+    ip: str
+    node_name: str | None = None
+    target_ref: ObjectReference | None = None
+
+
+class EndpointSubset(KubeStruct, frozen=True):
+    addresses: list[EndpointAddress] | None = None
+    not_ready_addresses: list[EndpointAddress] | None = None
+    ports: list[EndpointPort] | None = None
+
+
+class Endpoints(KubeStruct, frozen=True):
+    """The legacy object that EndpointSlices replaced (D10); it has its Service's name."""
+
+    metadata: NamespacedMetadata
+    subsets: list[EndpointSubset] | None = None
+
+
+def is_selected(item: Service | EndpointSlice) -> bool:
+    """Whether a watch with the selectors of rules 1 and 2 would deliver `item`: the presence of a label excludes."""
+    excluding = SERVICE_PROXY_NAME if isinstance(item, Service) else HEADLESS
+    return excluding not in (item.metadata.labels or {})

@@ -1,0 +1,234 @@
+"""One object comes in, as JSON text or as plain values out of YAML; its Struct goes out, or every fault of it.
+
+A good object is decoded by msgspec in one pass. Only one that it refuses is walked field by field: an optional field
+that is null is absent, as the API server reads it; what is still wrong then is reported. Labels and policies are not
+judged here, and nothing is read.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Raw
+
+from rulegen.errors import InputError, printable, shown
+from rulegen.kube.addresses import canonical_address
+from rulegen.kube.objects import Endpoints, EndpointSlice, KubeStruct, Metadata, Node, Service, ServiceCIDR
+
+Kind: TypeAlias = type[Service] | type[EndpointSlice] | type[Node] | type[ServiceCIDR] | type[Endpoints]
+Encoded: TypeAlias = bytes | memoryview | Raw
+
+T = TypeVar("T", bound=KubeStruct)
+
+_MAX_FAULTS = 10
+# kubectl keeps a copy of the whole object here, which nobody reads.
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class Fault(NamedTuple):
+    """A field that cannot be used. `path` is as in `spec.ports[0].port`, "" for the whole object."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """`path: message`."""
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ObjectError(InputError):
+    """An object that cannot be used: its kind, its name (`namespace/name`, as safe text, or "") and its faults."""
+
+    def __init__(self, kind: str, name: str, faults: tuple[Fault, ...]) -> None:
+        super().__init__(f"{kind} {name}: ".replace(" :", ":") + "; ".join(str(fault) for fault in faults))
+        self.kind = kind
+        self.name = name
+        self.faults = faults
+
+
+def decode_object(kind: type[T], text: Encoded) -> T:
+    """The Struct of one object in JSON.
+
+    Raises:
+        ObjectError: the text is not JSON, or a field has a wrong type or is out of bounds.
+    """
+    try:
+        item: T = _decoder(kind).decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return convert_object(kind, _plain(kind, text))
+    return _checked(kind, item)
+
+
+def convert_object(kind: type[T], value: object) -> T:
+    """The Struct of one object that is given as plain values.
+
+    Raises:
+        ObjectError: a field has a wrong type or is out of bounds.
+    """
+    try:
+        item = msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        item = _repaired(kind, value)
+    return _checked(kind, item)
+
+
+def object_name(kind: type[KubeStruct], value: object) -> str:
+    """`namespace/name` (or `name`, of a cluster-scoped kind) of plain values, as safe text; "" without a name."""
+    metadata = value.get("metadata") if isinstance(value, Mapping) else None
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if not isinstance(name, str) or not isinstance(metadata, Mapping):
+        return ""
+    if _field_types(kind)["metadata"].type is Metadata:
+        return printable(name)
+    namespace = metadata.get("namespace")
+    return f"{printable(namespace) if isinstance(namespace, str) else 'default'}/{printable(name)}"
+
+
+@cache
+def _decoder(kind: type[KubeStruct]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def _plain(kind: type[KubeStruct], text: Encoded) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ObjectError(kind.__name__, "", (Fault("", f"invalid JSON: {error}"),)) from error
+    except RecursionError as error:
+        raise ObjectError(kind.__name__, "", (Fault("", "nested too deeply"),)) from error
+
+
+def _checked(kind: type[T], item: T) -> T:
+    check = _CHECKS.get(kind)
+    faults = tuple(check(item)) if check else ()
+    if faults:
+        raise ObjectError(kind.__name__, object_name(kind, msgspec.to_builtins(item)), faults[:_MAX_FAULTS])
+    annotations = item.metadata.annotations  # type: ignore[attr-defined]
+    if annotations:
+        annotations.pop(_LAST_APPLIED, None)
+    return item
+
+
+# Faults of values that have the right type.
+
+
+def _service_faults(service: Service) -> Iterator[Fault]:
+    spec = service.spec
+    if spec.cluster_ip not in ("", "None") and canonical_address(spec.cluster_ip) is None:
+        yield Fault("spec.clusterIP", _not_an_address(spec.cluster_ip))
+    for index, address in enumerate(spec.cluster_ips or ()):
+        if address != "None" and canonical_address(address) is None:
+            yield Fault(f"spec.clusterIPs[{index}]", _not_an_address(address))
+
+
+def _slice_faults(item: EndpointSlice) -> Iterator[Fault]:
+    if item.address_type == "FQDN":
+        return
+    colon = item.address_type == "IPv6"
+    for index, endpoint in enumerate(item.endpoints or ()):
+        for nth, address in enumerate(endpoint.addresses):
+            if (":" in address) is not colon or canonical_address(address) is None:
+                yield Fault(f"endpoints[{index}].addresses[{nth}]", _not_an_address(address, item.address_type))
+
+
+def _endpoints_faults(item: Endpoints) -> Iterator[Fault]:
+    for index, subset in enumerate(item.subsets or ()):
+        for field, addresses in (("addresses", subset.addresses), ("notReadyAddresses", subset.not_ready_addresses)):
+            for nth, address in enumerate(addresses or ()):
+                if canonical_address(address.ip) is None:
+                    yield Fault(f"subsets[{index}].{field}[{nth}].ip", _not_an_address(address.ip))
+
+
+def _not_an_address(found: str, family: str = "IP") -> str:
+    mapped = ", which is IPv4-mapped" if found.lower().startswith("::ffff:") else ""
+    return f"expected an {family} address, got {shown(found)}{mapped}"
+
+
+_CHECKS: dict[type[KubeStruct], Callable[[Any], Iterator[Fault]]] = {
+    Service: _service_faults,
+    EndpointSlice: _slice_faults,
+    Endpoints: _endpoints_faults,
+}
+
+
+# The walk over an object that msgspec refused.
+
+
+def _repaired(kind: type[T], value: object) -> T:
+    faults: list[Fault] = []
+    cleaned = _walk(value, kind, "", faults)
+    if faults:
+        raise ObjectError(kind.__name__, object_name(kind, value), tuple(faults[:_MAX_FAULTS]))
+    return msgspec.convert(cleaned, kind)
+
+
+def _walk(value: object, type_: Any, path: str, faults: list[Fault]) -> object:
+    """`value` without its nulls for absent fields; each value that does not fit `type_` is added to `faults`."""
+    origin, arguments = get_origin(type_), get_args(type_)
+    if origin in (Union, types.UnionType):
+        # Every union here is one type or None.
+        return None if value is None else _walk(value, arguments[0], path, faults)
+    if origin is list:
+        return _walk_list(value, arguments[0], path, faults)
+    if origin is dict:
+        return _walk_dict(value, arguments[1], path, faults)
+    if isinstance(type_, type) and issubclass(type_, KubeStruct):
+        return _walk_struct(value, type_, path, faults)
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        faults.append(Fault(path, f"expected {_expected(error, type_)}, got {shown(value)}"))
+        return None
+
+
+def _walk_struct(value: object, type_: type[KubeStruct], path: str, faults: list[Fault]) -> object:
+    if not isinstance(value, Mapping):
+        faults.append(Fault(path, f"expected an object, got {shown(value)}"))
+        return None
+    cleaned = {}
+    for name, field in _field_types(type_).items():
+        field_path = f"{path}.{name}" if path else name
+        if value.get(name) is not None:
+            cleaned[name] = _walk(value[name], field.type, field_path, faults)
+        elif field.required:
+            faults.append(Fault(field_path, "missing"))
+    return cleaned
+
+
+def _walk_list(value: object, type_: Any, path: str, faults: list[Fault]) -> object:
+    if not isinstance(value, list):
+        faults.append(Fault(path, f"expected an array, got {shown(value)}"))
+        return None
+    return [_walk(item, type_, f"{path}[{index}]", faults) for index, item in enumerate(value)]
+
+
+def _walk_dict(value: object, type_: Any, path: str, faults: list[Fault]) -> object:
+    if not isinstance(value, Mapping):
+        faults.append(Fault(path, f"expected an object, got {shown(value)}"))
+        return None
+    cleaned = {}
+    for key, item in value.items():
+        if isinstance(key, str):
+            cleaned[key] = _walk(item, type_, f"{path}[{shown(key)}]", faults)
+        else:
+            faults.append(Fault(path, f"expected str as a key, got {shown(key)}"))
+    return cleaned
+
+
+@cache
+def _field_types(type_: type[KubeStruct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
+
+
+def _expected(error: msgspec.ValidationError, type_: Any) -> str:
+    """What msgspec expected of a single value, or the type's own description when only a bound was missed."""
+    wrong_type = re.match(r"Expected `(\w+)`, got ", str(error))
+    if wrong_type:
+        return wrong_type[1]
+    metas = (meta for meta in get_args(type_) if get_origin(type_) is Annotated and isinstance(meta, Meta))
+    return next((meta.description for meta in metas if meta.description), getattr(type_, "__name__", "another value"))
