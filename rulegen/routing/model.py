@@ -7,8 +7,8 @@ entries a target's.
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import NamedTuple
+from enum import Enum, StrEnum
+from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -28,8 +28,11 @@ class ServicePortName(NamedTuple):
         return f"{self.namespace}/{self.name}:{self.port}" if self.port else f"{self.namespace}/{self.name}"
 
 
-class Backend(NamedTuple):
-    """An endpoint with its weight (D9), behind a Frontend. `address` is canonical; `weight` is 1 to 65535."""
+class Backend(Struct, frozen=True, order=True, gc=False):
+    """An endpoint with its weight (D9), behind a Frontend.
+
+    `address` is canonical; `weight` is 1 to 65535, and 0 only in `Route.draining`. `local`: on this node (rule 20).
+    """
 
     address: str
     port: int
@@ -89,7 +92,8 @@ class Route(Struct, frozen=True, gc=False):
     `cluster` and `local` are sorted by `str(backend)` (rule 22), weights applied (never 0), empty when the spec says
     that the service-port does not use that list. `affinity_timeout`: seconds, or None without session affinity.
     `frontends`: those that this Route owns (D2), ClusterIP first, then by kind, address and port. `draining`: the
-    endpoints of weight 0 to which affinity records still lead, when there is affinity (D9).
+    endpoints of weight 0 to which affinity records still lead, when there is affinity (D9): those that the lists would
+    hold if their weight were 1.
     """
 
     name: ServicePortName
@@ -99,6 +103,9 @@ class Route(Struct, frozen=True, gc=False):
     local: tuple[Backend, ...]
     affinity_timeout: int | None = None
     draining: tuple[Backend, ...] = ()
+
+
+RouteKey: TypeAlias = tuple[ServicePortName, Family]
 
 
 class PodDetector(Struct, frozen=True):
@@ -124,9 +131,30 @@ class NodeRouting(Struct, frozen=True):
     service_cidrs: tuple[Cidr, ...]
 
 
+class Changes(NamedTuple):
+    """What differs from what was taken last: Routes by key (None: gone), and the node's part by family."""
+
+    routes: dict[RouteKey, Route | None]
+    node: dict[Family, NodeRouting]
+
+
+class Reason(StrEnum):
+    """Why a Finding was made; stable words for logs, Events and `lint -o json`."""
+
+    DUPLICATE_FRONTEND = "DuplicateFrontend"
+    DUPLICATE_PORT = "DuplicatePort"
+    UNUSABLE_ADDRESS = "UnusableAddress"
+    UNUSED_ADDRESS = "UnusedAddress"
+    UNUSABLE_RANGE = "UnusableSourceRange"
+    OPEN_FAMILY = "SourceRangesLeaveFamilyOpen"
+    MALFORMED_WEIGHT = "MalformedWeight"
+    SKIPPED_PORT = "SkippedEndpointPort"
+    UNKNOWN_NODE = "UnknownNode"
+
+
 class Finding(NamedTuple):
     """Something legal but probably wrong, for logs, `lint` and Events: the object (`Service default/web`) and why."""
 
     subject: str
-    reason: str
+    reason: Reason
     message: str

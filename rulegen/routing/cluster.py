@@ -1,0 +1,200 @@
+"""Objects come in one by one, Routes and what changed among them go out. The only thing in `routing` with a memory.
+
+The cost of a change is that of the Service it concerns, and of those that share a Frontend with it; only what every
+Route depends on (the node's zone and addresses) recompiles all. Compiling waits until somebody asks for a result.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from rulegen.config import Family, NodeConfiguration
+from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.routing.endpoints import SliceDigest, digest_slice
+from rulegen.routing.model import Changes, Finding, NodeRouting, Reason, Route, RouteKey
+from rulegen.routing.node import node_facts, node_findings, node_routing
+from rulegen.routing.ownership import Ownership
+from rulegen.routing.routes import OwnedPort, compile_port
+from rulegen.routing.services import PortIntent, ServiceIntent, ServiceKey, read_service, service_subject
+
+
+class Cluster:
+    """The cluster as one node sees it."""
+
+    def __init__(self, configuration: NodeConfiguration) -> None:
+        self._configuration = configuration
+        self._node: Node | None = None
+        self._facts = node_facts(configuration, None)
+        self._service_cidrs: dict[str, ServiceCIDR] = {}
+        self._services: dict[ServiceKey, Service] = {}
+        self._intents: dict[ServiceKey, ServiceIntent] = {}
+        self._ownership = Ownership()
+        self._slices: dict[tuple[str, str], SliceDigest] = {}
+        self._slices_of: dict[ServiceKey, list[SliceDigest]] = {}
+        self._pending: set[ServiceKey] = set()
+        self._routes: dict[ServiceKey, dict[RouteKey, Route]] = {}
+        self._findings: dict[ServiceKey, list[Finding]] = {}
+        self._before: dict[RouteKey, Route | None] = {}
+        self._node_routing = node_routing(configuration, None, ())
+        self._node_before: dict[Family, NodeRouting] = {}
+
+    def set_service(self, service: Service) -> None:
+        """A Service as it is now; one that is not for this proxy any more is as if removed (rules 1, 4)."""
+        key = (service.metadata.namespace, service.metadata.name)
+        intent = self._read_service(service)
+        if intent is None:
+            self.remove_service(*key)
+            return
+        self._services[key] = service
+        self._set_intent(key, intent)
+
+    def remove_service(self, namespace: str, name: str) -> None:
+        """Removing an unknown Service does nothing."""
+        key = (namespace, name)
+        if self._services.pop(key, None) is not None:
+            self._set_intent(key, None)
+
+    def set_slice(self, slice_: EndpointSlice) -> None:
+        """A slice as it is now; under the Service that its label names now, and no other (D6)."""
+        digest = digest_slice(slice_, self._configuration.node_name)
+        name = (slice_.metadata.namespace, slice_.metadata.name)
+        if digest == self._slices.get(name):
+            return
+        self.remove_slice(*name)
+        if digest is not None:
+            self._slices[name] = digest
+            service = (digest.namespace, digest.service)
+            siblings = self._slices_of.setdefault(service, [])
+            siblings.append(digest)
+            siblings.sort(key=attrgetter("name"))
+            self._pending.add(service)
+
+    def remove_slice(self, namespace: str, name: str) -> None:
+        """Removing an unknown slice does nothing (rule 24)."""
+        digest = self._slices.pop((namespace, name), None)
+        if digest is None:
+            return
+        service = (digest.namespace, digest.service)
+        siblings = [other for other in self._slices_of.pop(service) if other.name != name]
+        if siblings:
+            self._slices_of[service] = siblings
+        self._pending.add(service)
+
+    def set_node(self, node: Node) -> None:
+        """A Node as it is now; all but the own one are ignored, and its deletion is never told (rules 3, 35)."""
+        if node.metadata.name != self._configuration.node_name:
+            return
+        self._node = node
+        self._read_node()
+        facts = node_facts(self._configuration, node)
+        if facts == self._facts:
+            return
+        self._facts = facts
+        for key, service in self._services.items():
+            intent = self._read_service(service)
+            if intent is not None:
+                self._intents[key] = intent
+        self._pending.update(self._services)
+
+    def set_service_cidr(self, service_cidr: ServiceCIDR) -> None:
+        """A ServiceCIDR as it is now; it counts at once (rule 67, D4)."""
+        self._service_cidrs[service_cidr.metadata.name] = service_cidr
+        self._read_node()
+
+    def remove_service_cidr(self, name: str) -> None:
+        """Removing an unknown ServiceCIDR does nothing."""
+        if self._service_cidrs.pop(name, None) is not None:
+            self._read_node()
+
+    def take_changes(self) -> Changes:
+        """What differs from what was taken last, Routes sorted by key; the first time, everything."""
+        self._compile_pending()
+        routes: dict[RouteKey, Route | None] = {}
+        for key in sorted(self._before, key=_sort_key):
+            name = key[0]
+            after = self._routes.get((name.namespace, name.name), {}).get(key)
+            if after != self._before[key]:
+                routes[key] = after
+        self._before = {}
+        node = {
+            family: routing
+            for family, routing in self._node_routing.items()
+            if routing != self._node_before.get(family)
+        }
+        self._node_before = self._node_routing
+        return Changes(routes, node)
+
+    def routes(self) -> list[Route]:
+        """All Routes, sorted by name and family."""
+        self._compile_pending()
+        merged = {key: route for routes in self._routes.values() for key, route in routes.items()}
+        return [merged[key] for key in sorted(merged, key=_sort_key)]
+
+    def node_routing(self, family: Family) -> NodeRouting | None:
+        """The node's part of a family; None for a family that is not configured."""
+        return self._node_routing.get(family)
+
+    @property
+    def node(self) -> Node | None:
+        """The own Node, None while it is not known."""
+        return self._node
+
+    def findings(self) -> list[Finding]:
+        """All that is legal but probably wrong, sorted."""
+        self._compile_pending()
+        findings = set(node_findings(self._configuration, self._node, self._service_cidrs.values()))
+        findings.update(*self._findings.values())
+        findings.update(*(digest.findings for digest in self._slices.values()))
+        findings.update(*(intent.findings for intent in self._intents.values()))
+        return sorted(findings)
+
+    def _read_service(self, service: Service) -> ServiceIntent | None:
+        return read_service(service, self._configuration.families, self._facts.addresses)
+
+    def _read_node(self) -> None:
+        self._node_routing = node_routing(self._configuration, self._node, self._service_cidrs.values())
+
+    def _set_intent(self, key: ServiceKey, intent: ServiceIntent | None) -> None:
+        before = self._intents.pop(key, None)
+        self._pending |= self._ownership.replace(before, intent)
+        self._pending.add(key)
+        if intent is not None:
+            self._intents[key] = intent
+
+    def _compile_pending(self) -> None:
+        for key in self._pending:
+            self._compile(key)
+        self._pending.clear()
+
+    def _compile(self, key: ServiceKey) -> None:
+        intent = self._intents.get(key)
+        routes: dict[RouteKey, Route] = {}
+        self._findings.pop(key, None)
+        if intent is not None:
+            slices = self._slices_of.get(key, ())
+            for port in intent.ports:
+                owned = self._owned(key, port)
+                if owned.frontends:
+                    family_slices = [slice_ for slice_ in slices if slice_.family is port.family]
+                    routes[port.name, port.family] = compile_port(intent, owned, family_slices, self._facts)
+        before = self._routes.pop(key, {})
+        for route_key in (*before, *routes):
+            self._before.setdefault(route_key, before.get(route_key))
+        if routes:
+            self._routes[key] = routes
+
+    def _owned(self, key: ServiceKey, port: PortIntent) -> OwnedPort:
+        owned = []
+        for frontend in port.frontends:
+            owner = self._ownership.owner(port, frontend)
+            if owner is port.name or owner == port.name:
+                owned.append(frontend)
+                continue
+            what = frontend.address or "NodePort"
+            message = f"{frontend.kind.value} {what} port {frontend.port}/{port.name.protocol} belongs to {owner} (D2)"
+            self._findings.setdefault(key, []).append(Finding(service_subject(key), Reason.DUPLICATE_FRONTEND, message))
+        return OwnedPort(port, tuple(owned))
+
+
+def _sort_key(key: RouteKey) -> tuple[tuple[str, ...], str]:
+    return key[0], key[1].value
