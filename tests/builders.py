@@ -1,4 +1,4 @@
-"""Short ways to write the objects that tests are about; everything not given is what the API server would default to."""
+"""Short ways to write the objects that tests are about; all else is what the API server would default to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canonical addresses and CIDRs as people wrote them come in; families, networks and canonical CIDRs go out. No host."""
+"""Canonical addresses, and CIDRs as people wrote them, come in; families and canonical CIDRs go out. No host."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from msgspec import Struct
 from rulegen.config import Family
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Endpoint, EndpointConditions, EndpointHints, EndpointSlice
-from rulegen.routing.addresses import family_of
 from rulegen.routing.model import Backend, Finding, Reason
 from rulegen.routing.weights import WeightRule, parse_slice_weight, service_weight
 
@@ -147,9 +146,10 @@ def _endpoints(
     slice_: EndpointSlice, family: Family, node_name: str, findings: list[Finding]
 ) -> tuple[SliceEndpoint, ...]:
     endpoints: list[SliceEndpoint] = []
+    is_ipv6 = family is Family.IPV6
     for endpoint in slice_.endpoints or ():
         address = canonical_address(endpoint.addresses[0]) if endpoint.addresses else None
-        if address is None or family_of(address) is not family:
+        if address is None or (":" in address) is not is_ipv6:
             findings.append(Finding(_subject(slice_), Reason.UNUSABLE_ADDRESS, _address_problem(endpoint, family)))
             continue
         conditions = endpoint.conditions or _NO_CONDITIONS
