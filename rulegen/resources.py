@@ -10,11 +10,11 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent
 
 
-def templates_directory() -> Path:
-    """The folder with one folder of templates for each target.
+def templates(target: str) -> Path:
+    """The folder with the templates of a target ("nftables").
 
     In a wheel it is inside the package; in a clone of the repository, which an editable install uses as it is, it is
     beside it.
     """
     packaged = _PACKAGE / "templates"
-    return packaged if packaged.is_dir() else _PACKAGE.parent / "templates"
+    return (packaged if packaged.is_dir() else _PACKAGE.parent / "templates") / target

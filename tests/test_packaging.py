@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rulegen import __version__
-from rulegen.resources import templates_directory
+from rulegen.resources import templates
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -42,8 +42,8 @@ def _run(script: str, *, path: Path) -> str:
 
 
 def test_a_clone_finds_the_templates_at_the_top_of_the_repository() -> None:
-    assert templates_directory() == REPOSITORY / "templates"
-    assert (templates_directory() / "nftables").is_dir()
+    assert templates("nftables") == REPOSITORY / "templates" / "nftables"
+    assert templates("nftables").is_dir()
 
 
 def test_the_wheel_carries_all_templates(installed_wheel: Path) -> None:
@@ -51,8 +51,8 @@ def test_the_wheel_carries_all_templates(installed_wheel: Path) -> None:
 
 
 def test_an_installed_wheel_finds_its_own_templates(installed_wheel: Path) -> None:
-    script = "from rulegen.resources import templates_directory; print(templates_directory())"
-    assert _run(script, path=installed_wheel).strip() == str(installed_wheel / "rulegen" / "templates")
+    script = "from rulegen.resources import templates; print(templates('nftables'))"
+    assert _run(script, path=installed_wheel).strip() == str(installed_wheel / "rulegen" / "templates" / "nftables")
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(installed_wheel: Path) -> None:
