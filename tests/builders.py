@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from rulegen.config import NodeConfiguration
 from rulegen.kube.objects import (
     ClientIPConfig,
     Endpoint,
@@ -31,6 +32,9 @@ from rulegen.kube.objects import (
     ServiceStatus,
     SessionAffinityConfig,
 )
+from rulegen.routing.cluster import Cluster
+
+CONFIGURATION = NodeConfiguration(node_name="node-1", cluster_cidrs=("10.244.0.0/16", "fd00:10:244::/56"))
 
 
 def port(number: int = 80, name: str = "", protocol: str = "TCP", node_port: int = 0) -> ServicePort:
@@ -163,3 +167,26 @@ def node(
 
 def service_cidr(*cidrs: str, name: str = "kubernetes") -> ServiceCIDR:
     return ServiceCIDR(metadata=Metadata(name=name), spec=ServiceCIDRSpec(cidrs=list(cidrs)))
+
+
+def put(target: Cluster, item: Service | EndpointSlice | Node | ServiceCIDR) -> None:
+    """Gives one object to a Cluster."""
+    match item:
+        case Service():
+            target.set_service(item)
+        case EndpointSlice():
+            target.set_slice(item)
+        case Node():
+            target.set_node(item)
+        case ServiceCIDR():
+            target.set_service_cidr(item)
+
+
+def cluster(
+    *items: Service | EndpointSlice | Node | ServiceCIDR, configuration: NodeConfiguration = CONFIGURATION
+) -> Cluster:
+    """A Cluster that was given the objects in this order."""
+    made = Cluster(configuration)
+    for item in items:
+        put(made, item)
+    return made
