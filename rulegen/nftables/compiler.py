@@ -1,0 +1,457 @@
+"""Routes become entries, one Route at a time.
+
+In: Routes as routing changes them, and, once, the live entries, whose ids, slots and handles are kept where they can
+be. Out: the entries that a Route owns, and Deltas between what it owned and what it owns now. The cost of a change is
+that of its Routes. Never reads the kernel, never raises for a Route that it has compiled before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from rulegen.config import Family
+from rulegen.errors import TargetError
+from rulegen.nftables import program
+from rulegen.nftables.layout import (
+    ID_SHIFT,
+    LAYOUTS,
+    LOCAL_LIST,
+    MAX_HANDLE,
+    MAX_ID,
+    OURS,
+    PROTOCOL_BYTES,
+    Container,
+    EntryKey,
+    Layout,
+    Value,
+    address_bytes,
+    cidr_range,
+    pack_port,
+    pack_register,
+    safe_comment,
+    unpack_register,
+)
+from rulegen.nftables.slots import MAX_SLOTS, assign_slots, slot_counts
+from rulegen.routing.model import Backend, Frontend, FrontendKind, NodeRouting, Route, ServicePortName, TrafficPolicy, Verdict
+from rulegen.ruleset import Delta, diff
+
+Entries: TypeAlias = dict[EntryKey, Value]
+RouteKey: TypeAlias = tuple[ServicePortName, Family]
+
+_NOTHING = Value()
+_SLOT_BYTES = [pack_register(slot) for slot in range(256)]
+
+
+def _slot_bytes(slot: int) -> bytes:
+    return _SLOT_BYTES[slot] if slot < 256 else pack_register(slot)
+
+
+@dataclass(slots=True)
+class _Lists:
+    """What a Route was given that outlives a recompilation: its id, the slots of both lists, its endpoints' handles."""
+
+    id: int = 0
+    slots: dict[int, Sequence[bytes | None]] = field(default_factory=dict)
+    handles: dict[bytes, int] = field(default_factory=dict)
+    last_handle: int = 0
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A Route's entries: its own, and those that other Routes may need as well."""
+
+    owned: Entries = field(default_factory=dict)
+    shared: list[EntryKey] = field(default_factory=list)
+    lists: _Lists = field(default_factory=_Lists)
+
+
+class Compiler:
+    """The desired entries of all families, and the ids, slots and handles behind them.
+
+    `live`: the entries in the kernel, from which ids, slots and handles are adopted (empty: numbered canonically, in
+    the order in which Routes first come). `families`: those that get a table. `masquerade_bit`: 0 to 31.
+    """
+
+    def __init__(
+        self, families: tuple[Family, ...], masquerade_bit: int, live: Mapping[EntryKey, Value] | None = None
+    ) -> None:
+        """Compiles nothing yet."""
+        self._families = families
+        self._masquerade_bit = masquerade_bit
+        self._compiled: dict[RouteKey, _Compiled] = {}
+        self._nodes: dict[Family, Entries] = {family: {} for family in families}
+        # lb-1 and pick-1 are always there: the chains for other numbers are made from them (`transaction`).
+        self._shared: Counter[EntryKey] = Counter(
+            (LAYOUTS[family].chains, name) for family in families for name in (b"lb-1", b"pick-1")
+        )
+        self._adoption = _Adoption(live or {})
+        self._ids = {family: _Ids(self._adoption.used_ids(LAYOUTS[family])) for family in families}
+
+    def update(
+        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting] | None = None
+    ) -> tuple[Delta[EntryKey, Value], list[TargetError]]:
+        """Takes changed Routes (None: gone) and changed nodes; returns what changes in the entries.
+
+        A Route that cannot be expressed keeps the entries it had, and is among the errors; the others are compiled.
+        """
+        before: Entries = {}
+        after: Entries = {}
+        errors: list[TargetError] = []
+        touched: Counter[EntryKey] = Counter()
+        for key, route in routes.items():
+            if key[1] not in self._nodes:
+                continue
+            old = self._compiled.pop(key, None) or _Compiled()
+            try:
+                new = self._compile(key, route, old.lists)
+            except TargetError as error:
+                errors.append(error)
+                self._compiled[key] = old
+                continue
+            if route is not None:
+                self._compiled[key] = new
+            before |= old.owned
+            after |= new.owned
+            touched.update(new.shared)
+            touched.subtract(old.shared)
+        self._count_shared(touched, before, after)
+        for family, node in (nodes or {}).items():
+            if family in self._nodes:
+                before |= self._nodes[family]
+                self._nodes[family] = self._node_entries(node)
+                after |= self._nodes[family]
+        return diff(before, after), errors
+
+    def entries(self) -> Entries:
+        """All desired entries."""
+        entries: Entries = {}
+        for node in self._nodes.values():
+            entries |= node
+        for compiled in self._compiled.values():
+            entries |= compiled.owned
+        for key, count in self._shared.items():
+            if count:
+                entries[key] = self._shared_value(key)
+        return entries
+
+    def names(self) -> dict[tuple[Family, int], ServicePortName]:
+        """The service-ports by family and id."""
+        return {(key[1], compiled.lists.id): key[0] for key, compiled in self._compiled.items() if compiled.lists.id}
+
+    def _count_shared(self, touched: Counter[EntryKey], before: Entries, after: Entries) -> None:
+        for key, difference in touched.items():
+            if not difference:
+                continue
+            count = self._shared[key]
+            self._shared[key] = count + difference
+            if not count:
+                after[key] = self._shared_value(key)
+            elif not count + difference:
+                before[key] = self._shared_value(key)
+                del self._shared[key]
+
+    @staticmethod
+    def _shared_value(key: EntryKey) -> Value:
+        container, name = key
+        if container.is_chains:
+            return Value(program.balance_chain(container.family, name.decode()).digest.encode())
+        return _NOTHING
+
+    def _node_entries(self, node: NodeRouting) -> Entries:
+        layout = LAYOUTS[node.family]
+        entries: Entries = {
+            (layout.chains, name.encode()): Value(chain.digest.encode())
+            for name, chain in program.render_program(node, self._masquerade_bit).chains.items()
+        }
+        for container, cidrs in (
+            (layout.nodeport_addresses, node.nodeport_addresses),
+            (layout.service_cidrs, node.service_cidrs),
+        ):
+            for cidr in cidrs:
+                entries[container, b"".join(cidr_range(cidr))] = _NOTHING
+        return entries
+
+    # -- one Route --
+
+    def _compile(self, key: RouteKey, route: Route | None, lists: _Lists) -> _Compiled:
+        name, family = key
+        ids = self._ids[family]
+        if route is None or not (route.cluster or route.local):
+            ids.free(lists.id)
+            compiled = _Compiled()
+        else:
+            _check(route)
+            compiled = _Compiled(lists=lists)
+            if not lists.id:
+                compiled.lists = self._adoption.lists(route) or _Lists(ids.take(name))
+        if route is not None:
+            _RouteEntries(LAYOUTS[family], route, compiled).compile()
+        return compiled
+
+
+def _check(route: Route) -> None:
+    """Raises TargetError for what the layout has no room for."""
+    endpoints = {(backend.address, backend.port) for backend in (*route.cluster, *route.local, *route.draining)}
+    if route.affinity_timeout is not None and len(endpoints) > MAX_HANDLE:
+        raise TargetError(
+            f"Service {route.name}: session affinity over {len(endpoints)} endpoints; nftables has room for {MAX_HANDLE}"
+        )
+
+
+class _RouteEntries:
+    """Fills a `_Compiled` from a Route."""
+
+    def __init__(self, layout: Layout, route: Route, compiled: _Compiled) -> None:
+        self._layout = layout
+        self._route = route
+        self._owned = compiled.owned
+        self._shared = compiled.shared
+        self._lists = compiled.lists
+        self._register = OURS | self._lists.id << ID_SHIFT
+        self._protocol = PROTOCOL_BYTES[route.name.protocol]
+        self._comment = safe_comment(str(route.name))
+
+    def compile(self) -> None:
+        for frontend in self._route.frontends:
+            self._frontend(frontend)
+        for list_bit, backends in ((0, self._route.cluster), (LOCAL_LIST, self._route.local)):
+            if not backends:
+                self._lists.slots.pop(list_bit, None)
+            elif self._route.affinity_timeout is None:
+                self._balanced(list_bit, backends)
+        if self._route.affinity_timeout is None:
+            self._lists.handles.clear()
+        elif self._lists.id:
+            self._sticky(self._route.affinity_timeout)
+        self._hairpins()
+
+    # -- what clients connect to --
+
+    def _frontend(self, frontend: Frontend) -> None:
+        layout = self._layout
+        port = self._protocol + pack_port(frontend.port)
+        marker = Value(comment=self._comment)
+        if frontend.kind is FrontendKind.NODE_PORT:
+            self._dispatch(
+                frontend,
+                port,
+                (layout.nodeports, layout.nodeports_local, layout.no_endpoint_nodeports, layout.no_local_endpoint_nodeports),
+            )
+            return
+        address = address_bytes(layout.family, frontend.address)
+        key = address + port
+        if frontend.kind is FrontendKind.CLUSTER_IP:
+            self._shared.append((layout.cluster_ips, address))
+            self._cluster_ip(frontend, key, marker)
+            return
+        if frontend.allowed_sources is not None:
+            self._owned[layout.firewalled, key] = marker
+            for cidr in frontend.allowed_sources:
+                first, last = cidr_range(cidr)
+                self._owned[layout.source_ranges, key + first + key + last] = _NOTHING
+        self._dispatch(
+            frontend, key, (layout.external, layout.external_local, layout.no_endpoints, layout.no_local_endpoints)
+        )
+
+    def _cluster_ip(self, frontend: Frontend, key: bytes, marker: Value) -> None:
+        layout = self._layout
+        if frontend.verdict is Verdict.REJECT:
+            self._owned[layout.no_endpoints, key] = marker
+        elif frontend.verdict is Verdict.DROP:
+            self._owned[layout.no_local_endpoints, key] = marker
+        else:
+            list_bit = LOCAL_LIST if frontend.policy is TrafficPolicy.LOCAL else 0
+            self._owned[layout.internal, key] = Value(pack_register(self._register | list_bit), self._comment)
+
+    def _dispatch(
+        self, frontend: Frontend, key: bytes, containers: tuple[Container, Container, Container, Container]
+    ) -> None:
+        """An external frontend: `containers` are those for policy Cluster, policy Local, REJECT and DROP."""
+        cluster, local, reject, drop = containers
+        marker = Value(comment=self._comment)
+        if frontend.verdict is Verdict.REJECT:
+            self._owned[reject, key] = marker
+            return
+        if frontend.verdict is Verdict.DROP:
+            self._owned[drop, key] = marker
+        container = local if frontend.policy is TrafficPolicy.LOCAL else cluster
+        self._owned[container, key] = Value(pack_register(self._register), self._comment)
+
+    # -- where packets go --
+
+    def _endpoint(self, backend: Backend) -> bytes:
+        return address_bytes(self._layout.family, backend.address) + pack_port(backend.port)
+
+    def _slots(self, list_bit: int, backends: tuple[Backend, ...]) -> list[bytes]:
+        """The endpoints of a list, slot by slot."""
+        counts = slot_counts([backend.weight for backend in backends])
+        wanted = {self._endpoint(backend): count for backend, count in zip(backends, counts, strict=True)}
+        slots = assign_slots(self._lists.slots.get(list_bit, ()), wanted)
+        self._lists.slots[list_bit] = slots
+        return slots
+
+    def _balanced(self, list_bit: int, backends: tuple[Backend, ...]) -> None:
+        layout = self._layout
+        slots = self._slots(list_bit, backends)
+        register = pack_register(self._register | list_bit)
+        prefix = register + self._protocol
+        for slot, endpoint in enumerate(slots):
+            self._owned[layout.endpoints, prefix + _slot_bytes(slot)] = Value(endpoint)
+        chain = b"lb-%d" % len(slots)
+        self._owned[layout.lists, register] = Value(b"goto " + chain)
+        self._shared.append((layout.chains, chain))
+
+    def _sticky(self, timeout: int) -> None:
+        layout, route = self._layout, self._route
+        self._assign_handles()
+        for list_bit, backends, endpoints, chain in (
+            (0, route.cluster, layout.sticky_endpoints, b"sticky-%d" % timeout),
+            (LOCAL_LIST, route.local, layout.sticky_local_endpoints, b"sticky-local-%d" % timeout),
+        ):
+            if not backends:
+                continue
+            register = pack_register(self._register | list_bit)
+            slots = self._slots(list_bit, backends)
+            for slot, endpoint in enumerate(slots):
+                self._owned[layout.handles, register + _slot_bytes(slot)] = Value(self._handle(endpoint))
+            draining = (backend for backend in route.draining if backend.local or not list_bit)
+            for backend in (*backends, *draining):
+                endpoint = self._endpoint(backend)
+                self._owned[endpoints, self._handle(endpoint) + self._protocol] = Value(endpoint)
+            pick = b"pick-%d" % len(slots)
+            self._owned[layout.sticky_lists, register] = Value(b"jump " + pick)
+            self._owned[layout.lists, register] = Value(b"goto " + chain)
+            self._shared += ((layout.chains, pick), (layout.chains, chain))
+
+    def _handle(self, endpoint: bytes) -> bytes:
+        return pack_register(self._register | self._lists.handles[endpoint])
+
+    def _assign_handles(self) -> None:
+        """Endpoints keep their handles; new ones get numbers that were not in use for as long as possible.
+
+        A record of an endpoint that left names its handle until it expires.
+        """
+        route, lists = self._route, self._lists
+        wanted = dict.fromkeys(self._endpoint(backend) for backend in (*route.cluster, *route.local, *route.draining))
+        lists.handles = {endpoint: handle for endpoint, handle in lists.handles.items() if endpoint in wanted}
+        used = set(lists.handles.values())
+        for endpoint in wanted:
+            if endpoint not in lists.handles:
+                handle = lists.last_handle % MAX_HANDLE + 1
+                while handle in used:
+                    handle = handle % MAX_HANDLE + 1
+                used.add(handle)
+                lists.handles[endpoint] = lists.last_handle = handle
+
+    def _hairpins(self) -> None:
+        """Every endpoint a client may be given is a client itself, local or not (rule 44)."""
+        hairpin = self._layout.hairpin
+        backends = self._route.cluster or self._route.local
+        for backend in (*backends, *self._route.draining):
+            address = address_bytes(self._layout.family, backend.address)
+            self._shared.append((hairpin, address + address))
+
+
+class _Ids:
+    """The ids of one family's service-ports. A number comes back into use as late as possible.
+
+    A packet may meet a lookup of one generation and the next of another; a number given on at once could take it to
+    another Service.
+    """
+
+    def __init__(self, used: set[int]) -> None:
+        self._used = used
+        self._last = max(used, default=0)
+
+    def take(self, name: ServicePortName) -> int:
+        if len(self._used) >= MAX_ID:
+            raise TargetError(f"Service {name}: nftables has room for {MAX_ID} service-ports in each IP family")
+        number = self._last % MAX_ID + 1
+        while number in self._used:
+            number = number % MAX_ID + 1
+        self._used.add(number)
+        self._last = number
+        return number
+
+    def free(self, number: int) -> None:
+        self._used.discard(number)
+
+
+class _Adoption:
+    """What the live entries say of ids, slots and handles."""
+
+    def __init__(self, live: Mapping[EntryKey, Value]) -> None:
+        self._live = live
+        self._taken: set[tuple[Family, int]] = set()
+        self._slots: dict[tuple[Family, int], dict[int, bytes]] = {}
+        self._handles: dict[tuple[Family, int], dict[bytes, int]] = {}
+        for container, key, value in self._register_entries():
+            self._index(container, key, value)
+
+    def _register_entries(self) -> Iterator[tuple[Container, bytes, Value]]:
+        for (container, key), value in self._live.items():
+            if container.name in {"endpoints", "handles", "sticky-endpoints", "sticky-local-endpoints"}:
+                yield container, key, value
+
+    def _index(self, container: Container, key: bytes, value: Value) -> None:
+        family = container.family
+        register = unpack_register(key)
+        if container.name in {"endpoints", "handles"}:
+            self._slots.setdefault((family, register), {})[unpack_register(key[-4:])] = value.data
+        else:
+            handles = self._handles.setdefault((family, register >> ID_SHIFT), {})
+            handles[value.data] = register & MAX_HANDLE
+
+    def used_ids(self, layout: Layout) -> set[int]:
+        """The ids that live entries of a family use."""
+        registers = {layout.internal, layout.external, layout.external_local, layout.nodeports, layout.nodeports_local}
+        used = set()
+        for (container, key), value in self._live.items():
+            if container in registers:
+                used.add(unpack_register(value.data) >> ID_SHIFT & MAX_ID)
+            elif container is layout.lists:
+                used.add(unpack_register(key) >> ID_SHIFT & MAX_ID)
+        return used
+
+    def lists(self, route: Route) -> _Lists | None:
+        """What is live for a Route: of the id that its first frontend with one has, unless another Route has it."""
+        if not self._live:
+            return None
+        for register in self._live_registers(route):
+            number = register >> ID_SHIFT & MAX_ID
+            if number and (route.family, number) not in self._taken:
+                self._taken.add((route.family, number))
+                return self._adopt(route.family, number)
+        return None
+
+    def _live_registers(self, route: Route) -> Iterator[int]:
+        layout = LAYOUTS[route.family]
+        protocol = PROTOCOL_BYTES[route.name.protocol]
+        for frontend in route.frontends:
+            key = protocol + pack_port(frontend.port)
+            containers = (layout.nodeports, layout.nodeports_local)
+            if frontend.address:
+                key = address_bytes(route.family, frontend.address) + key
+                containers = (layout.internal, layout.external, layout.external_local)
+            for container in containers:
+                value = self._live.get((container, key))
+                if value is not None:
+                    yield unpack_register(value.data)
+
+    def _adopt(self, family: Family, number: int) -> _Lists:
+        lists = _Lists(number)
+        base = OURS | number << ID_SHIFT
+        lists.handles = dict(self._handles.get((family, base >> ID_SHIFT), {}))
+        lists.last_handle = max(lists.handles.values(), default=0)
+        endpoints = {base | handle: endpoint for endpoint, handle in lists.handles.items()}
+        for list_bit in (0, LOCAL_LIST):
+            slots = self._slots.get((family, base | list_bit))
+            if slots:
+                found = [slots.get(slot) for slot in range(min(max(slots), MAX_SLOTS) + 1)]
+                if lists.handles:
+                    found = [endpoints.get(unpack_register(data)) if data else None for data in found]
+                lists.slots[list_bit] = found
+        return lists

@@ -1,0 +1,153 @@
+"""The kernel's table, read back into entries.
+
+In: a netlink connection. Out: `Live`: entries as the compiler makes them, and what is needed to change chains. A chain
+counts as what its fingerprint says it was loaded from, as long as the kernel still holds what it made of that text
+then; so neither the version of nft that wrote a rule nor the one that would list it matters. Changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from rulegen.config import Family
+from rulegen.errors import HostError
+from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
+from rulegen.nftables.netlink import Connection, Element, InterruptedDump, KernelError
+
+ALTERED = Value(b"altered")
+_SCHEMA_COMMENT = "rulegen schema "
+_ATTEMPTS = 20
+
+
+@dataclass
+class Fingerprint:
+    """What a chain was loaded from, and as what the kernel listed it afterwards ("": not known)."""
+
+    loaded_from: str
+    loaded_as: str
+
+
+@dataclass
+class LiveTable:
+    """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's."""
+
+    schema: str
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
+    rules: dict[str, list[bytes]] = field(default_factory=dict)
+    listed_as: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Live:
+    """What the kernel holds of ours. A table with a foreign schema has no entries: it can only be replaced."""
+
+    tables: dict[Family, LiveTable] = field(default_factory=dict)
+    entries: dict[EntryKey, Value] = field(default_factory=dict)
+
+
+def read(connection: Connection) -> Live:
+    """Reads both families' tables. Raises HostError when the ruleset keeps changing or may not be read."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return _read(connection)
+        except InterruptedDump:
+            continue
+    raise HostError(f"the ruleset changed during each of {_ATTEMPTS} attempts to read it")
+
+
+def _read(connection: Connection) -> Live:
+    live = Live()
+    for family, layout in LAYOUTS.items():
+        table = read_table(connection, family)
+        if table is None:
+            continue
+        live.tables[family] = table
+        if table.schema:
+            live.entries.update(_entries(connection, layout, table))
+    return live
+
+
+def read_table(connection: Connection, family: Family) -> LiveTable | None:
+    """The table's chains, without its elements. Raises InterruptedDump."""
+    try:
+        info = connection.table(family, TABLE)
+    except KernelError as error:
+        if error.number in _NO_SUCH_FAMILY:
+            return None
+        raise HostError(f"cannot read the nftables ruleset: {error}") from error
+    if info is None:
+        return None
+    layout = LAYOUTS[family]
+    if not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(connection, layout):
+        return LiveTable("")
+    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT))
+    table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
+    for rule in connection.rules(family, TABLE):
+        table.rules.setdefault(rule.chain, []).append(rule.expressions)
+    for chain in connection.chains(family, TABLE):
+        table.listed_as[chain.name] = listing_digest(chain.declaration, table.rules.get(chain.name, []))
+    return table
+
+
+# EAFNOSUPPORT, EOPNOTSUPP: a kernel without IPv6.
+_NO_SUCH_FAMILY = {97, 95}
+
+
+def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
+    """Names a chain as the kernel lists it."""
+    state = sha256(declaration)
+    for rule in rules:
+        state.update(len(rule).to_bytes(4, "big") + rule)
+    return state.hexdigest()[:16]
+
+
+def _has_sets(connection: Connection, layout: Layout) -> bool:
+    live = {info.name: (info.key_length, info.data_length) for info in connection.sets(layout.family, TABLE)}
+    return all(
+        container.name in live
+        and live[container.name][0] == container.key_length
+        and (container.is_verdict_map or live[container.name][1] == container.data_length)
+        for container in layout.sets
+    )
+
+
+def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprint]]:
+    for element in elements:
+        words = element.value.comment.split(" ")
+        if len(words) in {2, 3}:
+            yield words[0], Fingerprint(words[1], words[2] if len(words) == 3 else "")
+
+
+def _entries(connection: Connection, layout: Layout, table: LiveTable) -> Iterator[tuple[EntryKey, Value]]:
+    for name, listed_as in table.listed_as.items():
+        known = table.fingerprints.get(name)
+        intact = known is not None and known.loaded_as in {"", listed_as}
+        yield (layout.chains, name.encode()), Value(known.loaded_from.encode()) if known and intact else ALTERED
+    for container in layout.containers:
+        if not container.is_chains:
+            elements = connection.elements(layout.family, TABLE, container.name)
+            for key, value in _keyed(container, elements):
+                yield (container, key), value
+
+
+def _keyed(container: Container, elements: Iterator[Element]) -> Iterator[tuple[bytes, Value]]:
+    if not container.interval:
+        return ((element.key, element.value) for element in elements)
+    if len(container.key) > 1:
+        return ((element.key + (element.key_end or element.key), element.value) for element in elements)
+    return _ranges(container.key[0], elements)
+
+
+def _ranges(address: Field, elements: Iterator[Element]) -> Iterator[tuple[bytes, Value]]:
+    """An interval set of one field lists where ranges start and the first address after each, in no useful order."""
+    bounds = sorted(elements, key=lambda element: (element.key, not element.interval_end))
+    start: Element | None = None
+    for bound in bounds:
+        if start is not None:
+            before = int.from_bytes(bound.key, "big") - 1
+            yield start.key + before.to_bytes(address.length, "big"), start.value
+        start = None if bound.interval_end else bound
+    if start is not None:
+        yield start.key + b"\xff" * address.length, start.value

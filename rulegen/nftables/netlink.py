@@ -1,0 +1,458 @@
+"""nf_tables messages over netlink: elements, chains and rules as the kernel holds them.
+
+In: entries and bytes. Out: netlink batches, and what the kernel lists or refuses. The path of a change goes this way
+because libnftables fetches every set of the host for each command, other tables' too, and a listing as text depends
+on the version of nft. Loads of many elements are sent as text instead (`apply`). Knows no Service and decides nothing.
+
+Messages and attributes are those of linux/netfilter/nf_tables.h; numbers in them are big-endian.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from rulegen.config import Family
+from rulegen.errors import HostError
+from rulegen.nftables.layout import Container, Value
+
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+
+_SUBSYSTEM = 10 << 8
+_NEWTABLE, _GETTABLE = _SUBSYSTEM | 0, _SUBSYSTEM | 1
+_NEWCHAIN, _GETCHAIN, _DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4, _SUBSYSTEM | 5
+_NEWRULE, _GETRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7
+_GETSET = _SUBSYSTEM | 10
+_NEWSETELEM, _GETSETELEM, _DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
+_GETGEN = _SUBSYSTEM | 16
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+
+_REQUEST, _ACK, _DUMP = 0x001, 0x004, 0x300
+_CREATE, _APPEND = 0x400, 0x800
+_DUMP_INTERRUPTED = 0x10
+_CAPPED, _ACK_TLVS = 0x100, 0x200
+_NESTED = 0x8000
+
+_TABLE_NAME, _TABLE_USERDATA = 1, 6
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
+_RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
+_SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH = 1, 2, 3, 5, 7
+_ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
+_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 1, 2, 3, 5, 6, 10
+_DATA_VALUE, _DATA_VERDICT = 1, 2
+_VERDICT_CODE, _VERDICT_CHAIN = 1, 2
+_GENERATION_ID = 1
+_LIST_ITEM = 1
+_USERDATA_COMMENT = 0  # the same in tables and in elements
+_INTERVAL_END = 0x1
+
+_VERDICT_CODES = {"goto": 0xFFFFFFFC, "jump": 0xFFFFFFFD}
+_VERDICT_WORDS = {code: word for word, code in _VERDICT_CODES.items()}
+
+_FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_U32 = struct.Struct("!I")
+# A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
+_ELEMENTS_PER_MESSAGE = 128
+
+
+class KernelError(Exception):
+    """The kernel refused a message. `index` is its place in the transaction, -1 when the kernel does not say."""
+
+    def __init__(self, number: int, index: int, message: str = "") -> None:
+        """`number` is an errno, `message` what the kernel adds to it."""
+        self.number = number
+        self.index = index
+        super().__init__(f"{os.strerror(number)} ({message})" if message else os.strerror(number))
+
+
+class TableInfo(NamedTuple):
+    """A table of ours and its comment."""
+
+    comment: str
+
+
+class ChainInfo(NamedTuple):
+    """A chain: `declaration` is its type, hook and policy as the kernel lists them (empty without a hook)."""
+
+    name: str
+    declaration: bytes
+
+
+class RuleInfo(NamedTuple):
+    """A rule: the chain's name and its expressions as the kernel lists them."""
+
+    chain: str
+    expressions: bytes
+
+
+class SetInfo(NamedTuple):
+    """A set or map: lengths in bytes, 0 for no data."""
+
+    name: str
+    key_length: int
+    data_length: int
+
+
+class Element(NamedTuple):
+    """An element as the kernel lists it. `expiration` in milliseconds, None without a timeout."""
+
+    key: bytes
+    key_end: bytes
+    value: Value
+    interval_end: bool
+    expiration: int | None
+
+
+# ---- writing ----
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded."""
+    length = len(payload) + 4
+    return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
+
+
+def _text(kind: int, text: str) -> bytes:
+    return attribute(kind, text.encode() + b"\0")
+
+
+def message(kind: int, flags: int, family: int, payload: bytes) -> bytearray:
+    """A message without its sequence number, which `Connection` fills in."""
+    body = struct.pack("!BBH", family, 0, 0) + payload
+    return bytearray(_HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body)
+
+
+def new_chain(family: Family, table: str, name: str) -> bytearray:
+    """`add chain ip rulegen NAME`."""
+    payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name)
+    return message(_NEWCHAIN, _REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+
+
+def delete_chain(family: Family, table: str, name: str) -> bytearray:
+    """`delete chain ip rulegen NAME`."""
+    payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name)
+    return message(_DELCHAIN, _REQUEST, _FAMILY_NUMBERS[family], payload)
+
+
+def new_rule(family: Family, table: str, chain: str, expressions: bytes) -> bytearray:
+    """`add rule ip rulegen CHAIN ...`, the rule given as the kernel listed one."""
+    payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, chain)
+    payload += attribute(_RULE_EXPRESSIONS | _NESTED, expressions)
+    return message(_NEWRULE, _REQUEST | _CREATE | _APPEND, _FAMILY_NUMBERS[family], payload)
+
+
+def with_modulus(expressions: bytes, modulus: int) -> bytes:
+    """A rule's expressions with the modulus of its `numgen` replaced."""
+    items = []
+    for _, expression in _attributes(expressions):
+        parts = dict(_attributes(expression))
+        if parts[1] == b"numgen\0":
+            data = b"".join(
+                attribute(kind, _U32.pack(modulus) if kind == 2 else value) for kind, value in _attributes(parts[2])
+            )
+            expression = attribute(1, parts[1]) + attribute(2 | _NESTED, data)  # noqa: PLW2901 - the same, rewritten
+        items.append(attribute(_LIST_ITEM | _NESTED, expression))
+    return b"".join(items)
+
+
+def modulus_of(expressions: bytes) -> int | None:
+    """The modulus of a rule's `numgen`, None if it has none."""
+    for _, expression in _attributes(expressions):
+        parts = dict(_attributes(expression))
+        if parts[1] == b"numgen\0":
+            return int(_U32.unpack(dict(_attributes(parts[2]))[2])[0])
+    return None
+
+
+def add_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
+    """`add element ip rulegen NAME { ... }`; at most `elements_per_message` of them."""
+    return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, [_element(container, *e) for e in entries])
+
+
+def delete_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
+    """`delete element ip rulegen NAME { ... }`; values do not count."""
+    return _elements(_DELSETELEM, _REQUEST, container, table, [_element_key(container, key) for key, _ in entries])
+
+
+def _elements(kind: int, flags: int, container: Container, table: str, items: list[bytes]) -> bytearray:
+    payload = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name)
+    payload += attribute(_ELEMENTS | _NESTED, b"".join(attribute(_LIST_ITEM | _NESTED, item) for item in items))
+    return message(kind, flags, _FAMILY_NUMBERS[container.family], payload)
+
+
+def _element_key(container: Container, key: bytes) -> bytes:
+    if not container.interval:
+        return attribute(_ELEMENT_KEY | _NESTED, attribute(_DATA_VALUE, key))
+    first, last = key[: container.key_length], key[container.key_length :]
+    return attribute(_ELEMENT_KEY | _NESTED, attribute(_DATA_VALUE, first)) + attribute(
+        _ELEMENT_KEY_END | _NESTED, attribute(_DATA_VALUE, last)
+    )
+
+
+def _element(container: Container, key: bytes, value: Value) -> bytes:
+    element = _element_key(container, key)
+    if container.is_verdict_map:
+        word, chain = value.data.decode().split(" ")
+        verdict = attribute(_VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + _text(_VERDICT_CHAIN, chain)
+        element += attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VERDICT | _NESTED, verdict))
+    elif container.data:
+        element += attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VALUE, value.data))
+    if value.comment:
+        text = value.comment.encode() + b"\0"
+        element += attribute(_ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
+    return element
+
+
+# ---- reading ----
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset, end = 0, len(data)
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        yield kind & 0x3FFF, data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _name(data: bytes) -> str:
+    return data.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _comment(userdata: bytes) -> str:
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, length = userdata[offset], userdata[offset + 1]
+        if kind == _USERDATA_COMMENT:
+            return _name(userdata[offset + 2 : offset + 2 + length])
+        offset += 2 + length
+    return ""
+
+
+def _parse_element(data: bytes) -> Element:
+    key = key_end = content = b""
+    comment = ""
+    interval_end = False
+    expiration = None
+    for kind, payload in _attributes(data):
+        if kind == _ELEMENT_KEY:
+            key = payload[4:]
+        elif kind == _ELEMENT_DATA:
+            content = _parse_data(payload)
+        elif kind == _ELEMENT_USERDATA:
+            comment = _comment(payload)
+        elif kind == _ELEMENT_KEY_END:
+            key_end = payload[4:]
+        elif kind == _ELEMENT_FLAGS:
+            interval_end = bool(_U32.unpack(payload)[0] & _INTERVAL_END)
+        elif kind == _ELEMENT_EXPIRATION:
+            expiration = int.from_bytes(payload, "big")
+    return Element(key, key_end, Value(content, comment), interval_end, expiration)
+
+
+def _parse_data(payload: bytes) -> bytes:
+    length, kind = _ATTRIBUTE.unpack_from(payload)
+    if kind & 0x3FFF == _DATA_VALUE:
+        return payload[4:length]
+    parts = dict(_attributes(payload[4:length]))
+    word = _VERDICT_WORDS.get(_U32.unpack(parts[_VERDICT_CODE])[0], "?")
+    return f"{word} {_name(parts.get(_VERDICT_CHAIN, b''))}".encode()
+
+
+class Connection:
+    """A netlink socket to nf_tables in the network namespace of the thread that opens it.
+
+    Raises HostError when the kernel has no nf_tables or privileges lack, `KernelError` for what it refuses.
+    """
+
+    def __init__(self) -> None:
+        """Opens the socket."""
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            self._socket.bind((0, 0))
+        except OSError as error:
+            raise HostError(f"cannot open a netlink socket to netfilter: {error.strerror}") from error
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._set_buffer(_SO_RCVBUFFORCE, socket.SO_RCVBUF, 4 << 20)
+        self._sequence = 0
+
+    def _set_buffer(self, force: int, ordinary: int, size: int) -> None:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, force, size)
+        except PermissionError:  # in a user namespace: as much as the host allows
+            self._socket.setsockopt(socket.SOL_SOCKET, ordinary, size)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Closes the socket."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._socket.close()
+
+    # -- listing --
+
+    def _dump(self, kind: int, family: Family | None, payload: bytes = b"") -> list[bytes]:
+        """All answers to a listing, each without its headers. Raises InterruptedDump."""
+        self._sequence += 1
+        request = message(kind, _REQUEST | _DUMP, 0 if family is None else _FAMILY_NUMBERS[family], payload)
+        struct.pack_into("=I", request, 8, self._sequence)
+        self._socket.send(request)
+        answers: list[bytes] = []
+        while True:
+            data = self._socket.recv(1 << 17)
+            offset = 0
+            while offset < len(data):
+                length, answer, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+                body = data[offset + _HEADER.size : offset + length]
+                offset += (length + 3) & ~3
+                if sequence != self._sequence:
+                    continue
+                if flags & _DUMP_INTERRUPTED:
+                    raise InterruptedDump
+                if answer in {_NLMSG_ERROR, _NLMSG_DONE}:
+                    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+                    if number:
+                        raise KernelError(number, -1)
+                    return answers
+                answers.append(body[4:])
+
+    def generation(self) -> int:
+        """The number of the ruleset's generation; every commit in the namespace, by anyone, counts it up."""
+        for answer in self._dump_one(_GETGEN):
+            return int(_U32.unpack(dict(_attributes(answer))[_GENERATION_ID])[0])
+        raise HostError("the kernel does not tell its nf_tables generation")
+
+    def _dump_one(self, kind: int) -> list[bytes]:
+        self._sequence += 1
+        request = message(kind, _REQUEST, 0, b"")
+        struct.pack_into("=I", request, 8, self._sequence)
+        self._socket.send(request)
+        data = self._socket.recv(1 << 16)
+        _, answer, _, _, _ = _HEADER.unpack_from(data)
+        if answer == _NLMSG_ERROR:
+            raise KernelError(-struct.unpack_from("=i", data, _HEADER.size)[0], -1)
+        return [data[_HEADER.size + 4 :]]
+
+    def table(self, family: Family, name: str) -> TableInfo | None:
+        """The table, None when there is none."""
+        for answer in self._dump(_GETTABLE, family):
+            parts = dict(_attributes(answer))
+            if _name(parts[_TABLE_NAME]) == name:
+                return TableInfo(_comment(parts.get(_TABLE_USERDATA, b"")))
+        return None
+
+    def chains(self, family: Family, table: str) -> list[ChainInfo]:
+        """The table's chains, in the order in which they were made."""
+        found = []
+        for answer in self._dump(_GETCHAIN, family):
+            parts = dict(_attributes(answer))
+            if _name(parts[_CHAIN_TABLE]) == table:
+                declaration = b"".join(parts.get(kind, b"") for kind in (_CHAIN_TYPE, _CHAIN_HOOK, _CHAIN_POLICY))
+                found.append(ChainInfo(_name(parts[_CHAIN_NAME]), declaration))
+        return found
+
+    def rules(self, family: Family, table: str) -> list[RuleInfo]:
+        """The table's rules, chain by chain in order."""
+        found = []
+        for answer in self._dump(_GETRULE, family, _text(_RULE_TABLE, table)):
+            parts = dict(_attributes(answer))
+            found.append(RuleInfo(_name(parts[_RULE_CHAIN]), parts.get(_RULE_EXPRESSIONS, b"")))
+        return found
+
+    def sets(self, family: Family, table: str) -> list[SetInfo]:
+        """The table's sets and maps."""
+        found = []
+        for answer in self._dump(_GETSET, family, _text(_SET_TABLE, table)):
+            parts = dict(_attributes(answer))
+            lengths = (int.from_bytes(parts.get(kind, b""), "big") for kind in (_SET_KEY_LENGTH, _SET_DATA_LENGTH))
+            found.append(SetInfo(_name(parts[_SET_NAME]), *lengths))
+        return found
+
+    def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
+        """The elements of one set or map."""
+        for answer in self._dump(_GETSETELEM, family, _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, name)):
+            for kind, payload in _attributes(answer):
+                if kind == _ELEMENTS:
+                    for _, item in _attributes(payload):
+                        yield _parse_element(item)
+
+    # -- changing --
+
+    def commit(self, messages: list[bytearray]) -> None:
+        """Sends the messages as one transaction. Raises KernelError; then nothing of it is in force."""
+        first = self._sequence + 2
+        batch = bytearray()
+        begin = message(_BATCH_BEGIN, _REQUEST, 0, b"")
+        end = message(_BATCH_END, _REQUEST, 0, b"")
+        begin[18:20] = end[18:20] = struct.pack("!H", 10)  # nfgenmsg.res_id: the subsystem
+        for item in (begin, *messages, end):
+            self._sequence += 1
+            struct.pack_into("=I", item, 8, self._sequence)
+            batch += item
+        self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, max(len(batch) * 2, 1 << 16))
+        try:
+            self._socket.send(batch)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise KernelError(error.errno, -1, f"{len(batch)} bytes in one transaction") from error
+            raise KernelError(error.errno or 0, -1) from error
+        self._raise_refusal(first)
+
+    def _raise_refusal(self, first: int) -> None:
+        """The kernel has worked on the batch when send returns: its refusals wait in the socket, or there are none."""
+        refusal: KernelError | None = None
+        while True:
+            try:
+                data = self._socket.recv(1 << 17, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            offset = 0
+            while offset < len(data):
+                length, answer, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+                if answer == _NLMSG_ERROR and refusal is None:
+                    refusal = _refusal(data[offset + _HEADER.size : offset + length], flags, sequence - first)
+                offset += (length + 3) & ~3
+        if refusal is not None:
+            raise refusal
+
+
+class InterruptedDump(Exception):
+    """The ruleset changed while it was listed; list it again."""
+
+
+def _refusal(body: bytes, flags: int, index: int) -> KernelError:
+    number = -struct.unpack_from("=i", body)[0]
+    text = ""
+    if flags & _ACK_TLVS:
+        start = 4 + (_HEADER.size if flags & _CAPPED else struct.unpack_from("=I", body, 4)[0])
+        text = _name(dict(_attributes(body[start:])).get(1, b""))
+    return KernelError(number, index, text)
+
+
+def chunks(entries: list[tuple[bytes, Value]]) -> Iterator[list[tuple[bytes, Value]]]:
+    """`entries` in portions that fit into one message each."""
+    for start in range(0, len(entries), _ELEMENTS_PER_MESSAGE):
+        yield entries[start : start + _ELEMENTS_PER_MESSAGE]
+
