@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from rulegen.config import NodeConfiguration
 from rulegen.kube.objects import (
@@ -33,6 +34,8 @@ from rulegen.kube.objects import (
     SessionAffinityConfig,
 )
 from rulegen.routing.cluster import Cluster
+
+Item: TypeAlias = Service | EndpointSlice | Node | ServiceCIDR
 
 CONFIGURATION = NodeConfiguration(node_name="node-1", cluster_cidrs=("10.244.0.0/16", "fd00:10:244::/56"))
 
@@ -169,7 +172,7 @@ def service_cidr(*cidrs: str, name: str = "kubernetes") -> ServiceCIDR:
     return ServiceCIDR(metadata=Metadata(name=name), spec=ServiceCIDRSpec(cidrs=list(cidrs)))
 
 
-def put(target: Cluster, item: Service | EndpointSlice | Node | ServiceCIDR) -> None:
+def put(target: Cluster, item: Item) -> None:
     """Gives one object to a Cluster."""
     match item:
         case Service():
@@ -182,9 +185,7 @@ def put(target: Cluster, item: Service | EndpointSlice | Node | ServiceCIDR) -> 
             target.set_service_cidr(item)
 
 
-def cluster(
-    *items: Service | EndpointSlice | Node | ServiceCIDR, configuration: NodeConfiguration = CONFIGURATION
-) -> Cluster:
+def cluster(*items: Item, configuration: NodeConfiguration = CONFIGURATION) -> Cluster:
     """A Cluster that was given the objects in this order."""
     made = Cluster(configuration)
     for item in items:

@@ -226,9 +226,7 @@ def _choose(match: Match, routing: NodeRouting, detected: bool, origin: Origin) 
     if detected:
         return _List(route.cluster, False, "external policy Local, from a pod: all endpoints (rule 43a)")
     if origin is Origin.NODE:
-        return _List(
-            route.cluster, True, "external policy Local, from this node: all, masqueraded (rule 43b)"
-        )
+        return _List(route.cluster, True, "external policy Local, from this node: all, masqueraded (rule 43b)")
     return _List(route.local, False, "external policy Local: this node's endpoints, source preserved (rule 43c)")
 
 
@@ -313,4 +311,3 @@ def _allowed(sources: tuple[Cidr, ...] | None, source: str) -> bool:
 
 def _networks(cidrs: Iterable[Cidr]) -> list[Network]:
     return [network for cidr in cidrs if (network := parse_network(cidr))]
-

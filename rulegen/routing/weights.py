@@ -51,7 +51,8 @@ def parse_slice_weight(annotations: Mapping[str, str] | None) -> tuple[int, list
 
 
 def _parse_rule(item: str) -> WeightRule:
-    glob, equals, weight = item.rpartition("=")
+    # No name and no address holds a "=", so a second one is a slip: the weight is then no number.
+    glob, equals, weight = item.partition("=")
     glob = glob.strip()
     if not equals or not glob:
         raise ValueError(f"expected GLOB=WEIGHT, found {item.strip()!r}")

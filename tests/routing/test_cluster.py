@@ -1,0 +1,294 @@
+"""Who owns a Frontend (rule 14, D2), and that a Cluster's memory does not show: order and history change nothing."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from random import Random
+from typing import TypeAlias
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from rulegen.config import Family
+from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.routing.cluster import Cluster
+from rulegen.routing.model import NodeRouting, Reason, Route, RouteKey
+from tests.builders import (
+    CONFIGURATION,
+    Item,
+    cluster,
+    draining,
+    endpoint,
+    endpoint_port,
+    endpoint_slice,
+    node,
+    port,
+    put,
+    service,
+    service_cidr,
+)
+
+V4 = Family.IPV4
+OLD, NEW = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"
+
+
+def owners(made: Cluster) -> dict[str, str]:
+    """The owner's name of each address, or of `:port` for a NodePort."""
+    return {
+        frontend.address or f":{frontend.port}": route.name.name
+        for route in made.routes()
+        for frontend in route.frontends
+    }
+
+
+def duplicates(made: Cluster) -> list[tuple[str, str]]:
+    return [
+        (finding.subject, finding.message) for finding in made.findings() if finding.reason is Reason.DUPLICATE_FRONTEND
+    ]
+
+
+def test_d2_the_oldest_service_owns_and_the_other_is_reported() -> None:
+    items = [
+        service("aaa", ["10.96.0.1"], external_ips=["192.0.2.1"], created=NEW),
+        service("zzz", ["10.96.0.2"], external_ips=["192.0.2.1"], created=OLD),
+    ]
+    for order in permutations(items):
+        made = cluster(node(), *order)
+        assert owners(made) == {"10.96.0.1": "aaa", "10.96.0.2": "zzz", "192.0.2.1": "zzz"}
+        assert duplicates(made) == [
+            ("Service default/aaa", "externalIP 192.0.2.1 port 80/TCP belongs to default/zzz (D2)"),
+        ]
+
+
+def test_d2_equal_age_goes_by_name_and_unknown_age_is_newest() -> None:
+    both = [service(name, [f"10.96.0.{n}"], vips=["192.0.2.1"]) for n, name in enumerate(["b", "a"], 1)]
+    assert owners(cluster(*both))["192.0.2.1"] == "a"
+    dated = service("z", ["10.96.0.9"], vips=["192.0.2.1"], created=NEW)
+    assert owners(cluster(*both, dated))["192.0.2.1"] == "z"
+
+
+def test_d2_ages_are_moments_not_text() -> None:
+    early = service("z", ["10.96.0.1"], vips=["192.0.2.1"], created="2024-06-01T01:00:00+02:00")
+    late = service("a", ["10.96.0.2"], vips=["192.0.2.1"], created="2024-06-01T00:30:00Z")
+    assert owners(cluster(early, late))["192.0.2.1"] == "z"
+
+
+def test_d2_a_cluster_ip_beats_an_older_external_ip_or_vip() -> None:
+    old = service(
+        "a", ["10.96.0.1"], external_ips=["10.96.0.2"], vips=["10.96.0.2"], ranges=["10.0.0.0/8"], created=OLD
+    )
+    made = cluster(old, service("b", ["10.96.0.2"], created=NEW))
+    assert owners(made) == {"10.96.0.1": "a", "10.96.0.2": "b"}
+
+
+def test_d2_port_protocol_and_family_tell_frontends_apart() -> None:
+    made = cluster(
+        node(),
+        service("a", ["10.96.0.1"], [port(80)], external_ips=["192.0.2.1"]),
+        service("b", ["10.96.0.2"], [port(81)], external_ips=["192.0.2.1"]),
+        service("c", ["10.96.0.3"], [port(80, protocol="UDP")], external_ips=["192.0.2.1"]),
+        service("d", ["10.96.0.4"], [port(80, node_port=30000)]),
+        service("e", ["fd00::4"], [port(80, node_port=30000)]),
+    )
+    assert duplicates(made) == []
+    assert sum(frontend.address in ("192.0.2.1", "") for route in made.routes() for frontend in route.frontends) == 5
+
+
+def test_d2_node_ports_have_owners_too_and_the_next_one_takes_over() -> None:
+    made = cluster(
+        node(),
+        service("a", ["10.96.0.1"], [port(node_port=30000)], created=OLD),
+        service("b", ["10.96.0.2"], [port(node_port=30000)], created=NEW),
+    )
+    assert owners(made)[":30000"] == "a"
+    made.take_changes()
+    made.remove_service("default", "a")
+    changes = made.take_changes().routes
+    assert {key[0].name: route is None for key, route in changes.items()} == {"a": True, "b": False}
+    assert owners(made)[":30000"] == "b"
+    assert duplicates(made) == []
+
+
+def test_a_node_port_moves_from_one_service_to_another_in_one_go() -> None:
+    made = cluster(
+        service("a", ["10.96.0.1"], [port(node_port=30000)]), service("b", ["10.96.0.2"], [port(node_port=30001)])
+    )
+    made.take_changes()
+    made.set_service(service("a", ["10.96.0.1"], [port()]))
+    made.set_service(service("b", ["10.96.0.2"], [port(node_port=30000)]))
+    assert len(made.take_changes().routes) == 2
+    assert owners(made)[":30000"] == "b"
+
+
+def test_d2_two_ports_of_one_service_with_one_number() -> None:
+    made = cluster(node(), service(ports=[port(80, "b"), port(80, "a")]))
+    (found,) = made.routes()
+    assert found.name.port == "a"
+    assert len(duplicates(made)) == 1
+    made.remove_service("default", "web")
+    assert made.routes() == []
+    assert duplicates(made) == []
+
+
+def test_a_service_with_nothing_left_has_no_route() -> None:
+    made = cluster(service("a", ["10.96.0.1"], created=OLD), service("b", ["10.96.0.1"], created=NEW))
+    assert [route.name.name for route in made.routes()] == ["a"]
+
+
+def test_a_service_that_changes_type() -> None:
+    made = cluster(node(), service(kind="NodePort", ports=[port(node_port=30000)]))
+    made.take_changes()
+    made.set_service(service(kind="ExternalName"))
+    assert list(made.take_changes().routes.values()) == [None]
+    made.set_service(service())
+    (found,) = made.take_changes().routes.values()
+    assert found is not None
+    assert len(found.frontends) == 1
+
+
+def test_what_was_taken_is_not_given_again_and_what_reverted_never() -> None:
+    made = cluster(node(), service(), endpoint_slice(["10.244.1.1"]))
+    assert len(made.take_changes().routes) == 1
+    assert made.take_changes() == ({}, {})
+    made.set_slice(endpoint_slice(["10.244.1.2"]))
+    assert made.routes()[0].cluster[0].address == "10.244.1.2"
+    made.set_slice(endpoint_slice(["10.244.1.1"]))
+    made.set_service(service(annotations={"irrelevant": "x"}))
+    assert made.take_changes() == ({}, {})
+
+
+def test_only_what_the_change_concerns_is_compiled() -> None:
+    made = cluster(node(), *(service(f"s{n}", [f"10.96.1.{n}"]) for n in range(50)))
+    before = {route.name: route for route in made.routes()}
+    made.set_slice(endpoint_slice(["10.244.1.1"], service_name="s7"))
+    changed = [route for route in made.routes() if before[route.name] is not route]
+    assert [route.name.name for route in changed] == ["s7"]
+
+
+NAMES = ("a", "b", "c")
+ADDRESSES = ("192.0.2.1", "192.0.2.2", "2001:db8::1", "10.96.0.1", "", "bad")
+
+
+@st.composite
+def services(draw: DrawFn) -> Service:
+    cluster_ips = draw(st.sampled_from([["10.96.0.1"], ["10.96.0.2"], ["fd00::1"], ["10.96.0.3", "fd00::3"], ["None"]]))
+    ports = draw(
+        st.lists(
+            st.builds(
+                port,
+                st.sampled_from([80, 81]),
+                st.sampled_from(["", "http"]),
+                st.sampled_from(["TCP", "UDP"]),
+                st.sampled_from([0, 30000]),
+            ),
+            max_size=2,
+        )
+    )
+    return service(
+        draw(st.sampled_from(NAMES)),
+        cluster_ips,
+        ports,
+        kind=draw(st.sampled_from(["ClusterIP", "NodePort", "ExternalName"])),
+        external_ips=draw(st.lists(st.sampled_from(ADDRESSES), max_size=2)),
+        vips=draw(st.lists(st.sampled_from(ADDRESSES), max_size=2)),
+        internal=draw(st.sampled_from(["Cluster", "Local"])),
+        external=draw(st.sampled_from(["Cluster", "Local"])),
+        ranges=draw(st.lists(st.sampled_from(["192.168.0.0/16", "10.0.0.0/8", "fd00::/8", "?"]), max_size=2)),
+        affinity=draw(st.sampled_from([None, 60])),
+        created=draw(st.sampled_from([None, OLD, NEW])),
+        annotations=draw(
+            st.sampled_from([None, {"rulegen.io/weights": "10.244.1.*=0,*=2"}, {"rulegen.io/weights": "?"}])
+        ),
+    )
+
+
+@st.composite
+def slices(draw: DrawFn) -> EndpointSlice:
+    nodes = st.sampled_from([None, "node-1", "node-2"])
+    family = draw(st.sampled_from(["IPv4", "IPv6"]))
+    prefix = "10.244.1." if family == "IPv4" else "fd00:10:244::"
+    texts = st.sampled_from([f"{prefix}1", f"{prefix}2"])
+    hints = st.sampled_from([(), ("z1",), ("z2",)])
+    items = st.one_of(
+        st.builds(endpoint, texts, nodes, ready=st.sampled_from([True, False]), zones=hints),
+        st.builds(draining, texts, nodes),
+    )
+    return endpoint_slice(
+        draw(st.lists(items, max_size=3)),
+        service_name=draw(st.sampled_from([*NAMES, ""])),
+        name=draw(st.sampled_from(["s1", "s2", "s3"])),
+        family=family,
+        ports=[endpoint_port(8080, draw(st.sampled_from(["", "http"])), draw(st.sampled_from(["TCP", "UDP"])))],
+        annotations=draw(st.sampled_from([None, {"rulegen.io/weight": "3"}])),
+    )
+
+
+NODES = st.sampled_from(
+    [node(zone="z1"), node(zone="z2"), node(addresses=["10.9.9.9", "fd00::9"]), node("node-2", zone="z1")]
+)
+CIDRS = st.builds(service_cidr, st.sampled_from(["10.96.0.0/16", "fd00::/108"]), name=st.sampled_from(NAMES))
+
+Step: TypeAlias = Item | tuple[str, str]
+REMOVALS = st.tuples(st.sampled_from(["service", "slice", "cidr"]), st.sampled_from([*NAMES, "s1", "s2", "s3"]))
+
+
+def take_step(made: Cluster, step: Step, held: dict[tuple[str, str], Item]) -> None:
+    """Does a step, and keeps `held` at what the cluster then holds."""
+    if not isinstance(step, tuple):
+        kind = {Service: "service", EndpointSlice: "slice", ServiceCIDR: "cidr", Node: "node"}[type(step)]
+        held.pop((kind, step.metadata.name), None)
+        held[kind, step.metadata.name] = step
+        put(made, step)
+        return
+    held.pop(step, None)
+    kind, name = step
+    if kind == "service":
+        made.remove_service("default", name)
+    elif kind == "slice":
+        made.remove_slice("default", name)
+    else:
+        made.remove_service_cidr(name)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.one_of(services(), slices(), NODES, CIDRS, REMOVALS), st.booleans()), max_size=25),
+    st.randoms(),
+)
+def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
+    steps: list[tuple[Step, bool]], random: Random
+) -> None:
+    made = Cluster(CONFIGURATION)
+    held: dict[tuple[str, str], Item] = {}
+    replayed: dict[RouteKey, Route] = {}
+    replayed_node: dict[Family, NodeRouting] = {}
+
+    def replay() -> None:
+        changes = made.take_changes()
+        for key, route in changes.routes.items():
+            assert replayed.get(key) != route
+            if route is None:
+                del replayed[key]
+            else:
+                replayed[key] = route
+        replayed_node.update(changes.node)
+
+    for step, take in steps:
+        take_step(made, step, held)
+        if take:
+            replay()
+    replay()
+    shuffled = list(held.values())
+    random.shuffle(shuffled)
+    fresh = cluster(*shuffled)
+    assert made.routes() == fresh.routes()
+    assert made.findings() == fresh.findings()
+    assert sorted(replayed.values(), key=lambda route: (route.name, route.family.value)) == fresh.routes()
+    assert replayed_node == {family: fresh.node_routing(family) for family in CONFIGURATION.families}
+    keys = [
+        (route.family, frontend.address, frontend.port, route.name.protocol)
+        for route in fresh.routes()
+        for frontend in route.frontends
+    ]
+    assert len(keys) == len(set(keys))
