@@ -7,6 +7,7 @@ judged here, and nothing is read.
 
 from __future__ import annotations
 
+import json
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -59,8 +60,8 @@ def decode_object(kind: type[T], text: Encoded) -> T:
     """
     try:
         item: T = _decoder(kind).decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return convert_object(kind, _plain(kind, text))
+    except (ValueError, RecursionError):
+        return convert_object(kind, _plain_object(kind, text))
     return _checked(kind, item)
 
 
@@ -75,6 +76,19 @@ def convert_object(kind: type[T], value: object) -> T:
     except msgspec.ValidationError:
         item = _repaired(kind, value)
     return _checked(kind, item)
+
+
+def plain_value(text: Encoded) -> object:
+    """The plain values of a JSON text, numbers that are out of all bounds included.
+
+    Raises:
+        ValueError: the text is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.ValidationError:
+        return json.loads(bytes(memoryview(text)), parse_int=_number)
 
 
 def object_name(kind: type[KubeStruct], value: object) -> str:
@@ -94,13 +108,18 @@ def _decoder(kind: type[KubeStruct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-def _plain(kind: type[KubeStruct], text: Encoded) -> object:
+def _plain_object(kind: type[KubeStruct], text: Encoded) -> object:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ObjectError(kind.__name__, "", (Fault("", f"invalid JSON: {error}"),)) from error
+        return plain_value(text)
+    except ValueError as error:
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise ObjectError(kind.__name__, "", (Fault("", f"invalid JSON: {reason}"),)) from error
     except RecursionError as error:
         raise ObjectError(kind.__name__, "", (Fault("", "nested too deeply"),)) from error
+
+
+def _number(digits: str) -> float:
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def _checked(kind: type[T], item: T) -> T:

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from rulegen.errors import InputError, printable
+from rulegen.errors import InputError, printable, shown
 
 STDIN = "-"
 
@@ -38,7 +38,6 @@ class Unreadable(NamedTuple):
     """Where a file stops being readable, and why. `source` is as in `cluster.yaml:3:5` when the place is known."""
 
     source: str
-    number: int
     reason: str
 
 
@@ -65,6 +64,8 @@ def read_documents(paths: Sequence[str], stdin: BinaryIO | None) -> Iterator[Doc
 
 
 def _files(path: str) -> list[str]:
+    if not path or "\0" in path:
+        raise InputError(f"{shown(path)}: not a path")
     if path == STDIN or not Path(path).is_dir():
         return [path]
     files = sorted(_manifests_below(Path(path), set()))
@@ -96,12 +97,12 @@ def _read(file: str, stdin: BinaryIO | None) -> bytes:
         if stdin is None:
             raise InputError("standard input: not open")
         return stdin.read()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _unusable(file, error) from error
 
 
-def _unusable(path: str, error: OSError | ValueError) -> InputError:
-    return InputError(f"{_source(path)}: {(error.strerror if isinstance(error, OSError) else None) or error}")
+def _unusable(path: str, error: OSError) -> InputError:
+    return InputError(f"{_source(path)}: {error.strerror or error}")
 
 
 def _source(path: str) -> str:
@@ -114,7 +115,7 @@ def _parse(file: str, text: bytes) -> Iterator[Document | Unreadable]:
     fault = _text_fault(text)
     if fault:
         offset, reason = fault
-        yield Unreadable(_place(source, text, offset), 1, reason)
+        yield Unreadable(_place(source, text, offset), reason)
     elif _is_json(file, text):
         yield from _parse_json(source, text)
     else:
@@ -155,10 +156,10 @@ def _parse_json(source: str, text: bytes) -> Iterator[Document | Unreadable]:
         except msgspec.DecodeError as error:
             reason, offset = _json_reason(error)
             place = source if offset is None else _place(source, text, start + offset)
-            yield Unreadable(place, number, f"invalid JSON: {reason}")
+            yield Unreadable(place, f"invalid JSON: {reason}")
             return
         except RecursionError:
-            yield Unreadable(source, number, "invalid JSON: nested too deeply")
+            yield Unreadable(source, "invalid JSON: nested too deeply")
             return
         if length == 0:
             return
@@ -192,14 +193,13 @@ def _json_reason(error: msgspec.DecodeError) -> tuple[str, int | None]:
 def _parse_yaml(source: str, text: bytes) -> Iterator[Document | Unreadable]:
     from rulegen.kube.yaml_documents import YamlError, parse_documents
 
-    number = 0
     try:
         for number, value in enumerate(parse_documents(text), start=1):
             if value is not None:
                 yield Document(source, number, value)
     except YamlError as error:
         place = f"{source}:{error.line}:{error.column}" if error.line else source
-        yield Unreadable(place, number + 1, f"invalid YAML: {error}")
+        yield Unreadable(place, f"invalid YAML: {error}")
 
 
 def _place(source: str, text: bytes, offset: int) -> str:

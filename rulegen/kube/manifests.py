@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from rulegen.errors import printable, shown
-from rulegen.kube.decode import Fault, Kind, ObjectError, convert_object, decode_object
+from rulegen.kube.decode import Fault, Kind, ObjectError, convert_object, decode_object, plain_value
 from rulegen.kube.documents import Document, Unreadable, read_documents
 from rulegen.kube.legacy import slices_for_services_without
 from rulegen.kube.objects import Endpoints, EndpointSlice, Node, Service, ServiceCIDR, is_selected
@@ -39,15 +39,17 @@ _LIST_ITEMS = _KNOWN_NAMES | {""}
 class Place(NamedTuple):
     """Where an object is: `source` is the file as safe text, with line and column where only they tell the place.
 
-    `document` counts from 1 in the file, `item` from 0 in a List.
+    `document` counts from 1 in the file and is 0 for the file itself; `item` counts from 0 in a List.
     """
 
     source: str
-    document: int
+    document: int = 0
     item: int | None = None
 
     def __str__(self) -> str:
-        """The place in the source: `document 2`, or `document 1, items[3]`."""
+        """The place in the source: `document 2`, or `document 1, items[3]`; "" for all of it."""
+        if not self.document:
+            return ""
         return f"document {self.document}" + ("" if self.item is None else f", items[{self.item}]")
 
 
@@ -125,7 +127,6 @@ class _EncodedHeader(_Header, rename="camel", gc=False):
 
 
 _ENCODED_HEADER = msgspec.json.Decoder(_EncodedHeader)
-_ANY_HEADER = msgspec.json.Decoder(_Header)
 
 
 class _Loader:
@@ -138,10 +139,10 @@ class _Loader:
         self._problems: list[Problem] = []
 
     def add(self, document: Document | Unreadable) -> None:
-        place = Place(document.source, document.number)
         if isinstance(document, Unreadable):
-            self._problems.append(Problem(place, document.reason))
+            self._problems.append(Problem(Place(document.source), document.reason))
             return
+        place = Place(document.source, document.number)
         try:
             header = _header(document.value)
             items = _items(header)
@@ -221,14 +222,7 @@ def _header(value: object) -> _Header:
     try:
         return _ENCODED_HEADER.decode(value)
     except msgspec.ValidationError:
-        return _header_without_list(value)
-
-
-def _header_without_list(value: Raw) -> _Header:
-    try:
-        return _ANY_HEADER.decode(value)
-    except msgspec.DecodeError as error:
-        raise _error("", str(error).replace("`", "").replace("Expected", "expected")) from error
+        return _header(plain_value(value))
 
 
 def _items(header: _Header) -> list[Any] | None:

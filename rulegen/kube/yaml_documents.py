@@ -70,7 +70,7 @@ class _Scalars(yaml.constructor.SafeConstructor, yaml.resolver.Resolver):
         return self._construct(tag, event)
 
     def _plain_value(self, event: Any) -> Any:
-        tag: str = self.resolve(yaml.ScalarNode, event.value, (True, False))
+        tag: str = self.resolve(yaml.ScalarNode, event.value, (True, False))  # type: ignore[no-untyped-call]
         if tag == _TAG + "merge":
             return _MERGE
         if tag not in _SCALAR_TAGS or ":" in event.value:
