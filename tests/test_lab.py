@@ -109,6 +109,13 @@ def test_an_input_rule_decides_over_a_closed_port(node: Lab) -> None:
     assert fates == [Fate.REJECTED, Fate.DROPPED, Fate.PASSED] * 3
 
 
+def test_an_input_rule_decides_over_what_the_node_sends_to_itself(node: Lab) -> None:
+    # Such a connection is confirmed on its way out, before the rules for incoming packets see it.
+    packets = [Packet("node", "192.0.2.10", port, protocol) for protocol in PORTS for port in (31000, 31001, 31002)]
+    fates = [outcome.fate for outcome in node.send(packets)]
+    assert fates == [Fate.REJECTED, Fate.DROPPED, Fate.PASSED] * 3
+
+
 def test_masquerade_is_seen_for_every_kind_of_source(node: Lab) -> None:
     outcomes = node.send([Packet(source, "10.96.0.11", 80) for source in SOURCES])
     assert outcomes == [Outcome(Fate.DELIVERED, "10.128.1.7:80", True, "eth0")] * len(SOURCES)

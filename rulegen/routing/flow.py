@@ -67,6 +67,8 @@ class Decision(NamedTuple):
 class Delivery(Struct, frozen=True):
     """One endpoint that a balanced packet may go to.
 
+    `masquerade`: the source address is replaced on the way (rule 44 included); never where another's packet ends on
+    this node itself.
     `decision`: UNTOUCHED normally; else what becomes of the packet on its way there, which can be the destination of
     other rules (an endpoint that is a ClusterIP).
     """
@@ -247,12 +249,16 @@ def _deliveries(node: _Node, packet: Packet, chosen: _List) -> tuple[Delivery, .
         Delivery(
             backend,
             backend.weight / total,
-            # Rule 44.
-            chosen.masquerade or backend.address == packet.source,
+            (chosen.masquerade or backend.address == packet.source) and _leaves(node, packet, backend),
             _verdict(node, packet._replace(destination=backend.address, port=backend.port)),
         )
         for backend in chosen.backends
     )
+
+
+def _leaves(node: _Node, packet: Packet, backend: Backend) -> bool:
+    """Whether the packet passes postrouting, where masquerading happens: what the node only receives does not."""
+    return not node.owns(backend.address) or node.owns(packet.source)
 
 
 def _undispatched(node: _Node, packet: Packet, origin: Origin, matched: Match | None) -> Outcome:

@@ -25,14 +25,15 @@ from tests.lab.packets import (
     NODE,
     PROTOCOLS,
     Fate,
-    Headers,
     Outcome,
     Packet,
+    Passing,
     Unreachable,
     build,
     endpoint_text,
     is_ipv6,
     parse,
+    parse_segment,
 )
 
 Interfaces: TypeAlias = Mapping[str, Sequence[str]]
@@ -49,8 +50,12 @@ _ITSELF = ""  # in place of an interface: the node sends the packet
 _BATCH = 64
 # Nearly always all has happened when the call that sends returns; silence of this length means that it has.
 _SETTLE_SECONDS = 0.05
+_RECEIVED = [
+    *((socket.AF_INET, protocol) for protocol in PROTOCOLS.values()),
+    *((socket.AF_INET6, PROTOCOLS[name]) for name in ("TCP", "UDP", "SCTP")),
+    (socket.AF_INET6, IPPROTO_ICMPV6),
+]
 _REFUSED = (errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES)
-_ICMPV6_HEADER = bytes((0x60, 0, 0, 0, 0, 0, IPPROTO_ICMPV6, 64)) + bytes(32)
 _FIRST_PORT, _LAST_PORT = 2000, 64000
 
 # Connections are tracked from the start, so that a packet that no rule concerns is reported too.
@@ -103,7 +108,7 @@ class Lab:
             self._wires = {name: self._add_interface(name, opened) for name in (*interfaces, UPLINK)}
             with self.entered():
                 self._senders = {version: _open_sender(version, opened) for version in (4, 6)}
-                self._icmp = {version: _open_icmp(version, opened) for version in (4, 6)}
+                self._receivers = [_open_receiver(*kind, opened) for kind in _RECEIVED]
                 self._conntrack = Conntrack()
                 opened.callback(self._conntrack.close)
             self._add_routes()
@@ -282,11 +287,12 @@ class Lab:
             seen.connections[connection.original] = connection
         for interface, wire in self._wires.items():
             while data := _receive(wire.socket):
-                seen.add(interface, data)
-        for version, receiver in self._icmp.items():
+                seen.add(parse(data), interface)
+        for receiver in self._receivers:
             while data := _receive(receiver):
-                # An ICMPv6 socket gives no IP header.
-                seen.add("", _ICMPV6_HEADER + data if version == 6 else data)
+                # Only an IPv4 socket gives the IP header too.
+                ipv4 = receiver.family == socket.AF_INET
+                seen.add(parse(data) if ipv4 else parse_segment(receiver.proto, data), _ITSELF)
 
 
 class Wire:
@@ -309,35 +315,32 @@ class _Seen:
 
     def __init__(self) -> None:
         self.connections: dict[Tuple, Connection] = {}
-        self.departed: dict[int, tuple[str, Headers]] = {}
+        self.arrived: dict[int, str] = {}
         self.rejected: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.connections) + len(self.departed) + len(self.rejected)
+        return len(self.connections) + len(self.arrived) + len(self.rejected)
 
-    def add(self, interface: str, data: bytes) -> None:
-        """A packet that left through `interface`, or reached the node's own ICMP socket (interface "")."""
-        match parse(data):
+    def add(self, found: Passing | Unreachable | None, interface: str) -> None:
+        """What left through `interface`, or arrived at the node itself."""
+        match found:
             case Unreachable(number):
                 self.rejected.add(number)
-            case Headers(number=int(number)) as headers:
-                self.departed[number] = (interface, headers)
+            case Passing(number):
+                self.arrived[number] = interface
 
     def outcome(self, number: int, packet: Packet) -> Outcome:
-        """A tracked connection tells most; without one, what answered or what left."""
+        """What arrived was not refused, even if a closed port answers; where it went, its connection tells."""
+        interface = self.arrived.get(number)
+        if interface is None:
+            return Outcome(Fate.REJECTED if number in self.rejected else Fate.DROPPED)
         connection = self.connections.get(_original(packet))
-        interface, headers = self.departed.get(number, ("", None))
-        if connection:
-            fate = Fate.DELIVERED if connection.destination_translated else Fate.PASSED
-            port = 0 if packet.protocol == "ICMP" else connection.reply.source_port
-            endpoint = endpoint_text(connection.reply.source, port)
-            return Outcome(fate, endpoint, connection.source_translated, interface)
-        if number in self.rejected:
-            return Outcome(Fate.REJECTED)
-        if headers:
-            endpoint = endpoint_text(headers.destination, headers.destination_port)
-            return Outcome(Fate.PASSED, endpoint, headers.source != packet.source, interface)
-        return Outcome(Fate.DROPPED)
+        if connection is None:
+            return Outcome(Fate.PASSED, endpoint_text(packet.destination, packet.port), interface=interface)
+        fate = Fate.DELIVERED if connection.destination_translated else Fate.PASSED
+        port = 0 if packet.protocol == "ICMP" else connection.reply.source_port
+        endpoint = endpoint_text(connection.reply.source, port)
+        return Outcome(fate, endpoint, connection.source_translated, interface)
 
 
 def _original(packet: Packet) -> Tuple:
@@ -359,8 +362,8 @@ def _open_sender(version: int, opened: ExitStack) -> socket.socket:
     return opened.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
 
 
-def _open_icmp(version: int, opened: ExitStack) -> socket.socket:
-    family, protocol = (socket.AF_INET, socket.IPPROTO_ICMP) if version == 4 else (socket.AF_INET6, IPPROTO_ICMPV6)
+def _open_receiver(family: int, protocol: int, opened: ExitStack) -> socket.socket:
+    """Receives what is delivered to the node itself, after all hooks, whether or not a port is open."""
     return opened.enter_context(socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol))
 
 

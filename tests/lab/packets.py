@@ -21,8 +21,8 @@ PROTOCOLS = {
 }
 _IPV4_HEADER = struct.Struct("!BBHHHBBH4s4s")
 _IPV6_HEADER = struct.Struct("!IHBB16s16s")
-_UNREACHABLE_V4, _PORT_UNREACHABLE_V4 = 3, 3
-_UNREACHABLE_V6, _PORT_UNREACHABLE_V6 = 1, 4
+# ICMP type and code of "port unreachable".
+_UNREACHABLE = {socket.IPPROTO_ICMP: (3, 3), IPPROTO_ICMPV6: (1, 4)}
 _TTL = 64
 
 
@@ -65,13 +65,10 @@ class Outcome(NamedTuple):
     interface: str = ""
 
 
-class Headers(NamedTuple):
-    """What is read back from a packet on its way: addresses as text, and the number of the Packet, None for noise."""
+class Passing(NamedTuple):
+    """A Packet, wherever it is seen, by its number."""
 
-    source: str
-    destination: str
-    destination_port: int
-    number: int | None
+    number: int
 
 
 class Unreachable(NamedTuple):
@@ -161,41 +158,35 @@ def _crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def parse(data: bytes) -> Headers | Unreachable | None:
-    """What a packet seen on an interface is; None for what no Packet of this lab can have become or caused."""
-    if not data or data[0] >> 4 not in (4, 6):
+def parse(data: bytes) -> Passing | Unreachable | None:
+    """What a packet seen somewhere is; None for what is neither a Packet nor the rules' answer to one."""
+    if len(data) < 20 or data[0] >> 4 not in (4, 6):
         return None
     if data[0] >> 4 == 6:
-        protocol, source, destination, segment = data[6], data[8:24], data[24:40], data[40:]
-        unreachable = (_UNREACHABLE_V6, _PORT_UNREACHABLE_V6)
-    else:
-        protocol, source, destination = data[9], data[12:16], data[16:20]
-        segment = data[(data[0] & 0xF) * 4 :]
-        unreachable = (_UNREACHABLE_V4, _PORT_UNREACHABLE_V4)
-    if protocol in (socket.IPPROTO_ICMP, IPPROTO_ICMPV6) and segment[0] in (1, 2, 3, 4) and len(segment) > 8:
+        return parse_segment(data[6], data[40:])
+    return parse_segment(data[9], data[(data[0] & 0xF) * 4 :])
+
+
+def parse_segment(protocol: int, segment: bytes) -> Passing | Unreachable | None:
+    """The same for a packet without its IP header."""
+    if protocol in _UNREACHABLE and tuple(segment[:2]) == _UNREACHABLE[protocol]:
         quoted = parse(segment[8:])
-        if tuple(segment[:2]) == unreachable and isinstance(quoted, Headers) and quoted.number is not None:
-            return Unreachable(quoted.number)
-        return None
-    port, number = _port_and_number(protocol, segment)
-    return Headers(str(ip_address(source)), str(ip_address(destination)), port, number)
+        return Unreachable(quoted.number) if isinstance(quoted, Passing) else None
+    number = _number(protocol, segment)
+    return None if number is None else Passing(number)
 
 
-def _port_and_number(protocol: int, segment: bytes) -> tuple[int, int | None]:
-    """The destination port and the Packet's number; a reply (SYN-ACK, RST, echo reply) has none."""
+def _number(protocol: int, segment: bytes) -> int | None:
+    """The Packet's number; a reply (SYN-ACK, RST, echo reply) has none."""
     if protocol == socket.IPPROTO_TCP and len(segment) >= 20 and segment[13] == 0x02:
-        return _unpack_port(segment), _unpack_number(segment, 4)
+        return _unpack_number(segment, 4)
     if protocol == socket.IPPROTO_UDP and len(segment) == 12:
-        return _unpack_port(segment), _unpack_number(segment, 8)
+        return _unpack_number(segment, 8)
     if protocol == socket.IPPROTO_SCTP and len(segment) >= 32 and segment[12] == 1:
-        return _unpack_port(segment), _unpack_number(segment, 16) - 1
-    if protocol in (socket.IPPROTO_ICMP, IPPROTO_ICMPV6) and segment[0] in (8, 128) and len(segment) == 12:
-        return 0, _unpack_number(segment, 8)
-    return 0, None
-
-
-def _unpack_port(segment: bytes) -> int:
-    return int.from_bytes(segment[2:4], "big")
+        return _unpack_number(segment, 16) - 1
+    if protocol in _UNREACHABLE and len(segment) == 12 and segment[0] in (8, 128):
+        return _unpack_number(segment, 8)
+    return None
 
 
 def _unpack_number(segment: bytes, offset: int) -> int:

@@ -1,0 +1,426 @@
+"""Scenarios come in, differences go out: what a ruleset and the fate of packets should be, written down and checked.
+
+A scenario is a folder with `cluster.yaml` (manifests), `flows.yaml` (whose node it is, how that is configured, and
+packets with what must become of them) and `nftables.nft` (the whole ruleset, written by `update`). Flows are followed
+through the Frontends, without privileges. Never touches the host.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_network
+from itertools import product
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import Struct, field
+
+from rulegen.config import DetectLocalMode, Family, NodeConfiguration
+from rulegen.errors import InputError, printable, shown
+from rulegen.kube.addresses import canonical_address
+from rulegen.kube.manifests import Manifests, load
+from rulegen.routing.addresses import family_of, host_cidr, is_loopback, parse_network
+from rulegen.routing.cluster import Cluster
+from rulegen.routing.flow import Delivery, Fate, FrontendIndex, Packet, follow
+from rulegen.routing.node import host_addresses
+
+CLUSTER_FILE = "cluster.yaml"
+FLOWS_FILE = "flows.yaml"
+NFTABLES_FILE = "nftables.nft"
+NODE = "node"
+_DESTINATION = re.compile(
+    r"(?:\[(?P<v6>[^]]*)\]|(?P<v4>[^]\[:/]*))(?::(?P<port>\d{1,5}))?/(?P<protocol>tcp|udp|sctp|icmp)"
+)
+_FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
+
+
+class _File(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base of what flows.yaml consists of; a field that is not known is an error."""
+
+
+class DetectLocal(_File, frozen=True):
+    """What the two interface modes need, as in a KubeProxyConfiguration."""
+
+    bridge_interface: str = ""
+    interface_name_prefix: str = ""
+
+
+class Settings(_File, frozen=True):
+    """The node's configuration, under the names of a KubeProxyConfiguration; `ipFamilies`: the host's families."""
+
+    cluster_cidr: str = field(name="clusterCIDR", default="")
+    detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
+    detect_local: DetectLocal = DetectLocal()
+    nodeport_addresses: list[str] = field(name="nodePortAddresses", default_factory=list)
+    bind_address: str = ""
+    masquerade_all: bool = False
+    masquerade_bit: int = 14
+    ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
+
+
+class Balanced(_File, frozen=True):
+    """The packet reaches one of exactly these endpoints.
+
+    `endpoints`: a list for equal chances, or each endpoint's share as a number. `masqueraded`: on the way to all, none,
+    or those listed. `sticky`: a client stays with the endpoint that it got first (session affinity).
+    """
+
+    endpoints: list[str] | dict[str, int]
+    masqueraded: bool | list[str]
+    sticky: bool = False
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The probability of each endpoint."""
+        parts = self.endpoints if isinstance(self.endpoints, dict) else dict.fromkeys(self.endpoints, 1)
+        total = sum(parts.values())
+        return {endpoint: part / total for endpoint, part in parts.items()}
+
+    @property
+    def masqueraded_endpoints(self) -> frozenset[str]:
+        """Those on the way to which the source address is replaced."""
+        if isinstance(self.masqueraded, bool):
+            return frozenset(self.endpoints if self.masqueraded else ())
+        return frozenset(self.masqueraded)
+
+
+Expectation: TypeAlias = Literal["rejected", "dropped", "passed"] | Balanced
+
+
+class FlowEntry(_File, frozen=True):
+    """A line of `flows`: every source to every destination. `interface`: where the packets arrive, "" when unsaid."""
+
+    name: str
+    sources: str | list[str] = field(name="from")
+    destinations: str | list[str] = field(name="to")
+    expect: Expectation
+    interface: str = ""
+
+
+class FlowsFile(_File, frozen=True):
+    """All of flows.yaml. `addresses`: what the node has on its interfaces besides its Node object's addresses."""
+
+    node: str
+    configuration: Settings = Settings()
+    addresses: list[str] = []
+    flows: list[FlowEntry] = []
+
+
+class Flow(NamedTuple):
+    """One packet and what must become of it.
+
+    `source`: canonical address, NODE for whichever the node itself would choose, or a CIDR for many clients. `port` is
+    0 and `protocol` ICMP for a ping.
+    """
+
+    name: str
+    source: str
+    interface: str
+    destination: str
+    port: int
+    protocol: str
+    expect: Expectation
+
+    def __str__(self) -> str:
+        """The flow's name and packet, for messages."""
+        address = f"[{self.destination}]" if ":" in self.destination else self.destination
+        destination = f"{address}:{self.port}" if self.port else address
+        return f"{printable(self.name)}: {self.source} to {destination}/{self.protocol.lower()}"
+
+
+class Scenario(NamedTuple):
+    """A scenario as read: `addresses` are all of the node's, canonical."""
+
+    folder: Path
+    configuration: NodeConfiguration
+    addresses: tuple[str, ...]
+    flows: tuple[Flow, ...]
+    cluster: Cluster
+
+
+class Difference(NamedTuple):
+    """How a scenario differs from what is written down: a line for each wrong flow, a unified diff of the ruleset."""
+
+    wrong_flows: tuple[str, ...]
+    ruleset: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """True when anything differs."""
+        return bool(self.wrong_flows or self.ruleset)
+
+
+def find_scenarios(folders: Sequence[str]) -> list[Path]:
+    """The scenarios in or below `folders`, sorted. Raises InputError for a folder without any."""
+    found: dict[Path, None] = {}
+    for folder in folders:
+        inside = sorted(path.parent for path in Path(folder).rglob(FLOWS_FILE))
+        if not inside:
+            raise InputError(f"{printable(folder)}: no scenario here: no folder with {FLOWS_FILE}")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def read_scenario(folder: Path) -> Scenario:
+    """Raises InputError for a file that is missing or cannot be used; objects that cannot be read are all named."""
+    path = folder / FLOWS_FILE
+    content = _read_flows_file(path)
+    configuration = _configuration(content.node, content.configuration, path)
+    cluster = _cluster(load([str(folder / CLUSTER_FILE)], None), configuration)
+    stated = [_address(text, f"{path}: addresses") for text in content.addresses]
+    addresses = tuple(dict.fromkeys((*host_addresses(cluster.node), *stated)))
+    return Scenario(folder, configuration, addresses, tuple(_flows(content, path)), cluster)
+
+
+def check(scenario: Scenario) -> Difference:
+    """How `scenario` is not as written down; a missing ruleset differs in every line."""
+    path = scenario.folder / NFTABLES_FILE
+    expected = path.read_text() if path.exists() else ""
+    rendered = render(scenario)
+    ruleset = difflib.unified_diff(
+        expected.splitlines(keepends=True), rendered.splitlines(keepends=True), str(path), "rendered now"
+    )
+    return Difference(tuple(_wrong_flows(scenario)), tuple(ruleset))
+
+
+def update(scenario: Scenario) -> bool:
+    """Writes the ruleset that `scenario` renders to now; whether that changed the file. Flows are people's to write."""
+    path = scenario.folder / NFTABLES_FILE
+    rendered = render(scenario)
+    changed = not path.exists() or path.read_text() != rendered
+    if changed:
+        path.write_text(rendered)
+    return changed
+
+
+def render(scenario: Scenario) -> str:
+    """The whole nftables ruleset of the scenario's node."""
+    from rulegen.nftables import text
+    from rulegen.nftables.compiler import Compiler
+    from rulegen.nftables.program import render_program
+
+    configuration = scenario.configuration
+    nodes = {
+        family: routing
+        for family in configuration.families
+        if (routing := scenario.cluster.node_routing(family)) is not None
+    }
+    routes = {(route.name, route.family): route for route in scenario.cluster.routes()}
+    compiler = Compiler(configuration.families, configuration.masquerade_bit)
+    _, errors = compiler.update(routes, nodes)
+    if errors:
+        raise errors[0]
+    programs = {family: render_program(node, configuration.masquerade_bit) for family, node in nodes.items()}
+    return "".join(text.render(programs, compiler.entries()))
+
+
+# -- reading --
+
+
+def _read_flows_file(path: Path) -> FlowsFile:
+    from rulegen.kube.yaml_documents import YamlError, parse_documents
+
+    try:
+        documents = list(parse_documents(path.read_bytes()))
+        if len(documents) != 1:
+            raise InputError(f"{path}: expected one document, got {len(documents)}")
+        return msgspec.convert(documents[0], FlowsFile)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except YamlError as error:
+        raise InputError(f"{path}:{error.line}:{error.column}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _configuration(node: str, settings: Settings, path: Path) -> NodeConfiguration:
+    place = f"{path}: configuration"
+    interfaces = {
+        DetectLocalMode.BRIDGE_INTERFACE: settings.detect_local.bridge_interface,
+        DetectLocalMode.INTERFACE_NAME_PREFIX: settings.detect_local.interface_name_prefix,
+    }
+    interface = interfaces.get(settings.detect_local_mode)
+    if interface == "":
+        raise InputError(f"{place}.detectLocal: {settings.detect_local_mode.value} needs its interface here (rule 49)")
+    cluster_cidrs = settings.cluster_cidr.split(",") if settings.cluster_cidr else []
+    return NodeConfiguration(
+        node_name=node,
+        families=tuple(settings.ip_families),
+        bind_address=_address(settings.bind_address, f"{place}.bindAddress") if settings.bind_address else "",
+        detect_local_mode=settings.detect_local_mode,
+        detect_local_interface=interface or "",
+        cluster_cidrs=tuple(_cidr(text, f"{place}.clusterCIDR") for text in cluster_cidrs),
+        nodeport_addresses=_nodeport_addresses(settings.nodeport_addresses, f"{place}.nodePortAddresses"),
+        masquerade_all=settings.masquerade_all,
+        masquerade_bit=settings.masquerade_bit,
+    )
+
+
+def _nodeport_addresses(texts: Sequence[str], place: str) -> tuple[str, ...]:
+    if tuple(texts) in ((), ("primary",)):
+        return ("primary",)
+    return tuple(_cidr(text, place) for text in texts)
+
+
+def _address(text: str, place: str) -> str:
+    address = canonical_address(text)
+    if address is None:
+        raise InputError(f"{place}: expected an IP address, got {shown(text)}")
+    return address
+
+
+def _cidr(text: str, place: str) -> str:
+    network = parse_network(text)
+    if network is None:
+        raise InputError(f"{place}: expected a CIDR, got {shown(text)}")
+    return str(network)
+
+
+def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
+    if manifests.problems:
+        raise InputError("\n".join(map(str, manifests.problems)))
+    cluster = Cluster(configuration)
+    for node in manifests.nodes:
+        cluster.set_node(node)
+    for service_cidr in manifests.service_cidrs:
+        cluster.set_service_cidr(service_cidr)
+    for service in manifests.services:
+        cluster.set_service(service)
+    for slice_ in manifests.endpoint_slices:
+        cluster.set_slice(slice_)
+    return cluster
+
+
+def _flows(content: FlowsFile, path: Path) -> Iterator[Flow]:
+    for index, entry in enumerate(content.flows):
+        place = f"{path}: flows[{index}]"
+        if isinstance(entry.expect, Balanced):
+            _check_shares(entry.expect, f"{place}.expect")
+        for source, destination in product(_as_list(entry.sources), _as_list(entry.destinations)):
+            flow = _flow(entry, source, destination, place)
+            if flow.source != NODE and family_of(flow.source) != family_of(flow.destination):
+                raise InputError(f"{place}: {shown(source)} and {shown(destination)} are of different IP families")
+            yield flow
+
+
+def _as_list(one_or_more: str | list[str]) -> list[str]:
+    return [one_or_more] if isinstance(one_or_more, str) else one_or_more
+
+
+def _check_shares(expect: Balanced, place: str) -> None:
+    if not expect.endpoints:
+        raise InputError(f"{place}.endpoints: expected at least one; write rejected, dropped or passed for none")
+    if isinstance(expect.endpoints, dict) and min(expect.endpoints.values()) < 1:
+        raise InputError(f"{place}.endpoints: every share must be at least 1")
+    unknown = sorted(expect.masqueraded_endpoints.difference(expect.endpoints))
+    if unknown:
+        raise InputError(f"{place}.masqueraded: {shown(unknown[0])} is not among the endpoints")
+
+
+def _flow(entry: FlowEntry, source: str, destination: str, place: str) -> Flow:
+    parts = _DESTINATION.fullmatch(destination)
+    if parts is None or (parts["port"] is None) != (parts["protocol"] == "icmp") or int(parts["port"] or 0) > 65535:
+        raise InputError(
+            f"{place}.to: expected ADDRESS:PORT/tcp, udp or sctp, or ADDRESS/icmp, got {shown(destination)}"
+        )
+    if source != NODE:
+        source = _cidr(source, f"{place}.from") if "/" in source else _address(source, f"{place}.from")
+    return Flow(
+        entry.name,
+        source,
+        entry.interface,
+        _address(parts["v6"] or parts["v4"], f"{place}.to"),
+        int(parts["port"] or 0),
+        parts["protocol"].upper(),
+        entry.expect,
+    )
+
+
+# -- following --
+
+
+class _Fact(NamedTuple):
+    """What becomes of a packet, in a form that can be compared. `fate` is "" where there are endpoints."""
+
+    fate: str
+    shares: Mapping[str, float] = {}
+    masqueraded: frozenset[str] = frozenset()
+    sticky: bool = False
+
+    def __str__(self) -> str:
+        if self.fate:
+            return self.fate
+        endpoints = (
+            f"{endpoint} {share:.1%}" + (" masqueraded" if endpoint in self.masqueraded else "")
+            for endpoint, share in self.shares.items()
+        )
+        return ", ".join(endpoints) + (", sticky" if self.sticky else "")
+
+
+def _wrong_flows(scenario: Scenario) -> Iterator[str]:
+    routes = scenario.cluster.routes()
+    indexes = {
+        family: FrontendIndex(route for route in routes if route.family is family)
+        for family in scenario.configuration.families
+    }
+    for flow in scenario.flows:
+        expected = _expected(flow.expect)
+        for source in _clients(scenario, flow):
+            found = _found(scenario, indexes, flow, source)
+            if found != expected:
+                yield f"{flow._replace(source=source)}: expected {expected}, found {found}"
+
+
+def _expected(expect: Expectation) -> _Fact:
+    if not isinstance(expect, Balanced):
+        return _Fact(expect)
+    return _Fact("", _rounded(expect.shares), expect.masqueraded_endpoints, expect.sticky)
+
+
+def _clients(scenario: Scenario, flow: Flow) -> Iterator[str]:
+    """The source addresses to try: of many clients the first and the last."""
+    if flow.source == NODE:
+        yield _chosen_source(scenario, flow.destination)
+    else:
+        clients = ip_network(flow.source if "/" in flow.source else host_cidr(flow.source))
+        yield from dict.fromkeys((str(clients[0]), str(clients[-1])))
+
+
+def _chosen_source(scenario: Scenario, destination: str) -> str:
+    """The address that the node sends from: to itself the destination's own, else its first of the family."""
+    if destination in scenario.addresses or is_loopback(destination):
+        return destination
+    family = family_of(destination)
+    for address in scenario.addresses:
+        if family_of(address) is family:
+            return address
+    raise InputError(f"{scenario.folder / FLOWS_FILE}: the node has no {family.value} address to send from")
+
+
+def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Flow, source: str) -> _Fact:
+    family = family_of(flow.destination)
+    routing = scenario.cluster.node_routing(family)
+    if routing is None:
+        return _Fact("passed")
+    packet = Packet(source, flow.destination, flow.port, flow.protocol, flow.interface)
+    outcome = follow(indexes[family], routing, scenario.addresses, packet)
+    if outcome.fate is not Fate.BALANCED:
+        return _Fact(_FATES[outcome.fate])
+    return _Fact(
+        "",
+        _rounded({_endpoint(delivery): delivery.probability for delivery in outcome.deliveries}),
+        frozenset(_endpoint(delivery) for delivery in outcome.deliveries if delivery.masquerade),
+        outcome.matched is not None and outcome.matched.route.affinity_timeout is not None,
+    )
+
+
+def _endpoint(delivery: Delivery) -> str:
+    """The endpoint; with what becomes of the packet if it does not get there."""
+    fate = delivery.decision.fate
+    return str(delivery.backend) + ("" if fate is Fate.UNTOUCHED else f" ({_FATES[fate]})")
+
+
+def _rounded(shares: Mapping[str, float]) -> Mapping[str, float]:
+    return {endpoint: round(share, 6) for endpoint, share in shares.items()}

@@ -1,0 +1,108 @@
+"""Golden scenarios agree with the code, and what is wrong with one is found and said in a line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rulegen.errors import InputError
+from rulegen.golden import FLOWS_FILE, NFTABLES_FILE, check, find_scenarios, read_scenario, update
+
+FOLDER = Path(__file__).parent.parent / "golden"
+
+
+@pytest.mark.parametrize("folder", find_scenarios([str(FOLDER)]), ids=lambda folder: folder.name)
+def test_scenario(folder: Path) -> None:
+    difference = check(read_scenario(folder))
+    assert not difference.wrong_flows, "\n".join(difference.wrong_flows)
+    assert not difference.ruleset, "".join(difference.ruleset)
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FOLDER / "weights", tmp_path / "weights"))
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_changed_ruleset_is_shown_as_a_diff_and_update_restores_it(scenario: Path) -> None:
+    ruleset = scenario / NFTABLES_FILE
+    before = ruleset.read_bytes()
+    _edit(ruleset, "10.128.1.8 . 8080", "10.128.1.99 . 8080")
+    lines = check(read_scenario(scenario)).ruleset
+    assert [line[0] for line in lines if "10.128.1.99" in line] == ["-"]
+    assert [line[0] for line in lines if "10.128.1.8 " in line and line[0] != " "] == ["+"]
+    assert update(read_scenario(scenario))
+    assert ruleset.read_bytes() == before
+    assert not update(read_scenario(scenario))
+
+
+def test_update_writes_a_ruleset_that_is_missing(scenario: Path) -> None:
+    (scenario / NFTABLES_FILE).unlink()
+    assert check(read_scenario(scenario)).ruleset
+    assert update(read_scenario(scenario))
+    assert not check(read_scenario(scenario))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ('"10.128.0.5:8080": 5', '"10.128.0.5:8080": 6', "10.128.0.5:8080 62.5%"),
+        ("masqueraded: false", "masqueraded: true", "expected 10.128.0.5:8080 62.5% masqueraded"),
+        ("10.96.0.24:80/tcp", "10.96.0.23:80/tcp", "expected rejected, found 10.128.1.12:80 50.0%"),
+        ("from: 10.128.0.9", "from: 203.0.113.9", "found 10.128.0.5:8080 62.5% masqueraded"),
+    ],
+)
+def test_a_flow_that_ends_otherwise_is_named(scenario: Path, old: str, new: str, found: str) -> None:
+    _edit(scenario / FLOWS_FILE, old, new)
+    difference = check(read_scenario(scenario))
+    assert difference
+    assert any(found in line for line in difference.wrong_flows), difference.wrong_flows
+    assert not difference.ruleset
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("masqueraded: false", "masquerade: false", "masquerade"),
+        ("node: node-a", "nodes: node-a", "nodes"),
+        ("expect: rejected", "expect: refused", "refused"),
+        ("10.96.0.24:80/tcp", "10.96.0.24:80", "flows[5].to: expected ADDRESS:PORT/tcp"),
+        ("10.96.0.24:80/tcp", "10.96.0.24:70000/tcp", "flows[5].to: expected ADDRESS:PORT/tcp"),
+        ("10.96.0.24:80/tcp", "'[fd00::1]:80/tcp'", "different IP families"),
+        ("from: 10.128.0.9", "from: pod", 'flows[0].from: expected an IP address, got "pod"'),
+        ("from: 10.128.0.9", "from: 10.128.0.0/40", "flows[0].from: expected a CIDR"),
+        ('["10.128.1.10:53", "10.128.1.11:53"]', "[]", "flows[3].expect.endpoints: expected at least one"),
+        ('"10.128.0.5:8080": 5', '"10.128.0.5:8080": 0', "flows[0].expect.endpoints: every share"),
+        ("masqueraded: false", 'masqueraded: ["10.9.9.9:80"]', '"10.9.9.9:80" is not among the endpoints'),
+        ("clusterCIDR: 10.128.0.0/14", "clusterCIDR: here", "configuration.clusterCIDR: expected a CIDR"),
+        ("clusterCIDR: 10.128.0.0/14", "detectLocalMode: BridgeInterface", "configuration.detectLocal"),
+        ("clusterCIDR: 10.128.0.0/14", "clusterCIDR: [", f"{FLOWS_FILE}:"),
+    ],
+)
+def test_a_mistake_in_the_flows_is_one_line(scenario: Path, old: str, new: str, message: str) -> None:
+    _edit(scenario / FLOWS_FILE, old, new)
+    with pytest.raises(InputError) as raised:
+        read_scenario(scenario)
+    text = str(raised.value)
+    assert text.startswith(str(scenario / FLOWS_FILE))
+    assert message in text
+    assert "\n" not in text
+
+
+def test_all_objects_that_cannot_be_read_are_named(scenario: Path) -> None:
+    cluster = scenario / "cluster.yaml"
+    cluster.write_text(cluster.read_text().replace("port: 80\n", "port: 70000\n", 2))
+    with pytest.raises(InputError, match=r"70000[^$]*70000"):
+        read_scenario(scenario)
+
+
+def test_a_folder_without_scenarios(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no scenario here"):
+        find_scenarios([str(tmp_path)])

@@ -1,0 +1,105 @@
+"""Every flow of every golden scenario goes through a real kernel with its ruleset, and ends as written down."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import ip_network
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from rulegen.golden import NFTABLES_FILE, NODE, Balanced, Flow, Scenario, find_scenarios, read_scenario
+from rulegen.routing.addresses import host_cidr
+from tests.lab import NODE as LAB_NODE
+from tests.lab import UPLINK, Fate, Lab, Outcome, Packet
+from tests.lab.fixtures import MakeLab
+from tests.lab.statistics import assert_shares, packets_to_see_all
+
+pytestmark = pytest.mark.kernel
+
+FOLDER = Path(__file__).parent.parent / "golden"
+FATES = {"rejected": Fate.REJECTED, "dropped": Fate.DROPPED, "passed": Fate.PASSED}
+MAX_CLIENTS = 64
+CONNECTIONS_OF_A_CLIENT = 4
+CONNECTIONS_FOR_SHARES = 3000
+
+
+@pytest.mark.parametrize("folder", find_scenarios([str(FOLDER)]), ids=lambda folder: folder.name)
+def test_the_kernel_agrees(folder: Path, make_lab: MakeLab) -> None:
+    scenario = read_scenario(folder)
+    lab = _node(scenario, make_lab)
+    planned = [(flow, list(_packets(flow))) for flow in scenario.flows]
+    outcomes = iter(lab.send(packet for _, packets in planned for packet in packets))
+    wrong = [
+        f"{flow}: {problem}"
+        for flow, packets in planned
+        for problem in _problems(flow, packets, list(islice(outcomes, len(packets))))
+    ]
+    assert not wrong, "\n".join(wrong)
+    for flow in scenario.flows:
+        if isinstance(flow.expect, Balanced) and isinstance(flow.expect.endpoints, dict):
+            _check_shares(lab, flow, flow.expect)
+
+
+def _node(scenario: Scenario, make_lab: MakeLab) -> Lab:
+    node = scenario.cluster.node
+    pod_cidrs = (node.spec.pod_cidrs if node and node.spec else None) or ()
+    named = {flow.interface for flow in scenario.flows} - {"", UPLINK}
+    lab = make_lab(
+        {"pods": pod_cidrs} | dict.fromkeys(named, ()), [host_cidr(address) for address in scenario.addresses]
+    )
+    lab.nft((scenario.folder / NFTABLES_FILE).read_text())
+    return lab
+
+
+def _packets(flow: Flow) -> Iterator[Packet]:
+    """As many as show all that is expected, and a single one where nothing is left to chance."""
+    balanced = isinstance(flow.expect, Balanced)
+    count = packets_to_see_all(flow.expect.shares) if isinstance(flow.expect, Balanced) else 1
+    if "/" in flow.source:
+        clients = [str(address) for address in islice(ip_network(flow.source), MAX_CLIENTS)]
+        count = CONNECTIONS_OF_A_CLIENT
+    else:
+        clients = [LAB_NODE if flow.source == NODE else flow.source]
+    for client in clients:
+        packet = Packet(client, flow.destination, flow.port, flow.protocol, flow.interface or None)
+        yield from [packet] * (count if balanced else 1)
+
+
+def _problems(flow: Flow, packets: list[Packet], outcomes: list[Outcome]) -> Iterator[str]:
+    if isinstance(flow.expect, Balanced):
+        yield from _misplaced(flow.expect, outcomes)
+        if flow.expect.sticky:
+            yield from _strayed(packets, outcomes)
+        return
+    for outcome in outcomes:
+        if outcome.fate is not FATES[flow.expect] or outcome.masqueraded:
+            yield f"expected {flow.expect}, found {outcome}"
+
+
+def _misplaced(expect: Balanced, outcomes: list[Outcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        if outcome.endpoint not in expect.endpoints:
+            yield f"expected one of {list(expect.endpoints)}, found {outcome}"
+        elif outcome.masqueraded != (outcome.endpoint in expect.masqueraded_endpoints):
+            yield f"masqueraded: {outcome.masqueraded}, on the way to {outcome.endpoint}"
+    unseen = set(expect.endpoints).difference(outcome.endpoint for outcome in outcomes)
+    if unseen:
+        yield f"never reached: {sorted(unseen)}"
+
+
+def _strayed(packets: list[Packet], outcomes: list[Outcome]) -> Iterator[str]:
+    reached: dict[str, set[str]] = {}
+    for packet, outcome in zip(packets, outcomes, strict=True):
+        reached.setdefault(packet.source, set()).add(outcome.endpoint)
+    for source, endpoints in reached.items():
+        if len(endpoints) > 1:
+            yield f"{source} was sent to {sorted(endpoints)}"
+
+
+def _check_shares(lab: Lab, flow: Flow, expect: Balanced) -> None:
+    packet = next(_packets(flow))
+    outcomes = lab.send([packet] * CONNECTIONS_FOR_SHARES)
+    assert_shares(Counter(outcome.endpoint for outcome in outcomes), expect.shares)
