@@ -30,7 +30,8 @@ def installed_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    files = (path for path in directory.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def _run(script: str, *, path: Path) -> str:
@@ -46,17 +47,15 @@ def test_a_clone_finds_the_templates_at_the_top_of_the_repository() -> None:
     assert templates("nftables").is_dir()
 
 
-def test_the_wheel_carries_all_templates(installed_wheel: Path) -> None:
-    assert _files(installed_wheel / "rulegen" / "templates") == _files(REPOSITORY / "templates")
+def test_the_wheel_carries_the_package_with_the_templates_and_nothing_else(installed_wheel: Path) -> None:
+    assert {path.name for path in installed_wheel.iterdir()} == {"rulegen", f"rulegen-{__version__}.dist-info"}
+    templates_inside = {f"templates/{name}": text for name, text in _files(REPOSITORY / "templates").items()}
+    assert _files(installed_wheel / "rulegen") == _files(REPOSITORY / "rulegen") | templates_inside
 
 
 def test_an_installed_wheel_finds_its_own_templates(installed_wheel: Path) -> None:
     script = "from rulegen.resources import templates; print(templates('nftables'))"
     assert _run(script, path=installed_wheel).strip() == str(installed_wheel / "rulegen" / "templates" / "nftables")
-
-
-def test_the_wheel_holds_the_package_and_nothing_else(installed_wheel: Path) -> None:
-    assert {path.name for path in installed_wheel.iterdir()} == {"rulegen", f"rulegen-{__version__}.dist-info"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["render", "--help"], ["apply", "--help"]])
