@@ -19,6 +19,7 @@ from rulegen.nftables.layout import (
     ID_SHIFT,
     LAYOUTS,
     LOCAL_LIST,
+    MAX_COUNTED_SLOTS,
     MAX_HANDLE,
     MAX_ID,
     OURS,
@@ -35,7 +36,16 @@ from rulegen.nftables.layout import (
     unpack_register,
 )
 from rulegen.nftables.slots import MAX_SLOTS, assign_slots, slot_counts
-from rulegen.routing.model import Backend, Frontend, FrontendKind, NodeRouting, Route, ServicePortName, TrafficPolicy, Verdict
+from rulegen.routing.model import (
+    Backend,
+    Frontend,
+    FrontendKind,
+    NodeRouting,
+    Route,
+    ServicePortName,
+    TrafficPolicy,
+    Verdict,
+)
 from rulegen.ruleset import Delta, diff
 
 Entries: TypeAlias = dict[EntryKey, Value]
@@ -83,10 +93,11 @@ class Compiler:
         self._masquerade_bit = masquerade_bit
         self._compiled: dict[RouteKey, _Compiled] = {}
         self._nodes: dict[Family, Entries] = {family: {} for family in families}
-        # lb-1 and pick-1 are always there: the chains for other numbers are made from them (`transaction`).
-        self._shared: Counter[EntryKey] = Counter(
-            (LAYOUTS[family].chains, name) for family in families for name in (b"lb-1", b"pick-1")
-        )
+        self._shared: Counter[EntryKey] = Counter()
+        for family in families:
+            self._shared[LAYOUTS[family].chains, b"pick-1"] = 1
+            for slots in program.USUAL_SLOTS:
+                self._shared.update(_balancer(LAYOUTS[family], slots))
         self._adoption = _Adoption(live or {})
         self._ids = {family: _Ids(self._adoption.used_ids(LAYOUTS[family])) for family in families}
 
@@ -156,6 +167,8 @@ class Compiler:
     @staticmethod
     def _shared_value(key: EntryKey) -> Value:
         container, name = key
+        if container is LAYOUTS[container.family].balancers:
+            return Value(b"goto lb-%d" % unpack_register(name))
         if container.is_chains:
             return Value(program.balance_chain(container.family, name.decode()).digest.encode())
         return _NOTHING
@@ -197,8 +210,15 @@ def _check(route: Route) -> None:
     endpoints = {(backend.address, backend.port) for backend in (*route.cluster, *route.local, *route.draining)}
     if route.affinity_timeout is not None and len(endpoints) > MAX_HANDLE:
         raise TargetError(
-            f"Service {route.name}: session affinity over {len(endpoints)} endpoints; nftables has room for {MAX_HANDLE}"
+            f"Service {route.name}: session affinity over {len(endpoints)} endpoints; "
+            f"the nftables target has room for {MAX_HANDLE}"
         )
+
+
+def _balancer(layout: Layout, slots: int) -> list[EntryKey]:
+    """What balancing over so many slots needs, whoever does it."""
+    chain = (layout.chains, b"lb-%d" % slots)
+    return [chain, (layout.balancers, pack_register(slots))] if slots <= MAX_COUNTED_SLOTS else [chain]
 
 
 class _RouteEntries:
@@ -235,11 +255,8 @@ class _RouteEntries:
         port = self._protocol + pack_port(frontend.port)
         marker = Value(comment=self._comment)
         if frontend.kind is FrontendKind.NODE_PORT:
-            self._dispatch(
-                frontend,
-                port,
-                (layout.nodeports, layout.nodeports_local, layout.no_endpoint_nodeports, layout.no_local_endpoint_nodeports),
-            )
+            verdicts = (layout.no_endpoint_nodeports, layout.no_local_endpoint_nodeports)
+            self._dispatch(frontend, port, (layout.nodeports, layout.nodeports_local, *verdicts))
             return
         address = address_bytes(layout.family, frontend.address)
         key = address + port
@@ -300,9 +317,11 @@ class _RouteEntries:
         prefix = register + self._protocol
         for slot, endpoint in enumerate(slots):
             self._owned[layout.endpoints, prefix + _slot_bytes(slot)] = Value(endpoint)
-        chain = b"lb-%d" % len(slots)
-        self._owned[layout.lists, register] = Value(b"goto " + chain)
-        self._shared.append((layout.chains, chain))
+        if len(slots) <= MAX_COUNTED_SLOTS:
+            self._owned[layout.slots, register] = Value(pack_register(self._register | list_bit | len(slots)))
+        else:
+            self._owned[layout.lists, register] = Value(b"goto lb-%d" % len(slots))
+        self._shared += _balancer(layout, len(slots))
 
     def _sticky(self, timeout: int) -> None:
         layout, route = self._layout, self._route
@@ -412,7 +431,7 @@ class _Adoption:
         for (container, key), value in self._live.items():
             if container in registers:
                 used.add(unpack_register(value.data) >> ID_SHIFT & MAX_ID)
-            elif container is layout.lists:
+            elif container in {layout.slots, layout.lists}:
                 used.add(unpack_register(key) >> ID_SHIFT & MAX_ID)
         return used
 
@@ -432,7 +451,7 @@ class _Adoption:
         protocol = PROTOCOL_BYTES[route.name.protocol]
         for frontend in route.frontends:
             key = protocol + pack_port(frontend.port)
-            containers = (layout.nodeports, layout.nodeports_local)
+            containers: tuple[Container, ...] = (layout.nodeports, layout.nodeports_local)
             if frontend.address:
                 key = address_bytes(route.family, frontend.address) + key
                 containers = (layout.internal, layout.external, layout.external_local)

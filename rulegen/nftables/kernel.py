@@ -7,10 +7,12 @@ this process, large ones through `nft -f -`, whose memory is given back when it 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -186,13 +188,12 @@ def _in_subprocess(first: list[str], rest: Iterable[str], *, check: bool) -> Non
 
     arguments = ["nft", *(["--check"] if check else []), "--file", "-"]
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True)
+        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
         try:
-            with process.stdin or _no_pipe() as pipe:
+            # An nft that stops reading says why on standard error.
+            with suppress(BrokenPipeError), io.TextIOWrapper(process.stdin or io.BytesIO(), "utf-8") as pipe:
                 pipe.writelines(first)
                 pipe.writelines(rest)
-            status = process.wait(_NFT_TIMEOUT)
-        except BrokenPipeError:
             status = process.wait(_NFT_TIMEOUT)
         except BaseException:
             process.kill()  # before its input ended nft has sent nothing to the kernel
@@ -203,15 +204,11 @@ def _in_subprocess(first: list[str], rest: Iterable[str], *, check: bool) -> Non
             raise _refusal(errors.read(), "")
 
 
-def _no_pipe() -> Any:
-    raise AssertionError("Popen was given stdin=PIPE")
-
-
 _NFT_ERROR = re.compile(r"^(?:\S+?:(?P<line>\d+):[\d-]+: )?(?:Error: )(?P<message>.*)$", re.MULTILINE)
 
 
 def _refusal(output: str, commands: str) -> ApplyError:
-    """nft's words as one line, with the command that it names."""
+    """Nft's words as one line, with the command that it names."""
     match = _NFT_ERROR.search(output)
     if match is None:
         return ApplyError(f"nft failed: {' '.join(output.split())[:300] or 'without a message'}")

@@ -10,25 +10,28 @@ from __future__ import annotations
 import re
 import struct
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import lru_cache
 from ipaddress import ip_address, ip_network, summarize_address_range
+from itertools import accumulate
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rulegen.config import Family
 from rulegen.errors import InputError
 
 TABLE = "rulegen"
 
-# The scratch register (`meta priority`): bit 31 "set by rulegen", 19 bits service-port id, bit 11 Local list, 11 bits handle.
+# The scratch register (`meta priority`): bit 31 "set by rulegen", 19 bits service-port id, bit 11 Local list, then
+# 11 bits that hold the list's number of slots or the handle of an endpoint.
 OURS = 0x80000000
 ID_SHIFT = 12
 LOCAL_LIST = 0x800
 MAX_ID = (1 << 19) - 1
 MAX_HANDLE = LOCAL_LIST - 1
+# Lists of more slots than this go through `lists` instead of `slots` and `balancers`.
+MAX_COUNTED_SLOTS = 1023
 
 # NFTNL_UDATA_COMMENT_MAXLEN, less the closing NUL.
 MAX_COMMENT = 127
@@ -58,7 +61,6 @@ class Field(Enum):
 
 
 _HOST_ORDER = frozenset({Field.CLASSID, Field.NUMBER})
-_LITTLE_ENDIAN = sys.byteorder == "little"
 
 
 class Value(NamedTuple):
@@ -71,54 +73,97 @@ class Value(NamedTuple):
     comment: str = ""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+FieldText: TypeAlias = Callable[[bytes], str]
+
+
+@lru_cache(maxsize=1 << 16)
+def _ipv4_text(data: bytes) -> str:
+    return inet_ntop(AF_INET, data)
+
+
+@lru_cache(maxsize=1 << 16)
+def _ipv6_text(data: bytes) -> str:
+    return inet_ntop(AF_INET6, data)
+
+
+@lru_cache(maxsize=256)
+def _protocol_text(data: bytes) -> str:
+    return _PROTOCOL_TEXT.get(data[0], str(data[0]))
+
+
+@lru_cache(maxsize=1 << 16)
+def _port_text(data: bytes) -> str:
+    return str(data[0] << 8 | data[1])
+
+
+def _classid_text(data: bytes) -> str:
+    number = unpack_register(data)
+    return f"{number >> 16:x}:{number & 0xFFFF:x}"
+
+
+@lru_cache(maxsize=1 << 13)
+def _number_text(data: bytes) -> str:
+    return str(unpack_register(data))
+
+
+_TEXT_OF: Mapping[Field, FieldText] = {
+    Field.IPV4: _ipv4_text,
+    Field.IPV6: _ipv6_text,
+    Field.PROTOCOL: _protocol_text,
+    Field.PORT: _port_text,
+    Field.CLASSID: _classid_text,
+    Field.NUMBER: _number_text,
+}
+
+
+def _parts(fields: tuple[Field, ...]) -> tuple[tuple[slice, FieldText], ...]:
+    ends = accumulate(field.length for field in fields)
+    return tuple((slice(end - field.length, end), _TEXT_OF[field]) for field, end in zip(fields, ends, strict=True))
+
+
 class Container:
     """A set or map of one table, or (no fields) the table's chains. Compared by identity: there is one of each.
 
-    `rank` orders output. In an interval set a key is the first and the last key of the range, one after the other.
+    `rank` orders output. `key_length` and `data_length` are in bytes as the kernel has them, the latter 0 for sets and
+    verdict maps. In an interval set an entry's key is the first and the last key of the range, one after the other.
+    `key_parts` and `data_parts`: where each field stands, and what makes it text.
     """
 
-    family: Family
-    rank: int
-    name: str
-    key: tuple[Field, ...] = ()
-    data: tuple[Field, ...] = ()
-    interval: bool = False
+    def __init__(
+        self,
+        family: Family,
+        rank: int,
+        name: str,
+        fields: tuple[tuple[Field, ...], tuple[Field, ...]],
+        *,
+        interval: bool,
+    ) -> None:
+        """`fields`: those of the key and those of the data."""
+        self.family = family
+        self.rank = rank
+        self.name = name
+        self.key, self.data = fields
+        self.interval = interval
+        self.ip = IP_KEYWORD[family]
+        self.is_chains = not self.key
+        self.is_verdict_map = self.data == (Field.VERDICT,)
+        self.key_length = sum(field.length for field in self.key)
+        self.data_length = 0 if self.is_verdict_map else sum(field.length for field in self.data)
+        self.key_parts = _parts(self.key)
+        self.data_parts = () if self.is_verdict_map else _parts(self.data)
 
-    @property
-    def ip(self) -> str:
-        """`ip` or `ip6`."""
-        return IP_KEYWORD[self.family]
+    def sort_key(self) -> Callable[[bytes], Any] | None:
+        """A key function that orders keys as their text reads; None where the bytes do that themselves.
 
-    @property
-    def is_chains(self) -> bool:
-        """True for the container of the table's chains."""
-        return not self.key
-
-    @property
-    def is_verdict_map(self) -> bool:
-        """True when the values are verdicts."""
-        return self.data == (Field.VERDICT,)
-
-    def sort_key(self, key: bytes) -> bytes:
-        """Orders keys as their text reads, numbers in the host's byte order included."""
+        Numbers in the host's byte order occur only among fields of four bytes.
+        """
         if not any(field in _HOST_ORDER for field in self.key):
-            return key
-        parts = (key[offset : offset + 4] for offset in range(0, len(key), 4))  # such keys have only short fields
-        return b"".join(
-            part[::-1] if field in _HOST_ORDER and _LITTLE_ENDIAN else part
-            for field, part in zip(self.key, parts, strict=True)
-        )
+            return None
+        return struct.Struct("=" + "".join("I" if field in _HOST_ORDER else "4s" for field in self.key)).unpack
 
-    @property
-    def key_length(self) -> int:
-        """Bytes of one key in the kernel; a range has two."""
-        return sum(field.length for field in self.key)
-
-    @property
-    def data_length(self) -> int:
-        """Bytes of the data in the kernel; 0 for sets and verdict maps."""
-        return 0 if self.is_verdict_map else sum(field.length for field in self.data)
+    def __repr__(self) -> str:
+        """As it is called in error messages of the tests."""
+        return f"<{self.ip} {self.name}>"
 
 
 EntryKey: TypeAlias = tuple[Container, bytes]
@@ -141,12 +186,15 @@ class Layout:
         self.external_local = self._container("external-local", frontend, register)
         self.nodeports = self._container("nodeports", nodeport, register)
         self.nodeports_local = self._container("nodeports-local", nodeport, register)
+        self.slots = self._container("slots", register, register)
+        self.balancers = self._container("balancers", register, (Field.VERDICT,))
         self.lists = self._container("lists", register, (Field.VERDICT,))
         self.endpoints = self._container("endpoints", (Field.CLASSID, Field.PROTOCOL, Field.NUMBER), endpoint)
         self.sticky_lists = self._container("sticky-lists", register, (Field.VERDICT,))
         self.handles = self._container("handles", (Field.CLASSID, Field.NUMBER), register)
-        self.sticky_endpoints = self._container("sticky-endpoints", (Field.CLASSID, Field.PROTOCOL), endpoint)
-        self.sticky_local_endpoints = self._container("sticky-local-endpoints", (Field.CLASSID, Field.PROTOCOL), endpoint)
+        handle = (Field.CLASSID, Field.PROTOCOL)
+        self.sticky_endpoints = self._container("sticky-endpoints", handle, endpoint)
+        self.sticky_local_endpoints = self._container("sticky-local-endpoints", handle, endpoint)
         self.hairpin = self._container("hairpin", (address, address))
         self.firewalled = self._container("firewalled", frontend)
         self.source_ranges = self._container("source-ranges", (*frontend, address), interval=True)
@@ -161,15 +209,19 @@ class Layout:
         # Not entries: what `live` and `transaction` remember of the chains as they were loaded, and what the kernel
         # itself remembers of clients.
         client = (Field.IPV4,) if family is Family.IPV4 else (Field.NUMBER, Field.NUMBER)
-        self.fingerprints = Container(family, len(self.containers), "fingerprints", (Field.NUMBER,))
-        self.affinity = Container(family, len(self.containers) + 1, "affinity", (Field.CLASSID, *client), register)
+        self.fingerprints = Container(
+            family, len(self.containers), "fingerprints", ((Field.NUMBER,), ()), interval=False
+        )
+        self.affinity = Container(
+            family, len(self.containers) + 1, "affinity", ((Field.CLASSID, *client), register), interval=False
+        )
         self.sets = [*(c for c in self.containers if not c.is_chains), self.fingerprints, self.affinity]
         self.by_name = {container.name: container for container in self.sets}
 
     def _container(
         self, name: str, key: tuple[Field, ...], data: tuple[Field, ...] = (), *, interval: bool = False
     ) -> Container:
-        container = Container(self.family, len(self.containers), name, key, data, interval)
+        container = Container(self.family, len(self.containers), name, (key, data), interval=interval)
         self.containers.append(container)
         return container
 
@@ -216,21 +268,8 @@ def safe_comment(text: str) -> str:
 # ---- bytes to text, and back ----
 
 
-def _field_text(field: Field, data: bytes) -> str:
-    if field is Field.IPV4:
-        return inet_ntop(AF_INET, data)
-    if field is Field.IPV6:
-        return inet_ntop(AF_INET6, data)
-    if field is Field.PROTOCOL:
-        return _PROTOCOL_TEXT.get(data[0], str(data[0]))
-    if field is Field.PORT:
-        return str(data[0] << 8 | data[1])
-    number = unpack_register(data)
-    return f"{number >> 16:x}:{number & 0xFFFF:x}" if field is Field.CLASSID else str(number)
-
-
 def _field_bytes(field: Field, text: str) -> bytes:
-    """The inverse of `_field_text`. Raises ValueError or OSError."""
+    """The inverse of `_TEXT_OF`. Raises ValueError or OSError."""
     if field is Field.IPV4:
         return inet_pton(AF_INET, text)
     if field is Field.IPV6:
@@ -247,7 +286,7 @@ def _field_bytes(field: Field, text: str) -> bytes:
 
 def _range_text(first: bytes, last: bytes) -> str:
     start, end = ip_address(first), ip_address(last)
-    networks = list(summarize_address_range(start, end))  # type: ignore[type-var]
+    networks = list(summarize_address_range(start, end))
     if len(networks) > 1:
         return f"{start}-{end}"
     return str(start) if start == end else str(networks[0])
@@ -260,13 +299,8 @@ def _range_bytes(text: str) -> tuple[bytes, bytes]:
     return cidr_range(text)
 
 
-def _fields_text(fields: tuple[Field, ...], data: bytes) -> str:
-    parts = []
-    offset = 0
-    for field in fields:
-        parts.append(_field_text(field, data[offset : offset + field.length]))
-        offset += field.length
-    return " . ".join(parts)
+def _text(parts: tuple[tuple[slice, FieldText], ...], data: bytes) -> str:
+    return " . ".join([text(data[where]) for where, text in parts])
 
 
 def key_text(container: Container, key: bytes) -> str:
@@ -274,17 +308,17 @@ def key_text(container: Container, key: bytes) -> str:
     if container.is_chains:
         return key.decode()
     if not container.interval:
-        return _fields_text(container.key, key)
+        return _text(container.key_parts, key)
     length = container.key_length
     *exact, ranged = container.key
     first, last = key[length - ranged.length : length], key[2 * length - ranged.length :]
-    prefix = _fields_text(tuple(exact), key[: length - ranged.length])
+    prefix = _text(container.key_parts[:-1], key)
     return f"{prefix} . {_range_text(first, last)}" if exact else _range_text(first, last)
 
 
 def data_text(container: Container, data: bytes) -> str:
     """A map's data as nft writes it; "" for a set."""
-    return data.decode() if container.is_verdict_map or container.is_chains else _fields_text(container.data, data)
+    return data.decode() if container.is_verdict_map or container.is_chains else _text(container.data_parts, data)
 
 
 def element_text(container: Container, key: bytes, value: Value) -> str:

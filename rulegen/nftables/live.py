@@ -14,7 +14,7 @@ from hashlib import sha256
 from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
-from rulegen.nftables.netlink import Connection, Element, InterruptedDump, KernelError
+from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, KernelError
 
 ALTERED = Value(b"altered")
 _SCHEMA_COMMENT = "rulegen schema "
@@ -52,7 +52,7 @@ def read(connection: Connection) -> Live:
     for _ in range(_ATTEMPTS):
         try:
             return _read(connection)
-        except InterruptedDump:
+        except InterruptedDumpError:
             continue
     raise HostError(f"the ruleset changed during each of {_ATTEMPTS} attempts to read it")
 
@@ -70,7 +70,7 @@ def _read(connection: Connection) -> Live:
 
 
 def read_table(connection: Connection, family: Family) -> LiveTable | None:
-    """The table's chains, without its elements. Raises InterruptedDump."""
+    """The table's chains, without its elements. Raises InterruptedDumpError."""
     try:
         info = connection.table(family, TABLE)
     except KernelError as error:

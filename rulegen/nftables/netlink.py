@@ -50,7 +50,8 @@ _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5,
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH = 1, 2, 3, 5, 7
 _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
-_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 1, 2, 3, 5, 6, 10
+_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS = 1, 2, 3
+_ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 5, 6, 10
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _GENERATION_ID = 1
@@ -314,7 +315,7 @@ class Connection:
     # -- listing --
 
     def _dump(self, kind: int, family: Family | None, payload: bytes = b"") -> list[bytes]:
-        """All answers to a listing, each without its headers. Raises InterruptedDump."""
+        """All answers to a listing, each without its headers. Raises InterruptedDumpError."""
         self._sequence += 1
         request = message(kind, _REQUEST | _DUMP, 0 if family is None else _FAMILY_NUMBERS[family], payload)
         struct.pack_into("=I", request, 8, self._sequence)
@@ -330,7 +331,7 @@ class Connection:
                 if sequence != self._sequence:
                     continue
                 if flags & _DUMP_INTERRUPTED:
-                    raise InterruptedDump
+                    raise InterruptedDumpError
                 if answer in {_NLMSG_ERROR, _NLMSG_DONE}:
                     number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
                     if number:
@@ -438,7 +439,7 @@ class Connection:
             raise refusal
 
 
-class InterruptedDump(Exception):
+class InterruptedDumpError(Exception):
     """The ruleset changed while it was listed; list it again."""
 
 
@@ -455,4 +456,3 @@ def chunks(entries: list[tuple[bytes, Value]]) -> Iterator[list[tuple[bytes, Val
     """`entries` in portions that fit into one message each."""
     for start in range(0, len(entries), _ELEMENTS_PER_MESSAGE):
         yield entries[start : start + _ELEMENTS_PER_MESSAGE]
-

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 # Clients remembered for session affinity in one family; when it is full, new clients are balanced without affinity.
 AFFINITY_SIZE = 262144
 
+# These are there whether used or not. The chains for other numbers are made from the first (`transaction`); and a chain
+# made while the map it looks into is full costs the kernel a walk over that map, so the usual numbers are there before.
+USUAL_SLOTS = range(1, 17)
+
 _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1"}
 # nft 1.0.6 miscompiles a dynamic key of more than 16 bytes that has a value, so an IPv6 client goes in as two hashes.
 _CLIENT_TYPE = {
@@ -89,9 +93,7 @@ def render_program(node: NodeRouting, masquerade_bit: int) -> Program:
 
 
 @lru_cache(maxsize=16)
-def _render_program(
-    family: Family, detector: PodDetector | None, masquerade_all: bool, masquerade_bit: int
-) -> Program:
+def _render_program(family: Family, detector: PodDetector | None, masquerade_all: bool, masquerade_bit: int) -> Program:
     variables = {
         "ip": IP_KEYWORD[family],
         "loopback": _LOOPBACK[family],

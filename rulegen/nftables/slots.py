@@ -44,7 +44,8 @@ def slot_counts(weights: Sequence[int]) -> list[int]:
 def rounding_error(weights: Sequence[int], counts: Sequence[int]) -> float:
     """The largest relative difference between an endpoint's probability and its share of the weights."""
     total, slots = sum(weights), sum(counts)
-    return max((abs(count * total / (slots * weight) - 1) for weight, count in zip(weights, counts, strict=True)), default=0.0)
+    pairs = zip(weights, counts, strict=True)
+    return max((abs(count * total / (slots * weight) - 1) for weight, count in pairs), default=0.0)
 
 
 def _apportion(weights: Sequence[int], slots: int) -> list[int]:

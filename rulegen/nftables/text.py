@@ -17,6 +17,7 @@ from rulegen.nftables.layout import (
     TABLE,
     Container,
     EntryKey,
+    Layout,
     Value,
     element_text,
     pack_register,
@@ -24,38 +25,40 @@ from rulegen.nftables.layout import (
 )
 from rulegen.nftables.program import Program, balance_chain_text, digest, is_balance_chain
 
-_BLOCK = re.compile(r"^\t(?:map|set) (\S+) \{$")
+_ELEMENTS_LINE = re.compile(r"^add element (ip6?) rulegen (\S+) \{$")
 _TABLE_LINE = re.compile(r"^table (ip6?) rulegen \{$")
 _CHAIN_LINE = re.compile(r"^\tchain (\S+) \{$")
 
 
 def render(programs: Mapping[Family, Program], entries: Mapping[EntryKey, Value]) -> Iterator[str]:
-    """The whole ruleset as lines with their newlines: loading it replaces rulegen's tables, and touches nothing else."""
+    """The whole ruleset as lines with their ends: loading it replaces rulegen's tables, and touches nothing else."""
     groups = group(entries)
-    for family, program in programs.items():
+    for program in programs.values():
         yield from render_table(program, groups)
 
 
 def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Value]]) -> Iterator[str]:
-    """One family's table; the first two lines make the file replace what is there, in the same transaction."""
+    """One family's table; the first two lines make the file replace what is there, in the same transaction.
+
+    Elements come after the program: a rule that is added while its map is full costs the kernel a walk over the map.
+    """
     ip = IP_KEYWORD[program.family]
     layout = LAYOUTS[program.family]
     chains = balance_chains(groups.get(layout.chains, {}))
     yield f"add table {ip} {TABLE}\n"
     yield f"delete table {ip} {TABLE}\n"
-    block = ""
     for line in program.text.splitlines(keepends=True):
-        started = _BLOCK.match(line)
-        if started:
-            block = started[1]
-        elif line == "\t}\n" and block:
-            yield from _render_elements(layout.by_name[block], groups, [*program.chains, *chains])
-            block = ""
-        elif line == "}\n":
+        if line == "}\n":
             for name in chains:
                 yield "\n"
                 yield from balance_chain_text(program.family, name).splitlines(keepends=True)
         yield line
+    for container in layout.containers:
+        if not container.is_chains:
+            yield from _render_elements(container, groups.get(container, {}))
+    loaded = groups.get(layout.chains, {})
+    known = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*program.chains, *chains))
+    yield from _render_elements(layout.fingerprints, dict(known))
 
 
 def group(entries: Mapping[EntryKey, Value]) -> dict[Container, dict[bytes, Value]]:
@@ -68,7 +71,9 @@ def group(entries: Mapping[EntryKey, Value]) -> dict[Container, dict[bytes, Valu
 
 def in_order(container: Container, elements: Mapping[bytes, Value]) -> list[tuple[bytes, Value]]:
     """The elements of a container in the order of their text."""
-    return sorted(elements.items(), key=lambda item: container.sort_key(item[0]))
+    order = container.sort_key()
+    keys = sorted(elements, key=order) if order else sorted(elements)
+    return [(key, elements[key]) for key in keys]
 
 
 def balance_chains(chains: Iterable[bytes]) -> list[str]:
@@ -77,22 +82,16 @@ def balance_chains(chains: Iterable[bytes]) -> list[str]:
     return sorted(names, key=lambda name: (name.rpartition("-")[0], int(name.rpartition("-")[2])))
 
 
-def _render_elements(
-    container: Container, groups: Mapping[Container, Mapping[bytes, Value]], chains: list[str]
-) -> Iterator[str]:
-    elements = groups.get(container, {})
-    if container is LAYOUTS[container.family].fingerprints:
-        loaded = groups.get(LAYOUTS[container.family].chains, {})
-        elements = dict(fingerprint(name, loaded[name.encode()].data.decode()) for name in chains)
+def _render_elements(container: Container, elements: Mapping[bytes, Value]) -> Iterator[str]:
     if elements:
-        yield "\t\telements = {\n"
+        yield f"add element {container.ip} {TABLE} {container.name} {{\n"
         for key, value in in_order(container, elements):
-            yield f"\t\t\t{element_text(container, key, value)},\n"
-        yield "\t\t}\n"
+            yield f"\t{element_text(container, key, value)},\n"
+        yield "}\n"
 
 
 def fingerprint(chain: str, loaded_from: str, loaded_as: str = "") -> tuple[bytes, Value]:
-    """The element that says what a chain was loaded from (its text's digest) and, once known, what the kernel made of it."""
+    """The element that says what a chain was loaded from (its text's digest) and, once known, as what it is listed."""
     key = pack_register(zlib.crc32(chain.encode()))
     return key, Value(comment=f"{chain} {loaded_from} {loaded_as}".rstrip())
 
@@ -102,36 +101,54 @@ def fingerprint(chain: str, loaded_from: str, loaded_as: str = "") -> tuple[byte
 
 def parse(lines: Iterable[str], source: str) -> dict[EntryKey, Value]:
     """The entries of a file that `render` wrote. Raises InputError with the file's name and line."""
-    entries: dict[EntryKey, Value] = {}
-    family: Family | None = None
-    block = chain = ""
-    body: list[str] = []
-    for number, line in enumerate(map(str.rstrip, lines), 1):
-        table = _TABLE_LINE.match(line)
-        if table:
-            family = next(f for f, word in IP_KEYWORD.items() if word == table[1])
-        if family is None:
-            continue
-        layout = LAYOUTS[family]
-        if chain:
-            body.append(line)
-            if line == "\t}":
-                entries[layout.chains, chain.encode()] = Value(digest("\n".join(body)).encode())
-                chain = ""
-        elif started := _CHAIN_LINE.match(line):
-            chain, body = started[1], [line]
-        elif started := _BLOCK.match(line):
-            block = started[1]
-        elif line.startswith("\t\t\t"):
-            container = layout.by_name.get(block)
-            if container is None:
-                raise InputError(f"{source}:{number}: expected a set or map that rulegen renders, got {block!r}")
-            try:
-                key, value = parse_element(container, line.strip().removesuffix(","))
-            except InputError as error:
-                raise InputError(f"{source}:{number}: {error}") from error
-            if container is not layout.fingerprints:
-                entries[container, key] = value
-    if family is None:
+    reader = _Reader()
+    for number, line in enumerate(lines, 1):
+        try:
+            reader.take(line.rstrip("\n"))
+        except InputError as error:
+            raise InputError(f"{source}:{number}: {error}") from error
+    if reader.layout is None:
         raise InputError(f"{source}: expected a ruleset that `rulegen render` wrote, found no table of rulegen")
-    return entries
+    return reader.entries
+
+
+class _Reader:
+    """Takes a rendered file line by line."""
+
+    def __init__(self) -> None:
+        self.entries: dict[EntryKey, Value] = {}
+        self.layout: Layout | None = None
+        self._container: Container | None = None
+        self._chain: list[str] = []
+
+    def take(self, line: str) -> None:
+        """Reads one line, without its end. Raises InputError."""
+        if table := _TABLE_LINE.match(line):
+            self.layout = _LAYOUT_OF[table[1]]
+        elif self._chain:
+            self._take_rule(line)
+        elif _CHAIN_LINE.match(line):
+            self._chain = [line]
+        elif started := _ELEMENTS_LINE.match(line):
+            self._container = _LAYOUT_OF[started[1]].by_name.get(started[2])
+            if self._container is None:
+                raise InputError(f"expected a set or map that rulegen renders, got {started[2]!r}")
+        elif line == "}":
+            self._container = None
+        elif self._container is not None:
+            self._take_element(self._container, line.strip().removesuffix(","))
+
+    def _take_element(self, container: Container, text: str) -> None:
+        key, value = parse_element(container, text)
+        if container is not LAYOUTS[container.family].fingerprints:
+            self.entries[container, key] = value
+
+    def _take_rule(self, line: str) -> None:
+        self._chain.append(line)
+        if line == "\t}" and self.layout is not None:
+            name = self._chain[0].split()[1]
+            self.entries[self.layout.chains, name.encode()] = Value(digest("\n".join(self._chain)).encode())
+            self._chain = []
+
+
+_LAYOUT_OF = {word: LAYOUTS[family] for family, word in IP_KEYWORD.items()}

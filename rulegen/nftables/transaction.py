@@ -60,7 +60,7 @@ class AddChain:
 
     @property
     def rules(self) -> list[bytes]:
-        """The rules as the kernel will list them, from those of the chain for number 1: the first draws from `number`."""
+        """The rules as the kernel will list them: those of the chain for number 1, the first with its own number."""
         number = int(self.chain.name.rpartition("-")[2])
         return [netlink.with_modulus(self.like[0], number), *self.like[1:]]
 
@@ -176,7 +176,7 @@ class Transaction:
 
 
 def _fits_netlink(container: Container) -> bool:
-    """An interval set of one field is written as bounds, and its few elements change with the node only: left to nft."""
+    """Interval sets of one field are written as bounds; their few elements change with the node only: left to nft."""
     return not (container.interval and len(container.key) == 1)
 
 
@@ -249,9 +249,9 @@ def _chain_changes(
     yield from adds
     for name in sorted(changed):
         yield RewriteChain(family, found[name])
+    known = {add.chain.name: listing_digest(b"", add.rules) for add in adds if add.like}
     for name, chain in found.items():
-        add = next((add for add in adds if add.chain is chain and add.like), None)
-        yield from _remember(table, family, chain, listing_digest(b"", add.rules) if add else "")
+        yield from _remember(table, family, chain, known.get(name, ""))
 
 
 def _remember(table: LiveTable, family: Family, chain: Chain, loaded_as: str) -> Iterator[Command]:
