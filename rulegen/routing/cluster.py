@@ -6,6 +6,7 @@ Route depends on (the node's zone and addresses) recompiles all. Compiling waits
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import attrgetter
 
 from rulegen.config import Family, NodeConfiguration
@@ -37,6 +38,19 @@ class Cluster:
         self._before: dict[RouteKey, Route | None] = {}
         self._node_routing = node_routing(configuration, None, ())
         self._node_before: dict[Family, NodeRouting] = {}
+
+    def set_objects(self, objects: Iterable[Service | EndpointSlice | Node | ServiceCIDR]) -> None:
+        """Many objects as they are now, in any order."""
+        for item in objects:
+            match item:
+                case Service():
+                    self.set_service(item)
+                case EndpointSlice():
+                    self.set_slice(item)
+                case Node():
+                    self.set_node(item)
+                case ServiceCIDR():
+                    self.set_service_cidr(item)
 
     def set_service(self, service: Service) -> None:
         """A Service as it is now; one that is not for this proxy any more is as if removed (rules 1, 4)."""

@@ -7,7 +7,7 @@ out to belong to somebody else (`ownership`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from math import inf
 from typing import NamedTuple, TypeAlias
 
@@ -283,4 +283,5 @@ def _seconds(timestamp: str | None) -> float:
         moment = datetime.fromisoformat(timestamp or "")
     except ValueError:
         return inf
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    # Without an offset it is not RFC 3339, and would mean something else on every host.
+    return moment.timestamp() if moment.tzinfo else inf

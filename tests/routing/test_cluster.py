@@ -74,6 +74,20 @@ def test_d2_ages_are_moments_not_text() -> None:
     assert owners(cluster(early, late))["192.0.2.1"] == "z"
 
 
+def test_d2_a_moment_without_offset_is_unknown() -> None:
+    vague = service("a", ["10.96.0.1"], vips=["192.0.2.1"], created="2020-01-01T00:00:00")
+    assert owners(cluster(vague, service("z", ["10.96.0.2"], vips=["192.0.2.1"], created=NEW)))["192.0.2.1"] == "z"
+
+
+def test_d2_an_older_service_that_arrives_later_takes_the_frontend_over() -> None:
+    made = cluster(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"], created=NEW))
+    made.take_changes()
+    made.set_service(service("b", ["10.96.0.2"], vips=["192.0.2.1"], created=OLD))
+    assert len(made.take_changes().routes) == 2
+    assert owners(made)["192.0.2.1"] == "b"
+    assert [subject for subject, _ in duplicates(made)] == ["Service default/a"]
+
+
 def test_d2_a_cluster_ip_beats_an_older_external_ip_or_vip() -> None:
     old = service(
         "a", ["10.96.0.1"], external_ips=["10.96.0.2"], vips=["10.96.0.2"], ranges=["10.0.0.0/8"], created=OLD
