@@ -172,22 +172,8 @@ def service_cidr(*cidrs: str, name: str = "kubernetes") -> ServiceCIDR:
     return ServiceCIDR(metadata=Metadata(name=name), spec=ServiceCIDRSpec(cidrs=list(cidrs)))
 
 
-def put(target: Cluster, item: Item) -> None:
-    """Gives one object to a Cluster."""
-    match item:
-        case Service():
-            target.set_service(item)
-        case EndpointSlice():
-            target.set_slice(item)
-        case Node():
-            target.set_node(item)
-        case ServiceCIDR():
-            target.set_service_cidr(item)
-
-
 def cluster(*items: Item, configuration: NodeConfiguration = CONFIGURATION) -> Cluster:
     """A Cluster that was given the objects in this order."""
     made = Cluster(configuration)
-    for item in items:
-        put(made, item)
+    made.set_objects(items)
     return made

@@ -24,7 +24,6 @@ from tests.builders import (
     endpoint_slice,
     node,
     port,
-    put,
     service,
     service_cidr,
 )
@@ -253,7 +252,7 @@ def take_step(made: Cluster, step: Step, held: dict[tuple[str, str], Item]) -> N
         kind = {Service: "service", EndpointSlice: "slice", ServiceCIDR: "cidr", Node: "node"}[type(step)]
         held.pop((kind, step.metadata.name), None)
         held[kind, step.metadata.name] = step
-        put(made, step)
+        made.set_objects([step])
         return
     held.pop(step, None)
     kind, name = step
