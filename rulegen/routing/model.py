@@ -90,10 +90,10 @@ class Route(Struct, frozen=True, gc=False):
     """A service-port in one family.
 
     `cluster` and `local` are sorted by `str(backend)` (rule 22), weights applied (never 0), empty when the spec says
-    that the service-port does not use that list; `local` can hold endpoints that `cluster` lacks (rule 27). `affinity_timeout`:
-    seconds, or None without session affinity. `frontends`: those that this Route owns (D2), ClusterIP first, then by kind, address and port. `draining`: the
-    endpoints of weight 0 to which affinity records still lead, when there is affinity (D9): those that the lists would
-    hold if their weight were 1.
+    that the service-port does not use that list; `local` can hold endpoints that `cluster` lacks (rule 27).
+    `affinity_timeout`: seconds, or None without session affinity. `frontends`: those that this Route owns (D2),
+    ClusterIP first, then by kind, address and port. `draining`: the endpoints of weight 0 to which affinity records
+    still lead, when there is affinity (D9): those that the lists would hold if their weight were 1.
     """
 
     name: ServicePortName
