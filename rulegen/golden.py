@@ -198,8 +198,7 @@ def update(scenario: Scenario) -> bool:
 def render(scenario: Scenario) -> str:
     """The whole nftables ruleset of the scenario's node."""
     from rulegen.nftables import text
-    from rulegen.nftables.compiler import Compiler
-    from rulegen.nftables.program import render_program
+    from rulegen.nftables.compiler import compile_ruleset
 
     configuration = scenario.configuration
     nodes = {
@@ -207,13 +206,8 @@ def render(scenario: Scenario) -> str:
         for family in configuration.families
         if (routing := scenario.cluster.node_routing(family)) is not None
     }
-    routes = {(route.name, route.family): route for route in scenario.cluster.routes()}
-    compiler = Compiler(configuration.families, configuration.masquerade_bit)
-    _, errors = compiler.update(routes, nodes)
-    if errors:
-        raise errors[0]
-    programs = {family: render_program(node, configuration.masquerade_bit) for family, node in nodes.items()}
-    return "".join(text.render(programs, compiler.entries()))
+    compiler = compile_ruleset(scenario.cluster.routes(), nodes, configuration.masquerade_bit)
+    return "".join(text.render(compiler.programs, compiler.entries()))
 
 
 # -- reading --
@@ -282,14 +276,10 @@ def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))
     cluster = Cluster(configuration)
-    for node in manifests.nodes:
-        cluster.set_node(node)
-    for service_cidr in manifests.service_cidrs:
-        cluster.set_service_cidr(service_cidr)
-    for service in manifests.services:
-        cluster.set_service(service)
-    for slice_ in manifests.endpoint_slices:
-        cluster.set_slice(slice_)
+    cluster.set_objects(manifests.nodes)
+    cluster.set_objects(manifests.service_cidrs)
+    cluster.set_objects(manifests.services)
+    cluster.set_objects(manifests.endpoint_slices)
     return cluster
 
 

@@ -8,8 +8,9 @@ that of its Routes. Never reads the kernel, never raises for a Route that it has
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from rulegen.config import Family
@@ -42,6 +43,7 @@ from rulegen.routing.model import (
     FrontendKind,
     NodeRouting,
     Route,
+    RouteKey,
     ServicePortName,
     TrafficPolicy,
     Verdict,
@@ -49,7 +51,6 @@ from rulegen.routing.model import (
 from rulegen.ruleset import Delta, diff
 
 Entries: TypeAlias = dict[EntryKey, Value]
-RouteKey: TypeAlias = tuple[ServicePortName, Family]
 
 _NOTHING = Value()
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
@@ -82,7 +83,8 @@ class Compiler:
     """The desired entries of all families, and the ids, slots and handles behind them.
 
     `live`: the entries in the kernel, from which ids, slots and handles are adopted (empty: numbered canonically, in
-    the order in which Routes first come). `families`: those that get a table. `masquerade_bit`: 0 to 31.
+    the order in which Routes first come). `families`: those that get a table. `masquerade_bit`: 0 to 31. `programs`:
+    each family's program, once its node is known.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Compiler:
         self._masquerade_bit = masquerade_bit
         self._compiled: dict[RouteKey, _Compiled] = {}
         self._nodes: dict[Family, Entries] = {family: {} for family in families}
+        self.programs: dict[Family, program.Program] = {}
         self._shared: Counter[EntryKey] = Counter()
         for family in families:
             self._shared[LAYOUTS[family].chains, b"pick-1"] = 1
@@ -132,6 +135,7 @@ class Compiler:
         for family, node in (nodes or {}).items():
             if family in self._nodes:
                 before |= self._nodes[family]
+                self.programs[family] = program.render_program(node, self._masquerade_bit)
                 self._nodes[family] = self._node_entries(node)
                 after |= self._nodes[family]
         return diff(before, after), errors
@@ -148,9 +152,11 @@ class Compiler:
                 entries[key] = self._shared_value(key)
         return entries
 
-    def names(self) -> dict[tuple[Family, int], ServicePortName]:
-        """The service-ports by family and id."""
-        return {(key[1], compiled.lists.id): key[0] for key, compiled in self._compiled.items() if compiled.lists.id}
+    def names(self) -> dict[tuple[Family, int], str]:
+        """The service-ports by family and id, as text."""
+        return {
+            (key[1], compiled.lists.id): str(key[0]) for key, compiled in self._compiled.items() if compiled.lists.id
+        }
 
     def _count_shared(self, touched: Counter[EntryKey], before: Entries, after: Entries) -> None:
         for key, difference in touched.items():
@@ -177,7 +183,7 @@ class Compiler:
         layout = LAYOUTS[node.family]
         entries: Entries = {
             (layout.chains, name.encode()): Value(chain.digest.encode())
-            for name, chain in program.render_program(node, self._masquerade_bit).chains.items()
+            for name, chain in self.programs[node.family].chains.items()
         }
         for container, cidrs in (
             (layout.nodeport_addresses, node.nodeport_addresses),
@@ -219,6 +225,20 @@ def _balancer(layout: Layout, slots: int) -> list[EntryKey]:
     """What balancing over so many slots needs, whoever does it."""
     chain = (layout.chains, b"lb-%d" % slots)
     return [chain, (layout.balancers, pack_register(slots))] if slots <= MAX_COUNTED_SLOTS else [chain]
+
+
+def compile_ruleset(
+    routes: Iterable[Route],
+    nodes: Mapping[Family, NodeRouting],
+    masquerade_bit: int,
+    live: Mapping[EntryKey, Value] | None = None,
+) -> Compiler:
+    """A Compiler that has compiled `routes` for the families of `nodes`. Raises TargetError, a line for each Route."""
+    compiler = Compiler(tuple(nodes), masquerade_bit, live)
+    _, errors = compiler.update({(route.name, route.family): route for route in routes}, nodes)
+    if errors:
+        raise TargetError("\n".join(map(str, errors)))
+    return compiler
 
 
 class _RouteEntries:
@@ -368,9 +388,9 @@ class _RouteEntries:
     def _hairpins(self) -> None:
         """Every endpoint a client may be given is a client itself, local or not (rule 44)."""
         hairpin = self._layout.hairpin
-        backends = self._route.cluster or self._route.local
-        for backend in (*backends, *self._route.draining):
-            address = address_bytes(self._layout.family, backend.address)
+        route = self._route
+        addresses = {backend.address for backend in (*route.cluster, *route.local, *route.draining)}
+        for address in map(partial(address_bytes, self._layout.family), sorted(addresses)):
             self._shared.append((hairpin, address + address))
 
 

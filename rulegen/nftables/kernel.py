@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
@@ -90,10 +91,26 @@ class Kernel:
         self._run_nft(transaction, check=False)
         self._remember_chains(transaction, live, before)
 
-    def delete(self, families: Iterable[Family]) -> None:
-        """Removes the tables of `families`. Raises ApplyError."""
-        lines = [f"delete table {IP_KEYWORD[family]} {TABLE}\n" for family in families]
-        self._in_process("".join(lines), check=False)
+    @staticmethod
+    def families() -> tuple[Family, ...]:
+        """The IP families that this host has."""
+        found = []
+        for family, number in ((Family.IPV4, socket.AF_INET), (Family.IPV6, socket.AF_INET6)):
+            with suppress(OSError), socket.socket(number, socket.SOCK_DGRAM):
+                found.append(family)
+        return tuple(found)
+
+    def delete_tables(self, names: Iterable[str]) -> list[str]:
+        """Removes the tables of these names in both families; says which there were. Raises ApplyError."""
+        found = [
+            f"{IP_KEYWORD[family]} {name}"
+            for name in names
+            for family in self.families()
+            if self._connection.table(family, name) is not None
+        ]
+        if found:
+            self._in_process("".join(f"delete table {table}\n" for table in found), check=False)
+        return found
 
     # -- the two ways --
 

@@ -141,7 +141,7 @@ def balance_chain_text(family: Family, name: str) -> str:
     """The same with the comment above it, for a rendered file."""
     macro, _, number = name.rpartition("-")
     text: str = getattr(_balance_module(family), _BALANCE_MACROS[macro])(int(number))
-    return text.rstrip("\n") + "\n"
+    return text.strip("\n") + "\n"
 
 
 def _from_chain(text: str) -> str:

@@ -1,0 +1,402 @@
+"""The command line: arguments become calls, results become text and exit statuses. Nothing imports this module.
+
+Rooms are imported inside the commands that need them, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+
+import click
+
+from rulegen.errors import RulegenError
+
+if TYPE_CHECKING:
+    from rulegen.config import Family, NodeConfiguration
+    from rulegen.nftables.compiler import Compiler
+    from rulegen.nftables.describe import Line
+    from rulegen.nftables.kernel import Kernel
+    from rulegen.nftables.layout import EntryKey, Value
+    from rulegen.routing.cluster import Cluster
+    from rulegen.ruleset import Delta
+
+# As `kubectl diff`: 1 says that something differs, so every error is 2.
+EXIT_DIFFERENT = 1
+EXIT_ERROR = 2
+
+_SHOWN_CHANGES = 40
+_APPLY_ATTEMPTS = 5
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Input(NamedTuple):
+    """What the options say about where objects come from and whose rules are wanted."""
+
+    files: tuple[str, ...]
+    node: str
+    config: str | None
+    skip_invalid: bool
+
+
+def _say(message: str) -> None:
+    click.echo(f"rulegen: {message}", err=True)
+
+
+def _fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        _say(line)
+    sys.exit(EXIT_ERROR)
+
+
+@contextmanager
+def _errors_as_lines() -> Iterator[None]:
+    """Every expected error is one line (or one for each fault) and exit status 2."""
+    try:
+        yield
+    except RulegenError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; a transaction that was not committed changed nothing")
+    except MemoryError:
+        _fail("out of memory; nothing was changed")
+
+
+class _Command(click.Command):
+    """A command whose expected errors are lines, not tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _errors_as_lines():
+            return super().invoke(ctx)
+
+
+class _Group(click.Group):
+    command_class = _Command
+    group_class = type  # a group in this group is made the same way
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="rulegen", message="rulegen %(version)s")
+def main() -> None:
+    r"""Compile Kubernetes Services to nftables rules, and apply only what changed.
+
+    \b
+    rulegen render -f cluster.yaml            the whole ruleset, as `nft -f` takes it
+    rulegen diff   -f cluster.yaml            what apply would change in the kernel
+    rulegen apply  -f cluster.yaml            changes it, in one transaction
+    rulegen demo                              see it work, in network namespaces of its own
+    """
+
+
+def _input_options(command: Command) -> Command:
+    for option in reversed(
+        (
+            click.option(
+                "-f",
+                "--filename",
+                "files",
+                multiple=True,
+                metavar="PATH",
+                help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
+            ),
+            click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
+            click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration."),
+            click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _pack(options: dict[str, Any]) -> Input:
+    return Input(options["files"], options["node"] or "", options["config"], options["skip_invalid"])
+
+
+# ---- render, diff, apply, cleanup ----
+
+
+@main.command()
+@_input_options
+def render(**options: Any) -> None:
+    r"""Print the whole ruleset of a node (a dry run that needs no privileges).
+
+    \b
+    Example:
+      rulegen render -f cluster.yaml --node worker-1 > rules.nft
+    """
+    from rulegen.nftables import text
+
+    compiler = _compile(*_read_input(_pack(options)))
+    sys.stdout.writelines(text.render(compiler.programs, compiler.entries()))
+
+
+@main.command()
+@_input_options
+@click.option("--against", metavar="FILE", help="Compare with a file that `rulegen render` wrote, not with the kernel.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def diff(against: str | None, output: str, **options: Any) -> None:
+    r"""Print what apply would change. Exit status 0: nothing, 1: something, 2: error.
+
+    \b
+    Examples:
+      rulegen diff -f cluster.yaml
+      rulegen diff -f cluster.yaml --node worker-1 --against rules.nft
+    """
+    from rulegen import ruleset
+
+    cluster, configuration = _read_input(_pack(options))
+    if against is not None:
+        live = _read_rendered(against)
+    else:
+        from rulegen.nftables.kernel import Kernel
+
+        with Kernel() as kernel:
+            live = kernel.read().entries
+            configuration = _for_host(configuration, kernel.families())
+    compiler = _compile(cluster, configuration, live)
+    delta = ruleset.diff(live, compiler.entries())
+    lines = _describe(delta, compiler, live)
+    if output == "json":
+        _print_json(lines, delta)
+    else:
+        _print_changes(lines, len(lines))
+        click.echo(_summary(delta))
+    sys.exit(EXIT_DIFFERENT if delta else 0)
+
+
+@main.command()
+@_input_options
+@click.option("--dry-run", is_flag=True, help="Let the kernel check the transaction, and change nothing.")
+def apply(dry_run: bool, **options: Any) -> None:
+    r"""Make the kernel's rules equal to the compiled ones, changing only what differs, in one transaction.
+
+    \b
+    Examples:
+      rulegen apply -f cluster.yaml --dry-run
+      rulegen apply -f cluster.yaml
+    """
+    from rulegen.nftables.kernel import Kernel, StaleError
+
+    cluster, configuration = _read_input(_pack(options))
+    with Kernel() as kernel:
+        configuration = _for_host(configuration, kernel.families())
+        for attempt in range(1, _APPLY_ATTEMPTS + 1):
+            try:
+                _apply_once(kernel, cluster, configuration, dry_run=dry_run)
+            except StaleError:
+                if attempt == _APPLY_ATTEMPTS:
+                    raise
+            else:
+                return
+
+
+def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfiguration, *, dry_run: bool) -> None:
+    """Reads, compares, shows the plan, applies. Raises StaleError when the ruleset changed in between."""
+    from rulegen import ruleset
+    from rulegen.nftables.transaction import plan
+
+    live = kernel.read()
+    compiler = _compile(cluster, configuration, live.entries)
+    desired = compiler.entries()
+    delta = ruleset.diff(live.entries, desired)
+    if not delta:
+        click.echo("nothing to change")
+        return
+    _print_changes(_describe(delta, compiler, live.entries), _SHOWN_CHANGES)
+    transaction = plan(delta, live, compiler.programs, desired)
+    if dry_run:
+        kernel.check(transaction)
+    else:
+        kernel.commit(transaction, live)
+    click.echo(f"{_summary(delta)}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
+
+
+@main.command()
+@click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, too.")
+@click.option("--force", is_flag=True, help="Even while kube-proxy runs on this node.")
+def cleanup(kube_proxy: bool, force: bool) -> None:
+    r"""Remove all that rulegen put into the kernel, and nothing else.
+
+    \b
+    Example:
+      rulegen cleanup
+    """
+    from rulegen.nftables.kernel import Kernel
+
+    if kube_proxy and not force:
+        _refuse_while_running("kube-proxy")
+    with Kernel() as kernel:
+        removed = kernel.delete_tables(["rulegen", "kube-proxy"] if kube_proxy else ["rulegen"])
+    for table in removed:
+        click.echo(f"removed table {table}")
+    if not removed:
+        click.echo("nothing to remove")
+
+
+def _refuse_while_running(program: str) -> None:
+    from pathlib import Path
+
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            running = path.read_text().strip() == program
+        except OSError:  # ended meanwhile
+            continue
+        if running:
+            _fail(f"{program} runs on this node (process {path.parent.name}): stop it first, or use --force")
+
+
+# ---- golden, demo ----
+
+
+@main.group()
+def golden() -> None:
+    """Check a repository's scenarios against what rulegen renders, or rewrite them."""
+
+
+@golden.command("check", cls=_Command)
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+def golden_check(folders: tuple[str, ...]) -> None:
+    r"""Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
+
+    \b
+    Example:
+      rulegen golden check golden
+    """
+    from rulegen import golden as scenarios
+
+    different = 0
+    folder_paths = scenarios.find_scenarios(folders)
+    for folder in folder_paths:
+        difference = scenarios.check(scenarios.read_scenario(folder))
+        for line in difference.wrong_flows:
+            click.echo(line)
+        for line in difference.ruleset:
+            click.secho(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
+        different += bool(difference)
+    click.echo(f"{len(folder_paths)} scenarios, {different} different")
+    sys.exit(EXIT_DIFFERENT if different else 0)
+
+
+@golden.command("update", cls=_Command)
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+def golden_update(folders: tuple[str, ...]) -> None:
+    r"""Rewrite the rulesets of the scenarios below DIR.
+
+    \b
+    Example:
+      rulegen golden update golden && git diff golden
+    """
+    from rulegen import golden as scenarios
+
+    paths = scenarios.find_scenarios(folders)
+    changed = [folder for folder in paths if scenarios.update(scenarios.read_scenario(folder))]
+    for folder in changed:
+        click.echo(f"rewrote {folder / scenarios.NFTABLES_FILE}")
+    click.echo(f"{len(paths)} scenarios, {len(changed)} rewritten")
+
+
+# ---- what the commands share ----
+
+
+def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
+    """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
+    from rulegen.kube.manifests import load
+    from rulegen.routing.cluster import Cluster
+
+    if not source.files:
+        _fail("no input: name manifests with -f PATH")
+    manifests = load(source.files, sys.stdin.buffer)
+    for problem in manifests.problems:
+        _say(str(problem))
+    if manifests.problems and not source.skip_invalid:
+        sys.exit(EXIT_ERROR)
+    if manifests.skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
+        _say(f"skipped objects of kinds that are not read: {kinds}")
+    configuration = _configuration(source)
+    cluster = Cluster(configuration)
+    for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
+        cluster.set_objects(objects)
+    for finding in cluster.findings():
+        _say(f"warning: {finding.subject}: {finding.message}")
+    return cluster, configuration
+
+
+def _configuration(source: Input) -> NodeConfiguration:
+    import os
+
+    from rulegen.config import NodeConfiguration
+
+    return NodeConfiguration(node_name=(source.node or os.uname().nodename).strip().lower())
+
+
+def _for_host(configuration: NodeConfiguration, families: tuple[Family, ...]) -> NodeConfiguration:
+    """Without the families that the host does not have."""
+    from msgspec.structs import replace
+
+    return replace(configuration, families=tuple(f for f in configuration.families if f in families))
+
+
+def _compile(
+    cluster: Cluster, configuration: NodeConfiguration, live: Mapping[EntryKey, Value] | None = None
+) -> Compiler:
+    from rulegen.nftables.compiler import compile_ruleset
+
+    nodes = {family: node for family in configuration.families if (node := cluster.node_routing(family)) is not None}
+    return compile_ruleset(cluster.routes(), nodes, configuration.masquerade_bit, live)
+
+
+def _read_rendered(path: str) -> Mapping[EntryKey, Value]:
+    from rulegen.errors import InputError
+    from rulegen.nftables import text
+
+    try:
+        with open(path, encoding="utf-8") as lines:  # noqa: PTH123 - a name as the person wrote it, in messages too
+            return text.parse(lines, path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _describe(delta: Delta[EntryKey, Value], compiler: Compiler, live: Mapping[EntryKey, Value]) -> list[Line]:
+    from rulegen.nftables.describe import describe, names_in
+
+    return list(describe(delta, names_in(live) | compiler.names()))
+
+
+def _print_changes(lines: Sequence[Line], limit: int) -> None:
+    colours = {"+": "green", "~": "yellow", "-": "red"}
+    for line in lines[:limit]:
+        click.secho(str(line), fg=colours[line.sign])
+    if len(lines) > limit:
+        click.echo(f"... and {len(lines) - limit} more; `rulegen diff` lists all")
+
+
+def _print_json(lines: Sequence[Line], delta: Delta[EntryKey, Value]) -> None:
+    import msgspec
+
+    words = {"+": "added", "~": "changed", "-": "removed"}
+    document = {
+        "summary": {"added": len(delta.added), "changed": len(delta.changed), "removed": len(delta.removed)},
+        "changes": [
+            {
+                "change": words[line.sign],
+                "family": line.family,
+                "name": line.container,
+                "key": line.key,
+                **({"before": line.before} if line.sign != "+" else {}),
+                **({"after": line.after} if line.sign != "-" else {}),
+                "service": line.service,
+            }
+            for line in lines
+        ],
+    }
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def _summary(delta: Delta[EntryKey, Value]) -> str:
+    return f"{len(delta.added)} added, {len(delta.changed)} changed, {len(delta.removed)} removed"

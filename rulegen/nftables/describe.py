@@ -1,0 +1,97 @@
+"""A Delta in words: one line for each entry, or plain values for a program. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from rulegen.config import Family
+from rulegen.nftables.layout import (
+    ID_SHIFT,
+    MAX_ID,
+    Container,
+    EntryKey,
+    Field,
+    Value,
+    data_text,
+    key_text,
+    unpack_register,
+)
+from rulegen.ruleset import Change, Delta
+
+Names = Mapping[tuple[Family, int], str]
+
+
+class Line(NamedTuple):
+    """One entry of a Delta. `sign` is `+`, `~` or `-`; `service` is "" where it belongs to no single Service."""
+
+    sign: str
+    family: str
+    container: str
+    key: str
+    before: str
+    after: str
+    service: str
+
+    def __str__(self) -> str:
+        """`+ ip endpoints 8000:1000 . tcp . 3 : 10.1.2.3 . 8080  # default/web:http`."""
+        value = f"{self.before} -> {self.after}" if self.sign == "~" else self.before or self.after
+        service = f"  # {self.service}" if self.service else ""
+        return f"{self.sign} {self.family} {self.container} {self.key}{' : ' if value else ''}{value}{service}"
+
+
+def names_in(entries: Mapping[EntryKey, Value]) -> dict[tuple[Family, int], str]:
+    """The service-ports by family and id, as the comments of their frontends say."""
+    names: dict[tuple[Family, int], str] = {}
+    for (container, _), value in entries.items():
+        if container.data == (Field.CLASSID,) and value.comment:
+            names[container.family, unpack_register(value.data) >> ID_SHIFT & MAX_ID] = value.comment
+    return names
+
+
+def describe(delta: Delta[EntryKey, Value], names: Names) -> Iterator[Line]:
+    """A line for each entry, by family and container, removals and changes beside what is added."""
+    signed = [
+        *(("-", key, value, None) for key, value in delta.removed.items()),
+        *(("~", key, change.before, change) for key, change in delta.changed.items()),
+        *(("+", key, value, None) for key, value in delta.added.items()),
+    ]
+    for sign, (container, key), value, change in sorted(signed, key=lambda item: _order(item[1])):
+        yield _line(sign, container, key, (value, change), names)
+
+
+def _order(entry: EntryKey) -> tuple[str, int, object]:
+    container, key = entry
+    sort_key = container.sort_key()
+    return container.ip, container.rank, sort_key(key) if sort_key else key
+
+
+def _line(
+    sign: str, container: Container, key: bytes, content: tuple[Value, Change[Value] | None], names: Names
+) -> Line:
+    value, change = content
+    before = after = ""
+    if container.is_chains:
+        # The digests that stand for a chain's text say nothing to a person.
+        before, after = ("altered", "as it should be") if change else ("", "")
+    elif change:
+        before, after = _value(container, change.before), _value(container, change.after)
+    elif sign == "-":
+        before = data_text(container, value.data)
+    else:
+        after = data_text(container, value.data)
+    name = "chain" if container.is_chains else container.name
+    service = _service(container, key, change.after if change else value, names)
+    return Line(sign, container.ip, name, key_text(container, key), before, after, service)
+
+
+def _value(container: Container, value: Value) -> str:
+    return " ".join(filter(None, [data_text(container, value.data), value.comment and f'"{value.comment}"']))
+
+
+def _service(container: Container, key: bytes, value: Value, names: Names) -> str:
+    if value.comment:
+        return value.comment
+    if container.key[:1] == (Field.CLASSID,) and container.name != "balancers":
+        return names.get((container.family, unpack_register(key) >> ID_SHIFT & MAX_ID), "")
+    return ""
