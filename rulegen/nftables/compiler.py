@@ -7,6 +7,8 @@ that of its Routes. Never reads the kernel, never raises for a Route that it has
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +55,7 @@ from rulegen.ruleset import Delta, diff
 Entries: TypeAlias = dict[EntryKey, Value]
 
 _NOTHING = Value()
+_LAST_HANDLE = re.compile(r"last handle (\d{1,4})")
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
@@ -203,9 +206,13 @@ class Compiler:
             compiled = _Compiled()
         else:
             _check(route)
-            compiled = _Compiled(lists=lists)
             if not lists.id:
-                compiled.lists = self._adoption.lists(route) or _Lists(ids.take(name))
+                lists = self._adoption.lists(route) or _Lists(ids.take(name))
+            if route.affinity_timeout is not None and lists.slots and not lists.handles:
+                # Affinity is new here; clients may be remembered from an earlier time, so the id must be new as well.
+                ids.free(lists.id)
+                lists = _Lists(ids.take(name))
+            compiled = _Compiled(lists=lists)
         if route is not None:
             _RouteEntries(LAYOUTS[family], route, compiled).compile()
         return compiled
@@ -355,7 +362,8 @@ class _RouteEntries:
             register = pack_register(self._register | list_bit)
             slots = self._slots(list_bit, backends)
             for slot, endpoint in enumerate(slots):
-                self._owned[layout.handles, register + _slot_bytes(slot)] = Value(self._handle(endpoint))
+                comment = "" if slot else f"last handle {self._lists.last_handle}"
+                self._owned[layout.handles, register + _slot_bytes(slot)] = Value(self._handle(endpoint), comment)
             draining = (backend for backend in route.draining if backend.local or not list_bit)
             for backend in (*backends, *draining):
                 endpoint = self._endpoint(backend)
@@ -371,7 +379,8 @@ class _RouteEntries:
     def _assign_handles(self) -> None:
         """Endpoints keep their handles; new ones get numbers that were not in use for as long as possible.
 
-        A record of an endpoint that left names its handle until it expires.
+        A record of an endpoint that left names its handle until it expires (rule 58). The last number given out stands in
+        the comment of slot 0, so that it survives a restart.
         """
         route, lists = self._route, self._lists
         wanted = dict.fromkeys(self._endpoint(backend) for backend in (*route.cluster, *route.local, *route.draining))
@@ -397,13 +406,14 @@ class _RouteEntries:
 class _Ids:
     """The ids of one family's service-ports. A number comes back into use as late as possible.
 
-    A packet may meet a lookup of one generation and the next of another; a number given on at once could take it to
-    another Service.
+    A packet may meet a lookup of one generation and the next of another, and the kernel may still remember clients by a
+    number; given on at once it could take them to another Service. Which numbers were in use before a restart nobody
+    knows, so then they start anywhere.
     """
 
     def __init__(self, used: set[int]) -> None:
         self._used = used
-        self._last = max(used, default=0)
+        self._last = secrets.randbelow(MAX_ID) if used else 0
 
     def take(self, name: ServicePortName) -> int:
         if len(self._used) >= MAX_ID:
@@ -427,6 +437,7 @@ class _Adoption:
         self._taken: set[tuple[Family, int]] = set()
         self._slots: dict[tuple[Family, int], dict[int, bytes]] = {}
         self._handles: dict[tuple[Family, int], dict[bytes, int]] = {}
+        self._last_handles: dict[tuple[Family, int], int] = {}
         for container, key, value in self._register_entries():
             self._index(container, key, value)
 
@@ -438,6 +449,8 @@ class _Adoption:
     def _index(self, container: Container, key: bytes, value: Value) -> None:
         family = container.family
         register = unpack_register(key)
+        if last := _LAST_HANDLE.fullmatch(value.comment):
+            self._last_handles[family, register >> ID_SHIFT] = int(last[1])
         if container.name in {"endpoints", "handles"}:
             self._slots.setdefault((family, register), {})[unpack_register(key[-4:])] = value.data
         else:
@@ -484,7 +497,8 @@ class _Adoption:
         lists = _Lists(number)
         base = OURS | number << ID_SHIFT
         lists.handles = dict(self._handles.get((family, base >> ID_SHIFT), {}))
-        lists.last_handle = max(lists.handles.values(), default=0)
+        highest = max(lists.handles.values(), default=0)
+        lists.last_handle = self._last_handles.get((family, base >> ID_SHIFT), highest)
         endpoints = {base | handle: endpoint for endpoint, handle in lists.handles.items()}
         for list_bit in (0, LOCAL_LIST):
             slots = self._slots.get((family, base | list_bit))
