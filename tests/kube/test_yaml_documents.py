@@ -33,8 +33,8 @@ def test_what_pyyaml_writes_is_read_back(values: list[object]) -> None:
 
 @given(VALUES)
 def test_json_is_yaml(value: object) -> None:
-    """All but two things: for PyYAML an exponent without a sign, or after a number without a point, is text; and libyaml
-    knows no surrogate pairs.
+    """All but two things: for PyYAML an exponent without a sign, or after a number without a point, is text; and
+    libyaml knows no surrogate pairs.
     """
     text = json.dumps(value, ensure_ascii=False)
     assume(not re.search(r"\de\d|(?<!\.)\b\d+e", text))
