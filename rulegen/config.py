@@ -1,12 +1,13 @@
 """What a node is told about itself, apart from the cluster's objects. Plain values; no I/O, no defaults of a host.
 
-`routing` reads the choices that decide where a packet goes; a target reads the mark bit.
+`routing` reads the choices that decide where a packet goes; a target reads the mark bit; the agent reads the rest.
+`configuration_file` makes them from a file.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -16,6 +17,13 @@ class Family(Enum):
 
     IPV4 = "IPv4"
     IPV6 = "IPv6"
+
+
+class Target(Enum):
+    """What the rules are written for; values as in a KubeProxyConfiguration's `mode`."""
+
+    NFTABLES = "nftables"
+    IPTABLES = "iptables"
 
 
 class DetectLocalMode(Enum):
@@ -49,3 +57,52 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     nodeport_addresses: tuple[Cidr, ...] = PRIMARY_ADDRESSES
     masquerade_all: bool = False
     masquerade_bit: int = 14
+
+
+class SocketAddress(NamedTuple):
+    """Where a server listens: a canonical address, and a port from 1 to 65535."""
+
+    address: str
+    port: int
+
+
+class Conntrack(Struct, frozen=True, kw_only=True):
+    """The connection tracking that the host should have (rule 71); timeouts in seconds. 0: left as it is.
+
+    `minimum` bounds what `max_per_core` adds up to, and means nothing without it.
+    """
+
+    max_per_core: int = 0
+    minimum: int = 131072
+    tcp_established_timeout: float = 0.0
+    tcp_close_wait_timeout: float = 0.0
+    tcp_be_liberal: bool = False
+    udp_timeout: float = 0.0
+    udp_stream_timeout: float = 0.0
+
+
+class AgentConfiguration(Struct, frozen=True, kw_only=True):
+    """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (rules 85-97).
+
+    `kubeconfig`: a path, "" when not stated. `qps` and `burst`: how fast the API is asked; a negative `qps` is no
+    bound. `bind_address_hard_fail`: a port that is taken ends the agent.
+    """
+
+    kubeconfig: str = ""
+    qps: float = 5.0
+    burst: int = 10
+    healthz_bind_address: SocketAddress = SocketAddress("0.0.0.0", 10256)  # noqa: S104 - kube-proxy's default
+    metrics_bind_address: SocketAddress = SocketAddress("127.0.0.1", 10249)
+    bind_address_hard_fail: bool = False
+    sync_period: float = 30.0
+    min_sync_period: float = 1.0
+    config_sync_period: float = 900.0
+    conntrack: Conntrack = Conntrack()
+
+
+class Configuration(Struct, frozen=True, kw_only=True):
+    """All that a configuration file says. `node` has its name only where the file overrides it (rule 95)."""
+
+    target: Target = Target.NFTABLES
+    node: NodeConfiguration = NodeConfiguration()
+    agent: AgentConfiguration = AgentConfiguration()

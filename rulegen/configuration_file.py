@@ -1,0 +1,314 @@
+"""A KubeProxyConfiguration file comes in; a Configuration goes out, with warnings, or every fault of the file.
+
+The fields, their defaults and their ranges are those of `kubeproxy.config.k8s.io/v1alpha1` (rules 95-97); what
+kube-proxy reads and rulegen does not is a warning, and so is a field that neither knows. Reads the file and nothing
+else: what the host has is the caller's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from rulegen.config import (
+    PRIMARY_ADDRESSES,
+    AgentConfiguration,
+    Cidr,
+    Configuration,
+    Conntrack,
+    DetectLocalMode,
+    Family,
+    NodeConfiguration,
+    SocketAddress,
+    Target,
+)
+from rulegen.configuration_fields import (
+    INT32_MAX,
+    Fields,
+    Unexpected,
+    address,
+    cidr,
+    duration,
+    interface_name,
+    interface_prefix,
+    node_name,
+    one_cidr_per_family,
+    one_of,
+    socket_address,
+)
+from rulegen.errors import InputError, printable, shown
+from rulegen.kube.decode import Fault, plain_value
+from rulegen.kube.documents import Document, Unreadable, read_documents
+from rulegen.routing.addresses import family_of, is_loopback
+
+API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
+KIND = "KubeProxyConfiguration"
+
+_UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what is bound
+_HEALTHZ_PORT = 10256
+_METRICS_PORT = 10249
+_OOM_SCORE = -999
+
+_LOCALHOST_NODEPORTS = (
+    "not supported: it needs route_localnet, by which neighbours of the node reach services on its loopback addresses "
+    "(CVE-2020-8558)"
+)
+_LOOPBACK_NODEPORTS = "has no effect: NodePorts are never served on loopback addresses (CVE-2020-8558)"
+_OOM_SCORE_ADJ = "not supported: set it where the process is started (systemd: OOMScoreAdjust)"
+
+# Why a field, or all fields of a stanza, are not supported.
+_UNSUPPORTED = {
+    "clientConnection.acceptContentTypes": "the API is read as JSON",
+    "clientConnection.contentType": "the API is read as JSON",
+    "enableProfiling": "there is no Go profile to serve",
+    "featureGates": "there are no feature gates",
+    "iptables.snatNodeInternalIP": "the source address is that of the interface by which a packet leaves",
+    "ipvs": "there is no ipvs target",
+    "logging": "these are options of kube-proxy's own log",
+    "portRange": "kube-proxy does not use it either",
+    "showHiddenMetricsForVersion": "no metric is hidden",
+    "windowsRunAsService": "it is for Windows",
+    "winkernel": "it is for Windows",
+}
+# What kube-proxy itself writes for a field that nobody has set, besides what is empty.
+_UNSET: dict[str, Sequence[object]] = {
+    "clientConnection.contentType": ("application/vnd.kubernetes.protobuf",),
+    "ipvs.minSyncPeriod": ("1s",),
+    "ipvs.syncPeriod": ("30s",),
+    "logging.flushFrequency": ("5s", 5 * 10**9),
+    "logging.format": ("text",),
+}
+
+
+class _TargetStanza(NamedTuple):
+    """The fields that each target has in a stanza of its own; periods in seconds."""
+
+    masqueradeAll: bool = False  # noqa: N815 - the field's own name, for messages
+    masqueradeBit: int = 14  # noqa: N815
+    syncPeriod: float = 30.0  # noqa: N815
+    minSyncPeriod: float = 1.0  # noqa: N815
+
+
+def load_configuration(path: str, target: Target | None = None) -> tuple[Configuration, list[str]]:
+    """What the file says, and a line for each thing in it that has no effect.
+
+    `target`: from the command line; wins over the file's `mode`.
+
+    Raises:
+        InputError: the file is missing, empty, or not such a configuration, or fields are unusable: a line for each.
+    """
+    source = printable(path)
+    document = _read(path, source)
+    for name, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if document.get(name) != expected:
+            found = shown(document[name]) if name in document else "nothing"
+            raise InputError(f"{source}: {name}: expected {expected}, got {found}")
+    fields = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
+    return read_configuration(fields, source, target)
+
+
+def read_configuration(
+    document: Mapping[Any, Any], source: str, target: Target | None = None
+) -> tuple[Configuration, list[str]]:
+    """As `load_configuration`, from the plain values of the fields; `source` begins each line."""
+    fields = Fields(document)
+    chosen = target or fields.text("mode", one_of(Target), Target.NFTABLES)
+    bind_address = fields.text("bindAddress", address, _UNSPECIFIED[0])
+    stanzas = {each: _target_stanza(fields, each) for each in Target}
+    configuration = Configuration(
+        target=chosen,
+        node=_node(fields, stanzas[chosen], bind_address),
+        agent=_agent(fields, stanzas[chosen], bind_address),
+    )
+    warnings = [*_without_effect(fields, configuration), *_other_target(stanzas, chosen), *_unread(fields)]
+    if fields.faults:
+        raise InputError("\n".join(f"{source}: {fault}" for fault in fields.faults))
+    return configuration, [f"{source}: {warning}" for warning in warnings]
+
+
+def node_configuration(
+    configuration: Configuration, families: Sequence[Family], name: str = "", host_name: str = ""
+) -> NodeConfiguration:
+    """The node's settings, on a host with these families.
+
+    The node's name is the command line's `name`, else the file's, else `host_name` (rule 95).
+
+    Raises:
+        InputError: there is no name, or none that a Node can have, or the host lacks a family that is needed.
+    """
+    node = configuration.node
+    stated = name or node.node_name or host_name
+    try:
+        chosen = node_name(stated)
+    except Unexpected as error:
+        raise InputError(f"name of the node: expected {error}, got {shown(stated)}") from error
+    # Rule 49: for one family of two a missing CIDR only means that there is no detector.
+    by_cidr = node.detect_local_mode is DetectLocalMode.CLUSTER_CIDR and node.cluster_cidrs
+    if by_cidr and not {family_of(item) for item in node.cluster_cidrs}.intersection(families):
+        raise InputError(f"clusterCIDR: {', '.join(node.cluster_cidrs)}: this host has no such family")
+    if node.bind_address and family_of(node.bind_address) not in families:
+        raise InputError(f"bindAddress: {node.bind_address}: this host has no {family_of(node.bind_address).value}")
+    return msgspec.structs.replace(node, node_name=chosen, families=tuple(families))
+
+
+def _read(path: str, source: str) -> Mapping[Any, Any]:
+    if Path(path).is_dir():
+        raise InputError(f"{source}: expected a file, got a folder")
+    documents = list(read_documents([path], None))
+    last = documents[-1]
+    if isinstance(last, Unreadable):
+        raise InputError(f"{last.source}: {last.reason}")
+    if len(documents) > 1:
+        raise InputError(f"{source}: expected one document, got {len(documents)}")
+    value = _plain(last, source)
+    if not isinstance(value, Mapping):
+        raise InputError(f"{source}: expected an object, got {shown(value)}")
+    return value
+
+
+def _plain(document: Document, source: str) -> object:
+    if not isinstance(document.value, Raw):
+        return document.value
+    try:
+        return plain_value(document.value)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: invalid JSON: {error}") from error
+
+
+def _target_stanza(fields: Fields, target: Target) -> _TargetStanza:
+    default = _TargetStanza()
+    stanza = _TargetStanza(
+        fields.flag(f"{target.value}.masqueradeAll"),
+        fields.integer(f"{target.value}.masqueradeBit", 0, 31, default.masqueradeBit),
+        # To kube-proxy, 0 means that nobody has set it.
+        fields.text(f"{target.value}.syncPeriod", duration, 0.0) or default.syncPeriod,
+        fields.text(f"{target.value}.minSyncPeriod", duration, 0.0) or default.minSyncPeriod,
+    )
+    if stanza.minSyncPeriod > stanza.syncPeriod:
+        message = f"expected at most the syncPeriod, {stanza.syncPeriod:g} s, got {stanza.minSyncPeriod:g} s"
+        fields.faults.append(Fault(f"{target.value}.minSyncPeriod", message))
+    return stanza
+
+
+def _node(fields: Fields, stanza: _TargetStanza, bind_address: str) -> NodeConfiguration:
+    mode = fields.text("detectLocalMode", one_of(DetectLocalMode), DetectLocalMode.CLUSTER_CIDR)
+    return NodeConfiguration(
+        node_name=fields.text("hostnameOverride", node_name, ""),
+        bind_address="" if bind_address in _UNSPECIFIED else bind_address,
+        detect_local_mode=mode,
+        detect_local_interface=_detect_local_interface(fields, mode),
+        cluster_cidrs=fields.text("clusterCIDR", one_cidr_per_family, ()),
+        nodeport_addresses=_nodeport_addresses(fields),
+        masquerade_all=stanza.masqueradeAll,
+        masquerade_bit=stanza.masqueradeBit,
+    )
+
+
+def _detect_local_interface(fields: Fields, mode: DetectLocalMode) -> str:
+    """What the mode needs, "" for a mode that needs none; what the other modes need is only checked."""
+    interfaces = {
+        DetectLocalMode.BRIDGE_INTERFACE: ("detectLocal.bridgeInterface", interface_name),
+        DetectLocalMode.INTERFACE_NAME_PREFIX: ("detectLocal.interfaceNamePrefix", interface_prefix),
+    }
+    found = {each: fields.text(path, parse, "") for each, (path, parse) in interfaces.items()}
+    if mode not in interfaces:
+        return ""
+    path = interfaces[mode][0]
+    if not found[mode] and not any(fault.path == path for fault in fields.faults):
+        fields.faults.append(Fault(path, f"missing: detectLocalMode {mode.value} needs it"))
+    return found[mode]
+
+
+def _nodeport_addresses(fields: Fields) -> tuple[Cidr, ...]:
+    """Rules 60 and 62."""
+    entries = tuple(fields.texts("nodePortAddresses", _nodeport_entry))
+    if PRIMARY_ADDRESSES[0] in entries and len(entries) > 1:
+        fields.faults.append(Fault("nodePortAddresses", 'expected CIDRs or "primary" alone, got more than "primary"'))
+    return entries or PRIMARY_ADDRESSES
+
+
+def _nodeport_entry(text: str) -> Cidr:
+    try:
+        return text if text == PRIMARY_ADDRESSES[0] else cidr(text)
+    except Unexpected as error:
+        raise Unexpected('a CIDR or "primary"') from error
+
+
+def _agent(fields: Fields, stanza: _TargetStanza, bind_address: str) -> AgentConfiguration:
+    is_ipv6 = family_of(bind_address) is Family.IPV6
+    return AgentConfiguration(
+        kubeconfig=fields.text("clientConnection.kubeconfig", str, ""),
+        qps=fields.number("clientConnection.qps") or 5.0,
+        burst=fields.integer("clientConnection.burst", 0, INT32_MAX, 0) or 10,
+        healthz_bind_address=fields.text(
+            "healthzBindAddress",
+            lambda text: socket_address(text, _HEALTHZ_PORT),
+            SocketAddress(_UNSPECIFIED[is_ipv6], _HEALTHZ_PORT),
+        ),
+        metrics_bind_address=fields.text(
+            "metricsBindAddress",
+            lambda text: socket_address(text, _METRICS_PORT),
+            SocketAddress("::1" if is_ipv6 else "127.0.0.1", _METRICS_PORT),
+        ),
+        bind_address_hard_fail=fields.flag("bindAddressHardFail"),
+        sync_period=stanza.syncPeriod,
+        min_sync_period=stanza.minSyncPeriod,
+        config_sync_period=fields.text("configSyncPeriod", duration, 0.0) or 900.0,
+        conntrack=_conntrack(fields),
+    )
+
+
+def _conntrack(fields: Fields) -> Conntrack:
+    return Conntrack(
+        max_per_core=fields.integer("conntrack.maxPerCore", 0, INT32_MAX, 0),
+        minimum=fields.integer("conntrack.min", 0, INT32_MAX, 131072),
+        tcp_established_timeout=fields.text("conntrack.tcpEstablishedTimeout", duration, 0.0),
+        tcp_close_wait_timeout=fields.text("conntrack.tcpCloseWaitTimeout", duration, 0.0),
+        tcp_be_liberal=fields.flag("conntrack.tcpBeLiberal"),
+        udp_timeout=fields.text("conntrack.udpTimeout", duration, 0.0),
+        udp_stream_timeout=fields.text("conntrack.udpStreamTimeout", duration, 0.0),
+    )
+
+
+# -- warnings --
+
+
+def _without_effect(fields: Fields, configuration: Configuration) -> Iterator[Fault]:
+    """Fields whose value is checked, and then has no effect."""
+    if fields.flag("iptables.localhostNodePorts"):
+        yield Fault("iptables.localhostNodePorts", _LOCALHOST_NODEPORTS)
+    if fields.integer("oomScoreAdj", -1000, 1000, _OOM_SCORE) != _OOM_SCORE:
+        yield Fault("oomScoreAdj", _OOM_SCORE_ADJ)
+    for entry in configuration.node.nodeport_addresses:
+        if entry != PRIMARY_ADDRESSES[0] and is_loopback(entry.partition("/")[0]):
+            yield Fault("nodePortAddresses", f"{entry} {_LOOPBACK_NODEPORTS}")
+
+
+def _other_target(stanzas: Mapping[Target, _TargetStanza], chosen: Target) -> Iterator[Fault]:
+    """What the stanza of the target that is not in use would have changed."""
+    used = stanzas[chosen]
+    for target, stanza in stanzas.items():
+        for name, value, in_force in zip(_TargetStanza._fields, stanza, used, strict=True):
+            if value not in (in_force, _TargetStanza._field_defaults[name]):
+                message = f"has no effect: the target is {chosen.value}, for which {chosen.value}.{name} counts"
+                yield Fault(f"{target.value}.{name}", message)
+
+
+def _unread(fields: Fields) -> Iterator[Fault]:
+    for path, value in fields.unread():
+        reason = _UNSUPPORTED.get(path) or _UNSUPPORTED.get(path.partition(".")[0])
+        if reason is None:
+            yield Fault(path, "unknown field; has no effect")
+        elif not _is_empty(value) and value not in _UNSET.get(path, ()):
+            yield Fault(path, f"not supported: {reason}")
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a value is what kube-proxy writes for a field that nobody has set."""
+    if isinstance(value, Mapping):
+        return all(_is_empty(item) for item in value.values())
+    return value in (None, False, 0, "", "0", "0s", [])
