@@ -206,7 +206,7 @@ def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfigurati
         click.echo("nothing to change")
         return
     _print_changes(_describe(delta, compiler, live.entries), _SHOWN_CHANGES)
-    transaction = plan(delta, live, compiler.programs, desired)
+    transaction = plan(delta, live, compiler.programs, desired, kernel.clients(delta))
     if dry_run:
         kernel.check(transaction)
     else:

@@ -201,7 +201,7 @@ class Compiler:
     def _compile(self, key: RouteKey, route: Route | None, lists: _Lists) -> _Compiled:
         name, family = key
         ids = self._ids[family]
-        if route is None or not (route.cluster or route.local):
+        if route is None or not _leads_anywhere(route):
             ids.free(lists.id)
             compiled = _Compiled()
         else:
@@ -216,6 +216,15 @@ class Compiler:
         if route is not None:
             _RouteEntries(LAYOUTS[family], route, compiled).compile()
         return compiled
+
+
+def _leads_anywhere(route: Route) -> bool:
+    """Whether packets reach a list through a frontend; not if the frontends that would use it belong to others (D2)."""
+    return bool(route.cluster or route.local) and any(
+        frontend.verdict is Verdict.BALANCE
+        or (frontend.verdict is Verdict.DROP and frontend.kind is not FrontendKind.CLUSTER_IP)
+        for frontend in route.frontends
+    )
 
 
 def _check(route: Route) -> None:
@@ -264,6 +273,11 @@ class _RouteEntries:
     def compile(self) -> None:
         for frontend in self._route.frontends:
             self._frontend(frontend)
+        if self._lists.id:
+            self._compile_lists()
+            self._hairpins()
+
+    def _compile_lists(self) -> None:
         for list_bit, backends in ((0, self._route.cluster), (LOCAL_LIST, self._route.local)):
             if not backends:
                 self._lists.slots.pop(list_bit, None)
@@ -271,9 +285,8 @@ class _RouteEntries:
                 self._balanced(list_bit, backends)
         if self._route.affinity_timeout is None:
             self._lists.handles.clear()
-        elif self._lists.id:
+        else:
             self._sticky(self._route.affinity_timeout)
-        self._hairpins()
 
     # -- what clients connect to --
 

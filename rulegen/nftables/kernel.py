@@ -21,9 +21,11 @@ from typing import Any, Self
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
 from rulegen.nftables import netlink, text
-from rulegen.nftables.layout import IP_KEYWORD, LAYOUTS, TABLE
+from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
+from rulegen.nftables.layout import IP_KEYWORD, LAYOUTS, TABLE, EntryKey, Value
 from rulegen.nftables.live import Fingerprint, Live, LiveTable, listing_digest, read, read_table
 from rulegen.nftables.transaction import AddChain, Command, ReplaceTable, RewriteChain, Transaction
+from rulegen.ruleset import Delta
 
 MINIMUM_KERNEL = (5, 15)
 MINIMUM_NFT = (1, 0, 6)
@@ -72,6 +74,11 @@ class Kernel:
     def read(self) -> Live:
         """What the kernel holds of ours."""
         return read(self._connection)
+
+    def clients(self, delta: Delta[EntryKey, Value]) -> list[Client]:
+        """The remembered clients of service-ports whose affinity timeout the Delta changes; mostly there are none."""
+        timeouts = changed_timeouts(delta)
+        return list(read_clients(self._connection, timeouts)) if timeouts else []
 
     def check(self, transaction: Transaction) -> None:
         """Asks the kernel whether it would take the transaction. Raises ApplyError."""

@@ -51,7 +51,7 @@ _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH = 1, 2, 3, 5, 7
 _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
 _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS = 1, 2, 3
-_ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 5, 6, 10
+_ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 4, 5, 6, 10
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _GENERATION_ID = 1
@@ -110,12 +110,16 @@ class SetInfo(NamedTuple):
 
 
 class Element(NamedTuple):
-    """An element as the kernel lists it. `expiration` in milliseconds, None without a timeout."""
+    """An element as the kernel lists it. Times in milliseconds; `expiration` is what is left, None without a timeout.
+
+    `timeout` None: the set's own.
+    """
 
     key: bytes
     key_end: bytes
     value: Value
     interval_end: bool
+    timeout: int | None
     expiration: int | None
 
 
@@ -185,6 +189,16 @@ def add_elements(container: Container, table: str, entries: list[tuple[bytes, Va
     return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, [_element(container, *e) for e in entries])
 
 
+def add_expiring_element(
+    container: Container, table: str, entry: tuple[bytes, Value], times: tuple[int, int]
+) -> bytearray:
+    """`add element ip rulegen NAME { KEY timeout T expires E : DATA }`; `times` are both, in milliseconds."""
+    timeout, expiration = (time.to_bytes(8, "big") for time in times)
+    element = _element(container, *entry)
+    element += attribute(_ELEMENT_TIMEOUT, timeout) + attribute(_ELEMENT_EXPIRATION, expiration)
+    return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, [element])
+
+
 def delete_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`delete element ip rulegen NAME { ... }`; values do not count."""
     return _elements(_DELSETELEM, _REQUEST, container, table, [_element_key(container, key) for key, _ in entries])
@@ -248,7 +262,7 @@ def _parse_element(data: bytes) -> Element:
     key = key_end = content = b""
     comment = ""
     interval_end = False
-    expiration = None
+    timeout = expiration = None
     for kind, payload in _attributes(data):
         if kind == _ELEMENT_KEY:
             key = payload[4:]
@@ -260,9 +274,11 @@ def _parse_element(data: bytes) -> Element:
             key_end = payload[4:]
         elif kind == _ELEMENT_FLAGS:
             interval_end = bool(_U32.unpack(payload)[0] & _INTERVAL_END)
+        elif kind == _ELEMENT_TIMEOUT:
+            timeout = int.from_bytes(payload, "big")
         elif kind == _ELEMENT_EXPIRATION:
             expiration = int.from_bytes(payload, "big")
-    return Element(key, key_end, Value(content, comment), interval_end, expiration)
+    return Element(key, key_end, Value(content, comment), interval_end, timeout, expiration)
 
 
 def _parse_data(payload: bytes) -> bytes:

@@ -6,12 +6,23 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rulegen.config import Family
 from rulegen.nftables import netlink, text
-from rulegen.nftables.layout import IP_KEYWORD, LAYOUTS, TABLE, Container, EntryKey, Value, element_text, key_text
+from rulegen.nftables.affinity import Client
+from rulegen.nftables.layout import (
+    IP_KEYWORD,
+    LAYOUTS,
+    TABLE,
+    Container,
+    EntryKey,
+    Value,
+    data_text,
+    element_text,
+    key_text,
+)
 from rulegen.nftables.live import Live, LiveTable, listing_digest
 from rulegen.nftables.program import Chain, Program, balance_chain, is_balance_chain
 from rulegen.ruleset import Delta
@@ -147,7 +158,36 @@ class DeleteElements:
             yield netlink.delete_elements(self.container, TABLE, part)
 
 
-Command = ReplaceTable | DeleteTable | AddChain | RewriteChain | DeleteChains | AddElements | DeleteElements
+@dataclass(frozen=True)
+class RetimeClients:
+    """Gives remembered clients the time that they have left under another timeout."""
+
+    clients: tuple[Client, ...]
+
+    def lines(self) -> Iterator[str]:
+        """As nft reads it."""
+        for client in self.clients:
+            affinity = LAYOUTS[client.family].affinity
+            name = f"{affinity.ip} {TABLE} {affinity.name}"
+            key, data = key_text(affinity, client.key), data_text(affinity, client.value.data)
+            yield f"delete element {name} {{ {key} }}\n"
+            if client.left is not None:
+                times = f"timeout {client.timeout}ms expires {client.left}ms"
+                yield f"add element {name} {{ {key} {times} : {data} }}\n"
+
+    def messages(self) -> Iterator[bytearray]:
+        """As netlink messages."""
+        for client in self.clients:
+            affinity = LAYOUTS[client.family].affinity
+            entry = (client.key, client.value)
+            yield netlink.delete_elements(affinity, TABLE, [entry])
+            if client.left is not None:
+                yield netlink.add_expiring_element(affinity, TABLE, entry, (client.timeout, client.left))
+
+
+Command = (
+    ReplaceTable | DeleteTable | AddChain | RewriteChain | DeleteChains | AddElements | DeleteElements | RetimeClients
+)
 
 
 @dataclass(frozen=True)
@@ -185,11 +225,12 @@ def plan(
     live: Live,
     programs: Mapping[Family, Program],
     desired: Mapping[EntryKey, Value] | None = None,
+    clients: Sequence[Client] = (),
 ) -> Transaction:
     """The transaction for a Delta.
 
     `desired`, all entries, is needed only where a table must be made anew: when there is none, or one whose sets are
-    declared differently.
+    declared differently. `clients`: records whose timeout the Delta changes (`Kernel.clients`).
     """
     replaced = {family for family, program in programs.items() if not _has_schema(live, program)}
     commands: list[Command] = [DeleteTable(family) for family in live.tables if family not in programs]
@@ -202,6 +243,8 @@ def plan(
         commands += _chain_changes(family, delta, live.tables[family], programs[family])
     commands += (DeleteElements(container, elements) for container, elements in removed)
     commands += (AddElements(container, elements) for container, elements in added)
+    if clients:
+        commands.append(RetimeClients(tuple(clients)))
     for family in kept:
         commands += _chain_removals(family, delta, live.tables[family])
     return Transaction(commands)
