@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
 
-from rulegen.config import DetectLocalMode, Family, NodeConfiguration
+from rulegen.config import Family, NodeConfiguration
+from rulegen.configuration_file import node_configuration, read_configuration
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
@@ -39,26 +40,6 @@ _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "p
 
 class _File(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Base of what flows.yaml consists of; a field that is not known is an error."""
-
-
-class DetectLocal(_File, frozen=True):
-    """What the two interface modes need, as in a KubeProxyConfiguration."""
-
-    bridge_interface: str = ""
-    interface_name_prefix: str = ""
-
-
-class Settings(_File, frozen=True):
-    """The node's configuration, under the names of a KubeProxyConfiguration; `ipFamilies`: the host's families."""
-
-    cluster_cidr: str = field(name="clusterCIDR", default="")
-    detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
-    detect_local: DetectLocal = DetectLocal()
-    nodeport_addresses: list[str] = field(name="nodePortAddresses", default_factory=list)
-    bind_address: str = ""
-    masquerade_all: bool = False
-    masquerade_bit: int = 14
-    ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
 
 
 class Balanced(_File, frozen=True):
@@ -101,10 +82,15 @@ class FlowEntry(_File, frozen=True):
 
 
 class FlowsFile(_File, frozen=True):
-    """All of flows.yaml. `addresses`: what the node has on its interfaces besides its Node object's addresses."""
+    """All of flows.yaml.
+
+    `configuration`: fields of a KubeProxyConfiguration. `ip_families`: what the host can do. `addresses`: what the node
+    has on its interfaces besides its Node object's addresses.
+    """
 
     node: str
-    configuration: Settings = Settings()
+    configuration: dict[str, Any] = {}
+    ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
     flows: list[FlowEntry] = []
 
@@ -167,7 +153,7 @@ def read_scenario(folder: Path) -> Scenario:
     """Raises InputError for a file that is missing or cannot be used; objects that cannot be read are all named."""
     path = folder / FLOWS_FILE
     content = _read_flows_file(path)
-    configuration = _configuration(content.node, content.configuration, path)
+    configuration = _configuration(content, path)
     cluster = _cluster(load([str(folder / CLUSTER_FILE)], None), configuration)
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
     addresses = tuple(dict.fromkeys((*host_addresses(cluster.node), *stated)))
@@ -229,33 +215,15 @@ def _read_flows_file(path: Path) -> FlowsFile:
         raise InputError(f"{path}: {error}") from error
 
 
-def _configuration(node: str, settings: Settings, path: Path) -> NodeConfiguration:
-    place = f"{path}: configuration"
-    interfaces = {
-        DetectLocalMode.BRIDGE_INTERFACE: settings.detect_local.bridge_interface,
-        DetectLocalMode.INTERFACE_NAME_PREFIX: settings.detect_local.interface_name_prefix,
-    }
-    interface = interfaces.get(settings.detect_local_mode)
-    if interface == "":
-        raise InputError(f"{place}.detectLocal: {settings.detect_local_mode.value} needs its interface here (rule 49)")
-    cluster_cidrs = settings.cluster_cidr.split(",") if settings.cluster_cidr else []
-    return NodeConfiguration(
-        node_name=node,
-        families=tuple(settings.ip_families),
-        bind_address=_address(settings.bind_address, f"{place}.bindAddress") if settings.bind_address else "",
-        detect_local_mode=settings.detect_local_mode,
-        detect_local_interface=interface or "",
-        cluster_cidrs=tuple(_cidr(text, f"{place}.clusterCIDR") for text in cluster_cidrs),
-        nodeport_addresses=_nodeport_addresses(settings.nodeport_addresses, f"{place}.nodePortAddresses"),
-        masquerade_all=settings.masquerade_all,
-        masquerade_bit=settings.masquerade_bit,
-    )
-
-
-def _nodeport_addresses(texts: Sequence[str], place: str) -> tuple[str, ...]:
-    if tuple(texts) in ((), ("primary",)):
-        return ("primary",)
-    return tuple(_cidr(text, place) for text in texts)
+def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
+    configuration, warnings = read_configuration(content.configuration, f"{path}: configuration")
+    if warnings:
+        # Nobody would look at a warning of a scenario.
+        raise InputError("\n".join(warnings))
+    try:
+        return node_configuration(configuration, content.ip_families, content.node)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _address(text: str, place: str) -> str:
