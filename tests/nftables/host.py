@@ -1,0 +1,167 @@
+"""A network namespace in which rulegen's rules are loaded, damaged and read back.
+
+Objects come in as in a manifest; what was sent to the kernel and what it then holds come out. Imported by the tests of
+the nftables target; never touches the namespace of the tests.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rulegen import ruleset
+from rulegen.config import Family, NodeConfiguration
+from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.nftables import text
+from rulegen.nftables.compiler import Compiler, compile_ruleset
+from rulegen.nftables.describe import names_in
+from rulegen.nftables.kernel import Kernel
+from rulegen.nftables.layout import ID_SHIFT, LOCAL_LIST, MAX_ID, EntryKey, Value, data_text, key_text, unpack_register
+from rulegen.nftables.live import Live
+from rulegen.nftables.netlink import Connection
+from rulegen.nftables.transaction import AddElements, Command, DeleteElements, Transaction, plan
+from rulegen.ruleset import Delta
+from tests.builders import CONFIGURATION, Item, cluster
+
+Entries = Mapping[EntryKey, Value]
+
+
+def compiled(items: Iterable[Item], live: Entries | None = None, configuration: NodeConfiguration = CONFIGURATION) -> Compiler:
+    """The compiled objects; ids, slots and handles are adopted from `live`."""
+    made = cluster(*items, configuration=configuration)
+    nodes = {family: node for family in configuration.families if (node := made.node_routing(family)) is not None}
+    return compile_ruleset(made.routes(), nodes, configuration.masquerade_bit, live)
+
+
+def rendered(compiler: Compiler) -> str:
+    """What `rulegen render` prints."""
+    return "".join(text.render(compiler.programs, compiler.entries()))
+
+
+class Host:
+    """A node's kernel. Its methods may be called from any thread, as long as it is one at a time."""
+
+    def __init__(self) -> None:
+        self.namespace = NetworkNamespace()
+        with self.namespace.entered():
+            self.kernel = Kernel()
+            self._connection = Connection()
+
+    def close(self) -> None:
+        """Ends the namespace."""
+        self.kernel.close()
+        self._connection.close()
+        self.namespace.close()
+
+    def nft(self, commands: str) -> str:
+        """Runs nft commands; what they print."""
+        with self.namespace.entered():
+            run = subprocess.run(["nft", "-f", "-"], input=commands, capture_output=True, text=True, check=False)
+        assert not run.returncode, f"{run.stderr}\n{commands[:2000]}"
+        return run.stdout
+
+    def read(self) -> Live:
+        """What the kernel holds of rulegen's."""
+        return self.kernel.read()
+
+    def generation(self) -> int:
+        """How many transactions were ever committed in this namespace, by anybody."""
+        return self._connection.generation()
+
+    def delta(self, *items: Item) -> Delta[EntryKey, Value]:
+        """What `rulegen diff` would print."""
+        live = self.read().entries
+        return ruleset.diff(live, compiled(items, live).entries())
+
+    def apply(self, *items: Item) -> Transaction:
+        """What `rulegen apply` does; the transaction that was committed."""
+        live = self.read()
+        compiler = compiled(items, live.entries)
+        desired = compiler.entries()
+        transaction = plan(ruleset.diff(live.entries, desired), live, compiler.programs, desired)
+        self.commit(transaction, live)
+        return transaction
+
+    def commit(self, transaction: Transaction, live: Live) -> None:
+        """Sends a transaction, if there is anything in it."""
+        if transaction.commands:
+            with self.namespace.entered():
+                self.kernel.commit(transaction, live)
+
+    def clear(self) -> None:
+        """Forgets all rules, everybody's."""
+        self.nft("flush ruleset")
+
+
+@contextmanager
+def new_host() -> Iterator[Host]:
+    """A Host that ends with the block."""
+    host = Host()
+    try:
+        yield host
+    finally:
+        host.close()
+
+
+def elements_of(commands: Iterable[Command]) -> list[str]:
+    """The elements that commands add and delete, each as `+ ip map key`."""
+    return [
+        f"{'+' if isinstance(command, AddElements) else '-'} {command.container.ip} {command.container.name} "
+        f"{key_text(command.container, key)}"
+        for command in commands
+        if isinstance(command, AddElements | DeleteElements)
+        for key, _ in command.elements
+    ]
+
+
+def lines_of(delta: Delta[EntryKey, Value]) -> list[str]:
+    """A Delta as `+ ip map key`, `~` for what changes and `-` for what goes, sorted."""
+    signed = (("+", delta.added), ("~", delta.changed), ("-", delta.removed))
+    return sorted(
+        f"{sign} {container.ip} {container.name} {key_text(container, key)}"
+        for sign, part in signed
+        for container, key in part
+    )
+
+
+# ---- the same, whatever the ids and slots ----
+
+Meaning = dict[tuple[str, ...], list[str]]
+
+
+def meaning(entries: Entries) -> Meaning:
+    """What entries say, with names in place of ids, and without numbers of slots and handles.
+
+    Two rulesets that differ only in the choice of ids, in the order of slots within a list, and in handles, are equal.
+    """
+    names = names_in(entries)
+    endpoint_of = {
+        (container.family, unpack_register(key) & ~LOCAL_LIST): value.data
+        for (container, key), value in entries.items()
+        if container.name in {"sticky-endpoints", "sticky-local-endpoints"}
+    }
+    found: Meaning = {}
+    for (container, key), value in entries.items():
+        data = data_text(container, value.data) if container.data or container.is_chains else ""
+        place = key_text(container, key)
+        if container.name in _BY_REGISTER:
+            register = unpack_register(key)
+            place = _list_name(names, container.family, register)
+            if container.name == "handles":
+                data = endpoint_of[container.family, unpack_register(value.data)].hex()
+            elif container.name == "slots":
+                data = str(unpack_register(value.data) & (LOCAL_LIST - 1))
+        elif container.name in _TO_REGISTER:
+            data = _list_name(names, container.family, unpack_register(value.data))
+        found.setdefault((container.ip, container.name, place), []).append(f"{data} {value.comment}")
+    return {place: sorted(contents) for place, contents in found.items()}
+
+
+_BY_REGISTER = {"slots", "lists", "endpoints", "sticky-lists", "handles", "sticky-endpoints", "sticky-local-endpoints"}
+_TO_REGISTER = {"internal", "external", "external-local", "nodeports", "nodeports-local"}
+
+
+def _list_name(names: Mapping[tuple[Family, int], str], family: Family, register: int) -> str:
+    number = register >> ID_SHIFT & MAX_ID
+    return f"{names[family, number]} {'Local' if register & LOCAL_LIST else 'Cluster'}"

@@ -1,0 +1,105 @@
+"""What holds for every cluster, in a real kernel."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rulegen import ruleset
+from rulegen.nftables.compiler import Compiler
+from rulegen.nftables.transaction import plan
+from rulegen.routing.cluster import Cluster
+from tests.builders import CONFIGURATION, Item
+from tests.nftables.clusters import clusters
+from tests.nftables.host import Host, compiled, lines_of, meaning, rendered
+
+pytestmark = pytest.mark.kernel
+
+# `host` is emptied in each example.
+_in_the_kernel = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@given(items=clusters())
+@_in_the_kernel
+def test_after_an_apply_there_is_nothing_to_change(host: Host, items: list[Item]) -> None:
+    host.clear()
+    host.apply(*items)
+    assert lines_of(host.delta(*items)) == []
+    assert host.read().entries == compiled(items).entries()
+
+
+@given(items=clusters())
+@_in_the_kernel
+def test_what_nft_loads_from_a_rendered_file_is_what_is_wanted(host: Host, items: list[Item]) -> None:
+    host.clear()
+    host.nft(rendered(compiled(items)))
+    assert lines_of(host.delta(*items)) == []
+
+
+@given(before=clusters(), after=clusters())
+@_in_the_kernel
+def test_a_delta_leads_to_the_same_rules_as_a_load(host: Host, before: list[Item], after: list[Item]) -> None:
+    host.clear()
+    host.apply(*before)
+    host.apply(*after)
+    assert meaning(host.read().entries) == meaning(compiled(after).entries())
+    assert lines_of(host.delta(*after)) == []
+
+
+@given(before=clusters(), after=clusters())
+@_in_the_kernel
+def test_changes_one_by_one_lead_to_the_same_rules(host: Host, before: list[Item], after: list[Item]) -> None:
+    host.clear()
+    cluster = Cluster(CONFIGURATION)
+    compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
+    cluster.set_objects(before)
+    compiler.update(*cluster.take_changes())
+    live = host.read()
+    entries = compiler.entries()
+    host.commit(plan(ruleset.diff({}, entries), live, compiler.programs, entries), live)
+    for item in (*before, *after):
+        if item not in after:
+            _remove(cluster, item)
+        else:
+            cluster.set_objects([item])
+        delta, errors = compiler.update(*cluster.take_changes())
+        assert not errors
+        host.commit(plan(delta, live, compiler.programs), live)
+    assert meaning(host.read().entries) == meaning(compiled(after).entries())
+    assert lines_of(ruleset.diff(host.read().entries, compiler.entries())) == []
+
+
+def _remove(cluster: Cluster, item: Item) -> None:
+    from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
+
+    match item:
+        case Service():
+            cluster.remove_service(item.metadata.namespace, item.metadata.name)
+        case EndpointSlice():
+            cluster.remove_slice(item.metadata.namespace, item.metadata.name)
+        case ServiceCIDR():
+            cluster.remove_service_cidr(item.metadata.name)
+
+
+@given(before=clusters(), after=clusters(), data=st.data())
+@_in_the_kernel
+def test_both_ways_into_the_kernel_lead_to_the_same(
+    host: Host, before: list[Item], after: list[Item], data: st.DataObject
+) -> None:
+    found = []
+    for as_text in (False, True):
+        host.clear()
+        host.apply(*before)
+        live = host.read()
+        compiler = compiled(after, live.entries)
+        transaction = plan(ruleset.diff(live.entries, compiler.entries()), live, compiler.programs)
+        if as_text:
+            host.nft("".join(transaction.lines()))
+        else:
+            host.commit(transaction, live)
+        read = host.read()
+        found.append((read.entries, {family: table.listed_as for family, table in read.tables.items()}))
+    assert found[0] == found[1]
