@@ -74,6 +74,8 @@ _UNSUPPORTED = {
     "windowsRunAsService": "it is for Windows",
     "winkernel": "it is for Windows",
 }
+# Here false says as much as true.
+_FEATURE_GATE = "featureGates."
 # What kube-proxy itself writes for a field that nobody has set, besides what is empty.
 _UNSET: dict[str, Sequence[object]] = {
     "clientConnection.contentType": ("application/vnd.kubernetes.protobuf",),
@@ -303,7 +305,7 @@ def _unread(fields: Fields) -> Iterator[Fault]:
         reason = _UNSUPPORTED.get(path) or _UNSUPPORTED.get(path.partition(".")[0])
         if reason is None:
             yield Fault(path, "unknown field; has no effect")
-        elif not _is_empty(value) and value not in _UNSET.get(path, ()):
+        elif path.startswith(_FEATURE_GATE) or not (_is_empty(value) or value in _UNSET.get(path, ())):
             yield Fault(path, f"not supported: {reason}")
 
 

@@ -1,0 +1,606 @@
+"""Every field of a KubeProxyConfiguration, each limit of rule 97, what is warned of, and what is refused in a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rulegen.config import (
+    AgentConfiguration,
+    Configuration,
+    Conntrack,
+    DetectLocalMode,
+    Family,
+    NodeConfiguration,
+    SocketAddress,
+    Target,
+)
+from rulegen.configuration_fields import Unexpected, duration
+from rulegen.configuration_file import API_VERSION, KIND, load_configuration, node_configuration, read_configuration
+from rulegen.errors import InputError
+from rulegen.routing.node import node_routing
+
+BOTH = (Family.IPV4, Family.IPV6)
+
+# What kubeadm puts into a cluster's ConfigMap: nearly every field, none of them set.
+KUBEADM = """\
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: ""
+  burst: 0
+  contentType: ""
+  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
+  qps: 0
+clusterCIDR: 10.244.0.0/16
+configSyncPeriod: 0s
+conntrack:
+  maxPerCore: null
+  min: null
+  tcpBeLiberal: false
+  tcpCloseWaitTimeout: null
+  tcpEstablishedTimeout: null
+  udpStreamTimeout: 0s
+  udpTimeout: 0s
+detectLocal:
+  bridgeInterface: ""
+  interfaceNamePrefix: ""
+detectLocalMode: ""
+enableProfiling: false
+healthzBindAddress: ""
+hostnameOverride: ""
+iptables:
+  localhostNodePorts: null
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+ipvs:
+  excludeCIDRs: null
+  minSyncPeriod: 0s
+  scheduler: ""
+  strictARP: false
+  syncPeriod: 0s
+  tcpFinTimeout: 0s
+  tcpTimeout: 0s
+  udpTimeout: 0s
+kind: KubeProxyConfiguration
+logging:
+  flushFrequency: 0
+  options:
+    json:
+      infoBufferSize: "0"
+    text:
+      infoBufferSize: "0"
+  verbosity: 0
+metricsBindAddress: ""
+mode: ""
+nftables:
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+nodePortAddresses: null
+oomScoreAdj: null
+portRange: ""
+showHiddenMetricsForVersion: ""
+winkernel:
+  enableDSR: false
+  forwardHealthCheckVip: false
+  networkName: ""
+  rootHnsEndpointName: ""
+  sourceVip: ""
+"""
+
+
+def _read(fields: dict[Any, Any], target: Target | None = None) -> Configuration:
+    return read_configuration(fields, "kp.yaml", target)[0]
+
+
+def _warnings(fields: dict[Any, Any], target: Target | None = None) -> list[str]:
+    return read_configuration(fields, "kp.yaml", target)[1]
+
+
+def _faults(fields: dict[Any, Any], target: Target | None = None) -> list[str]:
+    with pytest.raises(InputError) as raised:
+        read_configuration(fields, "kp.yaml", target)
+    return str(raised.value).splitlines()
+
+
+def _nested(path: str, value: object) -> dict[Any, Any]:
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _load(folder: Path, text: str | bytes, name: str = "kp.yaml") -> tuple[Configuration, list[str]]:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_configuration(str(path))
+
+
+def _refusal(folder: Path, text: str | bytes, name: str = "kp.yaml") -> str:
+    with pytest.raises(InputError) as raised:
+        _load(folder, text, name)
+    return str(raised.value).replace(f"{folder}/", "")
+
+
+# -- files --
+
+
+def test_kubeadms_file_is_the_defaults_without_a_warning(tmp_path: Path) -> None:
+    configuration, warnings = _load(tmp_path, KUBEADM)
+    assert warnings == []
+    assert configuration == Configuration(
+        node=NodeConfiguration(cluster_cidrs=("10.244.0.0/16",)),
+        agent=AgentConfiguration(kubeconfig="/var/lib/kube-proxy/kubeconfig.conf"),
+    )
+
+
+def test_defaults_are_those_of_rule_97() -> None:
+    agent = _read({}).agent
+    assert (agent.sync_period, agent.min_sync_period, agent.config_sync_period) == (30, 1, 15 * 60)
+    assert (agent.qps, agent.burst) == (5, 10)
+    assert agent.healthz_bind_address == ("0.0.0.0", 10256)  # noqa: S104
+    assert agent.metrics_bind_address == ("127.0.0.1", 10249)
+    assert agent.conntrack == Conntrack()
+    assert _read({}).node.masquerade_bit == 14
+    assert _read({}).target is Target.NFTABLES
+
+
+def test_json_is_read_whatever_the_files_name(tmp_path: Path) -> None:
+    text = json.dumps({"apiVersion": API_VERSION, "kind": KIND, "clusterCIDR": "10.0.0.0/8"})
+    for name in ("kp.json", "config.conf"):
+        assert _load(tmp_path, text, name)[0].node.cluster_cidrs == ("10.0.0.0/8",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "kp.yaml: holds no object"),
+        ("# nothing\n", "kp.yaml: holds no object"),
+        ("5", "kp.yaml: expected an object, got 5"),
+        ("- a\n", "kp.yaml: expected an object, got an array"),
+        ("a: [\n", "kp.yaml:2:1: invalid YAML: did not find expected node content"),
+        ("a: 1\na: 2\n", 'kp.yaml:2:1: invalid YAML: the key "a" is set twice'),
+        (b"a: \xff\n", "kp.yaml:1:4: not UTF-8 (invalid start byte)"),
+        ("a: 1\n---\nb: 2\n", "kp.yaml: expected one document, got 2"),
+        ("kind: KubeProxyConfiguration\n", f"kp.yaml: apiVersion: expected {API_VERSION}, got nothing"),
+        (f"apiVersion: {API_VERSION}\nkind: ConfigMap\n", f'kp.yaml: kind: expected {KIND}, got "ConfigMap"'),
+        (f"apiVersion: v1\nkind: {KIND}\n", f'kp.yaml: apiVersion: expected {API_VERSION}, got "v1"'),
+    ],
+)
+def test_what_is_no_such_file_is_one_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    assert _refusal(tmp_path, text) == message
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "holds no object"), ("{", "invalid JSON"), ("[]", "an object")])
+def test_what_is_no_such_json_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    refusal = _refusal(tmp_path, text, "kp.json")
+    assert refusal.startswith("kp.json")
+    assert message in refusal
+    assert "\n" not in refusal
+
+
+def test_a_path_without_a_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing\.yaml: No such file or directory$"):
+        load_configuration(str(tmp_path / "missing.yaml"))
+    with pytest.raises(InputError, match="expected a file, got a folder"):
+        load_configuration(str(tmp_path))
+
+
+def test_all_faults_are_reported_a_line_each(tmp_path: Path) -> None:
+    fields = "clusterCIDR: pods\nnftables: {masqueradeBit: 32, syncPeriod: soon}\nbindAddress: 5\nconntrack: []\n"
+    assert _refusal(tmp_path, f"apiVersion: {API_VERSION}\nkind: {KIND}\n{fields}").splitlines() == [
+        "kp.yaml: bindAddress: expected str, got 5",
+        "kp.yaml: nftables.masqueradeBit: expected 0 to 31, got 32",
+        'kp.yaml: nftables.syncPeriod: expected a duration such as "30s" or "1h5m", not negative, got "soon"',
+        'kp.yaml: clusterCIDR: expected one CIDR, or an IPv4 and an IPv6 one with a comma between, got "pods"',
+        "kp.yaml: conntrack: expected an object, got an array",
+    ]
+
+
+# -- fields --
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"bindAddress": "192.0.02.1"}, {"bind_address": "192.0.2.1"}),
+        ({"bindAddress": "2001:DB8::0:1"}, {"bind_address": "2001:db8::1"}),
+        ({"bindAddress": "0.0.0.0"}, {"bind_address": ""}),  # noqa: S104
+        ({"bindAddress": "::"}, {"bind_address": ""}),
+        ({"hostnameOverride": "  Node-1.Example.ORG\n"}, {"node_name": "node-1.example.org"}),
+        ({"clusterCIDR": "010.244.7.0/16"}, {"cluster_cidrs": ("10.244.0.0/16",)}),
+        ({"clusterCIDR": "FD00::1/48, 10.244.0.0/16"}, {"cluster_cidrs": ("fd00::/48", "10.244.0.0/16")}),
+        ({"nodePortAddresses": []}, {"nodeport_addresses": ("primary",)}),
+        ({"nodePortAddresses": ["primary"]}, {"nodeport_addresses": ("primary",)}),
+        (
+            {"nodePortAddresses": ["192.168.001.1/24", "2001:DB8::/32"]},
+            {"nodeport_addresses": ("192.168.1.0/24", "2001:db8::/32")},
+        ),
+        ({"nftables": {"masqueradeAll": True, "masqueradeBit": 0}}, {"masquerade_all": True, "masquerade_bit": 0}),
+        ({"nftables": {"masqueradeBit": 31}}, {"masquerade_bit": 31}),
+        ({"detectLocalMode": "NodeCIDR"}, {"detect_local_mode": DetectLocalMode.NODE_CIDR}),
+        (
+            {"detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": "br-0.100_x@y=abc"[:15]}},
+            {"detect_local_mode": DetectLocalMode.BRIDGE_INTERFACE, "detect_local_interface": "br-0.100_x@y=ab"},
+        ),
+        (
+            {"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "cali"}},
+            {"detect_local_mode": DetectLocalMode.INTERFACE_NAME_PREFIX, "detect_local_interface": "cali"},
+        ),
+        # An interface counts only in its mode.
+        ({"detectLocal": {"bridgeInterface": "cni0"}}, {"detect_local_interface": ""}),
+    ],
+)
+def test_fields_of_the_node(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert _read(fields).node == msgspec.structs.replace(NodeConfiguration(), **expected)
+    assert _warnings(fields) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"clientConnection": {"kubeconfig": "/etc/k", "qps": 50, "burst": 100}}, {"qps": 50.0, "burst": 100}),
+        ({"clientConnection": {"qps": -1.5}}, {"qps": -1.5}),
+        ({"healthzBindAddress": "[::1]:80"}, {"healthz_bind_address": SocketAddress("::1", 80)}),
+        ({"healthzBindAddress": "127.0.00.1"}, {"healthz_bind_address": SocketAddress("127.0.0.1", 10256)}),
+        ({"metricsBindAddress": "FD00::1"}, {"metrics_bind_address": SocketAddress("fd00::1", 10249)}),
+        ({"metricsBindAddress": "127.0.0.1:65535"}, {"metrics_bind_address": SocketAddress("127.0.0.1", 65535)}),
+        (
+            {"bindAddress": "::"},
+            {
+                "healthz_bind_address": SocketAddress("::", 10256),
+                "metrics_bind_address": SocketAddress("::1", 10249),
+            },
+        ),
+        ({"bindAddressHardFail": True}, {"bind_address_hard_fail": True}),
+        ({"configSyncPeriod": "5m"}, {"config_sync_period": 300.0}),
+        ({"nftables": {"syncPeriod": "1h5m", "minSyncPeriod": "100ms"}}, {"sync_period": 3900, "min_sync_period": 0.1}),
+        ({"nftables": {"syncPeriod": "1s"}}, {"sync_period": 1.0}),
+        (
+            {
+                "conntrack": {
+                    "maxPerCore": 1,
+                    "min": 0,
+                    "tcpEstablishedTimeout": "24h",
+                    "tcpCloseWaitTimeout": "1h",
+                    "tcpBeLiberal": True,
+                    "udpTimeout": "30s",
+                    "udpStreamTimeout": "2m",
+                }
+            },
+            {
+                "conntrack": Conntrack(
+                    max_per_core=1,
+                    minimum=0,
+                    tcp_established_timeout=86400.0,
+                    tcp_close_wait_timeout=3600.0,
+                    tcp_be_liberal=True,
+                    udp_timeout=30.0,
+                    udp_stream_timeout=120.0,
+                )
+            },
+        ),
+    ],
+)
+def test_fields_of_the_agent(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    agent = _read(fields).agent
+    for name, value in expected.items():
+        assert getattr(agent, name) == value
+    assert _warnings(fields) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("mode", "ipvs", "nftables or iptables"),
+        ("mode", "kernelspace", "nftables or iptables"),
+        ("mode", 5, "str"),
+        ("bindAddress", "::ffff:192.0.2.1", "an IP address"),
+        ("bindAddress", "node-1", "an IP address"),
+        ("hostnameOverride", "node_1", "a node's name (a DNS subdomain name)"),
+        ("hostnameOverride", "  ", "a node's name (a DNS subdomain name)"),
+        ("hostnameOverride", "a" * 254, "a node's name (a DNS subdomain name)"),
+        ("detectLocalMode", "clusterCIDR", "ClusterCIDR or NodeCIDR or BridgeInterface or InterfaceNamePrefix"),
+        ("detectLocal.bridgeInterface", "a" * 16, "at most 15 letters, digits or . _ - @ = of an interface's name"),
+        ("detectLocal.interfaceNamePrefix", "a" * 15, "at most 14 letters, digits or . _ - @ = of an interface's name"),
+        ("detectLocal", 5, "an object"),
+        ("nodePortAddresses", "primary", "an array"),
+        ("nftables.masqueradeBit", -1, "0 to 31"),
+        ("nftables.masqueradeBit", 32, "0 to 31"),
+        ("iptables.masqueradeBit", 32, "0 to 31"),
+        ("nftables.masqueradeBit", "14", "int"),
+        ("nftables.masqueradeBit", True, "int"),
+        ("nftables.masqueradeBit", 14.0, "int"),
+        ("nftables.masqueradeAll", "true", "bool"),
+        ("nftables.masqueradeAll", 1, "bool"),
+        ("nftables.syncPeriod", 30, "str"),
+        ("configSyncPeriod", "-1s", 'a duration such as "30s" or "1h5m", not negative'),
+        ("oomScoreAdj", -1001, "-1000 to 1000"),
+        ("oomScoreAdj", 1001, "-1000 to 1000"),
+        ("clientConnection.burst", -1, "0 to 2147483647"),
+        ("clientConnection.qps", "5", "a number"),
+        ("clientConnection.qps", float("inf"), "a number"),
+        ("clientConnection.kubeconfig", 5, "str"),
+        ("conntrack.maxPerCore", -1, "0 to 2147483647"),
+        ("conntrack.min", 2**31, "0 to 2147483647"),
+        ("conntrack.tcpBeLiberal", "yes", "bool"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_one_line(path: str, value: object, expected: str) -> None:
+    (line,) = _faults(_nested(path, value))
+    assert line.startswith(f"kp.yaml: {path}: expected {expected}, got ")
+
+
+def test_a_number_out_of_all_bounds_is_one_line() -> None:
+    assert _faults({"clientConnection": {"qps": 10**400}}) == [
+        "kp.yaml: clientConnection.qps: expected a number, got a number out of range"
+    ]
+
+
+@pytest.mark.parametrize("field", ["conntrack.tcpEstablishedTimeout", "conntrack.tcpCloseWaitTimeout"])
+@pytest.mark.parametrize("value", ["-1s", "soon"])
+def test_timeouts_are_not_negative(field: str, value: str) -> None:
+    assert len(_faults(_nested(field, value))) == 1
+
+
+@pytest.mark.parametrize("field", ["healthzBindAddress", "metricsBindAddress"])
+@pytest.mark.parametrize(
+    "value", [":80", "localhost:80", "127.0.0.1:0", "127.0.0.1:65536", "::1:80:x", "[::1]", "1:2:3"]
+)
+def test_servers_listen_on_an_address_and_a_port(field: str, value: str) -> None:
+    (line,) = _faults({field: value})
+    assert line.startswith(f"kp.yaml: {field}: expected IP:PORT")
+
+
+@pytest.mark.parametrize("stanza", ["nftables", "iptables"])
+def test_the_minimum_period_is_not_above_the_period(stanza: str) -> None:
+    assert _faults({stanza: {"syncPeriod": "5s", "minSyncPeriod": "6s"}}) == [
+        f"kp.yaml: {stanza}.minSyncPeriod: expected at most the syncPeriod, 5 s, got 6 s"
+    ]
+    assert _warnings({stanza: {"syncPeriod": "1s", "minSyncPeriod": "1s"}, "mode": stanza}) == []
+    # The default of a second counts too, as in kube-proxy.
+    assert len(_faults({stanza: {"syncPeriod": "500ms"}})) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["pods", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/8,10.1.0.0/16", "10.0.0.0/8,fd00::/8,fc00::/8", "10.0.0.0/8,"],
+)
+def test_the_cluster_has_one_cidr_or_one_of_each_family(value: str) -> None:
+    (line,) = _faults({"clusterCIDR": value})
+    assert line.startswith("kp.yaml: clusterCIDR: expected one CIDR, or an IPv4 and an IPv6 one")
+
+
+def test_nodeport_addresses_are_cidrs_or_primary_alone() -> None:
+    for several in (["primary", "10.0.0.0/8"], ["primary", "primary"]):
+        assert _faults({"nodePortAddresses": several}) == [
+            'kp.yaml: nodePortAddresses: expected CIDRs or "primary" alone, got more than "primary"'
+        ]
+    assert _faults({"nodePortAddresses": ["10.0.0.0/8", "all", 5, ""]}) == [
+        'kp.yaml: nodePortAddresses[1]: expected a CIDR or "primary", got "all"',
+        "kp.yaml: nodePortAddresses[2]: expected str, got 5",
+        'kp.yaml: nodePortAddresses[3]: expected a CIDR or "primary", got ""',
+    ]
+
+
+def test_a_family_without_an_entry_is_not_restricted() -> None:
+    """Rule 60."""
+    node = _read({"nodePortAddresses": ["192.0.2.0/24"]}).node
+    routing = node_routing(node, None, [])
+    assert routing[Family.IPV4].nodeport_addresses == ("192.0.2.0/24",)
+    assert routing[Family.IPV6].nodeport_addresses == ("::/0",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "field"), [("BridgeInterface", "bridgeInterface"), ("InterfaceNamePrefix", "interfaceNamePrefix")]
+)
+def test_a_mode_by_interface_needs_its_interface(mode: str, field: str) -> None:
+    """Rule 49."""
+    missing = f"kp.yaml: detectLocal.{field}: missing: detectLocalMode {mode} needs it"
+    assert _faults({"detectLocalMode": mode}) == [missing]
+    assert _faults({"detectLocalMode": mode, "detectLocal": {field: ""}}) == [missing]
+    assert len(_faults({"detectLocalMode": mode, "detectLocal": {field: "a b"}})) == 1
+    assert len(_faults({"detectLocalMode": mode, "detectLocal": {field: 5}})) == 1
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a*", "a b", "a/b", "a:b", "a\nb", "a+", "a'b", "ä", ".", "..", "a;b"])
+def test_an_interface_name_cannot_be_anything_else_to_a_packet_filter(name: str) -> None:
+    for field in ("bridgeInterface", "interfaceNamePrefix"):
+        assert len(_faults({"detectLocal": {field: name}})) == 1
+
+
+# -- targets --
+
+
+def test_each_target_has_its_own_stanza() -> None:
+    fields: dict[str, Any] = {
+        "nftables": {"masqueradeAll": True, "masqueradeBit": 3, "syncPeriod": "40s", "minSyncPeriod": "2s"},
+        "iptables": {"masqueradeBit": 5, "syncPeriod": "50s", "minSyncPeriod": "3s"},
+    }
+    for mode, bit, everything, sync, minimum in (("nftables", 3, True, 40, 2), ("iptables", 5, False, 50, 3)):
+        by_mode, by_option = _read({**fields, "mode": mode}), _read({**fields, "mode": "ipvs"}, Target(mode))
+        assert by_mode == by_option
+        assert by_mode.target is Target(mode)
+        assert (by_mode.node.masquerade_bit, by_mode.node.masquerade_all) == (bit, everything)
+        assert (by_mode.agent.sync_period, by_mode.agent.min_sync_period) == (sync, minimum)
+
+
+def test_the_other_targets_stanza_is_reported_where_it_says_something_else() -> None:
+    """An empty mode is iptables to kube-proxy and nftables here, so that a stanza may have lost its effect."""
+    (line,) = _warnings({"iptables": {"masqueradeAll": True, "syncPeriod": "30s", "masqueradeBit": 14}})
+    assert line.startswith("kp.yaml: iptables.masqueradeAll: has no effect: the target is nftables")
+    same = {"masqueradeAll": True, "syncPeriod": "1m"}
+    assert _warnings({"iptables": same, "nftables": same}) == []
+
+
+# -- warnings --
+
+
+def test_localhost_nodeports_are_refused_by_name() -> None:
+    """Decision D1."""
+    for mode in ("nftables", "iptables"):
+        (line,) = _warnings({"mode": mode, "iptables": {"localhostNodePorts": True}})
+        assert line.startswith("kp.yaml: iptables.localhostNodePorts: not supported")
+        assert "CVE-2020-8558" in line
+    assert _warnings({"iptables": {"localhostNodePorts": False}}) == []
+    (line,) = _warnings({"nodePortAddresses": ["127.0.0.0/8", "10.0.0.0/8"]})
+    assert line.startswith("kp.yaml: nodePortAddresses: 127.0.0.0/8 has no effect")
+    assert "CVE-2020-8558" in line
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("clientConnection.acceptContentTypes", "application/cbor"),
+        ("clientConnection.contentType", "application/json"),
+        ("enableProfiling", True),
+        ("featureGates.TopologyAwareHints", False),
+        ("iptables.snatNodeInternalIP", True),
+        ("ipvs.strictARP", True),
+        ("ipvs.excludeCIDRs", ["10.0.0.0/8"]),
+        ("ipvs.syncPeriod", "31s"),
+        ("logging.options", {"json": {"splitStream": True}}),
+        ("logging.verbosity", 4),
+        ("oomScoreAdj", 0),
+        ("portRange", "0-0"),
+        ("showHiddenMetricsForVersion", "1.30"),
+        ("windowsRunAsService", True),
+        ("winkernel.networkName", "l2bridge"),
+    ],
+)
+def test_what_is_not_supported_is_reported_by_name(path: str, value: object) -> None:
+    (line,) = _warnings(_nested(path, value))
+    assert line.startswith(f"kp.yaml: {path}: not supported: ")
+
+
+@pytest.mark.parametrize("path", ["masqueradeAll", "nftables.masqueradeall", "conntrack.max", "extra.deep", "a b"])
+def test_an_unknown_field_is_reported_whatever_its_value(path: str) -> None:
+    values: tuple[object, ...] = (False, None, 5, {})
+    for value in values:
+        assert _warnings(_nested(path, value)) == [f"kp.yaml: {path}: unknown field; has no effect"]
+
+
+def test_keys_that_are_no_text_are_reported_on_one_line() -> None:
+    assert _warnings({5: 1, "a\nb": 2, "conntrack": {True: 3}}) == [
+        "kp.yaml: 5: unknown field; has no effect",
+        'kp.yaml: "a\\nb": unknown field; has no effect',
+        "kp.yaml: conntrack.true: unknown field; has no effect",
+    ]
+
+
+def test_what_kube_proxy_writes_by_default_is_no_warning() -> None:
+    written = {
+        "clientConnection": {"contentType": "application/vnd.kubernetes.protobuf", "qps": 5, "burst": 10},
+        "ipvs": {"syncPeriod": "30s", "minSyncPeriod": "1s"},
+        "iptables": {"masqueradeBit": 14, "syncPeriod": "30s", "minSyncPeriod": "1s"},
+        "logging": {"flushFrequency": "5s", "format": "text", "verbosity": 0},
+        "oomScoreAdj": -999,
+    }
+    assert _warnings(written) == []
+
+
+# -- the command line --
+
+
+def test_the_nodes_name_is_the_options_then_the_files_then_the_hosts() -> None:
+    """Rule 95."""
+    named, unnamed = _read({"hostnameOverride": "From-File"}), _read({})
+    assert node_configuration(named, BOTH, " Option ", "host").node_name == "option"
+    assert node_configuration(named, BOTH, "", "host").node_name == "from-file"
+    assert node_configuration(unnamed, BOTH, "", "Host").node_name == "host"
+    for name, host in (("", ""), (" ", "host"), ("a b", "host"), ("", "my_host")):
+        with pytest.raises(InputError, match=r"^name of the node: expected a node's name"):
+            node_configuration(unnamed, BOTH, name, host)
+
+
+def test_a_host_needs_a_family_of_the_clusters_cidrs() -> None:
+    """Rule 49."""
+    configuration = _read({"clusterCIDR": "fd00::/48"})
+    assert node_configuration(configuration, BOTH, "a").families == BOTH
+    with pytest.raises(InputError, match=r"^clusterCIDR: fd00::/48: this host has no such family$"):
+        node_configuration(configuration, (Family.IPV4,), "a")
+    pair = _read({"clusterCIDR": "fd00::/48,10.0.0.0/8"})
+    assert node_configuration(pair, (Family.IPV4,), "a").families == (Family.IPV4,)
+    by_node = _read({"clusterCIDR": "fd00::/48", "detectLocalMode": "NodeCIDR"})
+    assert node_configuration(by_node, (Family.IPV4,), "a").families == (Family.IPV4,)
+
+
+def test_a_host_needs_the_family_of_its_address() -> None:
+    with pytest.raises(InputError, match=r"^bindAddress: fd00::1: this host has no IPv6$"):
+        node_configuration(_read({"bindAddress": "fd00::1"}), (Family.IPV4,), "a")
+
+
+# -- durations --
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        ("0s", 0),
+        ("+5s", 5),
+        ("1.5h", 5400),
+        (".5s", 0.5),
+        ("1.s", 1),
+        ("1h1h", 7200),
+        ("2562047h", 9223369200),
+        ("1ns", 1e-9),
+        ("1us", 1e-6),
+        ("1\u00b5s", 1e-6),
+        ("1\u03bcs", 1e-6),
+        ("1ms", 1e-3),
+        ("1m", 60),
+    ],
+)
+def test_durations_as_go_writes_them(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "s", "-1s", "1 s", "1s ", "1d", "1S", ".s", "+", "--1s", "1e3s", "2562048h", "\u0661s"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(Unexpected):
+        duration(text)
+
+
+def _written(nanoseconds: int) -> str:
+    """As Go's Duration.String, with hours, minutes, and seconds with a fraction."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    fraction = f".{rest:09d}".rstrip("0").rstrip(".")
+    minutes, hours = seconds // 60 % 60, seconds // 3600
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes or hours else "") + f"{seconds % 60}{fraction}s"
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_every_duration_is_read_to_the_nanosecond(nanoseconds: int) -> None:
+    assert duration(_written(nanoseconds)) == nanoseconds / 10**9
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["mode", "clusterCIDR", "nodePortAddresses", "detectLocal", "nftables", "conntrack", "ipvs"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["syncPeriod", "min"]), inner),
+            max_leaves=5,
+        ),
+    )
+)
+def test_any_values_are_read_or_refused_in_printable_lines(fields: dict[str, Any]) -> None:
+    try:
+        lines = _warnings(fields)
+    except InputError as error:
+        lines = str(error).split("\n")
+    assert all(line.startswith("kp.yaml: ") and line.isascii() and line.isprintable() for line in lines)
