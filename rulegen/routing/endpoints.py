@@ -111,7 +111,7 @@ def merge(
                 if endpoint.terminating and key in merged:
                     continue
                 if rules:
-                    weight = _weight(rules, endpoint, slice_.weight)
+                    weight = endpoint_weight(rules, endpoint, slice_.weight)
                 merged[key] = MergedEndpoint(
                     Backend(endpoint.address, number, weight, endpoint.local),
                     endpoint.ready,
@@ -121,7 +121,8 @@ def merge(
     return [merged[key] for key in sorted(merged)]
 
 
-def _weight(rules: tuple[WeightRule, ...], endpoint: SliceEndpoint, default: int) -> int:
+def endpoint_weight(rules: tuple[WeightRule, ...], endpoint: SliceEndpoint, default: int) -> int:
+    """The weight that a Service's rules give an endpoint, else that of its slice (D9)."""
     weight = service_weight(rules, (endpoint.target, endpoint.node, endpoint.address))
     return default if weight is None else weight
 
@@ -173,8 +174,8 @@ def _endpoints(
 
 def _address_problem(endpoint: Endpoint, family: Family) -> str:
     if not endpoint.addresses:
-        return "an endpoint without addresses is skipped"
-    return f"endpoint {endpoint.addresses[0]!r} is skipped: not an {family.value} address"
+        return "an endpoint without addresses is skipped (rule 19)"
+    return f"endpoint {endpoint.addresses[0]!r} is skipped: not an {family.value} address (rule 19)"
 
 
 def _subject(slice_: EndpointSlice) -> str:

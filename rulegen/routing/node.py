@@ -80,18 +80,22 @@ def node_findings(
 ) -> list[Finding]:
     """What is wrong with the Node and the ServiceCIDRs."""
     findings = [
-        Finding(f"ServiceCIDR {cidr.metadata.name}", Reason.UNUSABLE_RANGE, f"{text!r} is not a CIDR; skipped")
+        Finding(
+            f"ServiceCIDR {cidr.metadata.name}", Reason.UNUSABLE_RANGE, f"{text!r} is not a CIDR; skipped (rule 12)"
+        )
         for cidr in service_cidrs
         for text in cidr.spec.cidrs
         if parse_network(text) is None
     ]
     subject = f"Node {configuration.node_name}"
     if node is None:
-        message = "not known: no endpoint's zone matches, and NodePorts are accepted on every address"
+        message = "not known: no endpoint's zone matches, and NodePorts are accepted on every address (rules 33, 61)"
         return [*findings, Finding(subject, Reason.UNKNOWN_NODE, message)]
     stated = (node.status.addresses if node.status else None) or ()
     return findings + [
-        Finding(subject, Reason.UNUSABLE_ADDRESS, f"{entry.type} {entry.address!r} is not an IP address; skipped")
+        Finding(
+            subject, Reason.UNUSABLE_ADDRESS, f"{entry.type} {entry.address!r} is not an IP address; skipped (rule 53)"
+        )
         for entry in stated
         if entry.type in _ADDRESS_TYPES and canonical_address(entry.address) is None
     ]

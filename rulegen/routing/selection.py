@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from rulegen.routing.endpoints import MergedEndpoint
@@ -32,25 +33,43 @@ def select(
     return Selection(_backends(cluster), _backends(local), bool(usable))
 
 
+class HintMode(Enum):
+    """By what topology hints choose among the ready endpoints."""
+
+    NODE = "node"
+    ZONE = "zone"
+
+
 def allowed_by_hints(ready: Sequence[MergedEndpoint], node_name: str, zone: str) -> Sequence[MergedEndpoint]:
     """The ready endpoints meant for this node, else for its zone, else all: all or nothing each time (rules 31-33)."""
-    if any(endpoint.hints is None for endpoint in ready):
+    mode = hint_mode(ready, node_name, zone)
+    if mode is None:
         return ready
-    for hinted, own in ((_nodes, node_name), (_zones, zone)):
-        hints = [hinted(endpoint) for endpoint in ready]
+    own = node_name if mode is HintMode.NODE else zone
+    return [endpoint for endpoint in ready if own in _hinted(mode, endpoint)]
+
+
+def hint_mode(ready: Sequence[MergedEndpoint], node_name: str, zone: str) -> HintMode | None:
+    """Which hints are in force; None when they are ignored (rule 33)."""
+    if any(endpoint.hints is None for endpoint in ready):
+        return None
+    for mode, own in ((HintMode.NODE, node_name), (HintMode.ZONE, zone)):
+        hints = [_hinted(mode, endpoint) for endpoint in ready]
         if all(hints) and any(own in names for names in hints):
-            return [endpoint for endpoint, names in zip(ready, hints, strict=True) if own in names]
-    return ready
+            return mode
+    return None
 
 
-def _nodes(endpoint: MergedEndpoint) -> set[str]:
+def hinted_count(endpoints: Iterable[MergedEndpoint], mode: HintMode) -> int:
+    """How many endpoints have a hint of this kind."""
+    return sum(1 for endpoint in endpoints if _hinted(mode, endpoint))
+
+
+def _hinted(mode: HintMode, endpoint: MergedEndpoint) -> set[str]:
     hints = endpoint.hints
-    return {hint.name for hint in hints.for_nodes} if hints and hints.for_nodes else set()
-
-
-def _zones(endpoint: MergedEndpoint) -> set[str]:
-    hints = endpoint.hints
-    return {hint.name for hint in hints.for_zones} if hints and hints.for_zones else set()
+    if hints is None:
+        return set()
+    return {hint.name for hint in (hints.for_nodes if mode is HintMode.NODE else hints.for_zones) or ()}
 
 
 def _backends(endpoints: Iterable[MergedEndpoint]) -> tuple[Backend, ...]:

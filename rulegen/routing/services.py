@@ -77,10 +77,9 @@ def read_service(
 
     `node_addresses`: this node's address in each family (rule 53), which opens a VIP's own ranges (rule 52).
     """
-    metadata, spec = service.metadata, service.spec
-    headless = spec.cluster_ip in ("", "None") or spec.type == "ExternalName"
-    if headless or (metadata.labels and PROXY_NAME_LABEL in metadata.labels):
+    if why_skipped(service):
         return None
+    metadata, spec = service.metadata, service.spec
     key = (metadata.namespace, metadata.name)
     subject = service_subject(key)
     findings: list[Finding] = []
@@ -98,6 +97,17 @@ def read_service(
         _weights(metadata.annotations, report),
         tuple(findings),
     )
+
+
+def why_skipped(service: Service) -> str:
+    """Why a Service is not for this proxy or has nothing to reach it by (rules 1, 4); "" when it is and has."""
+    if PROXY_NAME_LABEL in (service.metadata.labels or ()):
+        return f"the label {PROXY_NAME_LABEL} gives it to another proxy (rule 1)"
+    if service.spec.type == "ExternalName":
+        return "type ExternalName: a name in the DNS and nothing else (rule 4)"
+    if service.spec.cluster_ip == "None":
+        return "headless, spec.clusterIP is None: its clients go to its endpoints directly (rule 4)"
+    return "" if service.spec.cluster_ip else "no ClusterIP yet: spec.clusterIP is empty (rule 4)"
 
 
 def _port_intent(
@@ -187,7 +197,9 @@ def _family_addresses(
     if vips and ranges is not None:
         if not ranges:
             family = family_of(cluster_ip).value
-            report(Reason.OPEN_FAMILY, f"loadBalancerSourceRanges has no {family} range: {', '.join(vips)} open to all")
+            open_vips = ", ".join(vips)
+            message = f"loadBalancerSourceRanges has no {family} range: {open_vips} open to all (rule 13, D8)"
+            report(Reason.OPEN_FAMILY, message)
         else:
             allowed = _allowed_sources(ranges, vips, node_address)
     return _FamilyAddresses(cluster_ip, external_ips, vips, allowed)
@@ -214,7 +226,7 @@ def _cluster_ip(spec: ServiceSpec, family: Family, report: Report) -> str | None
     if address is not None and family_of(address) is family:
         return address
     if address is None or spec.ip_families:
-        report(Reason.UNUSABLE_ADDRESS, f"ClusterIP {text!r} is not an {family.value} address; skipped")
+        report(Reason.UNUSABLE_ADDRESS, f"ClusterIP {text!r} is not an {family.value} address; skipped (rule 5)")
     return None
 
 
@@ -234,7 +246,7 @@ def _canonical(texts: Iterable[str], field: str, report: Report) -> list[str]:
         if address is not None:
             addresses[address] = None
         elif text.strip():
-            report(Reason.UNUSABLE_ADDRESS, f"{field}: {text!r} is not an IP address; skipped")
+            report(Reason.UNUSABLE_ADDRESS, f"{field}: {text!r} is not an IP address; skipped (rule 12)")
     return list(addresses)
 
 
@@ -247,7 +259,7 @@ def _source_ranges(spec: ServiceSpec, report: Report) -> dict[Family, list[Netwo
     for text in texts:
         network = parse_network(text)
         if network is None:
-            report(Reason.UNUSABLE_RANGE, f"loadBalancerSourceRanges: {text!r} is not a CIDR; skipped")
+            report(Reason.UNUSABLE_RANGE, f"loadBalancerSourceRanges: {text!r} is not a CIDR; skipped (rule 12)")
         else:
             networks.append(network)
     return split_networks(networks)
@@ -257,7 +269,9 @@ def _ports(ports: Sequence[ServicePort], report: Report) -> list[ServicePort]:
     """The ports by name and protocol; the API server allows no duplicates, and of such the last one counts."""
     by_name = {(port.name, port.protocol): port for port in ports}
     if len(by_name) < len(ports):
-        report(Reason.DUPLICATE_PORT, "spec.ports: several ports with one name and protocol; the last one counts")
+        report(
+            Reason.DUPLICATE_PORT, "spec.ports: several ports with one name and protocol; the last one counts (rule 18)"
+        )
     return list(by_name.values())
 
 
@@ -273,7 +287,7 @@ def _weights(annotations: Mapping[str, str] | None, report: Report) -> tuple[Wei
     try:
         return parse_service_weights(annotations)
     except ValueError as error:
-        report(Reason.MALFORMED_WEIGHT, f"annotation {SERVICE_ANNOTATION}: {error}; ignored as a whole")
+        report(Reason.MALFORMED_WEIGHT, f"annotation {SERVICE_ANNOTATION}: {error}; ignored as a whole (D9)")
         return ()
 
 

@@ -46,7 +46,7 @@ def parse_slice_weight(annotations: Mapping[str, str] | None) -> tuple[int, list
         try:
             return _parse_weight(text), problems
         except ValueError as error:
-            problems.append(f"annotation {annotation}: {error}; ignored")
+            problems.append(f"annotation {annotation}: {error}; ignored (D9)")
     return DEFAULT_WEIGHT, problems
 
 

@@ -170,7 +170,9 @@ def vip(item: Service, family: Family = V4) -> Frontend:
 def test_rule_13_ranges_trimmed_invalid_ones_dropped_collapsed() -> None:
     item = service(vips=["192.0.2.1"], ranges=[" 10.1.0.0/16 ", "10.1.2.0/24", "nonsense", "10.0.0.7/16", ""])
     assert vip(item).allowed_sources == ("10.0.0.0/15",)
-    assert findings(item) == [(Reason.UNUSABLE_RANGE, "loadBalancerSourceRanges: 'nonsense' is not a CIDR; skipped")]
+    assert findings(item) == [
+        (Reason.UNUSABLE_RANGE, "loadBalancerSourceRanges: 'nonsense' is not a CIDR; skipped (rule 12)")
+    ]
 
 
 @pytest.mark.parametrize("ranges", [[], [" "], ["10.0.0.0/8", "0.0.0.0/0"]])
@@ -185,7 +187,7 @@ def test_rule_13_and_d8_ranges_of_one_family_leave_the_other_open_and_say_so() -
     assert vip(item).allowed_sources == ("10.0.0.0/8",)
     assert vip(item, V6).allowed_sources is None
     assert findings(item) == [
-        (Reason.OPEN_FAMILY, "loadBalancerSourceRanges has no IPv6 range: 2001:db8::1 open to all"),
+        (Reason.OPEN_FAMILY, "loadBalancerSourceRanges has no IPv6 range: 2001:db8::1 open to all (rule 13, D8)"),
     ]
 
 
