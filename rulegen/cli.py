@@ -208,7 +208,7 @@ def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfigurati
     _print_changes(_describe(delta, compiler, live.entries), _SHOWN_CHANGES)
     transaction = plan(delta, live, compiler.programs, desired, kernel.clients(delta))
     if dry_run:
-        kernel.check(transaction)
+        kernel.check(transaction, live)
     else:
         kernel.commit(transaction, live)
     click.echo(f"{_summary(delta)}: {'checked by the kernel, not applied' if dry_run else 'applied'}")

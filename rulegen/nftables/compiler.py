@@ -392,8 +392,8 @@ class _RouteEntries:
     def _assign_handles(self) -> None:
         """Endpoints keep their handles; new ones get numbers that were not in use for as long as possible.
 
-        A record of an endpoint that left names its handle until it expires (rule 58). The last number given out stands in
-        the comment of slot 0, so that it survives a restart.
+        A record of an endpoint that left names its handle until it expires (rule 58). The last number given out stands
+        in the comment of slot 0, so that it survives a restart.
         """
         route, lists = self._route, self._lists
         wanted = dict.fromkeys(self._endpoint(backend) for backend in (*route.cluster, *route.local, *route.draining))

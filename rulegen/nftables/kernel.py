@@ -12,19 +12,30 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Self
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
-from rulegen.nftables import netlink, text
+from rulegen.nftables import netlink
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
-from rulegen.nftables.layout import IP_KEYWORD, LAYOUTS, TABLE, EntryKey, Value
-from rulegen.nftables.live import Fingerprint, Live, LiveTable, listing_digest, read, read_table
-from rulegen.nftables.transaction import AddChain, Command, ReplaceTable, RewriteChain, Transaction
+from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
+from rulegen.nftables.live import Live, read, read_table
+from rulegen.nftables.program import Program
+from rulegen.nftables.rules import CompiledChain, CompiledChains, compile_chains, derive_chain
+from rulegen.nftables.transaction import (
+    Change,
+    DeleteChains,
+    DeleteTable,
+    ReplaceTable,
+    Transaction,
+    WriteRules,
+    chain_of,
+)
 from rulegen.ruleset import Delta
 
 MINIMUM_KERNEL = (5, 15)
@@ -32,6 +43,9 @@ MINIMUM_NFT = (1, 0, 6)
 # Lines up to which a transaction goes through libnftables in this process, which keeps the memory of what it parsed.
 _IN_PROCESS_LINES = 2000
 _NFT_TIMEOUT = 300.0
+_COMPILE_ATTEMPTS = 20
+# Before Linux 6.2 a chain could not go in the same transaction as the last reference to it: then a second one follows.
+_JOINS = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 2)
 
 
 class StaleError(ApplyError):
@@ -49,6 +63,7 @@ class Kernel:
         _check_versions()
         self._connection = netlink.Connection()
         self._libnftables: Any = None
+        self._compiled: dict[tuple[Family, str], CompiledChain] = {}
         try:
             self._connection.generation()
         except netlink.KernelError as error:
@@ -80,23 +95,32 @@ class Kernel:
         timeouts = changed_timeouts(delta)
         return list(read_clients(self._connection, timeouts)) if timeouts else []
 
-    def check(self, transaction: Transaction) -> None:
+    def check(self, transaction: Transaction, live: Live) -> None:
         """Asks the kernel whether it would take the transaction. Raises ApplyError."""
-        self._run_nft(transaction, check=True)
+        compiled = self._compile(transaction, live)
+        if transaction.tables:
+            self._load(transaction.tables, compiled, check=True)
+        # Alone, the removals could not be checked: until the changes are in force, their chains are referred to.
+        messages = [*transaction.messages(compiled), *(transaction.removal_messages(compiled) if _JOINS else ())]
+        if messages:
+            self._send(messages, self._connection.check)
 
     def commit(self, transaction: Transaction, live: Live) -> None:
         """Applies the transaction, all or nothing, and brings `live.tables` up to date; its entries stay as they were.
 
         Raises StaleError when somebody changed what it was planned on, ApplyError for any other refusal.
         """
-        messages = transaction.messages()
-        if messages is not None:
-            self._commit_messages(messages)
-            _note_chains(transaction, live)
-            return
-        before = self._connection.generation()
-        self._run_nft(transaction, check=False)
-        self._remember_chains(transaction, live, before)
+        compiled = self._compile(transaction, live)
+        if transaction.tables:
+            self._load(transaction.tables, compiled, check=False)
+            for table in transaction.tables:
+                self._reread(table.program.family, live)
+        changes = list(transaction.messages(compiled))
+        removals = list(transaction.removal_messages(compiled))
+        batches = [[*changes, *removals]] if _JOINS else [changes, removals]
+        for messages in filter(None, batches):
+            self._send(messages, self._connection.commit)
+        _note_chains(transaction, compiled, live)
 
     @staticmethod
     def families() -> tuple[Family, ...]:
@@ -119,20 +143,59 @@ class Kernel:
             self._in_process("".join(f"delete table {table}\n" for table in found), check=False)
         return found
 
-    # -- the two ways --
+    # -- rules --
 
-    def _commit_messages(self, messages: list[tuple[Command, bytearray]]) -> None:
+    def _compile(self, transaction: Transaction, live: Live) -> CompiledChains:
+        """The chains that the transaction writes, from what this object knows already as far as it can be."""
+        missing: dict[Family, list[str]] = {}
+        programs = transaction.programs
+        for family, name in transaction.chains():
+            digest = chain_of(programs[family], name).digest
+            if (family, digest) in self._compiled:
+                continue
+            derived = derive_chain(live.tables.get(family), family, name)
+            if derived is not None:
+                self._compiled[family, digest] = derived
+            else:
+                missing.setdefault(family, []).append(name)
+        for family, names in missing.items():
+            for name, compiled in self._compile_chains(programs[family], names).items():
+                self._compiled[family, chain_of(programs[family], name).digest] = compiled
+        return {
+            (family, name): self._compiled[family, chain_of(programs[family], name).digest]
+            for family, name in transaction.chains()
+        }
+
+    def _compile_chains(self, program: Program, names: list[str]) -> dict[str, CompiledChain]:
+        for _ in range(_COMPILE_ATTEMPTS):
+            try:
+                return compile_chains(self._connection, partial(self._in_process, check=False), program, names)
+            except netlink.InterruptedDumpError:
+                continue
+            except netlink.KernelError as error:
+                raise StaleError(f"cannot compile rules: {error}") from error
+        raise StaleError(f"the ruleset changed during each of {_COMPILE_ATTEMPTS} attempts to compile rules")
+
+    def _reread(self, family: Family, live: Live) -> None:
+        """Takes over what nft has loaded; should the ruleset change meanwhile, the next reading tells."""
+        with suppress(netlink.InterruptedDumpError):
+            table = read_table(self._connection, family)
+            if table is not None:
+                live.tables[family] = table
+
+    # -- the two ways in --
+
+    @staticmethod
+    def _send(messages: list[tuple[Change, bytearray]], send: Callable[[list[bytearray]], None]) -> None:
         try:
-            self._connection.commit([message for _, message in messages])
+            send([message for _, message in messages])
         except netlink.KernelError as error:
-            command = ""
-            if 0 <= error.index < len(messages):
-                command = " ".join(line.strip() for line in islice(messages[error.index][0].lines(), 1))
+            refused = f": {messages[error.index][0]}" if 0 <= error.index < len(messages) else ""
             kind = StaleError if error.number in _STALE else ApplyError
-            raise kind(f"the kernel refused a transaction: {error}{f': {command}' if command else ''}") from error
+            raise kind(f"the kernel refused a transaction: {error}{refused}") from error
 
-    def _run_nft(self, transaction: Transaction, *, check: bool) -> None:
-        lines = transaction.lines()
+    def _load(self, tables: Iterable[ReplaceTable], compiled: CompiledChains, *, check: bool) -> None:
+        lines = chain.from_iterable(table.lines(compiled) for table in tables)
         first = list(islice(lines, _IN_PROCESS_LINES))
         if len(first) < _IN_PROCESS_LINES:
             self._in_process("".join(first), check=check)
@@ -147,58 +210,19 @@ class Kernel:
         if status:
             raise _refusal(message, commands)
 
-    # -- fingerprints --
 
-    def _remember_chains(self, transaction: Transaction, live: Live, before: int) -> None:
-        """Writes down how the kernel lists the chains that nft compiled, unless somebody else was at work meanwhile."""
-        families = {command.program.family for command in transaction.commands if isinstance(command, ReplaceTable)}
-        written = {
-            (command.family, command.chain.name)
-            for command in transaction.commands
-            if isinstance(command, AddChain | RewriteChain)
-        }
-        families |= {family for family, _ in written}
-        live.tables = {family: table for family in Family if (table := read_table(self._connection, family))}
-        if self._connection.generation() != before + 1:
-            return
-        messages = []
-        for family in families & live.tables.keys():
-            messages += _record(family, live.tables[family])
-        if messages:
-            self._connection.commit(messages)
-
-
-def _record(family: Family, table: LiveTable) -> list[bytearray]:
-    """Completes the fingerprints of a table that was just loaded."""
-    container = LAYOUTS[family].fingerprints
-    old, new = [], []
-    for name, known in table.fingerprints.items():
-        listed_as = table.listed_as.get(name)
-        if known.loaded_as or listed_as is None:
-            continue
-        old.append(text.fingerprint(name, known.loaded_from))
-        new.append(text.fingerprint(name, known.loaded_from, listed_as))
-        known.loaded_as = listed_as
-    deletes = [netlink.delete_elements(container, TABLE, part) for part in netlink.chunks(old)]
-    return deletes + [netlink.add_elements(container, TABLE, part) for part in netlink.chunks(new)]
-
-
-def _note_chains(transaction: Transaction, live: Live) -> None:
-    """Follows in memory what a netlink transaction did to the chains."""
-    from rulegen.nftables.transaction import DeleteChains
-
-    for command in transaction.commands:
-        if isinstance(command, AddChain):
-            table = live.tables[command.family]
-            listed_as = listing_digest(b"", command.rules)
-            table.fingerprints[command.chain.name] = Fingerprint(command.chain.digest, listed_as)
-            table.rules[command.chain.name] = command.rules
-            table.listed_as[command.chain.name] = listed_as
-        elif isinstance(command, DeleteChains):
-            table = live.tables[command.family]
-            for name in command.names:
-                for mapping in (table.fingerprints, table.rules, table.listed_as):
-                    mapping.pop(name, None)
+def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live) -> None:
+    """Follows in memory what a transaction did to the chains."""
+    for change in (*transaction.changes, *transaction.removals):
+        if isinstance(change, DeleteTable):
+            live.tables.pop(change.family, None)
+        elif isinstance(change, WriteRules):
+            written = compiled[change.family, change.chain.name]
+            table = live.tables[change.family]
+            table.note(change.chain.name, change.chain.digest, written.listed_as, list(written.rules))
+        elif isinstance(change, DeleteChains):
+            for name in change.names:
+                live.tables[change.family].forget(name)
 
 
 # ENOENT, EEXIST, EBUSY, ERESTART: another program's commit came between.

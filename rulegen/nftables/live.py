@@ -38,6 +38,18 @@ class LiveTable:
     rules: dict[str, list[bytes]] = field(default_factory=dict)
     listed_as: dict[str, str] = field(default_factory=dict)
 
+    def note(self, name: str, loaded_from: str, listed_as: str, rules: list[bytes]) -> None:
+        """Follows a chain that was written."""
+        self.fingerprints[name] = Fingerprint(loaded_from, listed_as)
+        self.listed_as[name] = listed_as
+        self.rules[name] = rules
+
+    def forget(self, name: str) -> None:
+        """Follows a chain that was deleted."""
+        self.fingerprints.pop(name, None)
+        self.listed_as.pop(name, None)
+        self.rules.pop(name, None)
+
 
 @dataclass
 class Live:

@@ -30,9 +30,9 @@ _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
 _SUBSYSTEM = 10 << 8
-_NEWTABLE, _GETTABLE = _SUBSYSTEM | 0, _SUBSYSTEM | 1
+_GETTABLE, _DELTABLE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _NEWCHAIN, _GETCHAIN, _DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4, _SUBSYSTEM | 5
-_NEWRULE, _GETRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7
+_NEWRULE, _GETRULE, _DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
 _GETSET = _SUBSYSTEM | 10
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
 _GETGEN = _SUBSYSTEM | 16
@@ -47,6 +47,7 @@ _NESTED = 0x8000
 
 _TABLE_NAME, _TABLE_USERDATA = 1, 6
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
+_CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, _NESTED), (_CHAIN_POLICY, 0))
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH = 1, 2, 3, 5, 7
 _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
@@ -88,7 +89,7 @@ class TableInfo(NamedTuple):
 
 
 class ChainInfo(NamedTuple):
-    """A chain: `declaration` is its type, hook and policy as the kernel lists them (empty without a hook)."""
+    """A chain: `declaration` is the attributes of its type, hook and policy (empty without a hook)."""
 
     name: str
     declaration: bytes
@@ -142,9 +143,14 @@ def message(kind: int, flags: int, family: int, payload: bytes) -> bytearray:
     return bytearray(_HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body)
 
 
-def new_chain(family: Family, table: str, name: str) -> bytearray:
-    """`add chain ip rulegen NAME`."""
-    payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name)
+def delete_table(family: Family, table: str) -> bytearray:
+    """`delete table ip rulegen`."""
+    return message(_DELTABLE, _REQUEST, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table))
+
+
+def new_chain(family: Family, table: str, name: str, declaration: bytes) -> bytearray:
+    """`add chain ip rulegen NAME`; `declaration` as in `ChainInfo`."""
+    payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name) + declaration
     return message(_NEWCHAIN, _REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
 
 
@@ -152,6 +158,12 @@ def delete_chain(family: Family, table: str, name: str) -> bytearray:
     """`delete chain ip rulegen NAME`."""
     payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name)
     return message(_DELCHAIN, _REQUEST, _FAMILY_NUMBERS[family], payload)
+
+
+def flush_chain(family: Family, table: str, name: str) -> bytearray:
+    """`flush chain ip rulegen NAME`."""
+    payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, name)
+    return message(_DELRULE, _REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_rule(family: Family, table: str, chain: str, expressions: bytes) -> bytearray:
@@ -175,18 +187,10 @@ def with_modulus(expressions: bytes, modulus: int) -> bytes:
     return b"".join(items)
 
 
-def modulus_of(expressions: bytes) -> int | None:
-    """The modulus of a rule's `numgen`, None if it has none."""
-    for _, expression in _attributes(expressions):
-        parts = dict(_attributes(expression))
-        if parts[1] == b"numgen\0":
-            return int(_U32.unpack(dict(_attributes(parts[2]))[2])[0])
-    return None
-
-
 def add_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
-    """`add element ip rulegen NAME { ... }`; at most `elements_per_message` of them."""
-    return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, [_element(container, *e) for e in entries])
+    """`add element ip rulegen NAME { ... }`; as many as `chunks` gives."""
+    items = [item for key, value in entries for item in _items(container, key, value)]
+    return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, items)
 
 
 def add_expiring_element(
@@ -194,14 +198,15 @@ def add_expiring_element(
 ) -> bytearray:
     """`add element ip rulegen NAME { KEY timeout T expires E : DATA }`; `times` are both, in milliseconds."""
     timeout, expiration = (time.to_bytes(8, "big") for time in times)
-    element = _element(container, *entry)
+    element = _key(entry[0]) + _content(container, entry[1])
     element += attribute(_ELEMENT_TIMEOUT, timeout) + attribute(_ELEMENT_EXPIRATION, expiration)
     return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, [element])
 
 
 def delete_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`delete element ip rulegen NAME { ... }`; values do not count."""
-    return _elements(_DELSETELEM, _REQUEST, container, table, [_element_key(container, key) for key, _ in entries])
+    items = [item for key, _ in entries for item in _items(container, key, None)]
+    return _elements(_DELSETELEM, _REQUEST, container, table, items)
 
 
 def _elements(kind: int, flags: int, container: Container, table: str, items: list[bytes]) -> bytearray:
@@ -210,27 +215,41 @@ def _elements(kind: int, flags: int, container: Container, table: str, items: li
     return message(kind, flags, _FAMILY_NUMBERS[container.family], payload)
 
 
-def _element_key(container: Container, key: bytes) -> bytes:
+def _items(container: Container, key: bytes, value: Value | None) -> Iterator[bytes]:
+    """What one entry is to the kernel; without a value, what must be said to delete it."""
+    content = _content(container, value) if value else b""
     if not container.interval:
-        return attribute(_ELEMENT_KEY | _NESTED, attribute(_DATA_VALUE, key))
+        yield _key(key) + content
+        return
     first, last = key[: container.key_length], key[container.key_length :]
-    return attribute(_ELEMENT_KEY | _NESTED, attribute(_DATA_VALUE, first)) + attribute(
-        _ELEMENT_KEY_END | _NESTED, attribute(_DATA_VALUE, last)
-    )
+    if len(container.key) > 1:
+        yield _key(first) + _key(last, _ELEMENT_KEY_END) + content
+        return
+    # One field: a range is its first address and the one after its last, unless that is the last of all.
+    yield _key(first) + content
+    after = int.from_bytes(last, "big") + 1
+    if after < 1 << 8 * len(last):
+        flags = attribute(_ELEMENT_FLAGS, _U32.pack(_INTERVAL_END))
+        yield _key(after.to_bytes(len(last), "big")) + flags
 
 
-def _element(container: Container, key: bytes, value: Value) -> bytes:
-    element = _element_key(container, key)
+def _key(key: bytes, kind: int = _ELEMENT_KEY) -> bytes:
+    return attribute(kind | _NESTED, attribute(_DATA_VALUE, key))
+
+
+def _content(container: Container, value: Value) -> bytes:
+    """An element's data and comment."""
+    content = b""
     if container.is_verdict_map:
         word, chain = value.data.decode().split(" ")
         verdict = attribute(_VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + _text(_VERDICT_CHAIN, chain)
-        element += attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VERDICT | _NESTED, verdict))
+        content = attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VERDICT | _NESTED, verdict))
     elif container.data:
-        element += attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VALUE, value.data))
+        content = attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VALUE, value.data))
     if value.comment:
         text = value.comment.encode() + b"\0"
-        element += attribute(_ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
-    return element
+        content += attribute(_ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
+    return content
 
 
 # ---- reading ----
@@ -259,26 +278,16 @@ def _comment(userdata: bytes) -> str:
 
 
 def _parse_element(data: bytes) -> Element:
-    key = key_end = content = b""
-    comment = ""
-    interval_end = False
-    timeout = expiration = None
-    for kind, payload in _attributes(data):
-        if kind == _ELEMENT_KEY:
-            key = payload[4:]
-        elif kind == _ELEMENT_DATA:
-            content = _parse_data(payload)
-        elif kind == _ELEMENT_USERDATA:
-            comment = _comment(payload)
-        elif kind == _ELEMENT_KEY_END:
-            key_end = payload[4:]
-        elif kind == _ELEMENT_FLAGS:
-            interval_end = bool(_U32.unpack(payload)[0] & _INTERVAL_END)
-        elif kind == _ELEMENT_TIMEOUT:
-            timeout = int.from_bytes(payload, "big")
-        elif kind == _ELEMENT_EXPIRATION:
-            expiration = int.from_bytes(payload, "big")
-    return Element(key, key_end, Value(content, comment), interval_end, timeout, expiration)
+    parts = dict(_attributes(data))
+    content = parts.get(_ELEMENT_DATA)
+    return Element(
+        key=parts[_ELEMENT_KEY][4:] if _ELEMENT_KEY in parts else b"",
+        key_end=parts.get(_ELEMENT_KEY_END, b"")[4:],
+        value=Value(_parse_data(content) if content else b"", _comment(parts.get(_ELEMENT_USERDATA, b""))),
+        interval_end=bool(_U32.unpack(parts.get(_ELEMENT_FLAGS, bytes(4)))[0] & _INTERVAL_END),
+        timeout=int.from_bytes(parts[_ELEMENT_TIMEOUT], "big") if _ELEMENT_TIMEOUT in parts else None,
+        expiration=int.from_bytes(parts[_ELEMENT_EXPIRATION], "big") if _ELEMENT_EXPIRATION in parts else None,
+    )
 
 
 def _parse_data(payload: bytes) -> bytes:
@@ -386,7 +395,9 @@ class Connection:
         for answer in self._dump(_GETCHAIN, family):
             parts = dict(_attributes(answer))
             if _name(parts[_CHAIN_TABLE]) == table:
-                declaration = b"".join(parts.get(kind, b"") for kind in (_CHAIN_TYPE, _CHAIN_HOOK, _CHAIN_POLICY))
+                declaration = b"".join(
+                    attribute(kind | nested, parts[kind]) for kind, nested in _CHAIN_DECLARATION if kind in parts
+                )
                 found.append(ChainInfo(_name(parts[_CHAIN_NAME]), declaration))
         return found
 
@@ -419,12 +430,16 @@ class Connection:
 
     def commit(self, messages: list[bytearray]) -> None:
         """Sends the messages as one transaction. Raises KernelError; then nothing of it is in force."""
+        self._send_batch([_batch_mark(_BATCH_BEGIN), *messages, _batch_mark(_BATCH_END)])
+
+    def check(self, messages: list[bytearray]) -> None:
+        """The same without the end, so that the kernel checks everything and then undoes it. Raises KernelError."""
+        self._send_batch([_batch_mark(_BATCH_BEGIN), *messages])
+
+    def _send_batch(self, items: list[bytearray]) -> None:
         first = self._sequence + 2
         batch = bytearray()
-        begin = message(_BATCH_BEGIN, _REQUEST, 0, b"")
-        end = message(_BATCH_END, _REQUEST, 0, b"")
-        begin[18:20] = end[18:20] = struct.pack("!H", 10)  # nfgenmsg.res_id: the subsystem
-        for item in (begin, *messages, end):
+        for item in items:
             self._sequence += 1
             struct.pack_into("=I", item, 8, self._sequence)
             batch += item
@@ -453,6 +468,12 @@ class Connection:
                 offset += (length + 3) & ~3
         if refusal is not None:
             raise refusal
+
+
+def _batch_mark(kind: int) -> bytearray:
+    mark = message(kind, _REQUEST, 0, b"")
+    mark[18:20] = struct.pack("!H", _SUBSYSTEM >> 8)  # nfgenmsg.res_id
+    return mark
 
 
 class InterruptedDumpError(Exception):

@@ -37,11 +37,15 @@ def render(programs: Mapping[Family, Program], entries: Mapping[EntryKey, Value]
         yield from render_table(program, groups)
 
 
-def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Value]]) -> Iterator[str]:
+def render_table(
+    program: Program, groups: Mapping[Container, Mapping[bytes, Value]], listed_as: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """One family's table; the first two lines make the file replace what is there, in the same transaction.
 
     Elements come after the program: a rule that is added while its map is full costs the kernel a walk over the map.
+    `listed_as`: what each chain will be in the kernel, where that is known.
     """
+    listed_as = listed_as or {}
     ip = IP_KEYWORD[program.family]
     layout = LAYOUTS[program.family]
     chains = balance_chains(groups.get(layout.chains, {}))
@@ -57,8 +61,11 @@ def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Val
         if not container.is_chains:
             yield from _render_elements(container, groups.get(container, {}))
     loaded = groups.get(layout.chains, {})
-    known = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*program.chains, *chains))
-    yield from _render_elements(layout.fingerprints, dict(known))
+    notes = (
+        fingerprint(name, loaded[name.encode()].data.decode(), listed_as.get(name, ""))
+        for name in (*program.chains, *chains)
+    )
+    yield from _render_elements(layout.fingerprints, dict(notes))
 
 
 def group(entries: Mapping[EntryKey, Value]) -> dict[Container, dict[bytes, Value]]:

@@ -7,7 +7,8 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from rulegen.config import Family
 from rulegen.nftables import netlink, text
@@ -19,12 +20,13 @@ from rulegen.nftables.layout import (
     Container,
     EntryKey,
     Value,
-    data_text,
     element_text,
     key_text,
 )
-from rulegen.nftables.live import Live, LiveTable, listing_digest
+from rulegen.nftables.live import Live, LiveTable
+from rulegen.nftables.netlink import chunks
 from rulegen.nftables.program import Chain, Program, balance_chain, is_balance_chain
+from rulegen.nftables.rules import CompiledChains
 from rulegen.ruleset import Delta
 
 Elements = list[tuple[bytes, Value]]
@@ -32,14 +34,16 @@ Elements = list[tuple[bytes, Value]]
 
 @dataclass(frozen=True)
 class ReplaceTable:
-    """Makes a table anew with all its entries; an old one goes in the same transaction."""
+    """Makes a table anew with all its entries; an old one goes in the same transaction. Only nft can load it."""
 
     program: Program
     entries: Mapping[Container, Mapping[bytes, Value]]
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, compiled: CompiledChains) -> Iterator[str]:
         """As nft reads it."""
-        return text.render_table(self.program, self.entries)
+        family = self.program.family
+        listed_as = {name: chain.listed_as for (of_family, name), chain in compiled.items() if of_family is family}
+        return text.render_table(self.program, self.entries, listed_as)
 
 
 @dataclass(frozen=True)
@@ -48,76 +52,78 @@ class DeleteTable:
 
     family: Family
 
-    def lines(self) -> Iterator[str]:
-        """As nft reads it."""
-        yield f"delete table {IP_KEYWORD[self.family]} {TABLE}\n"
+    def __str__(self) -> str:
+        """As nft would read it."""
+        return f"delete table {IP_KEYWORD[self.family]} {TABLE}"
+
+    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
+        """As netlink messages."""
+        yield netlink.delete_table(self.family, TABLE)
 
 
 @dataclass(frozen=True)
-class AddChain:
-    """Makes a chain with its rules. `like`: the rules of the chain for number 1, from which this one can be made."""
+class AddChains:
+    """Makes chains, then their rules: these may name each other."""
+
+    family: Family
+    chains: tuple[Chain, ...]
+
+    def __str__(self) -> str:
+        """As nft would read it."""
+        return f"add chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(chain.name for chain in self.chains)}"
+
+    def messages(self, compiled: CompiledChains) -> Iterator[bytearray]:
+        """As netlink messages."""
+        for chain in self.chains:
+            yield netlink.new_chain(self.family, TABLE, chain.name, compiled[self.family, chain.name].declaration)
+
+
+@dataclass(frozen=True)
+class WriteRules:
+    """Replaces the rules of a chain, and notes what it was loaded from. `known`: there is such a note already."""
 
     family: Family
     chain: Chain
-    like: tuple[bytes, ...] = ()
+    known: bool
 
-    def lines(self) -> Iterator[str]:
-        """As nft reads it."""
-        ip = IP_KEYWORD[self.family]
-        declaration = f" {{ {self.chain.declaration} }}" if self.chain.declaration else ""
-        yield f"add chain {ip} {TABLE} {self.chain.name}{declaration}\n"
-        for rule in self.chain.rules:
-            yield f"add rule {ip} {TABLE} {self.chain.name} {rule}\n"
+    def __str__(self) -> str:
+        """As nft would read it."""
+        return f"flush chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}, and add its rules"
 
-    @property
-    def rules(self) -> list[bytes]:
-        """The rules as the kernel will list them: those of the chain for number 1, the first with its own number."""
-        number = int(self.chain.name.rpartition("-")[2])
-        return [netlink.with_modulus(self.like[0], number), *self.like[1:]]
-
-    def messages(self) -> Iterator[bytearray]:
-        """As netlink messages; only with `like`."""
-        yield netlink.new_chain(self.family, TABLE, self.chain.name)
-        for rule in self.rules:
+    def messages(self, compiled: CompiledChains) -> Iterator[bytearray]:
+        """As netlink messages."""
+        chain = compiled[self.family, self.chain.name]
+        yield netlink.flush_chain(self.family, TABLE, self.chain.name)
+        for rule in chain.rules:
             yield netlink.new_rule(self.family, TABLE, self.chain.name, rule)
-
-
-@dataclass(frozen=True)
-class RewriteChain:
-    """Replaces the rules of a chain; one that hooks into the kernel is made anew, as its hook may be wrong too."""
-
-    family: Family
-    chain: Chain
-
-    def lines(self) -> Iterator[str]:
-        """As nft reads it."""
-        ip = IP_KEYWORD[self.family]
-        if self.chain.declaration:
-            yield f"delete chain {ip} {TABLE} {self.chain.name}\n"
-        else:
-            yield f"flush chain {ip} {TABLE} {self.chain.name}\n"
-        yield from AddChain(self.family, self.chain).lines()
+        fingerprints = LAYOUTS[self.family].fingerprints
+        note = text.fingerprint(self.chain.name, self.chain.digest, chain.listed_as)
+        if self.known:
+            yield netlink.delete_elements(fingerprints, TABLE, [note])
+        yield netlink.add_elements(fingerprints, TABLE, [note])
 
 
 @dataclass(frozen=True)
 class DeleteChains:
-    """Removes chains that nothing refers to but, perhaps, each other."""
+    """Removes chains that nothing refers to but, perhaps, each other. `known`: those that are noted."""
 
     family: Family
     names: tuple[str, ...]
+    known: tuple[str, ...] = ()
 
-    def lines(self) -> Iterator[str]:
-        """As nft reads it."""
-        ip = IP_KEYWORD[self.family]
-        for name in self.names:
-            yield f"flush chain {ip} {TABLE} {name}\n"
-        for name in self.names:
-            yield f"delete chain {ip} {TABLE} {name}\n"
+    def __str__(self) -> str:
+        """As nft would read it."""
+        return f"delete chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(self.names)}"
 
-    def messages(self) -> Iterator[bytearray]:
-        """As netlink messages; deleting a chain that no rule refers to takes its rules along."""
+    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
+        """As netlink messages."""
+        for name in self.names:
+            yield netlink.flush_chain(self.family, TABLE, name)
         for name in self.names:
             yield netlink.delete_chain(self.family, TABLE, name)
+        if self.known:
+            notes = [text.fingerprint(name, "") for name in self.known]
+            yield netlink.delete_elements(LAYOUTS[self.family].fingerprints, TABLE, notes)
 
 
 @dataclass(frozen=True)
@@ -127,16 +133,13 @@ class AddElements:
     container: Container
     elements: Elements
 
-    def lines(self) -> Iterator[str]:
-        """As nft reads it, an element a command: what the kernel refuses is then named by itself."""
-        for key, value in self.elements:
-            element = element_text(self.container, key, value)
-            yield f"add element {self.container.ip} {TABLE} {self.container.name} {{ {element} }}\n"
+    def __str__(self) -> str:
+        """As nft would read it."""
+        return f"add element {self.container.ip} {TABLE} {self.container.name} {_braces(self.container, self.elements)}"
 
-    def messages(self) -> Iterator[bytearray]:
+    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
         """As netlink messages."""
-        for part in netlink.chunks(self.elements):
-            yield netlink.add_elements(self.container, TABLE, part)
+        yield netlink.add_elements(self.container, TABLE, self.elements)
 
 
 @dataclass(frozen=True)
@@ -146,78 +149,81 @@ class DeleteElements:
     container: Container
     elements: Elements
 
-    def lines(self) -> Iterator[str]:
-        """As nft reads it."""
-        for key, _ in self.elements:
-            element = key_text(self.container, key)
-            yield f"delete element {self.container.ip} {TABLE} {self.container.name} {{ {element} }}\n"
+    def __str__(self) -> str:
+        """As nft would read it."""
+        elements = _braces(self.container, self.elements)
+        return f"delete element {self.container.ip} {TABLE} {self.container.name} {elements}"
 
-    def messages(self) -> Iterator[bytearray]:
+    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
         """As netlink messages."""
-        for part in netlink.chunks(self.elements):
-            yield netlink.delete_elements(self.container, TABLE, part)
+        yield netlink.delete_elements(self.container, TABLE, self.elements)
+
+
+def _braces(container: Container, elements: Elements) -> str:
+    first = element_text(container, *elements[0])
+    return f"{{ {first}{', ...' if len(elements) > 1 else ''} }}"
 
 
 @dataclass(frozen=True)
-class RetimeClients:
-    """Gives remembered clients the time that they have left under another timeout."""
+class RetimeClient:
+    """Gives a remembered client the time that it has left under another timeout."""
 
-    clients: tuple[Client, ...]
+    client: Client
 
-    def lines(self) -> Iterator[str]:
-        """As nft reads it."""
-        for client in self.clients:
-            affinity = LAYOUTS[client.family].affinity
-            name = f"{affinity.ip} {TABLE} {affinity.name}"
-            key, data = key_text(affinity, client.key), data_text(affinity, client.value.data)
-            yield f"delete element {name} {{ {key} }}\n"
-            if client.left is not None:
-                times = f"timeout {client.timeout}ms expires {client.left}ms"
-                yield f"add element {name} {{ {key} {times} : {data} }}\n"
+    def __str__(self) -> str:
+        """As nft would read it."""
+        affinity = LAYOUTS[self.client.family].affinity
+        return f"delete element {affinity.ip} {TABLE} {affinity.name} {{ {key_text(affinity, self.client.key)} }}"
 
-    def messages(self) -> Iterator[bytearray]:
+    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
         """As netlink messages."""
-        for client in self.clients:
-            affinity = LAYOUTS[client.family].affinity
-            entry = (client.key, client.value)
-            yield netlink.delete_elements(affinity, TABLE, [entry])
-            if client.left is not None:
-                yield netlink.add_expiring_element(affinity, TABLE, entry, (client.timeout, client.left))
+        client = self.client
+        affinity = LAYOUTS[client.family].affinity
+        yield netlink.delete_elements(affinity, TABLE, [(client.key, client.value)])
+        if client.left is not None:
+            times = (client.timeout, client.left)
+            yield netlink.add_expiring_element(affinity, TABLE, (client.key, client.value), times)
 
 
-Command = (
-    ReplaceTable | DeleteTable | AddChain | RewriteChain | DeleteChains | AddElements | DeleteElements | RetimeClients
-)
+Change: TypeAlias = DeleteTable | AddChains | WriteRules | DeleteChains | AddElements | DeleteElements | RetimeClient
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """Commands that are applied together or not at all."""
+    """What is applied together or not at all.
 
-    commands: list[Command] = field(default_factory=list)
+    Tables to be made anew are loaded by nft; all other changes are netlink messages. Where both are needed, because only
+    one family's table can be kept, they are two transactions: a packet meets only one family's table. `removals` are
+    chains that nothing refers to after `changes`.
+    """
 
-    def lines(self) -> Iterator[str]:
-        """The commands as nft reads them, line by line."""
-        for command in self.commands:
-            yield from command.lines()
+    programs: Mapping[Family, Program]
+    tables: tuple[ReplaceTable, ...] = ()
+    changes: tuple[Change, ...] = ()
+    removals: tuple[Change, ...] = ()
 
-    def messages(self) -> list[tuple[Command, bytearray]] | None:
-        """The commands as netlink messages, None when one of them holds rules that only nft can compile."""
-        found: list[tuple[Command, bytearray]] = []
-        for command in self.commands:
-            if isinstance(command, ReplaceTable | DeleteTable | RewriteChain):
-                return None
-            if isinstance(command, AddChain) and not command.like:
-                return None
-            if isinstance(command, AddElements | DeleteElements) and not _fits_netlink(command.container):
-                return None
-            found += ((command, message) for message in command.messages())
-        return found
+    def chains(self) -> Iterator[tuple[Family, str]]:
+        """The chains whose rules must be compiled for it."""
+        for table in self.tables:
+            chains = table.entries.get(LAYOUTS[table.program.family].chains, {})
+            yield from ((table.program.family, name.decode()) for name in chains)
+        for change in self.changes:
+            if isinstance(change, WriteRules):
+                yield change.family, change.chain.name
+
+    def messages(self, compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
+        """The changes as netlink messages, each with what it is part of."""
+        return _messages(self.changes, compiled)
+
+    def removal_messages(self, compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
+        """The removals as netlink messages, likewise."""
+        return _messages(self.removals, compiled)
 
 
-def _fits_netlink(container: Container) -> bool:
-    """Interval sets of one field are written as bounds; their few elements change with the node only: left to nft."""
-    return not (container.interval and len(container.key) == 1)
+def _messages(changes: Iterable[Change], compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
+    for change in changes:
+        for message in change.messages(compiled):
+            yield change, message
 
 
 def plan(
@@ -232,22 +238,19 @@ def plan(
     `desired`, all entries, is needed only where a table must be made anew: when there is none, or one whose sets are
     declared differently. `clients`: records whose timeout the Delta changes (`Kernel.clients`).
     """
-    replaced = {family for family, program in programs.items() if not _has_schema(live, program)}
-    commands: list[Command] = [DeleteTable(family) for family in live.tables if family not in programs]
-    if replaced:
-        groups = text.group(desired or {})
-        commands += (ReplaceTable(programs[family], groups) for family in programs if family in replaced)
+    replaced = [family for family, program in programs.items() if not _has_schema(live, program)]
+    groups = text.group(desired or {}) if replaced else {}
+    tables = tuple(ReplaceTable(programs[family], groups) for family in replaced)
     kept = [family for family in programs if family not in replaced]
+    changes: list[Change] = [DeleteTable(family) for family in live.tables if family not in programs]
     removed, added = _elements(delta, kept)
     for family in kept:
-        commands += _chain_changes(family, delta, live.tables[family], programs[family])
-    commands += (DeleteElements(container, elements) for container, elements in removed)
-    commands += (AddElements(container, elements) for container, elements in added)
-    if clients:
-        commands.append(RetimeClients(tuple(clients)))
-    for family in kept:
-        commands += _chain_removals(family, delta, live.tables[family])
-    return Transaction(commands)
+        changes += _chain_changes(family, delta, live.tables[family], programs[family])
+    changes += (DeleteElements(container, part) for container, elements in removed for part in chunks(elements))
+    changes += (AddElements(container, part) for container, elements in added for part in chunks(elements))
+    changes += (RetimeClient(client) for client in clients if client.family in kept)
+    removals = [removal for family in kept for removal in _chain_removals(family, delta, live.tables[family])]
+    return Transaction(programs, tables, tuple(changes), tuple(removals))
 
 
 def _has_schema(live: Live, program: Program) -> bool:
@@ -276,58 +279,29 @@ def _grouped(entries: Mapping[EntryKey, Value], families: set[Family]) -> list[t
 
 def _chain_changes(
     family: Family, delta: Delta[EntryKey, Value], table: LiveTable, program: Program
-) -> Iterator[Command]:
-    """New chains, then the rules of those that differ: rules may jump to a new chain, and they come before elements."""
+) -> Iterator[Change]:
+    """New chains, then the rules of those that differ: rules may jump to a new chain, and they come before elements.
+
+    A chain that hooks into the kernel is made anew when it differs, as its hook may be wrong too; nothing refers to it.
+    """
     chains = LAYOUTS[family].chains
-    added = [key.decode() for container, key in delta.added if container is chains]
-    changed = [key.decode() for container, key in delta.changed if container is chains]
-    if not added and not changed:
-        return
-    found = {name: chain_of(program, name) for name in sorted([*added, *changed])}
-    # Rules of two new chains may name each other, so bare chains come first, where nft compiles them.
-    adds = [AddChain(family, found[name], _like(table, name)) for name in sorted(added)]
-    for add in adds:
-        if not add.like and not add.chain.declaration:
-            yield AddChain(family, Chain(add.chain.name, f"\tchain {add.chain.name} {{\n\t}}\n"))
-    yield from adds
-    for name in sorted(changed):
-        yield RewriteChain(family, found[name])
-    known = {add.chain.name: listing_digest(b"", add.rules) for add in adds if add.like}
-    for name, chain in found.items():
-        yield from _remember(table, family, chain, known.get(name, ""))
+    added = sorted(key.decode() for container, key in delta.added if container is chains)
+    changed = sorted(key.decode() for container, key in delta.changed if container is chains)
+    rehooked = tuple(name for name in changed if chain_of(program, name).declaration)
+    if rehooked:
+        yield DeleteChains(family, rehooked)
+    if added or rehooked:
+        yield AddChains(family, tuple(chain_of(program, name) for name in sorted((*added, *rehooked))))
+    for name in sorted((*added, *changed)):
+        yield WriteRules(family, chain_of(program, name), name in table.fingerprints)
 
 
-def _remember(table: LiveTable, family: Family, chain: Chain, loaded_as: str) -> Iterator[Command]:
-    fingerprints = LAYOUTS[family].fingerprints
-    key, value = text.fingerprint(chain.name, chain.digest, loaded_as)
-    if chain.name in table.fingerprints:
-        yield DeleteElements(fingerprints, [(key, value)])
-    yield AddElements(fingerprints, [(key, value)])
-
-
-def _like(table: LiveTable, name: str) -> tuple[bytes, ...]:
-    """The intact rules of `lb-1` for an `lb-N`, of `pick-1` for a `pick-N`."""
-    prefix = name.rpartition("-")[0]
-    model = f"{prefix}-1"
-    known = table.fingerprints.get(model)
-    if prefix not in {"lb", "pick"} or known is None or known.loaded_as != table.listed_as.get(model):
-        return ()
-    if known.loaded_from != balance_chain(Family.IPV4, model).digest:
-        known_six = balance_chain(Family.IPV6, model).digest
-        if known.loaded_from != known_six:
-            return ()
-    return tuple(table.rules.get(model, ()))
-
-
-def _chain_removals(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Command]:
+def _chain_removals(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
     """Chains that nothing needs any more, after the elements that referred to them."""
-    layout = LAYOUTS[family]
-    names = tuple(sorted(key.decode() for container, key in delta.removed if container is layout.chains))
+    chains = LAYOUTS[family].chains
+    names = tuple(sorted(key.decode() for container, key in delta.removed if container is chains))
     if names:
-        yield DeleteChains(family, names)
-        known = [text.fingerprint(name, "") for name in names if name in table.fingerprints]
-        if known:
-            yield DeleteElements(layout.fingerprints, known)
+        yield DeleteChains(family, names, tuple(name for name in names if name in table.fingerprints))
 
 
 def chain_of(program: Program, name: str) -> Chain:
