@@ -118,7 +118,7 @@ def read_configuration(
 ) -> tuple[Configuration, list[str]]:
     """As `load_configuration`, from the plain values of the fields; `source` begins each line."""
     fields = Fields(document)
-    chosen = target or fields.text("mode", one_of(Target), Target.NFTABLES)
+    chosen = _target(fields, target)
     bind_address = fields.text("bindAddress", address, _UNSPECIFIED[0])
     stanzas = {each: _target_stanza(fields, each) for each in Target}
     configuration = Configuration(
@@ -132,29 +132,33 @@ def read_configuration(
     return configuration, [f"{source}: {warning}" for warning in warnings]
 
 
-def node_configuration(
-    configuration: Configuration, families: Sequence[Family], name: str = "", host_name: str = ""
-) -> NodeConfiguration:
-    """The node's settings, on a host with these families.
-
-    The node's name is the command line's `name`, else the file's, else `host_name` (rule 95).
+def node_configuration(configuration: Configuration, name: str, host_name: str) -> NodeConfiguration:
+    """The node's settings with its name: the command line's `name`, else the file's, else `host_name` (rule 95).
 
     Raises:
-        InputError: there is no name, or none that a Node can have, or the host lacks a family that is needed.
+        InputError: all are empty, or the first that is not cannot be a Node's name.
     """
-    node = configuration.node
-    stated = name or node.node_name or host_name
+    stated = name or configuration.node.node_name or host_name
     try:
         chosen = node_name(stated)
     except Unexpected as error:
         raise InputError(f"name of the node: expected {error}, got {shown(stated)}") from error
-    # Rule 49: for one family of two a missing CIDR only means that there is no detector.
+    return msgspec.structs.replace(configuration.node, node_name=chosen)
+
+
+def for_families(node: NodeConfiguration, families: Sequence[Family]) -> NodeConfiguration:
+    """The node's settings on a host that has these families.
+
+    Raises:
+        InputError: a family that the settings cannot do without is not among them (rules 49 and 96).
+    """
+    # Of two CIDRs, one without its family only means one detector less.
     by_cidr = node.detect_local_mode is DetectLocalMode.CLUSTER_CIDR and node.cluster_cidrs
     if by_cidr and not {family_of(item) for item in node.cluster_cidrs}.intersection(families):
         raise InputError(f"clusterCIDR: {', '.join(node.cluster_cidrs)}: this host has no such family")
     if node.bind_address and family_of(node.bind_address) not in families:
         raise InputError(f"bindAddress: {node.bind_address}: this host has no {family_of(node.bind_address).value}")
-    return msgspec.structs.replace(node, node_name=chosen, families=tuple(families))
+    return msgspec.structs.replace(node, families=tuple(families))
 
 
 def _read(path: str, source: str) -> Mapping[Any, Any]:
@@ -179,6 +183,14 @@ def _plain(document: Document, source: str) -> object:
         return plain_value(document.value)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: invalid JSON: {error}") from error
+
+
+def _target(fields: Fields, option: Target | None) -> Target:
+    if option is None:
+        return fields.text("mode", one_of(Target), Target.NFTABLES)
+    # A mode that is overridden may be one that there is not here.
+    fields.text("mode", str, "")
+    return option
 
 
 def _target_stanza(fields: Fields, target: Target) -> _TargetStanza:

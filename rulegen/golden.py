@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct, field
 
 from rulegen.config import Family, NodeConfiguration
-from rulegen.configuration_file import node_configuration, read_configuration
+from rulegen.configuration_file import for_families, node_configuration, read_configuration
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
@@ -221,7 +221,7 @@ def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
         # Nobody would look at a warning of a scenario.
         raise InputError("\n".join(warnings))
     try:
-        return node_configuration(configuration, content.ip_families, content.node)
+        return for_families(node_configuration(configuration, content.node, ""), content.ip_families)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -22,7 +22,14 @@ from rulegen.config import (
     Target,
 )
 from rulegen.configuration_fields import Unexpected, duration
-from rulegen.configuration_file import API_VERSION, KIND, load_configuration, node_configuration, read_configuration
+from rulegen.configuration_file import (
+    API_VERSION,
+    KIND,
+    for_families,
+    load_configuration,
+    node_configuration,
+    read_configuration,
+)
 from rulegen.errors import InputError
 from rulegen.routing.node import node_routing
 
@@ -436,6 +443,12 @@ def test_each_target_has_its_own_stanza() -> None:
         assert (by_mode.agent.sync_period, by_mode.agent.min_sync_period) == (sync, minimum)
 
 
+def test_a_mode_that_the_command_line_overrides_is_no_fault_and_no_warning() -> None:
+    for mode in ("ipvs", "iptables", ""):
+        assert _warnings({"mode": mode}, Target.NFTABLES) == []
+    assert _faults({"mode": 5}, Target.NFTABLES) == ["kp.yaml: mode: expected str, got 5"]
+
+
 def test_the_other_targets_stanza_is_reported_where_it_says_something_else() -> None:
     """An empty mode is iptables to kube-proxy and nftables here, so that a stanza may have lost its effect."""
     (line,) = _warnings({"iptables": {"masqueradeAll": True, "syncPeriod": "30s", "masqueradeBit": 14}})
@@ -516,29 +529,29 @@ def test_what_kube_proxy_writes_by_default_is_no_warning() -> None:
 def test_the_nodes_name_is_the_options_then_the_files_then_the_hosts() -> None:
     """Rule 95."""
     named, unnamed = _read({"hostnameOverride": "From-File"}), _read({})
-    assert node_configuration(named, BOTH, " Option ", "host").node_name == "option"
-    assert node_configuration(named, BOTH, "", "host").node_name == "from-file"
-    assert node_configuration(unnamed, BOTH, "", "Host").node_name == "host"
+    assert node_configuration(named, " Option ", "host").node_name == "option"
+    assert node_configuration(named, "", "host").node_name == "from-file"
+    assert node_configuration(unnamed, "", "Host").node_name == "host"
     for name, host in (("", ""), (" ", "host"), ("a b", "host"), ("", "my_host")):
         with pytest.raises(InputError, match=r"^name of the node: expected a node's name"):
-            node_configuration(unnamed, BOTH, name, host)
+            node_configuration(unnamed, name, host)
 
 
 def test_a_host_needs_a_family_of_the_clusters_cidrs() -> None:
     """Rule 49."""
-    configuration = _read({"clusterCIDR": "fd00::/48"})
-    assert node_configuration(configuration, BOTH, "a").families == BOTH
+    ipv6 = _read({"clusterCIDR": "fd00::/48"}).node
+    assert for_families(ipv6, BOTH).families == BOTH
     with pytest.raises(InputError, match=r"^clusterCIDR: fd00::/48: this host has no such family$"):
-        node_configuration(configuration, (Family.IPV4,), "a")
-    pair = _read({"clusterCIDR": "fd00::/48,10.0.0.0/8"})
-    assert node_configuration(pair, (Family.IPV4,), "a").families == (Family.IPV4,)
-    by_node = _read({"clusterCIDR": "fd00::/48", "detectLocalMode": "NodeCIDR"})
-    assert node_configuration(by_node, (Family.IPV4,), "a").families == (Family.IPV4,)
+        for_families(ipv6, (Family.IPV4,))
+    pair = _read({"clusterCIDR": "fd00::/48,10.0.0.0/8"}).node
+    assert for_families(pair, (Family.IPV4,)).families == (Family.IPV4,)
+    by_node = _read({"clusterCIDR": "fd00::/48", "detectLocalMode": "NodeCIDR"}).node
+    assert for_families(by_node, (Family.IPV4,)).families == (Family.IPV4,)
 
 
 def test_a_host_needs_the_family_of_its_address() -> None:
     with pytest.raises(InputError, match=r"^bindAddress: fd00::1: this host has no IPv6$"):
-        node_configuration(_read({"bindAddress": "fd00::1"}), (Family.IPV4,), "a")
+        for_families(_read({"bindAddress": "fd00::1"}).node, (Family.IPV4,))
 
 
 # -- durations --
