@@ -78,6 +78,8 @@ _IPV6_SYSCTLS = {
     "ipv6/conf/default/accept_dad": 0,
     "ipv6/conf/default/addr_gen_mode": 1,
     "ipv6/icmp/ratelimit": 0,
+    # Of the types with a limit, which hold for the whole host too, keep one that nobody sends.
+    "ipv6/icmp/ratemask": 0,
 }
 
 
