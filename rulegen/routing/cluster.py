@@ -15,6 +15,7 @@ from rulegen.routing.endpoints import SliceDigest, digest_slice
 from rulegen.routing.model import Changes, Finding, NodeRouting, Reason, Route, RouteKey
 from rulegen.routing.node import node_facts, node_findings, node_routing
 from rulegen.routing.ownership import Ownership
+from rulegen.routing.reasons import PortReasons, port_reasons
 from rulegen.routing.routes import OwnedPort, compile_port
 from rulegen.routing.services import PortIntent, ServiceIntent, ServiceKey, read_service, service_subject
 
@@ -161,6 +162,24 @@ class Cluster:
         findings.update(*(digest.findings for digest in self._slices.values()))
         findings.update(*(intent.findings for intent in self._intents.values()))
         return sorted(findings)
+
+    def reasons(self, namespace: str, name: str) -> list[PortReasons]:
+        """Why the endpoints of a Service are in its lists or not, by port and family; nothing for an unknown one."""
+        key = (namespace, name)
+        intent = self._intents.get(key)
+        if intent is None:
+            return []
+        slices = self._slices_of.get(key, ())
+        return [
+            port_reasons(
+                port,
+                tuple(self._ownership.owner(port, frontend) for frontend in port.frontends),
+                [slice_ for slice_ in slices if slice_.family is port.family],
+                intent.weights,
+                self._facts,
+            )
+            for port in sorted(intent.ports, key=lambda port: _sort_key((port.name, port.family)))
+        ]
 
     def _read_service(self, service: Service) -> ServiceIntent | None:
         return read_service(service, self._configuration.families, self._facts.addresses)

@@ -26,6 +26,8 @@ from rulegen.routing.model import (
     Verdict,
 )
 
+_NO_SERVICE = "no Service is concerned"
+
 
 class Packet(NamedTuple):
     """The first packet of a connection: canonical addresses, the destination's port (0 without ports), protocol.
@@ -106,6 +108,17 @@ class Match(NamedTuple):
         return f"{what} port {frontend.port}/{self.route.name.protocol} of {self.route.name}"
 
 
+class Treatment(NamedTuple):
+    """What becomes of packets from one kind of source to a Frontend, and why.
+
+    `masquerade`: to every endpoint; to itself an endpoint is always masqueraded (rule 44).
+    """
+
+    decision: Decision
+    backends: tuple[Backend, ...] = ()
+    masquerade: bool = False
+
+
 class FrontendIndex:
     """The Frontends of one family's Routes, by what a packet says."""
 
@@ -172,6 +185,19 @@ def follow(index: FrontendIndex, routing: NodeRouting, node_addresses: Collectio
         return _undispatched(node, packet, origin, dispatched)
     reasons = (str(dispatched), chosen.reason)
     return Outcome(Fate.BALANCED, reasons, origin, dispatched, _deliveries(node, packet, chosen))
+
+
+def treat(match: Match, routing: NodeRouting, origin: Origin) -> Treatment:
+    """What becomes of packets from one kind of source to a Frontend, source ranges apart.
+
+    A pod that cannot be told from others (`routing.detector` is None) is treated as what is outside.
+    """
+    if _has_endpoints(match):
+        detected = origin is Origin.POD and routing.detector is not None
+        chosen = _choose(match, routing, detected, origin)
+        if chosen.backends:
+            return Treatment(Decision(Fate.BALANCED, chosen.reason), chosen.backends, chosen.masquerade)
+    return Treatment(_without_endpoints(match) or Decision(Fate.UNTOUCHED, _NO_SERVICE))
 
 
 def _origin(node: _Node, packet: Packet) -> Origin:
@@ -277,7 +303,7 @@ def _verdict(node: _Node, packet: Packet) -> Decision:
     for decision in _verdicts(node, packet):
         if decision is not None:
             return decision
-    return Decision(Fate.UNTOUCHED, "no Service is concerned")
+    return Decision(Fate.UNTOUCHED, _NO_SERVICE)
 
 
 def _verdicts(node: _Node, packet: Packet) -> Iterable[Decision | None]:
