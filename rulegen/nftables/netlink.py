@@ -57,6 +57,7 @@ _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _GENERATION_ID = 1
 _LIST_ITEM = 1
+_EXPRESSION_NAME, _EXPRESSION_DATA, _NUMGEN_MODULUS = 1, 2, 2
 _USERDATA_COMMENT = 0  # the same in tables and in elements
 _INTERVAL_END = 0x1
 
@@ -174,17 +175,15 @@ def new_rule(family: Family, table: str, chain: str, expressions: bytes) -> byte
 
 
 def with_modulus(expressions: bytes, modulus: int) -> bytes:
-    """A rule's expressions with the modulus of its `numgen` replaced."""
-    items = []
+    """A rule's expressions with the modulus of its `numgen` replaced; all else stays as the kernel listed it."""
     for _, expression in _attributes(expressions):
         parts = dict(_attributes(expression))
-        if parts[1] == b"numgen\0":
-            data = b"".join(
-                attribute(kind, _U32.pack(modulus) if kind == 2 else value) for kind, value in _attributes(parts[2])
-            )
-            expression = attribute(1, parts[1]) + attribute(2 | _NESTED, data)  # noqa: PLW2901 - the same, rewritten
-        items.append(attribute(_LIST_ITEM | _NESTED, expression))
-    return b"".join(items)
+        if parts[_EXPRESSION_NAME] == b"numgen\0":
+            before = parts[_EXPRESSION_DATA]
+            old = attribute(_NUMGEN_MODULUS, dict(_attributes(before))[_NUMGEN_MODULUS])
+            after = before.replace(old, attribute(_NUMGEN_MODULUS, _U32.pack(modulus)), 1)
+            return expressions.replace(before, after, 1)
+    raise ValueError("a rule without numgen")
 
 
 def add_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
