@@ -1,0 +1,101 @@
+"""The sample cluster, and the rules of the playground's node: objects in, Deltas out, applied to the node's kernel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from rulegen.config import Family, NodeConfiguration
+from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.kube.manifests import load
+from rulegen.kube.objects import Endpoint
+from rulegen.nftables.compiler import compile_ruleset
+from rulegen.nftables.describe import describe, names_in
+from rulegen.nftables.kernel import Kernel
+from rulegen.nftables.layout import EntryKey, Value
+from rulegen.nftables.transaction import Transaction, plan
+from rulegen.routing.cluster import Cluster
+from rulegen.ruleset import Delta, diff
+
+_CLUSTER = Path(__file__).with_name("cluster.yaml")
+_CONFIGURATION = NodeConfiguration(node_name="node-a", families=(Family.IPV4,), cluster_cidrs=("10.128.0.0/14",))
+
+
+class Sample:
+    """The sample cluster. `pods`: the names of the Pods by address."""
+
+    def __init__(self) -> None:
+        manifests = load([str(_CLUSTER)], None)
+        self.cluster = Cluster(_CONFIGURATION)
+        self.cluster.set_objects([*manifests.nodes, *manifests.services, *manifests.endpoint_slices])
+        self._slices = {slice_.metadata.name: slice_ for slice_ in manifests.endpoint_slices}
+        self.pods = {
+            endpoint.addresses[0]: _pod_name(endpoint)
+            for slice_ in manifests.endpoint_slices
+            for endpoint in slice_.endpoints or ()
+        }
+
+    def remove_pod(self, slice_name: str, pod: str) -> None:
+        """A Pod leaves its slice."""
+        slice_ = self._slices[slice_name]
+        left = [endpoint for endpoint in slice_.endpoints or () if _pod_name(endpoint) != pod]
+        self.cluster.set_slice(replace(slice_, endpoints=left))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be changed in the kernel; `lines` say it, an entry each."""
+
+    delta: Delta[EntryKey, Value]
+    lines: tuple[str, ...]
+    transaction: Transaction
+
+
+class Proxy:
+    """The rules of the node in a namespace. Raises HostError without the privilege or the kernel for them."""
+
+    def __init__(self, cluster: Cluster, node: NetworkNamespace) -> None:
+        self._cluster = cluster
+        self._node = node
+        with node.entered():
+            self._kernel = Kernel()
+            self._live = self._kernel.read()
+        changes = cluster.take_changes()
+        self._compiler = compile_ruleset(
+            cluster.routes(), changes.node, _CONFIGURATION.masquerade_bit, self._live.entries
+        )
+
+    def close(self) -> None:
+        """Closes what leads to the kernel; the rules stay."""
+        self._kernel.close()
+
+    def plan_install(self) -> Change:
+        """What the first apply changes."""
+        desired = self._compiler.entries()
+        return self._change(diff(self._live.entries, desired), desired)
+
+    def plan_changes(self) -> Change:
+        """What has changed in the cluster since the last plan."""
+        changes = self._cluster.take_changes()
+        delta, _ = self._compiler.update(changes.routes, changes.node)
+        return self._change(delta)
+
+    def apply(self, change: Change) -> float:
+        """Commits a change; returns the seconds that it took. Raises ApplyError."""
+        # Never outside: what a commit starts or opens belongs to the namespace where that happens.
+        with self._node.entered():
+            started = time.perf_counter()
+            self._kernel.commit(change.transaction, self._live)
+            return time.perf_counter() - started
+
+    def _change(self, delta: Delta[EntryKey, Value], desired: Mapping[EntryKey, Value] | None = None) -> Change:
+        lines = tuple(map(str, describe(delta, names_in(self._compiler.entries()))))
+        return Change(delta, lines, plan(delta, self._live, self._compiler.programs, desired))
+
+
+def _pod_name(endpoint: Endpoint) -> str:
+    return endpoint.target_ref.name if endpoint.target_ref else ""
