@@ -15,7 +15,7 @@ import click
 from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
-    from rulegen.config import Family, NodeConfiguration
+    from rulegen.config import NodeConfiguration
     from rulegen.nftables.compiler import Compiler
     from rulegen.nftables.describe import Line
     from rulegen.nftables.kernel import Kernel
@@ -151,11 +151,12 @@ def diff(against: str | None, output: str, **options: Any) -> None:
     if against is not None:
         live = _read_rendered(against)
     else:
+        from rulegen.configuration_file import for_families
         from rulegen.nftables.kernel import Kernel
 
         with Kernel() as kernel:
             live = kernel.read().entries
-            configuration = _for_host(configuration, kernel.families())
+            configuration = for_families(configuration, kernel.families())
     compiler = _compile(cluster, configuration, live)
     delta = ruleset.diff(live, compiler.entries())
     lines = _describe(delta, compiler, live)
@@ -178,11 +179,12 @@ def apply(dry_run: bool, **options: Any) -> None:
       rulegen apply -f cluster.yaml --dry-run
       rulegen apply -f cluster.yaml
     """
+    from rulegen.configuration_file import for_families
     from rulegen.nftables.kernel import Kernel, StaleError
 
     cluster, configuration = _read_input(_pack(options))
     with Kernel() as kernel:
-        configuration = _for_host(configuration, kernel.families())
+        configuration = for_families(configuration, kernel.families())
         for attempt in range(1, _APPLY_ATTEMPTS + 1):
             try:
                 _apply_once(kernel, cluster, configuration, dry_run=dry_run)
@@ -228,10 +230,19 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
 
     if kube_proxy and not force:
         _refuse_while_running("kube-proxy")
+    from rulegen.nftables.layout import TABLE
+    from rulegen.nftables.rules import WORKBENCH
+
+    tables = [TABLE, WORKBENCH]
     with Kernel() as kernel:
-        removed = kernel.delete_tables(["rulegen", "kube-proxy"] if kube_proxy else ["rulegen"])
+        if kube_proxy:
+            from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
+
+            removed = kernel.delete_tables([*tables, NFTABLES_TABLE]) + remove_iptables_rules()
+        else:
+            removed = kernel.delete_tables(tables)
     for table in removed:
-        click.echo(f"removed table {table}")
+        click.echo(f"removed {table}")
     if not removed:
         click.echo("nothing to remove")
 
@@ -328,16 +339,16 @@ def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
 def _configuration(source: Input) -> NodeConfiguration:
     import os
 
-    from rulegen.config import NodeConfiguration
+    from rulegen.config import Configuration, Target
+    from rulegen.configuration_file import load_configuration, node_configuration
+    from rulegen.errors import InputError
 
-    return NodeConfiguration(node_name=(source.node or os.uname().nodename).strip().lower())
-
-
-def _for_host(configuration: NodeConfiguration, families: tuple[Family, ...]) -> NodeConfiguration:
-    """Without the families that the host does not have."""
-    from msgspec.structs import replace
-
-    return replace(configuration, families=tuple(f for f in configuration.families if f in families))
+    configuration, warnings = load_configuration(source.config) if source.config else (Configuration(), [])
+    for warning in warnings:
+        _say(f"warning: {warning}")
+    if configuration.target is Target.IPTABLES:
+        raise InputError(f"{source.config}: mode: expected nftables or nothing, got iptables, which is not built yet")
+    return node_configuration(configuration, source.node, os.uname().nodename)
 
 
 def _compile(

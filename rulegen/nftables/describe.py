@@ -73,7 +73,7 @@ def _line(
     before = after = ""
     if container.is_chains:
         # The digests that stand for a chain's text say nothing to a person.
-        before, after = ("altered", "as it should be") if change else ("", "")
+        before, after = ("other rules", "as compiled") if change else ("", "")
     elif change:
         before, after = _value(container, change.before), _value(container, change.after)
     elif sign == "-":

@@ -1,0 +1,215 @@
+"""Entries in words: what each element says, ids, slots and handles included. Pure.
+
+In: entries as compiled or as read from the kernel. Out: for each its text as nft writes it and its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from rulegen.nftables.layout import (
+    ID_SHIFT,
+    LOCAL_LIST,
+    MAX_HANDLE,
+    MAX_ID,
+    Container,
+    EntryKey,
+    FieldText,
+    Value,
+    data_text,
+    key_text,
+    unpack_register,
+)
+
+
+class EntryInWords(Struct, frozen=True):
+    """An entry. `table`: ip or ip6; `name`: the set or map, or `chain`; `element`: key and data as nft writes them."""
+
+    table: str
+    name: str
+    element: str
+    meaning: str
+
+
+def in_words(entries: Iterable[tuple[EntryKey, Value]]) -> tuple[EntryInWords, ...]:
+    """The entries in the order of the tables, each once."""
+    ordered = sorted(dict(entries).items(), key=lambda entry: entry_order(entry[0]))
+    return tuple(_in_words(container, key, value) for (container, key), value in ordered)
+
+
+def entry_order(entry: EntryKey) -> tuple[str, int, object]:
+    """Sorts entries as they are printed: by table, container and key."""
+    container, key = entry
+    sort_key = container.sort_key()
+    return container.ip, container.rank, sort_key(key) if sort_key else key
+
+
+def _in_words(container: Container, key: bytes, value: Value) -> EntryInWords:
+    if container.is_chains:
+        name = key.decode()
+        return EntryInWords(container.ip, "chain", name, _chain(name))
+    data = f" : {data_text(container, value.data)}" if container.data else ""
+    return EntryInWords(
+        container.ip, container.name, key_text(container, key) + data, _MEANINGS[container.name](container, key, value)
+    )
+
+
+def _chain(name: str) -> str:
+    kind, _, number = name.rpartition("-")
+    meaning = _CHAINS.get(kind)
+    return meaning.format(number) if meaning and number.isdecimal() else "a part of the fixed program"
+
+
+_CHAINS: Mapping[str, str] = {
+    "lb": "DNAT to the endpoint in one of {} slots, all equally likely",
+    "pick": "draws one of {} slots",
+    "sticky": "keeps clients at their endpoint for {} s after their last new connection, over the Cluster list",
+    "sticky-local": "keeps clients at their endpoint for {} s after their last new connection, over the Local list",
+}
+
+
+# ---- the parts of keys and data ----
+
+
+def _fields(parts: tuple[tuple[slice, FieldText], ...], data: bytes) -> list[str]:
+    return [text(data[where]) for where, text in parts]
+
+
+def _frontend(container: Container, key: bytes) -> str:
+    """`10.96.0.10 port 80/tcp`, or `port 30080/tcp` of a NodePort."""
+    *address, protocol, port = _fields(container.key_parts, key)
+    return " ".join([*address, f"port {port}/{protocol}"])
+
+
+def _endpoint(container: Container, data: bytes) -> str:
+    address, port = _fields(container.data_parts, data)
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _list(data: bytes) -> str:
+    """What a register says: `id 5, Local list`."""
+    register = unpack_register(data)
+    which = "Local" if register & LOCAL_LIST else "Cluster"
+    return f"id {register >> ID_SHIFT & MAX_ID}, {which} list"
+
+
+def _id(data: bytes) -> str:
+    return f"id {unpack_register(data) >> ID_SHIFT & MAX_ID}"
+
+
+def _low_bits(data: bytes) -> int:
+    return unpack_register(data) & MAX_HANDLE
+
+
+def _chain_of(value: Value) -> str:
+    return "chain " + value.data.decode().rpartition(" ")[2]
+
+
+# ---- one sentence for each container ----
+
+_Meaning: TypeAlias = Callable[[Container, bytes, Value], str]
+
+
+def _internal(container: Container, key: bytes, value: Value) -> str:
+    return f"ClusterIP {_frontend(container, key)} leads to {_list(value.data)}"
+
+
+def _external(container: Container, key: bytes, value: Value) -> str:
+    return f"external {_frontend(container, key)} leads to {_list(value.data)}, masqueraded"
+
+
+def _external_local(container: Container, key: bytes, value: Value) -> str:
+    where = f"external {_frontend(container, key)} leads to {_id(value.data)}"
+    return f"{where}: Cluster list for pods and this node, else Local list"
+
+
+def _slots(_: Container, key: bytes, value: Value) -> str:
+    return f"{_list(key)} has {_low_bits(value.data)} slots"
+
+
+def _balancers(_: Container, key: bytes, value: Value) -> str:
+    return f"lists of {unpack_register(key)} slots go to {_chain_of(value)}"
+
+
+def _lists(_: Container, key: bytes, value: Value) -> str:
+    return f"{_list(key)} goes to {_chain_of(value)}"
+
+
+def _endpoints(container: Container, key: bytes, value: Value) -> str:
+    return f"{_list(key)}, slot {unpack_register(key[-4:])} is {_endpoint(container, value.data)}"
+
+
+def _sticky_lists(_: Container, key: bytes, value: Value) -> str:
+    return f"{_list(key)}: new clients draw in {_chain_of(value)}"
+
+
+def _handles(_: Container, key: bytes, value: Value) -> str:
+    return f"{_list(key)}, slot {unpack_register(key[-4:])} is handle {_low_bits(value.data)}"
+
+
+def _sticky_endpoints(container: Container, key: bytes, value: Value) -> str:
+    which = "Local" if container.name == "sticky-local-endpoints" else "Cluster"
+    handle = f"{_id(key)}, handle {_low_bits(key)}"
+    return f"{handle} is {_endpoint(container, value.data)}, for clients of the {which} list"
+
+
+def _hairpin(container: Container, key: bytes, _: Value) -> str:
+    return f"what {_fields(container.key_parts, key)[0]} sends to itself is masqueraded"
+
+
+def _firewalled(container: Container, key: bytes, _: Value) -> str:
+    return f"{_frontend(container, key)} lets in only the sources in source-ranges"
+
+
+def _source_ranges(container: Container, key: bytes, _: Value) -> str:
+    return f"a source that {key_text(container, key).split(' . ')[0]} lets in"
+
+
+def _no_endpoints(container: Container, key: bytes, _: Value) -> str:
+    return f"{_frontend(container, key)} has no endpoint: rejected"
+
+
+def _no_local_endpoints(container: Container, key: bytes, _: Value) -> str:
+    return f"{_frontend(container, key)} has no endpoint on this node: dropped"
+
+
+def _cluster_ips(container: Container, key: bytes, _: Value) -> str:
+    return f"ports of {key_text(container, key)} that it does not have are rejected"
+
+
+def _service_cidrs(container: Container, key: bytes, _: Value) -> str:
+    return f"addresses of no Service in {key_text(container, key)} are dropped"
+
+
+def _nodeport_addresses(container: Container, key: bytes, _: Value) -> str:
+    return f"this node's addresses in {key_text(container, key)} accept NodePorts"
+
+
+_MEANINGS: Mapping[str, _Meaning] = {
+    "internal": _internal,
+    "external": _external,
+    "external-local": _external_local,
+    "nodeports": _external,
+    "nodeports-local": _external_local,
+    "slots": _slots,
+    "balancers": _balancers,
+    "lists": _lists,
+    "endpoints": _endpoints,
+    "sticky-lists": _sticky_lists,
+    "handles": _handles,
+    "sticky-endpoints": _sticky_endpoints,
+    "sticky-local-endpoints": _sticky_endpoints,
+    "hairpin": _hairpin,
+    "firewalled": _firewalled,
+    "source-ranges": _source_ranges,
+    "no-endpoints": _no_endpoints,
+    "no-local-endpoints": _no_local_endpoints,
+    "no-endpoint-nodeports": _no_endpoints,
+    "no-local-endpoint-nodeports": _no_local_endpoints,
+    "cluster-ips": _cluster_ips,
+    "service-cidrs": _service_cidrs,
+    "nodeport-addresses": _nodeport_addresses,
+}
