@@ -155,6 +155,15 @@ class Compiler:
                 entries[key] = self._shared_value(key)
         return entries
 
+    def route_entries(self, key: RouteKey) -> Entries:
+        """The entries that a Route needs: its own, and those that it shares with others. None for an unknown one."""
+        compiled = self._compiled.get(key, _Compiled())
+        return compiled.owned | {shared: self._shared_value(shared) for shared in compiled.shared}
+
+    def route_id(self, key: RouteKey) -> int:
+        """The id of a Route's service-port; 0 where it has no endpoints, or is unknown."""
+        return self._compiled.get(key, _Compiled()).lists.id
+
     def names(self) -> dict[tuple[Family, int], str]:
         """The service-ports by family and id, as text."""
         return {

@@ -56,11 +56,12 @@ def describe(delta: Delta[EntryKey, Value], names: Names) -> Iterator[Line]:
         *(("~", key, change.before, change) for key, change in delta.changed.items()),
         *(("+", key, value, None) for key, value in delta.added.items()),
     ]
-    for sign, (container, key), value, change in sorted(signed, key=lambda item: _order(item[1])):
+    for sign, (container, key), value, change in sorted(signed, key=lambda item: entry_order(item[1])):
         yield _line(sign, container, key, (value, change), names)
 
 
-def _order(entry: EntryKey) -> tuple[str, int, object]:
+def entry_order(entry: EntryKey) -> tuple[str, int, object]:
+    """Sorts entries as they are printed: by table, container and key."""
     container, key = entry
     sort_key = container.sort_key()
     return container.ip, container.rank, sort_key(key) if sort_key else key

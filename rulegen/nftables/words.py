@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from rulegen.nftables.describe import entry_order
 from rulegen.nftables.layout import (
     ID_SHIFT,
     LOCAL_LIST,
@@ -38,13 +39,6 @@ def in_words(entries: Iterable[tuple[EntryKey, Value]]) -> tuple[EntryInWords, .
     """The entries in the order of the tables, each once."""
     ordered = sorted(dict(entries).items(), key=lambda entry: entry_order(entry[0]))
     return tuple(_in_words(container, key, value) for (container, key), value in ordered)
-
-
-def entry_order(entry: EntryKey) -> tuple[str, int, object]:
-    """Sorts entries as they are printed: by table, container and key."""
-    container, key = entry
-    sort_key = container.sort_key()
-    return container.ip, container.rank, sort_key(key) if sort_key else key
 
 
 def _in_words(container: Container, key: bytes, value: Value) -> EntryInWords:
