@@ -81,7 +81,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="rulegen", message="rulegen %(version)s")
 def main() -> None:
-    r"""Compile Kubernetes Services to nftables rules, and apply only what changed.
+    """Compile Kubernetes Services to nftables rules, and apply only what changed.
 
     \b
     rulegen render -f cluster.yaml            the whole ruleset, as `nft -f` takes it
@@ -121,7 +121,7 @@ def _pack(options: dict[str, Any]) -> Input:
 @main.command()
 @_input_options
 def render(**options: Any) -> None:
-    r"""Print the whole ruleset of a node (a dry run that needs no privileges).
+    """Print the whole ruleset of a node (a dry run that needs no privileges).
 
     \b
     Example:
@@ -138,7 +138,7 @@ def render(**options: Any) -> None:
 @click.option("--against", metavar="FILE", help="Compare with a file that `rulegen render` wrote, not with the kernel.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def diff(against: str | None, output: str, **options: Any) -> None:
-    r"""Print what apply would change. Exit status 0: nothing, 1: something, 2: error.
+    """Print what apply would change. Exit status 0: nothing, 1: something, 2: error.
 
     \b
     Examples:
@@ -172,7 +172,7 @@ def diff(against: str | None, output: str, **options: Any) -> None:
 @_input_options
 @click.option("--dry-run", is_flag=True, help="Let the kernel check the transaction, and change nothing.")
 def apply(dry_run: bool, **options: Any) -> None:
-    r"""Make the kernel's rules equal to the compiled ones, changing only what differs, in one transaction.
+    """Make the kernel's rules equal to the compiled ones, changing only what differs, in one transaction.
 
     \b
     Examples:
@@ -220,7 +220,7 @@ def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfigurati
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, too.")
 @click.option("--force", is_flag=True, help="Even while kube-proxy runs on this node.")
 def cleanup(kube_proxy: bool, force: bool) -> None:
-    r"""Remove all that rulegen put into the kernel, and nothing else.
+    """Remove all that rulegen put into the kernel, and nothing else.
 
     \b
     Example:
@@ -270,7 +270,7 @@ def golden() -> None:
 @golden.command("check", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 def golden_check(folders: tuple[str, ...]) -> None:
-    r"""Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
+    """Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
 
     \b
     Example:
@@ -294,7 +294,7 @@ def golden_check(folders: tuple[str, ...]) -> None:
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 def golden_update(folders: tuple[str, ...]) -> None:
-    r"""Rewrite the rulesets of the scenarios below DIR.
+    """Rewrite the rulesets of the scenarios below DIR.
 
     \b
     Example:
