@@ -309,6 +309,19 @@ def golden_update(folders: tuple[str, ...]) -> None:
     click.echo(f"{len(paths)} scenarios, {len(changed)} rewritten")
 
 
+@main.command()
+def demo() -> None:
+    """Show rulegen at work: a sample cluster, its rules and real connections, in network namespaces of its own.
+
+    Needs root (or `unshare -rn`), takes some ten seconds, leaves nothing behind.
+    """
+    from rich.console import Console
+
+    from rulegen.demo.playground import run
+
+    run(Console(highlight=False))
+
+
 # ---- what the commands share ----
 
 
