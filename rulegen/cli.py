@@ -217,30 +217,29 @@ def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfigurati
 
 
 @main.command()
-@click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, too.")
+@click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
 @click.option("--force", is_flag=True, help="Even while kube-proxy runs on this node.")
 def cleanup(kube_proxy: bool, force: bool) -> None:
     """Remove all that rulegen put into the kernel, and nothing else.
 
     \b
-    Example:
+    Examples:
       rulegen cleanup
+      rulegen cleanup --kube-proxy
     """
     from rulegen.nftables.kernel import Kernel
-
-    if kube_proxy and not force:
-        _refuse_while_running("kube-proxy")
     from rulegen.nftables.layout import TABLE
     from rulegen.nftables.rules import WORKBENCH
 
-    tables = [TABLE, WORKBENCH]
+    if kube_proxy and not force:
+        _refuse_while_running("kube-proxy")
     with Kernel() as kernel:
         if kube_proxy:
             from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
 
-            removed = kernel.delete_tables([*tables, NFTABLES_TABLE]) + remove_iptables_rules()
+            removed = kernel.delete_tables([NFTABLES_TABLE]) + remove_iptables_rules()
         else:
-            removed = kernel.delete_tables(tables)
+            removed = kernel.delete_tables([TABLE, WORKBENCH])
     for table in removed:
         click.echo(f"removed {table}")
     if not removed:
