@@ -44,7 +44,7 @@ def names_in(entries: Mapping[EntryKey, Value]) -> dict[tuple[Family, int], str]
     """The service-ports by family and id, as the comments of their frontends say."""
     names: dict[tuple[Family, int], str] = {}
     for (container, _), value in entries.items():
-        if container.data == (Field.CLASSID,) and value.comment:
+        if container.data == (Field.CLASSID,) and _is_named(container) and value.comment:
             names[container.family, unpack_register(value.data) >> ID_SHIFT & MAX_ID] = value.comment
     return names
 
@@ -91,8 +91,13 @@ def _value(container: Container, value: Value) -> str:
 
 
 def _service(container: Container, key: bytes, value: Value, names: Names) -> str:
-    if value.comment:
+    if _is_named(container) and value.comment:
         return value.comment
     if container.key[:1] == (Field.CLASSID,) and container.name != "balancers":
         return names.get((container.family, unpack_register(key) >> ID_SHIFT & MAX_ID), "")
     return ""
+
+
+def _is_named(container: Container) -> bool:
+    """Whether the comment of an entry is its service-port: so it is where keys end with a frontend's port."""
+    return container.key[-1:] == (Field.PORT,)

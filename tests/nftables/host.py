@@ -20,14 +20,16 @@ from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import ID_SHIFT, LOCAL_LIST, MAX_ID, EntryKey, Value, data_text, key_text, unpack_register
 from rulegen.nftables.live import Live
 from rulegen.nftables.netlink import Connection
-from rulegen.nftables.transaction import AddElements, Command, DeleteElements, Transaction, plan
+from rulegen.nftables.transaction import AddElements, Change, DeleteElements, Transaction, plan
 from rulegen.ruleset import Delta
 from tests.builders import CONFIGURATION, Item, cluster
 
 Entries = Mapping[EntryKey, Value]
 
 
-def compiled(items: Iterable[Item], live: Entries | None = None, configuration: NodeConfiguration = CONFIGURATION) -> Compiler:
+def compiled(
+    items: Iterable[Item], live: Entries | None = None, configuration: NodeConfiguration = CONFIGURATION
+) -> Compiler:
     """The compiled objects; ids, slots and handles are adopted from `live`."""
     made = cluster(*items, configuration=configuration)
     nodes = {family: node for family in configuration.families if (node := made.node_routing(family)) is not None}
@@ -77,15 +79,20 @@ class Host:
     def apply(self, *items: Item) -> Transaction:
         """What `rulegen apply` does; the transaction that was committed."""
         live = self.read()
-        compiler = compiled(items, live.entries)
-        desired = compiler.entries()
-        transaction = plan(ruleset.diff(live.entries, desired), live, compiler.programs, desired)
+        transaction = self.plan(live, *items)
         self.commit(transaction, live)
         return transaction
 
+    def plan(self, live: Live, *items: Item) -> Transaction:
+        """What leads from `live` to the objects."""
+        compiler = compiled(items, live.entries)
+        desired = compiler.entries()
+        delta = ruleset.diff(live.entries, desired)
+        return plan(delta, live, compiler.programs, desired, self.kernel.clients(delta))
+
     def commit(self, transaction: Transaction, live: Live) -> None:
         """Sends a transaction, if there is anything in it."""
-        if transaction.commands:
+        if transaction.tables or transaction.changes:
             with self.namespace.entered():
                 self.kernel.commit(transaction, live)
 
@@ -104,14 +111,14 @@ def new_host() -> Iterator[Host]:
         host.close()
 
 
-def elements_of(commands: Iterable[Command]) -> list[str]:
-    """The elements that commands add and delete, each as `+ ip map key`."""
+def elements_of(changes: Iterable[Change]) -> list[str]:
+    """The elements that changes add and delete, each as `+ ip map key`."""
     return [
-        f"{'+' if isinstance(command, AddElements) else '-'} {command.container.ip} {command.container.name} "
-        f"{key_text(command.container, key)}"
-        for command in commands
-        if isinstance(command, AddElements | DeleteElements)
-        for key, _ in command.elements
+        f"{'+' if isinstance(change, AddElements) else '-'} {change.container.ip} {change.container.name} "
+        f"{key_text(change.container, key)}"
+        for change in changes
+        if isinstance(change, AddElements | DeleteElements)
+        for key, _ in change.elements
     ]
 
 
@@ -154,7 +161,8 @@ def meaning(entries: Entries) -> Meaning:
                 data = str(unpack_register(value.data) & (LOCAL_LIST - 1))
         elif container.name in _TO_REGISTER:
             data = _list_name(names, container.family, unpack_register(value.data))
-        found.setdefault((container.ip, container.name, place), []).append(f"{data} {value.comment}")
+        comment = "" if container.name == "handles" else value.comment
+        found.setdefault((container.ip, container.name, place), []).append(f"{data} {comment}")
     return {place: sorted(contents) for place, contents in found.items()}
 
 
