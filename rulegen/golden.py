@@ -8,7 +8,6 @@ through the Frontends, without privileges. Never touches the host.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from itertools import product
@@ -25,16 +24,22 @@ from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
 from rulegen.routing.addresses import family_of, host_cidr, is_loopback, parse_network
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.flow import Delivery, Fate, FrontendIndex, Packet, follow
+from rulegen.routing.flow import (
+    Delivery,
+    Destination,
+    Fate,
+    FrontendIndex,
+    Packet,
+    follow,
+    parse_destination,
+    source_towards,
+)
 from rulegen.routing.node import host_addresses
 
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
 NFTABLES_FILE = "nftables.nft"
 NODE = "node"
-_DESTINATION = re.compile(
-    r"(?:\[(?P<v6>[^]]*)\]|(?P<v4>[^]\[:/]*))(?::(?P<port>\d{1,5}))?/(?P<protocol>tcp|udp|sctp|icmp)"
-)
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
 
 
@@ -112,9 +117,8 @@ class Flow(NamedTuple):
 
     def __str__(self) -> str:
         """The flow's name and packet, for messages."""
-        address = f"[{self.destination}]" if ":" in self.destination else self.destination
-        destination = f"{address}:{self.port}" if self.port else address
-        return f"{printable(self.name)}: {self.source} to {destination}/{self.protocol.lower()}"
+        destination = Destination(self.destination, self.port, self.protocol)
+        return f"{printable(self.name)}: {self.source} to {destination}"
 
 
 class Scenario(NamedTuple):
@@ -278,20 +282,19 @@ def _check_shares(expect: Balanced, place: str) -> None:
 
 
 def _flow(entry: FlowEntry, source: str, destination: str, place: str) -> Flow:
-    parts = _DESTINATION.fullmatch(destination)
-    if parts is None or (parts["port"] is None) != (parts["protocol"] == "icmp") or int(parts["port"] or 0) > 65535:
-        raise InputError(
-            f"{place}.to: expected ADDRESS:PORT/tcp, udp or sctp, or ADDRESS/icmp, got {shown(destination)}"
-        )
+    try:
+        address, port, protocol = parse_destination(destination)
+    except ValueError as error:
+        raise InputError(f"{place}.to: {error}") from error
     if source != NODE:
         source = _cidr(source, f"{place}.from") if "/" in source else _address(source, f"{place}.from")
     return Flow(
         entry.name,
         source,
         entry.interface,
-        _address(parts["v6"] or parts["v4"], f"{place}.to"),
-        int(parts["port"] or 0),
-        parts["protocol"].upper(),
+        address,
+        port,
+        protocol,
         entry.expect,
     )
 
@@ -340,21 +343,10 @@ def _expected(expect: Expectation) -> _Fact:
 def _clients(scenario: Scenario, flow: Flow) -> Iterator[str]:
     """The source addresses to try: of many clients the first and the last."""
     if flow.source == NODE:
-        yield _chosen_source(scenario, flow.destination)
+        yield source_towards(flow.destination, scenario.addresses)
     else:
         clients = ip_network(flow.source if "/" in flow.source else host_cidr(flow.source))
         yield from dict.fromkeys((str(clients[0]), str(clients[-1])))
-
-
-def _chosen_source(scenario: Scenario, destination: str) -> str:
-    """The address that the node sends from: to itself the destination's own, else its first of the family."""
-    if destination in scenario.addresses or is_loopback(destination):
-        return destination
-    family = family_of(destination)
-    for address in scenario.addresses:
-        if family_of(address) is family:
-            return address
-    raise InputError(f"{scenario.folder / FLOWS_FILE}: the node has no {family.value} address to send from")
 
 
 def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Flow, source: str) -> _Fact:

@@ -78,6 +78,7 @@ class Problem(NamedTuple):
 class Manifests(Struct):
     """What manifests hold, in the order of the input.
 
+    `unselected`: Services that a watch would not deliver (rule 1); only to say why they are not there.
     `skipped` counts the objects of each kind that is not read: `kind`, or `kind (apiVersion)`, as safe text.
     """
 
@@ -87,6 +88,7 @@ class Manifests(Struct):
     service_cidrs: list[ServiceCIDR]
     skipped: dict[str, int]
     problems: list[Problem]
+    unselected: list[Service] = []
 
 
 def load(paths: Sequence[str], stdin: BinaryIO | None) -> Manifests:
@@ -164,6 +166,7 @@ class _Loader:
             service_cidrs=self._objects[ServiceCIDR],
             skipped=dict(sorted(self._skipped.items())),
             problems=self._problems,
+            unselected=[service for service in self._objects[Service] if not is_selected(service)],
         )
 
     def _add_item(self, place: Place, of_list: _Header, item: object) -> None:

@@ -135,7 +135,7 @@ class _Tracer:
     def _follow_slots(self, chain: str, register: bytes) -> None:
         self._meet_chain(chain)
         prefix = register + (self._protocol or b"")
-        for slot in range(int(chain.removeprefix("lb-"))):
+        for slot in range(_number(chain)):
             self._meet(self._layout.endpoints, prefix + pack_register(slot))
 
     def _follow_sticky(self, chain: str, register: bytes) -> None:
@@ -148,7 +148,7 @@ class _Tracer:
         self._meet_chain(pick)
         local = chain.startswith("sticky-local-")
         endpoints = layout.sticky_local_endpoints if local else layout.sticky_endpoints
-        for slot in range(int(pick.removeprefix("pick-"))):
+        for slot in range(_number(pick)):
             if handle := self._meet(layout.handles, register + pack_register(slot)):
                 self._meet(endpoints, handle.data + (self._protocol or b""))
 
@@ -210,3 +210,9 @@ class _Tracer:
 def _target(verdict: Value) -> str:
     """The chain that a verdict leads to."""
     return verdict.data.decode().rpartition(" ")[2]
+
+
+def _number(chain: str) -> int:
+    """The number of slots in a chain's name; none where somebody has put another chain."""
+    number = chain.rpartition("-")[2]
+    return int(number) if number.isdecimal() and len(number) < 6 else 0

@@ -7,6 +7,7 @@ target, so that explanations and tests have an answer that no target computed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from rulegen.config import Cidr
-from rulegen.routing.addresses import Network, contains, family_of, is_loopback, parse_network
+from rulegen.errors import shown
+from rulegen.kube.addresses import canonical_address
+from rulegen.routing.addresses import LOOPBACK, Network, contains, family_of, is_loopback, parse_network
 from rulegen.routing.model import (
     Backend,
     Frontend,
@@ -27,6 +30,9 @@ from rulegen.routing.model import (
 )
 
 _NO_SERVICE = "no Service is concerned"
+_DESTINATION = re.compile(
+    r"(?:\[(?P<v6>[^]]*)\]|(?P<v4>[^]\[:/]*))(?::(?P<port>\d{1,5}))?/(?P<protocol>tcp|udp|sctp|icmp)"
+)
 
 
 class Packet(NamedTuple):
@@ -40,6 +46,42 @@ class Packet(NamedTuple):
     port: int
     protocol: str
     interface: str = ""
+
+
+class Destination(NamedTuple):
+    """Where a packet is sent: canonical address, port (0 without ports), protocol in capitals."""
+
+    address: str
+    port: int
+    protocol: str
+
+    def __str__(self) -> str:
+        """As `parse_destination` reads it."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port}/{self.protocol.lower()}" if self.port else f"{address}/{self.protocol.lower()}"
+
+
+def parse_destination(text: str) -> Destination:
+    """`10.96.0.10:80/tcp`, `[fd00::1]:53/udp`, or `10.96.0.10/icmp` for a ping; ValueError says what is wrong."""
+    parts = _DESTINATION.fullmatch(text)
+    if parts is None or (parts["port"] is None) != (parts["protocol"] == "icmp") or int(parts["port"] or 0) > 65535:
+        raise ValueError(f"expected ADDRESS:PORT/tcp, udp or sctp, or ADDRESS/icmp, got {shown(text)}")
+    address_text = parts["v6"] or parts["v4"] or ""
+    address = canonical_address(address_text)
+    if address is None or (":" in address) is not (parts["v6"] is not None):
+        raise ValueError(f"expected an IP address, in brackets if it is IPv6, got {shown(address_text)}")
+    return Destination(address, int(parts["port"] or 0), parts["protocol"].upper())
+
+
+def source_towards(destination: str, node_addresses: Collection[str]) -> str:
+    """The address that the node sends from: to itself the destination's own, else its first of that family.
+
+    A node without any has loopback.
+    """
+    if destination in node_addresses or is_loopback(destination):
+        return destination
+    family = family_of(destination)
+    return next((address for address in node_addresses if family_of(address) is family), LOOPBACK[family])
 
 
 class Origin(Enum):
