@@ -53,7 +53,7 @@ class StaleError(ApplyError):
 
 
 class Kernel:
-    """rulegen's tables in the network namespace of the thread that opens it.
+    """rulegen's tables in the network namespace of the thread that opens it; all calls must come from there.
 
     Raises HostError when the kernel, nft or privileges do not suffice.
     """
@@ -62,6 +62,7 @@ class Kernel:
         """Checks versions and opens the socket; changes nothing."""
         _check_versions()
         self._connection = netlink.Connection()
+        self._namespace = _network_namespace()
         self._libnftables: Any = None
         self._compiled: dict[tuple[Family, str], CompiledChain] = {}
         try:
@@ -195,6 +196,7 @@ class Kernel:
             raise kind(f"the kernel refused a transaction: {error}{refused}") from error
 
     def _load(self, tables: Iterable[ReplaceTable], compiled: CompiledChains, *, check: bool) -> None:
+        self._check_namespace()
         lines = chain.from_iterable(table.lines(compiled) for table in tables)
         first = list(islice(lines, _IN_PROCESS_LINES))
         if len(first) < _IN_PROCESS_LINES:
@@ -202,7 +204,13 @@ class Kernel:
         else:
             _in_subprocess(first, lines, check=check)
 
+    def _check_namespace(self) -> None:
+        """The socket stays where it was opened, but nft would work wherever its caller is."""
+        if _network_namespace() != self._namespace:
+            raise AssertionError("a Kernel was opened in one network namespace and is used in another")
+
     def _in_process(self, commands: str, *, check: bool) -> None:
+        self._check_namespace()
         if self._libnftables is None:
             self._libnftables = _open_libnftables()
         self._libnftables.set_dry_run(check)
@@ -225,8 +233,8 @@ def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live)
                 live.tables[change.family].forget(name)
 
 
-# ENOENT, EEXIST, EBUSY, ERESTART: another program's commit came between.
-_STALE = {2, 17, 16, 85}
+# ENOENT, EEXIST, EBUSY, ERESTART: another program's commit came between. ENOBUFS: the answer was lost, so nobody knows.
+_STALE = {2, 17, 16, 85, 105}
 _STALE_WORDS = re.compile(r"No such file or directory|File exists|Device or resource busy|Interrupted system call")
 
 
@@ -268,6 +276,11 @@ def _refusal(output: str, commands: str) -> ApplyError:
         command = "" if set(following) <= {"^", " "} else following
     kind = StaleError if _STALE_WORDS.search(match["message"]) else ApplyError
     return kind(f"the kernel refused a transaction: {match['message']}{f': {command[:300]}' if command else ''}")
+
+
+def _network_namespace() -> tuple[int, int]:
+    status = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - a Path resolves the link
+    return status.st_dev, status.st_ino
 
 
 def _open_libnftables() -> Any:

@@ -19,6 +19,8 @@ from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, 
 ALTERED = Value(b"altered")
 _SCHEMA_COMMENT = "rulegen schema "
 _ATTEMPTS = 20
+# ENOENT, ENOBUFS: a table that another program just removed; a listing that outran its reader.
+_GONE_MEANWHILE = {2, 105}
 
 
 @dataclass
@@ -66,6 +68,9 @@ def read(connection: Connection) -> Live:
             return _read(connection)
         except InterruptedDumpError:
             continue
+        except KernelError as error:
+            if error.number not in _GONE_MEANWHILE:
+                raise HostError(f"cannot read the nftables ruleset: {error}") from error
     raise HostError(f"the ruleset changed during each of {_ATTEMPTS} attempts to read it")
 
 
@@ -82,13 +87,13 @@ def _read(connection: Connection) -> Live:
 
 
 def read_table(connection: Connection, family: Family) -> LiveTable | None:
-    """The table's chains, without its elements. Raises InterruptedDumpError."""
+    """The table's chains, without its elements. Raises InterruptedDumpError, KernelError."""
     try:
         info = connection.table(family, TABLE)
     except KernelError as error:
         if error.number in _NO_SUCH_FAMILY:
             return None
-        raise HostError(f"cannot read the nftables ruleset: {error}") from error
+        raise
     if info is None:
         return None
     layout = LAYOUTS[family]

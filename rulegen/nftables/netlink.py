@@ -336,6 +336,15 @@ class Connection:
         """Closes the socket."""
         self._socket.close()
 
+    def _receive(self, flags: int = 0) -> bytes:
+        """One datagram. Raises KernelError, for example when there were more answers than the socket holds."""
+        try:
+            return self._socket.recv(1 << 17, flags)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise KernelError(error.errno or 0, -1) from error
+
     # -- listing --
 
     def _dump(self, kind: int, family: Family | None, payload: bytes = b"") -> list[bytes]:
@@ -346,7 +355,7 @@ class Connection:
         self._socket.send(request)
         answers: list[bytes] = []
         while True:
-            data = self._socket.recv(1 << 17)
+            data = self._receive()
             offset = 0
             while offset < len(data):
                 length, answer, flags, sequence, _ = _HEADER.unpack_from(data, offset)
@@ -374,7 +383,7 @@ class Connection:
         request = message(kind, _REQUEST, 0, b"")
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
-        data = self._socket.recv(1 << 16)
+        data = self._receive()
         _, answer, _, _, _ = _HEADER.unpack_from(data)
         if answer == _NLMSG_ERROR:
             raise KernelError(-struct.unpack_from("=i", data, _HEADER.size)[0], -1)
@@ -456,7 +465,7 @@ class Connection:
         refusal: KernelError | None = None
         while True:
             try:
-                data = self._socket.recv(1 << 17, socket.MSG_DONTWAIT)
+                data = self._receive(socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             offset = 0
