@@ -18,6 +18,9 @@ class Family(Enum):
     IPV4 = "IPv4"
     IPV6 = "IPv6"
 
+    # Enum's own is written in Python, and keys with a family in them are looked up a hundred times for each Service.
+    __hash__ = object.__hash__
+
 
 class Target(Enum):
     """What the rules are written for; values as in a KubeProxyConfiguration's `mode`."""

@@ -41,6 +41,8 @@ class Delta(Generic[Key, Value]):
 
 def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, Value]:
     """The Delta that makes `live` equal to `desired`."""
+    if not live:
+        return Delta(dict(desired))
     added: dict[Key, Value] = {}
     changed: dict[Key, Change[Value]] = {}
     for key, after in desired.items():

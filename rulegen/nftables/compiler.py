@@ -12,7 +12,6 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeAlias
 
 from rulegen.config import Family
@@ -133,7 +132,8 @@ class Compiler:
             before |= old.owned
             after |= new.owned
             touched.update(new.shared)
-            touched.subtract(old.shared)
+            if old.shared:
+                touched.subtract(old.shared)
         self._count_shared(touched, before, after)
         for family, node in (nodes or {}).items():
             if family in self._nodes:
@@ -174,7 +174,7 @@ class Compiler:
         for key, difference in touched.items():
             if not difference:
                 continue
-            count = self._shared[key]
+            count = self._shared.get(key, 0)
             self._shared[key] = count + difference
             if not count:
                 after[key] = self._shared_value(key)
@@ -278,6 +278,10 @@ class _RouteEntries:
         self._register = OURS | self._lists.id << ID_SHIFT
         self._protocol = PROTOCOL_BYTES[route.name.protocol]
         self._comment = safe_comment(str(route.name))
+        self._addresses = {
+            backend.address: address_bytes(layout.family, backend.address)
+            for backend in (*route.cluster, *route.local, *route.draining)
+        }
 
     def compile(self) -> None:
         for frontend in self._route.frontends:
@@ -349,7 +353,7 @@ class _RouteEntries:
     # -- where packets go --
 
     def _endpoint(self, backend: Backend) -> bytes:
-        return address_bytes(self._layout.family, backend.address) + pack_port(backend.port)
+        return self._addresses[backend.address] + pack_port(backend.port)
 
     def _slots(self, list_bit: int, backends: tuple[Backend, ...]) -> list[bytes]:
         """The endpoints of a list, slot by slot."""
@@ -419,10 +423,7 @@ class _RouteEntries:
     def _hairpins(self) -> None:
         """Every endpoint a client may be given is a client itself, local or not (rule 44)."""
         hairpin = self._layout.hairpin
-        route = self._route
-        addresses = {backend.address for backend in (*route.cluster, *route.local, *route.draining)}
-        for address in map(partial(address_bytes, self._layout.family), sorted(addresses)):
-            self._shared.append((hairpin, address + address))
+        self._shared += [(hairpin, address + address) for address in self._addresses.values()]
 
 
 class _Ids:

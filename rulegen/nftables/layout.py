@@ -12,11 +12,13 @@ import struct
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network, summarize_address_range
 from itertools import accumulate
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from rulegen.config import Family
 from rulegen.errors import InputError
@@ -63,7 +65,7 @@ class Field(Enum):
 _HOST_ORDER = frozenset({Field.CLASSID, Field.NUMBER})
 
 
-class Value(NamedTuple):
+class Value(Struct, frozen=True, gc=False):
     """What an entry holds: a map's data (a verdict as text, `goto lb-3`; empty in a set) and the element's comment.
 
     For a chain, `data` is the digest of the text it is loaded from.
@@ -76,16 +78,6 @@ class Value(NamedTuple):
 FieldText: TypeAlias = Callable[[bytes], str]
 
 
-@lru_cache(maxsize=1 << 16)
-def _ipv4_text(data: bytes) -> str:
-    return inet_ntop(AF_INET, data)
-
-
-@lru_cache(maxsize=1 << 16)
-def _ipv6_text(data: bytes) -> str:
-    return inet_ntop(AF_INET6, data)
-
-
 @lru_cache(maxsize=256)
 def _protocol_text(data: bytes) -> str:
     return _PROTOCOL_TEXT.get(data[0], str(data[0]))
@@ -96,6 +88,8 @@ def _port_text(data: bytes) -> str:
     return str(data[0] << 8 | data[1])
 
 
+# The slots of a list come one after the other.
+@lru_cache(maxsize=1 << 8)
 def _classid_text(data: bytes) -> str:
     number = unpack_register(data)
     return f"{number >> 16:x}:{number & 0xFFFF:x}"
@@ -107,8 +101,8 @@ def _number_text(data: bytes) -> str:
 
 
 _TEXT_OF: Mapping[Field, FieldText] = {
-    Field.IPV4: _ipv4_text,
-    Field.IPV6: _ipv6_text,
+    Field.IPV4: partial(inet_ntop, AF_INET),
+    Field.IPV6: partial(inet_ntop, AF_INET6),
     Field.PROTOCOL: _protocol_text,
     Field.PORT: _port_text,
     Field.CLASSID: _classid_text,
@@ -232,7 +226,6 @@ LAYOUTS: Mapping[Family, Layout] = {family: Layout(family) for family in Family}
 # ---- values to bytes ----
 
 
-@lru_cache(maxsize=1 << 16)
 def address_bytes(family: Family, address: str) -> bytes:
     """A canonical address as the kernel holds it."""
     return inet_pton(_ADDRESS_FAMILY[family], address)
