@@ -26,7 +26,7 @@ from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
 from rulegen.nftables.live import Live, read, read_table
 from rulegen.nftables.program import Program
-from rulegen.nftables.rules import CompiledChain, CompiledChains, compile_chains, derive_chain
+from rulegen.nftables.rules import CompiledChain, CompiledChains, compile_chains, derive_chain, workbench_text
 from rulegen.nftables.transaction import (
     Change,
     DeleteChains,
@@ -97,8 +97,14 @@ class Kernel:
         return list(read_clients(self._connection, timeouts)) if timeouts else []
 
     def check(self, transaction: Transaction, live: Live) -> None:
-        """Asks the kernel whether it would take the transaction. Raises ApplyError."""
-        compiled = self._compile(transaction, live)
+        """Asks the kernel whether it would take the transaction, and changes nothing. Raises ApplyError.
+
+        Rules that are not compiled yet are only shown to nft; in the check of the transaction their chains are empty.
+        """
+        compiled, missing = self._known_chains(transaction, live)
+        for family, names in missing.items():
+            self._in_process(workbench_text(transaction.programs[family], names), check=True)
+            compiled |= {(family, name): CompiledChain(b"", ()) for name in names}
         if transaction.tables:
             self._load(transaction.tables, compiled, check=True)
         # Alone, the removals could not be checked: until the changes are in force, their chains are referred to.
@@ -147,25 +153,28 @@ class Kernel:
     # -- rules --
 
     def _compile(self, transaction: Transaction, live: Live) -> CompiledChains:
-        """The chains that the transaction writes, from what this object knows already as far as it can be."""
-        missing: dict[Family, list[str]] = {}
-        programs = transaction.programs
-        for family, name in transaction.chains():
-            digest = chain_of(programs[family], name).digest
-            if (family, digest) in self._compiled:
-                continue
-            derived = derive_chain(live.tables.get(family), family, name)
-            if derived is not None:
-                self._compiled[family, digest] = derived
-            else:
-                missing.setdefault(family, []).append(name)
+        """The chains that the transaction writes, in the kernel's encoding."""
+        _, missing = self._known_chains(transaction, live)
         for family, names in missing.items():
-            for name, compiled in self._compile_chains(programs[family], names).items():
-                self._compiled[family, chain_of(programs[family], name).digest] = compiled
-        return {
-            (family, name): self._compiled[family, chain_of(programs[family], name).digest]
-            for family, name in transaction.chains()
-        }
+            program = transaction.programs[family]
+            for name, compiled in self._compile_chains(program, names).items():
+                self._compiled[family, chain_of(program, name).digest] = compiled
+        return self._known_chains(transaction, live)[0]
+
+    def _known_chains(
+        self, transaction: Transaction, live: Live
+    ) -> tuple[dict[tuple[Family, str], CompiledChain], dict[Family, list[str]]]:
+        """Those that the transaction writes and that need no nft, and the names of those that do."""
+        known: dict[tuple[Family, str], CompiledChain] = {}
+        missing: dict[Family, list[str]] = {}
+        for family, name in transaction.chains():
+            digest = chain_of(transaction.programs[family], name).digest
+            found = self._compiled.get((family, digest)) or derive_chain(live.tables.get(family), family, name)
+            if found is None:
+                missing.setdefault(family, []).append(name)
+            else:
+                known[family, name] = self._compiled[family, digest] = found
+        return known, missing
 
     def _compile_chains(self, program: Program, names: list[str]) -> dict[str, CompiledChain]:
         for _ in range(_COMPILE_ATTEMPTS):
