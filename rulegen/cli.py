@@ -16,6 +16,9 @@ from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
     from rulegen.config import NodeConfiguration
+    from rulegen.explain.model import View
+    from rulegen.explain.text import TextLine
+    from rulegen.kube.manifests import Manifests
     from rulegen.nftables.compiler import Compiler
     from rulegen.nftables.describe import Line
     from rulegen.nftables.kernel import Kernel
@@ -31,6 +34,7 @@ _SHOWN_CHANGES = 40
 _APPLY_ATTEMPTS = 5
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Explanation = TypeVar("Explanation")
 
 
 class Input(NamedTuple):
@@ -258,6 +262,84 @@ def _refuse_while_running(program: str) -> None:
             _fail(f"{program} runs on this node (process {path.parent.name}): stop it first, or use --force")
 
 
+# ---- explain, lint ----
+
+
+@main.command()
+@click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
+@_input_options
+@click.option("--from", "source", metavar="ADDRESS", help="Where a packet comes from: an address, or node [default].")
+@click.option("--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, ...")
+@click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
+@click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain(
+    service: str | None,
+    source: str | None,
+    destination: str | None,
+    interface: str | None,
+    live: bool,
+    output: str,
+    **options: Any,
+) -> None:
+    """Say what becomes of a Service, or of a packet, and why.
+
+    \b
+    Examples:
+      rulegen explain default/web -f cluster.yaml --node worker-1
+      rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
+    """
+    from rulegen.explain import packet, text
+    from rulegen.explain import service as services
+
+    if (service is None) is (destination is None) or (destination is None and (source or interface)):
+        raise click.UsageError("name either a Service, or a packet with --to (and --from, --interface)")
+    if destination is not None:
+        question = packet.parse_question(source or packet.NODE, destination, interface or "")
+        _print_explanation(packet.explain_packet(_view(_pack(options), live), question), output, text.packet_lines)
+    else:
+        wanted = services.parse_service_name(service or "")
+        _print_explanation(services.explain_service(_view(_pack(options), live), wanted), output, text.service_lines)
+
+
+def _view(source: Input, live: bool) -> View:
+    """What is explained; findings about the node itself are said here, those about Services where they belong."""
+    from rulegen.explain.model import View
+
+    manifests = _load(source)
+    cluster, configuration = _cluster(manifests, source)
+    for finding in cluster.findings():
+        if finding.subject.startswith("Node "):
+            _say(f"warning: {finding.subject}: {finding.message}")
+    entries: Mapping[EntryKey, Value] | None = None
+    if live:
+        from rulegen.nftables.kernel import Kernel
+
+        with Kernel() as kernel:
+            entries = kernel.read().entries
+    services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
+    services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
+    return View(cluster, configuration, _compile(cluster, configuration, entries), services, entries)
+
+
+def _print_explanation(
+    explanation: Explanation, output: str, lines: Callable[[Explanation], Iterator[TextLine]]
+) -> None:
+    from rulegen.explain.text import Tone
+
+    if output == "json":
+        _print_document(explanation)
+        return
+    styles: Mapping[Tone, dict[str, Any]] = {
+        Tone.TITLE: {"bold": True},
+        Tone.HEADING: {"fg": "cyan"},
+        Tone.GOOD: {"fg": "green"},
+        Tone.BAD: {"fg": "red"},
+    }
+    for line in lines(explanation):
+        click.secho(line.text, **styles.get(line.tone, {}))
+
+
 # ---- golden, demo ----
 
 
@@ -326,8 +408,14 @@ def demo() -> None:
 
 def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
+    cluster, configuration = _cluster(_load(source), source)
+    for finding in cluster.findings():
+        _say(f"warning: {finding.subject}: {finding.message}")
+    return cluster, configuration
+
+
+def _load(source: Input) -> Manifests:
     from rulegen.kube.manifests import load
-    from rulegen.routing.cluster import Cluster
 
     if not source.files:
         _fail("no input: name manifests with -f PATH")
@@ -339,12 +427,16 @@ def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
     if manifests.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
         _say(f"skipped objects of kinds that are not read: {kinds}")
+    return manifests
+
+
+def _cluster(manifests: Manifests, source: Input) -> tuple[Cluster, NodeConfiguration]:
+    from rulegen.routing.cluster import Cluster
+
     configuration = _configuration(source)
     cluster = Cluster(configuration)
     for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
         cluster.set_objects(objects)
-    for finding in cluster.findings():
-        _say(f"warning: {finding.subject}: {finding.message}")
     return cluster, configuration
 
 
@@ -400,8 +492,6 @@ def _print_changes(lines: Sequence[Line], limit: int) -> None:
 
 
 def _print_json(lines: Sequence[Line], delta: Delta[EntryKey, Value]) -> None:
-    import msgspec
-
     words = {"+": "added", "~": "changed", "-": "removed"}
     document = {
         "summary": {"added": len(delta.added), "changed": len(delta.changed), "removed": len(delta.removed)},
@@ -418,6 +508,12 @@ def _print_json(lines: Sequence[Line], delta: Delta[EntryKey, Value]) -> None:
             for line in lines
         ],
     }
+    _print_document(document)
+
+
+def _print_document(document: object) -> None:
+    import msgspec
+
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 

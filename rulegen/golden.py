@@ -22,7 +22,7 @@ from rulegen.configuration_file import for_families, node_configuration, read_co
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
-from rulegen.routing.addresses import family_of, host_cidr, is_loopback, parse_network
+from rulegen.routing.addresses import family_of, host_cidr, parse_network
 from rulegen.routing.cluster import Cluster
 from rulegen.routing.flow import (
     Delivery,

@@ -153,11 +153,12 @@ class Match(NamedTuple):
 class Treatment(NamedTuple):
     """What becomes of packets from one kind of source to a Frontend, and why.
 
-    `masquerade`: to every endpoint; to itself an endpoint is always masqueraded (rule 44).
+    `is_local`: to the Local list and not the Cluster list. `masquerade`: to every endpoint; to itself an endpoint is
+    always masqueraded (rule 44).
     """
 
     decision: Decision
-    backends: tuple[Backend, ...] = ()
+    is_local: bool = False
     masquerade: bool = False
 
 
@@ -193,6 +194,7 @@ class _List(NamedTuple):
     backends: tuple[Backend, ...]
     masquerade: bool
     reason: str
+    is_local: bool = False
 
 
 class _Node(Struct, frozen=True):
@@ -238,7 +240,7 @@ def treat(match: Match, routing: NodeRouting, origin: Origin) -> Treatment:
         detected = origin is Origin.POD and routing.detector is not None
         chosen = _choose(match, routing, detected, origin)
         if chosen.backends:
-            return Treatment(Decision(Fate.BALANCED, chosen.reason), chosen.backends, chosen.masquerade)
+            return Treatment(Decision(Fate.BALANCED, chosen.reason), chosen.is_local, chosen.masquerade)
     return Treatment(_without_endpoints(match) or Decision(Fate.UNTOUCHED, _NO_SERVICE))
 
 
@@ -297,7 +299,7 @@ def _choose(match: Match, routing: NodeRouting, detected: bool, origin: Origin) 
         return _List(route.cluster, False, "external policy Local, from a pod: all endpoints (rule 43a)")
     if origin is Origin.NODE:
         return _List(route.cluster, True, "external policy Local, from this node: all, masqueraded (rule 43b)")
-    return _List(route.local, False, "external policy Local: this node's endpoints, source preserved (rule 43c)")
+    return _List(route.local, False, "external policy Local: this node's endpoints, source kept (rule 43c)", True)
 
 
 def _choose_internal(match: Match, routing: NodeRouting, detected: bool) -> _List:
@@ -305,10 +307,10 @@ def _choose_internal(match: Match, routing: NodeRouting, detected: bool) -> _Lis
     backends = match.route.local if local else match.route.cluster
     whose = "this node's endpoints" if local else "all endpoints"
     if routing.masquerade_all:
-        return _List(backends, True, f"ClusterIP: {whose} (rule 41); masqueradeAll (rule 45)")
+        return _List(backends, True, f"ClusterIP: {whose} (rule 41); masqueradeAll (rule 45)", local)
     if routing.detector is not None and not detected:
-        return _List(backends, True, f"ClusterIP, not from a pod: {whose} (rule 41), masqueraded (spec §7)")
-    return _List(backends, False, f"ClusterIP: {whose} (rule 41)")
+        return _List(backends, True, f"ClusterIP, not from a pod: {whose} (rule 41), masqueraded (spec §7)", local)
+    return _List(backends, False, f"ClusterIP: {whose} (rule 41)", local)
 
 
 def _deliveries(node: _Node, packet: Packet, chosen: _List) -> tuple[Delivery, ...]:
