@@ -37,6 +37,7 @@ class ProxyNode:
         self.lab = lab
         self._configuration = configuration
         self._way = way
+        self._known: set[tuple[str, str, str]] = set()
         self._resources = ExitStack()
         with lab.entered():
             self._kernel = self._resources.enter_context(Kernel())
@@ -46,7 +47,16 @@ class ProxyNode:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The proxy ends; its rules stay."""
         self._resources.close()
+
+    def cleanup(self) -> None:
+        """Removes the rules."""
+        with self.lab.entered():
+            self._kernel.delete_tables(["rulegen"])
 
     def apply(self, items: Iterable[Item]) -> int:
         """The cluster is exactly these objects now. Returns how many entries changed."""
@@ -62,7 +72,7 @@ class ProxyNode:
     def restart(self) -> None:
         """Forgets all but what is in the kernel."""
         self._cluster = Cluster(self._configuration)
-        self._known: set[tuple[str, str, str]] = set()
+        self._known = set()
         with self.lab.entered():
             self._live = self._kernel.read()
         self._compiler = Compiler(self._configuration.families, self._configuration.masquerade_bit, self._live.entries)
@@ -79,7 +89,8 @@ class ProxyNode:
             delta = ruleset.diff(self._live.entries, desired)
             self._started = True
         if delta:
-            transaction = plan(delta, self._live, self._compiler.programs, desired)
+            clients = self._kernel.clients(delta)
+            transaction = plan(delta, self._live, self._compiler.programs, desired, clients)
             with self.lab.entered():
                 self._kernel.commit(transaction, self._live)
         return len(delta)
