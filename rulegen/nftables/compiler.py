@@ -111,6 +111,7 @@ class Compiler:
     ) -> tuple[Delta[EntryKey, Value], list[TargetError]]:
         """Takes changed Routes (None: gone) and changed nodes; returns what changes in the entries.
 
+        The first call takes all Routes there are; what is live is adopted then and not looked at again.
         A Route that cannot be expressed keeps the entries it had, and is among the errors; the others are compiled.
         """
         before: Entries = {}
@@ -134,6 +135,7 @@ class Compiler:
             touched.update(new.shared)
             if old.shared:
                 touched.subtract(old.shared)
+        self._adoption = _Adoption({})
         self._count_shared(touched, before, after)
         for family, node in (nodes or {}).items():
             if family in self._nodes:
