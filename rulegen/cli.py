@@ -293,13 +293,48 @@ def explain(
     from rulegen.explain import service as services
 
     if (service is None) is (destination is None) or (destination is None and (source or interface)):
-        raise click.UsageError("name either a Service, or a packet with --to (and --from, --interface)")
+        _fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface)")
     if destination is not None:
         question = packet.parse_question(source or packet.NODE, destination, interface or "")
         _print_explanation(packet.explain_packet(_view(_pack(options), live), question), output, text.packet_lines)
     else:
         wanted = services.parse_service_name(service or "")
         _print_explanation(services.explain_service(_view(_pack(options), live), wanted), output, text.service_lines)
+
+
+@main.command()
+@_input_options
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def lint(output: str, **options: Any) -> None:
+    """Report what is legal but probably wrong. Exit status 0: nothing, 1: findings, 2: error.
+
+    \b
+    Example:
+      rulegen lint -f cluster.yaml --node worker-1
+    """
+    from rulegen import lint as checks
+    from rulegen.routing.model import Reason
+
+    source = _pack(options)
+    manifests = _load(source)
+    cluster, _ = _cluster(manifests, source)
+    findings = checks.lint(
+        checks.LintInput(cluster, manifests.services, manifests.unselected, manifests.endpoint_slices)
+    )
+    if not manifests.nodes:  # then the input says nothing about nodes, and that is no fault of it
+        for finding in findings:
+            if finding.reason is Reason.UNKNOWN_NODE:
+                _say(f"warning: {finding.subject}: {finding.message}")
+        findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
+    if output == "json":
+        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in findings]
+        _print_document({"findings": words})
+    else:
+        for finding in findings:
+            reason = click.style(finding.reason.value, fg="yellow")
+            click.echo(f"{click.style(finding.subject, bold=True)}: {reason}: {finding.message}")
+        click.echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
+    sys.exit(EXIT_DIFFERENT if findings else 0)
 
 
 def _view(source: Input, live: bool) -> View:

@@ -58,8 +58,8 @@ def _chain(name: str) -> str:
 
 
 _CHAINS: Mapping[str, str] = {
-    "lb": "DNAT to the endpoint in one of {} slots, all equally likely",
-    "pick": "draws one of {} slots",
+    "lb": "DNAT to the endpoint in a slot, drawn from {}",
+    "pick": "draws a slot from {}",
     "sticky": "keeps clients at their endpoint for {} s after their last new connection, over the Cluster list",
     "sticky-local": "keeps clients at their endpoint for {} s after their last new connection, over the Local list",
 }
@@ -98,6 +98,10 @@ def _low_bits(data: bytes) -> int:
     return unpack_register(data) & MAX_HANDLE
 
 
+def _slots_text(number: int) -> str:
+    return f"{number} slot" if number == 1 else f"{number} slots"
+
+
 def _chain_of(value: Value) -> str:
     return "chain " + value.data.decode().rpartition(" ")[2]
 
@@ -121,11 +125,11 @@ def _external_local(container: Container, key: bytes, value: Value) -> str:
 
 
 def _slots(_: Container, key: bytes, value: Value) -> str:
-    return f"{_list(key)} has {_low_bits(value.data)} slots"
+    return f"{_list(key)} has {_slots_text(_low_bits(value.data))}"
 
 
 def _balancers(_: Container, key: bytes, value: Value) -> str:
-    return f"lists of {unpack_register(key)} slots go to {_chain_of(value)}"
+    return f"lists of {_slots_text(unpack_register(key))} go to {_chain_of(value)}"
 
 
 def _lists(_: Container, key: bytes, value: Value) -> str:

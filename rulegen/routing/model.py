@@ -150,6 +150,22 @@ class Reason(StrEnum):
     MALFORMED_WEIGHT = "MalformedWeight"
     SKIPPED_PORT = "SkippedEndpointPort"
     UNKNOWN_NODE = "UnknownNode"
+    # These are found only by `lint`, which sees all objects at once.
+    ALL_WEIGHTS_ZERO = "AllWeightsZero"
+    IGNORED_AFFINITY_TIMEOUT = "AffinityTimeoutIgnored"
+    IGNORED_POLICY = "TrafficPolicyIgnored"
+    IGNORED_RANGES = "SourceRangesIgnored"
+    MISSING_SERVICE = "SliceWithoutService"
+    NO_ENDPOINTS = "NoEndpoints"
+    NO_HEALTH_CHECK = "NoHealthCheckNodePort"
+    NO_LOCAL_ENDPOINTS = "NoEndpointIsLocalAnywhere"
+    OUTSIDE_SERVICE_CIDRS = "OutsideServiceCIDRs"
+    PARTIAL_HINTS = "PartialTopologyHints"
+    ROUNDED_WEIGHTS = "WeightsRounded"
+    UNKNOWN_ANNOTATION = "UnknownAnnotation"
+    UNMATCHED_PORT = "NoSlicePort"
+    UNMATCHED_SLICE_PORT = "NoServicePort"
+    UNMATCHED_WEIGHT = "WeightMatchesNothing"
 
 
 class Finding(NamedTuple):
