@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
+from rulegen import collector
 from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class _Command(click.Command):
     """A command whose expected errors are lines, not tracebacks."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _errors_as_lines():
+        with _errors_as_lines(), collector.paused():
             return super().invoke(ctx)
 
 

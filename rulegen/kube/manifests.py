@@ -6,10 +6,8 @@ work; whether to go on without the bad ones is the caller's.
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
@@ -98,22 +96,9 @@ def load(paths: Sequence[str], stdin: BinaryIO | None) -> Manifests:
         InputError: a path is missing or unreadable, or holds no object. What is wrong inside is in `problems`.
     """
     loader = _Loader()
-    with _collector_paused():
-        for document in read_documents(paths, stdin):
-            loader.add(document)
+    for document in read_documents(paths, stdin):
+        loader.add(document)
     return loader.finish()
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Nothing that loading makes is cyclic, and looking through all of it again and again takes a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class _Header(Struct, rename="camel", gc=False):

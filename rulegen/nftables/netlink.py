@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from msgspec import Struct
+
 from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.nftables.layout import Container, Value
@@ -68,6 +70,7 @@ _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+_TWO_ATTRIBUTES = struct.Struct("=HHHH")
 _U32 = struct.Struct("!I")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
 _ELEMENTS_PER_MESSAGE = 128
@@ -111,18 +114,18 @@ class SetInfo(NamedTuple):
     data_length: int
 
 
-class Element(NamedTuple):
+class Element(Struct, frozen=True, gc=False):
     """An element as the kernel lists it. Times in milliseconds; `expiration` is what is left, None without a timeout.
 
     `timeout` None: the set's own.
     """
 
     key: bytes
-    key_end: bytes
     value: Value
-    interval_end: bool
-    timeout: int | None
-    expiration: int | None
+    key_end: bytes = b""
+    interval_end: bool = False
+    timeout: int | None = None
+    expiration: int | None = None
 
 
 # ---- writing ----
@@ -276,7 +279,24 @@ def _comment(userdata: bytes) -> str:
     return ""
 
 
+_EMPTY = Value()
+
+
 def _parse_element(data: bytes) -> Element:
+    """The element of a list's item. Nearly all have a key and perhaps a value and nothing else, so they come first."""
+    end, kind, length, _ = _TWO_ATTRIBUTES.unpack_from(data)
+    if kind & 0x3FFF != _ELEMENT_KEY:
+        return _parse_any_element(data)
+    key = data[8 : 4 + length]
+    if end == len(data):
+        return Element(key, _EMPTY)
+    size, kind, length, data_kind = _TWO_ATTRIBUTES.unpack_from(data, end)
+    if end + size == len(data) and kind & 0x3FFF == _ELEMENT_DATA and data_kind & 0x3FFF == _DATA_VALUE:
+        return Element(key, Value(data[end + 8 : end + 4 + length]))
+    return _parse_any_element(data)
+
+
+def _parse_any_element(data: bytes) -> Element:
     parts = dict(_attributes(data))
     content = parts.get(_ELEMENT_DATA)
     return Element(

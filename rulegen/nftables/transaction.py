@@ -269,7 +269,7 @@ def _elements(
 
 
 def _grouped(entries: Mapping[EntryKey, Value], families: set[Family]) -> list[tuple[Container, Elements]]:
-    groups = text.group(entries)
+    groups = text.group(entries) if families else {}
     return [
         (container, text.in_order(container, groups[container]))
         for container in sorted(groups, key=lambda container: (container.ip, container.rank))
