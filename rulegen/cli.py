@@ -6,7 +6,7 @@ Rooms are imported inside the commands that need them, so that `--help` is there
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
@@ -168,7 +168,7 @@ def diff(against: str | None, output: str, **options: Any) -> None:
     if output == "json":
         _print_json(lines, delta)
     else:
-        _print_changes(lines, len(lines))
+        _print_changes(lines)
         click.echo(_summary(delta))
     sys.exit(EXIT_DIFFERENT if delta else 0)
 
@@ -203,6 +203,7 @@ def apply(dry_run: bool, **options: Any) -> None:
 def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfiguration, *, dry_run: bool) -> None:
     """Reads, compares, shows the plan, applies. Raises StaleError when the ruleset changed in between."""
     from rulegen import ruleset
+    from rulegen.nftables.describe import count
     from rulegen.nftables.transaction import plan
 
     live = kernel.read()
@@ -212,7 +213,11 @@ def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfigurati
     if not delta:
         click.echo("nothing to change")
         return
-    _print_changes(_describe(delta, compiler, live.entries), _SHOWN_CHANGES)
+    if len(delta) <= _SHOWN_CHANGES:
+        _print_changes(_describe(delta, compiler, live.entries))
+    else:
+        for line in count(delta):
+            click.echo(line)
     transaction = plan(delta, live, compiler.programs, desired, kernel.clients(delta))
     if dry_run:
         kernel.check(transaction, live)
@@ -519,12 +524,10 @@ def _describe(delta: Delta[EntryKey, Value], compiler: Compiler, live: Mapping[E
     return list(describe(delta, names_in(live) | compiler.names()))
 
 
-def _print_changes(lines: Sequence[Line], limit: int) -> None:
+def _print_changes(lines: Iterable[Line]) -> None:
     colours = {"+": "green", "~": "yellow", "-": "red"}
-    for line in lines[:limit]:
+    for line in lines:
         click.secho(str(line), fg=colours[line.sign])
-    if len(lines) > limit:
-        click.echo(f"... and {len(lines) - limit} more; `rulegen diff` lists all")
 
 
 def _print_json(lines: Sequence[Line], delta: Delta[EntryKey, Value]) -> None:

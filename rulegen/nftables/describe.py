@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -58,6 +59,17 @@ def describe(delta: Delta[EntryKey, Value], names: Names) -> Iterator[Line]:
     ]
     for sign, (container, key), value, change in sorted(signed, key=lambda item: entry_order(item[1])):
         yield _line(sign, container, key, (value, change), names)
+
+
+def count(delta: Delta[EntryKey, Value]) -> Iterator[str]:
+    """A line for each container that the Delta touches: `ip endpoints: 12 added, 1 changed`."""
+    counts: dict[Container, Counter[str]] = {}
+    for word, part in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
+        for container, _ in part:
+            counts.setdefault(container, Counter())[word] += 1
+    for container in sorted(counts, key=lambda container: (container.ip, container.rank)):
+        numbers = ", ".join(f"{number} {word}" for word, number in counts[container].items())
+        yield f"{container.ip} {container.name}: {numbers}"
 
 
 def entry_order(entry: EntryKey) -> tuple[str, int, object]:
