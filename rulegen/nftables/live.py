@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from struct import calcsize
 
 from rulegen.config import Family
 from rulegen.errors import HostError
+from rulegen.nftables import netlink
 from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
 from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, KernelError
+from rulegen.nftables.program import AFFINITY_SIZE
 
 ALTERED = Value(b"altered")
 _SCHEMA_COMMENT = "rulegen schema "
 _ATTEMPTS = 20
+_VERDICT_LENGTH = 2 * calcsize("P")  # the kernel's own structure: a code, and a pointer to the chain
 # ENOENT, ENOBUFS: a table that another program just removed; a listing that outran its reader.
 _GONE_MEANWHILE = {2, 105}
 
@@ -97,7 +101,7 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
     if info is None:
         return None
     layout = LAYOUTS[family]
-    if not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(connection, layout):
+    if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(connection, layout):
         return LiveTable("")
     table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT))
     table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
@@ -121,13 +125,21 @@ def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
 
 
 def _has_sets(connection: Connection, layout: Layout) -> bool:
-    live = {info.name: (info.key_length, info.data_length) for info in connection.sets(layout.family, TABLE)}
-    return all(
-        container.name in live
-        and live[container.name][0] == container.key_length
-        and (container.is_verdict_map or live[container.name][1] == container.data_length)
-        for container in layout.sets
-    )
+    live = {info.name: info for info in connection.sets(layout.family, TABLE)}
+    return all(live.get(container.name) == _set_info(layout, container) for container in layout.sets)
+
+
+def _set_info(layout: Layout, container: Container) -> netlink.SetInfo:
+    """What the kernel says of a set or map that nft declared as the template has it."""
+    flags = netlink.SET_MAP if container.data else 0
+    if container.interval:
+        flags |= netlink.SET_INTERVAL | (netlink.SET_CONCATENATION if len(container.key) > 1 else 0)
+    size = 0
+    if container is layout.affinity:
+        flags |= netlink.SET_TIMEOUT | netlink.SET_DYNAMIC
+        size = AFFINITY_SIZE
+    data_length = _VERDICT_LENGTH if container.is_verdict_map else container.data_length
+    return netlink.SetInfo(container.name, flags, container.key_length, data_length, size)
 
 
 def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprint]]:

@@ -47,11 +47,14 @@ _DUMP_INTERRUPTED = 0x10
 _CAPPED, _ACK_TLVS = 0x100, 0x200
 _NESTED = 0x8000
 
-_TABLE_NAME, _TABLE_USERDATA = 1, 6
+_TABLE_NAME, _TABLE_FLAGS, _TABLE_USERDATA = 1, 2, 6
+_DORMANT = 0x1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, _NESTED), (_CHAIN_POLICY, 0))
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
-_SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH = 1, 2, 3, 5, 7
+_SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH, _SET_DESCRIPTION = 1, 2, 3, 5, 7, 9
+_DESCRIPTION_SIZE = 1
+SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_DYNAMIC, SET_CONCATENATION = 0x04, 0x08, 0x10, 0x20, 0x80
 _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
 _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS = 1, 2, 3
 _ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 4, 5, 6, 10
@@ -87,9 +90,10 @@ class KernelError(Exception):
 
 
 class TableInfo(NamedTuple):
-    """A table of ours and its comment."""
+    """A table of ours: its comment, and whether packets are kept from it."""
 
     comment: str
+    is_dormant: bool
 
 
 class ChainInfo(NamedTuple):
@@ -107,11 +111,13 @@ class RuleInfo(NamedTuple):
 
 
 class SetInfo(NamedTuple):
-    """A set or map: lengths in bytes, 0 for no data."""
+    """A set or map: lengths in bytes, 0 for no data; a `size` of 0 is no limit to the number of elements."""
 
     name: str
+    flags: int
     key_length: int
     data_length: int
+    size: int
 
 
 class Element(Struct, frozen=True, gc=False):
@@ -414,7 +420,8 @@ class Connection:
         for answer in self._dump(_GETTABLE, family):
             parts = dict(_attributes(answer))
             if _name(parts[_TABLE_NAME]) == name:
-                return TableInfo(_comment(parts.get(_TABLE_USERDATA, b"")))
+                flags = int.from_bytes(parts.get(_TABLE_FLAGS, b""), "big")
+                return TableInfo(_comment(parts.get(_TABLE_USERDATA, b"")), bool(flags & _DORMANT))
         return None
 
     def chains(self, family: Family, table: str) -> list[ChainInfo]:
@@ -442,8 +449,11 @@ class Connection:
         found = []
         for answer in self._dump(_GETSET, family, _text(_SET_TABLE, table)):
             parts = dict(_attributes(answer))
-            lengths = (int.from_bytes(parts.get(kind, b""), "big") for kind in (_SET_KEY_LENGTH, _SET_DATA_LENGTH))
-            found.append(SetInfo(_name(parts[_SET_NAME]), *lengths))
+            numbers = (
+                int.from_bytes(parts.get(kind, b""), "big") for kind in (_SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH)
+            )
+            size = dict(_attributes(parts.get(_SET_DESCRIPTION, b""))).get(_DESCRIPTION_SIZE, b"")
+            found.append(SetInfo(_name(parts[_SET_NAME]), *numbers, int.from_bytes(size, "big")))
         return found
 
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:

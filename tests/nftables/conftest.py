@@ -6,17 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from rulegen.errors import HostError
-from tests.nftables.host import Host, new_host
+from tests.nftables.host import Host, host_or_skip
 
 
 @pytest.fixture(scope="module")
 def _module_host() -> Iterator[Host]:
-    try:
-        with new_host() as host:
-            yield host
-    except HostError as error:
-        pytest.skip(f"no namespace with rules here: {error}")
+    with host_or_skip() as host:
+        yield host
 
 
 @pytest.fixture
