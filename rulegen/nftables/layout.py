@@ -321,6 +321,7 @@ def element_text(container: Container, key: bytes, value: Value) -> str:
     return f"{key_text(container, key)}{comment}{data}"
 
 
+_VERDICT = re.compile(r"(?:goto|jump) [a-z0-9-]+")
 _ELEMENT = re.compile(r'(?P<key>[^"]+?)(?: comment "(?P<comment>[^"]*)")?(?: : (?P<data>[^"]+))?')
 
 
@@ -332,7 +333,7 @@ def parse_element(container: Container, text: str) -> tuple[bytes, Value]:
             raise ValueError(text)
         key = _parse_key(container, match["key"].split(" . "))
         if container.is_verdict_map:
-            data = match["data"].encode()
+            data = _parse_verdict(match["data"])
         else:
             data = _parse_fields(container.data, match["data"].split(" . ") if container.data else [])
     except (ValueError, OSError, struct.error) as error:
@@ -349,4 +350,12 @@ def _parse_key(container: Container, parts: list[str]) -> bytes:
         return _parse_fields(container.key, parts)
     exact = _parse_fields(container.key[:-1], parts[:-1])
     first, last = _range_bytes(parts[-1])
+    if len(first) != container.key[-1].length or first > last:
+        raise ValueError(parts[-1])
     return exact + first + exact + last
+
+
+def _parse_verdict(text: str) -> bytes:
+    if _VERDICT.fullmatch(text) is None:
+        raise ValueError(text)
+    return text.encode()

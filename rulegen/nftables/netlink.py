@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -275,6 +275,11 @@ def _name(data: bytes) -> str:
     return data.rstrip(b"\0").decode("utf-8", "replace")
 
 
+def _number(parts: Mapping[int, bytes], kind: int) -> int:
+    """The number that an attribute holds, 0 without it."""
+    return int.from_bytes(parts.get(kind, b""), "big")
+
+
 def _comment(userdata: bytes) -> str:
     offset = 0
     while offset + 2 <= len(userdata):
@@ -420,8 +425,8 @@ class Connection:
         for answer in self._dump(_GETTABLE, family):
             parts = dict(_attributes(answer))
             if _name(parts[_TABLE_NAME]) == name:
-                flags = int.from_bytes(parts.get(_TABLE_FLAGS, b""), "big")
-                return TableInfo(_comment(parts.get(_TABLE_USERDATA, b"")), bool(flags & _DORMANT))
+                is_dormant = bool(_number(parts, _TABLE_FLAGS) & _DORMANT)
+                return TableInfo(_comment(parts.get(_TABLE_USERDATA, b"")), is_dormant)
         return None
 
     def chains(self, family: Family, table: str) -> list[ChainInfo]:
@@ -449,11 +454,15 @@ class Connection:
         found = []
         for answer in self._dump(_GETSET, family, _text(_SET_TABLE, table)):
             parts = dict(_attributes(answer))
-            numbers = (
-                int.from_bytes(parts.get(kind, b""), "big") for kind in (_SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH)
+            found.append(
+                SetInfo(
+                    name=_name(parts[_SET_NAME]),
+                    flags=_number(parts, _SET_FLAGS),
+                    key_length=_number(parts, _SET_KEY_LENGTH),
+                    data_length=_number(parts, _SET_DATA_LENGTH),
+                    size=_number(dict(_attributes(parts.get(_SET_DESCRIPTION, b""))), _DESCRIPTION_SIZE),
+                )
             )
-            size = dict(_attributes(parts.get(_SET_DESCRIPTION, b""))).get(_DESCRIPTION_SIZE, b"")
-            found.append(SetInfo(_name(parts[_SET_NAME]), *numbers, int.from_bytes(size, "big")))
         return found
 
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
