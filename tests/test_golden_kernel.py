@@ -1,4 +1,7 @@
-"""Every flow of every golden scenario goes through a real kernel with its ruleset, and ends as written down."""
+"""Every flow of every golden scenario goes through a real kernel with its ruleset.
+
+It ends as written down, and as `rulegen explain` says.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from rulegen.explain.model import View
 from rulegen.golden import NFTABLES_FILE, NODE, Balanced, Flow, Scenario, find_scenarios, read_scenario
 from rulegen.routing.addresses import host_cidr
+from tests.explaining import as_expectation, explain_flow, scenario_view
 from tests.lab import NODE as LAB_NODE
 from tests.lab import UPLINK, Fate, Lab, Outcome, Packet
 from tests.lab.fixtures import MakeLab
@@ -32,11 +37,15 @@ def test_the_kernel_agrees(folder: Path, make_lab: MakeLab) -> None:
     lab = _node(scenario, make_lab)
     planned = [(flow, list(_packets(flow))) for flow in scenario.flows]
     outcomes = iter(lab.send(packet for _, packets in planned for packet in packets))
-    wrong = [
-        f"{flow}: {problem}"
-        for flow, packets in planned
-        for problem in _problems(flow, packets, list(islice(outcomes, len(packets))))
-    ]
+    wrong = []
+    view = scenario_view(scenario)
+    for flow, packets in planned:
+        found = list(islice(outcomes, len(packets)))
+        wrong += [f"{flow}: {problem}" for problem in _problems(flow, packets, found)]
+        wrong += [
+            f"{flow}: explain is wrong: {problem}"
+            for problem in _explained_otherwise(view, scenario, flow, packets, found)
+        ]
     assert not wrong, "\n".join(wrong)
     for flow in scenario.flows:
         if isinstance(flow.expect, Balanced) and isinstance(flow.expect.endpoints, dict):
@@ -66,6 +75,28 @@ def _packets(flow: Flow) -> Iterator[Packet]:
     for client in clients:
         packet = Packet(client, flow.destination, flow.port, flow.protocol, flow.interface or None)
         yield from [packet] * (count if balanced else 1)
+
+
+def _explained_otherwise(
+    view: View, scenario: Scenario, flow: Flow, packets: list[Packet], outcomes: list[Outcome]
+) -> Iterator[str]:
+    """How the outcomes are not what `rulegen explain` says of each client's packets."""
+    by_client: dict[str, list[tuple[Packet, Outcome]]] = {}
+    for packet, outcome in zip(packets, outcomes, strict=True):
+        by_client.setdefault(packet.source, []).append((packet, outcome))
+    for source, sent in by_client.items():
+        client = NODE if source == LAB_NODE else source
+        expected = as_expectation(explain_flow(view, scenario, flow, client))
+        if isinstance(expected, Balanced) and (expected.sticky or "/" in flow.source):
+            # One of many clients does not see all endpoints; that it may be any of them is for all together to show.
+            reached = {outcome.endpoint for _, outcome in sent}
+            masqueraded = reached & expected.masqueraded_endpoints
+            if not reached.issubset(expected.endpoints):
+                yield f"{source}: {sorted(reached)} is not among {list(expected.endpoints)}"
+            expected = Balanced(endpoints=sorted(reached), masqueraded=sorted(masqueraded), sticky=expected.sticky)
+        yield from _problems(
+            flow._replace(expect=expected), [packet for packet, _ in sent], [outcome for _, outcome in sent]
+        )
 
 
 def _problems(flow: Flow, packets: list[Packet], outcomes: list[Outcome]) -> Iterator[str]:
