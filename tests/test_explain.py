@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from ipaddress import ip_network
 from itertools import islice
@@ -433,6 +434,15 @@ def test_text_and_json() -> None:
     found = json.loads(output)
     assert (status, found["fate"], found["affinityTimeout"], found["live"]) == (0, "balanced", 10800, None)
     assert [item["masquerade"] for item in found["deliveries"]] == [True, True, True]
+
+
+def test_the_examples_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER.parent)
+    text = (FOLDER.parent / "docs" / "explain.md").read_text()
+    blocks = re.findall(r"^```console\n\$ rulegen (.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
+    assert len(blocks) > 3
+    for command, expected in blocks:
+        assert CliRunner().invoke(main, command.split()).stdout == expected, command
 
 
 def test_an_unknown_node_is_a_warning() -> None:
