@@ -1,0 +1,165 @@
+"""`make bench`: how long rulegen takes and how much memory, beside the targets and beside other ways to do it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import click
+import msgspec
+
+from bench import report
+from bench.child import Order, run
+from bench.clusters import ENDPOINTS, Shape, manifest
+from bench.report import TARGETS, Figures, megabytes, seconds, spread, table, typical
+
+_TARGET_SHAPE = Shape(10_000)
+_STAGES = ("decode", "compile", "first apply", "read back", "diff")
+_CHANGES = ("endpoint replaced", "endpoint added", "service added")
+
+
+class Bench:
+    """Runs measurements, `repeats` times each, and keeps the figures."""
+
+    def __init__(self, folder: Path, repeats: int, samples: int) -> None:
+        self.folder = folder
+        self.samples = samples
+        self.figures: dict[str, dict[str, list[float]]] = {}
+        self._repeats = repeats
+
+    def measure(self, measurement: str, shape: Shape, *arguments: int | str, once: bool = False) -> Figures:
+        """The figures of all repetitions."""
+        manifest(shape, self.folder)
+        results = []
+        for number in range(1 if once else self._repeats):
+            click.echo(f"{measurement}, {shape} Services, {number + 1} ...", err=True)
+            results.append(run(Order(measurement, shape, arguments), self.folder))
+        figures = report.merged(results)
+        self.figures.setdefault(" ".join((f"{measurement}, {shape}", *map(str, arguments))), {}).update(figures)
+        return figures
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Each measurement once, up to 10,000 Services.")
+@click.option("--repeats", default=3, show_default=True, help="How often each measurement is made; medians are shown.")
+@click.option("--samples", default=50, show_default=True, help="Single changes of each kind in one measurement.")
+@click.option("--large", is_flag=True, help="kube-proxy's layout at 10,000 Services as well, which takes minutes.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="All figures as JSON, in a file.")
+def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | None) -> None:
+    """Measure rulegen. Rules are loaded in network namespaces that last as long as the measurement."""
+    with TemporaryDirectory(prefix="rulegen-bench-") as folder:
+        bench = Bench(Path(folder), 1 if quick else repeats, samples)
+        sizes = [Shape(1_000), _TARGET_SHAPE, *([] if quick else [Shape(30_000)]), Shape(10_000, mixed=True)]
+        click.echo(_environment(), err=True)
+        _stages(bench, sizes)
+        _single_changes(bench, sizes)
+        _new_chain(bench)
+        _beside(bench, _TARGET_SHAPE)
+        _upgrade(bench, _TARGET_SHAPE if quick else Shape(30_000))
+        for shape in (Shape(1_000), *([_TARGET_SHAPE] if large else [])):
+            _kube_proxy(bench, shape)
+        _first_packets(bench, Shape(1_000))
+        if output is not None:
+            document = {"environment": _environment(), "seconds and megabytes": bench.figures}
+            output.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def _environment() -> str:
+    nft = subprocess.run(["nft", "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v[\d.]+", nft)
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"Linux {os.uname().release}, nft {version[0] if version else '?'}, Python {python}, {os.cpu_count()} cores"
+
+
+def _target(name: str) -> str:
+    target = TARGETS.get(name)
+    if target is None:
+        return ""
+    return f"<= {target:.0f} MB" if name == "peak memory" else f"<= {seconds(target)}"
+
+
+def _stages(bench: Bench, sizes: list[Shape]) -> None:
+    stages = {shape: bench.measure("stages", shape) for shape in sizes}
+    commands = {shape: bench.measure("command", shape) for shape in sizes}
+    rows = [[stage, *(typical(stages[shape], stage) for shape in sizes), _target(stage)] for stage in _STAGES]
+    rows.append(["rulegen apply, whole", *(typical(commands[shape], "apply command") for shape in sizes), ""])
+    title = f"A start: time on the clock (on the processors); Services of {ENDPOINTS} endpoints"
+    table(title, ["", *map(str, sizes), "target at 10,000"], rows)
+    rows = [
+        [f"after {stage}", *(megabytes(stages[shape], f"{stage} memory") for shape in sizes), ""]
+        for stage in ("decode", "compile", "first apply")
+    ]
+    peak = [megabytes(stages[shape], "read back memory") for shape in sizes]
+    rows.append(["after read back: peak memory", *peak, _target("peak memory")])
+    rows.append(["rulegen apply, whole", *(megabytes(commands[shape], "apply command memory") for shape in sizes), ""])
+    rows.append(["nft, a process of its own", *(megabytes(commands[shape], "nft memory") for shape in sizes), ""])
+    table("Memory, the most that was resident so far", ["", *map(str, sizes), "target at 10,000"], rows)
+
+
+def _single_changes(bench: Bench, sizes: list[Shape]) -> None:
+    figures = {shape: bench.measure("changes", shape, bench.samples) for shape in sizes}
+    rows = [[name, *(spread(figures[shape], name) for shape in sizes), _target(name)] for name in _CHANGES]
+    largest = sizes[-2]
+    ratio = median(figures[largest]["endpoint replaced"]) / median(figures[sizes[0]]["endpoint replaced"])
+    note = f"one endpoint replaced: {ratio:.2f} times as long at {largest} as at {sizes[0]} Services"
+    title = "One change, from changed objects to the committed kernel: median / 99th percentile"
+    table(title, ["", *map(str, sizes), "target at 10,000"], rows, note)
+
+
+def _new_chain(bench: Bench) -> None:
+    shape = _TARGET_SHAPE
+    figures = bench.measure("new chain", shape, 10)
+    rows = [["a Service is the first with more than 16 endpoints", spread(figures, "first of its number")]]
+    table(f"A change that needs a new chain lb-N, at {shape} Services: median / 99th percentile", ["", "time"], rows)
+
+
+def _beside(bench: Bench, shape: Shape) -> None:
+    figures = bench.measure("beside", shape, bench.samples)
+    rows = [
+        [way, *(spread(figures, f"{way} {where}") for where in ("alone", "beside"))]
+        for way in ("netlink", "libnftables")
+    ]
+    title = f"One endpoint replaced at {shape} Services, beside another program's table: median / 99th percentile"
+    note = "netlink is what rulegen does; libnftables, in the process, gets the same change as text"
+    table(title, ["", "alone", "beside 5,000 sets"], rows, note)
+
+
+def _upgrade(bench: Bench, shape: Shape) -> None:
+    figures = bench.measure("upgrade", shape)
+    rows = [[what, typical(figures, what)] for what in ("one chain", "all chains", "whole table")]
+    title = f"Another version of the fixed program at {shape} Services: read, compare, replace"
+    table(title, ["what differs", "time (on the processors)"], rows, "whole table: a set is declared differently")
+
+
+def _kube_proxy(bench: Bench, shape: Shape) -> None:
+    load = bench.measure("kube-proxy load", shape)
+    change = bench.measure("kube-proxy change", shape, 10)
+    ours = bench.measure("stages", shape)
+    our_change = bench.measure("changes", shape, bench.samples)
+    pairs = (
+        ("first load", median(load["load"]), median(ours["first apply"])),
+        ("one endpoint replaced", median(change["endpoint replaced"]), median(our_change["endpoint replaced"])),
+    )
+    rows = [[what, seconds(theirs), seconds(mine), f"{theirs / mine:.1f}"] for what, theirs, mine in pairs]
+    note = "what nft and the kernel take for the layout; what kube-proxy itself computes and lists comes on top"
+    title = f"Beside the layout of kube-proxy's nftables mode, {shape} Services"
+    table(title, ["", "kube-proxy's layout", "rulegen", "ratio"], rows, note)
+
+
+def _first_packets(bench: Bench, shape: Shape) -> None:
+    from bench.latency import RULES
+
+    medians = {rules: median(bench.measure("first packets", shape, rules)[rules]) for rules in RULES}
+    floor = medians["one DNAT rule"]
+    rows = [[rules, f"{time * 1e6:.2f} us", f"{time / floor:.2f}"] for rules, time in medians.items()]
+    title = f"The first packet of a connection to the last of {shape} Services, through the whole kernel"
+    table(title, ["", "per packet", "ratio"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""One measurement in a process and a network namespace of its own; its result comes back as JSON."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from bench.clusters import Shape
+
+Result: TypeAlias = dict[str, float | list[float]]
+
+_TIMEOUT = 1800.0
+
+
+class Order(Struct, frozen=True):
+    """What to measure: a key of `_measurements`, and what it takes besides the cluster."""
+
+    measurement: str
+    shape: Shape
+    arguments: tuple[int | str, ...] = ()
+
+
+def run(order: Order, folder: Path) -> Result:
+    """Runs the order in a child. Raises CalledProcessError; what went wrong is on standard error."""
+    words = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else []), sys.executable, "-m", __name__]
+    output = subprocess.run(
+        [*words, str(folder)], input=msgspec.json.encode(order), stdout=subprocess.PIPE, check=True, timeout=_TIMEOUT
+    ).stdout
+    return msgspec.json.decode(output.splitlines()[-1], type=Result)
+
+
+def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
+    from bench import foreign, kube_proxy, latency, product
+
+    return {
+        "stages": product.stages,
+        "command": product.command,
+        "changes": product.changes,
+        "new chain": product.new_chain,
+        "upgrade": product.upgrade,
+        "beside": foreign.changes_beside,
+        "kube-proxy load": lambda shape, _: kube_proxy.load(shape),
+        "kube-proxy change": lambda shape, _, repeats: kube_proxy.change(shape, repeats),
+        "first packets": latency.first_packets,
+    }
+
+
+def _main() -> None:
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    result = _measurements()[order.measurement](order.shape, Path(sys.argv[1]), *order.arguments)
+    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,240 @@
+"""What rulegen itself takes, stage by stage, and for single changes."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from bench.clock import Numbers, measured, peak_memory, watched_children
+from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address, manifest, service, slice_of
+from rulegen import collector, ruleset
+from rulegen.config import Family, NodeConfiguration
+from rulegen.kube.manifests import Manifests, load
+from rulegen.kube.objects import Endpoint, EndpointSlice, Service
+from rulegen.nftables.compiler import Compiler
+from rulegen.nftables.kernel import Kernel
+from rulegen.nftables.layout import LAYOUTS, Value
+from rulegen.nftables.live import Live
+from rulegen.nftables.program import Chain, Program
+from rulegen.nftables.transaction import Transaction, plan
+from rulegen.routing.cluster import Cluster
+
+MASQUERADE_BIT = 14
+
+
+@dataclass
+class Proxy:
+    """A cluster, compiled, and the kernel that has it."""
+
+    cluster: Cluster
+    compiler: Compiler
+    kernel: Kernel
+    live: Live
+
+    def take(self, objects: Iterable[Service | EndpointSlice]) -> Transaction:
+        """From changed objects to the transaction."""
+        self.cluster.set_objects(objects)
+        changes = self.cluster.take_changes()
+        delta, errors = self.compiler.update(changes.routes, changes.node)
+        assert not errors
+        return plan(delta, self.live, self.compiler.programs)
+
+    def change(self, *objects: Service | EndpointSlice) -> None:
+        """From changed objects to the committed kernel."""
+        self.kernel.commit(self.take(objects), self.live)
+
+
+def configuration(families: int) -> NodeConfiguration:
+    return NodeConfiguration(node_name=NODE, families=tuple(Family)[:families], cluster_cidrs=POD_CIDRS[:families])
+
+
+def compiled(manifests: Manifests, families: int) -> tuple[Cluster, Compiler]:
+    """From objects to entries."""
+    settings = configuration(families)
+    cluster = Cluster(settings)
+    for objects in (manifests.nodes, manifests.services, manifests.endpoint_slices):
+        cluster.set_objects(objects)
+    compiler = Compiler(settings.families, MASQUERADE_BIT)
+    changes = cluster.take_changes()
+    _, errors = compiler.update(changes.routes, changes.node)
+    assert not errors
+    return cluster, compiler
+
+
+def started(shape: Shape, folder: Path) -> tuple[Proxy, Manifests]:
+    """A cluster that the kernel has, and a process that is as it will be from then on."""
+    with collector.paused():
+        proxy, manifests = _started(shape, folder)
+    gc.collect()
+    return proxy, manifests
+
+
+def _started(shape: Shape, folder: Path) -> tuple[Proxy, Manifests]:
+    manifests = load([str(manifest(shape, folder))], None)
+    cluster, compiler = compiled(manifests, shape.families)
+    kernel = Kernel()
+    live = kernel.read()
+    desired = compiler.entries()
+    kernel.commit(plan(ruleset.diff(live.entries, desired), live, compiler.programs, desired), live)
+    return Proxy(cluster, compiler, kernel, live), manifests
+
+
+def stages(shape: Shape, folder: Path) -> Numbers:
+    """The stages of a start, one after the other, and the peak memory of the process after each."""
+    numbers: Numbers = {}
+    with collector.paused():
+        _stages(shape, folder, numbers)
+    return numbers
+
+
+def _stages(shape: Shape, folder: Path, numbers: Numbers) -> None:
+    path = str(manifest(shape, folder))
+    with measured(numbers, "decode"):
+        manifests = load([path], None)
+    numbers["decode memory"] = peak_memory()
+    with measured(numbers, "compile"):
+        _, compiler = compiled(manifests, shape.families)
+        desired = compiler.entries()
+    numbers["compile memory"] = peak_memory()
+    with Kernel() as kernel:
+        live = kernel.read()
+        with watched_children(numbers, "nft memory"), measured(numbers, "first apply"):
+            delta = ruleset.diff(live.entries, desired)
+            kernel.commit(plan(delta, live, compiler.programs, desired), live)
+        del delta
+        numbers["first apply memory"] = peak_memory()
+        with measured(numbers, "read back"):
+            live = kernel.read()
+        with measured(numbers, "diff"):
+            delta = ruleset.diff(live.entries, desired)
+    assert not delta, delta
+    numbers["read back memory"] = peak_memory()
+
+
+def command(shape: Shape, folder: Path) -> Numbers:
+    """`rulegen apply` on an empty kernel, as a whole."""
+    from rulegen import cli
+
+    numbers: Numbers = {}
+    arguments = ["apply", "-f", str(manifest(shape, folder)), "--node", NODE]
+    with watched_children(numbers, "nft memory"), measured(numbers, "apply command"):
+        cli.main(arguments, standalone_mode=False)
+    numbers["apply command memory"] = peak_memory()
+    return numbers
+
+
+# ---- single changes ----
+
+
+def changes(shape: Shape, folder: Path, repeats: int) -> dict[str, list[float]]:
+    """Seconds from changed objects to the committed kernel, for each kind of change, on different Services."""
+    proxy, manifests = started(shape, folder)
+    picked = spread(manifests, repeats)
+    with proxy.kernel:
+        return {
+            "endpoint replaced": timed(proxy.change, map(replaced_endpoint, picked)),
+            "endpoint added": timed(proxy.change, map(added_endpoint, picked)),
+            "service added": timed(lambda new: proxy.change(*new), _new_services(shape, repeats)),
+        }
+
+
+def new_chain(shape: Shape, folder: Path, repeats: int) -> dict[str, list[float]]:
+    """Seconds for a Service that is the first with its number of endpoints, above the chains that are always there."""
+    proxy, manifests = started(shape, folder)
+    picked = spread(manifests, repeats)
+    grown = (with_endpoints(slice_, 17 + number) for number, slice_ in enumerate(picked))
+    with proxy.kernel:
+        return {"first of its number": timed(proxy.change, grown)}
+
+
+def timed(act: Callable[[Any], None], inputs: Iterable[Any]) -> list[float]:
+    """Seconds of `act` for each input; making the input does not count."""
+    samples = []
+    for item in inputs:
+        start = time.perf_counter()
+        act(item)
+        samples.append(time.perf_counter() - start)
+    return samples
+
+
+def spread(manifests: Manifests, repeats: int) -> list[EndpointSlice]:
+    """IPv4 slices of Services from all over the cluster."""
+    slices = [slice_ for slice_ in manifests.endpoint_slices if slice_.address_type == "IPv4"]
+    return slices[:: len(slices) // repeats][:repeats]
+
+
+def replaced_endpoint(slice_: EndpointSlice) -> EndpointSlice:
+    """The slice with another first endpoint."""
+    endpoints = slice_.endpoints or []
+    return structs.replace(slice_, endpoints=[_other(slice_, ENDPOINTS), *endpoints[1:]])
+
+
+def added_endpoint(slice_: EndpointSlice) -> EndpointSlice:
+    """The slice with one more."""
+    return with_endpoints(slice_, ENDPOINTS + 1)
+
+
+def with_endpoints(slice_: EndpointSlice, count: int) -> EndpointSlice:
+    """The slice with so many endpoints, more than it has."""
+    endpoints = slice_.endpoints or []
+    more = [_other(slice_, ENDPOINTS + number) for number in range(count - len(endpoints))]
+    return structs.replace(slice_, endpoints=[*endpoints, *more])
+
+
+def _other(slice_: EndpointSlice, number: int) -> Endpoint:
+    first = (slice_.endpoints or [])[0]
+    index = int(slice_.metadata.uid.rpartition("-")[2])
+    return structs.replace(first, addresses=[endpoint_address(index, number)])
+
+
+def _new_services(shape: Shape, count: int) -> Iterator[tuple[Service, EndpointSlice]]:
+    """Services that the cluster does not have yet, each with its slice."""
+    for index in range(shape.services, shape.services + count):
+        yield msgspec.convert(service(Shape(0), index), Service), msgspec.convert(slice_of(index, 0), EndpointSlice)
+
+
+# ---- upgrades ----
+
+
+def upgrade(shape: Shape, folder: Path) -> Numbers:
+    """Another version of rulegen: one chain's rules differ, all chains', and the declaration of a set."""
+    numbers: Numbers = {}
+    proxy, _ = started(shape, folder)
+    programs = proxy.compiler.programs
+    with proxy.kernel:
+        for what, names in (("one chain", ["services"]), ("all chains", list(programs[Family.IPV4].chains))):
+            altered = {family: _altered(program, names) for family, program in programs.items()}
+            with measured(numbers, what):
+                _replace_program(proxy, altered)
+            _replace_program(proxy, programs)
+        other_schema = {family: replace(program, schema="another") for family, program in programs.items()}
+        with measured(numbers, "whole table"):
+            _replace_program(proxy, other_schema)
+    return numbers
+
+
+def _altered(program: Program, names: list[str]) -> Program:
+    """The program with one more rule at the end of each chain named."""
+    chains = {name: Chain(name, f"{program.chains[name].text[:-3]}\t\tcounter\n\t}}\n") for name in names}
+    return replace(program, chains={**program.chains, **chains})
+
+
+def _replace_program(proxy: Proxy, programs: dict[Family, Program]) -> None:
+    """What a start of that version does once it has compiled: read, compare, change."""
+    live = proxy.kernel.read()
+    chains = {
+        (LAYOUTS[family].chains, name.encode()): Value(chain.digest.encode())
+        for family, program in programs.items()
+        for name, chain in program.chains.items()
+    }
+    desired = proxy.compiler.entries() | chains
+    transaction = plan(ruleset.diff(live.entries, desired), live, programs, desired)
+    assert transaction.changes or transaction.tables
+    proxy.kernel.commit(transaction, live)
