@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address, ip_network
 from itertools import product
 from typing import NamedTuple
@@ -104,7 +105,9 @@ class Oracle:
 
 def exists(service: Service, family: str) -> bool:
     """Rules 4 and 5."""
-    return service.kind != "ExternalName" and any(family_of(address) == family for address in service.cluster_ips)
+    if service.kind == "ExternalName" or service.cluster_ips[:1] in ((), ("None",)):
+        return False
+    return any(family_of(address) == family for address in service.cluster_ips)
 
 
 def accepts_node_ports(world: World, destination: str) -> bool:
@@ -120,7 +123,11 @@ def accepts_node_ports(world: World, destination: str) -> bool:
 
 
 def _inside(address: str, cidrs: Iterable[str]) -> bool:
-    return any(ip_address(address) in ip_network(cidr) for cidr in cidrs)
+    number = ip_address(address)
+    return any(number in _network(cidr) for cidr in cidrs)
+
+
+_network = cache(ip_network)
 
 
 def source_allowed(world: World, service: Service, packet: Sent) -> bool:

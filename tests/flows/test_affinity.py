@@ -97,12 +97,12 @@ def test_rule_57_a_record_outside_the_list_does_not_count_there(scene: Scene) ->
 
 
 def test_rule_56_a_connection_refreshes_and_silence_ends(running: Scene) -> None:
-    running.services(replace(SERVICE, affinity=3))
+    running.services(replace(SERVICE, affinity=2))
     met = running.reached(CLIENTS, CLUSTER_IP) | running.reached(CLIENTS_V6, CLUSTER_IP_V6)
     for _ in range(2):
-        time.sleep(1.7)
+        time.sleep(1.1)
         assert running.reached(CLIENTS, VIP) | running.reached(CLIENTS_V6, VIP_V6) == met
-    time.sleep(3.2)
+    time.sleep(2.2)
     for clients, cluster_ip in ((CLIENTS, CLUSTER_IP), (CLIENTS_V6, CLUSTER_IP_V6)):
         assert running.reached(clients, cluster_ip) != {client: met[client] for client in clients}
 
@@ -158,11 +158,11 @@ def test_rule_59_a_shorter_timeout_applies_at_once(scene: Scene) -> None:
 
 
 def test_rule_59_a_longer_timeout_applies_at_once(scene: Scene) -> None:
-    scene.services(replace(SERVICE, affinity=2))
+    scene.services(replace(SERVICE, affinity=1))
     scene.reached(CLIENTS, CLUSTER_IP)
     scene.services(SERVICE)
     met = scene.reached(CLIENTS, CLUSTER_IP)
-    time.sleep(2.3)
+    time.sleep(1.2)
     assert scene.reached(CLIENTS, CLUSTER_IP) == met
 
 
