@@ -192,9 +192,9 @@ Change: TypeAlias = DeleteTable | AddChains | WriteRules | DeleteChains | AddEle
 class Transaction:
     """What is applied together or not at all.
 
-    Tables to be made anew are loaded by nft; all other changes are netlink messages. Where both are needed, because only
-    one family's table can be kept, they are two transactions: a packet meets only one family's table. `removals` are
-    chains that nothing refers to after `changes`.
+    Tables to be made anew are loaded by nft; all other changes are netlink messages. Where both are needed, because
+    only one family's table can be kept, they are two transactions: a packet meets only one family's table. `removals`
+    are chains that nothing refers to after `changes`.
     """
 
     programs: Mapping[Family, Program]
