@@ -208,7 +208,7 @@ def upgrade(shape: Shape, folder: Path) -> Numbers:
     numbers: Numbers = {}
     proxy, _ = started(shape, folder)
     programs = proxy.compiler.programs
-    with proxy.kernel:
+    with proxy.kernel, collector.paused():
         for what, names in (("one chain", ["services"]), ("all chains", list(programs[Family.IPV4].chains))):
             altered = {family: _altered(program, names) for family, program in programs.items()}
             with measured(numbers, what):
