@@ -16,6 +16,7 @@ from rulegen.nftables.layout import (
     Value,
     data_text,
     key_text,
+    service_port_of,
     unpack_register,
 )
 from rulegen.ruleset import Change, Delta
@@ -105,9 +106,7 @@ def _value(container: Container, value: Value) -> str:
 def _service(container: Container, key: bytes, value: Value, names: Names) -> str:
     if _is_named(container) and value.comment:
         return value.comment
-    if container.key[:1] == (Field.CLASSID,) and container.name != "balancers":
-        return names.get((container.family, unpack_register(key) >> ID_SHIFT & MAX_ID), "")
-    return ""
+    return names.get((container.family, service_port_of(container, key)), "")
 
 
 def _is_named(container: Container) -> bool:

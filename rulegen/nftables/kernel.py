@@ -35,6 +35,7 @@ from rulegen.nftables.transaction import (
     Transaction,
     WriteRules,
     chain_of,
+    messages,
 )
 from rulegen.ruleset import Delta
 
@@ -44,7 +45,7 @@ MINIMUM_NFT = (1, 0, 6)
 _IN_PROCESS_LINES = 2000
 _NFT_TIMEOUT = 300.0
 _COMPILE_ATTEMPTS = 20
-# Before Linux 6.2 a chain could not go in the same transaction as the last reference to it: then a second one follows.
+# Before Linux 6.2 a chain could not go in the same transaction as the last reference to it.
 _JOINS = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 2)
 
 
@@ -108,9 +109,9 @@ class Kernel:
         if transaction.tables:
             self._load(transaction.tables, compiled, check=True)
         # Alone, the removals could not be checked: until the changes are in force, their chains are referred to.
-        messages = [*transaction.messages(compiled), *(transaction.removal_messages(compiled) if _JOINS else ())]
-        if messages:
-            self._send(messages, self._connection.check)
+        to_check = [stage for stage in transaction.stages if _JOINS or stage is not transaction.removals]
+        if to_check:
+            self._send(chain.from_iterable(to_check), compiled, self._connection.check)
 
     def commit(self, transaction: Transaction, live: Live) -> None:
         """Applies the transaction, all or nothing, and brings `live.tables` up to date; its entries stay as they were.
@@ -122,11 +123,8 @@ class Kernel:
             self._load(transaction.tables, compiled, check=False)
             for table in transaction.tables:
                 self._reread(table.program.family, live)
-        changes = list(transaction.messages(compiled))
-        removals = list(transaction.removal_messages(compiled))
-        batches = [[*changes, *removals]] if _JOINS else [changes, removals]
-        for messages in filter(None, batches):
-            self._send(messages, self._connection.commit)
+        for stage in transaction.stages:
+            self._send(stage, compiled, self._connection.commit)
         _note_chains(transaction, compiled, live)
 
     @staticmethod
@@ -196,11 +194,12 @@ class Kernel:
     # -- the two ways in --
 
     @staticmethod
-    def _send(messages: list[tuple[Change, bytearray]], send: Callable[[list[bytearray]], None]) -> None:
+    def _send(changes: Iterable[Change], compiled: CompiledChains, send: Callable[[list[bytearray]], None]) -> None:
+        sent = list(messages(changes, compiled))
         try:
-            send([message for _, message in messages])
+            send([message for _, message in sent])
         except netlink.KernelError as error:
-            refused = f": {messages[error.index][0]}" if 0 <= error.index < len(messages) else ""
+            refused = f": {sent[error.index][0]}" if 0 <= error.index < len(sent) else ""
             kind = StaleError if error.number in _STALE else ApplyError
             raise kind(f"the kernel refused a transaction: {error}{refused}") from error
 
@@ -230,7 +229,7 @@ class Kernel:
 
 def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live) -> None:
     """Follows in memory what a transaction did to the chains."""
-    for change in (*transaction.changes, *transaction.removals):
+    for change in chain.from_iterable(transaction.stages):
         if isinstance(change, DeleteTable):
             live.tables.pop(change.family, None)
         elif isinstance(change, WriteRules):

@@ -241,6 +241,13 @@ def unpack_register(data: bytes) -> int:
     return int.from_bytes(data[:4], sys.byteorder)
 
 
+def service_port_of(container: Container, key: bytes) -> int:
+    """The id of the service-port that an element belongs to by its key; 0 when by its key it belongs to none."""
+    if container.key[:1] != (Field.CLASSID,) or container.name == "balancers":
+        return 0
+    return unpack_register(key) >> ID_SHIFT & MAX_ID
+
+
 def cidr_range(cidr: str) -> tuple[bytes, bytes]:
     """The first and last address of a canonical CIDR."""
     network = ip_network(cidr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeAlias
 
 from rulegen.config import Family
@@ -22,6 +23,7 @@ from rulegen.nftables.layout import (
     Value,
     element_text,
     key_text,
+    service_port_of,
 )
 from rulegen.nftables.live import Live, LiveTable
 from rulegen.nftables.netlink import chunks
@@ -193,34 +195,37 @@ class Transaction:
     """What is applied together or not at all.
 
     Tables to be made anew are loaded by nft; all other changes are netlink messages. Where both are needed, because
-    only one family's table can be kept, they are two transactions: a packet meets only one family's table. `removals`
-    are chains that nothing refers to after `changes`.
+    only one family's table can be kept, they are two transactions: a packet meets only one family's table.
+
+    A packet on its way reads a chain as it was when the packet met the first rule, and an element as it is at that
+    moment. So new chains come before the elements that lead to them (`additions`: nothing refers to them yet), and what
+    lists that ended or moved have left behind goes after (`removals`: nothing leads there any more), both in
+    transactions of their own. Most changes have neither.
     """
 
     programs: Mapping[Family, Program]
     tables: tuple[ReplaceTable, ...] = ()
+    additions: tuple[Change, ...] = ()
     changes: tuple[Change, ...] = ()
     removals: tuple[Change, ...] = ()
+
+    @property
+    def stages(self) -> Iterator[tuple[Change, ...]]:
+        """The changes in the order in which they are committed, each stage at once."""
+        return filter(None, (self.additions, self.changes, self.removals))
 
     def chains(self) -> Iterator[tuple[Family, str]]:
         """The chains whose rules must be compiled for it."""
         for table in self.tables:
             chains = table.entries.get(LAYOUTS[table.program.family].chains, {})
             yield from ((table.program.family, name.decode()) for name in chains)
-        for change in self.changes:
+        for change in (*self.additions, *self.changes):
             if isinstance(change, WriteRules):
                 yield change.family, change.chain.name
 
-    def messages(self, compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
-        """The changes as netlink messages, each with what it is part of."""
-        return _messages(self.changes, compiled)
 
-    def removal_messages(self, compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
-        """The removals as netlink messages, likewise."""
-        return _messages(self.removals, compiled)
-
-
-def _messages(changes: Iterable[Change], compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
+def messages(changes: Iterable[Change], compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
+    """Changes as netlink messages, each with what it is part of."""
     for change in changes:
         for message in change.messages(compiled):
             yield change, message
@@ -242,15 +247,20 @@ def plan(
     groups = text.group(desired or {}) if replaced else {}
     tables = tuple(ReplaceTable(programs[family], groups) for family in replaced)
     kept = [family for family in programs if family not in replaced]
+    additions: list[Change] = []
     changes: list[Change] = [DeleteTable(family) for family in live.tables if family not in programs]
-    removed, added = _elements(delta, kept)
+    removals: list[Change] = []
     for family in kept:
-        changes += _chain_changes(family, delta, live.tables[family], programs[family])
-    changes += (DeleteElements(container, part) for container, elements in removed for part in chunks(elements))
-    changes += (AddElements(container, part) for container, elements in added for part in chunks(elements))
+        additions += _new_chains(family, delta, live.tables[family], programs[family])
+        changes += _changed_chains(family, delta, live.tables[family], programs[family])
+    leaving, left = _removed(delta, kept)
+    changes += _in_parts(DeleteElements, leaving)
+    changes += _in_parts(AddElements, _grouped(_added(delta), kept))
     changes += (RetimeClient(client) for client in clients if client.family in kept)
-    removals = [removal for family in kept for removal in _chain_removals(family, delta, live.tables[family])]
-    return Transaction(programs, tables, tuple(changes), tuple(removals))
+    removals += _in_parts(DeleteElements, left)
+    for family in kept:
+        removals += _unneeded_chains(family, delta, live.tables[family])
+    return Transaction(programs, tables, tuple(additions), tuple(changes), tuple(removals))
 
 
 def _has_schema(live: Live, program: Program) -> bool:
@@ -258,18 +268,34 @@ def _has_schema(live: Live, program: Program) -> bool:
     return table is not None and table.schema == program.schema
 
 
-def _elements(
-    delta: Delta[EntryKey, Value], families: Iterable[Family]
-) -> tuple[list[tuple[Container, Elements]], list[tuple[Container, Elements]]]:
-    """What to remove and what to add; a value that changes is removed and added."""
-    wanted = set(families)
-    removed = delta.removed | {key: change.before for key, change in delta.changed.items()}
-    added = delta.added | {key: change.after for key, change in delta.changed.items()}
-    return _grouped(removed, wanted), _grouped(added, wanted)
+Groups: TypeAlias = list[tuple[Container, Elements]]
 
 
-def _grouped(entries: Mapping[EntryKey, Value], families: set[Family]) -> list[tuple[Container, Elements]]:
-    groups = text.group(entries) if families else {}
+def _removed(delta: Delta[EntryKey, Value], families: Sequence[Family]) -> tuple[Groups, Groups]:
+    """What goes at once (a value that changes is removed and added), and what stays until no packet can lead there."""
+    moved = _moved_lists(delta)
+    at_once: dict[EntryKey, Value] = {key: change.before for key, change in delta.changed.items()}
+    later: dict[EntryKey, Value] = {}
+    for key, value in delta.removed.items():
+        (later if (key[0].family, service_port_of(*key)) in moved else at_once)[key] = value
+    return _grouped(at_once, families), _grouped(later, families)
+
+
+def _moved_lists(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
+    """The service-ports, by family and id, of which a list ends, or is balanced in another way from now on."""
+    return {
+        (container.family, service_port_of(container, key))
+        for container, key in (*delta.removed, *delta.changed)
+        if container in (LAYOUTS[container.family].slots, LAYOUTS[container.family].lists)
+    }
+
+
+def _added(delta: Delta[EntryKey, Value]) -> dict[EntryKey, Value]:
+    return delta.added | {key: change.after for key, change in delta.changed.items()}
+
+
+def _grouped(entries: Mapping[EntryKey, Value], families: Sequence[Family]) -> Groups:
+    groups = text.group(entries)
     return [
         (container, text.in_order(container, groups[container]))
         for container in sorted(groups, key=lambda container: (container.ip, container.rank))
@@ -277,27 +303,45 @@ def _grouped(entries: Mapping[EntryKey, Value], families: set[Family]) -> list[t
     ]
 
 
-def _chain_changes(
+def _in_parts(change: type[AddElements | DeleteElements], groups: Groups) -> Iterator[Change]:
+    """Changes that fit into one message each."""
+    return (change(container, part) for container, elements in groups for part in chunks(elements))
+
+
+def _new_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable, program: Program) -> Iterator[Change]:
+    """Chains that no packet meets before something leads to them; their rules may name each other."""
+    chains = [chain for chain in _chains(family, delta.added, program) if not chain.declaration]
+    if chains:
+        yield AddChains(family, tuple(chains))
+    for chain in chains:
+        yield WriteRules(family, chain, chain.name in table.fingerprints)
+
+
+def _changed_chains(
     family: Family, delta: Delta[EntryKey, Value], table: LiveTable, program: Program
 ) -> Iterator[Change]:
-    """New chains, then the rules of those that differ: rules may jump to a new chain, and they come before elements.
+    """The rules of chains that differ, and chains that hook into the kernel.
 
-    A chain that hooks into the kernel is made anew when it differs, as its hook may be wrong too; nothing refers to it.
+    One of the latter is made anew when it differs, as its hook may be wrong too; nothing refers to it.
     """
-    chains = LAYOUTS[family].chains
-    added = sorted(key.decode() for container, key in delta.added if container is chains)
-    changed = sorted(key.decode() for container, key in delta.changed if container is chains)
-    rehooked = tuple(name for name in changed if chain_of(program, name).declaration)
+    changed = _chains(family, delta.changed, program)
+    rehooked = [chain for chain in changed if chain.declaration]
+    hooked = [chain for chain in _chains(family, delta.added, program) if chain.declaration]
     if rehooked:
-        yield DeleteChains(family, rehooked)
-    if added or rehooked:
-        yield AddChains(family, tuple(chain_of(program, name) for name in sorted((*added, *rehooked))))
-    for name in sorted((*added, *changed)):
-        yield WriteRules(family, chain_of(program, name), name in table.fingerprints)
+        yield DeleteChains(family, tuple(chain.name for chain in rehooked))
+    if hooked or rehooked:
+        yield AddChains(family, tuple(sorted((*hooked, *rehooked), key=attrgetter("name"))))
+    for chain in sorted((*hooked, *changed), key=attrgetter("name")):
+        yield WriteRules(family, chain, chain.name in table.fingerprints)
 
 
-def _chain_removals(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
-    """Chains that nothing needs any more, after the elements that referred to them."""
+def _chains(family: Family, keys: Iterable[EntryKey], program: Program) -> list[Chain]:
+    chains = LAYOUTS[family].chains
+    return [chain_of(program, name) for name in sorted(key.decode() for container, key in keys if container is chains)]
+
+
+def _unneeded_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
+    """Chains that nothing refers to any more."""
     chains = LAYOUTS[family].chains
     names = tuple(sorted(key.decode() for container, key in delta.removed if container is chains))
     if names:

@@ -24,7 +24,7 @@ from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import ID_SHIFT, LOCAL_LIST, MAX_ID, EntryKey, Value, data_text, key_text, unpack_register
 from rulegen.nftables.live import Live
 from rulegen.nftables.netlink import Connection
-from rulegen.nftables.transaction import AddElements, Change, DeleteElements, Transaction, plan
+from rulegen.nftables.transaction import AddElements, DeleteElements, Transaction, plan
 from rulegen.ruleset import Delta
 from tests.builders import CONFIGURATION, Item, cluster
 
@@ -48,17 +48,16 @@ def rendered(compiler: Compiler) -> str:
 class Host:
     """A node's kernel. Its methods may be called from any thread, as long as it is one at a time."""
 
-    def __init__(self) -> None:
-        self.namespace = NetworkNamespace()
+    def __init__(self, namespace: NetworkNamespace) -> None:
+        self.namespace = namespace
         with self.namespace.entered():
             self.kernel = Kernel()
             self._connection = Connection()
 
     def close(self) -> None:
-        """Ends the namespace."""
+        """Lets go of the namespace."""
         self.kernel.close()
         self._connection.close()
-        self.namespace.close()
 
     def nft(self, commands: str) -> str:
         """Runs nft commands; what they print."""
@@ -112,21 +111,30 @@ class Host:
 def host_or_skip() -> Iterator[Host]:
     """A Host that ends with the block; the test is skipped where namespaces are not allowed."""
     try:
-        host = Host()
+        namespace = NetworkNamespace()
     except HostError as error:
         pytest.skip(f"no namespace with rules here: {error}")
+    with namespace, host_in(namespace) as host:
+        yield host
+
+
+@contextmanager
+def host_in(namespace: NetworkNamespace) -> Iterator[Host]:
+    """The Host of a namespace that is there, such as a lab's."""
+    host = Host(namespace)
     try:
         yield host
     finally:
         host.close()
 
 
-def elements_of(changes: Iterable[Change]) -> list[str]:
-    """The elements that changes add and delete, each as `+ ip map key`."""
+def elements_of(transaction: Transaction) -> list[str]:
+    """The elements that a transaction adds and deletes, each as `+ ip map key`."""
     return [
         f"{'+' if isinstance(change, AddElements) else '-'} {change.container.ip} {change.container.name} "
         f"{key_text(change.container, key)}"
-        for change in changes
+        for stage in transaction.stages
+        for change in stage
         if isinstance(change, AddElements | DeleteElements)
         for key, _ in change.elements
     ]
