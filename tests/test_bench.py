@@ -1,0 +1,59 @@
+"""The measurements still measure what they say, on clusters too small for the figures to mean anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.child import Order, run
+from bench.clusters import Shape, manifest
+from rulegen.kube.manifests import load
+
+SMALL = Shape(20)
+MIXED = Shape(20, mixed=True)
+
+
+def test_the_same_size_gives_the_same_cluster(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    assert manifest(MIXED, tmp_path).read_bytes() == manifest(MIXED, tmp_path / "again").read_bytes()
+
+
+def test_the_mixed_cluster_is_mixed(tmp_path: Path) -> None:
+    found = load([str(manifest(MIXED, tmp_path))], None)
+    assert not found.problems
+    types = [service.spec.type for service in found.services]
+    assert {kind: types.count(kind) for kind in types} == {"ClusterIP": 14, "NodePort": 4, "LoadBalancer": 2}
+    assert len(found.endpoint_slices) == 40
+    assert all(len(slice_.endpoints or ()) == 10 for slice_ in found.endpoint_slices)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    "order",
+    [
+        Order("stages", SMALL),
+        Order("stages", MIXED),
+        Order("command", MIXED),
+        Order("changes", MIXED, (2,)),
+        Order("new chain", SMALL, (2,)),
+        Order("beside", SMALL, (2,)),
+        Order("upgrade", MIXED),
+        Order("kube-proxy load", SMALL),
+        Order("kube-proxy change", SMALL, (2,)),
+    ],
+    ids=lambda order: f"{order.measurement}, {order.shape}",
+)
+def test_it_measures(order: Order, tmp_path: Path) -> None:
+    result = run(order, tmp_path)
+    for name, value in result.items():
+        if not name.endswith((" cpu", "nft memory")):
+            assert min(value if isinstance(value, list) else [value]) > 0, name
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(not os.access("/dev/net/tun", os.R_OK | os.W_OK), reason="/dev/net/tun may not be opened here")
+@pytest.mark.parametrize("rules", ["rulegen", "one DNAT rule", "kube-proxy's layout"])
+def test_first_packets_arrive(rules: str, tmp_path: Path) -> None:
+    assert min(*run(Order("first packets", SMALL, (rules,)), tmp_path)[rules]) > 0  # type: ignore[misc]
