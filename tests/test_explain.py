@@ -261,7 +261,16 @@ def test_the_way_of_a_packet_to_a_node_port() -> None:
         endpoint_slice(BACKENDS),
     ]
     found = packet(CLIENT, "192.168.1.10:30080/tcp", *items)
-    assert found.chains == ("prerouting", "services", "route", "nodeports", "external-local", "balance", "lb-1")
+    assert found.chains == (
+        "prerouting",
+        "services",
+        "route",
+        "nodeports",
+        "external-local",
+        "dispatch",
+        "balance",
+        "lb-1",
+    )
     assert [item.endpoint for item in found.deliveries] == ["10.244.1.1:8080"]
     found = packet("node", "192.168.1.10:30080/tcp", *items)
     assert (found.source, found.origin, found.chains[0]) == ("192.168.1.10", "this node", "output")
