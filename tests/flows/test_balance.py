@@ -92,8 +92,8 @@ def test_weights(running: Scene, weights: tuple[int, ...], which: str) -> None:
 
 
 def test_a_weight_of_more_slots_than_a_register_counts(running: Scene) -> None:
-    running.services(service(1000, 500, 1))
-    spread(running, (1000, 500, 1), 30_000, (CLIENT, VIP, 80, "TCP"))
+    running.services(service(1000, 50, 1))
+    spread(running, (1000, 50, 1), 21_000, (CLIENT, VIP, 80, "TCP"))
 
 
 def test_the_first_connections_of_clients_with_affinity(running: Scene) -> None:

@@ -57,16 +57,15 @@ def edges(ranges: tuple[str, ...], seed: int) -> Iterator[str]:
         yield from (str(type(network[0])(number)) for number in (first - 1, first, last, last + 1))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_thousand_ranges(scene: Scene, seed: int) -> None:
-    ranges = many_ranges(seed)
+def test_a_thousand_ranges(scene: Scene) -> None:
+    ranges = many_ranges(1)
     assert len(ranges) == 1000
-    scene.services(replace(SERVICE, ranges=ranges))
-    sources = list(edges(ranges, seed))
+    single = replace(SERVICE, endpoints=ENDPOINTS[1::2])
+    scene.services(replace(single, ranges=ranges))
+    sources = list(edges(ranges, 1))
     scene.check([source for source in sources if ip_address(source).version == 4], VIP)
     scene.check([source for source in sources if ip_address(source).version == 6], VIP_V6)
-    fewer = ranges[::2]
-    scene.services(replace(SERVICE, ranges=fewer))
+    scene.services(replace(single, ranges=ranges[::2]))
     scene.check([source for source in sources if ip_address(source).version == 4], VIP)
     scene.check([source for source in sources if ip_address(source).version == 6], VIP_V6)
 
