@@ -267,7 +267,6 @@ def test_the_way_of_a_packet_to_a_node_port() -> None:
         "route",
         "nodeports",
         "external-local",
-        "dispatch",
         "balance",
         "lb-1",
     )

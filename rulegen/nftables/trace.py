@@ -120,7 +120,6 @@ class _Tracer:
 
     def _follow_list(self, register: bytes) -> None:
         layout = self._layout
-        self.chains.append("dispatch")
         if counted := self._meet(layout.slots, register):
             slots = unpack_register(counted.data) & MAX_HANDLE
             self.chains.append("balance")
