@@ -425,10 +425,13 @@ def golden_update(folders: tuple[str, ...]) -> None:
     from rulegen import golden as scenarios
 
     paths = scenarios.find_scenarios(folders)
-    changed = [folder for folder in paths if scenarios.update(scenarios.read_scenario(folder))]
-    for folder in changed:
-        click.echo(f"rewrote {folder / scenarios.NFTABLES_FILE}")
-    click.echo(f"{len(paths)} scenarios, {len(changed)} rewritten")
+    rewritten = 0
+    for folder in paths:
+        changed = scenarios.update(scenarios.read_scenario(folder))
+        rewritten += bool(changed)
+        for path in changed:
+            click.echo(f"rewrote {path}")
+    click.echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 
 @main.command()

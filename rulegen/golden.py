@@ -1,8 +1,8 @@
 """Scenarios come in, differences go out: what a ruleset and the fate of packets should be, written down and checked.
 
 A scenario is a folder with `cluster.yaml` (manifests), `flows.yaml` (whose node it is, how that is configured, and
-packets with what must become of them) and `nftables.nft` (the whole ruleset, written by `update`). Flows are followed
-through the Frontends, without privileges. Never touches the host.
+packets with what must become of them) and the whole rulesets of both targets, `nftables.nft` and `iptables.rules`,
+which `update` writes. Flows are followed through the Frontends, without privileges. Never touches the host.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from rulegen.routing.node import host_addresses
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
 NFTABLES_FILE = "nftables.nft"
+IPTABLES_FILE = "iptables.rules"
 NODE = "node"
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
 
@@ -132,7 +133,7 @@ class Scenario(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How a scenario differs from what is written down: a line for each wrong flow, a unified diff of the ruleset."""
+    """How a scenario differs from what is written down: a line for each wrong flow, a unified diff of the rulesets."""
 
     wrong_flows: tuple[str, ...]
     ruleset: tuple[str, ...]
@@ -166,38 +167,47 @@ def read_scenario(folder: Path) -> Scenario:
 
 def check(scenario: Scenario) -> Difference:
     """How `scenario` is not as written down; a missing ruleset differs in every line."""
-    path = scenario.folder / NFTABLES_FILE
-    expected = path.read_text() if path.exists() else ""
-    rendered = render(scenario)
-    ruleset = difflib.unified_diff(
-        expected.splitlines(keepends=True), rendered.splitlines(keepends=True), str(path), "rendered now"
-    )
-    return Difference(tuple(_wrong_flows(scenario)), tuple(ruleset))
+    rulesets: list[str] = []
+    for name, rendered in render(scenario).items():
+        path = scenario.folder / name
+        expected = path.read_text() if path.exists() else ""
+        rulesets += difflib.unified_diff(
+            expected.splitlines(keepends=True), rendered.splitlines(keepends=True), str(path), "rendered now"
+        )
+    return Difference(tuple(_wrong_flows(scenario)), tuple(rulesets))
 
 
-def update(scenario: Scenario) -> bool:
-    """Writes the ruleset that `scenario` renders to now; whether that changed the file. Flows are people's to write."""
-    path = scenario.folder / NFTABLES_FILE
-    rendered = render(scenario)
-    changed = not path.exists() or path.read_text() != rendered
-    if changed:
-        path.write_text(rendered)
+def update(scenario: Scenario) -> list[Path]:
+    """Writes the rulesets that `scenario` renders to now; those that this changed. Flows are people's to write."""
+    changed = []
+    for name, rendered in render(scenario).items():
+        path = scenario.folder / name
+        if not path.exists() or path.read_text() != rendered:
+            path.write_text(rendered)
+            changed.append(path)
     return changed
 
 
-def render(scenario: Scenario) -> str:
-    """The whole nftables ruleset of the scenario's node."""
-    from rulegen.nftables import text
-    from rulegen.nftables.compiler import compile_ruleset
+def render(scenario: Scenario) -> dict[str, str]:
+    """The whole rulesets of the scenario's node, by the names of their files."""
+    from rulegen.iptables import compiler as iptables
+    from rulegen.iptables import text as iptables_text
+    from rulegen.nftables import compiler as nftables
+    from rulegen.nftables import text as nftables_text
 
+    routes = scenario.cluster.routes()
     configuration = scenario.configuration
     nodes = {
         family: routing
         for family in configuration.families
         if (routing := scenario.cluster.node_routing(family)) is not None
     }
-    compiler = compile_ruleset(scenario.cluster.routes(), nodes, configuration.masquerade_bit)
-    return "".join(text.render(compiler.programs, compiler.entries()))
+    on_nftables = nftables.compile_ruleset(routes, nodes, configuration.masquerade_bit)
+    on_iptables = iptables.compile_ruleset(routes, nodes, configuration.masquerade_bit)
+    return {
+        NFTABLES_FILE: "".join(nftables_text.render(on_nftables.programs, on_nftables.entries())),
+        IPTABLES_FILE: "".join(iptables_text.render(on_iptables.programs, on_iptables.entries())),
+    }
 
 
 # -- reading --

@@ -1,4 +1,4 @@
-"""Every flow of every golden scenario goes through a real kernel with its ruleset.
+"""Every flow of every golden scenario goes through a real kernel with its rulesets, those of both targets.
 
 It ends as written down, and as `rulegen explain` says.
 """
@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from rulegen.explain.model import View
-from rulegen.golden import NFTABLES_FILE, NODE, Balanced, Flow, Scenario, find_scenarios, read_scenario
+from rulegen.golden import NODE, Balanced, Flow, Scenario, find_scenarios, read_scenario
 from rulegen.routing.addresses import host_cidr
 from tests.explaining import as_expectation, explain_flow, scenario_view
 from tests.lab import NODE as LAB_NODE
 from tests.lab import UPLINK, Fate, Lab, Outcome, Packet
 from tests.lab.fixtures import MakeLab
 from tests.lab.statistics import assert_shares, packets_to_see_all
+from tests.targets import Ruleset
 
 pytestmark = pytest.mark.kernel
 
@@ -31,10 +32,12 @@ CONNECTIONS_OF_A_CLIENT = 4
 CONNECTIONS_FOR_SHARES = 3000
 
 
+@pytest.mark.parametrize("ruleset", Ruleset, ids=lambda ruleset: ruleset.value)
 @pytest.mark.parametrize("folder", find_scenarios([str(FOLDER)]), ids=lambda folder: folder.name)
-def test_the_kernel_agrees(folder: Path, make_lab: MakeLab) -> None:
+def test_the_kernel_agrees(folder: Path, ruleset: Ruleset, make_lab: MakeLab) -> None:
     scenario = read_scenario(folder)
     lab = _node(scenario, make_lab)
+    ruleset.load(lab, folder)
     planned = [(flow, list(_packets(flow))) for flow in scenario.flows]
     outcomes = iter(lab.send(packet for _, packets in planned for packet in packets))
     wrong = []
@@ -56,11 +59,9 @@ def _node(scenario: Scenario, make_lab: MakeLab) -> Lab:
     node = scenario.cluster.node
     pod_cidrs = (node.spec.pod_cidrs if node and node.spec else None) or ()
     named = {flow.interface for flow in scenario.flows} - {"", UPLINK}
-    lab = make_lab(
+    return make_lab(
         {"pods": pod_cidrs} | dict.fromkeys(named, ()), [host_cidr(address) for address in scenario.addresses]
     )
-    lab.nft((scenario.folder / NFTABLES_FILE).read_text())
-    return lab
 
 
 def _packets(flow: Flow) -> Iterator[Packet]:

@@ -1,0 +1,110 @@
+"""The kernel behind this target: reads the live chains, checks and commits changes. Touches no chain but rulegen's.
+
+All calls are for the network namespace of the calling thread.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from rulegen.config import Family
+from rulegen.errors import ApplyError, HostError
+from rulegen.iptables import programs
+from rulegen.iptables.live import parse_saved
+from rulegen.iptables.program import Entries, EntryKey, Rules
+from rulegen.iptables.programs import RestoreError, Variant
+from rulegen.iptables.transaction import Step, removal
+
+# How long another program may hold the lock.
+WAIT_SECONDS = 30
+
+
+class StaleError(ApplyError):
+    """The kernel no longer holds what the steps were planned on: read it again and plan anew."""
+
+
+class Kernel:
+    """rulegen's chains in one variant of iptables.
+
+    `variant` None: the one in use. Raises HostError when iptables or privileges are missing.
+    """
+
+    def __init__(self, variant: Variant | None = None, wait: int = WAIT_SECONDS) -> None:
+        """Finds the variant; changes nothing."""
+        _check_privileges()
+        self.variant = variant or programs.detect()
+        self._wait = wait
+
+    def read(self) -> Entries:
+        """What the kernel holds of ours."""
+        return _read(self.variant)
+
+    def check(self, steps: Sequence[Step]) -> None:
+        """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
+        for step in steps:
+            self._restore(step, test=True)
+
+    def commit(self, steps: Sequence[Step], live: Mapping[EntryKey, Rules]) -> None:
+        """Takes the steps, each all or nothing.
+
+        `live`: what they were planned on. Raises StaleError when somebody changed that, else ApplyError.
+        Steps before the one that was refused stay in force: each leaves a state in which all Services work.
+        """
+        for number, step in enumerate(steps):
+            try:
+                self._restore(step, test=False)
+            except RestoreError as error:
+                if number == 0 and self.read() != live:
+                    raise StaleError(str(error)) from error
+                done = ", ".join(dict.fromkeys(map(str, steps[:number])))
+                raise ApplyError(f"{error}; {_state(done)}") from error
+
+    def remove_all(self) -> list[str]:
+        """Removes rulegen's chains from both variants; says from where. Raises ApplyError."""
+        return [place for variant in Variant for place in self.remove(variant)]
+
+    def remove(self, variant: Variant) -> list[str]:
+        """Removes rulegen's chains from one variant; says from where."""
+        if not programs.installed(variant):
+            return []
+        steps = removal(_read(variant))
+        for step in steps:
+            programs.restore(variant, step.family, step.text, wait=self._wait)
+        return [f"{variant.value} {step}" for step in steps]
+
+    @staticmethod
+    def families() -> tuple[Family, ...]:
+        """The IP families that this host has."""
+        found = []
+        for family, number in ((Family.IPV4, socket.AF_INET), (Family.IPV6, socket.AF_INET6)):
+            with suppress(OSError), socket.socket(number, socket.SOCK_DGRAM):
+                found.append(family)
+        return tuple(found)
+
+    def _restore(self, step: Step, *, test: bool) -> None:
+        programs.restore(self.variant, step.family, step.text, wait=self._wait, test=test)
+
+
+def _state(done: str) -> str:
+    return f"in force already: {done}; apply again for the rest" if done else "nothing was changed"
+
+
+def _read(variant: Variant) -> Entries:
+    entries: Entries = {}
+    for family in Kernel.families():
+        entries |= parse_saved(family, programs.save(variant, family).splitlines())
+    return entries
+
+
+def _check_privileges() -> None:
+    """Without them iptables-save prints nothing, as if there were no rules."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW):
+            pass
+    except PermissionError as error:
+        raise HostError("reading and changing iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW") from error
+    except OSError as error:
+        raise HostError(f"no IPv4 on this host: {os.strerror(error.errno or 0)}") from error
