@@ -76,12 +76,18 @@ class Scene:
         self, sources: str | Sequence[str], destinations: str | Sequence[str], number: int = 80, protocol: str = "TCP"
     ) -> None:
         """Every source to every destination is treated as the oracle says."""
-        sources = [sources] if isinstance(sources, str) else sources
         destinations = [destinations] if isinstance(destinations, str) else destinations
+        self.check_frontends(sources, [(destination, number) for destination in destinations], protocol)
+
+    def check_frontends(
+        self, sources: str | Sequence[str], frontends: Sequence[tuple[str, int]], protocol: str = "TCP"
+    ) -> None:
+        """The same for several port numbers at once."""
+        sources = [sources] if isinstance(sources, str) else sources
         flows = [
             flow(self.world, "here", source, destination, number, protocol)
             for source in sources
-            for destination in destinations
+            for destination, number in frontends
         ]
         wrong = differences(self.lab, self.world, flows)
         assert not wrong, "\n".join(wrong)

@@ -24,8 +24,8 @@ OTHER = Service("other", (OTHER_CLUSTER_IP,), (Port(80, "TCP"),), (REMOTE_2,), k
 
 def check_all(scene: Scene) -> None:
     """Everybody, at all frontends of the Services above."""
-    scene.check(EVERYBODY, (CLUSTER_IP, OTHER_CLUSTER_IP, VIP, EXTERNAL_IP))
-    scene.check(EVERYBODY, (NODE, SECOND), 30080)
+    by_address = [(address, 80) for address in (CLUSTER_IP, OTHER_CLUSTER_IP, VIP, EXTERNAL_IP)]
+    scene.check_frontends(EVERYBODY, [*by_address, (NODE, 30080), (SECOND, 30080)])
 
 
 def test_affinity_after_the_endpoint_went_away_and_came_back(scene: Scene) -> None:
@@ -105,8 +105,7 @@ def test_the_same_port_number_for_tcp_and_udp(scene: Scene) -> None:
     for ports in (dns.ports, dns.ports[:1], dns.ports[1:], dns.ports[::-1]):
         scene.services(replace(dns, ports=ports))
         for protocol in ("TCP", "UDP", "SCTP"):
-            scene.check(EVERYBODY, (CLUSTER_IP, VIP), 53, protocol)
-            scene.check(EVERYBODY, NODE, 30053, protocol)
+            scene.check_frontends(EVERYBODY, [(CLUSTER_IP, 53), (VIP, 53), (NODE, 30053)], protocol)
 
 
 def test_a_vip_that_is_also_an_address_of_the_node(scene: Scene) -> None:
@@ -171,8 +170,7 @@ def test_a_node_port_swapped_between_two_services(scene: Scene) -> None:
                 for one, number in zip((first, second), numbers, strict=True)
             )
         )
-        for number in numbers:
-            scene.check(EVERYBODY, NODE, number)
+        scene.check_frontends(EVERYBODY, [(NODE, number) for number in numbers])
 
 
 def test_a_cluster_ip_given_to_a_new_service_in_one_apply(scene: Scene) -> None:
