@@ -186,32 +186,32 @@ BASE = World(SERVICES)
 # In words -> the node, and every how manyth flow is sent there.
 NODES: dict[str, tuple[World, int]] = {
     "ClusterCIDR": (BASE, 5),
-    "NodeCIDR": (replace(BASE, mode="NodeCIDR"), 11),
-    "BridgeInterface": (replace(BASE, mode="BridgeInterface", interface="cni0", interfaces={"cni0": PODS}), 11),
+    "NodeCIDR": (replace(BASE, mode="NodeCIDR"), 19),
+    "BridgeInterface": (replace(BASE, mode="BridgeInterface", interface="cni0", interfaces={"cni0": PODS}), 19),
     "InterfaceNamePrefix": (
         replace(BASE, mode="InterfaceNamePrefix", interface="veth", interfaces={"veth1": PODS[:1], "veth2": PODS[1:]}),
-        11,
+        19,
     ),
-    "no detector": (replace(BASE, cluster_cidrs=()), 11),
-    "a detector for IPv4 alone": (replace(BASE, cluster_cidrs=("10.128.0.0/14",)), 17),
-    "masqueradeAll": (replace(BASE, masquerade_all=True), 11),
-    "masqueradeAll without detector": (replace(BASE, masquerade_all=True, cluster_cidrs=()), 17),
-    "NodePorts on all addresses": (replace(BASE, nodeport_addresses=("0.0.0.0/0", "::/0")), 17),
-    "NodePorts on the second IPv4 address": (replace(BASE, nodeport_addresses=("198.51.100.0/24",)), 17),
-    "IPv4 alone": (replace(BASE, families=("IPv4",)), 17),
-    "IPv6 alone": (replace(BASE, families=("IPv6",)), 17),
+    "no detector": (replace(BASE, cluster_cidrs=()), 19),
+    "a detector for IPv4 alone": (replace(BASE, cluster_cidrs=("10.128.0.0/14",)), 29),
+    "masqueradeAll": (replace(BASE, masquerade_all=True), 19),
+    "masqueradeAll without detector": (replace(BASE, masquerade_all=True, cluster_cidrs=()), 29),
+    "NodePorts on all addresses": (replace(BASE, nodeport_addresses=("0.0.0.0/0", "::/0")), 29),
+    "NodePorts on the second IPv4 address": (replace(BASE, nodeport_addresses=("198.51.100.0/24",)), 29),
+    "IPv4 alone": (replace(BASE, families=("IPv4",)), 29),
+    "IPv6 alone": (replace(BASE, families=("IPv6",)), 29),
     "IPv6 disabled on the node": (
         replace(BASE, ipv6_enabled=False, addresses=BASE.addresses[:2], internal_ips=BASE.internal_ips[:1]),
-        17,
+        29,
     ),
     "Services of one family": (
         replace(BASE, services=tuple(_single_family(service, number) for number, service in enumerate(SERVICES))),
-        17,
+        29,
     ),
-    "no ServiceCIDR": (replace(BASE, service_cidrs=()), 17),
+    "no ServiceCIDR": (replace(BASE, service_cidrs=()), 29),
     "several ServiceCIDRs": (
         replace(BASE, service_cidrs=("10.96.0.0/24", "10.96.255.0/28", "fd00:10:96::/120", "fd00:10:96::ff00/120")),
-        17,
+        29,
     ),
 }
 
