@@ -132,7 +132,7 @@ def _beside(bench: Bench, shape: Shape) -> None:
 def _upgrade(bench: Bench, shape: Shape) -> None:
     figures = bench.measure("upgrade", shape)
     rows = [[what, typical(figures, what)] for what in ("one chain", "all chains", "whole table")]
-    title = f"Another version of the fixed program at {shape} Services: read, compare, replace"
+    title = f"Another version of the fixed program at {shape} Services, once the live table is read: compare, replace"
     table(title, ["what differs", "time (on the processors)"], rows, "whole table: a set is declared differently")
 
 

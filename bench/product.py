@@ -211,12 +211,10 @@ def upgrade(shape: Shape, folder: Path) -> Numbers:
     with proxy.kernel, collector.paused():
         for what, names in (("one chain", ["services"]), ("all chains", list(programs[Family.IPV4].chains))):
             altered = {family: _altered(program, names) for family, program in programs.items()}
-            with measured(numbers, what):
-                _replace_program(proxy, altered)
-            _replace_program(proxy, programs)
+            _replace_program(proxy, altered, numbers, what)
+            _replace_program(proxy, programs, {}, "")
         other_schema = {family: replace(program, schema="another") for family, program in programs.items()}
-        with measured(numbers, "whole table"):
-            _replace_program(proxy, other_schema)
+        _replace_program(proxy, other_schema, numbers, "whole table")
     return numbers
 
 
@@ -226,8 +224,8 @@ def _altered(program: Program, names: list[str]) -> Program:
     return replace(program, chains={**program.chains, **chains})
 
 
-def _replace_program(proxy: Proxy, programs: dict[Family, Program]) -> None:
-    """What a start of that version does once it has compiled: read, compare, change."""
+def _replace_program(proxy: Proxy, programs: dict[Family, Program], numbers: Numbers, what: str) -> None:
+    """What a start of that version does once it has compiled: read, compare, change; the last two are measured."""
     live = proxy.kernel.read()
     chains = {
         (LAYOUTS[family].chains, name.encode()): Value(chain.digest.encode())
@@ -235,6 +233,7 @@ def _replace_program(proxy: Proxy, programs: dict[Family, Program]) -> None:
         for name, chain in program.chains.items()
     }
     desired = proxy.compiler.entries() | chains
-    transaction = plan(ruleset.diff(live.entries, desired), live, programs, desired)
-    assert transaction.changes or transaction.tables
-    proxy.kernel.commit(transaction, live)
+    with measured(numbers, what):
+        transaction = plan(ruleset.diff(live.entries, desired), live, programs, desired)
+        assert transaction.changes or transaction.tables
+        proxy.kernel.commit(transaction, live)

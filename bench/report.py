@@ -61,10 +61,12 @@ def megabytes(figures: Figures, name: str) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> None:
     """Prints one table; the first column is left-aligned."""
-    found = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    found = Table()
     for number, column in enumerate(columns):
         found.add_column(column, justify="right" if number else "left", no_wrap=bool(number))
     for row in rows:
         found.add_row(*row)
-    Console(width=120).print(found)
-    Console().print()
+    console = Console(width=120)
+    console.print(title, style="bold")
+    console.print(found)
+    console.print(f"{note}\n" if note else "")
