@@ -132,12 +132,13 @@ def test_rule_58_a_new_endpoint_does_not_inherit_clients(scene: Scene) -> None:
     assert len(clients_of(scene.reached(left, CLUSTER_IP), fourth)) < len(left)
 
 
-def test_rule_58_nor_does_a_new_service(running: Scene) -> None:
-    running.services(with_endpoints(endpoints(1)))
-    running.reached(CLIENTS, CLUSTER_IP)
-    running.services()
-    running.services(with_endpoints(endpoints(3)))
-    assert len(set(running.reached(CLIENTS, CLUSTER_IP).values())) == 3
+def test_rule_58_nor_does_a_new_service(scene: Scene) -> None:
+    bystander = replace(SERVICE, name="other", cluster_ips=("10.96.0.2",), vips=(), external_ips=(), ports=(Port(),))
+    scene.services(bystander, with_endpoints(endpoints(1)))
+    scene.reached(CLIENTS, CLUSTER_IP)
+    scene.services(bystander)
+    scene.services(bystander, with_endpoints(endpoints(3)))
+    assert len(set(scene.reached(CLIENTS, CLUSTER_IP).values())) == 3
 
 
 @pytest.mark.parametrize("state", [State.DRAINING, State.UNREADY, State.ENDED])
