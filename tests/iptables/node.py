@@ -1,0 +1,79 @@
+"""rulegen's iptables rules at work on a lab's node; stands in for the nftables ones in the tests of flows."""
+
+from __future__ import annotations
+
+from rulegen import ruleset
+from rulegen.config import NodeConfiguration
+from rulegen.iptables.compiler import Compiler
+from rulegen.iptables.kernel import Kernel
+from rulegen.iptables.program import EntryKey, Rules
+from rulegen.iptables.programs import Variant
+from rulegen.iptables.text import adopt_wording
+from rulegen.iptables.transaction import plan
+from rulegen.routing.cluster import Cluster
+from rulegen.ruleset import Delta
+from tests.flows.node import ProxyNode, Way
+from tests.lab import Lab
+
+
+class IptablesNode(ProxyNode):
+    """A lab with rulegen's rules in a variant of iptables, which a subclass names. A context manager."""
+
+    variant: Variant
+
+    def __init__(self, lab: Lab, configuration: NodeConfiguration, way: Way = Way.RUNNING) -> None:
+        self.lab = lab
+        self._configuration = configuration
+        self._way = way
+        self._known: set[tuple[str, str, str]] = set()
+        with lab.entered():
+            self._rules = Kernel(self.variant)
+        self.restart()
+
+    def close(self) -> None:
+        """The proxy ends; its rules stay."""
+
+    def cleanup(self) -> None:
+        """Removes the rules."""
+        with self.lab.entered():
+            self._rules.remove(self.variant)
+
+    def restart(self) -> None:
+        """Forgets all but what is in the kernel."""
+        self._cluster = Cluster(self._configuration)
+        self._known = set()
+        self._desired = Compiler(self._configuration.families, self._configuration.masquerade_bit)
+        self._started = False
+
+    def _commit(self) -> int:
+        changes = self._cluster.take_changes()
+        with self.lab.entered():
+            # What is live is another's work at the start, and what this node left there later.
+            live = self._rules.read() if not self._started else self._desired.entries()
+            delta, errors = self._desired.update(changes.routes, changes.node)
+            assert not errors
+            if not self._started:
+                delta = self._whole(live)
+                self._started = True
+            if delta:
+                self._rules.commit(plan(delta, live), live)
+        return len(delta)
+
+    def _whole(self, live: dict[EntryKey, Rules]) -> Delta[EntryKey, Rules]:
+        desired = self._desired.entries()
+        return ruleset.diff(adopt_wording(live, desired), desired)
+
+
+class NftNode(IptablesNode):
+    """Rules of iptables-nft."""
+
+    variant = Variant.NFT
+
+
+class LegacyNode(IptablesNode):
+    """Rules of iptables-legacy."""
+
+    variant = Variant.LEGACY
+
+
+NODES: dict[Variant, type[IptablesNode]] = {Variant.NFT: NftNode, Variant.LEGACY: LegacyNode}
