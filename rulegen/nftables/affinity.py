@@ -46,7 +46,7 @@ def changed_timeouts(delta: Delta[EntryKey, Value]) -> Timeouts:
 
 
 def read_clients(connection: Connection, timeouts: Timeouts) -> Iterator[Client]:
-    """The records of those service-ports, with the time that the new timeout leaves them, counted from the same moment."""
+    """The records of those service-ports, with the time that the new timeout leaves them."""
     for family in dict.fromkeys(family for family, _ in timeouts):
         for element in connection.elements(family, TABLE, LAYOUTS[family].affinity.name):
             timeout = timeouts.get((family, _id(element.key)))

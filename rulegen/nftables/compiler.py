@@ -104,7 +104,7 @@ class Compiler:
             for slots in program.USUAL_SLOTS:
                 self._shared.update(_balancer(LAYOUTS[family], slots))
         self._adoption = _Adoption(live or {})
-        self._ids = {family: _Ids(self._adoption.used_ids(LAYOUTS[family])) for family in families}
+        self._ids = {family: self._adoption.ids(LAYOUTS[family]) for family in families}
 
     def update(
         self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting] | None = None
@@ -432,13 +432,12 @@ class _Ids:
     """The ids of one family's service-ports. A number comes back into use as late as possible.
 
     A packet may meet a lookup of one generation and the next of another, and the kernel may still remember clients by a
-    number; given on at once it could take them to another Service. Which numbers were in use before a restart nobody
-    knows, so then they start anywhere.
+    number; given on at once it could take them to another Service.
     """
 
-    def __init__(self, used: set[int]) -> None:
+    def __init__(self, used: set[int], last: int) -> None:
         self._used = used
-        self._last = secrets.randbelow(MAX_ID) if used else 0
+        self._last = last
 
     def take(self, name: ServicePortName) -> int:
         if len(self._used) >= MAX_ID:
@@ -482,8 +481,15 @@ class _Adoption:
             handles = self._handles.setdefault((family, register >> ID_SHIFT), {})
             handles[value.data] = register & MAX_HANDLE
 
-    def used_ids(self, layout: Layout) -> set[int]:
-        """The ids that live entries of a family use."""
+    def ids(self, layout: Layout) -> _Ids:
+        """The ids of a family.
+
+        Nobody knows which were in use before in a table that is there, so they go on anywhere.
+        """
+        is_loaded = (layout.chains, b"services") in self._live
+        return _Ids(self._used_ids(layout), secrets.randbelow(MAX_ID) if is_loaded else 0)
+
+    def _used_ids(self, layout: Layout) -> set[int]:
         registers = {layout.internal, layout.external, layout.external_local, layout.nodeports, layout.nodeports_local}
         used = set()
         for (container, key), value in self._live.items():

@@ -88,6 +88,11 @@ class Kernel:
         """Closes the socket."""
         self._connection.close()
 
+    @property
+    def port(self) -> int:
+        """The netlink port of all that is committed here, but for what nft loads."""
+        return self._connection.port
+
     def read(self) -> Live:
         """What the kernel holds of ours."""
         return read(self._connection)

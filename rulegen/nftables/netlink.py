@@ -185,11 +185,11 @@ def new_rule(family: Family, table: str, chain: str, expressions: bytes) -> byte
 
 def with_modulus(expressions: bytes, modulus: int) -> bytes:
     """A rule's expressions with the modulus of its `numgen` replaced; all else stays as the kernel listed it."""
-    for _, expression in _attributes(expressions):
-        parts = dict(_attributes(expression))
+    for _, expression in attributes(expressions):
+        parts = dict(attributes(expression))
         if parts[_EXPRESSION_NAME] == b"numgen\0":
             before = parts[_EXPRESSION_DATA]
-            old = attribute(_NUMGEN_MODULUS, dict(_attributes(before))[_NUMGEN_MODULUS])
+            old = attribute(_NUMGEN_MODULUS, dict(attributes(before))[_NUMGEN_MODULUS])
             after = before.replace(old, attribute(_NUMGEN_MODULUS, _U32.pack(modulus)), 1)
             return expressions.replace(before, after, 1)
     raise ValueError("a rule without numgen")
@@ -263,7 +263,8 @@ def _content(container: Container, value: Value) -> bytes:
 # ---- reading ----
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kinds and payloads of attributes that follow each other."""
     offset, end = 0, len(data)
     while offset + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
@@ -308,7 +309,7 @@ def _parse_element(data: bytes) -> Element:
 
 
 def _parse_any_element(data: bytes) -> Element:
-    parts = dict(_attributes(data))
+    parts = dict(attributes(data))
     content = parts.get(_ELEMENT_DATA)
     return Element(
         key=parts[_ELEMENT_KEY][4:] if _ELEMENT_KEY in parts else b"",
@@ -324,7 +325,7 @@ def _parse_data(payload: bytes) -> bytes:
     length, kind = _ATTRIBUTE.unpack_from(payload)
     if kind & 0x3FFF == _DATA_VALUE:
         return payload[4:length]
-    parts = dict(_attributes(payload[4:length]))
+    parts = dict(attributes(payload[4:length]))
     word = _VERDICT_WORDS.get(_U32.unpack(parts[_VERDICT_CODE])[0], "?")
     return f"{word} {_name(parts.get(_VERDICT_CHAIN, b''))}".encode()
 
@@ -367,6 +368,11 @@ class Connection:
         """Closes the socket."""
         self._socket.close()
 
+    @property
+    def port(self) -> int:
+        """By which the kernel names this socket to others."""
+        return int(self._socket.getsockname()[0])
+
     def _receive(self, flags: int = 0) -> bytes:
         """One datagram. Raises KernelError, for example when there were more answers than the socket holds."""
         try:
@@ -406,7 +412,7 @@ class Connection:
     def generation(self) -> int:
         """The number of the ruleset's generation; every commit in the namespace, by anyone, counts it up."""
         for answer in self._dump_one(_GETGEN):
-            return int(_U32.unpack(dict(_attributes(answer))[_GENERATION_ID])[0])
+            return int(_U32.unpack(dict(attributes(answer))[_GENERATION_ID])[0])
         raise HostError("the kernel does not tell its nf_tables generation")
 
     def _dump_one(self, kind: int) -> list[bytes]:
@@ -423,7 +429,7 @@ class Connection:
     def table(self, family: Family, name: str) -> TableInfo | None:
         """The table, None when there is none."""
         for answer in self._dump(_GETTABLE, family):
-            parts = dict(_attributes(answer))
+            parts = dict(attributes(answer))
             if _name(parts[_TABLE_NAME]) == name:
                 is_dormant = bool(_number(parts, _TABLE_FLAGS) & _DORMANT)
                 return TableInfo(_comment(parts.get(_TABLE_USERDATA, b"")), is_dormant)
@@ -433,7 +439,7 @@ class Connection:
         """The table's chains, in the order in which they were made."""
         found = []
         for answer in self._dump(_GETCHAIN, family):
-            parts = dict(_attributes(answer))
+            parts = dict(attributes(answer))
             if _name(parts[_CHAIN_TABLE]) == table:
                 declaration = b"".join(
                     attribute(kind | nested, parts[kind]) for kind, nested in _CHAIN_DECLARATION if kind in parts
@@ -445,7 +451,7 @@ class Connection:
         """The table's rules, chain by chain in order."""
         found = []
         for answer in self._dump(_GETRULE, family, _text(_RULE_TABLE, table)):
-            parts = dict(_attributes(answer))
+            parts = dict(attributes(answer))
             found.append(RuleInfo(_name(parts[_RULE_CHAIN]), parts.get(_RULE_EXPRESSIONS, b"")))
         return found
 
@@ -453,14 +459,14 @@ class Connection:
         """The table's sets and maps."""
         found = []
         for answer in self._dump(_GETSET, family, _text(_SET_TABLE, table)):
-            parts = dict(_attributes(answer))
+            parts = dict(attributes(answer))
             found.append(
                 SetInfo(
                     name=_name(parts[_SET_NAME]),
                     flags=_number(parts, _SET_FLAGS),
                     key_length=_number(parts, _SET_KEY_LENGTH),
                     data_length=_number(parts, _SET_DATA_LENGTH),
-                    size=_number(dict(_attributes(parts.get(_SET_DESCRIPTION, b""))), _DESCRIPTION_SIZE),
+                    size=_number(dict(attributes(parts.get(_SET_DESCRIPTION, b""))), _DESCRIPTION_SIZE),
                 )
             )
         return found
@@ -468,9 +474,9 @@ class Connection:
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
         """The elements of one set or map."""
         for answer in self._dump(_GETSETELEM, family, _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, name)):
-            for kind, payload in _attributes(answer):
+            for kind, payload in attributes(answer):
                 if kind == _ELEMENTS:
-                    for _, item in _attributes(payload):
+                    for _, item in attributes(payload):
                         yield _parse_element(item)
 
     # -- changing --
@@ -532,7 +538,7 @@ def _refusal(body: bytes, flags: int, index: int) -> KernelError:
     text = ""
     if flags & _ACK_TLVS:
         start = 4 + (_HEADER.size if flags & _CAPPED else struct.unpack_from("=I", body, 4)[0])
-        text = _name(dict(_attributes(body[start:])).get(1, b""))
+        text = _name(dict(attributes(body[start:])).get(1, b""))
     return KernelError(number, index, text)
 
 

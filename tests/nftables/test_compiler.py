@@ -1,0 +1,29 @@
+"""What the compiler keeps, and what it never gives to another."""
+
+from __future__ import annotations
+
+from rulegen.config import Family
+from rulegen.nftables.compiler import compile_ruleset
+from rulegen.nftables.layout import LAYOUTS
+from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_slice, service
+
+_LAYOUT = LAYOUTS[Family.IPV4]
+
+
+def _ids(entries: object) -> set[bytes]:
+    assert isinstance(entries, dict)
+    return {value.data for (container, _), value in entries.items() if container is _LAYOUT.internal}
+
+
+def test_an_id_is_not_given_on_in_a_table_that_is_there() -> None:
+    """Clients may be remembered by it, even if no Service is left (rule 58)."""
+    full = cluster(service(), endpoint_slice([endpoint("10.244.1.1")]))
+    nodes = {Family.IPV4: full.node_routing(Family.IPV4)}
+    assert nodes[Family.IPV4] is not None
+    node = {family: routing for family, routing in nodes.items() if routing is not None}
+    empty = compile_ruleset([], node, CONFIGURATION.masquerade_bit).entries()
+    routes = [route for route in full.routes() if route.family is Family.IPV4]
+    first = _ids(compile_ruleset(routes, node, CONFIGURATION.masquerade_bit).entries())
+    again = _ids(compile_ruleset(routes, node, CONFIGURATION.masquerade_bit, empty).entries())
+    assert len(first) == len(again) == 1
+    assert first != again
