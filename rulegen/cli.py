@@ -17,22 +17,20 @@ from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
     from rulegen.config import NodeConfiguration
+    from rulegen.config import Target as Kind
     from rulegen.explain.model import View
     from rulegen.explain.text import TextLine
     from rulegen.kube.manifests import Manifests
     from rulegen.nftables.compiler import Compiler
-    from rulegen.nftables.describe import Line
-    from rulegen.nftables.kernel import Kernel
     from rulegen.nftables.layout import EntryKey, Value
     from rulegen.routing.cluster import Cluster
-    from rulegen.ruleset import Delta
+    from rulegen.targets.model import Difference, ShownChange, Target
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
 EXIT_DIFFERENT = 1
 EXIT_ERROR = 2
 
 _SHOWN_CHANGES = 40
-_APPLY_ATTEMPTS = 5
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Explanation = TypeVar("Explanation")
@@ -86,7 +84,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="rulegen", message="rulegen %(version)s")
 def main() -> None:
-    """Compile Kubernetes Services to nftables rules, and apply only what changed.
+    """Compile Kubernetes Services to nftables or iptables rules, and apply only what changed.
 
     \b
     rulegen render -f cluster.yaml            the whole ruleset, as `nft -f` takes it
@@ -116,6 +114,23 @@ def _input_options(command: Command) -> Command:
     return command
 
 
+def _target_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--iptables-variant",
+            type=click.Choice(["nft", "legacy", "auto"]),
+            default="auto",
+            show_default=True,
+            help="Which iptables: auto is the one that the host uses.",
+        ),
+        click.option(
+            "--target", type=click.Choice(["nftables", "iptables"]), help="[default: what --config says, or nftables]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _pack(options: dict[str, Any]) -> Input:
     return Input(options["files"], options["node"] or "", options["config"], options["skip_invalid"])
 
@@ -125,21 +140,28 @@ def _pack(options: dict[str, Any]) -> Input:
 
 @main.command()
 @_input_options
-def render(**options: Any) -> None:
+@_target_options
+@click.option("--family", type=click.Choice(["ipv4", "ipv6"]), help="Only the rules of one IP family.")
+def render(family: str | None, **options: Any) -> None:
     """Print the whole ruleset of a node (a dry run that needs no privileges).
 
     \b
-    Example:
+    Examples:
       rulegen render -f cluster.yaml --node worker-1 > rules.nft
+      rulegen render -f cluster.yaml --target iptables --family ipv4 | iptables-restore --noflush
     """
-    from rulegen.nftables import text
+    cluster, configuration = _read_input(_pack(options))
+    if family is not None:
+        from rulegen.config import Family
+        from rulegen.configuration_file import for_families
 
-    compiler = _compile(*_read_input(_pack(options)))
-    sys.stdout.writelines(text.render(compiler.programs, compiler.entries()))
+        configuration = for_families(configuration, [one for one in Family if one.value.lower() == family])
+    sys.stdout.writelines(_target(options).render(cluster, configuration))
 
 
 @main.command()
 @_input_options
+@_target_options
 @click.option("--against", metavar="FILE", help="Compare with a file that `rulegen render` wrote, not with the kernel.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def diff(against: str | None, output: str, **options: Any) -> None:
@@ -150,110 +172,99 @@ def diff(against: str | None, output: str, **options: Any) -> None:
       rulegen diff -f cluster.yaml
       rulegen diff -f cluster.yaml --node worker-1 --against rules.nft
     """
-    from rulegen import ruleset
-
     cluster, configuration = _read_input(_pack(options))
+    target = _target(options)
     if against is not None:
-        live = _read_rendered(against)
+        difference = target.compare_file(cluster, configuration, against)
     else:
-        from rulegen.configuration_file import for_families
-        from rulegen.nftables.kernel import Kernel
-
-        with Kernel() as kernel:
-            live = kernel.read().entries
-            configuration = for_families(configuration, kernel.families())
-    compiler = _compile(cluster, configuration, live)
-    delta = ruleset.diff(live, compiler.entries())
-    lines = _describe(delta, compiler, live)
+        difference = target.compare(cluster, configuration)
     if output == "json":
-        _print_json(lines, delta)
+        summary = {"added": difference.added, "changed": difference.changed, "removed": difference.removed}
+        _print_document({"summary": summary, "changes": [change.document for change in difference.changes()]})
     else:
-        _print_changes(lines)
-        click.echo(_summary(delta))
-    sys.exit(EXIT_DIFFERENT if delta else 0)
+        _print_changes(difference.changes())
+        click.echo(str(difference))
+    sys.exit(EXIT_DIFFERENT if difference else 0)
 
 
 @main.command()
 @_input_options
-@click.option("--dry-run", is_flag=True, help="Let the kernel check the transaction, and change nothing.")
+@_target_options
+@click.option("--dry-run", is_flag=True, help="Let the kernel check the change, and change nothing.")
 def apply(dry_run: bool, **options: Any) -> None:
-    """Make the kernel's rules equal to the compiled ones, changing only what differs, in one transaction.
+    """Make the kernel's rules equal to the compiled ones, changing only what differs.
+
+    In one transaction on nftables, in one for each table and family on iptables. Rules that rulegen left in the other
+    target go when the new ones are in force.
 
     \b
     Examples:
       rulegen apply -f cluster.yaml --dry-run
-      rulegen apply -f cluster.yaml
+      rulegen apply -f cluster.yaml --target iptables
     """
-    from rulegen.configuration_file import for_families
-    from rulegen.nftables.kernel import Kernel, StaleError
-
     cluster, configuration = _read_input(_pack(options))
-    with Kernel() as kernel:
-        configuration = for_families(configuration, kernel.families())
-        for attempt in range(1, _APPLY_ATTEMPTS + 1):
-            try:
-                _apply_once(kernel, cluster, configuration, dry_run=dry_run)
-            except StaleError:
-                if attempt == _APPLY_ATTEMPTS:
-                    raise
-            else:
-                return
+    done = _target(options).apply(cluster, configuration, _print_plan, dry_run=dry_run)
+    if done.difference:
+        click.echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
+    if not dry_run:
+        for place in [*done.removed, *_remove([_other_target(options)])]:
+            click.echo(f"removed {place}")
 
 
-def _apply_once(kernel: Kernel, cluster: Cluster, configuration: NodeConfiguration, *, dry_run: bool) -> None:
-    """Reads, compares, shows the plan, applies. Raises StaleError when the ruleset changed in between."""
-    from rulegen import ruleset
-    from rulegen.nftables.describe import count
-    from rulegen.nftables.transaction import plan
-
-    live = kernel.read()
-    compiler = _compile(cluster, configuration, live.entries)
-    desired = compiler.entries()
-    delta = ruleset.diff(live.entries, desired)
-    if not delta:
+def _print_plan(difference: Difference) -> None:
+    if not difference:
         click.echo("nothing to change")
-        return
-    if len(delta) <= _SHOWN_CHANGES:
-        _print_changes(_describe(delta, compiler, live.entries))
+    elif len(difference) <= _SHOWN_CHANGES:
+        _print_changes(difference.changes())
     else:
-        for line in count(delta):
+        for line in difference.counts():
             click.echo(line)
-    transaction = plan(delta, live, compiler.programs, desired, kernel.clients(delta))
-    if dry_run:
-        kernel.check(transaction, live)
-    else:
-        kernel.commit(transaction, live)
-    click.echo(f"{_summary(delta)}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
 
 
 @main.command()
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
 @click.option("--force", is_flag=True, help="Even while kube-proxy runs on this node.")
 def cleanup(kube_proxy: bool, force: bool) -> None:
-    """Remove all that rulegen put into the kernel, and nothing else.
+    """Remove all that rulegen put into the kernel, on either target, and nothing else.
 
     \b
     Examples:
       rulegen cleanup
       rulegen cleanup --kube-proxy
     """
-    from rulegen.nftables.kernel import Kernel
-    from rulegen.nftables.layout import TABLE
-    from rulegen.nftables.rules import WORKBENCH
-
     if kube_proxy and not force:
         _refuse_while_running("kube-proxy")
-    with Kernel() as kernel:
-        if kube_proxy:
-            from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
+    if kube_proxy:
+        from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
+        from rulegen.nftables.kernel import Kernel
 
+        with Kernel() as kernel:
             removed = kernel.delete_tables([NFTABLES_TABLE]) + remove_iptables_rules()
-        else:
-            removed = kernel.delete_tables([TABLE, WORKBENCH])
-    for table in removed:
-        click.echo(f"removed {table}")
+    else:
+        from rulegen.targets.on_iptables import IptablesTarget
+        from rulegen.targets.on_nftables import NftablesTarget
+
+        removed = _remove([NftablesTarget(), IptablesTarget()])
+    for place in removed:
+        click.echo(f"removed {place}")
     if not removed:
         click.echo("nothing to remove")
+
+
+def _remove(targets: Sequence[Target]) -> list[str]:
+    """Removes rulegen's rules of the targets that this host has; says what there was."""
+    from rulegen.errors import HostError
+
+    removed: list[str] = []
+    missing = []
+    for target in targets:
+        try:
+            removed += target.remove()
+        except HostError as error:
+            missing.append(error)
+    if len(missing) == len(targets) > 1:
+        raise missing[0]
+    return removed
 
 
 def _refuse_while_running(program: str) -> None:
@@ -487,77 +498,64 @@ def _cluster(manifests: Manifests, source: Input) -> tuple[Cluster, NodeConfigur
 def _configuration(source: Input) -> NodeConfiguration:
     import os
 
-    from rulegen.config import Configuration, Target
+    from rulegen.config import Configuration
     from rulegen.configuration_file import load_configuration, node_configuration
-    from rulegen.errors import InputError
 
     configuration, warnings = load_configuration(source.config) if source.config else (Configuration(), [])
     for warning in warnings:
         _say(f"warning: {warning}")
-    if configuration.target is Target.IPTABLES:
-        raise InputError(f"{source.config}: mode: expected nftables or nothing, got iptables, which is not built yet")
     return node_configuration(configuration, source.node, os.uname().nodename)
 
 
 def _compile(
     cluster: Cluster, configuration: NodeConfiguration, live: Mapping[EntryKey, Value] | None = None
 ) -> Compiler:
-    from rulegen.nftables.compiler import compile_ruleset
+    from rulegen.targets.on_nftables import compile_cluster
 
-    nodes = {family: node for family in configuration.families if (node := cluster.node_routing(family)) is not None}
-    return compile_ruleset(cluster.routes(), nodes, configuration.masquerade_bit, live)
-
-
-def _read_rendered(path: str) -> Mapping[EntryKey, Value]:
-    from rulegen.errors import InputError
-    from rulegen.nftables import text
-
-    try:
-        with open(path, encoding="utf-8") as lines:  # noqa: PTH123 - a name as the person wrote it, in messages too
-            return text.parse(lines, path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
+    return compile_cluster(cluster, configuration, live)
 
 
-def _describe(delta: Delta[EntryKey, Value], compiler: Compiler, live: Mapping[EntryKey, Value]) -> list[Line]:
-    from rulegen.nftables.describe import describe, names_in
-
-    return list(describe(delta, names_in(live) | compiler.names()))
+def _target(options: Mapping[str, Any]) -> Target:
+    return _make_target(_kind(options), options["iptables_variant"])
 
 
-def _print_changes(lines: Iterable[Line]) -> None:
+def _other_target(options: Mapping[str, Any]) -> Target:
+    from rulegen.config import Target as Kind
+
+    kind = Kind.IPTABLES if _kind(options) is Kind.NFTABLES else Kind.NFTABLES
+    return _make_target(kind, "auto")
+
+
+def _kind(options: Mapping[str, Any]) -> Kind:
+    """The target that was asked for; a configuration's faults and warnings were told with the input."""
+    from rulegen.config import Target as Kind
+    from rulegen.configuration_file import load_configuration
+
+    if options["target"] is not None:
+        return Kind(options["target"])
+    return load_configuration(options["config"])[0].target if options["config"] else Kind.NFTABLES
+
+
+def _make_target(kind: Kind, variant: str) -> Target:
+    from rulegen.config import Target as Kind
+
+    if kind is Kind.NFTABLES:
+        from rulegen.targets.on_nftables import NftablesTarget
+
+        return NftablesTarget()
+    from rulegen.iptables.programs import Variant
+    from rulegen.targets.on_iptables import IptablesTarget
+
+    return IptablesTarget(None if variant == "auto" else Variant(variant))
+
+
+def _print_changes(changes: Iterable[ShownChange]) -> None:
     colours = {"+": "green", "~": "yellow", "-": "red"}
-    for line in lines:
-        click.secho(str(line), fg=colours[line.sign])
-
-
-def _print_json(lines: Sequence[Line], delta: Delta[EntryKey, Value]) -> None:
-    words = {"+": "added", "~": "changed", "-": "removed"}
-    document = {
-        "summary": {"added": len(delta.added), "changed": len(delta.changed), "removed": len(delta.removed)},
-        "changes": [
-            {
-                "change": words[line.sign],
-                "family": line.family,
-                "name": line.container,
-                "key": line.key,
-                **({"before": line.before} if line.sign != "+" else {}),
-                **({"after": line.after} if line.sign != "-" else {}),
-                "service": line.service,
-            }
-            for line in lines
-        ],
-    }
-    _print_document(document)
+    for change in changes:
+        click.secho(change.text, fg=colours[change.sign])
 
 
 def _print_document(document: object) -> None:
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-
-
-def _summary(delta: Delta[EntryKey, Value]) -> str:
-    return f"{len(delta.added)} added, {len(delta.changed)} changed, {len(delta.removed)} removed"

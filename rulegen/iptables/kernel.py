@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
 from rulegen.iptables import programs
 from rulegen.iptables.live import parse_saved
+from rulegen.iptables.probe import check_features
 from rulegen.iptables.program import Entries, EntryKey, Rules
 from rulegen.iptables.programs import RestoreError, Variant
 from rulegen.iptables.transaction import Step, removal
@@ -42,6 +43,12 @@ class Kernel:
         """What the kernel holds of ours."""
         return _read(self.variant)
 
+    def prepare(self, live: Mapping[EntryKey, Rules]) -> None:
+        """Before a first apply, when `live` is empty: raises HostError that names what the kernel lacks."""
+        if not live:
+            for family in self.families():
+                check_features(self.variant, family, self._wait)
+
     def check(self, steps: Sequence[Step]) -> None:
         """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
         for step in steps:
@@ -62,19 +69,6 @@ class Kernel:
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error
 
-    def remove_all(self) -> list[str]:
-        """Removes rulegen's chains from both variants; says from where. Raises ApplyError."""
-        return [place for variant in Variant for place in self.remove(variant)]
-
-    def remove(self, variant: Variant) -> list[str]:
-        """Removes rulegen's chains from one variant; says from where."""
-        if not programs.installed(variant):
-            return []
-        steps = removal(_read(variant))
-        for step in steps:
-            programs.restore(variant, step.family, step.text, wait=self._wait)
-        return [f"{variant.value} {step}" for step in steps]
-
     @staticmethod
     def families() -> tuple[Family, ...]:
         """The IP families that this host has."""
@@ -86,6 +80,17 @@ class Kernel:
 
     def _restore(self, step: Step, *, test: bool) -> None:
         programs.restore(self.variant, step.family, step.text, wait=self._wait, test=test)
+
+
+def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[str]:
+    """Removes rulegen's chains from these variants, where they are installed; says from where. Raises ApplyError."""
+    _check_privileges()
+    removed = []
+    for variant in filter(programs.installed, variants):
+        for step in removal(_read(variant)):
+            programs.restore(variant, step.family, step.text, wait=wait)
+            removed.append(f"iptables-{variant.value} {step}")
+    return removed
 
 
 def _state(done: str) -> str:

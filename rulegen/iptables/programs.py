@@ -45,6 +45,10 @@ class RestoreError(ApplyError):
         self.line = line
 
 
+class LockedError(RestoreError):
+    """Another program held the lock all the time."""
+
+
 def installed(variant: Variant) -> bool:
     """Whether the programs of a variant are there."""
     return _find(variant, Family.IPV4, "save") is not None
@@ -152,7 +156,7 @@ def _refusal(program: str, output: str, text: str) -> RestoreError:
     """What the program said, with the line that it names."""
     if "xtables lock" in output:
         holder = lock_holder()
-        return RestoreError(f"{program}: the lock {LOCK} is held by {holder or 'another program'}", 0)
+        return LockedError(f"{program}: the lock {LOCK} is held by {holder or 'another program'}", 0)
     found = re.search(r"line:? (\d+)", output)
     number = int(found[1]) if found else 0
     lines = text.splitlines()

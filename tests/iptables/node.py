@@ -5,7 +5,7 @@ from __future__ import annotations
 from rulegen import ruleset
 from rulegen.config import NodeConfiguration
 from rulegen.iptables.compiler import Compiler
-from rulegen.iptables.kernel import Kernel
+from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.program import EntryKey, Rules
 from rulegen.iptables.programs import Variant
 from rulegen.iptables.text import adopt_wording
@@ -36,7 +36,7 @@ class IptablesNode(ProxyNode):
     def cleanup(self) -> None:
         """Removes the rules."""
         with self.lab.entered():
-            self._rules.remove(self.variant)
+            remove_rules([self.variant])
 
     def restart(self) -> None:
         """Forgets all but what is in the kernel."""
