@@ -1,0 +1,123 @@
+"""A table that another version of rulegen loaded becomes this version's, in one transaction, with traffic flowing.
+
+The other version is this one with other templates.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rulegen import resources
+from rulegen.config import Family
+from rulegen.nftables import program
+from rulegen.nftables.transaction import AddChains, DeleteChains, WriteRules
+from tests.builders import Item, endpoint, endpoint_slice, node, service
+from tests.lab import Lab, Packet
+from tests.lab.fixtures import MakeLab
+from tests.nftables.host import Host, elements_of, host_in, lines_of
+from tests.nftables.test_churn import WATCH, _count, _Injector
+
+pytestmark = pytest.mark.kernel
+
+ITEMS: list[Item] = [
+    node(),
+    service(external_ips=["198.51.100.1"], affinity=600),
+    endpoint_slice([endpoint(f"10.244.1.{number}") for number in range(1, 4)]),
+]
+LoadChanged = Callable[[Host, Callable[[str], str]], None]
+
+
+@contextmanager
+def _templates(folder: Path) -> Iterator[None]:
+    """Within the block, the program comes from `folder`."""
+
+    def forget() -> None:
+        for cached in (program._render_program, program.balance_chain, program._balance_module, program._environment):
+            cached.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resources, "templates", lambda _: folder)
+        forget()
+        yield
+    forget()
+
+
+@pytest.fixture
+def loaded_by_another(tmp_path: Path) -> LoadChanged:
+    """Loads ITEMS with the program's template changed."""
+
+    def load(host: Host, change: Callable[[str], str]) -> None:
+        folder = tmp_path / "nftables"
+        shutil.copytree(resources.templates("nftables"), folder)
+        template = folder / "program.nft.j2"
+        text = change(template.read_text())
+        assert text != template.read_text()
+        template.write_text(text)
+        with _templates(folder):
+            host.apply(*ITEMS)
+
+    return load
+
+
+def _other_rules(text: str) -> str:
+    return (
+        text.replace("\t\tjump route\n", "\t\tjump old-route\n")
+        .replace("\tchain route {", "\tchain old-route {")
+        .replace("hook prerouting priority -99;", "hook prerouting priority -98;")
+    )
+
+
+def _other_sets(text: str) -> str:
+    return text.replace("\tset hairpin {\n", "\tset old-hairpin {\n\t\ttypeof meta mark\n\t}\n\tset hairpin {\n")
+
+
+def _remembered(host: Host) -> str:
+    return host.run("nft", "list", "map", "ip", "rulegen", "affinity").stdout
+
+
+def _lab_host(make_lab: MakeLab) -> Lab:
+    lab = make_lab()
+    lab.nft(WATCH)
+    return lab
+
+
+def test_other_rules_are_rewritten_and_elements_stay(make_lab: MakeLab, loaded_by_another: LoadChanged) -> None:
+    lab = _lab_host(make_lab)
+    with host_in(lab.namespace) as host, lab.entered():
+        loaded_by_another(host, _other_rules)
+        lab.send([Packet("203.0.113.9", "10.96.0.10", 80)])
+        assert "203.0.113.9" in _remembered(host)
+        injector = _Injector(lab)
+        with injector.running():
+            transaction = host.apply(*ITEMS)
+        assert lines_of(host.delta(*ITEMS)) == []
+        assert "203.0.113.9" in _remembered(host)
+        assert _count(host, "leaked") == 0
+        assert _count(host, "seen") > 1000
+    assert transaction.tables == ()
+    assert elements_of(transaction) == []
+    changes = [change for stage in transaction.stages for change in stage]
+    written = {(change.family, change.chain.name) for change in changes if isinstance(change, WriteRules)}
+    names = ("route", "services", "prerouting-release")
+    assert written == {(family, name) for family in Family for name in names}
+    assert all(isinstance(change, WriteRules | AddChains | DeleteChains) for change in changes)
+
+
+def test_other_sets_mean_another_table_in_one_transaction(make_lab: MakeLab, loaded_by_another: LoadChanged) -> None:
+    lab = _lab_host(make_lab)
+    with host_in(lab.namespace) as host, lab.entered():
+        loaded_by_another(host, _other_sets)
+        injector = _Injector(lab)
+        with injector.running():
+            transaction = host.apply(*ITEMS)
+        assert lines_of(host.delta(*ITEMS)) == []
+        assert _count(host, "leaked") == 0
+        assert _count(host, "seen") > 1000
+        assert "old-hairpin" not in host.run("nft", "list", "table", "ip", "rulegen").stdout
+    assert [table.program.family for table in transaction.tables] == list(Family)
+    assert list(transaction.stages) == []

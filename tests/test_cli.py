@@ -1,0 +1,313 @@
+"""The commands as a person runs them: exit statuses, one line for each error, and never a traceback."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RULEGEN = [str(Path(sys.executable).parent / "rulegen")]
+CLUSTER = "golden/clusterip/cluster.yaml"
+ISOLATED = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{name: http, port: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.244.0.5]}]
+"""
+
+
+def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RULEGEN, *arguments], input=stdin, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+
+
+def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    """Runs a shell script in a namespace of its own; `$R` is rulegen."""
+    script = f"R={RULEGEN[0]}\n{script}"
+    return subprocess.run([*ISOLATED, "bash", "-c", script], capture_output=True, text=True, check=False)
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that is no warning, after which nothing more was said."""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if ": warning: " not in line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("rulegen: ")
+    return lines[0].removeprefix("rulegen: ")
+
+
+# ---- without privileges ----
+
+
+def test_render_diff_against_and_back(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.nft"
+    rendered = run("render", "-f", CLUSTER, "--node", "node-a")
+    assert rendered.returncode == 0
+    rules.write_text(rendered.stdout)
+    same = run("diff", "-f", CLUSTER, "--node", "node-a", "--against", str(rules))
+    assert (same.returncode, same.stdout) == (0, "0 added, 0 changed, 0 removed\n")
+    rules.write_text(rendered.stdout.replace("\t10.96.0.10 . tcp . 9153 ", "\t10.96.0.10 . tcp . 9154 ", 1))
+    other = run("diff", "-f", CLUSTER, "--node", "node-a", "--against", str(rules))
+    assert other.returncode == 1
+    assert other.stdout.splitlines()[-1] == "1 added, 0 changed, 1 removed"
+
+
+def test_standard_input_and_json() -> None:
+    done = run(
+        "diff", "-f", "-", "--node", "n", "--against", "golden/clusterip/nftables.nft", "-o", "json", stdin=SERVICE
+    )
+    assert done.returncode == 1
+    assert '"summary"' in done.stdout
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for command in ("render", "diff", "apply", "cleanup", "explain", "lint"):
+        done = run(command, "--help")
+        assert done.returncode == 0
+        assert "Example" in done.stdout, command
+        assert f"rulegen {command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("kind: [", "invalid YAML"),
+        ("", "no object"),
+        (
+            SERVICE.replace("port: 80}", "port: http}"),
+            'Service default/web: spec.ports[0].port: expected int, got "http"',
+        ),
+        (SERVICE.replace("port: 80}", "port: 70000}"), "Service default/web: spec.ports[0].port: "),
+        (
+            SERVICE.replace("10.244.0.5", "'::ffff:10.244.0.5'"),
+            "EndpointSlice default/web-1: endpoints[0].addresses[0]",
+        ),
+        (SERVICE.replace("{name: web,", r'{name: "web\"; flush ruleset #",'), "metadata.name"),
+        (SERVICE.replace("{name: web,", r'{name: "web\nx",'), "metadata.name"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_status_2(tmp_path: Path, content: str, expected: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(content)
+    done = run("render", "-f", str(path), "--node", "n")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert expected in error_of(done)
+    assert str(path) in done.stderr
+
+
+def test_zero_padded_addresses_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(SERVICE.replace("10.244.0.5", "10.244.000.005"))
+    assert "10.244.0.5 . 8080" in run("render", "-f", str(path), "--node", "n").stdout
+
+
+def test_skip_invalid_goes_on_without_the_bad_object(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"{SERVICE}---" + SERVICE.replace("name: web", "name: bad").replace("port: 80}", "port: 0}"))
+    done = run("render", "-f", str(path), "--node", "n", "--skip-invalid")
+    assert done.returncode == 0
+    assert "default/web:http" in done.stdout
+    assert "default/bad" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("render", "-f", "/nonexistent"), "/nonexistent"),
+        (("diff", "-f", CLUSTER, "--against", "/nonexistent"), "/nonexistent"),
+        (("diff", "-f", CLUSTER, "--against", CLUSTER), "found no table of rulegen"),
+        (("render", "-f", CLUSTER, "--config", "/nonexistent"), "/nonexistent"),
+        (("golden", "check", "/nonexistent"), "/nonexistent"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_2(arguments: tuple[str, ...], expected: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert expected in error_of(done)
+
+
+def test_a_folder_without_manifests(tmp_path: Path) -> None:
+    done = run("render", "-f", str(tmp_path))
+    assert done.returncode == 2
+    assert str(tmp_path) in error_of(done)
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {RULEGEN[0]} render -f {CLUSTER} --node node-a | head -1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "add table ip rulegen\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_device_is_one_line() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{RULEGEN[0]} render -f {CLUSTER} --node node-a > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "No space left on device" in error_of(done)
+
+
+# ---- with a kernel ----
+
+
+@pytest.mark.kernel
+def test_apply_again_changes_nothing_and_cleanup_removes_all() -> None:
+    done = in_namespace(f"""
+        $R diff -f {CLUSTER} --node node-a > /dev/null; echo diff $?
+        $R apply -f {CLUSTER} --node node-a --dry-run | tail -1; echo dry-run $?; nft list tables
+        $R apply -f {CLUSTER} --node node-a | tail -1; echo apply $?
+        $R apply -f {CLUSTER} --node node-a; echo again $?
+        $R diff -f {CLUSTER} --node node-a; echo diff $?
+        $R cleanup; echo cleanup $?; nft list tables
+        $R cleanup; echo again $?
+    """)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == "diff 1"
+    assert lines[1].endswith("checked by the kernel, not applied")
+    assert lines[2] == "dry-run 0"
+    assert lines[3].endswith(": applied")
+    assert lines[4:] == [
+        "apply 0",
+        "nothing to change",
+        "again 0",
+        "0 added, 0 changed, 0 removed",
+        "diff 0",
+        "removed ip rulegen",
+        "removed ip6 rulegen",
+        "cleanup 0",
+        "nothing to remove",
+        "again 0",
+    ]
+
+
+@pytest.mark.kernel
+def test_what_render_prints_loads_and_is_no_difference() -> None:
+    done = in_namespace(f"""
+        $R render -f {CLUSTER} --node node-a | nft -f -
+        $R diff -f {CLUSTER} --node node-a; echo $?
+    """)
+    assert (done.stdout, done.stderr) == ("0 added, 0 changed, 0 removed\n0\n", "")
+
+
+@pytest.mark.kernel
+def test_bad_input_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(SERVICE.replace("port: 80}", "port: -1}"))
+    done = in_namespace(f"$R apply -f {CLUSTER} -f {path} --node node-a; echo $?; nft list tables")
+    assert done.stdout == "2\n"
+    assert "spec.ports[0].port" in error_of(done)
+
+
+@pytest.mark.kernel
+def test_without_nft_the_package_is_named() -> None:
+    done = in_namespace(f"PATH=/nonexistent $R apply -f {CLUSTER} --node node-a")
+    assert done.returncode == 2
+    assert "install the package nftables" in error_of(done)
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="is without privileges already")
+def test_without_privileges_says_so() -> None:
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+    for arguments in (("diff", "-f", CLUSTER), ("apply", "-f", CLUSTER), ("cleanup",)):
+        done = subprocess.run([*command, *RULEGEN, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "CAP_NET_ADMIN" in error_of(done)
+
+
+@pytest.mark.kernel
+def test_an_interrupted_apply_leaves_the_old_ruleset_or_the_new_one(tmp_path: Path) -> None:
+    """Stopped at many moments: a table is there whole or not at all, and the next apply makes it right."""
+    count = 1500
+    path = tmp_path / "big.yaml"
+    path.write_text("---".join(_numbered(number) for number in range(count)))
+    rendered = tmp_path / "rules.nft"
+    with rendered.open("w") as output:
+        subprocess.run(
+            [*RULEGEN, "render", "-f", path, "--node", "n"], stdout=output, check=True, stderr=subprocess.PIPE
+        )
+    keeper = subprocess.Popen([*ISOLATED, "sleep", "300"])
+    try:
+        inside = ["nsenter", f"--net=/proc/{keeper.pid}/ns/net"]
+        if os.geteuid() != 0:
+            inside.insert(1, f"--user=/proc/{keeper.pid}/ns/user")
+        _wait_for_namespace(keeper.pid)
+        seen: set[int] = set()
+        for stop, delay in zip(itertools.cycle([signal.SIGINT, signal.SIGKILL]), _delays(9), strict=False):
+            subprocess.run([*inside, "nft", "flush ruleset"], check=True)
+            apply = subprocess.Popen(
+                [*inside, *RULEGEN, "apply", "-f", path, "--node", "n"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            time.sleep(delay)
+            apply.send_signal(stop)
+            _, errors = apply.communicate()
+            assert b"Traceback" not in errors
+            time.sleep(0.3)  # an nft that was left behind ends by itself
+            listing = subprocess.run(
+                [*inside, "nft", "list", "map", "ip", "rulegen", "internal"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            seen.add(listing.stdout.count("default/web-"))
+        assert seen <= {0, count}
+        assert 0 in seen
+        done = subprocess.run(
+            [*inside, *RULEGEN, "apply", "-f", path, "--node", "n"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        done = subprocess.run(
+            [*inside, *RULEGEN, "diff", "-f", path, "--node", "n"], capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "0 added, 0 changed, 0 removed\n"
+    finally:
+        keeper.terminate()
+        keeper.wait()
+
+
+def _numbered(number: int) -> str:
+    return (
+        SERVICE.replace("name: web", f"name: web-{number}")
+        .replace("service-name: web}", f"service-name: web-{number}}}")
+        .replace("10.96.0.10", f"10.96.{number >> 8}.{number & 255}")
+    )
+
+
+def _delays(count: int) -> list[float]:
+    """Moments from the start of the program to well after its end."""
+    return [0.1 + 1.9 * step / count for step in range(count)]
+
+
+def _wait_for_namespace(process: int) -> None:
+    own = Path("/proc/self/ns/net").readlink()
+    end = time.monotonic() + 10
+    while Path(f"/proc/{process}/ns/net").readlink() == own:
+        assert time.monotonic() < end
+        time.sleep(0.01)
