@@ -78,6 +78,7 @@ class Manifests(Struct):
 
     `unselected`: Services that a watch would not deliver (rule 1); only to say why they are not there.
     `skipped` counts the objects of each kind that is not read: `kind`, or `kind (apiVersion)`, as safe text.
+    `places`: where each object is, by kind, namespace and name; not that of slices made from Endpoints.
     """
 
     services: list[Service]
@@ -87,6 +88,7 @@ class Manifests(Struct):
     skipped: dict[str, int]
     problems: list[Problem]
     unselected: list[Service] = []
+    places: dict[tuple[Kind, str, str], Place] = {}
 
 
 def load(paths: Sequence[str], stdin: BinaryIO | None) -> Manifests:
@@ -152,6 +154,7 @@ class _Loader:
             skipped=dict(sorted(self._skipped.items())),
             problems=self._problems,
             unselected=[service for service in self._objects[Service] if not is_selected(service)],
+            places=self._places,
         )
 
     def _add_item(self, place: Place, of_list: _Header, item: object) -> None:
