@@ -122,7 +122,7 @@ class ApiServer:
             self._faults.setdefault((EVERY_KIND[kind].name, verb), deque()).extend(faults)
 
     def disturb(self, kind: type[KubeStruct], fault: StreamFault) -> None:
-        """The fault happens now, in the watches of this kind that run. Waits for one; AssertionError when none comes."""
+        """The fault happens now, in the watches of this kind that run. Waits for one; none is an AssertionError."""
         with self.store.changed:
             assert self.store.changed.wait_for(lambda: self.watchers(kind), 30), f"nobody watches {kind.__name__}"
             for stream in self.streams:

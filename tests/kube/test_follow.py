@@ -114,6 +114,7 @@ def test_a_server_without_services_is_an_error_and_deletes_nothing(server: ApiSe
     server.put(service("web"))
     followed = follow()
     followed.synced()
+    followed.until(lambda: server.watchers(Service) == 1)
     kind = server.served.pop("/api/v1/services")
     server.disturb(Service, End())
     followed.until(lambda: len([event for event in followed.of(Interrupted) if event.kind is Service]) > 2)
