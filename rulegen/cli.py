@@ -5,6 +5,8 @@ Rooms are imported inside the commands that need them, so that `--help` is there
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from rulegen import collector
 from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
-    from rulegen.config import NodeConfiguration
+    from rulegen.config import Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.explain.model import View
     from rulegen.explain.text import TextLine
@@ -66,6 +68,12 @@ def _errors_as_lines() -> Iterator[None]:
         _fail("interrupted; a transaction that was not committed changed nothing")
     except MemoryError:
         _fail("out of memory; nothing was changed")
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # click's: a reader that has seen enough
+            raise
+        # What could not be written must not be tried again when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"cannot write the output: {error.strerror}")
 
 
 class _Command(click.Command):
@@ -73,7 +81,10 @@ class _Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         with _errors_as_lines(), collector.paused():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
 
 
 class _Group(click.Group):
@@ -191,7 +202,8 @@ def diff(against: str | None, output: str, **options: Any) -> None:
 @_input_options
 @_target_options
 @click.option("--dry-run", is_flag=True, help="Let the kernel check the change, and change nothing.")
-def apply(dry_run: bool, **options: Any) -> None:
+@click.option("--force", is_flag=True, help="Even while an agent runs on this node.")
+def apply(dry_run: bool, force: bool, **options: Any) -> None:
     """Make the kernel's rules equal to the compiled ones, changing only what differs.
 
     In one transaction on nftables, in one for each table and family on iptables. Rules that rulegen left in the other
@@ -202,6 +214,8 @@ def apply(dry_run: bool, **options: Any) -> None:
       rulegen apply -f cluster.yaml --dry-run
       rulegen apply -f cluster.yaml --target iptables
     """
+    if not (force or dry_run):
+        _refuse_beside_agent()
     cluster, configuration = _read_input(_pack(options))
     done = _target(options).apply(cluster, configuration, _print_plan, dry_run=dry_run)
     if done.difference:
@@ -221,9 +235,17 @@ def _print_plan(difference: Difference) -> None:
             click.echo(line)
 
 
+def _refuse_beside_agent() -> None:
+    from rulegen.agent.lock import running_agent
+
+    agent = running_agent()
+    if agent is not None:
+        _fail(f"an agent runs on this node ({agent}) and would undo it: stop it first, or use --force")
+
+
 @main.command()
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
-@click.option("--force", is_flag=True, help="Even while kube-proxy runs on this node.")
+@click.option("--force", is_flag=True, help="Even while an agent, or kube-proxy, runs on this node.")
 def cleanup(kube_proxy: bool, force: bool) -> None:
     """Remove all that rulegen put into the kernel, on either target, and nothing else.
 
@@ -234,6 +256,8 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
     """
     if kube_proxy and not force:
         _refuse_while_running("kube-proxy")
+    elif not force:
+        _refuse_beside_agent()
     if kube_proxy:
         from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
         from rulegen.nftables.kernel import Kernel
@@ -277,6 +301,57 @@ def _refuse_while_running(program: str) -> None:
             continue
         if running:
             _fail(f"{program} runs on this node (process {path.parent.name}): stop it first, or use --force")
+
+
+# ---- agent ----
+
+
+@main.command()
+@click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    help="Manifests to follow: a file or a folder. Repeatable.",
+)
+@click.option("--node", metavar="NAME", help="Whose rules to keep [default: the host name].")
+@click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
+@click.option("--kubeconfig", metavar="FILE", help="Without -f: the cluster to follow.")
+@click.option("--apiserver", metavar="URL", help="Where its API server is, instead of what the kubeconfig says.")
+@click.option("--dry-run", is_flag=True, help="Print each change, and apply none.")
+def agent(kubeconfig: str | None, apiserver: str | None, dry_run: bool, **options: Any) -> None:
+    """Follow the cluster, or files, and keep the kernel's rules equal. Exit status 0 on SIGTERM.
+
+    \b
+    Examples:
+      rulegen agent -f /etc/rulegen/manifests
+      rulegen agent --kubeconfig /etc/rulegen/kubeconfig --apiserver https://192.168.1.2:6443
+    """
+    import msgspec
+
+    from rulegen.agent.process import Options, configure_logging, run
+    from rulegen.config import Target as Kind
+
+    if "-" in options["files"]:
+        _fail("the agent cannot follow standard input: name files or folders with -f")
+    source = _pack({**options, "skip_invalid": True})
+    configuration = _settings(source)
+    if configuration.target is Kind.IPTABLES:
+        _fail(f"{options['config']}: mode: the agent expects nftables or nothing, got iptables, which is not built yet")
+    settings = configuration.agent
+    if kubeconfig:
+        settings = msgspec.structs.replace(settings, kubeconfig=kubeconfig)
+    configure_logging()
+    run(
+        Options(
+            node=_named(configuration, source),
+            agent=settings,
+            files=source.files,
+            server=apiserver or "",
+            print_line=click.echo if dry_run else None,
+        )
+    )
 
 
 # ---- explain, lint ----
@@ -496,15 +571,23 @@ def _cluster(manifests: Manifests, source: Input) -> tuple[Cluster, NodeConfigur
 
 
 def _configuration(source: Input) -> NodeConfiguration:
-    import os
+    return _named(_settings(source), source)
 
+
+def _named(configuration: Configuration, source: Input) -> NodeConfiguration:
+    from rulegen.configuration_file import node_configuration
+
+    return node_configuration(configuration, source.node, os.uname().nodename)
+
+
+def _settings(source: Input) -> Configuration:
     from rulegen.config import Configuration
-    from rulegen.configuration_file import load_configuration, node_configuration
+    from rulegen.configuration_file import load_configuration
 
     configuration, warnings = load_configuration(source.config) if source.config else (Configuration(), [])
     for warning in warnings:
         _say(f"warning: {warning}")
-    return node_configuration(configuration, source.node, os.uname().nodename)
+    return configuration
 
 
 def _compile(

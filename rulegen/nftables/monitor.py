@@ -1,0 +1,106 @@
+"""What others commit to rulegen's tables: the kernel's notifications come in, who did it goes out, at once.
+
+The kernel sends each commit in the namespace to all listeners: what it changed, then the new generation with the
+process behind it. Own commits are told apart by the port of the netlink socket that made them. Reads no rule and
+repairs nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rulegen.errors import HostError, printable
+from rulegen.nftables.layout import TABLE
+from rulegen.nftables.netlink import attributes
+
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
+_GROUP_NFTABLES = 7
+_SO_RCVBUFFORCE = 33
+_BUFFER = 8 << 20
+_NEWGEN = 10 << 8 | 15
+_PROCESS_ID, _PROCESS_NAME = 2, 3
+_HEADER = struct.Struct("=IHHII")
+# In every message but that of a generation, the first attribute is the name of the table.
+_OF_OUR_TABLE = struct.pack("=HH", 5 + len(TABLE), 1) + TABLE.encode() + b"\0"
+_BODY = _HEADER.size + 4
+
+
+class Intrusion(NamedTuple):
+    """Somebody else changed our table, or may have. `by`: the process, as words."""
+
+    by: str
+
+
+class Monitor:
+    """Listens in the network namespace of the thread that opens it. `own_port`: whose commits are not told.
+
+    nft that this program runs has other ports: its loads are told too, and a look at the kernel finds all in order.
+    Raises HostError when the kernel does not let it listen.
+    """
+
+    def __init__(self, own_port: int) -> None:
+        self._own_port = own_port
+        self._touched = False
+        try:
+            self._socket = socket.socket(
+                socket.AF_NETLINK,
+                socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+                _NETLINK_NETFILTER,
+            )
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
+        except OSError as error:
+            raise HostError(f"cannot listen for changes of nftables: {error.strerror}") from error
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        except PermissionError:  # in a user namespace: as much as the host allows
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._socket.close()
+
+    def read(self) -> list[Intrusion]:
+        """What has happened since the last call; does not wait."""
+        found: list[Intrusion] = []
+        while True:
+            try:
+                data = self._socket.recv(1 << 17)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._touched = False
+                found.append(Intrusion("somebody (there was more than could be followed)"))
+                continue
+            found += self._intrusions(data)
+
+    def _intrusions(self, data: bytes) -> Iterator[Intrusion]:
+        offset = 0
+        while offset < len(data):
+            length, kind, _, _, port = _HEADER.unpack_from(data, offset)
+            if port != self._own_port:
+                if kind == _NEWGEN:
+                    if self._touched:
+                        yield Intrusion(_process(data[offset + _BODY : offset + length]))
+                    self._touched = False
+                elif data.startswith(_OF_OUR_TABLE, offset + _BODY):
+                    self._touched = True
+            offset += (length + 3) & ~3
+
+
+def _process(payload: bytes) -> str:
+    parts = dict(attributes(payload))
+    name = parts.get(_PROCESS_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
+    return f"{printable(name)} (process {int.from_bytes(parts.get(_PROCESS_ID, b''), 'big')})"

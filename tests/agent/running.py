@@ -1,0 +1,138 @@
+"""The agent as a process in a network namespace, and the manifests that it follows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from tests.builders import CONFIGURATION, Item, endpoint_slice, service
+from tests.nftables.host import Host, lines_of
+
+RULEGEN = str(Path(sys.executable).parent / "rulegen")
+_VERSIONS = {
+    Service: "v1",
+    Node: "v1",
+    EndpointSlice: "discovery.k8s.io/v1",
+    ServiceCIDR: "networking.k8s.io/v1",
+}
+
+
+def manifest(*items: Item) -> bytes:
+    """The objects as one JSON file."""
+    objects = [
+        {"apiVersion": _VERSIONS[type(item)], "kind": type(item).__name__, **msgspec.to_builtins(item)}
+        for item in items
+    ]
+    return msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": objects})
+
+
+def save(path: Path, *items: Item) -> None:
+    """Saves as good editors do: another file takes the name."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(manifest(*items))
+    new.rename(path)
+
+
+def web(number: int, *hosts: int) -> list[Item]:
+    """A Service and its endpoints."""
+    name = f"web-{number}"
+    return [
+        service(name, [f"10.96.{number // 250}.{number % 250 + 1}"]),
+        endpoint_slice([f"10.128.0.{host}" for host in hosts], service_name=name, name=f"{name}-a"),
+    ]
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 5.0) -> float:
+    """Waits, and says how long it took."""
+    start = time.monotonic()
+    while not is_true():
+        assert time.monotonic() - start < seconds, "not within the time"
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+class Agent:
+    """A running agent; `log` is what it has said so far, `printed` what it wrote to standard output."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self._folder = folder
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    @property
+    def printed(self) -> str:
+        return (self._folder / "printed").read_text()
+
+    def wait_for(self, text: str, seconds: float = 5.0) -> None:
+        try:
+            wait_until(lambda: text in self.log, seconds)
+        except AssertionError:
+            raise AssertionError(f"{text!r} is not in the log:\n{self.log}") from None
+
+    def syncs(self) -> list[str]:
+        return [line for line in self.log.splitlines() if " sync mode=" in line]
+
+
+class Playground:
+    """A host, a folder of manifests, and agents that follow it."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host = host
+        self.manifests = folder / "manifests"
+        self.manifests.mkdir()
+        self._folder = folder
+        self._count = 0
+        self._config = folder / "config.yaml"
+        self.configure("20ms")
+
+    def configure(self, min_sync_period: str) -> None:
+        self._config.write_text(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+            f"clusterCIDR: {','.join(CONFIGURATION.cluster_cidrs)}\nnftables: {{minSyncPeriod: {min_sync_period}}}\n"
+        )
+
+    @contextmanager
+    def agent(self, *arguments: str) -> Iterator[Agent]:
+        """An agent; killed at the end of the block if it still runs then."""
+        self._count += 1
+        folder = self._folder / f"agent-{self._count}"
+        folder.mkdir()
+        what = arguments or ("-f", str(self.manifests))
+        command = [RULEGEN, "agent", "--node", "node-1", "--config", str(self._config), *what]
+        with (folder / "log").open("wb") as log, (folder / "printed").open("wb") as printed:
+            with self.host.namespace.entered():
+                process = subprocess.Popen(
+                    command, stdout=printed, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+                )
+            with process:
+                try:
+                    yield Agent(process, folder)
+                finally:
+                    process.kill()
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command of rulegen, in the same namespace."""
+        return self.host.run(RULEGEN, *arguments, timeout=20)
+
+    def differences(self, *items: Item) -> list[str]:
+        """What the kernel would have to change to be as the objects say."""
+        return lines_of(self.host.delta(*items))
+
+    def wait_for(self, items: Iterable[Item], seconds: float = 5.0) -> float:
+        """Waits until the kernel is as the objects say."""
+        expected = list(items)
+        try:
+            return wait_until(lambda: not self.differences(*expected), seconds)
+        except AssertionError:
+            raise AssertionError(f"still different: {self.differences(*expected)[:10]}") from None
