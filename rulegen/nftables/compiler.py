@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 from rulegen.config import Family
@@ -28,6 +29,7 @@ from rulegen.nftables.layout import (
     PROTOCOL_BYTES,
     Container,
     EntryKey,
+    Field,
     Layout,
     Value,
     address_bytes,
@@ -453,6 +455,13 @@ class _Ids:
         self._used.discard(number)
 
 
+def _endpoints_of(route: Route) -> frozenset[bytes]:
+    return frozenset(
+        address_bytes(route.family, backend.address) + pack_port(backend.port)
+        for backend in (*route.cluster, *route.local, *route.draining)
+    )
+
+
 class _Adoption:
     """What the live entries say of ids, slots and handles."""
 
@@ -500,15 +509,37 @@ class _Adoption:
         return used
 
     def lists(self, route: Route) -> _Lists | None:
-        """What is live for a Route: of the id that its first frontend with one has, unless another Route has it."""
+        """What is live for a Route: of the id that its first frontend with one has, unless another Route has it.
+
+        Where no frontend is left, because somebody removed them, of an id without any that has the same endpoints.
+        """
         if not self._live:
             return None
-        for register in self._live_registers(route):
-            number = register >> ID_SHIFT & MAX_ID
+        registered = [register >> ID_SHIFT & MAX_ID for register in self._live_registers(route)]
+        for number in registered or self._orphans.get((route.family, _endpoints_of(route)), []):
             if number and (route.family, number) not in self._taken:
                 self._taken.add((route.family, number))
                 return self._adopt(route.family, number)
         return None
+
+    @cached_property
+    def _orphans(self) -> dict[tuple[Family, frozenset[bytes]], list[int]]:
+        """The ids that no live frontend leads to, by their endpoints."""
+        led_to = {
+            (container.family, unpack_register(value.data) >> ID_SHIFT & MAX_ID)
+            for (container, _), value in self._live.items()
+            if container.data == (Field.CLASSID,) and Field.CLASSID not in container.key
+        }
+        endpoints: dict[tuple[Family, int], set[bytes]] = {}
+        for (family, register), slots in self._slots.items():
+            number = register >> ID_SHIFT & MAX_ID
+            if (family, number) not in led_to:
+                handles = self._handles.get((family, register >> ID_SHIFT))
+                endpoints.setdefault((family, number), set()).update(handles or slots.values())
+        orphans: dict[tuple[Family, frozenset[bytes]], list[int]] = {}
+        for (family, number), found in sorted(endpoints.items(), key=lambda item: item[0][1]):
+            orphans.setdefault((family, frozenset(found)), []).append(number)
+        return orphans
 
     def _live_registers(self, route: Route) -> Iterator[int]:
         layout = LAYOUTS[route.family]

@@ -27,3 +27,15 @@ def test_an_id_is_not_given_on_in_a_table_that_is_there() -> None:
     again = _ids(compile_ruleset(routes, node, CONFIGURATION.masquerade_bit, empty).entries())
     assert len(first) == len(again) == 1
     assert first != again
+
+
+def test_a_service_without_its_only_frontend_is_known_by_its_endpoints() -> None:
+    """Somebody removed the element; to put it back is all there is to do."""
+    made = cluster(service(), endpoint_slice([endpoint("10.244.1.1"), endpoint("10.244.1.2")]))
+    routing = made.node_routing(Family.IPV4)
+    assert routing is not None
+    routes = [route for route in made.routes() if route.family is Family.IPV4]
+    entries = compile_ruleset(routes, {Family.IPV4: routing}, CONFIGURATION.masquerade_bit).entries()
+    damaged = {key: value for key, value in entries.items() if key[0] is not _LAYOUT.internal}
+    again = compile_ruleset(routes, {Family.IPV4: routing}, CONFIGURATION.masquerade_bit, damaged).entries()
+    assert again == entries
