@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from rulegen import ruleset
+from rulegen.agent.inbox import object_key
+from rulegen.agent.keeping import Kept
 from rulegen.agent.target import Target
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import ApplyError, TargetError
-from rulegen.kube.follow import Delete, Upsert
+from rulegen.kube.follow import Delete, Invalid, Upsert
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
 from rulegen.nftables.compiler import Compiler, Entries
 from rulegen.nftables.kernel import StaleError
@@ -71,9 +73,13 @@ class Engine:
         self._applied: dict[RouteKey, Route] = {}
         self._pending: dict[RouteKey, Route | None] = {}
         self._must_read = True
+        self._kept = Kept()
+        # The Services that were taken before the first sync.
+        self._early: set[tuple[str, str]] = set()
 
     def take(self, event: Upsert | Delete) -> None:
         """An object changed, or is gone; nothing else happens before `sync`."""
+        self._note_usable(event)
         if isinstance(event, Upsert):
             self._cluster.set_objects([event.item])
         elif event.kind is Service:
@@ -82,6 +88,24 @@ class Engine:
             self._cluster.remove_slice(event.namespace, event.name)
         elif event.kind is ServiceCIDR:
             self._cluster.remove_service_cidr(event.name)
+
+    def take_invalid(self, event: Invalid) -> None:
+        """An object cannot be used as it is now: it keeps what it last meant.
+
+        Of a Service that could not be used since the start, that is what the target holds of it.
+        """
+        kind, namespace, name = object_key(event)
+        if kind is Service and self._compiler is None and (namespace, name) not in self._early:
+            self._kept.add(namespace, name)
+
+    def _note_usable(self, event: Upsert | Delete) -> None:
+        kind, namespace, name = object_key(event)
+        if kind is not Service:
+            return
+        if self._kept.discard(namespace, name):
+            self._must_read = True
+        if self._compiler is None and isinstance(event, Upsert):
+            self._early.add((namespace, name))
 
     def distrust(self) -> None:
         """The target may hold something else than was put there: the next sync reads it."""
@@ -106,6 +130,7 @@ class Engine:
         desired: Entries | None = None
         if is_full:
             self._live = self._target.read()
+            self._kept.look_at(self._live.entries)
             steps.done("read")
         compiler, compiled, errors = self._compile(steps)
         delta = compiled
@@ -113,6 +138,7 @@ class Engine:
             desired = compiler.entries()
             delta = ruleset.diff(self._live.entries, desired)
             steps.done("compare")
+        delta = self._kept.spare(delta)
         refused = [Refusal(str(error)) for error in errors]
         if delta:
             try:
@@ -145,6 +171,7 @@ class Engine:
             else:
                 self._applied[key] = route
         self._pending = {}
+        self._early.clear()
         # Plans need the tables; the entries are the compiler's from now on.
         self._live = Live(self._live.tables)
         self._must_read = False
@@ -165,7 +192,7 @@ class Engine:
         for key in culprits:
             del self._pending[key]
         desired = compiler.entries()
-        delta = ruleset.diff(self._live.entries, desired)
+        delta = self._kept.spare(ruleset.diff(self._live.entries, desired))
         if delta:
             self._target.apply(delta, self._live, compiler, desired)
         messages = [f"Service {key[0]} ({key[1].value}): {words}" for key, words in culprits.items()]

@@ -44,6 +44,8 @@ class FileSource:
         self._deliver = deliver
         # Each object that was told, and the file that it is from ("": not known).
         self._known: dict[ObjectKey, tuple[WatchedObject, str]] = {}
+        # Those that could not be used when they were read last.
+        self._unusable: set[ObjectKey] = set()
         self._events: list[FollowEvent] = []
         self._reported: set[str] = set()
         self._is_synced = False
@@ -99,6 +101,10 @@ class FileSource:
             if not broken or self._known[key][1] not in {"", *broken}:
                 del self._known[key]
                 self._events.append(Delete(*key))
+        if not broken:
+            for key in sorted(self._unusable - invalid - seen - self._known.keys(), key=_sort_key):
+                self._events.append(Delete(*key))
+            self._unusable = invalid
         self._tell_problems(manifests.problems, broken)
         if not self._is_synced and not broken:
             self._is_synced = True

@@ -12,6 +12,7 @@ import select
 import time
 from collections.abc import Callable
 
+from rulegen import collector
 from rulegen.agent.engine import Engine, Sync
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.schedule import Allowance, Schedule
@@ -90,6 +91,7 @@ class Worker:
                 self._missing.discard(kind)
                 self._schedule.request()
             case Invalid(_, _, _, error):
+                self._engine.take_invalid(event)
                 _LOG.warning("object not used: %s; it keeps what it last meant", error)
             case Interrupted(kind, error, seconds):
                 _LOG.warning("not following %s, next attempt in %.1f s: %s", kind.__name__, seconds, error)
@@ -128,7 +130,8 @@ class Worker:
 
     def _sync(self) -> None:
         try:
-            sync = self._engine.sync()
+            with collector.paused():
+                sync = self._engine.sync()
         except RulegenError as error:
             delay = self._schedule.failed(time.monotonic())
             _LOG.error("sync failed, next attempt in %.1f s: %s", delay, error)

@@ -108,6 +108,31 @@ def test_a_file_that_is_broken_at_the_start_takes_nothing_away(playground: Playg
         agent.wait_for("added=0 changed=0 removed=0")
 
 
+def test_a_service_that_cannot_be_used_at_the_start_keeps_what_is_live(playground: Playground) -> None:
+    good, bad = playground.manifests / "1.json", playground.manifests / "2.json"
+    save(good, *web(1, 1, 2))
+    save(bad, *web(2, 3, 4, 5))
+    items = [*web(1, 1, 2), *web(2, 3, 4, 5)]
+    playground.host.apply(*items, *web(3, 7))
+    text = bad.read_bytes()
+    bad.write_bytes(text.replace(b'"port":80}', b'"port":80000}'))
+    with playground.agent() as agent:
+        agent.wait_for("sync mode=full")
+        # What else web-3 had goes; what web-2 might need as well stays until it is known.
+        left = playground.differences(*items)
+        assert {line.split()[2] for line in left} <= {"hairpin", "cluster-ips"}
+        assert {line[0] for line in left} == {"-"}
+        save(good, *web(1, 9))
+        items = [*web(1, 9), *web(2, 3, 4, 5)]
+        wait_until(lambda: {line[0] for line in playground.differences(*items)} == {"-"})
+        bad.write_bytes(text)
+        playground.wait_for(items)
+        bad.unlink()
+        playground.wait_for(web(1, 9))
+    with playground.agent() as agent:
+        agent.wait_for("added=0 changed=0 removed=0")
+
+
 _DRIFT = {
     "element": "delete element ip rulegen internal { 10.96.0.2 . tcp . 80 }",
     "stray element": "add element ip rulegen cluster-ips { 10.96.9.9 }",
