@@ -39,12 +39,13 @@ Explanation = TypeVar("Explanation")
 
 
 class Input(NamedTuple):
-    """What the options say about where objects come from and whose rules are wanted."""
+    """What the options say about where objects come from and whose rules are wanted. Without `files`: a cluster."""
 
     files: tuple[str, ...]
     node: str
     config: str | None
     skip_invalid: bool
+    kubeconfig: str = ""
 
 
 def _say(message: str) -> None:
@@ -105,6 +106,14 @@ def main() -> None:
     """
 
 
+_KUBECONFIG = click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    help="Without -f: the cluster to read [default: $KUBECONFIG, ~/.kube/config, or the one this pod is in].",
+)
+_SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded.")
+
+
 def _input_options(command: Command) -> Command:
     for option in reversed(
         (
@@ -116,9 +125,10 @@ def _input_options(command: Command) -> Command:
                 metavar="PATH",
                 help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
             ),
+            _KUBECONFIG,
             click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
             click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration."),
-            click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded."),
+            _SKIP_INVALID,
         )
     ):
         command = option(command)
@@ -143,7 +153,13 @@ def _target_options(command: Command) -> Command:
 
 
 def _pack(options: dict[str, Any]) -> Input:
-    return Input(options["files"], options["node"] or "", options["config"], options["skip_invalid"])
+    return Input(
+        options["files"],
+        options["node"] or "",
+        options["config"],
+        options["skip_invalid"],
+        options.get("kubeconfig") or "",
+    )
 
 
 # ---- render, diff, apply, cleanup ----
@@ -467,6 +483,24 @@ def _print_explanation(
         click.secho(line.text, **styles.get(line.tone, {}))
 
 
+# ---- snapshot ----
+
+
+@main.command()
+@_KUBECONFIG
+@_SKIP_INVALID
+def snapshot(kubeconfig: str | None, skip_invalid: bool) -> None:
+    """Write what a cluster holds of all that rulegen reads as one manifest file, for later -f.
+
+    \b
+    Example:
+      rulegen snapshot --kubeconfig ~/.kube/config > cluster.yaml
+    """
+    from rulegen.kube.snapshot import write_manifests
+
+    write_manifests(_load(Input((), "", None, skip_invalid, kubeconfig or "")), sys.stdout)
+
+
 # ---- golden, demo ----
 
 
@@ -545,11 +579,7 @@ def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
 
 
 def _load(source: Input) -> Manifests:
-    from rulegen.kube.manifests import load
-
-    if not source.files:
-        _fail("no input: name manifests with -f PATH")
-    manifests = load(source.files, sys.stdin.buffer)
+    manifests = _read_manifests(source)
     for problem in manifests.problems:
         _say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -558,6 +588,17 @@ def _load(source: Input) -> Manifests:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
         _say(f"skipped objects of kinds that are not read: {kinds}")
     return manifests
+
+
+def _read_manifests(source: Input) -> Manifests:
+    if source.files:
+        from rulegen.kube.manifests import load
+
+        return load(source.files, sys.stdin.buffer)
+    from rulegen.kube.api import connect
+    from rulegen.kube.snapshot import read_cluster
+
+    return read_cluster(connect(source.kubeconfig))
 
 
 def _cluster(manifests: Manifests, source: Input) -> tuple[Cluster, NodeConfiguration]:

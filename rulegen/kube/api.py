@@ -87,7 +87,7 @@ class Api:
     @property
     def server(self) -> str:
         """Its URL, as safe text."""
-        return printable(self._configuration.host)
+        return printable(self._host)
 
     @contextmanager
     def get(self, path: str, query: Mapping[str, str], read_seconds: float) -> Iterator[Answer]:
@@ -127,7 +127,7 @@ class Api:
             if time.monotonic() - self._loaded > _CREDENTIALS_SECONDS:
                 self._load()
             pools, headers = self._pools, self._headers()
-            url = f"{self._configuration.host}{path}?{urlencode(query)}"
+            url = f"{self._host}{path}?{urlencode(query)}"
         timeout = Timeout(connect=_CONNECT_SECONDS, read=read_seconds)
         with _failures_of(self.server):
             return pools.request("GET", url, headers=headers, timeout=timeout, retries=False, preload_content=False)
@@ -146,6 +146,8 @@ class Api:
         from rulegen.kube.transport import pool_classes
 
         self._configuration = self._read_configuration()
+        # Asked for a token, the client puts back the one that the file says.
+        self._host: str = self._configuration.host
         self._pools: PoolManager = RESTClientObject(self._configuration).pool_manager
         self._pools.pool_classes_by_scheme = pool_classes(self._waiting)
         self._loaded = time.monotonic()
@@ -171,15 +173,14 @@ def _failures_of(server: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    from urllib3.exceptions import ConnectTimeoutError, NameResolutionError
-    from urllib3.exceptions import TimeoutError as UrllibTimeoutError
+    from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
     for cause in _causes(error):
         if isinstance(cause, NameResolutionError):
             return "its name cannot be resolved"
-        if isinstance(cause, ConnectTimeoutError):
+        if isinstance(cause, ConnectTimeoutError) and not isinstance(cause, NewConnectionError):
             return f"no connection within {_CONNECT_SECONDS:g} s"
-        if isinstance(cause, UrllibTimeoutError | TimeoutError):
+        if isinstance(cause, ReadTimeoutError | TimeoutError):
             return "silent for too long"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not accepted: {printable(cause.verify_message)}"

@@ -39,7 +39,10 @@ def find_configuration(kubeconfig: str = "", server: str = "") -> Callable[[], C
         return partial(from_kubeconfig, path, server)
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return partial(from_service_account, SERVICE_ACCOUNT, server)
-    raise InputError(f"no kubeconfig is named, {_DEFAULT_KUBECONFIG} is not there, and this is no pod of a cluster")
+    raise InputError(
+        "nothing to read: no manifests (-f), "
+        f"no kubeconfig (--kubeconfig, $KUBECONFIG, {_DEFAULT_KUBECONFIG}), and this is no pod of a cluster"
+    )
 
 
 def from_kubeconfig(path: str, server: str = "") -> Configuration:

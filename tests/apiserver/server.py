@@ -55,7 +55,10 @@ class Request(NamedTuple):
 
 
 class ApiServer:
-    """A running server on a port of 127.0.0.1. `tokens`: who may ask; `served`: the paths that it knows."""
+    """A running server on a port of 127.0.0.1.
+
+    `tokens`: who may ask; `served`: the paths that it knows; `connections`: how many were made to it.
+    """
 
     def __init__(self) -> None:
         self.store = Store()
@@ -63,6 +66,7 @@ class ApiServer:
         self.served = {kind.path: kind for kind in EVERY_KIND.values()}
         self.requests: list[Request] = []
         self.streams: set[Stream] = set()
+        self.connections = 0
         self._faults: dict[tuple[str, Verb], deque[Fault]] = {}
         self._http: _HttpServer | None = None
         self._port = 0
@@ -174,6 +178,7 @@ class _HttpServer(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         self._connections.add(connection)
+        self.api.connections += 1
         return connection, address
 
     def shutdown_request(self, request: Any) -> None:
@@ -217,12 +222,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if kind is None:
                 self._refuse(Answer(404, "NotFound"), verb, url.path, query)
-            elif (self.headers.get("Authorization") or "").removeprefix("Bearer ") not in self.server.api.tokens:
+            elif self._token() not in self.server.api.tokens:
                 self._refuse(Answer(401, "Unauthorized"), verb, kind.name, query)
             else:
                 self._serve(kind, verb, query)
         except HangUp:
             self.close_connection = True
+
+    def _token(self) -> str:
+        scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
+        return token if scheme.lower() == "bearer" else ""
 
     def _serve(self, kind: Kind, verb: Verb, query: Mapping[str, str]) -> None:
         fault = self.server.api.take_fault(kind, verb)

@@ -1,0 +1,220 @@
+"""Finding a cluster and asking it: what is wrong is one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from rulegen.errors import InputError
+from rulegen.kube import api as api_module
+from rulegen.kube.api import Api, ApiError, connect
+from rulegen.kube.kubeconfig import find_configuration, from_service_account
+from rulegen.kube.listing import Item, NotServedError, list_pages, service_cidrs, services
+from rulegen.kube.objects import Service
+from tests.apiserver import ApiServer
+from tests.apiserver.faults import Answer, Hang
+from tests.apiserver.server import TOKEN, certificate_authority
+from tests.builders import service
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A host that knows of no cluster."""
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def listed(api: Api, limit: int = 500) -> list[Item]:
+    return [item for page in list_pages(api, services(), limit) for item in page.items]
+
+
+def refusal(call: Callable[[], object], kind: type[ApiError] | type[InputError] = ApiError) -> str:
+    with pytest.raises(kind) as raised:
+        call()
+    assert str(raised.value).isprintable()
+    return str(raised.value)
+
+
+# Where the cluster is.
+
+
+def test_the_kubeconfig_that_is_named_comes_first(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = server.kubeconfig(tmp_path / "named")
+    (tmp_path / "home/.kube").mkdir(parents=True)
+    for number, path in enumerate((tmp_path / "environment", tmp_path / "home/.kube/config")):
+        path.write_text(Path(named).read_text().replace(server.url, f"https://192.0.2.{number}"))
+    assert connect().server == "https://192.0.2.1"
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "environment"))
+    assert connect().server == "https://192.0.2.0"
+    assert connect(named).server == server.url
+    assert connect(named, "https://192.0.2.9:6443").server == "https://192.0.2.9:6443"
+
+
+def test_several_kubeconfigs_are_one(server: ApiServer, tmp_path: Path) -> None:
+    document = json.loads(Path(server.kubeconfig(tmp_path / "all")).read_text())
+    users = {"apiVersion": "v1", "kind": "Config", "users": document.pop("users")}
+    (tmp_path / "users").write_text(json.dumps(users))
+    (tmp_path / "rest").write_text(json.dumps(document))
+    server.put(service("web"))
+    assert [item.name for item in listed(connect(f"{tmp_path / 'rest'}:{tmp_path / 'users'}:{tmp_path / 'none'}"))] == [
+        "web"
+    ]
+
+
+def test_a_pod_uses_its_service_account(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, port = server.url.removeprefix("https://").split(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    (tmp_path / "token").write_text(TOKEN)
+    certificate_authority().cert_pem.write_to_path(tmp_path / "ca.crt")
+    server.put(service("web"))
+    pod = Api(lambda: from_service_account(tmp_path))
+    assert [item.name for item in listed(pod)] == ["web"]
+    # The token rotates.
+    server.tokens = {"second"}
+    (tmp_path / "token").write_text("second")
+    assert [item.name for item in listed(pod)] == ["web"]
+    message = refusal(find_configuration(), InputError)
+    assert message == (
+        "/var/run/secrets/kubernetes.io/serviceaccount: not a usable service account: "
+        "Service token file does not exist."
+    )
+
+
+def test_no_cluster_at_all() -> None:
+    assert refusal(connect, InputError) == (
+        "nothing to read: no manifests (-f), no kubeconfig (--kubeconfig, $KUBECONFIG, ~/.kube/config), "
+        "and this is no pod of a cluster"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "not a usable kubeconfig: Invalid kube-config. PATH file is empty"),
+        ("{", "not a usable kubeconfig: while parsing"),
+        ("5", "not a usable kubeconfig: it is not built as one"),
+        ("[]", "not a usable kubeconfig: it is not built as one"),
+        ("kind: Config", "not a usable kubeconfig: Invalid kube-config file. Expected key current-context"),
+        ("current-context: 5\ncontexts: 7", "not a usable kubeconfig: it is not built as one"),
+        ("current-context: a\ncontexts: [{name: b}]", "not a usable kubeconfig: Invalid kube-config file. Expected"),
+        ("\0", "not a usable kubeconfig: "),
+    ],
+)
+def test_a_kubeconfig_that_is_none(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "k"
+    path.write_text(text)
+    message = refusal(lambda: connect(str(path)), InputError)
+    assert message.replace(str(path), "PATH").startswith("PATH: " + expected)
+
+
+def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
+    assert refusal(lambda: connect(str(tmp_path / "k")), InputError) == f"{tmp_path}/k: no such file"
+
+
+# What an answer says.
+
+
+def test_refusals_say_what_the_server_says(server: ApiServer, api: Api) -> None:
+    server.inject(Service, "list", Answer(403, "Forbidden"))
+    assert refusal(lambda: listed(api)) == f"{server.url}/api/v1/services: 403 Forbidden: this is answer 403"
+    server.tokens = set()
+    assert refusal(lambda: listed(api)) == f"{server.url}/api/v1/services: 401 Unauthorized: this is answer 401"
+
+
+def test_a_server_that_is_not_there(server: ApiServer, api: Api) -> None:
+    server.stop()
+    assert refusal(lambda: listed(api)) == f"{server.url}: Connection refused"
+
+
+def test_a_server_that_nobody_knows(tmp_path: Path, server: ApiServer) -> None:
+    unknown = connect(server.kubeconfig(tmp_path / "k"), "https://nowhere.invalid")
+    assert refusal(lambda: listed(unknown)) == "https://nowhere.invalid: its name cannot be resolved"
+
+
+def test_a_server_that_is_not_trusted(tmp_path: Path, server: ApiServer) -> None:
+    path = tmp_path / "k"
+    document = json.loads(Path(server.kubeconfig(path)).read_text())
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.crt")
+    document["clusters"][0]["cluster"] = {"server": server.url, "certificate-authority": str(tmp_path / "other.crt")}
+    path.write_text(json.dumps(document))
+    message = refusal(lambda: listed(connect(str(path))))
+    assert message.startswith(f"{server.url}: its certificate is not accepted: ")
+
+
+def test_a_server_of_another_name(tmp_path: Path, server: ApiServer) -> None:
+    wrong = connect(server.kubeconfig(tmp_path / "k"), server.url.replace("127.0.0.1", "127.1"))
+    assert "its certificate is not accepted" in refusal(lambda: listed(wrong))
+
+
+def test_a_server_that_is_silent(server: ApiServer, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rulegen.kube.listing.LIST_SECONDS", 0.3)
+    server.inject(Service, "list", Hang())
+    assert refusal(lambda: listed(api)) == f"{server.url}: silent for too long"
+
+
+def test_a_kind_that_is_not_served(server: ApiServer, api: Api) -> None:
+    server.served.pop("/apis/networking.k8s.io/v1/servicecidrs")
+    with pytest.raises(NotServedError):
+        list(list_pages(api, service_cidrs()))
+
+
+def test_retry_after_is_handed_on_and_not_waited_for(server: ApiServer, api: Api) -> None:
+    server.inject(Service, "list", Answer(429, "TooManyRequests", "7"), Answer(503, retry_after="soon"))
+    began = time.monotonic()
+    for expected in (7.0, 0.0):
+        with pytest.raises(ApiError) as raised:
+            listed(api)
+        assert raised.value.retry_after == expected
+    assert time.monotonic() - began < 5
+    assert server.count(Service, "list", 429) == 1
+
+
+def test_files_are_read_again_in_time(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the old token is refused; a kubeconfig may as well name another certificate, or another server."""
+    path = tmp_path / "k"
+    connected = connect(server.kubeconfig(path))
+    with ApiServer() as other:
+        other.put(service("elsewhere"))
+        other.kubeconfig(path)
+        assert listed(connected) == []
+        monkeypatch.setattr(api_module, "_CREDENTIALS_SECONDS", 0.0)
+        assert [item.name for item in listed(connected)] == ["elsewhere"]
+
+
+def test_one_connection_serves_all_pages(server: ApiServer, api: Api) -> None:
+    server.put(*(service(f"s-{number}") for number in range(50)))
+    assert len(listed(api, limit=5)) == 50
+    assert server.connections == 1
+
+
+def test_a_closed_api_answers_nobody(server: ApiServer, api: Api) -> None:
+    server.inject(Service, "list", Hang())
+    messages: list[str] = []
+    asking = threading.Thread(target=lambda: messages.append(refusal(lambda: listed(api))))
+    asking.start()
+    time.sleep(0.2)
+    api.close()
+    asking.join(5)
+    assert len(messages) == 1
+    assert refusal(lambda: listed(api))
+
+
+def test_the_client_is_loaded_only_when_a_cluster_is_asked() -> None:
+    code = (
+        "import sys, rulegen.cli, rulegen.kube.follow, rulegen.kube.snapshot;"
+        "print({'kubernetes', 'urllib3', 'yaml'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
