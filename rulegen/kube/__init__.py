@@ -1,4 +1,5 @@
-"""Bytes in, typed Kubernetes objects out: from manifests (`manifests`) or the API server.
+"""Bytes in, typed Kubernetes objects out: from manifests, or from an API server, once or as they change.
 
-Decides nothing about packets; imports nothing of rulegen but `errors`.
+`manifests`, `snapshot` and `follow` are the three ways in. Decides nothing about packets; of rulegen it imports only
+`errors`.
 """
