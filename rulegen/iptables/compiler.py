@@ -82,6 +82,8 @@ class Compiler:
             moves = forest.change(changes.added.get(family, ()), changes.removed.get(family, ()))
             changes.before |= moves.before
             changes.after |= moves.after
+            if family in self.programs:
+                changes.after |= forest.plant()
         return diff(changes.before, changes.after), errors
 
     def entries(self) -> Entries:

@@ -102,6 +102,13 @@ class Forest:
             self._trees[place].change(differences, moves)
         return moves
 
+    def plant(self) -> Entries:
+        """The roots of trees that never had a leaf, which the fixed part leads to; those that this makes."""
+        planted: Entries = {tree.root: () for tree in self._trees.values() if tree.root not in tree.chains}
+        for tree in self._trees.values():
+            tree.chains.setdefault(tree.root, ())
+        return planted
+
     def entries(self) -> Entries:
         """All chains."""
         return {key: rules for tree in self._trees.values() for key, rules in tree.chains.items()}
@@ -124,7 +131,7 @@ class _Tree:
             _port_match if place.is_of_ports else lambda prefix: f"-d {cidr_text(family, prefix)}"
         )
         self._name: Callable[[Prefix], str] = _port_name if place.is_of_ports else partial(cidr_text, family)
-        self.chains: Entries = {self._key(ROOT): ()}
+        self.chains: Entries = {}
 
     def change(self, differences: Counter[tuple[Prefix, str]], moves: Moves) -> None:
         """Changes how often each leaf is there, and adds to `moves` what that does to the chains."""
@@ -143,6 +150,11 @@ class _Tree:
             if key in self.chains:
                 moves.before[key] = self.chains[key]
             moves.after[key] = self.chains[key] = self._content(node)
+
+    @property
+    def root(self) -> EntryKey:
+        """The chain that the tree hangs from."""
+        return self._key(ROOT)
 
     def path(self, prefix: Prefix) -> Entries:
         """The chains from the root to the one that holds an item."""

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
@@ -27,17 +28,42 @@ class StaleError(ApplyError):
     """The kernel no longer holds what the steps were planned on: read it again and plan anew."""
 
 
+class Driver(Protocol):
+    """A way into the kernel."""
+
+    def take(self, step: Step, *, test: bool) -> None:
+        """Takes a step, all or nothing; `test`: only asks whether it would be taken. Raises RestoreError."""
+        ...
+
+
+class RestoreDriver:
+    """The way through iptables-restore, for both variants and changes of any size."""
+
+    def __init__(self, variant: Variant, wait: int) -> None:
+        """`wait`: how long another program may hold the lock, in seconds."""
+        self._variant = variant
+        self._wait = wait
+
+    def take(self, step: Step, *, test: bool) -> None:
+        """See `Driver`."""
+        programs.restore(self._variant, step.family, step.text, wait=self._wait, test=test)
+
+
 class Kernel:
     """rulegen's chains in one variant of iptables.
 
-    `variant` None: the one in use. Raises HostError when iptables or privileges are missing.
+    `variant` None: the one in use. `drivers`: the way for a family, where it is not iptables-restore. `wait`: how long
+    another program may hold the lock, in seconds. Raises HostError when iptables or privileges are missing.
     """
 
-    def __init__(self, variant: Variant | None = None, wait: int = WAIT_SECONDS) -> None:
+    def __init__(
+        self, variant: Variant | None = None, wait: int = WAIT_SECONDS, drivers: Mapping[Family, Driver] | None = None
+    ) -> None:
         """Finds the variant; changes nothing."""
         _check_privileges()
         self.variant = variant or programs.detect()
         self._wait = wait
+        self._drivers = dict.fromkeys(Family, RestoreDriver(self.variant, wait)) | dict(drivers or {})
 
     def read(self) -> Entries:
         """What the kernel holds of ours."""
@@ -52,7 +78,7 @@ class Kernel:
     def check(self, steps: Sequence[Step]) -> None:
         """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
         for step in steps:
-            self._restore(step, test=True)
+            self._drivers[step.family].take(step, test=True)
 
     def commit(self, steps: Sequence[Step], live: Mapping[EntryKey, Rules]) -> None:
         """Takes the steps, each all or nothing.
@@ -62,7 +88,7 @@ class Kernel:
         """
         for number, step in enumerate(steps):
             try:
-                self._restore(step, test=False)
+                self._drivers[step.family].take(step, test=False)
             except RestoreError as error:
                 if number == 0 and self.read() != live:
                     raise StaleError(str(error)) from error
@@ -77,9 +103,6 @@ class Kernel:
             with suppress(OSError), socket.socket(number, socket.SOCK_DGRAM):
                 found.append(family)
         return tuple(found)
-
-    def _restore(self, step: Step, *, test: bool) -> None:
-        programs.restore(self.variant, step.family, step.text, wait=self._wait, test=test)
 
 
 def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[str]:

@@ -51,7 +51,7 @@ def _render_chains(chains: Entries) -> Iterator[str]:
     ordered = [(service, sorted(groups[service], key=lambda key: key.chain)) for service in sorted(groups)]
     if ordered:
         yield "\n"
-    yield from (f":{key.chain} - [0:0]\n" for _, keys in ordered for key in keys)
+    yield from (f":{chain} - [0:0]\n" for chain in sorted(key.chain for _, keys in ordered for key in keys))
     for service, keys in ordered:
         yield f"\n# {service or 'By address and by port.'}\n"
         yield from (f"-A {key.chain} {rule}\n" for key in keys for rule in chains[key])

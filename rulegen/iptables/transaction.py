@@ -101,10 +101,11 @@ def _lines(table: str, part: Delta[EntryKey, Rules]) -> Iterator[str]:
     written = {**part.added, **{key: change.after for key, change in part.changed.items()}}
     live = {**part.removed, **{key: change.before for key, change in part.changed.items()}}
     yield f"*{table}"
-    for key in (*written, *part.removed):
-        if not key.is_built_in:
-            # Declares the chain, and empties it if it is there.
-            yield f":{key.chain} - [0:0]"
+    # Declares each chain, and empties it if it is there. In order: iptables-nft keeps a sorted list, and takes three
+    # times as long for 10,000 chains that come in another.
+    yield from (
+        f":{chain} - [0:0]" for chain in sorted(key.chain for key in (*written, *part.removed) if not key.is_built_in)
+    )
     for key, rules in live.items():
         if key.is_built_in:
             yield from (f"-D {key.chain} {rule}" for rule in rules if not rule.startswith(REMARK))
