@@ -6,6 +6,7 @@ The other version is this one with other templates.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from rulegen import resources
 from rulegen.config import Family
 from rulegen.nftables import program
-from rulegen.nftables.transaction import AddChains, DeleteChains, WriteRules
+from rulegen.nftables.transaction import AddChains, DeleteChains, Transaction, WriteRules
 from tests.builders import Item, endpoint, endpoint_slice, node, service
 from tests.lab import Lab, Packet
 from tests.lab.fixtures import MakeLab
@@ -86,15 +87,30 @@ def _lab_host(make_lab: MakeLab) -> Lab:
     return lab
 
 
+def _apply_in_traffic(host: Host, lab: Lab) -> Transaction:
+    """Applies ITEMS while packets come in, before, during and after."""
+    injector = _Injector(lab)
+    with injector.running():
+        _wait_for_more(injector)
+        transaction = host.apply(*ITEMS)
+        _wait_for_more(injector)
+    return transaction
+
+
+def _wait_for_more(injector: _Injector) -> None:
+    before, end = injector.sent, time.monotonic() + 30
+    while injector.sent == before:
+        assert time.monotonic() < end, "no packets are sent"
+        time.sleep(0.01)
+
+
 def test_other_rules_are_rewritten_and_elements_stay(make_lab: MakeLab, loaded_by_another: LoadChanged) -> None:
     lab = _lab_host(make_lab)
     with host_in(lab.namespace) as host, lab.entered():
         loaded_by_another(host, _other_rules)
         lab.send([Packet("203.0.113.9", "10.96.0.10", 80)])
         assert "203.0.113.9" in _remembered(host)
-        injector = _Injector(lab)
-        with injector.running():
-            transaction = host.apply(*ITEMS)
+        transaction = _apply_in_traffic(host, lab)
         assert lines_of(host.delta(*ITEMS)) == []
         assert "203.0.113.9" in _remembered(host)
         assert _count(host, "leaked") == 0
@@ -112,9 +128,7 @@ def test_other_sets_mean_another_table_in_one_transaction(make_lab: MakeLab, loa
     lab = _lab_host(make_lab)
     with host_in(lab.namespace) as host, lab.entered():
         loaded_by_another(host, _other_sets)
-        injector = _Injector(lab)
-        with injector.running():
-            transaction = host.apply(*ITEMS)
+        transaction = _apply_in_traffic(host, lab)
         assert lines_of(host.delta(*ITEMS)) == []
         assert _count(host, "leaked") == 0
         assert _count(host, "seen") > 1000
