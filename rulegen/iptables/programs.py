@@ -26,6 +26,8 @@ _NAME = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 # Chains by which the kubelet tells others which variant it uses.
 _HINT = re.compile(r"^:KUBE-(?:IPTABLES-HINT|KUBELET-CANARY) ", re.MULTILINE)
 _VARIANT_WORD = re.compile(r"\((nf_tables|legacy)\)")
+# The program's name and version, with which most messages begin.
+_VERSION = re.compile(r"^ip6?tables\S* v[\d.]+ \(\w+\): *")
 _ERROR_LINES = 3
 
 
@@ -166,5 +168,5 @@ def _refusal(program: str, output: str, text: str) -> RestoreError:
 
 def _words(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("Try `", "# Warning"))]
+    lines = [_VERSION.sub("", line) for line in lines if not line.startswith(("Try `", "# Warning"))]
     return " ".join(lines[:_ERROR_LINES])[:300] or "failed without a message"
