@@ -87,7 +87,19 @@ class Host:
                 for command in ("-F", "-X"):
                     self.run(f"-t {table} {command}", family=family)
 
-    def foreign(self) -> list[str]:
-        """The rules and chains of others, as saved."""
-        lines = [line for family in Family for line in self.run("save", family=family).splitlines()]
-        return [line for line in lines if line.startswith(("*", "-A", ":")) and "RULEGEN" not in line]
+    def foreign(self) -> list[tuple[str, str]]:
+        """The rules and chains of others, in their order, with their tables."""
+        found = []
+        for family in Family:
+            table = ""
+            for line in self.run("save", family=family).splitlines():
+                if line.startswith("*"):
+                    table = f"{family.value} {line[1:]}"
+                elif line.startswith(("-A", ":")) and not _is_nobodys(line):
+                    found.append((table, line))
+        return sorted(found, key=lambda item: item[0])
+
+
+def _is_nobodys(line: str) -> bool:
+    """A rule or chain of rulegen's, or a built-in chain, of which the kernel may make more."""
+    return "RULEGEN" in line or (line.startswith(":") and " - [" not in line)

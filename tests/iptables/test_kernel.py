@@ -64,7 +64,7 @@ def restore(host: Host, table: str, lines: list[str], family: Family = Family.IP
     host.run("restore --noflush", "\n".join([f"*{table}", *lines, "COMMIT", ""]), family)
 
 
-def load_foreign(host: Host) -> list[str]:
+def load_foreign(host: Host) -> list[tuple[str, str]]:
     for table, lines in FOREIGN.items():
         restore(host, table, lines)
     return host.foreign()
