@@ -1,0 +1,59 @@
+"""Real connections through the rules: those in flight survive whatever happens to the rules."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+
+import pytest
+
+from rulegen import ruleset
+from rulegen.demo.network import Network
+from rulegen.demo.proxy import Proxy, Sample
+from rulegen.demo.servers import Servers, ask_again, connect
+from rulegen.nftables.transaction import plan
+from tests.nftables.host import Host, host_in
+
+pytestmark = pytest.mark.kernel
+
+VIP, PORT = "203.0.113.80", 80
+DAMAGE = [
+    "flush map ip rulegen endpoints",
+    "flush chain ip rulegen services",
+    "delete chain ip rulegen prerouting",
+]
+# The kernel tracks and translates no connection while there is no rule at all that needs it.
+DOWNFALLS = ["flush table ip rulegen", "delete table ip rulegen"]
+
+
+def _repair(host: Host, proxy: Proxy) -> None:
+    """What `rulegen apply` does for the sample cluster."""
+    live = host.read()
+    compiler = proxy._compiler
+    desired = compiler.entries()
+    host.commit(plan(ruleset.diff(live.entries, desired), live, compiler.programs, desired), live)
+
+
+def test_connections_in_flight_survive_damage_and_repair() -> None:
+    sample = Sample()
+    with ExitStack() as opened:
+        network = opened.enter_context(Network(list(sample.pods)))
+        servers = opened.enter_context(Servers())
+        for route in sample.cluster.routes():
+            for backend in route.cluster:
+                name = sample.pods[backend.address]
+                servers.add(network.pods[backend.address], name, route.name.protocol, backend.port)
+        proxy = opened.enter_context(closing(Proxy(sample.cluster, network.node)))
+        proxy.apply(proxy.plan_install())
+        connections = [opened.enter_context(connect(network.client, VIP, PORT)) for _ in range(12)]
+        before = [connection.recv(64).decode().strip() for connection in connections]
+        assert set(before) == {"web-1", "web-2", "web-3"}
+        host = opened.enter_context(host_in(network.node))
+        for commands in DAMAGE:
+            host.nft(commands)
+            assert [ask_again(connection) for connection in connections] == before, commands
+            _repair(host, proxy)
+            assert [ask_again(connection) for connection in connections] == before, commands
+        for commands in DOWNFALLS:
+            host.nft(commands)
+            _repair(host, proxy)
+            assert [ask_again(connection) for connection in connections] == before, commands
