@@ -57,7 +57,8 @@ class Request(NamedTuple):
 class ApiServer:
     """A running server on a port of 127.0.0.1.
 
-    `tokens`: who may ask; `served`: the paths that it knows; `connections`: how many were made to it.
+    `tokens`: who may ask; `served`: the paths that it knows; `connections`: how many were made to it;
+    `compressed`: how many lists were sent so.
     """
 
     def __init__(self) -> None:
@@ -67,6 +68,7 @@ class ApiServer:
         self.requests: list[Request] = []
         self.streams: set[Stream] = set()
         self.connections = 0
+        self.compressed = 0
         self._faults: dict[tuple[str, Verb], deque[Fault]] = {}
         self._http: _HttpServer | None = None
         self._port = 0
@@ -292,17 +294,17 @@ class _Handler(BaseHTTPRequestHandler):
         if len(body) > _GZIP_FROM and "gzip" in (self.headers.get("Accept-Encoding") or ""):
             body = gzip.compress(body, 1)
             headers["Content-Encoding"] = "gzip"
+            self.server.api.compressed += 1
         self._send(200, body, headers, len(body) // 2 if isinstance(fault, HalfBody) else None)
         if isinstance(fault, HalfBody):
             raise HangUp
 
     def _watch(self, kind: Kind, query: Mapping[str, str], fault: Fault | None) -> None:
         api = self.server.api
-        stream = Stream(kind, query, api.store)
-        if isinstance(fault, StreamFault):
-            stream.order(fault)
         with api.store.changed:
-            version = int(query.get("resourceVersion") or api.store.version)
+            stream = Stream(kind, query, api.store)
+            if isinstance(fault, StreamFault):
+                stream.order(fault)
             api.requests.append(Request("watch", kind.name, query, 200))
             api.streams.add(stream)
             api.store.changed.notify_all()
@@ -313,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.flush()
             try:
-                for text in stream.lines(version, lambda: self.server.ending):
+                for text in stream.lines(lambda: self.server.ending):
                     self._chunk(text)
             except HangUp as hang_up:
                 # A chunk of its own, so that the client has this text before the connection ends.

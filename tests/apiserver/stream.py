@@ -29,7 +29,7 @@ Order: TypeAlias = StreamFault | Bookmark
 
 
 class Stream:
-    """A watch that runs."""
+    """A watch that runs. Hold `store.changed` while making one."""
 
     def __init__(self, kind: Kind, query: Mapping[str, str], store: Store) -> None:
         self.kind = kind
@@ -39,8 +39,12 @@ class Stream:
         self._store = store
         self._matches = selector(query)
         self._end = time.monotonic() + float(query.get("timeoutSeconds", "1800"))
-        self._version = 0
+        self._version = int(query.get("resourceVersion") or store.version)
         self._cut = False
+        if store.is_forgotten(self._version):
+            self.order(ErrorEvent(410, "Expired"))
+        elif self._version > store.version:
+            self.order(ErrorEvent(504, "Timeout", ("ResourceVersionTooLarge",)))
 
     def order(self, order: Order) -> None:
         """To be carried out after what has changed until now, and before what changes later."""
@@ -48,17 +52,12 @@ class Stream:
             self._orders.append((self._store.version, order))
             self._store.changed.notify_all()
 
-    def lines(self, version: int, ending: Callable[[], bool]) -> Iterator[bytes]:
-        """The lines of what has changed since `version`, and of the orders, until the time is up.
+    def lines(self, ending: Callable[[], bool]) -> Iterator[bytes]:
+        """The lines of what changes, and of the orders, until the time is up.
 
         Raises:
             HangUp: the server ends, or a fault closes the connection.
         """
-        self._version = version
-        if self._store.is_forgotten(version):
-            self.order(ErrorEvent(410, "Expired"))
-        elif version > self._store.version:
-            self.order(ErrorEvent(504, "Timeout", ("ResourceVersionTooLarge",)))
         while time.monotonic() < self._end:
             steps = self._next(ending)
             if ending():

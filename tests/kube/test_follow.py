@@ -152,6 +152,7 @@ def test_a_large_list_is_compressed_and_read(server: ApiServer, follow: Follow) 
     followed = follow()
     followed.synced()
     assert len(names(followed, EndpointSlice)) == 50
+    assert server.compressed == 1
 
 
 @pytest.mark.parametrize(
