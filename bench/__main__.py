@@ -63,6 +63,9 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
         _upgrade(bench, _TARGET_SHAPE if quick else Shape(30_000))
         for shape in (Shape(1_000), *([_TARGET_SHAPE] if large else [])):
             _kube_proxy(bench, shape)
+        for shape in (Shape(1_000), _TARGET_SHAPE):
+            _iptables(bench, shape)
+        _beside_kube_proxy_iptables(bench, Shape(1_000))
         _first_packets(bench, Shape(1_000))
         if output is not None:
             document = {"environment": _environment(), "seconds and megabytes": bench.figures}
@@ -149,6 +152,37 @@ def _kube_proxy(bench: Bench, shape: Shape) -> None:
     note = "what nft and the kernel take for the layout; what kube-proxy itself computes and lists comes on top"
     title = f"Beside the layout of kube-proxy's nftables mode, {shape} Services"
     table(title, ["", "kube-proxy's layout", "rulegen", "ratio"], rows, note)
+
+
+def _iptables(bench: Bench, shape: Shape) -> None:
+    """Both variants, and for legacy both drivers."""
+    figures = {variant: bench.measure("iptables stages", shape, variant) for variant in ("nft", "legacy")}
+    rows = [
+        [stage, *(typical(figures[variant], stage) for variant in figures), target if shape is _TARGET_SHAPE else ""]
+        for stage, target in (("compile", ""), ("first apply", "<= 15 s, <= 3 s"), ("read back", ""))
+    ]
+    ways = (("nft", "iptables-restore"), ("legacy", "iptables-restore"), ("legacy", "python-iptables"))
+    for driver in ("iptables-restore", "python-iptables"):
+        found = {
+            variant: spread(bench.measure("iptables changes", shape, variant, 10, driver), "endpoint replaced")
+            for variant, way in ways
+            if way == driver
+        }
+        target = "<= 150 ms, <= 600 ms" if shape is _TARGET_SHAPE else ""
+        rows.append([f"one endpoint replaced, {driver}", found.get("nft", ""), found["legacy"], target])
+    passed = median(figures["nft"]["rules passed"])
+    note = f"a first packet to the last Service passes {passed:.0f} rules before the Service's own"
+    table(f"iptables, {shape} Services of {ENDPOINTS} endpoints", ["", "nft", "legacy", "target"], rows, note)
+
+
+def _beside_kube_proxy_iptables(bench: Bench, shape: Shape) -> None:
+    rows = []
+    for variant in ("nft", "legacy"):
+        theirs = median(bench.measure("kube-proxy iptables load", shape, variant)["load"])
+        mine = median(bench.measure("iptables stages", shape, variant)["first apply"])
+        rows.append([f"first load, {variant}", seconds(theirs), seconds(mine), f"{theirs / mine:.1f}"])
+    title = f"Beside the layout of kube-proxy's iptables mode, {shape} Services, by the same iptables-restore"
+    table(title, ["", "kube-proxy's layout", "rulegen", "ratio"], rows)
 
 
 def _first_packets(bench: Bench, shape: Shape) -> None:

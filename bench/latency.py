@@ -12,12 +12,14 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from socket import IPPROTO_TCP, inet_aton
 
-from bench import kube_proxy
+from bench import iptables, kube_proxy
 from bench.clusters import Shape, cluster_ip, endpoint_address
 from bench.product import started
+from rulegen.iptables.programs import Variant
 
 _TUNSETIFF = 0x400454CA
 _TUN_WITHOUT_HEADER = 0x1001
@@ -65,6 +67,10 @@ RULES: dict[str, Callable[[Shape, Path], None]] = {
     "one DNAT rule": _load_one_rule,
     "rulegen": _load_ours,
     "kube-proxy's layout": _load_kube_proxy,
+    "rulegen, iptables-nft": partial(iptables.load_ours, Variant.NFT),
+    "rulegen, iptables-legacy": partial(iptables.load_ours, Variant.LEGACY),
+    "kube-proxy's layout, iptables-nft": partial(iptables.load_kube_proxy, Variant.NFT),
+    "kube-proxy's layout, iptables-legacy": partial(iptables.load_kube_proxy, Variant.LEGACY),
 }
 
 

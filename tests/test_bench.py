@@ -42,18 +42,22 @@ def test_the_mixed_cluster_is_mixed(tmp_path: Path) -> None:
         Order("upgrade", MIXED),
         Order("kube-proxy load", SMALL),
         Order("kube-proxy change", SMALL, (2,)),
+        Order("iptables stages", MIXED, ("nft",)),
+        Order("iptables changes", SMALL, ("legacy", 2, "iptables-restore")),
+        Order("iptables changes", SMALL, ("legacy", 2, "python-iptables")),
+        Order("kube-proxy iptables load", SMALL, ("nft",)),
     ],
     ids=lambda order: f"{order.measurement}, {order.shape}",
 )
 def test_it_measures(order: Order, tmp_path: Path) -> None:
     result = run(order, tmp_path)
     for name, value in result.items():
-        if not name.endswith((" cpu", "nft memory")):
+        if not name.endswith((" cpu", "nft memory", "restore memory")):
             assert min(value if isinstance(value, list) else [value]) > 0, name
 
 
 @pytest.mark.kernel
 @pytest.mark.skipif(not os.access("/dev/net/tun", os.R_OK | os.W_OK), reason="/dev/net/tun may not be opened here")
-@pytest.mark.parametrize("rules", ["rulegen", "one DNAT rule", "kube-proxy's layout"])
+@pytest.mark.parametrize("rules", ["rulegen", "one DNAT rule", "kube-proxy's layout", "rulegen, iptables-nft"])
 def test_first_packets_arrive(rules: str, tmp_path: Path) -> None:
     assert min(*run(Order("first packets", SMALL, (rules,)), tmp_path)[rules]) > 0  # type: ignore[misc]
