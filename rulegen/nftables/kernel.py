@@ -1,8 +1,8 @@
 """The kernel behind this target: reads the live table, checks and commits transactions.
 
 Two ways lead in. A table to be made anew goes through nft: a small one through libnftables in this process, a large one
-through `nft -f -`, whose memory is given back when it ends. All changes to a table that is there, of elements, chains and
-rules, go as netlink messages: their cost depends on nothing else on the host. Touches no table but rulegen's own.
+through `nft -f -`, whose memory is given back when it ends. All changes to a table that is there, of elements, chains
+and rules, go as netlink messages: their cost depends on nothing else on the host. Touches no table but rulegen's own.
 """
 
 from __future__ import annotations
