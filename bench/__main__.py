@@ -16,6 +16,7 @@ import msgspec
 from bench import report
 from bench.child import Order, run
 from bench.clusters import ENDPOINTS, Shape, manifest
+from bench.iptables import usable_drivers
 from bench.report import TARGETS, Figures, megabytes, seconds, spread, table, typical
 
 _TARGET_SHAPE = Shape(10_000)
@@ -162,7 +163,7 @@ def _iptables(bench: Bench, shape: Shape) -> None:
         for stage, target in (("compile", ""), ("first apply", "<= 15 s, <= 3 s"), ("read back", ""))
     ]
     ways = (("nft", "iptables-restore"), ("legacy", "iptables-restore"), ("legacy", "python-iptables"))
-    for driver in ("iptables-restore", "python-iptables"):
+    for driver in usable_drivers():
         found = {
             variant: spread(bench.measure("iptables changes", shape, variant, 10, driver), "endpoint replaced")
             for variant, way in ways

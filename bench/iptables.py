@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -118,6 +120,16 @@ def _drivers(driver: str) -> dict[Family, Driver]:
     from rulegen.iptables.inprocess import InProcessDriver
 
     return {Family.IPV4: InProcessDriver(Family.IPV4, _WAIT)}
+
+
+def usable_drivers() -> tuple[str, ...]:
+    """The ways into legacy iptables that there are on this host; python-iptables does not understand every iptables."""
+    probe = (
+        "from rulegen.config import Family; from rulegen.iptables.inprocess import InProcessDriver; "
+        "InProcessDriver(Family.IPV4, 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False)
+    return ("iptables-restore", "python-iptables") if done.returncode == 0 else ("iptables-restore",)
 
 
 # ---- kube-proxy's layout ----

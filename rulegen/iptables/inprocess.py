@@ -22,14 +22,16 @@ from rulegen.iptables.programs import LOCK, LockedError, RestoreError
 from rulegen.iptables.transaction import Step
 
 _POLL_SECONDS = 0.05
+# python-iptables 1.2.0 finds no options of some extensions of iptables 1.8.11; this one shows it.
+PROBE = "-m addrtype --dst-type LOCAL"
 _MATCHED = {"-s": "src", "-d": "dst", "-i": "in_interface", "-p": "protocol"}
 
 
 class InProcessDriver:
     """Steps of one family to commits of legacy tables, in the network namespace of the calling thread.
 
-    `wait`: how long another program may hold the lock, in seconds. Raises HostError without python-iptables, and when
-    the process has one for the other family.
+    `wait`: how long another program may hold the lock, in seconds. Raises HostError without python-iptables, when it
+    does not understand the host's iptables, and when the process has one for the other family.
     """
 
     _family: ClassVar[Family | None] = None
@@ -38,7 +40,6 @@ class InProcessDriver:
         """Loads python-iptables."""
         if InProcessDriver._family not in {None, family}:
             raise HostError("python-iptables serves one IP family in a process; use iptables-restore for the other")
-        InProcessDriver._family = family
         self._wait = wait
         try:
             with warnings.catch_warnings():
@@ -47,6 +48,12 @@ class InProcessDriver:
         except ImportError as error:
             raise HostError("python-iptables is not installed: `pip install rulegen[legacy]`") from error
         self._iptc: Any = iptc
+        try:
+            _filled(iptc.Rule() if family is Family.IPV4 else iptc.Rule6(), PROBE)
+        except (iptc.IPTCError, iptc.XTablesError) as error:
+            message = f"python-iptables does not understand the iptables of this host: {PROBE}: {error}"
+            raise HostError(f"{message}; use iptables-restore") from error
+        InProcessDriver._family = family
 
     def take(self, step: Step, *, test: bool) -> None:
         """Commits a step, all or nothing; `test`: without the commit. Raises RestoreError with the line refused."""
