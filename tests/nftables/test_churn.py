@@ -97,10 +97,10 @@ AFFINITY = [
 @pytest.mark.parametrize(
     ("states", "least_commits"),
     [
-        pytest.param(ONE_AND_TWO, 1000, id="one-and-two"),
-        pytest.param(SHRINKING, 1000, id="shrinking"),
-        pytest.param(ACROSS_THE_MAPS, 20, id="across-the-maps"),
-        pytest.param(AFFINITY, 500, id="affinity"),
+        pytest.param(ONE_AND_TWO, 100, id="one-and-two"),
+        pytest.param(SHRINKING, 100, id="shrinking"),
+        pytest.param(ACROSS_THE_MAPS, 6, id="across-the-maps"),
+        pytest.param(AFFINITY, 50, id="affinity"),
     ],
 )
 def test_no_new_connection_leaves_untranslated(
@@ -116,7 +116,7 @@ def test_no_new_connection_leaves_untranslated(
         seen, leaked = (_count(host, name) for name in ("seen", "leaked"))
         churn.check()
     assert leaked == 0, f"{leaked} of {seen} packets in {commits} commits"
-    assert seen > 20_000
+    assert seen > 2_000
     assert commits >= least_commits
 
 
