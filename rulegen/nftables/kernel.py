@@ -26,7 +26,14 @@ from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
 from rulegen.nftables.live import Live, read, read_table
 from rulegen.nftables.program import Program
-from rulegen.nftables.rules import CompiledChain, CompiledChains, compile_chains, derive_chain, workbench_text
+from rulegen.nftables.rules import (
+    CompiledChain,
+    CompiledChains,
+    compile_chains,
+    derive_chain,
+    hooks_in_front,
+    workbench_text,
+)
 from rulegen.nftables.transaction import (
     Change,
     DeleteChains,
@@ -124,6 +131,8 @@ class Kernel:
         Raises StaleError when somebody changed what it was planned on, ApplyError for any other refusal.
         """
         compiled = self._compile(transaction, live)
+        for table in transaction.tables:
+            self._keep_in_front(table.program.family)
         if transaction.tables:
             self._load(transaction.tables, compiled, check=False)
             for table in transaction.tables:
@@ -189,6 +198,22 @@ class Kernel:
                 raise StaleError(f"cannot compile rules: {error}") from error
         raise StaleError(f"the ruleset changed during each of {_COMPILE_ATTEMPTS} attempts to compile rules")
 
+    def _keep_in_front(self, family: Family) -> None:
+        """Lets packets meet the table that is to be replaced before the one that replaces it.
+
+        The kernel puts a new hook in front of others of its priority. A packet could pass it just before the new table
+        is in force, and arrive at the old table's when that has gone.
+        """
+        try:
+            copies = hooks_in_front(self._connection, family)
+            if copies:
+                self._connection.commit(copies)
+        except netlink.InterruptedDumpError as error:
+            raise StaleError("the ruleset changed while it was read") from error
+        except netlink.KernelError:
+            # What somebody did to the table may make it impossible; it is replaced all the same.
+            return
+
     def _reread(self, family: Family, live: Live) -> None:
         """Takes over what nft has loaded; should the ruleset change meanwhile, the next reading tells."""
         with suppress(netlink.InterruptedDumpError):
@@ -240,7 +265,7 @@ def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live)
         elif isinstance(change, WriteRules):
             written = compiled[change.family, change.chain.name]
             table = live.tables[change.family]
-            table.note(change.chain.name, change.chain.digest, written.listed_as, list(written.rules))
+            table.note(change.chain.name, change.chain.digest, written.declaration, list(written.rules))
         elif isinstance(change, DeleteChains):
             for name in change.names:
                 live.tables[change.family].forget(name)

@@ -37,24 +37,30 @@ class Fingerprint:
 
 @dataclass
 class LiveTable:
-    """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's."""
+    """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's.
+
+    By chain: `fingerprints`, `rules` and `declarations` (its hook, empty without one) as the kernel holds them, and
+    `listed_as`, the digest of these two.
+    """
 
     schema: str
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     rules: dict[str, list[bytes]] = field(default_factory=dict)
     listed_as: dict[str, str] = field(default_factory=dict)
+    declarations: dict[str, bytes] = field(default_factory=dict)
 
-    def note(self, name: str, loaded_from: str, listed_as: str, rules: list[bytes]) -> None:
+    def note(self, name: str, loaded_from: str, declaration: bytes, rules: list[bytes]) -> None:
         """Follows a chain that was written."""
+        listed_as = listing_digest(declaration, rules)
         self.fingerprints[name] = Fingerprint(loaded_from, listed_as)
         self.listed_as[name] = listed_as
+        self.declarations[name] = declaration
         self.rules[name] = rules
 
     def forget(self, name: str) -> None:
         """Follows a chain that was deleted."""
-        self.fingerprints.pop(name, None)
-        self.listed_as.pop(name, None)
-        self.rules.pop(name, None)
+        for mapping in (self.fingerprints, self.listed_as, self.declarations, self.rules):
+            mapping.pop(name, None)
 
 
 @dataclass
@@ -108,6 +114,7 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
     for rule in connection.rules(family, TABLE):
         table.rules.setdefault(rule.chain, []).append(rule.expressions)
     for chain in connection.chains(family, TABLE):
+        table.declarations[chain.name] = chain.declaration
         table.listed_as[chain.name] = listing_digest(chain.declaration, table.rules.get(chain.name, []))
     return table
 

@@ -50,6 +50,7 @@ _NESTED = 0x8000
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_USERDATA = 1, 2, 6
 _DORMANT = 0x1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
+_HOOK_PRIORITY = 2
 _CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, _NESTED), (_CHAIN_POLICY, 0))
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH, _SET_DESCRIPTION = 1, 2, 3, 5, 7, 9
@@ -74,7 +75,7 @@ _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TWO_ATTRIBUTES = struct.Struct("=HHHH")
-_U32 = struct.Struct("!I")
+_U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
 _ELEMENTS_PER_MESSAGE = 128
 
@@ -162,6 +163,16 @@ def new_chain(family: Family, table: str, name: str, declaration: bytes) -> byte
     """`add chain ip rulegen NAME`; `declaration` as in `ChainInfo`."""
     payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name) + declaration
     return message(_NEWCHAIN, _REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+
+
+def one_step_earlier(declaration: bytes) -> bytes:
+    """The attributes of a hook with a priority one lower."""
+    hook = dict(attributes(declaration))[_CHAIN_HOOK]
+    priority = dict(attributes(hook))[_HOOK_PRIORITY]
+    earlier = _S32.pack(_S32.unpack(priority)[0] - 1)
+    return declaration.replace(
+        hook, hook.replace(attribute(_HOOK_PRIORITY, priority), attribute(_HOOK_PRIORITY, earlier))
+    )
 
 
 def delete_chain(family: Family, table: str, name: str) -> bytearray:

@@ -19,6 +19,7 @@ from rulegen.nftables.netlink import Connection
 from rulegen.nftables.program import Program, balance_chain, balance_chain_text, is_balance_chain
 
 WORKBENCH = f"{TABLE}-workbench"
+_IN_FRONT = "-in-front"
 
 
 class CompiledChain(NamedTuple):
@@ -79,3 +80,26 @@ def derive_chain(table: LiveTable | None, family: Family, name: str) -> Compiled
     if known is None or not intact or known.loaded_from != balance_chain(family, model).digest:
         return None
     return CompiledChain(b"", (netlink.with_modulus(rules[0], int(number)), *rules[1:]))
+
+
+def hooks_in_front(connection: Connection, family: Family) -> list[bytearray]:
+    """Messages that hook in a second time, one step earlier, all that rulegen's table hooks in, whatever that is.
+
+    None for a hook that has its copy already, from an attempt that went no further.
+    """
+    chains = {chain.name: chain.declaration for chain in connection.chains(family, TABLE) if chain.declaration}
+    copies = {
+        name: f"{name}{_IN_FRONT}"
+        for name in chains
+        if not name.endswith(_IN_FRONT) and f"{name}{_IN_FRONT}" not in chains
+    }
+    found = [
+        netlink.new_chain(family, TABLE, copy, netlink.one_step_earlier(chains[name])) for name, copy in copies.items()
+    ]
+    if found:
+        found += (
+            netlink.new_rule(family, TABLE, copies[rule.chain], rule.expressions)
+            for rule in connection.rules(family, TABLE)
+            if rule.chain in copies
+        )
+    return found

@@ -81,6 +81,30 @@ class AddChains:
 
 
 @dataclass(frozen=True)
+class MoveHook:
+    """Makes a chain anew, without rules, if it does not hook into the kernel where it should (`declaration`).
+
+    Only then: a new hook comes before the old one, and a packet between the two would meet neither's rules.
+    """
+
+    family: Family
+    chain: Chain
+    declaration: bytes
+
+    def __str__(self) -> str:
+        """As nft would read it."""
+        return f"add chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name} {{ {self.chain.declaration} }}"
+
+    def messages(self, compiled: CompiledChains) -> Iterator[bytearray]:
+        """As netlink messages."""
+        declaration = compiled[self.family, self.chain.name].declaration
+        if declaration != self.declaration:
+            yield netlink.flush_chain(self.family, TABLE, self.chain.name)
+            yield netlink.delete_chain(self.family, TABLE, self.chain.name)
+            yield netlink.new_chain(self.family, TABLE, self.chain.name, declaration)
+
+
+@dataclass(frozen=True)
 class WriteRules:
     """Replaces the rules of a chain, and notes what it was loaded from. `known`: there is such a note already."""
 
@@ -187,7 +211,9 @@ class RetimeClient:
             yield netlink.add_expiring_element(affinity, TABLE, (client.key, client.value), times)
 
 
-Change: TypeAlias = DeleteTable | AddChains | WriteRules | DeleteChains | AddElements | DeleteElements | RetimeClient
+Change: TypeAlias = (
+    DeleteTable | AddChains | MoveHook | WriteRules | DeleteChains | AddElements | DeleteElements | RetimeClient
+)
 
 
 @dataclass(frozen=True)
@@ -320,17 +346,14 @@ def _new_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable,
 def _changed_chains(
     family: Family, delta: Delta[EntryKey, Value], table: LiveTable, program: Program
 ) -> Iterator[Change]:
-    """The rules of chains that differ, and chains that hook into the kernel.
-
-    One of the latter is made anew when it differs, as its hook may be wrong too; nothing refers to it.
-    """
+    """The rules of chains that differ, and chains that hook into the kernel, to which nothing refers."""
     changed = _chains(family, delta.changed, program)
-    rehooked = [chain for chain in changed if chain.declaration]
     hooked = [chain for chain in _chains(family, delta.added, program) if chain.declaration]
-    if rehooked:
-        yield DeleteChains(family, tuple(chain.name for chain in rehooked))
-    if hooked or rehooked:
-        yield AddChains(family, tuple(sorted((*hooked, *rehooked), key=attrgetter("name"))))
+    for chain in changed:
+        if chain.declaration:
+            yield MoveHook(family, chain, table.declarations.get(chain.name, b""))
+    if hooked:
+        yield AddChains(family, tuple(hooked))
     for chain in sorted((*hooked, *changed), key=attrgetter("name")):
         yield WriteRules(family, chain, chain.name in table.fingerprints)
 

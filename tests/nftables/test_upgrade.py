@@ -5,6 +5,7 @@ The other version is this one with other templates.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 from rulegen import resources
 from rulegen.config import Family
 from rulegen.nftables import program
-from rulegen.nftables.transaction import AddChains, DeleteChains, Transaction, WriteRules
+from rulegen.nftables.transaction import AddChains, DeleteChains, MoveHook, Transaction, WriteRules
 from tests.builders import Item, endpoint, endpoint_slice, node, service
 from tests.lab import Lab, Packet
 from tests.lab.fixtures import MakeLab
@@ -121,7 +122,7 @@ def test_other_rules_are_rewritten_and_elements_stay(make_lab: MakeLab, loaded_b
     written = {(change.family, change.chain.name) for change in changes if isinstance(change, WriteRules)}
     names = ("route", "services", "prerouting-release")
     assert written == {(family, name) for family in Family for name in names}
-    assert all(isinstance(change, WriteRules | AddChains | DeleteChains) for change in changes)
+    assert all(isinstance(change, WriteRules | AddChains | MoveHook | DeleteChains) for change in changes)
 
 
 def test_other_sets_mean_another_table_in_one_transaction(make_lab: MakeLab, loaded_by_another: LoadChanged) -> None:
@@ -135,3 +136,40 @@ def test_other_sets_mean_another_table_in_one_transaction(make_lab: MakeLab, loa
         assert "old-hairpin" not in host.run("nft", "list", "table", "ip", "rulegen").stdout
     assert [table.program.family for table in transaction.tables] == list(Family)
     assert list(transaction.stages) == []
+
+
+def test_a_table_that_goes_is_met_first(host: Host) -> None:
+    """A packet that has passed the new table's empty hooks must not come to the old table's after it is gone."""
+    host.apply(*ITEMS)
+    before = _hooks(host)
+    with host.namespace.entered():
+        host.kernel._keep_in_front(Family.IPV4)
+        host.kernel._keep_in_front(Family.IPV4)
+    copies = {(f"{name}-in-front", kind, hook, priority - 1) for name, kind, hook, priority in before}
+    assert _hooks(host) == before | copies
+    assert "jump services" in host.run("nft", "list", "chain", "ip", "rulegen", "prerouting-in-front").stdout
+    host.apply(*ITEMS)
+    assert _hooks(host) == before
+
+
+def _hooks(host: Host) -> set[tuple[str, str, str, int]]:
+    """Name, type, hook and priority of the IPv4 table's chains that have one."""
+    listing = json.loads(host.run("nft", "-j", "list", "table", "ip", "rulegen").stdout)
+    chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
+    return {(chain["name"], chain["type"], chain["hook"], chain["prio"]) for chain in chains if "hook" in chain}
+
+
+def test_other_rules_leave_the_hook_where_it_is(make_lab: MakeLab, loaded_by_another: LoadChanged) -> None:
+    lab = _lab_host(make_lab)
+    with host_in(lab.namespace) as host, lab.entered():
+        loaded_by_another(host, lambda text: text.replace("\t\tjump services\n", "\t\tcounter\n\t\tjump services\n"))
+        before = _handles(host)
+        _apply_in_traffic(host, lab)
+        assert _count(host, "leaked") == 0
+        assert _handles(host) == before
+
+
+def _handles(host: Host) -> dict[str, int]:
+    listing = json.loads(host.run("nft", "-j", "list", "chains").stdout)
+    chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
+    return {f"{chain['family']} {chain['name']}": chain["handle"] for chain in chains if chain["table"] == "rulegen"}
