@@ -308,12 +308,17 @@ def _removed(delta: Delta[EntryKey, Value], families: Sequence[Family]) -> tuple
 
 
 def _moved_lists(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
-    """The service-ports, by family and id, of which a list ends, or is balanced in another way from now on."""
-    return {
-        (container.family, service_port_of(container, key))
+    """The service-ports, by family and id, of which a list ends, or is balanced in another way from now on.
+
+    Not those of which a list gets longer or shorter: for these the chains fall back to the first slot.
+    """
+    ended = [(container, key) for container, key in delta.removed if container is LAYOUTS[container.family].slots]
+    moved = [
+        (container, key)
         for container, key in (*delta.removed, *delta.changed)
-        if container in (LAYOUTS[container.family].slots, LAYOUTS[container.family].lists)
-    }
+        if container is LAYOUTS[container.family].lists
+    ]
+    return {(container.family, service_port_of(container, key)) for container, key in (*ended, *moved)}
 
 
 def _added(delta: Delta[EntryKey, Value]) -> dict[EntryKey, Value]:

@@ -1,0 +1,101 @@
+"""First packets of connections in a stream, and how many of them no rule has translated.
+
+A Lab comes in; counters come out: one before DNAT, one right after it, for the addresses that the Services of these
+tests have. Packets are sent by a process of its own (this module), so that it and the tests do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.lab import UPLINK, Lab, Packet
+from tests.lab.conntrack import Conntrack
+from tests.lab.packets import build
+
+ADDRESSES = ("10.96.0.10", "198.51.100.1")
+_RULES = f"""
+table ip watch {{
+  set watched {{ typeof ip daddr; elements = {{ {", ".join(ADDRESSES)} }}; }}
+  counter seen {{ }}
+  counter leaked {{ }}
+  chain seen {{ type filter hook prerouting priority -150; ip daddr @watched counter name seen; }}
+  chain leaked {{ type filter hook prerouting priority -98; ip daddr @watched counter name leaked; }}
+}}
+"""
+
+
+class Traffic:
+    """What arrives at the node of `lab` through its uplink."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        lab.nft(_RULES)
+
+    @property
+    def seen(self) -> int:
+        """How many packets have arrived."""
+        return self._count("seen")
+
+    @property
+    def leaked(self) -> int:
+        """How many of them were not translated."""
+        return self._count("leaked")
+
+    def _count(self, name: str) -> int:
+        with self._lab.entered():
+            listing = subprocess.run(
+                ["nft", "list", "counter", "ip", "watch", name], capture_output=True, text=True, check=True
+            ).stdout
+        return int(listing.partition("packets ")[2].split()[0])
+
+    @contextmanager
+    def flowing(self) -> Iterator[None]:
+        """Packets arrive from the start of the block to its end."""
+        wire = self._lab._wires[UPLINK]
+        hardware_address = wire._to[4][-1]
+        with self._lab.entered():
+            sender = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(wire.socket.fileno()), hardware_address.hex()],
+                pass_fds=[wire.socket.fileno()],
+            )
+        try:
+            self.wait_for_more()
+            yield
+            self.wait_for_more()
+        finally:
+            sender.terminate()
+            status = sender.wait()
+        assert status == -signal.SIGTERM
+
+    def wait_for_more(self) -> None:
+        """Until more packets have arrived."""
+        before, end = self.seen, time.monotonic() + 30
+        while self.seen == before:
+            assert time.monotonic() < end, "no packets arrive"
+
+
+def _send(wire: socket.socket, hardware_address: bytes) -> None:
+    """Each packet is the first of a connection: all are forgotten after each round."""
+    packets = [
+        build(Packet(source, destination, 80, source_port=port), 1)
+        for port in range(2000, 4000)
+        for source in ("203.0.113.9", "10.244.0.9")
+        for destination in ADDRESSES
+    ]
+    to = (UPLINK, 0x0800, 0, 0, hardware_address)
+    conntrack = Conntrack()
+    conntrack.events.close()
+    while True:
+        for packet in packets:
+            wire.sendto(packet, to)
+        conntrack.flush()
+
+
+if __name__ == "__main__":
+    _send(socket.socket(fileno=int(sys.argv[1])), bytes.fromhex(sys.argv[2]))
