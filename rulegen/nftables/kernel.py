@@ -280,9 +280,13 @@ def _in_subprocess(first: list[str], rest: Iterable[str], *, check: bool) -> Non
     """Streams the commands into `nft -f -`. Raises ApplyError."""
     import tempfile
 
-    arguments = ["nft", *(["--check"] if check else []), "--file", "-"]
+    # An nft that outlived this process would take the input's early end for its end, and load a part.
+    arguments = ["setpriv", "--pdeathsig", "KILL", "nft", *(["--check"] if check else []), "--file", "-"]
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
+        try:
+            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
+        except OSError as error:
+            raise HostError(f"cannot run setpriv: {error.strerror}") from error
         try:
             # An nft that stops reading says why on standard error.
             with suppress(BrokenPipeError), io.TextIOWrapper(process.stdin or io.BytesIO(), "utf-8") as pipe:

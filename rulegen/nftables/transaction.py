@@ -93,7 +93,8 @@ class MoveHook:
 
     def __str__(self) -> str:
         """As nft would read it."""
-        return f"add chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name} {{ {self.chain.declaration} }}"
+        hook = f" {{ {self.chain.declaration} }}" if self.chain.declaration else ""
+        return f"add chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}{hook}"
 
     def messages(self, compiled: CompiledChains) -> Iterator[bytearray]:
         """As netlink messages."""
@@ -355,8 +356,9 @@ def _changed_chains(
     changed = _chains(family, delta.changed, program)
     hooked = [chain for chain in _chains(family, delta.added, program) if chain.declaration]
     for chain in changed:
-        if chain.declaration:
-            yield MoveHook(family, chain, table.declarations.get(chain.name, b""))
+        declaration = table.declarations.get(chain.name, b"")
+        if chain.declaration or declaration:
+            yield MoveHook(family, chain, declaration)
     if hooked:
         yield AddChains(family, tuple(hooked))
     for chain in sorted((*hooked, *changed), key=attrgetter("name")):

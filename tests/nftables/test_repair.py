@@ -223,6 +223,7 @@ def test_a_chain_whose_rules_differ_is_written_again(loaded: Host, chain: str, d
         ("postrouting", None),
         ("filter-forward", None),
         ("lb-3", None),
+        ("lb-3", "type filter hook input priority 9; policy accept;"),
     ],
 )
 def test_a_chain_that_is_gone_or_hooked_elsewhere_is_made_again(loaded: Host, chain: str, damage: str | None) -> None:
