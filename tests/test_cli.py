@@ -244,6 +244,46 @@ def test_without_privileges_says_so() -> None:
 
 
 @pytest.mark.kernel
+def test_in_a_user_namespace_what_is_too_large_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "big.yaml"
+    path.write_text("---".join(_numbered(number) for number in range(3000)))
+    script = f"""
+        {RULEGEN[0]} apply -f {CLUSTER} --node node-a | tail -1
+        nft flush ruleset
+        {RULEGEN[0]} apply -f {path} --node n > /dev/null; echo $?
+        nft list tables
+    """
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[0].endswith(": applied")
+    if done.stdout.splitlines()[1:] != ["0"]:  # the host allows large buffers
+        assert done.stdout.splitlines()[1:] == ["2"]
+        assert "net.core.wmem_max" in error_of(done)
+
+
+@pytest.mark.kernel
+def test_what_the_kernel_refuses_is_one_line_with_the_command(tmp_path: Path) -> None:
+    crowd = tmp_path / "crowd.yaml"
+    addresses = ", ".join(f"{{addresses: [10.244.0.{number}]}}" for number in range(1, 21))
+    crowd.write_text(SERVICE.replace("{addresses: [10.244.0.5]}", addresses))
+    web = tmp_path / "web.yaml"
+    web.write_text(SERVICE)
+    done = in_namespace(f"""
+        $R apply -f {crowd} --node n > /dev/null 2>&1; echo $?
+        nft 'add map ip rulegen foreign {{ type mark : verdict; elements = {{ 1 : goto lb-20 }}; }}'
+        $R apply -f {web} --node n > /dev/null; echo $?
+        nft delete map ip rulegen foreign
+        $R apply -f {web} --node n 2>&1 | tail -1; echo $?
+    """)
+    assert done.stdout.splitlines() == ["0", "2", "0 added, 0 changed, 1 removed: applied", "0"]
+    assert error_of(done).endswith("Device or resource busy: delete chain ip rulegen lb-20")
+
+
+@pytest.mark.kernel
 def test_an_interrupted_apply_leaves_the_old_ruleset_or_the_new_one(tmp_path: Path) -> None:
     """Stopped at many moments: a table is there whole or not at all, and the next apply makes it right."""
     count = 1500

@@ -302,12 +302,18 @@ def _in_subprocess(first: list[str], rest: Iterable[str], *, check: bool) -> Non
             raise _refusal(errors.read(), "")
 
 
-_NFT_ERROR = re.compile(r"^(?:\S+?:(?P<line>\d+):[\d-]+: )?(?:Error: )(?P<message>.*)$", re.MULTILINE)
+_NFT_ERROR = re.compile(
+    r"^(?:\S+?:(?P<line>\d+):[\d-]+: |netlink: )?Error: (?P<message>.*)$",
+    re.MULTILINE,
+)
+_TOO_LARGE = "Message too long"
 
 
 def _refusal(output: str, commands: str) -> ApplyError:
     """Nft's words as one line, with the command that it names."""
     match = _NFT_ERROR.search(output)
+    if match is not None and _TOO_LARGE in match["message"]:
+        return ApplyError(f"the kernel refused a transaction: {_TOO_LARGE} ({netlink.SIZE_HINT})")
     if match is None:
         return ApplyError(f"nft failed: {' '.join(output.split())[:300] or 'without a message'}")
     command = ""

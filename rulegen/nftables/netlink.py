@@ -79,6 +79,9 @@ _U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
 _ELEMENTS_PER_MESSAGE = 128
 
+# Root's socket buffers may be larger than that.
+SIZE_HINT = "without root a transaction is limited by the sysctl net.core.wmem_max"
+
 
 class KernelError(Exception):
     """The kernel refused a message. `index` is its place in the transaction, -1 when the kernel does not say."""
@@ -512,7 +515,7 @@ class Connection:
             self._socket.send(batch)
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
-                raise KernelError(error.errno, -1, f"{len(batch)} bytes in one transaction") from error
+                raise KernelError(error.errno, -1, f"{len(batch)} bytes; {SIZE_HINT}") from error
             raise KernelError(error.errno or 0, -1) from error
         self._raise_refusal(first)
 

@@ -9,7 +9,9 @@ import pytest
 
 from rulegen.errors import ApplyError
 from rulegen.nftables.kernel import StaleError
-from tests.builders import Item, endpoint_slice, node, service
+from rulegen.targets.model import Difference
+from rulegen.targets.on_nftables import NftablesTarget
+from tests.builders import CONFIGURATION, Item, cluster, endpoint_slice, node, service
 from tests.nftables.host import Host, lines_of
 
 pytestmark = pytest.mark.kernel
@@ -28,6 +30,25 @@ def test_another_programs_commit_in_between_is_told_from_a_refusal(host: Host) -
     with pytest.raises(StaleError, match=r"No such file or directory.*: delete element ip rulegen endpoints \{ "):
         host.commit(transaction, live)
     assert host.read().entries == before
+    host.apply(*WEB)
+    assert lines_of(host.delta(*WEB)) == []
+
+
+@pytest.mark.parametrize(
+    "meddling", ["flush map ip rulegen endpoints", "flush set ip6 rulegen fingerprints", "delete table ip rulegen"]
+)
+def test_an_apply_begins_anew_when_others_were_quicker(host: Host, meddling: str) -> None:
+    host.apply(*MORE)
+    shown: list[Difference] = []
+
+    def meddle(difference: Difference) -> None:
+        if not shown:
+            host.nft(f"{meddling}\nflush chain ip6 rulegen services")
+        shown.append(difference)
+
+    with host.namespace.entered():
+        NftablesTarget().apply(cluster(*WEB), CONFIGURATION, meddle, dry_run=False)
+    assert len(shown) == (1 if "fingerprints" in meddling else 2)
     host.apply(*WEB)
     assert lines_of(host.delta(*WEB)) == []
 
