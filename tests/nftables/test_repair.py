@@ -309,6 +309,27 @@ def test_a_chain_that_is_not_noted_any_more_is_written_again(loaded: Host, damag
     assert elements_of(_repaired(loaded)) == []
 
 
+def test_what_another_version_of_nft_makes_of_a_rule_is_no_damage(loaded: Host) -> None:
+    """It is noted what the kernel held when the chain was loaded; how this nft would encode the rule plays no part."""
+    noted = loaded.read().tables[Family.IPV4].fingerprints["release"]
+    loaded.nft(
+        "flush chain ip rulegen release\n"
+        "add rule ip rulegen release meta priority & 0x80000000 != 0 meta priority set none"
+    )
+    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains release"]
+    listed_as = loaded.read().tables[Family.IPV4].listed_as["release"]
+    assert listed_as != noted.loaded_as
+    key = zlib.crc32(b"release")
+    loaded.nft(
+        f"delete element ip rulegen fingerprints {{ {key} }}\n"
+        f'add element ip rulegen fingerprints {{ {key} comment "release {noted.loaded_from} {listed_as}" }}'
+    )
+    assert lines_of(loaded.delta(*EVERYTHING)) == []
+    loaded.nft("add rule ip rulegen release counter")
+    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains release"]
+    _repaired(loaded)
+
+
 def test_a_set_that_is_missing_makes_the_table_anew(loaded: Host) -> None:
     loaded.nft("flush chain ip rulegen postrouting\ndelete set ip rulegen hairpin")
     transaction = _repaired(loaded)
