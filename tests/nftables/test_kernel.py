@@ -35,6 +35,29 @@ def test_another_programs_commit_in_between_is_told_from_a_refusal(host: Host) -
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "commits"),
+    [
+        pytest.param(WEB, MORE, 1, id="endpoint-added"),
+        pytest.param(MORE, WEB, 1, id="endpoint-removed"),
+        pytest.param(WEB, [node(), service(), endpoint_slice(["10.128.0.3"])], 1, id="endpoint-replaced"),
+        pytest.param(MORE, MORE, 0, id="nothing"),
+        pytest.param([node()], WEB, 1, id="service-added"),
+        # What packets may still be looking up goes afterwards; a chain that must lead somewhere comes before.
+        pytest.param(WEB, [node()], 2, id="service-removed"),
+        pytest.param(WEB, CROWD, 2, id="new-chain"),
+        pytest.param(CROWD, WEB, 2, id="unneeded-chain"),
+    ],
+)
+def test_a_change_is_as_few_commits_as_packets_allow(
+    host: Host, before: list[Item], after: list[Item], commits: int
+) -> None:
+    host.apply(*before)
+    generation = host.generation()
+    host.apply(*after)
+    assert host.generation() - generation == commits
+
+
+@pytest.mark.parametrize(
     "meddling", ["flush map ip rulegen endpoints", "flush set ip6 rulegen fingerprints", "delete table ip rulegen"]
 )
 def test_an_apply_begins_anew_when_others_were_quicker(host: Host, meddling: str) -> None:
