@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rulegen.config import Target as Kind
     from rulegen.explain.model import View
     from rulegen.explain.text import TextLine
+    from rulegen.iptables.programs import Variant
     from rulegen.kube.manifests import Manifests
     from rulegen.nftables.compiler import Compiler
     from rulegen.nftables.layout import EntryKey, Value
@@ -271,7 +272,7 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
       rulegen cleanup --kube-proxy
     """
     if kube_proxy and not force:
-        _refuse_while_running("kube-proxy")
+        _refuse_beside_kube_proxy()
     elif not force:
         _refuse_beside_agent()
     if kube_proxy:
@@ -307,22 +308,19 @@ def _remove(targets: Sequence[Target]) -> list[str]:
     return removed
 
 
-def _refuse_while_running(program: str) -> None:
-    from pathlib import Path
+def _refuse_beside_kube_proxy() -> None:
+    from rulegen.kube_proxy import find_process
 
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            running = path.read_text().strip() == program
-        except OSError:  # ended meanwhile
-            continue
-        if running:
-            _fail(f"{program} runs on this node (process {path.parent.name}): stop it first, or use --force")
+    process = find_process()
+    if process is not None:
+        _fail(f"kube-proxy runs on this node (process {process}): stop it first, or use --force")
 
 
 # ---- agent ----
 
 
 @main.command()
+@_target_options
 @click.option(
     "-f",
     "--filename",
@@ -339,35 +337,61 @@ def _refuse_while_running(program: str) -> None:
 def agent(kubeconfig: str | None, apiserver: str | None, dry_run: bool, **options: Any) -> None:
     """Follow the cluster, or files, and keep the kernel's rules equal. Exit status 0 on SIGTERM.
 
+    A change of the file that --config names takes effect at once.
+
     \b
     Examples:
       rulegen agent -f /etc/rulegen/manifests
       rulegen agent --kubeconfig /etc/rulegen/kubeconfig --apiserver https://192.168.1.2:6443
     """
-    import msgspec
+    from functools import partial
 
     from rulegen.agent.process import Options, configure_logging, run
-    from rulegen.config import Target as Kind
 
     if "-" in options["files"]:
         _fail("the agent cannot follow standard input: name files or folders with -f")
-    source = _pack({**options, "skip_invalid": True})
-    configuration = _settings(source)
-    if configuration.target is Kind.IPTABLES:
-        _fail(f"{options['config']}: mode: the agent expects nftables or nothing, got iptables, which is not built yet")
-    settings = configuration.agent
-    if kubeconfig:
-        settings = msgspec.structs.replace(settings, kubeconfig=kubeconfig)
     configure_logging()
     run(
         Options(
-            node=_named(configuration, source),
-            agent=settings,
-            files=source.files,
+            load=partial(_agent_configuration, options, kubeconfig or "", _warn_once()),
+            config_path=options["config"] or "",
+            variant=_variant(options),
+            files=options["files"],
             server=apiserver or "",
             print_line=click.echo if dry_run else None,
         )
     )
+
+
+def _agent_configuration(options: Mapping[str, Any], kubeconfig: str, warn: Callable[[str], None]) -> Configuration:
+    from msgspec.structs import replace
+
+    from rulegen.config import Configuration
+    from rulegen.config import Target as Kind
+    from rulegen.configuration_file import load_configuration, node_configuration, read_configuration
+
+    target = Kind(options["target"]) if options["target"] else None
+    if options["config"]:
+        configuration, warnings = load_configuration(options["config"], target)
+    else:
+        configuration, warnings = read_configuration({}, "", target)
+    for warning in warnings:
+        warn(warning)
+    agent = replace(configuration.agent, kubeconfig=kubeconfig) if kubeconfig else configuration.agent
+    node = node_configuration(configuration, options["node"] or "", os.uname().nodename)
+    return Configuration(target=configuration.target, node=node, agent=agent)
+
+
+def _warn_once() -> Callable[[str], None]:
+    """The file is read again and again, and says the same."""
+    told: set[str] = set()
+
+    def warn(warning: str) -> None:
+        if warning not in told:
+            told.add(warning)
+            _say(f"warning: {warning}")
+
+    return warn
 
 
 # ---- explain, lint ----
@@ -640,14 +664,14 @@ def _compile(
 
 
 def _target(options: Mapping[str, Any]) -> Target:
-    return _make_target(_kind(options), options["iptables_variant"])
+    return _make_target(_kind(options), _variant(options))
 
 
 def _other_target(options: Mapping[str, Any]) -> Target:
     from rulegen.config import Target as Kind
 
     kind = Kind.IPTABLES if _kind(options) is Kind.NFTABLES else Kind.NFTABLES
-    return _make_target(kind, "auto")
+    return _make_target(kind, None)
 
 
 def _kind(options: Mapping[str, Any]) -> Kind:
@@ -660,17 +684,22 @@ def _kind(options: Mapping[str, Any]) -> Kind:
     return load_configuration(options["config"])[0].target if options["config"] else Kind.NFTABLES
 
 
-def _make_target(kind: Kind, variant: str) -> Target:
+def _variant(options: Mapping[str, Any]) -> Variant | None:
+    from rulegen.iptables.programs import Variant
+
+    return None if options["iptables_variant"] == "auto" else Variant(options["iptables_variant"])
+
+
+def _make_target(kind: Kind, variant: Variant | None) -> Target:
     from rulegen.config import Target as Kind
 
     if kind is Kind.NFTABLES:
         from rulegen.targets.on_nftables import NftablesTarget
 
         return NftablesTarget()
-    from rulegen.iptables.programs import Variant
     from rulegen.targets.on_iptables import IptablesTarget
 
-    return IptablesTarget(None if variant == "auto" else Variant(variant))
+    return IptablesTarget(variant)
 
 
 def _print_changes(changes: Iterable[ShownChange]) -> None:

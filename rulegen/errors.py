@@ -32,6 +32,10 @@ class ApplyError(RulegenError):
     """The kernel refused a transaction; nothing of it is in force. Carries the kernel's words and the command."""
 
 
+class StaleError(ApplyError):
+    """The kernel no longer holds what a transaction was planned on: read it again and plan anew."""
+
+
 def shown(value: object) -> str:
     """What was found in the input, for a message: JSON on one line, printable ASCII only, shortened.
 

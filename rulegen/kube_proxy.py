@@ -7,37 +7,47 @@ holds chains of kube-proxy. KUBE-FIREWALL and the kubelet's own chains stay; so 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
-from rulegen.errors import ApplyError
+from rulegen.config import Family
+from rulegen.iptables import programs
+from rulegen.iptables.programs import Variant
 
 NFTABLES_TABLE = "kube-proxy"
 
-_PROGRAMS = ("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy")
 _CHAIN = re.compile(
     r"KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY"
     r"|(?:SVC|SVL|SEP|FW|EXT|XLB)-[A-Z0-9]+)"
 )
 _JUMP = re.compile(r"-A (?P<chain>\S+) (?:.* )?-[jg] (?P<target>\S+)(?: .*)?")
-_TIMEOUT = 120.0
+_LOCK_SECONDS = 60
 
 
 def remove_iptables_rules() -> list[str]:
-    """Removes kube-proxy's chains and the jumps to them; says from which tables. Raises ApplyError."""
+    """Removes kube-proxy's chains and the jumps to them; says from which tables. Raises ApplyError, HostError."""
     removed = []
-    for program in _PROGRAMS:
-        if shutil.which(f"{program}-save") is None:
-            continue
-        saved = _run([f"{program}-save"], "")
-        for table, lines in _tables(saved):
-            commands = removal(lines)
-            if commands:
-                text = "\n".join([f"*{table}", *commands, "COMMIT", ""])
-                _run([f"{program}-restore", "--noflush", "--wait", "60"], text)
-                removed.append(f"{program} {table}")
+    for variant in filter(programs.installed, Variant):
+        for family in Family:
+            saved = programs.save(variant, family)
+            for table, lines in _tables(saved):
+                commands = removal(lines)
+                if commands:
+                    text = "\n".join([f"*{table}", *commands, "COMMIT", ""])
+                    programs.restore(variant, family, text, wait=_LOCK_SECONDS)
+                    removed.append(f"{programs.NAME[family]}-{variant.value} {table}")
     return removed
+
+
+def find_process() -> str | None:
+    """The number of the process of kube-proxy that runs here; None where none can be seen."""
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if path.read_text().strip() == "kube-proxy":
+                return path.parent.name
+        except OSError:  # ended meanwhile
+            continue
+    return None
 
 
 def removal(lines: list[str]) -> list[str]:
@@ -66,13 +76,3 @@ def _tables(saved: str) -> Iterator[tuple[str, list[str]]]:
             yield table, lines
         else:
             lines.append(line)
-
-
-def _run(command: list[str], text: str) -> str:
-    try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ApplyError(f"{command[0]} did not end within {_TIMEOUT:.0f} s") from error
-    if done.returncode:
-        raise ApplyError(f"{command[0]} failed: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout

@@ -38,6 +38,15 @@ class Delta(Generic[Key, Value]):
         """The number of entries touched."""
         return len(self.added) + len(self.changed) + len(self.removed)
 
+    def without(self, other: Delta[Key, Value]) -> Delta[Key, Value]:
+        """Those entries that `other` does not touch."""
+        touched = other.added.keys() | other.changed.keys() | other.removed.keys()
+        return Delta(
+            {key: value for key, value in self.added.items() if key not in touched},
+            {key: change for key, change in self.changed.items() if key not in touched},
+            {key: value for key, value in self.removed.items() if key not in touched},
+        )
+
 
 def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, Value]:
     """The Delta that makes `live` equal to `desired`."""

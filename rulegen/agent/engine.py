@@ -1,50 +1,44 @@
-"""Objects come in one by one; the target is made equal to what they mean, changing only what differs.
+"""Objects come in one by one; the rules are made equal to what they mean, changing only what differs.
 
 Mostly a sync applies what the changed Services make different, and looks at nothing else. At the start, after a failure
-and when others interfered it reads the target back and applies the difference to that. Knows no time and no thread:
-when to sync, and when again after an error, is the caller's to decide.
+and when others interfered it reads the kernel and applies the difference to that. Knows no time and no thread: when to
+sync, and when again after an error, is the caller's to decide. Knows no target either.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from rulegen import ruleset
 from rulegen.agent.inbox import object_key
-from rulegen.agent.keeping import Kept
-from rulegen.agent.target import Target
 from rulegen.config import Family, NodeConfiguration
-from rulegen.errors import ApplyError, TargetError
+from rulegen.errors import ApplyError, StaleError
 from rulegen.kube.follow import Delete, Invalid, Upsert
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
-from rulegen.nftables.compiler import Compiler, Entries
-from rulegen.nftables.kernel import StaleError
-from rulegen.nftables.layout import EntryKey, Value
-from rulegen.nftables.live import Live
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import Route, RouteKey
+from rulegen.routing.model import Changes, NodeRouting, Route, RouteKey
+from rulegen.routing.services import ServiceKey
 from rulegen.ruleset import Delta
-
-# Entries that several Routes may need; whoever is held back, the others keep them.
-_SHARED = frozenset({"chains", "balancers", "hairpin", "cluster-ips"})
-
-
-class Refusal(NamedTuple):
-    """Something that is left as it was: what the target cannot express, or the kernel refuses."""
-
-    message: str
+from rulegen.targets.model import AnyDelta, LiveRules, RouteChange
 
 
 class Sync(NamedTuple):
-    """What a sync did. `seconds`: how long each step took. `refused`: Routes that are not in force, and why."""
+    """What a sync did.
+
+    `repaired`: the part of `delta` that no object asked for. `routes`: those that are in force now and were not, or not
+    so, before. `refused`: those that stay as they were because the target cannot express them or the kernel refuses
+    them, each with a line that names it. `changes`: all that routing said since the last sync that ended well.
+    `seconds`: how long each step took.
+    """
 
     is_full: bool
-    delta: Delta[EntryKey, Value]
-    routes: list[RouteKey]
+    delta: AnyDelta
+    repaired: AnyDelta
+    routes: dict[RouteKey, RouteChange]
+    refused: dict[RouteKey, str]
+    changes: Changes
     seconds: dict[str, float]
-    refused: list[Refusal]
 
 
 class _Steps:
@@ -61,21 +55,24 @@ class _Steps:
 
 
 class Engine:
-    """Keeps one target equal to one cluster. `configuration` is that of a host with its families."""
+    """Keeps `rules` equal to one cluster. `configuration` is that of a host with its families."""
 
-    def __init__(self, configuration: NodeConfiguration, target: Target) -> None:
-        self._configuration = configuration
-        self._target = target
+    def __init__(self, configuration: NodeConfiguration, rules: LiveRules) -> None:
+        self._rules = rules
         self._cluster = Cluster(configuration)
-        self._compiler: Compiler | None = None
-        self._live = Live()
-        # Routes as they are in force, and those that are compiled and not in force yet.
+        # Routes as they are in force; those that are compiled and not in force yet; what else is not told yet.
         self._applied: dict[RouteKey, Route] = {}
         self._pending: dict[RouteKey, Route | None] = {}
+        self._untold = Changes({}, {})
+        self._untold_refusals: dict[RouteKey, str] = {}
         self._must_read = True
-        self._kept = Kept()
+        self._has_compiled = False
+        # The last sync ended well: what the kernel lacks now, others have changed.
+        self._was_equal = False
+        # Services that cannot be read, and of which nothing else is known than what is live.
+        self._kept: set[ServiceKey] = set()
         # The Services that were taken before the first sync.
-        self._early: set[tuple[str, str]] = set()
+        self._early: set[ServiceKey] = set()
 
     def take(self, event: Upsert | Delete) -> None:
         """An object changed, or is gone; nothing else happens before `sync`."""
@@ -92,77 +89,97 @@ class Engine:
     def take_invalid(self, event: Invalid) -> None:
         """An object cannot be used as it is now: it keeps what it last meant.
 
-        Of a Service that could not be used since the start, that is what the target holds of it.
+        Of a Service that could not be used since the start, that is what the kernel holds of it.
         """
         kind, namespace, name = object_key(event)
-        if kind is Service and self._compiler is None and (namespace, name) not in self._early:
-            self._kept.add(namespace, name)
+        if kind is Service and not self._has_compiled and (namespace, name) not in self._early:
+            self._kept.add((namespace, name))
 
     def _note_usable(self, event: Upsert | Delete) -> None:
         kind, namespace, name = object_key(event)
         if kind is not Service:
             return
-        if self._kept.discard(namespace, name):
+        if (namespace, name) in self._kept:
+            self._kept.discard((namespace, name))
             self._must_read = True
-        if self._compiler is None and isinstance(event, Upsert):
+        if not self._has_compiled and isinstance(event, Upsert):
             self._early.add((namespace, name))
 
     def distrust(self) -> None:
-        """The target may hold something else than was put there: the next sync reads it."""
+        """The kernel may hold something else than was put there: the next sync reads it."""
         self._must_read = True
 
-    def names(self) -> dict[tuple[Family, int], str]:
-        """The service-ports by family and id, as text."""
-        return self._compiler.names() if self._compiler else {}
+    def in_words(self, delta: AnyDelta) -> Iterator[str]:
+        """A Delta of the last sync, entry by entry, each as one line or more."""
+        return (change.text for change in self._rules.changes(delta))
+
+    def applied(self) -> Mapping[RouteKey, Route]:
+        """All Routes that are in force."""
+        return self._applied
+
+    def nodes(self) -> Mapping[Family, NodeRouting]:
+        """The node's part of each family, as known now."""
+        found = {family: self._cluster.node_routing(family) for family in Family}
+        return {family: routing for family, routing in found.items() if routing is not None}
+
+    @property
+    def cluster(self) -> Cluster:
+        """What is known of the cluster, for reading."""
+        return self._cluster
 
     def sync(self) -> Sync:
-        """Makes the target equal to all that was taken.
+        """Makes the kernel equal to all that was taken.
 
         A Route that cannot be expressed or is refused keeps the state it had, and the others are applied; it is tried
         again when it changes.
 
         Raises:
-            ApplyError: nothing was applied, nothing is forgotten; the next sync reads the target.
-            HostError: the target cannot be read.
+            ApplyError: not all was applied, nothing is forgotten; the next sync reads the kernel.
+            HostError: the kernel cannot be read.
         """
         steps = _Steps()
         is_full, self._must_read = self._must_read, True
-        desired: Entries | None = None
         if is_full:
-            self._live = self._target.read()
-            self._kept.look_at(self._live.entries)
+            self._rules.keep(frozenset(self._kept))
+            self._rules.read()
             steps.done("read")
-        compiler, compiled, errors = self._compile(steps)
-        delta = compiled
+        delta = compiled = self._compile(steps)
+        was_equal, self._was_equal = self._was_equal, False
         if is_full:
-            desired = compiler.entries()
-            delta = ruleset.diff(self._live.entries, desired)
+            delta = self._rules.difference()
             steps.done("compare")
-        delta = self._kept.spare(delta)
-        refused = [Refusal(str(error)) for error in errors]
         if delta:
             try:
-                self._target.apply(delta, self._live, compiler, desired)
+                self._rules.apply(delta)
             except StaleError:
                 raise
             except ApplyError as error:
                 if not is_full:
                     raise
-                found, delta = self._apply_without_refused(compiler, error)
-                refused += found
+                delta = self._apply_without_refused(error)
             steps.done("apply")
-        return self._finish(Sync(is_full, delta, list(self._pending), steps.seconds, refused))
+        repaired = delta.without(compiled) if is_full and was_equal else Delta()
+        routes, refused = self._pending_changes(), self._untold_refusals
+        return self._finish(Sync(is_full, delta, repaired, routes, refused, self._untold, steps.seconds))
 
-    def _compile(self, steps: _Steps) -> tuple[Compiler, Delta[EntryKey, Value], list[TargetError]]:
+    def _compile(self, steps: _Steps) -> AnyDelta:
         changes = self._cluster.take_changes()
         steps.done("route")
-        if self._compiler is None:
-            configuration = self._configuration
-            self._compiler = Compiler(configuration.families, configuration.masquerade_bit, self._live.entries)
+        self._has_compiled = True
         self._pending |= changes.routes
-        delta, errors = self._compiler.update(changes.routes, changes.node)
+        self._untold = self._untold.followed_by(changes)
+        delta, errors = self._rules.update(changes.routes, changes.node)
+        for key, error in errors.items():
+            self._refuse(key, str(error))
         steps.done("compile")
-        return self._compiler, delta, errors
+        return delta
+
+    def _refuse(self, key: RouteKey, words: str) -> None:
+        self._pending.pop(key, None)
+        self._untold_refusals[key] = words
+
+    def _pending_changes(self) -> dict[RouteKey, RouteChange]:
+        return {key: RouteChange(self._applied.get(key), route) for key, route in self._pending.items()}
 
     def _finish(self, sync: Sync) -> Sync:
         for key, route in self._pending.items():
@@ -171,57 +188,38 @@ class Engine:
             else:
                 self._applied[key] = route
         self._pending = {}
+        self._untold, self._untold_refusals = Changes({}, {}), {}
+        self._was_equal = True
         self._early.clear()
-        # Plans need the tables; the entries are the compiler's from now on.
-        self._live = Live(self._live.tables)
+        self._rules.settle()
         self._must_read = False
         return sync
 
     # -- refused Routes --
 
-    def _apply_without_refused(
-        self, compiler: Compiler, error: ApplyError
-    ) -> tuple[list[Refusal], Delta[EntryKey, Value]]:
+    def _apply_without_refused(self, error: ApplyError) -> AnyDelta:
         """Finds the Routes to blame among those that are not in force yet, and applies the others."""
-        others = self._without_routes(compiler, self._pending)
         suspects = [key for key, route in self._pending.items() if route is not None]
-        culprits = self._culprits(compiler, others, suspects)
+        culprits = self._culprits(self._pending_changes(), suspects)
         if not culprits:
             raise error
-        compiler.update({key: self._applied.get(key) for key in culprits})
-        for key in culprits:
-            del self._pending[key]
-        desired = compiler.entries()
-        delta = self._kept.spare(ruleset.diff(self._live.entries, desired))
+        self._rules.update({key: self._applied.get(key) for key in culprits}, {})
+        for key, words in culprits.items():
+            self._refuse(key, f"Service {key[0]} ({key[1].value}): {words}")
+        delta = self._rules.difference()
         if delta:
-            self._target.apply(delta, self._live, compiler, desired)
-        messages = [f"Service {key[0]} ({key[1].value}): {words}" for key, words in culprits.items()]
-        return [Refusal(message) for message in messages], delta
+            self._rules.apply(delta)
+        return delta
 
-    @staticmethod
-    def _without_routes(compiler: Compiler, routes: Iterable[RouteKey]) -> Entries:
-        entries = compiler.entries()
-        for key in routes:
-            for entry in compiler.route_entries(key):
-                if entry[0].name not in _SHARED and not entry[0].is_chains:
-                    entries.pop(entry, None)
-        return entries
-
-    def _culprits(self, compiler: Compiler, others: Entries, suspects: list[RouteKey]) -> dict[RouteKey, str]:
+    def _culprits(self, pending: Mapping[RouteKey, RouteChange], suspects: list[RouteKey]) -> dict[RouteKey, str]:
         """The Routes that the kernel refuses, and its words; found by halving, as they are few."""
-        wanted: Entries = {}
-        for key in suspects:
-            wanted |= compiler.route_entries(key)
-        there = {entry: value for entry in wanted if (value := self._live.entries.get(entry)) is not None}
         try:
-            self._target.accepts(ruleset.diff(there, wanted), self._live, compiler, others | wanted)
+            self._rules.accepts(pending, suspects)
         except StaleError:
             raise
         except ApplyError as error:
             if len(suspects) <= 1:
                 return {key: str(error) for key in suspects}
             middle = len(suspects) // 2
-            return self._culprits(compiler, others, suspects[:middle]) | self._culprits(
-                compiler, others, suspects[middle:]
-            )
+            return self._culprits(pending, suspects[:middle]) | self._culprits(pending, suspects[middle:])
         return {}

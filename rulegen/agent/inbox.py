@@ -54,7 +54,7 @@ class Inbox:
                     self._events.pop((Invalid, *object_key(event)), None)
                 self._events[_key(event)] = event
         if was_empty:
-            self._wake_up()
+            self.wake_up()
 
     def take(self) -> list[FollowEvent]:
         """All events since the last call, the first of each object's in its place."""
@@ -64,7 +64,8 @@ class Inbox:
             self._events.clear()
         return events
 
-    def _wake_up(self) -> None:
+    def wake_up(self) -> None:
+        """Makes it readable, from any thread."""
         try:
             self._writer.send(b"\0")
         except BlockingIOError:

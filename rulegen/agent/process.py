@@ -6,6 +6,7 @@ import logging
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from types import FrameType
@@ -14,16 +15,21 @@ from typing import Protocol
 from msgspec import Struct
 
 from rulegen.agent import lock
+from rulegen.agent.bootstrap import Bootstrap
+from rulegen.agent.dataplane import Dataplane, kube_proxy_removals, open_dataplane
+from rulegen.agent.drift import Nobody
 from rulegen.agent.engine import Engine
 from rulegen.agent.files import FileSource
 from rulegen.agent.inbox import Inbox
-from rulegen.agent.target import KernelTarget, PrintingTarget
+from rulegen.agent.observer import Observer
+from rulegen.agent.printed import PrintedRules
+from rulegen.agent.readiness import Readiness
+from rulegen.agent.reload import ConfigurationWatch
+from rulegen.agent.takeover import Takeover
 from rulegen.agent.worker import Worker
-from rulegen.config import AgentConfiguration, NodeConfiguration
-from rulegen.configuration_file import for_families
+from rulegen.config import Configuration, DetectLocalMode
+from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
-from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.monitor import Monitor
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -32,13 +38,17 @@ _GRACE = 0.6
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What an agent is started with. `files`: none means the API server of `kubeconfig`, at `server` if that is named.
+    """What an agent is started with.
 
-    `print_line`: each change is printed with it, and none is applied.
+    `load`: reads the configuration, with the node's name, as the options and the file `config_path` ("": none) say.
+    `variant`: of iptables, None for the one that the host uses. `files`: none means the API server of the
+    configuration's kubeconfig, at `server` if that is named. `print_line`: each change is printed with it, and none is
+    applied.
     """
 
-    node: NodeConfiguration
-    agent: AgentConfiguration
+    load: Callable[[], Configuration]
+    config_path: str = ""
+    variant: Variant | None = None
     files: tuple[str, ...] = ()
     server: str = ""
     print_line: Callable[[str], None] | None = None
@@ -68,47 +78,81 @@ def run(options: Options) -> None:
     """Works until SIGTERM or SIGINT; the rules stay and serve. To be called by the main thread.
 
     Raises:
-        InputError: the files or the kubeconfig cannot be used.
+        InputError: the configuration, the files or the kubeconfig cannot be used.
         HostError: the kernel or the privileges do not suffice.
         SourceError: following ended because of an error in the program.
     """
     stop = _Stop()
     with closing(Inbox()) as inbox, _signals(inbox, stop), ExitStack() as stack:
+        configuration = options.load()
         try:
             if options.print_line is None:
                 taken = _take_lock(inbox, stop)
                 if taken is None:
                     return
                 stack.enter_context(closing(taken))
-            _work(options, inbox, stop, stack)
+            _work_with_reloads(options, configuration, inbox, stop)
         except _StopNowError:
             _LOG.info("stopped in the middle of a sync; the next start goes on from there")
         else:
             _LOG.info("stopped; the rules stay and serve")
 
 
-def _work(options: Options, inbox: Inbox, stop: _Stop, stack: ExitStack) -> None:
-    kernel = stack.enter_context(Kernel())
-    node = for_families(options.node, kernel.families())
-    monitor = None
-    if options.print_line is None:
-        monitor = stack.enter_context(closing(Monitor(kernel.port)))
-        engine = Engine(node, KernelTarget(kernel))
-    else:
-        engine = Engine(node, PrintingTarget(kernel, options.print_line))
-    source = _source(options, inbox)
-    source.start()
-    stack.callback(source.stop)
-    _LOG.info("following %s for node %s", ", ".join(options.files) or "the API server", node.node_name)
-    Worker(engine, inbox, monitor, options.agent).run(stop)
+def _work_with_reloads(options: Options, configuration: Configuration, inbox: Inbox, stop: _Stop) -> None:
+    """Works, and begins anew when the configuration has changed: what is live is adopted, as at any start."""
+    watch = ConfigurationWatch(options.config_path, options.load, inbox.wake_up)
+    watch.start(configuration)
+    with closing(watch):
+        while not stop.is_set:
+            _work(options, configuration, inbox, lambda: stop.is_set or watch.changed is not None)
+            changed = watch.take()
+            if changed is not None and not stop.is_set:
+                _LOG.info("the configuration has changed: starting over")
+                configuration = changed
 
 
-def _source(options: Options, inbox: Inbox) -> _Source:
+def _work(options: Options, configuration: Configuration, inbox: Inbox, is_stopping: Callable[[], bool]) -> None:
+    with ExitStack() as stack:
+        dataplane = stack.enter_context(open_dataplane(configuration, options.variant))
+        if options.print_line is not None:
+            rules = PrintedRules(dataplane.rules, options.print_line)
+            dataplane = dataplane._replace(rules=rules, watch=Nobody())
+        configuration = dataplane.configuration
+        node = configuration.node
+        engine = Engine(node, dataplane.rules)
+        source, observers = _source(options, configuration, inbox, engine)
+        if options.print_line is None:
+            observers += _observers(dataplane, stack)
+        # What a source before this one has delivered is told anew.
+        inbox.take()
+        source.start()
+        stack.callback(source.stop)
+        followed = ", ".join(options.files) or "the API server"
+        _LOG.info("following %s for node %s, target %s", followed, node.node_name, configuration.target.value)
+        readiness = Readiness(
+            time.monotonic(),
+            needs_node=not options.files,
+            needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
+        )
+        Worker(engine, inbox, dataplane.watch, readiness, configuration.agent, observers).run(is_stopping)
+
+
+def _source(
+    options: Options, configuration: Configuration, inbox: Inbox, engine: Engine
+) -> tuple[_Source, list[Observer]]:
+    """Where events come from, and who looks at whether that can work."""
     if options.files:
-        return FileSource(options.files, inbox.deliver_together)
+        return FileSource(options.files, inbox.deliver_together), []
     from rulegen.kube.api import connect
 
-    return Follower(connect(options.agent.kubeconfig, options.server), options.node.node_name, inbox.deliver)
+    api = connect(configuration.agent.kubeconfig, options.server)
+    return Follower(api, configuration.node.node_name, inbox.deliver), [Bootstrap(api.server, engine)]
+
+
+def _observers(dataplane: Dataplane, stack: ExitStack) -> list[Observer]:
+    takeover = Takeover(dataplane.replaces, kube_proxy_removals(), lambda: None)
+    stack.callback(takeover.close)
+    return [takeover]
 
 
 def _take_lock(inbox: Inbox, stop: _Stop) -> socket.socket | None:

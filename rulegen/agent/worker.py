@@ -1,7 +1,7 @@
 """The agent's one working thread: waits for events, for drift and for the time to act, and has the engine sync.
 
-In: an inbox that sources fill, a monitor of the kernel. Out: syncs, and a line in the log for each. Returns when it is
-told to stop; what is in the kernel stays there and goes on serving.
+In: an inbox that sources fill, a watch over the kernel. Out: syncs, a line in the log for each, and observers that are
+told. Returns when it is told to stop; what is in the kernel stays there and goes on serving.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ import gc
 import logging
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rulegen import collector
+from rulegen.agent.drift import Watch
 from rulegen.agent.engine import Engine, Sync
 from rulegen.agent.inbox import Inbox
+from rulegen.agent.observer import Observer
+from rulegen.agent.readiness import Readiness
 from rulegen.agent.schedule import Allowance, Schedule
 from rulegen.config import AgentConfiguration
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
-from rulegen.kube.listing import WatchedKind
-from rulegen.kube.objects import EndpointSlice, Service
-from rulegen.nftables.describe import describe
-from rulegen.nftables.monitor import Monitor
+from rulegen.targets.model import AnyDelta
 
 _LOG = logging.getLogger("rulegen.agent")
 
-_NEEDED: frozenset[WatchedKind] = frozenset({Service, EndpointSlice})
 _NAMED = 5
 _SHOWN_REPAIRS = 20
 
@@ -36,19 +35,26 @@ class SourceError(RulegenError):
 
 
 class Worker:
-    """Works in the thread that calls `run`. `monitor`: None where drift is nobody's business, as in a dry run."""
+    """Works in the thread that calls `run`. `observers` are told in this order."""
 
     def __init__(
-        self, engine: Engine, inbox: Inbox, monitor: Monitor | None, configuration: AgentConfiguration
+        self,
+        engine: Engine,
+        inbox: Inbox,
+        watch: Watch,
+        readiness: Readiness,
+        configuration: AgentConfiguration,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._engine = engine
         self._inbox = inbox
-        self._monitor = monitor
+        self._watch = watch
+        self._readiness = readiness
+        self._observers = observers
         self._schedule = Schedule(configuration.min_sync_period, configuration.sync_period)
         self._allowance = Allowance(configuration.sync_period, time.monotonic())
-        self._missing = set(_NEEDED)
         self._is_first = True
-        # Who changed the kernel's table: since a sync was asked for because of it, and before, until that has run.
+        # Who changed our rules: since a sync was asked for because of it, and before, until that has run.
         self._intruders: dict[str, None] = {}
         self._blamed: dict[str, None] = {}
         self._is_held_back = False
@@ -58,6 +64,7 @@ class Worker:
 
         Raises:
             SourceError: a source cannot go on.
+            HostError: what the first sync needs has not come in time.
         """
         while not is_stopping():
             self._wait()
@@ -67,28 +74,39 @@ class Worker:
             wait = self._next_sync()
             if wait is not None and wait <= 0 and not is_stopping():
                 self._sync()
+            now = time.monotonic()
+            for observer in self._observers:
+                if (due := observer.wait(now)) is not None and due <= 0:
+                    observer.act(now)
 
     def _wait(self) -> None:
-        waits = [wait for wait in (self._next_sync(), self._next_check()) if wait is not None]
-        files = [self._inbox.fileno(), *([self._monitor.fileno()] if self._monitor else [])]
-        select.select(files, [], [], max(0.0, min(waits)) if waits else None)
+        now = time.monotonic()
+        waits = [self._next_sync(), self._next_look(now), *(observer.wait(now) for observer in self._observers)]
+        times = [wait for wait in waits if wait is not None]
+        select.select([self._inbox.fileno(), *self._watch.files()], [], [], max(0.0, min(times)) if times else None)
 
     def _next_sync(self) -> float | None:
-        """Nothing is programmed before all Services and slices are known (rule 89)."""
-        return None if self._missing else self._schedule.wait(time.monotonic())
+        now = time.monotonic()
+        wait = self._schedule.wait(now)
+        if not self._is_first or wait is None:
+            return wait
+        ready = self._readiness.wait(now)
+        return None if ready is None else max(wait, ready)
 
-    def _next_check(self) -> float | None:
-        return self._allowance.wait(time.monotonic()) if self._intruders and self._is_held_back else None
+    def _next_look(self, now: float) -> float | None:
+        if self._is_first:
+            return None
+        return self._allowance.wait(now) if self._is_held_back else self._watch.wait(now)
 
     # -- events --
 
     def _take(self, event: FollowEvent) -> None:
+        self._readiness.take(event)
         match event:
             case Upsert() | Delete():
                 self._engine.take(event)
                 self._schedule.request()
-            case Synced(kind):
-                self._missing.discard(kind)
+            case Synced(_):
                 self._schedule.request()
             case Invalid(_, _, _, error):
                 self._engine.take_invalid(event)
@@ -99,18 +117,18 @@ class Worker:
                 _LOG.info("following %s again", kind.__name__)
             case Failed(_, error):
                 raise SourceError("a source of events has failed") from error
+        for observer in self._observers:
+            observer.took(event)
 
     # -- drift --
 
     def _look_for_drift(self) -> None:
-        if self._monitor is None:
-            return
-        self._intruders |= dict.fromkeys(intrusion.by for intrusion in self._monitor.read())
+        now = time.monotonic()
+        self._intruders |= dict.fromkeys(self._watch.look(now))
         if not self._intruders or self._is_first:
             # The first sync reads the kernel anyway.
             self._intruders.clear()
             return
-        now = time.monotonic()
         wait = self._allowance.wait(now)
         if wait > 0:
             if not self._is_held_back:
@@ -129,16 +147,27 @@ class Worker:
     # -- syncs --
 
     def _sync(self) -> None:
+        if self._is_first and (lacking := self._readiness.lacks()):
+            _LOG.warning("going on without what has not come: %s", ", ".join(lacking))
+        start = time.monotonic()
         try:
             with collector.paused():
                 sync = self._engine.sync()
         except RulegenError as error:
-            delay = self._schedule.failed(time.monotonic())
+            now = time.monotonic()
+            delay = self._schedule.failed(now)
             _LOG.error("sync failed, next attempt in %.1f s: %s", delay, error)
+            for observer in self._observers:
+                observer.failed(error, now - start)
             return
-        self._schedule.succeeded(time.monotonic())
+        now = time.monotonic()
+        self._schedule.succeeded(now)
+        if sync.is_full:
+            self._watch.compared(now, now - start)
         self._tell(sync)
         self._blamed = {}
+        for observer in self._observers:
+            observer.synced(sync)
         if self._is_first:
             self._is_first = False
             # What is there now stays; later collections need not look at it again.
@@ -147,11 +176,10 @@ class Worker:
             gc.enable()
 
     def _tell(self, sync: Sync) -> None:
-        refused = {refusal.message for refusal in sync.refused}
-        for message in sorted(refused):
+        for message in sorted(set(sync.refused.values())):
             _LOG.warning("not in force: %s", message)
-        if self._blamed and sync.delta:
-            self._tell_repair(sync)
+        if sync.repaired:
+            self._tell_repair(sync.repaired)
         if not (sync.delta or self._is_first):
             return
         names = list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in sync.routes))
@@ -168,8 +196,9 @@ class Worker:
             services or "-",
         )
 
-    def _tell_repair(self, sync: Sync) -> None:
-        _LOG.warning("repaired %d entries that were changed by %s", len(sync.delta), ", ".join(self._blamed))
-        if len(sync.delta) <= _SHOWN_REPAIRS:
-            for line in describe(sync.delta, self._engine.names()):
+    def _tell_repair(self, repaired: AnyDelta) -> None:
+        who = ", ".join(self._blamed) or "another program"
+        _LOG.warning("repaired %d entries that were changed by %s", len(repaired), who)
+        if len(repaired) <= _SHOWN_REPAIRS:
+            for line in self._engine.in_words(repaired):
                 _LOG.warning("repaired: %s", line)

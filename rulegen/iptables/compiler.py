@@ -56,11 +56,13 @@ class Compiler:
         self._forests = {family: Forest(family) for family in families}
         self._fixed: dict[Family, Entries] = {family: {} for family in families}
         self._masquerading = {family: Masquerading(self._mark, None, False) for family in families}
+        # What is kept of Services that nothing is known of.
+        self._kept: dict[Family, Compiled] = {}
         self.programs: dict[Family, Program] = {}
 
     def update(
         self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting] | None = None
-    ) -> tuple[Delta[EntryKey, Rules], list[TargetError]]:
+    ) -> tuple[Delta[EntryKey, Rules], dict[RouteKey, TargetError]]:
         """Takes changed Routes (None: gone) and changed nodes; returns what changes in the chains.
 
         A Route that cannot be expressed keeps the chains it had, and is among the errors; the others are compiled.
@@ -71,13 +73,13 @@ class Compiler:
             if family in self._forests and self._set_node(family, node, changes):
                 wanted |= {key: known.route for key, known in self._known.items() if key[1] is family}
         wanted |= {key: route for key, route in routes.items() if key[1] in self._forests}
-        errors = []
+        errors: dict[RouteKey, TargetError] = {}
         for key, route in sorted(wanted.items(), key=lambda item: item[1] is not None):
             # Those that go come first: another may take over what they had.
             try:
                 self._set_route(key, route, changes)
             except TargetError as error:
-                errors.append(error)
+                errors[key] = error
         for family, forest in self._forests.items():
             moves = forest.change(changes.added.get(family, ()), changes.removed.get(family, ()))
             changes.before |= moves.before
@@ -93,9 +95,16 @@ class Compiler:
             entries |= fixed
         for forest in self._forests.values():
             entries |= forest.entries()
-        for known in self._known.values():
-            entries |= known.compiled.chains
+        for compiled in (*self._kept.values(), *(known.compiled for known in self._known.values())):
+            entries |= compiled.chains
         return entries
+
+    def keep(self, kept: Mapping[Family, Compiled]) -> None:
+        """Puts chains and leaves beside the compiled ones, in place of those that were kept before."""
+        for family, forest in self._forests.items():
+            before, after = (where.get(family, Compiled()) for where in (self._kept, kept))
+            forest.change(after.leaves, before.leaves)
+        self._kept = {family: compiled for family, compiled in kept.items() if family in self._forests}
 
     def route_entries(self, key: RouteKey) -> Entries:
         """The chains that a Route needs: its own, and those that lead there. None for an unknown one."""
@@ -148,5 +157,5 @@ def compile_ruleset(routes: Iterable[Route], nodes: Mapping[Family, NodeRouting]
     compiler = Compiler(tuple(nodes), masquerade_bit)
     _, errors = compiler.update({(route.name, route.family): route for route in routes}, nodes)
     if errors:
-        raise TargetError("\n".join(map(str, errors)))
+        raise TargetError("\n".join(map(str, errors.values())))
     return compiler

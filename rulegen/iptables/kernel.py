@@ -12,20 +12,17 @@ from contextlib import suppress
 from typing import Protocol
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError
+from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.iptables import programs
 from rulegen.iptables.live import parse_saved
 from rulegen.iptables.probe import check_features
 from rulegen.iptables.program import Entries, EntryKey, Rules
 from rulegen.iptables.programs import RestoreError, Variant
+from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, removal
 
 # How long another program may hold the lock.
 WAIT_SECONDS = 30
-
-
-class StaleError(ApplyError):
-    """The kernel no longer holds what the steps were planned on: read it again and plan anew."""
 
 
 class Driver(Protocol):
@@ -90,7 +87,7 @@ class Kernel:
             try:
                 self._drivers[step.family].take(step, test=False)
             except RestoreError as error:
-                if number == 0 and self.read() != live:
+                if number == 0 and adopt_wording(self.read(), live) != live:
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error

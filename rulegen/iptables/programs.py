@@ -22,7 +22,7 @@ from rulegen.iptables.names import PREFIX
 TIMEOUT = 600.0
 LOCK = Path("/run/xtables.lock")
 
-_NAME = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
+NAME = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 # Chains by which the kubelet tells others which variant it uses.
 _HINT = re.compile(r"^:KUBE-(?:IPTABLES-HINT|KUBELET-CANARY) ", re.MULTILINE)
 _VARIANT_WORD = re.compile(r"\((nf_tables|legacy)\)")
@@ -102,7 +102,7 @@ def find(variant: Variant, family: Family, what: str) -> str:
     """The program `iptables-nft-save` or what it is called here. Raises HostError."""
     program = _find(variant, family, what)
     if program is None:
-        raise HostError(f"{_NAME[family]}-{variant.value}-{what} is not installed: install the package iptables")
+        raise HostError(f"{NAME[family]}-{variant.value}-{what} is not installed: install the package iptables")
     return program
 
 
@@ -122,13 +122,13 @@ def lock_holder() -> str:
 @lru_cache(maxsize=16)
 def _find(variant: Variant, family: Family, what: str) -> str | None:
     """By its full name; else the plain name, if it is of this variant."""
-    full = f"{_NAME[family]}-{variant.value}-{what}"
+    full = f"{NAME[family]}-{variant.value}-{what}"
     if shutil.which(full):
         return full
-    plain = f"{_NAME[family]}-{what}"
-    if shutil.which(plain) is None or shutil.which(_NAME[family]) is None:
+    plain = f"{NAME[family]}-{what}"
+    if shutil.which(plain) is None or shutil.which(NAME[family]) is None:
         return None
-    version = subprocess.run([_NAME[family], "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run([NAME[family], "--version"], capture_output=True, text=True, check=False).stdout
     word = _VARIANT_WORD.search(version)
     is_nft = word is not None and word[1] == "nf_tables"
     return plain if is_nft is (variant is Variant.NFT) else None

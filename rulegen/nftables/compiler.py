@@ -110,7 +110,7 @@ class Compiler:
 
     def update(
         self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting] | None = None
-    ) -> tuple[Delta[EntryKey, Value], list[TargetError]]:
+    ) -> tuple[Delta[EntryKey, Value], dict[RouteKey, TargetError]]:
         """Takes changed Routes (None: gone) and changed nodes; returns what changes in the entries.
 
         The first call takes all Routes there are; what is live is adopted then and not looked at again.
@@ -118,7 +118,7 @@ class Compiler:
         """
         before: Entries = {}
         after: Entries = {}
-        errors: list[TargetError] = []
+        errors: dict[RouteKey, TargetError] = {}
         touched: Counter[EntryKey] = Counter()
         for key, route in routes.items():
             if key[1] not in self._nodes:
@@ -127,7 +127,7 @@ class Compiler:
             try:
                 new = self._compile(key, route, old.lists)
             except TargetError as error:
-                errors.append(error)
+                errors[key] = error
                 self._compiled[key] = old
                 continue
             if route is not None:
@@ -266,7 +266,7 @@ def compile_ruleset(
     compiler = Compiler(tuple(nodes), masquerade_bit, live)
     _, errors = compiler.update({(route.name, route.family): route for route in routes}, nodes)
     if errors:
-        raise TargetError("\n".join(map(str, errors)))
+        raise TargetError("\n".join(map(str, errors.values())))
     return compiler
 
 

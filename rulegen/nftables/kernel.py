@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError
+from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.nftables import netlink
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
@@ -54,10 +54,6 @@ _NFT_TIMEOUT = 300.0
 _COMPILE_ATTEMPTS = 20
 # Before Linux 6.2 a chain could not go in the same transaction as the last reference to it.
 _JOINS = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 2)
-
-
-class StaleError(ApplyError):
-    """The kernel no longer holds what the transaction was planned on: read it again and plan anew."""
 
 
 class Kernel:

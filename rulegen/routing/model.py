@@ -137,6 +137,10 @@ class Changes(NamedTuple):
     routes: dict[RouteKey, Route | None]
     node: dict[Family, NodeRouting]
 
+    def followed_by(self, later: Changes) -> Changes:
+        """Both as one; of what is in both, the later."""
+        return Changes(self.routes | later.routes, self.node | later.node)
+
 
 class Reason(StrEnum):
     """Why a Finding was made; stable words for logs, Events and `lint -o json`."""

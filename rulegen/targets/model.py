@@ -1,14 +1,20 @@
-"""What a target can be asked to do, and how it answers."""
+"""What a target can be asked to do, and how it answers: by a person, once, and by an agent, again and again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from rulegen.config import NodeConfiguration
-from rulegen.errors import InputError
+from rulegen.config import Family, NodeConfiguration
+from rulegen.errors import InputError, TargetError
 from rulegen.routing.cluster import Cluster
+from rulegen.routing.model import NodeRouting, Route, RouteKey
+from rulegen.routing.services import ServiceKey
+from rulegen.ruleset import Delta
+
+# What an entry is only its target knows.
+AnyDelta: TypeAlias = Delta[Any, Any]
 
 Parsed = TypeVar("Parsed")
 
@@ -31,6 +37,13 @@ class Difference:
     changes: Callable[[], Iterable[ShownChange]]
     counts: Callable[[], Iterable[str]]
 
+    @classmethod
+    def of(
+        cls, delta: AnyDelta, changes: Callable[[], Iterable[ShownChange]], counts: Callable[[], Iterable[str]]
+    ) -> Difference:
+        """A Delta, in words when somebody asks for them."""
+        return cls(len(delta.added), len(delta.changed), len(delta.removed), changes, counts)
+
     def __bool__(self) -> bool:
         """True when there is something to change."""
         return bool(len(self))
@@ -44,6 +57,24 @@ class Difference:
         return f"{self.added} added, {self.changed} changed, {self.removed} removed"
 
 
+_WORDS = {"+": "added", "~": "changed", "-": "removed"}
+
+
+def shown_change(
+    sign: str, text: str, place: Mapping[str, str], content: tuple[object, object], service: str
+) -> ShownChange:
+    """`place`: family, name and key of the entry; `content`: what it was and what it is wanted to be."""
+    before, after = content
+    document = {
+        "change": _WORDS[sign],
+        **place,
+        **({"before": before} if sign != "+" else {}),
+        **({"after": after} if sign != "-" else {}),
+        "service": service,
+    }
+    return ShownChange(sign, text, document)
+
+
 class Applied(NamedTuple):
     """What an apply did: the difference that there was, and what was removed elsewhere, in words."""
 
@@ -52,6 +83,72 @@ class Applied(NamedTuple):
 
 
 Show = Callable[[Difference], None]
+
+
+class RouteChange(NamedTuple):
+    """A Route as it is in force and as it is wanted; None: there is none."""
+
+    before: Route | None
+    after: Route | None
+
+
+class LiveRules(Protocol):
+    """Rules of one kind in this host's kernel, and what they should be: for those who keep the two equal.
+
+    To be used by one thread, in the network namespace in which it was made.
+    """
+
+    def keep(self, services: Collection[ServiceKey]) -> None:
+        """Services of which nothing is known: from the next `read` on they keep what they have in the kernel."""
+        ...
+
+    def read(self) -> None:
+        """Reads what the kernel holds. What is compiled first adopts it as far as it can. Raises HostError."""
+        ...
+
+    def update(
+        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
+    ) -> tuple[AnyDelta, dict[RouteKey, TargetError]]:
+        """Takes what is wanted now; what that changes, and the Routes that cannot be expressed and stay as they are."""
+        ...
+
+    def difference(self) -> AnyDelta:
+        """What leads from what was read last to all that is wanted."""
+        ...
+
+    def check(self, delta: AnyDelta) -> None:
+        """Asks the kernel whether it would take a Delta, and changes nothing. Raises ApplyError."""
+        ...
+
+    def apply(self, delta: AnyDelta) -> None:
+        """Makes what `update` or `difference` returned come true.
+
+        Raises StaleError when the kernel was changed by others since it was read, ApplyError when it refuses.
+        """
+        ...
+
+    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
+        """Raises ApplyError if the kernel does not take `suspects` among the Routes that are not in force yet.
+
+        What it does take may be in force afterwards.
+        """
+        ...
+
+    def settle(self) -> None:
+        """The kernel holds what is wanted: what was read need not be remembered."""
+        ...
+
+    def changes(self, delta: AnyDelta) -> Iterator[ShownChange]:
+        """A Delta for people and programs, entry by entry."""
+        ...
+
+    def counts(self, delta: AnyDelta) -> Iterator[str]:
+        """How much a Delta changes, a line for each kind of entry."""
+        ...
+
+    def rule_counts(self) -> Mapping[tuple[Family, str], int]:
+        """How many rules each table holds, where rules grow with the cluster; else nothing."""
+        ...
 
 
 class Target(Protocol):

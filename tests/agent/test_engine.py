@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from rulegen.agent.engine import Engine
-from rulegen.agent.target import KernelTarget
 from rulegen.errors import ApplyError
 from rulegen.kube.follow import Delete, Upsert
 from rulegen.kube.objects import EndpointSlice, Service
-from rulegen.nftables.compiler import Compiler, Entries
 from rulegen.nftables.layout import EntryKey, Value
-from rulegen.nftables.live import Live
 from rulegen.ruleset import Delta
+from rulegen.targets.live_nftables import LiveNftables
 from tests.agent.running import web
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service
 from tests.nftables.host import Host, host_or_skip, lines_of
@@ -22,7 +20,7 @@ from tests.nftables.host import Host, host_or_skip, lines_of
 pytestmark = pytest.mark.kernel
 
 
-class Refusing(KernelTarget):
+class Refusing(LiveNftables):
     """The kernel, but it takes no element with one of these words in its comment."""
 
     words: tuple[str, ...] = ()
@@ -32,15 +30,13 @@ class Refusing(KernelTarget):
             if any(word in value.comment for word in self.words):
                 raise ApplyError(f"the kernel refused {value.comment}")
 
-    def apply(
-        self, delta: Delta[EntryKey, Value], live: Live, compiler: Compiler, desired: Entries | None = None
-    ) -> None:
+    def apply(self, delta: Delta[EntryKey, Value]) -> None:
         self._refuse(delta)
-        super().apply(delta, live, compiler, desired)
+        super().apply(delta)
 
-    def accepts(self, delta: Delta[EntryKey, Value], live: Live, compiler: Compiler, desired: Entries) -> None:
+    def check(self, delta: Delta[EntryKey, Value]) -> None:
         self._refuse(delta)
-        super().accepts(delta, live, compiler, desired)
+        super().check(delta)
 
 
 class Scene:
@@ -48,7 +44,7 @@ class Scene:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.target = Refusing(host.kernel)
+        self.target = Refusing(host.kernel, CONFIGURATION)
         self.engine = Engine(CONFIGURATION, self.target)
 
     def take(self, *items: Item) -> None:
@@ -59,7 +55,7 @@ class Scene:
         """What changed; refusals are in `refused`."""
         with self.host.namespace.entered():
             done = self.engine.sync()
-        self.refused = [refusal.message for refusal in done.refused]
+        self.refused = list(done.refused.values())
         return lines_of(done.delta)
 
     def is_equal_to(self, *items: Item) -> bool:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError
+from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.iptables import probe, programs
-from rulegen.iptables.kernel import Kernel, StaleError, remove_rules
+from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.program import FILTER, MANGLE, NAT, EntryKey
 from rulegen.iptables.programs import LOCK, Variant
 from rulegen.iptables.text import render

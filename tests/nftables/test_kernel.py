@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from rulegen.errors import ApplyError
-from rulegen.nftables.kernel import StaleError
+from rulegen.errors import ApplyError, StaleError
 from rulegen.targets.model import Difference
 from rulegen.targets.on_nftables import NftablesTarget
 from tests.builders import CONFIGURATION, Item, cluster, endpoint_slice, node, service

@@ -1,9 +1,11 @@
-"""What stays in the kernel though nothing is known of it: Services that could not be read when the agent started.
+"""What stays in the kernel though nothing is known of it: Services that cannot be read, and were not before.
 
 Live entries come in, and Deltas; Deltas without the removals that would take something from such a Service go out.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from rulegen.config import Family
 from rulegen.nftables.compiler import Entries
@@ -18,22 +20,13 @@ _UNNAMED = frozenset({"balancers", "hairpin", "cluster-ips", "source-ranges"})
 class Kept:
     """The Services that are kept. It takes no time when there are none, as nearly always."""
 
-    def __init__(self) -> None:
-        self._services: set[tuple[str, str]] = set()
+    def __init__(self, services: Collection[tuple[str, str]] = ()) -> None:
+        """`services`: by namespace and name."""
+        self._services = frozenset(services)
         self._ids: set[tuple[Family, int]] = set()
 
-    def add(self, namespace: str, name: str) -> None:
-        """A Service that cannot be read, and was not before."""
-        self._services.add((namespace, name))
-
-    def discard(self, namespace: str, name: str) -> bool:
-        """It can be read now, or is gone; whether it was among them."""
-        was_kept = (namespace, name) in self._services
-        self._services.discard((namespace, name))
-        return was_kept
-
     def look_at(self, live: Entries) -> None:
-        """Finds their ids among the live entries."""
+        """Finds their ids among the live entries; they are those of the kernel at that time."""
         self._ids = (
             {key for key, comment in names_in(live).items() if self._is_name(comment)} if self._services else set()
         )

@@ -1,0 +1,92 @@
+"""The target that an agent keeps, as a whole: its rules, how others' changes are noticed, and whose place it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import NamedTuple
+
+from rulegen.agent.drift import Notifications, Turns, Watch
+from rulegen.agent.takeover import Removal
+from rulegen.config import Configuration, Family, Target
+from rulegen.configuration_file import for_families
+from rulegen.iptables.programs import Variant
+from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
+from rulegen.targets.model import LiveRules
+
+
+class Dataplane(NamedTuple):
+    """One target on this host. To be used by one thread, in the network namespace in which it was opened.
+
+    `configuration`: the node's part has the host's families. `rules`: to be kept. `watch`: notices what others change.
+    `replaces`: what removes rulegen's rules of other targets.
+    """
+
+    configuration: Configuration
+    rules: LiveRules
+    watch: Watch
+    replaces: tuple[Removal, ...]
+
+
+@contextmanager
+def open_dataplane(configuration: Configuration, variant: Variant | None) -> Iterator[Dataplane]:
+    """The target of the configuration; `variant`: of iptables, None for the one that the host uses.
+
+    Raises:
+        HostError: the kernel, its programs or privileges do not suffice.
+        InputError: the host lacks a family that the configuration cannot do without.
+    """
+    opened = _nftables(configuration) if configuration.target is Target.NFTABLES else _iptables(configuration, variant)
+    with opened as dataplane:
+        yield dataplane
+
+
+def kube_proxy_removals() -> tuple[Removal, ...]:
+    """What removes the rules that kube-proxy left, of any of its modes."""
+    return _remove_kube_proxy_tables, remove_iptables_rules
+
+
+@contextmanager
+def _nftables(configuration: Configuration) -> Iterator[Dataplane]:
+    from rulegen.nftables.kernel import Kernel
+    from rulegen.nftables.monitor import Monitor
+    from rulegen.targets.live_nftables import LiveNftables
+    from rulegen.targets.on_iptables import IptablesTarget
+
+    with Kernel() as kernel, closing(Monitor(kernel.port)) as monitor:
+        configuration = _on_host(configuration, kernel.families())
+        rules = LiveNftables(kernel, configuration.node)
+        yield Dataplane(configuration, rules, Notifications(monitor), (IptablesTarget().remove,))
+
+
+@contextmanager
+def _iptables(configuration: Configuration, variant: Variant | None) -> Iterator[Dataplane]:
+    from rulegen.iptables.kernel import Kernel, remove_rules
+    from rulegen.targets.live_iptables import LiveIptables
+    from rulegen.targets.on_nftables import NftablesTarget
+
+    kernel = Kernel(variant)
+    configuration = _on_host(configuration, kernel.families())
+    period = configuration.agent.sync_period
+    others = set(Variant) - {kernel.variant}
+    yield Dataplane(
+        configuration,
+        LiveIptables(kernel, configuration.node, patience=period),
+        Turns(period, time.monotonic()),
+        (NftablesTarget().remove, partial(remove_rules, others)),
+    )
+
+
+def _on_host(configuration: Configuration, families: tuple[Family, ...]) -> Configuration:
+    from msgspec.structs import replace
+
+    return replace(configuration, node=for_families(configuration.node, families))
+
+
+def _remove_kube_proxy_tables() -> list[str]:
+    from rulegen.nftables.kernel import Kernel
+
+    with Kernel() as kernel:
+        return kernel.delete_tables([NFTABLES_TABLE])

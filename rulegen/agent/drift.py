@@ -1,0 +1,105 @@
+"""When the kernel has to be looked at because others may have changed our rules, and who they are. Reads no rule."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rulegen.nftables.monitor import Monitor
+
+# Of all time, at most this part goes into looking.
+_SHARE = 0.01
+
+
+class Watch(Protocol):
+    """Says who may have changed our rules."""
+
+    def files(self) -> list[int]:
+        """What to `select` on: readable as soon as there may be something."""
+        ...
+
+    def wait(self, now: float) -> float | None:
+        """In how many seconds there is something even if no file becomes readable; None: not by time."""
+        ...
+
+    def look(self, now: float) -> list[str]:
+        """Who may have changed something since the last call, as words; does not wait."""
+        ...
+
+    def compared(self, now: float, seconds: float) -> None:
+        """The kernel was compared as a whole, which took so many seconds."""
+        ...
+
+
+class Nobody:
+    """Where drift is nobody's business, as in a dry run; see `Watch`."""
+
+    def files(self) -> list[int]:
+        """None."""
+        return []
+
+    def wait(self, now: float) -> float | None:
+        """Never."""
+        del now
+        return None
+
+    def look(self, now: float) -> list[str]:
+        """Nobody."""
+        del now
+        return []
+
+    def compared(self, now: float, seconds: float) -> None:
+        """Nothing to remember."""
+
+
+class Notifications:
+    """The kernel says when somebody commits to nftables, and who; see `Watch`."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def files(self) -> list[int]:
+        """The monitor's."""
+        return [self._monitor.fileno()]
+
+    def wait(self, now: float) -> float | None:
+        """Never: what happens makes the file readable."""
+        del now
+        return None
+
+    def look(self, now: float) -> list[str]:
+        """The processes that committed to our table."""
+        del now
+        return [intrusion.by for intrusion in self._monitor.read()]
+
+    def compared(self, now: float, seconds: float) -> None:
+        """Nothing to remember."""
+
+
+class Turns:
+    """Nobody says when somebody changes iptables, so it is compared every `period` seconds; see `Watch`.
+
+    Comparing takes longer the more rules there are; it comes so seldom that it takes a hundredth of the time.
+    """
+
+    def __init__(self, period: float, now: float) -> None:
+        self._period = period
+        self._due = now + period
+
+    def files(self) -> list[int]:
+        """None."""
+        return []
+
+    def wait(self, now: float) -> float | None:
+        """Until the next turn."""
+        return self._due - now
+
+    def look(self, now: float) -> list[str]:
+        """Somebody, when it is time to compare."""
+        if now < self._due:
+            return []
+        self._due = now + self._period
+        return ["another program"]
+
+    def compared(self, now: float, seconds: float) -> None:
+        """Counts from now."""
+        self._due = now + max(self._period, seconds / _SHARE)

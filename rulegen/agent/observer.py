@@ -1,0 +1,32 @@
+"""What others may want to know of the agent's work, and what they have to do from time to time.
+
+An observer is called by the working thread, between syncs: it must not raise, and not wait for anybody. Whatever it has
+to do that can fail, it keeps and tries again.
+"""
+
+from __future__ import annotations
+
+from rulegen.agent.engine import Sync
+from rulegen.errors import RulegenError
+from rulegen.kube.follow import FollowEvent
+
+
+class Observer:
+    """Does nothing; for those who need only a part of it."""
+
+    def took(self, event: FollowEvent) -> None:
+        """An event has been taken; a change in it is to be applied by the next sync."""
+
+    def synced(self, sync: Sync) -> None:
+        """A sync ended well."""
+
+    def failed(self, error: RulegenError, seconds: float) -> None:
+        """A sync failed after so many seconds; nothing is lost, and it is tried again."""
+
+    def wait(self, now: float) -> float | None:
+        """In how many seconds `act` has something to do; 0 or less: now; None: nothing."""
+        del now
+        return None
+
+    def act(self, now: float) -> None:
+        """Does what is due."""

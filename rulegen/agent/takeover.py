@@ -1,0 +1,76 @@
+"""What others left in the kernel goes when our rules are in force: the other target's, and kube-proxy's (rules 98, 99).
+
+A thread of its own does it, once: it may take long, and the Services that follow must not wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+
+from rulegen.agent.engine import Sync
+from rulegen.agent.observer import Observer
+from rulegen.errors import HostError, RulegenError
+from rulegen.kube_proxy import find_process
+
+_LOG = logging.getLogger("rulegen.agent")
+
+_POLL_SECONDS = 10.0
+
+# What removes rules, and says where there were some. Raises RulegenError.
+Removal = Callable[[], list[str]]
+
+
+class Takeover(Observer):
+    """Waits for the first sync.
+
+    `own`: what rulegen itself left elsewhere. `kube_proxy`: what kube-proxy left; while it is seen to run, its rules
+    stay. `count_failure`: called when a removal fails, which is not tried again before the next start.
+    """
+
+    def __init__(
+        self, own: Iterable[Removal], kube_proxy: Iterable[Removal], count_failure: Callable[[], None]
+    ) -> None:
+        self._own = tuple(own)
+        self._kube_proxy = tuple(kube_proxy)
+        self._count_failure = count_failure
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="takeover", daemon=True)
+        self._has_begun = False
+
+    def synced(self, sync: Sync) -> None:
+        """Begins, after the first."""
+        del sync
+        if not self._has_begun:
+            self._has_begun = True
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ends soon; a table that is being cleaned is finished."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        self._remove(self._own)
+        is_waiting = False
+        while process := find_process():
+            if not is_waiting:
+                _LOG.warning("kube-proxy runs on this node (process %s): its rules stay until it ends", process)
+                is_waiting = True
+            if self._stopping.wait(_POLL_SECONDS):
+                return
+        self._remove(self._kube_proxy)
+
+    def _remove(self, removals: Iterable[Removal]) -> None:
+        for remove in removals:
+            if self._stopping.is_set():
+                return
+            try:
+                for place in remove():
+                    _LOG.info("removed %s", place)
+            except HostError as error:
+                # A target that this host does not have left nothing here.
+                _LOG.debug("nothing to remove: %s", error)
+            except RulegenError as error:
+                _LOG.warning("cannot remove what an earlier program left: %s", error)
+                self._count_failure()

@@ -1,0 +1,139 @@
+"""The chains of the iptables target in the kernel, kept equal to what is wanted; see `model.LiveRules`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from rulegen import ruleset
+from rulegen.config import Family, NodeConfiguration
+from rulegen.errors import TargetError
+from rulegen.iptables.compiler import Compiler
+from rulegen.iptables.describe import count, describe
+from rulegen.iptables.keeping import find_services
+from rulegen.iptables.kernel import Kernel
+from rulegen.iptables.program import Entries, EntryKey, Rules
+from rulegen.iptables.text import adopt_wording
+from rulegen.iptables.transaction import REMARK, Step, plan
+from rulegen.routing.model import NodeRouting, Route, RouteKey
+from rulegen.routing.services import ServiceKey
+from rulegen.ruleset import Delta
+from rulegen.targets.model import RouteChange, ShownChange, shown_change
+
+
+class LiveIptables:
+    """`configuration` is that of a host with its families.
+
+    `patience`: a jump of ours that another program's rule shadows is moved to the front at most once in so many
+    seconds, so that two programs that both want to be first do not fight.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        configuration: NodeConfiguration,
+        patience: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kernel = kernel
+        self._compiler = Compiler(configuration.families, configuration.masquerade_bit)
+        self._patience = patience
+        self._clock = clock
+        self._live: Entries = {}
+        self._rule_counts: Counter[tuple[Family, str]] = Counter()
+        self._services: Collection[ServiceKey] = ()
+        # When each jump was moved to the front for the last time.
+        self._moved: dict[EntryKey, float] = {}
+
+    def keep(self, services: Collection[ServiceKey]) -> None:
+        """See `LiveRules`."""
+        self._services = services
+
+    def read(self) -> None:
+        """See `LiveRules`."""
+        self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read().items()}
+        self._compiler.keep(find_services(self._live, self._services) if self._services else {})
+        self._rule_counts = Counter()
+        for key, rules in self._live.items():
+            self._rule_counts[key.family, key.table] += len(rules)
+
+    def update(
+        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
+    ) -> tuple[Delta[EntryKey, Rules], dict[RouteKey, TargetError]]:
+        """See `LiveRules`."""
+        return self._compiler.update(routes, nodes)
+
+    def difference(self) -> Delta[EntryKey, Rules]:
+        """See `LiveRules`."""
+        desired = self._compiler.entries()
+        self._live = dict(adopt_wording(self._live, desired))
+        return ruleset.diff(self._live, desired)
+
+    def check(self, delta: Delta[EntryKey, Rules]) -> None:
+        """Has each restore tested. Raises ApplyError."""
+        self._kernel.check(self._plan(delta))
+
+    def apply(self, delta: Delta[EntryKey, Rules]) -> None:
+        """See `LiveRules`; one restore for each table and family, of which those before a failed one stay in force."""
+        self._kernel.commit(self._plan(delta), self._live)
+        self._note(delta)
+
+    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
+        """See `LiveRules`; commits them: legacy iptables asks the kernel only about rules that stay."""
+        others = {key: change for key, change in pending.items() if key not in suspects}
+        self._compiler.update({key: change.before for key, change in others.items()})
+        try:
+            delta = self.difference()
+            if delta:
+                self.apply(delta)
+        finally:
+            self._compiler.update({key: change.after for key, change in others.items()})
+
+    def settle(self) -> None:
+        """See `LiveRules`; a plan needs to know which chains there are, so they are remembered."""
+
+    def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
+        """See `LiveRules`."""
+        return shown_changes(delta)
+
+    def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:
+        """See `LiveRules`."""
+        return count(delta)
+
+    def rule_counts(self) -> Mapping[tuple[Family, str], int]:
+        """See `LiveRules`."""
+        return self._rule_counts
+
+    def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:
+        self._kernel.prepare(self._live)
+        return plan(delta, self._live)
+
+    def _note(self, delta: Delta[EntryKey, Rules]) -> None:
+        """Follows in memory what a Delta did."""
+        now = self._clock()
+        for key, rules in delta.added.items():
+            self._live[key] = rules
+            self._rule_counts[key.family, key.table] += len(rules)
+        for key, change in delta.changed.items():
+            self._live[key] = change.after
+            self._rule_counts[key.family, key.table] += len(change.after) - len(change.before)
+            if change.before[:1] and change.before[0].startswith(REMARK):
+                self._moved[key] = now
+        for key, rules in delta.removed.items():
+            del self._live[key]
+            self._rule_counts[key.family, key.table] -= len(rules)
+
+    def _spared(self, key: EntryKey, rules: Rules) -> Rules:
+        """The rules of a chain without the remark that they are shadowed, where a jump was moved not long ago."""
+        moved = self._moved.get(key)
+        if moved is None or self._clock() - moved >= self._patience:
+            return rules
+        return tuple(rule for rule in rules if not rule.startswith(REMARK))
+
+
+def shown_changes(delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
+    """A Delta in words."""
+    for line in describe(delta):
+        place = {"family": line.family, "name": line.table, "key": line.chain}
+        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.service)

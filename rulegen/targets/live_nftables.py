@@ -1,0 +1,122 @@
+"""The tables of the nftables target in the kernel, kept equal to what is wanted; see `model.LiveRules`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from rulegen import ruleset
+from rulegen.config import Family, NodeConfiguration
+from rulegen.errors import TargetError
+from rulegen.nftables.compiler import Compiler, Entries
+from rulegen.nftables.describe import count, describe, names_in
+from rulegen.nftables.keeping import Kept
+from rulegen.nftables.kernel import Kernel
+from rulegen.nftables.layout import EntryKey, Value
+from rulegen.nftables.live import Live
+from rulegen.nftables.transaction import Transaction, plan
+from rulegen.routing.model import NodeRouting, Route, RouteKey
+from rulegen.routing.services import ServiceKey
+from rulegen.ruleset import Delta
+from rulegen.targets.model import RouteChange, ShownChange, shown_change
+
+# Entries that several Routes may need; whoever is held back, the others keep them.
+_SHARED = frozenset({"chains", "balancers", "hairpin", "cluster-ips"})
+
+
+class LiveNftables:
+    """`configuration` is that of a host with its families; `kernel` stays its maker's to close."""
+
+    def __init__(self, kernel: Kernel, configuration: NodeConfiguration) -> None:
+        self._kernel = kernel
+        self._configuration = configuration
+        self._compiler: Compiler | None = None
+        self._live = Live()
+        self._kept = Kept()
+        # All that is wanted, while it is being compared with what was read.
+        self._desired: Entries | None = None
+
+    def read(self) -> None:
+        """See `LiveRules`."""
+        self._live = self._kernel.read()
+        self._kept.look_at(self._live.entries)
+
+    def update(
+        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
+    ) -> tuple[Delta[EntryKey, Value], dict[RouteKey, TargetError]]:
+        """See `LiveRules`; ids, slots and handles are adopted from what was read before the first call."""
+        self._desired = None
+        if self._compiler is None:
+            configuration = self._configuration
+            self._compiler = Compiler(configuration.families, configuration.masquerade_bit, self._live.entries)
+        delta, errors = self._compiler.update(routes, nodes)
+        return self._kept.spare(delta), errors
+
+    def difference(self) -> Delta[EntryKey, Value]:
+        """See `LiveRules`."""
+        self._desired = self._compiled.entries()
+        return self._kept.spare(ruleset.diff(self._live.entries, self._desired))
+
+    def keep(self, services: Collection[ServiceKey]) -> None:
+        """See `LiveRules`."""
+        self._kept = Kept(services)
+
+    def check(self, delta: Delta[EntryKey, Value]) -> None:
+        """Asks the kernel whether it would take a Delta. Raises ApplyError."""
+        self._kernel.check(self._plan(delta), self._live)
+
+    def apply(self, delta: Delta[EntryKey, Value]) -> None:
+        """See `LiveRules`; in one transaction."""
+        self._kernel.commit(self._plan(delta), self._live)
+
+    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
+        """See `LiveRules`; changes nothing."""
+        wanted: Entries = {}
+        for key in suspects:
+            wanted |= self._compiled.route_entries(key)
+        there = {entry: value for entry in wanted if (value := self._live.entries.get(entry)) is not None}
+        self._desired = self._without(pending) | wanted
+        self.check(ruleset.diff(there, wanted))
+
+    def settle(self) -> None:
+        """See `LiveRules`; plans need the chains, and the entries are the compiler's from now on."""
+        self._live = Live(self._live.tables)
+        self._desired = None
+
+    def changes(self, delta: Delta[EntryKey, Value]) -> Iterator[ShownChange]:
+        """See `LiveRules`."""
+        return shown_changes(delta, self._compiled, self._live.entries)
+
+    def counts(self, delta: Delta[EntryKey, Value]) -> Iterator[str]:
+        """See `LiveRules`."""
+        return count(delta)
+
+    def rule_counts(self) -> Mapping[tuple[Family, str], int]:
+        """Nothing: the program is constant."""
+        return {}
+
+    @property
+    def _compiled(self) -> Compiler:
+        if self._compiler is None:
+            raise AssertionError("nothing was compiled yet")
+        return self._compiler
+
+    def _plan(self, delta: Delta[EntryKey, Value]) -> Transaction:
+        clients = self._kernel.clients(delta)
+        return plan(delta, self._live, self._compiled.programs, self._desired, clients)
+
+    def _without(self, routes: Mapping[RouteKey, RouteChange]) -> Entries:
+        entries = self._compiled.entries()
+        for key in routes:
+            for entry in self._compiled.route_entries(key):
+                if entry[0].name not in _SHARED and not entry[0].is_chains:
+                    entries.pop(entry, None)
+        return entries
+
+
+def shown_changes(
+    delta: Delta[EntryKey, Value], compiler: Compiler, live: Mapping[EntryKey, Value]
+) -> Iterator[ShownChange]:
+    """A Delta in words; what is in it is named by what was compiled, or by what is `live`."""
+    for line in describe(delta, names_in(live) | compiler.names()):
+        place = {"family": line.family, "name": line.container, "key": line.key}
+        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.service)
