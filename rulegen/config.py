@@ -98,8 +98,7 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
     metrics_bind_address: SocketAddress = SocketAddress("127.0.0.1", 10249)
     bind_address_hard_fail: bool = False
     sync_period: float = 30.0
-    min_sync_period: float = 1.0
-    config_sync_period: float = 900.0
+    min_sync_period: float = 0.02
     conntrack: Conntrack = Conntrack()
 
 

@@ -52,12 +52,16 @@ _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what i
 _HEALTHZ_PORT = 10256
 _METRICS_PORT = 10249
 _OOM_SCORE = -999
+_CONFIG_SYNC_SECONDS = 900.0
 
 _LOCALHOST_NODEPORTS = (
     "not supported: it needs route_localnet, by which neighbours of the node reach services on its loopback addresses "
     "(CVE-2020-8558)"
 )
 _LOOPBACK_NODEPORTS = "has no effect: NodePorts are never served on loopback addresses (CVE-2020-8558)"
+_CONFIG_SYNC_PERIOD = (
+    "has no effect: objects are followed, and listed anew only where the API server has lost its place"
+)
 _OOM_SCORE_ADJ = "not supported: set it where the process is started (systemd: OOMScoreAdjust)"
 
 # Why a field, or all fields of a stanza, are not supported.
@@ -92,7 +96,14 @@ class _TargetStanza(NamedTuple):
     masqueradeAll: bool = False  # noqa: N815 - the field's own name, for messages
     masqueradeBit: int = 14  # noqa: N815
     syncPeriod: float = 30.0  # noqa: N815
-    minSyncPeriod: float = 1.0  # noqa: N815
+    minSyncPeriod: float = 0.0  # noqa: N815
+
+
+# The least time between two syncs is chosen for latency; on iptables each starts programs that may run for a second.
+_DEFAULTS = {
+    Target.NFTABLES: _TargetStanza(minSyncPeriod=0.02),
+    Target.IPTABLES: _TargetStanza(minSyncPeriod=1.0),
+}
 
 
 def load_configuration(path: str, target: Target | None = None) -> tuple[Configuration, list[str]]:
@@ -194,7 +205,7 @@ def _target(fields: Fields, option: Target | None) -> Target:
 
 
 def _target_stanza(fields: Fields, target: Target) -> _TargetStanza:
-    default = _TargetStanza()
+    default = _DEFAULTS[target]
     stanza = _TargetStanza(
         fields.flag(f"{target.value}.masqueradeAll"),
         fields.integer(f"{target.value}.masqueradeBit", 0, 31, default.masqueradeBit),
@@ -271,7 +282,6 @@ def _agent(fields: Fields, stanza: _TargetStanza, bind_address: str) -> AgentCon
         bind_address_hard_fail=fields.flag("bindAddressHardFail"),
         sync_period=stanza.syncPeriod,
         min_sync_period=stanza.minSyncPeriod,
-        config_sync_period=fields.text("configSyncPeriod", duration, 0.0) or 900.0,
         conntrack=_conntrack(fields),
     )
 
@@ -295,6 +305,8 @@ def _without_effect(fields: Fields, configuration: Configuration) -> Iterator[Fa
     """Fields whose value is checked, and then has no effect."""
     if fields.flag("iptables.localhostNodePorts"):
         yield Fault("iptables.localhostNodePorts", _LOCALHOST_NODEPORTS)
+    if (fields.text("configSyncPeriod", duration, 0.0) or _CONFIG_SYNC_SECONDS) != _CONFIG_SYNC_SECONDS:
+        yield Fault("configSyncPeriod", _CONFIG_SYNC_PERIOD)
     if fields.integer("oomScoreAdj", -1000, 1000, _OOM_SCORE) != _OOM_SCORE:
         yield Fault("oomScoreAdj", _OOM_SCORE_ADJ)
     for entry in configuration.node.nodeport_addresses:
@@ -307,7 +319,7 @@ def _other_target(stanzas: Mapping[Target, _TargetStanza], chosen: Target) -> It
     used = stanzas[chosen]
     for target, stanza in stanzas.items():
         for name, value, in_force in zip(_TargetStanza._fields, stanza, used, strict=True):
-            if value not in (in_force, _TargetStanza._field_defaults[name]):
+            if value not in (in_force, getattr(_DEFAULTS[target], name)):
                 message = f"has no effect: the target is {chosen.value}, for which {chosen.value}.{name} counts"
                 yield Fault(f"{target.value}.{name}", message)
 

@@ -154,7 +154,8 @@ def test_kubeadms_file_is_the_defaults_without_a_warning(tmp_path: Path) -> None
 
 def test_defaults_are_those_of_rule_97() -> None:
     agent = _read({}).agent
-    assert (agent.sync_period, agent.min_sync_period, agent.config_sync_period) == (30, 1, 15 * 60)
+    assert (agent.sync_period, agent.min_sync_period) == (30, 0.02)
+    assert _read({"mode": "iptables"}).agent.min_sync_period == 1
     assert (agent.qps, agent.burst) == (5, 10)
     assert agent.healthz_bind_address == ("0.0.0.0", 10256)  # noqa: S104
     assert agent.metrics_bind_address == ("127.0.0.1", 10249)
@@ -271,7 +272,6 @@ def test_fields_of_the_node(fields: dict[str, Any], expected: dict[str, Any]) ->
             },
         ),
         ({"bindAddressHardFail": True}, {"bind_address_hard_fail": True}),
-        ({"configSyncPeriod": "5m"}, {"config_sync_period": 300.0}),
         ({"nftables": {"syncPeriod": "1h5m", "minSyncPeriod": "100ms"}}, {"sync_period": 3900, "min_sync_period": 0.1}),
         ({"nftables": {"syncPeriod": "1s"}}, {"sync_period": 1.0}),
         (
@@ -376,8 +376,8 @@ def test_the_minimum_period_is_not_above_the_period(stanza: str) -> None:
         f"kp.yaml: {stanza}.minSyncPeriod: expected at most the syncPeriod, 5 s, got 6 s"
     ]
     assert _warnings({stanza: {"syncPeriod": "1s", "minSyncPeriod": "1s"}, "mode": stanza}) == []
-    # The default of a second counts too, as in kube-proxy.
-    assert len(_faults({stanza: {"syncPeriod": "500ms"}})) == 1
+    # The default counts too, as in kube-proxy.
+    assert len(_faults({stanza: {"syncPeriod": "10ms"}})) == 1
 
 
 @pytest.mark.parametrize(
@@ -485,6 +485,7 @@ def test_localhost_nodeports_are_refused_by_name() -> None:
         ("ipvs.syncPeriod", "31s"),
         ("logging.options", {"json": {"splitStream": True}}),
         ("logging.verbosity", 4),
+        ("configSyncPeriod", "5m"),
         ("oomScoreAdj", 0),
         ("portRange", "0-0"),
         ("showHiddenMetricsForVersion", "1.30"),
