@@ -60,7 +60,7 @@ _LOCALHOST_NODEPORTS = (
 )
 _LOOPBACK_NODEPORTS = "has no effect: NodePorts are never served on loopback addresses (CVE-2020-8558)"
 _CONFIG_SYNC_PERIOD = (
-    "has no effect: objects are followed, and listed anew only where the API server has lost its place"
+    "not supported: objects are followed, and listed anew only where the API server has lost its place"
 )
 _OOM_SCORE_ADJ = "not supported: set it where the process is started (systemd: OOMScoreAdjust)"
 

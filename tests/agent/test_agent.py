@@ -241,7 +241,7 @@ def test_apply_and_cleanup_refuse_while_an_agent_runs(playground: Playground) ->
 
 
 def test_a_burst_comes_together_and_ends_equal(playground: Playground) -> None:
-    playground.configure("300ms")
+    playground.configure("nftables: {minSyncPeriod: 300ms}")
     file = playground.manifests / "all.json"
     items: list[Item] = []
     save(file, *chain.from_iterable(web(number, 1) for number in range(200)))
@@ -272,7 +272,7 @@ def test_a_dry_run_prints_what_it_would_change(playground: Playground) -> None:
 
 
 def test_the_api_server_is_followed(playground: Playground, tmp_path: Path) -> None:
-    with playground.host.namespace.entered():
+    with playground.namespace.entered():
         server = ApiServer()
         server.start()
     try:
