@@ -41,12 +41,14 @@ def remove_iptables_rules() -> list[str]:
 
 def find_process() -> str | None:
     """The number of the process of kube-proxy that runs here; None where none can be seen."""
-    for path in Path("/proc").glob("[0-9]*/comm"):
+    for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if path.read_text().strip() == "kube-proxy":
-                return path.parent.name
+            # `4711 (kube-proxy) S ...`
+            name, _, rest = path.read_text().partition(" (")[2].rpartition(") ")
         except OSError:  # ended meanwhile
             continue
+        if name == "kube-proxy" and not rest.startswith("Z"):
+            return path.parent.name
     return None
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from rulegen.errors import HostError
 from rulegen.iptables.programs import Variant
-from rulegen.kube.objects import Service
 from tests.agent.running import Agent, Ground, save, wait_until, web
 from tests.builders import Item, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import Host
@@ -143,7 +142,10 @@ def test_killed_in_the_middle_the_next_one_makes_it_right(ground: IptablesGround
     file = ground.manifests / "all.json"
     items: list[Item] = []
     for round_ in range(4):
-        items = [*RICH, *(item for number in range(10, 70) for item in web(number, *range(1, 3 + (number + round_) % 5)))]
+        items = [
+            *RICH,
+            *(item for number in range(10, 70) for item in web(number, *range(1, 3 + (number + round_) % 5))),
+        ]
         save(file, *items)
         with ground.agent() as agent:
             agent.wait_for("following", 15.0)
@@ -163,6 +165,4 @@ def test_the_other_target_goes_when_these_rules_are_in_force(ground: IptablesGro
         agent.wait_for("removed ip rulegen", 15.0)
         ground.wait_for(items, 15.0)
         _stop(agent)
-    done = ground.run("cleanup")
-    assert done.returncode == 0
-    assert Service.__name__ not in done.stderr
+    assert ground.run("cleanup").returncode == 0

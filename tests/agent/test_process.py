@@ -1,0 +1,170 @@
+"""The agent's start, its configuration, and whose place it takes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rulegen.kube.objects import Node, ServiceCIDR
+from tests.agent.running import Playground, save, wait_until, web
+from tests.apiserver import ApiServer
+from tests.apiserver.faults import Answer
+from tests.builders import Item, node, port, service, service_cidr
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def server(playground: Playground) -> Iterator[ApiServer]:
+    with playground.namespace.entered():
+        made = ApiServer()
+        made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def _service_behind_node_port() -> list[Item]:
+    slice_ = web(1, 1, 2)[1]
+    return [service("web-1", ["10.96.0.2"], [port(node_port=30080)], kind="NodePort"), slice_]
+
+
+# -- configuration --
+
+
+def test_a_changed_configuration_takes_effect_at_once(playground: Playground) -> None:
+    save(playground.manifests / "all.json", *web(1, 1))
+    with playground.agent() as agent:
+        playground.wait_for(web(1, 1))
+        playground.configure("nftables: {masqueradeBit: 33}")
+        agent.wait_for("configuration not used, the one before stays in force: ", 10.0)
+        assert "nftables.masqueradeBit: expected 0 to 31, got 33" in agent.log
+        assert playground.differences(*web(1, 1)) == []
+        playground.configure("nftables: {masqueradeBit: 15}")
+        agent.wait_for("the configuration has changed: starting over", 10.0)
+        wait_until(lambda: "meta mark set meta mark | 0x00008000" in _ruleset(playground), 10.0)
+        # The file is what it was: nothing happens.
+        playground.configure("nftables: {masqueradeBit: 15}")
+        save(playground.manifests / "all.json", *web(1, 2))
+        wait_until(lambda: "10.128.0.2 . 8080" in _ruleset(playground), 10.0)
+        assert agent.log.count("starting over") == 1
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(15) == 0
+
+
+def test_a_configuration_can_change_the_target(playground: Playground) -> None:
+    save(playground.manifests / "all.json", *web(1, 1))
+    with playground.agent() as agent:
+        playground.wait_for(web(1, 1))
+        playground.configure("mode: iptables")
+        agent.wait_for("removed ip rulegen", 15.0)
+        playground.configure("mode: nftables")
+        playground.wait_for(web(1, 1), 15.0)
+        agent.wait_for("removed iptables-nft ip nat", 15.0)
+
+
+def _ruleset(playground: Playground) -> str:
+    return playground.host.run("nft", "list", "ruleset").stdout
+
+
+# -- the start --
+
+
+def test_from_an_empty_kernel_the_api_server_is_reached_directly(
+    playground: Playground, server: ApiServer, tmp_path: Path
+) -> None:
+    server.put(*web(1, 1), node(), service_cidr("10.96.0.0/16"))
+    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+        playground.wait_for([*web(1, 1), node(), service_cidr("10.96.0.0/16")], 10.0)
+        assert "programmed by this agent" not in agent.log
+        assert len(agent.syncs()) == 1
+
+
+def test_an_api_server_behind_a_service_that_the_agent_programs_is_named(
+    playground: Playground, server: ApiServer, tmp_path: Path
+) -> None:
+    server.put(*web(1, 1), service("kubernetes", ["127.0.0.1"]), node(), service_cidr("10.96.0.0/16"))
+    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+        agent.wait_for("the API server is reached through 127.0.0.1, which belongs to Service default/kubernetes", 10.0)
+
+
+def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
+    playground: Playground, server: ApiServer, tmp_path: Path
+) -> None:
+    """So that a restart applies nothing, whatever arrives first."""
+    items = [*_service_behind_node_port(), node(), service_cidr("10.96.0.0/16")]
+    playground.host.apply(*items)
+    generation = playground.host.generation()
+    server.put(*items)
+    for kind in (Node, ServiceCIDR):
+        server.inject(kind, "list", Answer(500), Answer(500))
+    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+        agent.wait_for("sync mode=full", 15.0)
+        assert "added=0 changed=0 removed=0" in agent.log
+        assert "not following Node" in agent.log
+    assert playground.host.generation() == generation
+
+
+def test_what_the_api_server_denies_is_not_waited_for(
+    playground: Playground, server: ApiServer, tmp_path: Path
+) -> None:
+    server.put(*web(1, 1))
+    for kind in (Node, ServiceCIDR):
+        server.inject(kind, "list", *[Answer(403)] * 50)
+    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+        playground.wait_for(web(1, 1), 10.0)
+        assert "not following ServiceCIDR" in agent.log
+
+
+def test_a_nodes_zone_addresses_and_pod_cidrs_take_effect_at_once(
+    playground: Playground, server: ApiServer, tmp_path: Path
+) -> None:
+    playground.configure("detectLocalMode: NodeCIDR")
+    services = _service_behind_node_port()
+    server.put(*services, service_cidr("10.96.0.0/16"), node(pod_cidrs=["10.128.0.0/24"]))
+    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")):
+        wait_until(lambda: "ip saddr != 10.128.0.0/24" in _ruleset(playground), 10.0)
+        server.put(node(addresses=["192.168.1.77"], pod_cidrs=["10.128.0.0/24"]))
+        wait_until(lambda: "192.168.1.77" in _ruleset(playground), 10.0)
+        server.put(node(addresses=["192.168.1.77"], pod_cidrs=["10.128.7.0/24"]))
+        wait_until(lambda: "ip saddr != 10.128.7.0/24" in _ruleset(playground), 10.0)
+
+
+# -- whose place it takes --
+
+_KUBE_PROXY = """
+table ip kube-proxy {
+    chain services { }
+    chain nat-prerouting { type nat hook prerouting priority dstnat; jump services; }
+}
+"""
+
+
+def test_what_kube_proxy_left_goes_when_it_has_ended(playground: Playground, tmp_path: Path) -> None:
+    playground.host.nft(_KUBE_PROXY)
+    playground.host.run("iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
+    playground.host.run("iptables-nft", "-t", "nat", "-A", "PREROUTING", "-j", "KUBE-SERVICES")
+    playground.host.run("iptables-nft", "-t", "nat", "-A", "PREROUTING", "-s", "192.0.2.1", "-j", "ACCEPT")
+    save(playground.manifests / "all.json", *web(1, 1))
+    program = tmp_path / "kube-proxy"
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "60"]) as running:
+        try:
+            with playground.agent() as agent:
+                agent.wait_for(f"kube-proxy runs on this node (process {running.pid})", 10.0)
+                playground.wait_for(web(1, 1))
+                assert "table ip kube-proxy" in _ruleset(playground)
+                running.kill()
+                agent.wait_for("removed ip kube-proxy", 20.0)
+                agent.wait_for("removed iptables-nft nat", 20.0)
+        finally:
+            running.kill()
+    left = _ruleset(playground)
+    assert "KUBE-SERVICES" not in left
+    assert "kube-proxy" not in left
+    assert "192.0.2.1" in left
