@@ -64,6 +64,8 @@ class Engine:
         self._applied: dict[RouteKey, Route] = {}
         self._pending: dict[RouteKey, Route | None] = {}
         self._untold = Changes({}, {})
+        # Routes that stay as they were, and why: all of them, and those that are not told yet.
+        self._refusals: dict[RouteKey, str] = {}
         self._untold_refusals: dict[RouteKey, str] = {}
         self._must_read = True
         self._has_compiled = False
@@ -117,6 +119,10 @@ class Engine:
         """All Routes that are in force."""
         return self._applied
 
+    def refusals(self) -> Mapping[RouteKey, str]:
+        """The Routes that are not in force as they are wanted, and why."""
+        return self._refusals
+
     def nodes(self) -> Mapping[Family, NodeRouting]:
         """The node's part of each family, as known now."""
         found = {family: self._cluster.node_routing(family) for family in Family}
@@ -167,6 +173,9 @@ class Engine:
         steps.done("route")
         self._has_compiled = True
         self._pending |= changes.routes
+        for key in changes.routes:
+            self._refusals.pop(key, None)
+            self._untold_refusals.pop(key, None)
         self._untold = self._untold.followed_by(changes)
         delta, errors = self._rules.update(changes.routes, changes.node)
         for key, error in errors.items():
@@ -176,7 +185,7 @@ class Engine:
 
     def _refuse(self, key: RouteKey, words: str) -> None:
         self._pending.pop(key, None)
-        self._untold_refusals[key] = words
+        self._refusals[key] = self._untold_refusals[key] = words
 
     def _pending_changes(self) -> dict[RouteKey, RouteChange]:
         return {key: RouteChange(self._applied.get(key), route) for key, route in self._pending.items()}

@@ -16,7 +16,7 @@ from rulegen.kube_proxy import find_process
 
 _LOG = logging.getLogger("rulegen.agent")
 
-_POLL_SECONDS = 10.0
+_POLL_SECONDS = 5.0
 
 # What removes rules, and says where there were some. Raises RulegenError.
 Removal = Callable[[], list[str]]

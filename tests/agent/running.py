@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -81,6 +82,10 @@ class Agent:
         except AssertionError:
             raise AssertionError(f"{text!r} is not in the log:\n{self.log}") from None
 
+    def memory(self) -> int:
+        """What is resident now, in bytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
     def syncs(self) -> list[str]:
         return [line for line in self.log.splitlines() if " sync mode=" in line]
 
@@ -96,7 +101,7 @@ class Ground:
         self._arguments = arguments
         self._folder = folder
         self._count = 0
-        self._config = folder / "config.yaml"
+        self.config = str(folder / "config.yaml")
         self.configure()
 
     def configure(self, *lines: str) -> None:
@@ -110,9 +115,9 @@ class Ground:
                 "",
             ]
         )
-        new = self._config.with_suffix(".new")
+        new = Path(f"{self.config}.new")
         new.write_text(text)
-        new.rename(self._config)
+        new.rename(self.config)
 
     @contextmanager
     def agent(self, *arguments: str) -> Iterator[Agent]:
@@ -121,7 +126,7 @@ class Ground:
         folder = self._folder / f"agent-{self._count}"
         folder.mkdir()
         what = arguments or ("-f", str(self.manifests))
-        command = [RULEGEN, "agent", "--node", "node-1", "--config", str(self._config), *self._arguments, *what]
+        command = [RULEGEN, "agent", "--node", "node-1", "--config", self.config, *self._arguments, *what]
         with (folder / "log").open("wb") as log, (folder / "printed").open("wb") as printed:
             with self.namespace.entered():
                 process = subprocess.Popen(

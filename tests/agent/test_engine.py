@@ -8,13 +8,18 @@ import pytest
 
 from rulegen.agent.engine import Engine
 from rulegen.errors import ApplyError
+from rulegen.iptables.program import EntryKey as ChainKey
+from rulegen.iptables.program import Rules
+from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Delete, Upsert
 from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.nftables.layout import EntryKey, Value
 from rulegen.ruleset import Delta
+from rulegen.targets.live_iptables import LiveIptables
 from rulegen.targets.live_nftables import LiveNftables
 from tests.agent.running import web
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service
+from tests.iptables.host import Host as IptablesHost
 from tests.nftables.host import Host, host_or_skip, lines_of
 
 pytestmark = pytest.mark.kernel
@@ -158,3 +163,42 @@ def test_a_change_of_the_node_recompiles_the_program(scene: Scene) -> None:
     scene.take(here)
     assert scene.sync()
     assert scene.is_equal_to(*web(1, 1), here)
+
+
+class RefusingIptables(LiveIptables):
+    """The same for iptables: no chain for a Service with one of these words in its name."""
+
+    words: tuple[str, ...] = ()
+
+    def apply(self, delta: Delta[ChainKey, Rules]) -> None:
+        for rules in delta.added.values():
+            for word in self.words:
+                if any(word in rule for rule in rules):
+                    raise ApplyError(f"iptables-restore refused {word}")
+        super().apply(delta)
+
+
+@pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
+def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant) -> None:
+    good = [item for number in range(20) for item in web(number, 1, 2)]
+    with IptablesHost(variant) as host:
+        rules = RefusingIptables(host.kernel, CONFIGURATION)
+        engine = Engine(CONFIGURATION, rules)
+        rules.words = ("web-77", "web-78")
+        for item in (*good, *web(77, 1), *web(78, 2)):
+            engine.take(Upsert(item))
+        with host.namespace.entered():
+            sync = engine.sync()
+        assert sorted(sync.refused.values()) == [
+            f"Service default/web-{number} (IPv4): iptables-restore refused web-{number}" for number in (77, 78)
+        ]
+        assert len(engine.refusals()) == 2
+        assert not host.delta(*good)
+        rules.words = ()
+        for item in web(77, 5):
+            engine.take(Upsert(item))
+        with host.namespace.entered():
+            sync = engine.sync()
+        assert (sync.is_full, sync.refused) == (False, {})
+        assert [str(key[0]) for key in engine.refusals()] == ["default/web-78"]
+        assert not host.delta(*good, *web(77, 5))
