@@ -31,7 +31,7 @@ class IptablesTarget:
 
     def render(self, cluster: Cluster, configuration: NodeConfiguration) -> Iterator[str]:
         """As `iptables-restore --noflush` takes it, a part for each family."""
-        compiler = _compile(cluster, configuration)
+        compiler = compile_cluster(cluster, configuration)
         return text.render(compiler.programs, compiler.entries())
 
     def compare(self, cluster: Cluster, configuration: NodeConfiguration) -> Difference:
@@ -61,7 +61,8 @@ class IptablesTarget:
         return remove_rules(Variant)
 
 
-def _compile(cluster: Cluster, configuration: NodeConfiguration) -> Compiler:
+def compile_cluster(cluster: Cluster, configuration: NodeConfiguration) -> Compiler:
+    """The compiled Routes."""
     nodes = {family: node for family in configuration.families if (node := cluster.node_routing(family)) is not None}
     return compile_ruleset(cluster.routes(), nodes, configuration.masquerade_bit)
 
@@ -69,7 +70,7 @@ def _compile(cluster: Cluster, configuration: NodeConfiguration) -> Compiler:
 def _delta(
     cluster: Cluster, configuration: NodeConfiguration, live: Mapping[EntryKey, Rules]
 ) -> Delta[EntryKey, Rules]:
-    desired = _compile(cluster, configuration).entries()
+    desired = compile_cluster(cluster, configuration).entries()
     return ruleset.diff(text.adopt_wording(live, desired), desired)
 
 
