@@ -133,10 +133,10 @@ def _list(list_: ListExplanation) -> str:
     text = list_.reason
     if list_.members:
         text += f": {_count(len(list_.members), 'endpoint')}"
-        text += f" in {_count(list_.slots, 'slot')}" if isinstance(list_.slots, int) else ""
-    if list_.rounding_error > TOLERANCE:
-        limit = f"{MAX_SLOTS} slots are" if isinstance(list_.slots, int) else "31 random bits are"
-        text += f"; weights rounded by up to {list_.rounding_error:.1%}, {limit} the most there are (D9)"
+    if list_.members and isinstance(list_.slots, int):
+        text += f" in {_count(list_.slots, 'slot')}"
+    if isinstance(list_.slots, int) and list_.rounding_error > TOLERANCE:
+        text += f"; weights rounded by up to {list_.rounding_error:.1%}, {MAX_SLOTS} slots are the most there are (D9)"
     return text
 
 
