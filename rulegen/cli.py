@@ -20,12 +20,10 @@ from rulegen.errors import RulegenError
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
-    from rulegen.explain.model import View
+    from rulegen.explain.model import Ruleset, View
     from rulegen.explain.text import TextLine
     from rulegen.iptables.programs import Variant
     from rulegen.kube.manifests import Manifests
-    from rulegen.nftables.compiler import Compiler
-    from rulegen.nftables.layout import EntryKey, Value
     from rulegen.routing.cluster import Cluster
     from rulegen.targets.model import Difference, ShownChange, Target
 
@@ -153,7 +151,7 @@ def _target_options(command: Command) -> Command:
     return command
 
 
-def _pack(options: dict[str, Any]) -> Input:
+def _pack(options: Mapping[str, Any]) -> Input:
     return Input(
         options["files"],
         options["node"] or "",
@@ -355,7 +353,7 @@ def agent(kubeconfig: str | None, apiserver: str | None, dry_run: bool, **option
         Options(
             load=partial(_agent_configuration, options, kubeconfig or "", _warn_once()),
             config_path=options["config"] or "",
-            variant=_variant(options),
+            variant=_variant(options["iptables_variant"]),
             files=options["files"],
             server=apiserver or "",
             print_line=click.echo if dry_run else None,
@@ -400,6 +398,7 @@ def _warn_once() -> Callable[[str], None]:
 @main.command()
 @click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
 @_input_options
+@_target_options
 @click.option("--from", "source", metavar="ADDRESS", help="Where a packet comes from: an address, or node [default].")
 @click.option("--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, ...")
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
@@ -420,6 +419,7 @@ def explain(
     Examples:
       rulegen explain default/web -f cluster.yaml --node worker-1
       rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
+      rulegen explain default/web -f cluster.yaml --target iptables --live
     """
     from rulegen.explain import packet, text
     from rulegen.explain import service as services
@@ -428,10 +428,10 @@ def explain(
         _fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface)")
     if destination is not None:
         question = packet.parse_question(source or packet.NODE, destination, interface or "")
-        _print_explanation(packet.explain_packet(_view(_pack(options), live), question), output, text.packet_lines)
+        _print_explanation(packet.explain_packet(_view(options, live), question), output, text.packet_lines)
     else:
         wanted = services.parse_service_name(service or "")
-        _print_explanation(services.explain_service(_view(_pack(options), live), wanted), output, text.service_lines)
+        _print_explanation(services.explain_service(_view(options, live), wanted), output, text.service_lines)
 
 
 @main.command()
@@ -449,7 +449,7 @@ def lint(output: str, **options: Any) -> None:
 
     source = _pack(options)
     manifests = _load(source)
-    cluster, _ = _cluster(manifests, source)
+    cluster = _cluster(manifests, _configuration(source))
     findings = checks.lint(
         checks.LintInput(cluster, manifests.services, manifests.unselected, manifests.endpoint_slices)
     )
@@ -469,24 +469,57 @@ def lint(output: str, **options: Any) -> None:
     sys.exit(EXIT_DIFFERENT if findings else 0)
 
 
-def _view(source: Input, live: bool) -> View:
+def _view(options: Mapping[str, Any], live: bool) -> View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
     from rulegen.explain.model import View
 
+    source = _pack(options)
     manifests = _load(source)
-    cluster, configuration = _cluster(manifests, source)
+    configuration = _configuration(source)
+    if live:
+        from rulegen.configuration_file import for_families
+        from rulegen.iptables.kernel import Kernel
+
+        # A host's families are the same for both targets.
+        configuration = for_families(configuration, Kernel.families())
+    cluster = _cluster(manifests, configuration)
     for finding in cluster.findings():
         if finding.subject.startswith("Node "):
             _say(f"warning: {finding.subject}: {finding.message}")
-    entries: Mapping[EntryKey, Value] | None = None
-    if live:
-        from rulegen.nftables.kernel import Kernel
-
-        with Kernel() as kernel:
-            entries = kernel.read().entries
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
-    return View(cluster, configuration, _compile(cluster, configuration, entries), services, entries)
+    return View(cluster, configuration, _ruleset(options, cluster, configuration, live), services)
+
+
+def _ruleset(options: Mapping[str, Any], cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
+    """What the target makes of the cluster; `live`: beside what the kernel holds."""
+    from rulegen.config import Target as Kind
+
+    if _kind(options) is Kind.NFTABLES:
+        return _nftables_ruleset(cluster, configuration, live)
+    return _iptables_ruleset(options["iptables_variant"], cluster, configuration, live)
+
+
+def _nftables_ruleset(cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
+    from rulegen.explain.on_nftables import NftablesRuleset
+    from rulegen.nftables.kernel import Kernel
+    from rulegen.targets.on_nftables import compile_cluster
+
+    entries = None
+    if live:
+        with Kernel() as kernel:
+            entries = kernel.read().entries
+    return NftablesRuleset(compile_cluster(cluster, configuration, entries), configuration.families, entries)
+
+
+def _iptables_ruleset(variant: str, cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
+    from rulegen.explain.on_iptables import IptablesRuleset
+    from rulegen.iptables.kernel import Kernel
+    from rulegen.targets.on_iptables import compile_cluster
+
+    entries = Kernel(_variant(variant)).read() if live else None
+    compiler = compile_cluster(cluster, configuration)
+    return IptablesRuleset(compiler, cluster.routes(), configuration.families, entries)
 
 
 def _print_explanation(
@@ -596,7 +629,9 @@ def demo() -> None:
 
 def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
-    cluster, configuration = _cluster(_load(source), source)
+    manifests = _load(source)
+    configuration = _configuration(source)
+    cluster = _cluster(manifests, configuration)
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
     return cluster, configuration
@@ -625,14 +660,13 @@ def _read_manifests(source: Input) -> Manifests:
     return read_cluster(connect(source.kubeconfig))
 
 
-def _cluster(manifests: Manifests, source: Input) -> tuple[Cluster, NodeConfiguration]:
+def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
     from rulegen.routing.cluster import Cluster
 
-    configuration = _configuration(source)
     cluster = Cluster(configuration)
     for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
         cluster.set_objects(objects)
-    return cluster, configuration
+    return cluster
 
 
 def _configuration(source: Input) -> NodeConfiguration:
@@ -655,16 +689,8 @@ def _settings(source: Input) -> Configuration:
     return configuration
 
 
-def _compile(
-    cluster: Cluster, configuration: NodeConfiguration, live: Mapping[EntryKey, Value] | None = None
-) -> Compiler:
-    from rulegen.targets.on_nftables import compile_cluster
-
-    return compile_cluster(cluster, configuration, live)
-
-
 def _target(options: Mapping[str, Any]) -> Target:
-    return _make_target(_kind(options), _variant(options))
+    return _make_target(_kind(options), _variant(options["iptables_variant"]))
 
 
 def _other_target(options: Mapping[str, Any]) -> Target:
@@ -684,10 +710,11 @@ def _kind(options: Mapping[str, Any]) -> Kind:
     return load_configuration(options["config"])[0].target if options["config"] else Kind.NFTABLES
 
 
-def _variant(options: Mapping[str, Any]) -> Variant | None:
+def _variant(name: str) -> Variant | None:
+    """None: the one that the host uses."""
     from rulegen.iptables.programs import Variant
 
-    return None if options["iptables_variant"] == "auto" else Variant(options["iptables_variant"])
+    return None if name == "auto" else Variant(name)
 
 
 def _make_target(kind: Kind, variant: Variant | None) -> Target:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rulegen.config import Family
 from rulegen.explain.model import PacketExplanation, View
+from rulegen.explain.on_iptables import IptablesRuleset
+from rulegen.explain.on_nftables import NftablesRuleset
 from rulegen.explain.packet import PacketQuestion, explain_packet
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
-from rulegen.nftables.compiler import compile_ruleset
+from rulegen.iptables import compiler as iptables
+from rulegen.nftables import compiler as nftables
 from rulegen.routing.flow import Destination
+from rulegen.routing.model import NodeRouting
 
 FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
     "rejected": "rejected",
@@ -19,10 +24,21 @@ FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
 
 def scenario_view(scenario: Scenario) -> View:
     """A scenario as `rulegen explain` sees it."""
+    configuration = scenario.configuration
+    compiler = nftables.compile_ruleset(scenario.cluster.routes(), _nodes(scenario), configuration.masquerade_bit)
+    return View(scenario.cluster, configuration, NftablesRuleset(compiler, configuration.families), {})
+
+
+def scenario_view_on_iptables(scenario: Scenario) -> View:
+    """The same with `--target iptables`."""
+    configuration, routes = scenario.configuration, scenario.cluster.routes()
+    compiler = iptables.compile_ruleset(routes, _nodes(scenario), configuration.masquerade_bit)
+    return View(scenario.cluster, configuration, IptablesRuleset(compiler, routes, configuration.families), {})
+
+
+def _nodes(scenario: Scenario) -> dict[Family, NodeRouting]:
     families = scenario.configuration.families
-    nodes = {family: node for family in families if (node := scenario.cluster.node_routing(family)) is not None}
-    compiler = compile_ruleset(scenario.cluster.routes(), nodes, scenario.configuration.masquerade_bit)
-    return View(scenario.cluster, scenario.configuration, compiler, {})
+    return {family: node for family in families if (node := scenario.cluster.node_routing(family)) is not None}
 
 
 def explain_flow(view: View, scenario: Scenario, flow: Flow, source: str) -> PacketExplanation:

@@ -16,7 +16,7 @@ import pytest
 from rulegen.explain.model import View
 from rulegen.golden import NODE, Balanced, Flow, Scenario, find_scenarios, read_scenario
 from rulegen.routing.addresses import host_cidr
-from tests.explaining import as_expectation, explain_flow, scenario_view
+from tests.explaining import as_expectation, explain_flow, scenario_view, scenario_view_on_iptables
 from tests.lab import NODE as LAB_NODE
 from tests.lab import UPLINK, Fate, Lab, Outcome, Packet
 from tests.lab.fixtures import MakeLab
@@ -41,7 +41,7 @@ def test_the_kernel_agrees(folder: Path, ruleset: Ruleset, make_lab: MakeLab) ->
     planned = [(flow, list(_packets(flow))) for flow in scenario.flows]
     outcomes = iter(lab.send(packet for _, packets in planned for packet in packets))
     wrong = []
-    view = scenario_view(scenario)
+    view = scenario_view(scenario) if ruleset is Ruleset.NFTABLES else scenario_view_on_iptables(scenario)
     for flow, packets in planned:
         found = list(islice(outcomes, len(packets)))
         wrong += [f"{flow}: {problem}" for problem in _problems(flow, packets, found)]

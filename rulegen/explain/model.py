@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.iptables.words import ChainInWords
 from rulegen.kube.objects import Service
-from rulegen.nftables.compiler import Compiler
-from rulegen.nftables.layout import EntryKey, Value
-from rulegen.nftables.slots import rounding_error, slot_counts
 from rulegen.nftables.words import EntryInWords
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import Backend
+from rulegen.routing.flow import Outcome, Packet
+from rulegen.routing.model import Backend, Route, RouteKey
+
+Entry: TypeAlias = EntryInWords | ChainInWords
+
+
+class FollowedPacket(NamedTuple):
+    """A packet and what `routing` says becomes of it, on a node with these addresses."""
+
+    family: Family
+    packet: Packet
+    outcome: Outcome
+    node_addresses: tuple[str, ...]
+
+
+class Ruleset(Protocol):
+    """What a target made of the Routes, and what the kernel holds of it, as explanations speak of it."""
+
+    def weigh(self, backends: Sequence[Backend]) -> Weighed:
+        """What becomes of the weights of a list."""
+        ...
+
+    def route_entries(self, route: RouteKey) -> tuple[Entry, ...]:
+        """The entries that implement a Route; none for an unknown one."""
+        ...
+
+    def notes(self, route: Route) -> tuple[str, ...]:
+        """What the target cannot do as well as the Route asks for."""
+        ...
+
+    def way(self, followed: FollowedPacket) -> Way:
+        """The chains and entries that make the outcome."""
+        ...
+
+    def routes_agree(self, routes: Collection[RouteKey]) -> Agreement | None:
+        """Whether the kernel has what it should of these service-ports; None when it was not asked."""
+        ...
+
+    def packet_agrees(self, followed: FollowedPacket | None) -> Agreement | None:
+        """The same of all that decides about a packet; None for `followed`: the node has no rules for its family."""
+        ...
 
 
 class View(NamedTuple):
     """What is explained: the cluster as a node sees it and what it was compiled to.
 
-    `services`: all Services by namespace and name, also those that have no Routes. `live`: the kernel's entries, whose
-    ids `compiler` has adopted, or None when they are not asked about.
+    `services`: all Services by namespace and name, also those that have no Routes.
     """
 
     cluster: Cluster
     configuration: NodeConfiguration
-    compiler: Compiler
+    ruleset: Ruleset
     services: Mapping[tuple[str, str], Service]
-    live: Mapping[EntryKey, Value] | None = None
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -47,25 +83,44 @@ class Agreement(Explained, frozen=True):
     differences: tuple[str, ...]
 
 
+class Way(NamedTuple):
+    """The chains that decide about a packet, in its order, and the entries that it meets there."""
+
+    chains: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
 class Member(Explained, frozen=True):
-    """An endpoint in a list. `share`: of the weights; `probability`: what its slots make of it."""
+    """An endpoint in a list. `share`: of the weights; `probability`: what the target makes of it.
+
+    `slots`: how many it takes, where the target has such.
+    """
 
     endpoint: str
     weight: int
     share: float
-    slots: int
+    slots: int | UnsetType
     probability: float
+
+
+class Weighed(NamedTuple):
+    """The endpoints of a list as a target balances over them; see `ListExplanation`."""
+
+    slots: int | UnsetType
+    rounding_error: float
+    members: tuple[Member, ...]
 
 
 class ListExplanation(Explained, frozen=True):
     """The Cluster or the Local list of a service-port; `reason` says how it came to be.
 
-    `rounding_error`: the largest relative difference between a probability and its share (D9).
+    `slots`: of all members, where the target has such. `rounding_error`: the largest relative difference between a
+    probability and its share (D9).
     """
 
     name: str
     reason: str
-    slots: int
+    slots: int | UnsetType
     rounding_error: float
     members: tuple[Member, ...]
 
@@ -120,7 +175,7 @@ class PortExplanation(Explained, frozen=True):
     endpoints: tuple[EndpointExplanation, ...]
     draining: tuple[str, ...]
     notes: tuple[str, ...]
-    entries: tuple[EntryInWords, ...]
+    entries: tuple[Entry, ...]
 
 
 class FindingExplanation(Explained, frozen=True):
@@ -167,24 +222,5 @@ class PacketExplanation(Explained, frozen=True):
     deliveries: tuple[DeliveryExplanation, ...]
     notes: tuple[str, ...]
     chains: tuple[str, ...]
-    entries: tuple[EntryInWords, ...]
+    entries: tuple[Entry, ...]
     live: Agreement | None
-
-
-def members(backends: tuple[Backend, ...]) -> tuple[Member, ...]:
-    """The endpoints of a list with what the target makes of their weights."""
-    weights = [backend.weight for backend in backends]
-    counts = slot_counts(weights)
-    total, slots = sum(weights), sum(counts)
-    return tuple(
-        Member(str(backend), backend.weight, backend.weight / total, count, count / slots)
-        for backend, count in zip(backends, counts, strict=True)
-    )
-
-
-def explain_list(name: str, reason: str, backends: tuple[Backend, ...]) -> ListExplanation:
-    """A list whose members are `backends`, sorted."""
-    found = members(backends)
-    counts = [member.slots for member in found]
-    error = rounding_error([member.weight for member in found], counts)
-    return ListExplanation(name, reason, sum(counts), error, found)

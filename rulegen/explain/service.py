@@ -8,21 +8,18 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
-from rulegen.explain.agreement import agreement
 from rulegen.explain.model import (
     EndpointExplanation,
     FindingExplanation,
     FrontendExplanation,
     ListExplanation,
     PortExplanation,
+    Ruleset,
     ServiceExplanation,
     SourceExplanation,
     View,
-    explain_list,
 )
 from rulegen.kube.objects import Service
-from rulegen.nftables.scope import Scope
-from rulegen.nftables.words import in_words
 from rulegen.routing.flow import Fate, Match, Origin, Treatment, treat
 from rulegen.routing.model import Frontend, FrontendKind, NodeRouting, Route, RouteKey, ServicePortName
 from rulegen.routing.reasons import EndpointReasons, PortReasons
@@ -63,7 +60,7 @@ def explain_service(view: View, wanted: ServiceName) -> ServiceExplanation:
     ]
     routes = {(route.name, route.family): route for route in view.cluster.routes()}
     keys = [_key(reasons) for reasons in found]
-    named = [_route_key(wanted, port, family) for port in numbers for family in view.families]
+    named = [_route_key(wanted, port, family) for port in numbers for family in view.configuration.families]
     return ServiceExplanation(
         str(wanted),
         service.spec.type,
@@ -71,7 +68,7 @@ def explain_service(view: View, wanted: ServiceName) -> ServiceExplanation:
         tuple(_facts(view, service, found)),
         tuple(_findings(view, wanted, found)),
         tuple(_port(view, reasons, routes.get(key)) for reasons, key in zip(found, keys, strict=True)),
-        agreement(view, Scope(view.families, named)),
+        view.ruleset.routes_agree(named),
     )
 
 
@@ -119,7 +116,7 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
     for family in Family:
         if family in there:
             continue
-        if family in view.families:
+        if family in view.configuration.families:
             yield f"no frontends for {family.value}: the Service has no ClusterIP of that family (rule 5)"
         elif family.value in listed:
             yield f"no frontends for {family.value}: this node has no rules for that family"
@@ -150,11 +147,11 @@ def _port(view: View, reasons: PortReasons, route: Route | None) -> PortExplanat
         name.protocol,
         frontends,
         route.affinity_timeout if route else None,
-        tuple(_lists(reasons)),
+        tuple(_lists(view.ruleset, reasons)),
         tuple(_endpoint(item) for item in sorted(reasons.endpoints, key=_endpoint_order)),
         tuple(map(str, route.draining)) if route else (),
-        tuple(_notes(reasons, routing)),
-        in_words(view.compiler.route_entries((name, family)).items()),
+        (*_notes(reasons, routing), *(view.ruleset.notes(route) if route else ())),
+        view.ruleset.route_entries((name, family)),
     )
 
 
@@ -170,11 +167,11 @@ def _notes(reasons: PortReasons, routing: NodeRouting | None) -> Iterator[str]:
         yield "pods cannot be told from other sources: no pod detector (rule 48)"
 
 
-def _lists(reasons: PortReasons) -> Iterator[ListExplanation]:
+def _lists(ruleset: Ruleset, reasons: PortReasons) -> Iterator[ListExplanation]:
     in_cluster = [item.backend for item in reasons.endpoints if not item.cluster]
     in_local = [item.backend for item in reasons.endpoints if not item.local]
     for name, reason, backends in (("Cluster", reasons.cluster, in_cluster), ("Local", reasons.local, in_local)):
-        yield explain_list(name, reason, tuple(sorted(backends, key=str)))
+        yield ListExplanation(name, reason, *ruleset.weigh(sorted(backends, key=str)))
 
 
 def _endpoint(item: EndpointReasons) -> EndpointExplanation:

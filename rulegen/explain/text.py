@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rulegen.explain.model import (
     Agreement,
     EndpointExplanation,
+    Entry,
     FrontendExplanation,
     ListExplanation,
     PacketExplanation,
@@ -17,6 +18,7 @@ from rulegen.explain.model import (
     ServiceExplanation,
     SourceExplanation,
 )
+from rulegen.iptables.words import ChainInWords
 from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE
 from rulegen.nftables.words import EntryInWords
 
@@ -76,7 +78,7 @@ def packet_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
         )
     if explanation.chains:
         yield TextLine("  chains", Tone.HEADING)
-        yield TextLine("    " + " > ".join(explanation.chains))
+        yield from _chains(explanation.chains)
     yield from _entries(explanation.entries)
     yield from _agreement(explanation.live)
 
@@ -130,8 +132,10 @@ def _source(source: SourceExplanation) -> tuple[str, ...]:
 def _list(list_: ListExplanation) -> str:
     text = list_.reason
     if list_.members:
-        text += f": {_count(len(list_.members), 'endpoint')} in {_count(list_.slots, 'slot')}"
-    if list_.rounding_error > TOLERANCE:
+        text += f": {_count(len(list_.members), 'endpoint')}"
+    if list_.members and isinstance(list_.slots, int):
+        text += f" in {_count(list_.slots, 'slot')}"
+    if isinstance(list_.slots, int) and list_.rounding_error > TOLERANCE:
         text += f"; weights rounded by up to {list_.rounding_error:.1%}, {MAX_SLOTS} slots are the most there are (D9)"
     return text
 
@@ -174,11 +178,34 @@ def _affinity(timeout: int) -> str:
     )
 
 
-def _entries(entries: Iterable[EntryInWords]) -> Iterator[TextLine]:
-    rows = [(f"{entry.table} {entry.name}", entry.element, entry.meaning) for entry in entries]
-    if rows:
+def _chains(chains: Iterable[str]) -> Iterator[TextLine]:
+    """Chains after each other; where they have tables, a line for each table."""
+    for table, passed in groupby((chain.rpartition(" ") for chain in chains), key=lambda parts: parts[0]):
+        start = f"{table}: " if table else ""
+        yield TextLine(f"    {start}" + " > ".join(chain for _, _, chain in passed))
+
+
+def _entries(entries: Iterable[Entry]) -> Iterator[TextLine]:
+    elements: list[tuple[str, ...]] = []
+    chains: list[ChainInWords] = []
+    for entry in entries:
+        if isinstance(entry, EntryInWords):
+            elements.append((f"{entry.table} {entry.name}", entry.element, entry.meaning))
+        else:
+            chains.append(entry)
+    if elements or chains:
         yield TextLine("  entries", Tone.HEADING)
-        yield from _table(rows)
+        yield from _table(elements)
+        yield from _rules(chains)
+
+
+def _rules(chains: Sequence[ChainInWords]) -> Iterator[TextLine]:
+    """Each chain with its rules below it: first what they mean, since rules are long."""
+    width = max((len(rule.meaning) for chain in chains for rule in chain.rules), default=0)
+    for chain in chains:
+        yield TextLine(f"    {chain.table} {chain.chain}: {chain.meaning}")
+        for rule in chain.rules:
+            yield TextLine(f"      {rule.meaning.ljust(width)}  {rule.rule}")
 
 
 def _agreement(live: Agreement | None) -> Iterator[TextLine]:
@@ -190,7 +217,8 @@ def _agreement(live: Agreement | None) -> Iterator[TextLine]:
         return
     yield TextLine("the kernel differs; `rulegen apply` would change:", Tone.BAD)
     for difference in live.differences:
-        yield TextLine(f"  {difference}", Tone.BAD)
+        for line in difference.split("\n"):
+            yield TextLine(f"  {line}", Tone.BAD)
 
 
 def _percent(probability: float, share: float) -> str:

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from ipaddress import ip_network
 
 from rulegen.config import Family
-from rulegen.iptables import balance, names
+from rulegen.iptables import balance, lists, names
 from rulegen.iptables.forest import WIDTH, Leaf, Place, address_prefix, cidr_prefix, cidr_text, port_prefix
 from rulegen.iptables.program import MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.tree import ROOT, Prefix, PrefixTree
 from rulegen.routing.model import Backend, Frontend, FrontendKind, PodDetector, Route, TrafficPolicy, Verdict
 
-# Endpoints of one chain; more are put into chains of their own by a digest of their address.
-LIST_SIZE = 32
-_LIST_DEPTH = 3
-_DIGEST_BITS = 64
+_RANGES_DEPTH = 3
 _REJECT = {
     Family.IPV4: "REJECT --reject-with icmp-port-unreachable",
     Family.IPV6: "REJECT --reject-with icmp6-port-unreachable",
@@ -134,7 +130,7 @@ class _Compilation:
         """The chain that drops whoever is in none of the ranges; one for all VIPs with the same."""
         if sources in self._ranges:
             return self._ranges[sources]
-        tree = PrefixTree(WIDTH[self._family], max_depth=_LIST_DEPTH)
+        tree = PrefixTree(WIDTH[self._family], max_depth=_RANGES_DEPTH)
         tree.change([cidr_prefix(ip_network(cidr)) for cidr in sources], ())
         name = f"{self._route.name}\0{len(self._ranges)}"
         for node in tree.nodes():
@@ -175,28 +171,16 @@ class _Compilation:
 
     def _compile_list(self, chain: str, backends: tuple[Backend, ...]) -> None:
         rules = [*self._masquerade_internal(chain), *self._remembered(chain, backends)]
-        if len(backends) <= LIST_SIZE:
-            weights = tuple(backend.weight for backend in backends)
-            targets = [self._endpoint(backend) for backend in backends]
-            self._add(chain, [*rules, *self._draw(weights, targets)])
-            return
-        items = {_digest_prefix(backend): backend for backend in backends}
-        if len(items) != len(backends):
-            raise AssertionError(f"two endpoints of {self._route.name} have the same digest")
-        tree = PrefixTree(_DIGEST_BITS, LIST_SIZE, _LIST_DEPTH)
-        tree.change(items, ())
-        weighed = _weigh(tree, items)
-        for node in tree.nodes():
-            branches = tree.branches(node)
+        for part in lists.chains_of(backends):
             targets = [
-                ("", _below("LB", chain, branch.prefix)) if branch.is_chain else self._endpoint(items[branch.prefix])
-                for branch in branches
+                ("", _below("LB", chain, target)) if isinstance(target, Prefix) else self._endpoint(target)
+                for target in part.targets
             ]
-            drawn = self._draw(tuple(weighed[branch.prefix] for branch in branches), targets)
-            if node == ROOT:
+            drawn = self._draw(part.weights, targets)
+            if part.node == ROOT:
                 self._add(chain, [*rules, *drawn])
             else:
-                self._add(_below("LB", chain, node), list(drawn))
+                self._add(_below("LB", chain, part.node), list(drawn))
 
     def _masquerade_internal(self, chain: str) -> Iterator[str]:
         """ClusterIP traffic that is not a pod's (spec §7). Other frontends of the list decide before they come here."""
@@ -245,25 +229,6 @@ class _Compilation:
 def _below(kind: str, chain: str, node: Prefix) -> str:
     """The name of a chain in the tree below `chain`."""
     return names.chain_name(kind, chain, f"{node.value:x}/{node.length}")
-
-
-def _digest_prefix(backend: Backend) -> Prefix:
-    value = int.from_bytes(sha256(str(backend).encode()).digest()[: _DIGEST_BITS // 8], "big")
-    return Prefix(value, _DIGEST_BITS)
-
-
-def _weigh(tree: PrefixTree, items: dict[Prefix, Backend]) -> dict[Prefix, int]:
-    """The weight of each item, and of each chain the sum of what is below it."""
-    weights = {prefix: backend.weight for prefix, backend in items.items()}
-
-    def weigh(node: Prefix) -> int:
-        weights[node] = sum(
-            weigh(branch.prefix) if branch.is_chain else weights[branch.prefix] for branch in tree.branches(node)
-        )
-        return weights[node]
-
-    weigh(ROOT)
-    return weights
 
 
 def _from_pod(detector: PodDetector) -> str:

@@ -1,0 +1,106 @@
+"""The iptables target, as explanations speak of it: a Compiler and live chains come in, words go out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from msgspec import UNSET
+
+from rulegen.config import Family
+from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
+from rulegen.iptables.compiler import Compiler
+from rulegen.iptables.describe import describe
+from rulegen.iptables.lists import probabilities
+from rulegen.iptables.program import EntryKey, Rules
+from rulegen.iptables.scope import Scope, difference, route_part
+from rulegen.iptables.trace import trace
+from rulegen.iptables.words import ChainInWords, in_words, place
+from rulegen.routing.flow import Destination, Origin
+from rulegen.routing.model import Backend, Route, RouteKey
+
+_REMEMBERED = (
+    "session affinity: the kernel remembers 100 clients of each endpoint (xt_recent, ip_list_tot); beyond that the one "
+    "that was silent longest is balanced anew"
+)
+
+
+class IptablesRuleset:
+    """See `model.Ruleset`.
+
+    `routes`: those that were compiled. `families`: those with rules. `live`: the kernel's chains, or None when they are
+    not asked about.
+    """
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        routes: Iterable[Route],
+        families: Collection[Family],
+        live: Mapping[EntryKey, Rules] | None = None,
+    ) -> None:
+        """Looks at nothing yet."""
+        self.compiler = compiler
+        self._routes = {(route.name, route.family): route for route in routes}
+        self._families = families
+        self._live = live
+
+    def weigh(self, backends: Sequence[Backend]) -> Weighed:
+        """A weight is the probability of a rule; there are no slots."""
+        total = sum(backend.weight for backend in backends)
+        members = tuple(
+            Member(str(backend), backend.weight, backend.weight / total, UNSET, probability)
+            for backend, probability in zip(backends, probabilities(backends), strict=True)
+        )
+        error = max((abs(member.probability / member.share - 1) for member in members), default=0.0)
+        return Weighed(UNSET, error, members)
+
+    def route_entries(self, route: RouteKey) -> tuple[ChainInWords, ...]:
+        """The Route's own chains, and of those on the way there the rules that lead there."""
+        return in_words(route_part(self.compiler, route, self._destinations(route)).items())
+
+    def notes(self, route: Route) -> tuple[str, ...]:
+        """How many clients session affinity remembers."""
+        return () if route.affinity_timeout is None else (_REMEMBERED,)
+
+    def way(self, followed: FollowedPacket) -> Way:
+        """Chains, and the rules that match there."""
+        found = trace(
+            self.compiler.entries(),
+            followed.family,
+            followed.packet,
+            followed.node_addresses,
+            sent=followed.outcome.origin is Origin.NODE,
+        )
+        return Way(tuple(place(passage.key) for passage in found.passages), in_words(found.passages))
+
+    def routes_agree(self, routes: Collection[RouteKey]) -> Agreement | None:
+        """The fixed part included."""
+        destinations: dict[Family, list[Destination]] = {}
+        for route in routes:
+            destinations.setdefault(route[1], []).extend(self._destinations(route))
+        return self._agreement(Scope(self._families, routes, destinations))
+
+    def packet_agrees(self, followed: FollowedPacket | None) -> Agreement | None:
+        """What decides about the packet: its Service, and all rules for its destination, before and after DNAT."""
+        if followed is None:
+            return self._agreement(Scope((), (), {}))
+        family, packet, outcome, _ = followed
+        matched = outcome.matched
+        sent_to = [(delivery.backend.address, delivery.backend.port) for delivery in outcome.deliveries]
+        destinations = [
+            Destination(address, port, packet.protocol)
+            for address, port in ((packet.destination, packet.port), ("", packet.port), *sent_to)
+        ]
+        routes = [(matched.route.name, family)] if matched else []
+        return self._agreement(Scope([family], routes, {family: destinations}))
+
+    def _destinations(self, key: RouteKey) -> list[Destination]:
+        route = self._routes.get(key)
+        frontends = route.frontends if route else ()
+        return [Destination(frontend.address, frontend.port, key[0].protocol) for frontend in frontends]
+
+    def _agreement(self, scope: Scope) -> Agreement | None:
+        if self._live is None:
+            return None
+        delta = difference(self._live, self.compiler, scope)
+        return Agreement(not delta, tuple(str(line) for line in describe(delta)))

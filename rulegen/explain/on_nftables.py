@@ -1,0 +1,86 @@
+"""The nftables target, as explanations speak of it: a Compiler and live entries come in, words go out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from rulegen.config import Family
+from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
+from rulegen.nftables.compiler import Compiler
+from rulegen.nftables.describe import describe, names_in
+from rulegen.nftables.layout import LAYOUTS, EntryKey, Value
+from rulegen.nftables.scope import Scope, difference, packet_keys
+from rulegen.nftables.slots import rounding_error, slot_counts
+from rulegen.nftables.trace import Path, trace
+from rulegen.nftables.words import EntryInWords, in_words
+from rulegen.routing.model import Backend, Route, RouteKey
+
+
+class NftablesRuleset:
+    """See `model.Ruleset`.
+
+    `families`: those with rules. `live`: the kernel's entries, whose ids `compiler` has adopted, or None when they are
+    not asked about.
+    """
+
+    def __init__(
+        self, compiler: Compiler, families: Collection[Family], live: Mapping[EntryKey, Value] | None = None
+    ) -> None:
+        """Looks at nothing yet."""
+        self.compiler = compiler
+        self._families = families
+        self._live = live
+
+    def weigh(self, backends: Sequence[Backend]) -> Weighed:
+        """A weight is a number of slots."""
+        weights = [backend.weight for backend in backends]
+        counts = slot_counts(weights)
+        total, slots = sum(weights), sum(counts)
+        members = tuple(
+            Member(str(backend), backend.weight, backend.weight / total, count, count / slots)
+            for backend, count in zip(backends, counts, strict=True)
+        )
+        return Weighed(slots, rounding_error(weights, counts), members)
+
+    def route_entries(self, route: RouteKey) -> tuple[EntryInWords, ...]:
+        """Elements, and the chains that they lead to."""
+        return in_words(self.compiler.route_entries(route).items())
+
+    def notes(self, _: Route) -> tuple[str, ...]:
+        """None: there is nothing that this target lacks."""
+        return ()
+
+    def way(self, followed: FollowedPacket) -> Way:
+        """Chains, and the elements that are looked up there."""
+        path = self._path(followed)
+        entries = self.compiler.entries()
+        return Way(path.chains, in_words((key, entries[key]) for key in path.keys))
+
+    def routes_agree(self, routes: Collection[RouteKey]) -> Agreement | None:
+        """The fixed program included."""
+        return self._agreement(Scope(self._families, routes))
+
+    def packet_agrees(self, followed: FollowedPacket | None) -> Agreement | None:
+        """What decides about the packet: its Service, what its destination would meet, what it met."""
+        if followed is None:
+            return self._agreement(Scope((), ()))
+        family, matched = followed.family, followed.outcome.matched
+        routes: list[RouteKey] = [(matched.route.name, family)] if matched else []
+        keys: set[EntryKey] = {*self._path(followed).keys, *packet_keys(family, followed.packet)}
+        layout = LAYOUTS[family]
+        ranges = (layout.service_cidrs, layout.nodeport_addresses)
+        for entries in (self._live or {}, self.compiler.entries()):
+            keys.update(key for key in entries if key[0] in ranges)
+        return self._agreement(Scope([family], routes, keys))
+
+    def _path(self, followed: FollowedPacket) -> Path:
+        return trace(
+            self.compiler.entries(), followed.family, followed.packet, followed.outcome, followed.node_addresses
+        )
+
+    def _agreement(self, scope: Scope) -> Agreement | None:
+        if self._live is None:
+            return None
+        delta = difference(self._live, self.compiler, scope)
+        names = names_in(self._live) | self.compiler.names()
+        return Agreement(not delta, tuple(str(line) for line in describe(delta, names)))
