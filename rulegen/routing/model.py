@@ -132,10 +132,17 @@ class NodeRouting(Struct, frozen=True):
 
 
 class Changes(NamedTuple):
-    """What differs from what was taken last: Routes by key (None: gone), and the node's part by family."""
+    """What differs from what was taken last: Routes by key (None: gone), and the node's part by family.
+
+    `findings`, by namespace and name: of each Service with other findings than before, all that it has now, those about
+    its EndpointSlices included, sorted; () when none is left, or the Service is gone. `node_findings`: all about the
+    Node and the ServiceCIDRs, sorted; None when they are as before.
+    """
 
     routes: dict[RouteKey, Route | None]
     node: dict[Family, NodeRouting]
+    findings: dict[tuple[str, str], tuple[Finding, ...]]
+    node_findings: tuple[Finding, ...] | None
 
 
 class Reason(StrEnum):
