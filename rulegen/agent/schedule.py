@@ -50,7 +50,7 @@ class Schedule:
 
 
 class Allowance:
-    """Looks at the kernel after others changed it: a few at once, then one in each `period`. So there is no war."""
+    """A few at once, then one in each `period`: looks at the kernel (so there is no war), Events (no flood)."""
 
     def __init__(self, period: float, now: float) -> None:
         self._period = period
@@ -61,5 +61,5 @@ class Allowance:
         return max(self._used_until, now - _CHECKS * self._period) + self._period - now
 
     def use(self, now: float) -> None:
-        """One look."""
+        """One of them."""
         self._used_until = max(self._used_until, now - _CHECKS * self._period) + self._period

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
@@ -70,6 +70,15 @@ class Answer:
             yield part
 
 
+class _Request(NamedTuple):
+    """`target`: the path, with the query if there is one."""
+
+    method: str
+    path: str
+    target: str
+    body: bytes | None = None
+
+
 class Api:
     """An API server and the credentials to ask it; several threads may ask at once.
 
@@ -96,23 +105,22 @@ class Api:
         When the token is refused, credentials are read again and tried once more.
 
         Raises:
-            ApiError: there is no answer, or one that is not 200.
+            ApiError: there is no answer, or one that is no success.
             InputError: the credentials cannot be read any more.
         """
-        response = self._send(path, query, read_seconds)
-        if response.status == 401:
-            response.close()
-            with self._lock:
-                self._load()
-            response = self._send(path, query, read_seconds)
-        with ExitStack() as stack:
-            # A connection whose answer was read to the end is back in its pool, and is not closed by this.
-            stack.callback(response.close)
-            with _failures_of(self.server):
-                stack.enter_context(self._waiting.endable(response.shutdown))
-                if response.status != 200:
-                    raise _refusal(self.server, path, response)
-            yield Answer(response, self.server)
+        request = _Request("GET", path, f"{path}?{urlencode(query)}")
+        with self._answer(request, read_seconds) as answer:
+            yield answer
+
+    def post(self, path: str, document: object, read_seconds: float) -> bytes:
+        """The answer to a POST request that carries the document as JSON; otherwise as `get`.
+
+        Raises:
+            ApiError: there is no answer, or one that is no success. Without an answer it may have been carried out.
+            InputError: the credentials cannot be read any more.
+        """
+        with self._answer(_Request("POST", path, path, msgspec.json.encode(document)), read_seconds) as answer:
+            return answer.body()
 
     def close(self) -> None:
         """Ends all requests, from any thread; those who wait get an ApiError. The Api cannot be used afterwards."""
@@ -120,17 +128,44 @@ class Api:
         with self._lock:
             self._pools.clear()
 
-    def _send(self, path: str, query: Mapping[str, str], read_seconds: float) -> BaseHTTPResponse:
+    @contextmanager
+    def _answer(self, request: _Request, read_seconds: float) -> Iterator[Answer]:
+        response = self._send(request, read_seconds)
+        if response.status == 401:
+            response.close()
+            with self._lock:
+                self._load()
+            response = self._send(request, read_seconds)
+        with ExitStack() as stack:
+            # A connection whose answer was read to the end is back in its pool, and is not closed by this.
+            stack.callback(response.close)
+            with _failures_of(self.server):
+                stack.enter_context(self._waiting.endable(response.shutdown))
+                if response.status // 100 != 2:
+                    raise _refusal(self.server, request.path, response)
+            yield Answer(response, self.server)
+
+    def _send(self, request: _Request, read_seconds: float) -> BaseHTTPResponse:
         from urllib3 import Timeout
 
         with self._lock:
             if time.monotonic() - self._loaded > _CREDENTIALS_SECONDS:
                 self._load()
             pools, headers = self._pools, self._headers()
-            url = f"{self._host}{path}?{urlencode(query)}"
+            url = f"{self._host}{request.target}"
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
         timeout = Timeout(connect=_CONNECT_SECONDS, read=read_seconds)
         with _failures_of(self.server):
-            return pools.request("GET", url, headers=headers, timeout=timeout, retries=False, preload_content=False)
+            return pools.request(
+                request.method,
+                url,
+                body=request.body,
+                headers=headers,
+                timeout=timeout,
+                retries=False,
+                preload_content=False,
+            )
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "rulegen"}

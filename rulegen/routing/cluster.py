@@ -35,10 +35,14 @@ class Cluster:
         self._slices_of: dict[ServiceKey, list[SliceDigest]] = {}
         self._pending: set[ServiceKey] = set()
         self._routes: dict[ServiceKey, dict[RouteKey, Route]] = {}
-        self._findings: dict[ServiceKey, list[Finding]] = {}
+        # Of Services that have any; and what they were, of those compiled since they were taken last.
+        self._findings: dict[ServiceKey, tuple[Finding, ...]] = {}
+        self._findings_before: dict[ServiceKey, tuple[Finding, ...]] = {}
         self._before: dict[RouteKey, Route | None] = {}
         self._node_routing = node_routing(configuration, None, ())
         self._node_before: dict[Family, NodeRouting] = {}
+        self._node_findings = self._find_node_findings()
+        self._node_findings_before: tuple[Finding, ...] | None = None
 
     def set_objects(self, objects: Iterable[Service | EndpointSlice | Node | ServiceCIDR]) -> None:
         """Many objects as they are now, in any order."""
@@ -137,7 +141,7 @@ class Cluster:
             if routing != self._node_before.get(family)
         }
         self._node_before = self._node_routing
-        return Changes(routes, node)
+        return Changes(routes, node, self._take_findings(), self._take_node_findings())
 
     def routes(self) -> list[Route]:
         """All Routes, sorted by name and family."""
@@ -149,6 +153,10 @@ class Cluster:
         """The node's part of a family; None for a family that is not configured."""
         return self._node_routing.get(family)
 
+    def service(self, namespace: str, name: str) -> Service | None:
+        """A Service as it is now; None for one that is not for this proxy, or not known."""
+        return self._services.get((namespace, name))
+
     @property
     def node(self) -> Node | None:
         """The own Node, None while it is not known."""
@@ -157,10 +165,9 @@ class Cluster:
     def findings(self) -> list[Finding]:
         """All that is legal but probably wrong, sorted."""
         self._compile_pending()
-        findings = set(node_findings(self._configuration, self._node, self._service_cidrs.values()))
+        findings = set(self._node_findings)
         findings.update(*self._findings.values())
         findings.update(*(digest.findings for digest in self._slices.values()))
-        findings.update(*(intent.findings for intent in self._intents.values()))
         return sorted(findings)
 
     def reasons(self, namespace: str, name: str) -> list[PortReasons]:
@@ -186,6 +193,20 @@ class Cluster:
 
     def _read_node(self) -> None:
         self._node_routing = node_routing(self._configuration, self._node, self._service_cidrs.values())
+        self._node_findings = self._find_node_findings()
+
+    def _find_node_findings(self) -> tuple[Finding, ...]:
+        return tuple(sorted(node_findings(self._configuration, self._node, self._service_cidrs.values())))
+
+    def _take_findings(self) -> dict[ServiceKey, tuple[Finding, ...]]:
+        before, self._findings_before = self._findings_before, {}
+        return {key: after for key in sorted(before) if (after := self._findings.get(key, ())) != before[key]}
+
+    def _take_node_findings(self) -> tuple[Finding, ...] | None:
+        if self._node_findings == self._node_findings_before:
+            return None
+        self._node_findings_before = self._node_findings
+        return self._node_findings
 
     def _set_intent(self, key: ServiceKey, intent: ServiceIntent | None) -> None:
         before = self._intents.pop(key, None)
@@ -202,11 +223,14 @@ class Cluster:
     def _compile(self, key: ServiceKey) -> None:
         intent = self._intents.get(key)
         routes: dict[RouteKey, Route] = {}
-        self._findings.pop(key, None)
+        findings: list[Finding] = []
         if intent is not None:
             slices = self._slices_of.get(key, ())
+            findings += intent.findings
+            for digest in slices:
+                findings += digest.findings
             for port in intent.ports:
-                owned = self._owned(key, port)
+                owned = self._owned(key, port, findings)
                 if owned.frontends:
                     family_slices = [slice_ for slice_ in slices if slice_.family is port.family]
                     routes[port.name, port.family] = compile_port(intent, owned, family_slices, self._facts)
@@ -215,8 +239,16 @@ class Cluster:
             self._before.setdefault(route_key, before.get(route_key))
         if routes:
             self._routes[key] = routes
+        self._set_findings(key, findings)
 
-    def _owned(self, key: ServiceKey, port: PortIntent) -> OwnedPort:
+    def _set_findings(self, key: ServiceKey, findings: list[Finding]) -> None:
+        before = self._findings.pop(key, ())
+        if findings:
+            self._findings[key] = tuple(sorted(set(findings)))
+        if findings or before:
+            self._findings_before.setdefault(key, before)
+
+    def _owned(self, key: ServiceKey, port: PortIntent, findings: list[Finding]) -> OwnedPort:
         owned = []
         for frontend in port.frontends:
             owner = self._ownership.owner(port, frontend)
@@ -225,7 +257,7 @@ class Cluster:
                 continue
             what = frontend.address or "NodePort"
             message = f"{frontend.kind.value} {what} port {frontend.port}/{port.name.protocol} belongs to {owner} (D2)"
-            self._findings.setdefault(key, []).append(Finding(service_subject(key), Reason.DUPLICATE_FRONTEND, message))
+            findings.append(Finding(service_subject(key), Reason.DUPLICATE_FRONTEND, message))
         return OwnedPort(port, tuple(owned))
 
 

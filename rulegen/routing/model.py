@@ -132,14 +132,26 @@ class NodeRouting(Struct, frozen=True):
 
 
 class Changes(NamedTuple):
-    """What differs from what was taken last: Routes by key (None: gone), and the node's part by family."""
+    """What differs from what was taken last: Routes by key (None: gone), and the node's part by family.
+
+    `findings`, by namespace and name: of each Service with other findings than before, all that it has now, those about
+    its EndpointSlices included, sorted; () when none is left, or the Service is gone. `node_findings`: all about the
+    Node and the ServiceCIDRs, sorted; None when they are as before.
+    """
 
     routes: dict[RouteKey, Route | None]
     node: dict[Family, NodeRouting]
+    findings: dict[tuple[str, str], tuple[Finding, ...]]
+    node_findings: tuple[Finding, ...] | None
 
     def followed_by(self, later: Changes) -> Changes:
         """Both as one; of what is in both, the later."""
-        return Changes(self.routes | later.routes, self.node | later.node)
+        return Changes(
+            self.routes | later.routes,
+            self.node | later.node,
+            self.findings | later.findings,
+            self.node_findings if later.node_findings is None else later.node_findings,
+        )
 
 
 class Reason(StrEnum):

@@ -11,6 +11,7 @@ class Answer(NamedTuple):
     status: int
     reason: str = ""
     retry_after: str | None = None
+    causes: tuple[str, ...] = ()
 
 
 class Late(NamedTuple):

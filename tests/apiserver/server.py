@@ -22,12 +22,13 @@ from urllib.parse import parse_qsl, urlsplit
 import trustme
 
 from rulegen.kube.objects import KubeStruct
+from tests.apiserver.events import EventStore, Refused
 from tests.apiserver.faults import Answer, Body, Fault, HalfBody, Hang, Late, StreamFault
 from tests.apiserver.selectors import selector
-from tests.apiserver.store import EVERY_KIND, ExpiredError, Kind, Plain, Store
+from tests.apiserver.store import EVENT, EVERY_KIND, ExpiredError, Kind, Plain, Store
 from tests.apiserver.stream import Bookmark, HangUp, Stream, status_object
 
-Verb: TypeAlias = Literal["list", "watch"]
+Verb: TypeAlias = Literal["list", "watch", "create"]
 
 TOKEN = "first-token"  # noqa: S105 - of a server that lives for one test
 
@@ -57,14 +58,15 @@ class Request(NamedTuple):
 class ApiServer:
     """A running server on a port of 127.0.0.1.
 
-    `tokens`: who may ask; `served`: the paths that it knows; `connections`: how many were made to it;
-    `compressed`: how many lists were sent so.
+    `tokens`: who may ask; `served`: the paths that it knows; `events`: what clients have made; `connections`: how many
+    were made to it; `compressed`: how many lists were sent so.
     """
 
     def __init__(self) -> None:
         self.store = Store()
         self.tokens = {TOKEN}
         self.served = {kind.path: kind for kind in EVERY_KIND.values()}
+        self.events = EventStore()
         self.requests: list[Request] = []
         self.streams: set[Stream] = set()
         self.connections = 0
@@ -122,10 +124,10 @@ class ApiServer:
 
     # What it does wrong.
 
-    def inject(self, kind: type[KubeStruct], verb: Verb, *faults: Fault) -> None:
+    def inject(self, kind: type[KubeStruct] | Kind, verb: Verb, *faults: Fault) -> None:
         """One fault for each of the next requests of this kind and verb."""
         with self.store.changed:
-            self._faults.setdefault((EVERY_KIND[kind].name, verb), deque()).extend(faults)
+            self._faults.setdefault((_kind(kind).name, verb), deque()).extend(faults)
 
     def disturb(self, kind: type[KubeStruct], fault: StreamFault) -> None:
         """The fault happens now, in the watches of this kind that run. Waits for one; none is an AssertionError."""
@@ -149,9 +151,9 @@ class ApiServer:
         with self.store.changed:
             return sum(stream.kind == EVERY_KIND[kind] for stream in self.streams)
 
-    def count(self, kind: type[KubeStruct], verb: Verb, status: int = 200) -> int:
+    def count(self, kind: type[KubeStruct] | Kind, verb: Verb, status: int = 200) -> int:
         """How many requests were answered so."""
-        wanted = (verb, EVERY_KIND[kind].name, status)
+        wanted = (verb, _kind(kind).name, status)
         with self.store.changed:
             return sum((request.verb, request.kind, request.status) == wanted for request in self.requests)
 
@@ -159,6 +161,10 @@ class ApiServer:
         with self.store.changed:
             faults = self._faults.get((kind.name, verb))
             return faults.popleft() if faults else None
+
+
+def _kind(kind: type[KubeStruct] | Kind) -> Kind:
+    return kind if isinstance(kind, Kind) else EVERY_KIND[kind]
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -231,22 +237,37 @@ class _Handler(BaseHTTPRequestHandler):
         except HangUp:
             self.close_connection = True
 
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        namespace = EventStore.namespace_of(self.path)
+        try:
+            if namespace is None:
+                self._refuse(Answer(404, "NotFound"), "create", self.path, {})
+            elif self._token() not in self.server.api.tokens:
+                self._refuse(Answer(401, "Unauthorized"), "create", EVENT.name, {})
+            elif not self._fails(self.server.api.take_fault(EVENT, "create"), "create", EVENT.name, {}):
+                self._create_event(namespace, body)
+        except HangUp:
+            self.close_connection = True
+
+    def _create_event(self, namespace: str, body: bytes) -> None:
+        try:
+            with self.server.api.store.changed:
+                made = self.server.api.events.add(namespace, body, self.headers.get("Content-Type") or "")
+        except Refused as refused:
+            self._refuse(refused.answer, "create", EVENT.name, {})
+            return
+        self._note("create", EVENT.name, {}, 201)
+        self._send(201, made, {})
+
     def _token(self) -> str:
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
         return token if scheme.lower() == "bearer" else ""
 
     def _serve(self, kind: Kind, verb: Verb, query: Mapping[str, str]) -> None:
         fault = self.server.api.take_fault(kind, verb)
-        match fault:
-            case Answer():
-                self._refuse(fault, verb, kind.name, query)
-                return
-            case Hang():
-                self._note(verb, kind.name, query, 0)
-                self._wait(3600)
-                raise HangUp
-            case Late(seconds):
-                self._wait(seconds)
+        if self._fails(fault, verb, kind.name, query):
+            return
         if verb == "watch":
             self._watch(kind, query, fault)
             return
@@ -254,6 +275,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._list(kind, query, fault)
         except ExpiredError:
             self._refuse(Answer(410, "Expired"), verb, kind.name, query)
+
+    def _fails(self, fault: Fault | None, verb: Verb, kind: str, query: Mapping[str, str]) -> bool:
+        """Does what is to happen before the answer, or instead of it: then True."""
+        match fault:
+            case Answer():
+                self._refuse(fault, verb, kind, query)
+                return True
+            case Hang():
+                self._note(verb, kind, query, 0)
+                self._wait(3600)
+                raise HangUp
+            case Late(seconds):
+                self._wait(seconds)
+        return False
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -268,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, answer: Answer, verb: Verb, kind: str, query: Mapping[str, str]) -> None:
         self._note(verb, kind, query, answer.status)
         headers = {} if answer.retry_after is None else {"Retry-After": answer.retry_after}
-        self._send(answer.status, status_object(answer.status, answer.reason), headers)
+        self._send(answer.status, status_object(answer.status, answer.reason, answer.causes), headers)
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str], keep: int | None = None) -> None:
         self.send_response(status)

@@ -43,6 +43,8 @@ EVERY_KIND: dict[type[KubeStruct], Kind] = {
     ServiceCIDR: Kind("ServiceCIDR", "networking.k8s.io/v1"),
 }
 BY_NAME = {kind.name: kind for kind in EVERY_KIND.values()}
+# Clients make these; rulegen never reads them.
+EVENT = Kind("Event", "events.k8s.io/v1")
 
 
 class Stored(NamedTuple):

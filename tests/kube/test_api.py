@@ -19,7 +19,7 @@ from rulegen.kube.api import Api, ApiError, connect
 from rulegen.kube.kubeconfig import find_configuration, from_service_account
 from rulegen.kube.listing import Item, NotServedError, list_pages, service_cidrs, services
 from rulegen.kube.objects import Service
-from tests.apiserver import ApiServer
+from tests.apiserver import EVENT, ApiServer
 from tests.apiserver.faults import Answer, Hang
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.builders import service
@@ -197,6 +197,77 @@ def test_one_connection_serves_all_pages(server: ApiServer, api: Api) -> None:
     server.put(*(service(f"s-{number}") for number in range(50)))
     assert len(listed(api, limit=5)) == 50
     assert server.connections == 1
+
+
+# Making objects.
+
+EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+
+
+def event(name: str = "web.1", **other: object) -> dict[str, object]:
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name},
+        "eventTime": "2025-01-01T00:00:00.000000Z",
+        "reportingController": "rulegen",
+        "reportingInstance": "rulegen-node-1",
+        "action": "Program",
+        "reason": "Test",
+        "type": "Normal",
+        "regarding": {"kind": "Service", "name": "web", "namespace": "default"},
+        "note": "\u00e9",
+        **other,
+    }
+
+
+def test_what_is_posted_arrives_and_the_answer_is_what_was_stored(server: ApiServer, api: Api) -> None:
+    stored = json.loads(api.post(EVENTS, event(), 5.0))
+    assert server.events == [stored]
+    assert stored["note"] == "\u00e9"
+    api.post(EVENTS, event("web.2"), 5.0)
+    assert server.count(EVENT, "create", 201) == 2
+    assert server.connections == 1
+
+
+def test_a_post_that_is_refused_says_what_the_server_says(server: ApiServer, api: Api) -> None:
+    def post() -> str:
+        return refusal(lambda: api.post(EVENTS, event(), 5.0))
+
+    server.inject(EVENT, "create", Answer(403, "Forbidden", causes=("NamespaceTerminating",)))
+    with pytest.raises(ApiError) as raised:
+        api.post(EVENTS, event(), 5.0)
+    assert str(raised.value) == f"{server.url}{EVENTS}: 403 Forbidden: this is answer 403"
+    assert raised.value.causes == {"NamespaceTerminating"}
+    server.inject(EVENT, "create", Answer(429, "TooManyRequests", "9"))
+    with pytest.raises(ApiError) as raised:
+        api.post(EVENTS, event(), 5.0)
+    assert (raised.value.status, raised.value.retry_after) == (429, 9.0)
+    assert server.events == []
+    api.post(EVENTS, event(), 5.0)
+    assert "409 AlreadyExists" in post()
+    server.tokens = set()
+    assert "401 Unauthorized" in post()
+    assert server.count(EVENT, "create", 401) == 2
+
+
+def test_a_post_with_a_token_that_has_been_replaced(server: ApiServer, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    connected = connect(server.kubeconfig(tmp_path / "k", token_file=token))
+    connected.post(EVENTS, event(), 5.0)
+    server.tokens = {"second"}
+    token.write_text("second")
+    connected.post(EVENTS, event("web.2"), 5.0)
+    assert server.count(EVENT, "create", 401) == 1
+    assert len(server.events) == 2
+
+
+def test_a_post_that_is_not_answered(server: ApiServer, api: Api) -> None:
+    server.inject(EVENT, "create", Hang())
+    assert refusal(lambda: api.post(EVENTS, event(), 0.3)) == f"{server.url}: silent for too long"
+    api.post(EVENTS, event(), 5.0)
+    assert len(server.events) == 1
 
 
 def test_a_closed_api_answers_nobody(server: ApiServer, api: Api) -> None:

@@ -13,7 +13,7 @@ from hypothesis.strategies import DrawFn
 from rulegen.config import Family
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import NodeRouting, Reason, Route, RouteKey
+from rulegen.routing.model import Finding, NodeRouting, Reason, Route, RouteKey
 from tests.builders import (
     CONFIGURATION,
     Item,
@@ -163,12 +163,12 @@ def test_a_service_that_changes_type() -> None:
 def test_what_was_taken_is_not_given_again_and_what_reverted_never() -> None:
     made = cluster(node(), service(), endpoint_slice(["10.244.1.1"]))
     assert len(made.take_changes().routes) == 1
-    assert made.take_changes() == ({}, {})
+    assert not any(made.take_changes())
     made.set_slice(endpoint_slice(["10.244.1.2"]))
     assert made.routes()[0].cluster[0].address == "10.244.1.2"
     made.set_slice(endpoint_slice(["10.244.1.1"]))
     made.set_service(service(annotations={"irrelevant": "x"}))
-    assert made.take_changes() == ({}, {})
+    assert not any(made.take_changes())
 
 
 def test_only_what_the_change_concerns_is_compiled() -> None:
@@ -177,6 +177,75 @@ def test_only_what_the_change_concerns_is_compiled() -> None:
     made.set_slice(endpoint_slice(["10.244.1.1"], service_name="s7"))
     changed = [route for route in made.routes() if before[route.name] is not route]
     assert [route.name.name for route in changed] == ["s7"]
+
+
+# What was found, as it changes.
+
+
+def reasons_taken(made: Cluster) -> dict[str, list[Reason]]:
+    return {name: [found.reason for found in findings] for (_, name), findings in made.take_changes().findings.items()}
+
+
+def test_findings_are_told_with_those_of_the_slices_when_they_differ() -> None:
+    malformed = {"rulegen.io/weight": "many"}
+    made = cluster(
+        node(),
+        service("a", annotations={"rulegen.io/weights": "?"}),
+        service("b", ["10.96.0.11"]),
+        endpoint_slice(["10.244.1.1"], service_name="a", annotations=malformed),
+    )
+    changes = made.take_changes()
+    (told,) = changes.findings.values()
+    assert list(told) == [found for found in made.findings() if "default/" in found.subject]
+    assert {found.subject for found in told} == {"Service default/a", "EndpointSlice default/web-1"}
+    made.set_slice(endpoint_slice(["10.244.1.1"], service_name="b", annotations=malformed))
+    assert reasons_taken(made) == {"a": [Reason.MALFORMED_WEIGHT], "b": [Reason.MALFORMED_WEIGHT]}
+    made.set_slice(endpoint_slice(["10.244.1.2"], service_name="b", annotations=malformed))
+    assert reasons_taken(made) == {}
+    made.remove_slice("default", "web-1")
+    made.set_service(service("a"))
+    assert reasons_taken(made) == {"a": [], "b": []}
+    assert reasons_taken(made) == {}
+
+
+def test_a_service_that_is_gone_has_no_findings_and_one_that_comes_has_those_of_its_slices() -> None:
+    made = cluster(node(), endpoint_slice(["10.244.1.1", "fd00::1"]))
+    assert reasons_taken(made) == {}
+    made.set_service(service())
+    assert reasons_taken(made) == {"web": [Reason.UNUSABLE_ADDRESS]}
+    assert made.service("default", "web") == service()
+    made.set_service(service(kind="ExternalName"))
+    assert made.service("default", "web") is None
+    assert reasons_taken(made) == {"web": []}
+    made.set_service(service())
+    made.remove_service("default", "web")
+    assert reasons_taken(made) == {}
+
+
+def test_d2_who_takes_a_frontend_changes_the_findings_of_the_other() -> None:
+    made = cluster(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"], created=NEW))
+    assert reasons_taken(made) == {}
+    made.set_service(service("b", ["10.96.0.2"], vips=["192.0.2.1"], created=OLD))
+    assert reasons_taken(made) == {"a": [Reason.DUPLICATE_FRONTEND]}
+    made.remove_service("default", "b")
+    assert reasons_taken(made) == {"a": []}
+
+
+def test_findings_about_the_node_are_told_apart() -> None:
+    made = cluster(service())
+    first = made.take_changes().node_findings
+    assert first is not None
+    assert [found.reason for found in first] == [Reason.UNKNOWN_NODE]
+    assert made.take_changes().node_findings is None
+    made.set_service_cidr(service_cidr("bad"))
+    second = made.take_changes().node_findings
+    assert second is not None
+    assert [found.reason for found in second] == [Reason.UNKNOWN_NODE, Reason.UNUSABLE_RANGE]
+    made.set_node(node())
+    made.remove_service_cidr("kubernetes")
+    changes = made.take_changes()
+    assert changes.node_findings == ()
+    assert changes.findings == {}
 
 
 NAMES = ("a", "b", "c")
@@ -276,6 +345,8 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
     held: dict[tuple[str, str], Item] = {}
     replayed: dict[RouteKey, Route] = {}
     replayed_node: dict[Family, NodeRouting] = {}
+    replayed_findings: dict[tuple[str, str], tuple[Finding, ...]] = {}
+    replayed_node_findings: list[tuple[Finding, ...]] = []
 
     def replay() -> None:
         changes = made.take_changes()
@@ -286,6 +357,12 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
             else:
                 replayed[key] = route
         replayed_node.update(changes.node)
+        for service_key, findings in changes.findings.items():
+            assert replayed_findings.get(service_key, ()) != findings
+            replayed_findings[service_key] = findings
+        if changes.node_findings is not None:
+            assert replayed_node_findings[-1:] != [changes.node_findings]
+            replayed_node_findings.append(changes.node_findings)
 
     for step, take in steps:
         take_step(made, step, held)
@@ -297,6 +374,9 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
     fresh = cluster(*shuffled)
     assert made.routes() == fresh.routes()
     assert made.findings() == fresh.findings()
+    taken = fresh.take_changes()
+    assert {key: found for key, found in replayed_findings.items() if found} == taken.findings
+    assert replayed_node_findings[-1] == taken.node_findings
     assert sorted(replayed.values(), key=lambda route: (route.name, route.family.value)) == fresh.routes()
     assert replayed_node == {family: fresh.node_routing(family) for family in CONFIGURATION.families}
     keys = [
