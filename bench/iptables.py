@@ -60,7 +60,7 @@ def changes(shape: Shape, folder: Path, variant: str, repeats: int, driver: str)
 
     def change(slice_: EndpointSlice) -> None:
         cluster.set_objects([slice_])
-        delta, errors = compiler.update(*cluster.take_changes())
+        delta, errors = compiler.update(*cluster.take_changes()[:2])
         assert not errors
         kernel.commit(plan(delta, live), live)
 
@@ -105,7 +105,7 @@ def _compiled(manifests: Manifests, shape: Shape) -> tuple[Cluster, Compiler]:
     for objects in (manifests.nodes, manifests.services, manifests.endpoint_slices):
         cluster.set_objects(objects)
     compiler = Compiler(settings.families, MASQUERADE_BIT)
-    _, errors = compiler.update(*cluster.take_changes())
+    _, errors = compiler.update(*cluster.take_changes()[:2])
     assert not errors
     return cluster, compiler
 

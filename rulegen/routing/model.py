@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from rulegen.config import Cidr, Family
 
+# Namespace and name.
+ServiceKey: TypeAlias = tuple[str, str]
+
 
 class ServicePortName(NamedTuple):
     """Identifies a service-port: the spec's (namespace, name, port name, protocol). Sorts as a tuple."""
@@ -131,11 +134,27 @@ class NodeRouting(Struct, frozen=True):
     service_cidrs: tuple[Cidr, ...]
 
 
+class HealthCheck(Struct, frozen=True, gc=False):
+    """What a Service tells load balancers about this node in one family, on a port of its own (rules 77, 81).
+
+    `local_endpoints`: how many different addresses the ready endpoints on this node have; those of weight 0 are none.
+    """
+
+    service: ServiceKey
+    family: Family
+    port: int
+    local_endpoints: int
+
+
+HealthCheckKey: TypeAlias = tuple[ServiceKey, Family]
+
+
 class Changes(NamedTuple):
-    """What differs from what was taken last: Routes by key (None: gone), and the node's part by family."""
+    """What differs from what was taken last: Routes and health checks (None: gone), and the node's part by family."""
 
     routes: dict[RouteKey, Route | None]
     node: dict[Family, NodeRouting]
+    health_checks: dict[HealthCheckKey, HealthCheck | None]
 
 
 class Reason(StrEnum):

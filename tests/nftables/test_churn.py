@@ -97,7 +97,8 @@ class _Churn:
         self._cluster = Cluster(CONFIGURATION)
         self._cluster.set_objects([node(), _service(), *states[0]])
         self._compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
-        self._compiler.update(*self._cluster.take_changes())
+        changes = self._cluster.take_changes()
+        self._compiler.update(changes.routes, changes.node)
         self._live = host.read()
         entries = self._compiler.entries()
         host.kernel.commit(plan(ruleset.diff({}, entries), self._live, self._compiler.programs, entries), self._live)
@@ -108,7 +109,8 @@ class _Churn:
         commits = 0
         while time.monotonic() < end:
             self._cluster.set_objects(next(self._states))
-            delta, _ = self._compiler.update(*self._cluster.take_changes())
+            changes = self._cluster.take_changes()
+            delta, _ = self._compiler.update(changes.routes, changes.node)
             self._host.kernel.commit(plan(delta, self._live, self._compiler.programs), self._live)
             commits += 1
         return commits

@@ -55,7 +55,8 @@ def test_changes_one_by_one_lead_to_the_same_rules(host: Host, before: list[Item
     cluster = Cluster(CONFIGURATION)
     compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
     cluster.set_objects(before)
-    compiler.update(*cluster.take_changes())
+    changes = cluster.take_changes()
+    compiler.update(changes.routes, changes.node)
     live = host.read()
     entries = compiler.entries()
     host.commit(plan(ruleset.diff({}, entries), live, compiler.programs, entries), live)
@@ -64,7 +65,8 @@ def test_changes_one_by_one_lead_to_the_same_rules(host: Host, before: list[Item
             _remove(cluster, item)
         else:
             cluster.set_objects([item])
-        delta, errors = compiler.update(*cluster.take_changes())
+        changes = cluster.take_changes()
+        delta, errors = compiler.update(changes.routes, changes.node)
         assert not errors
         host.commit(plan(delta, live, compiler.programs), live)
     assert meaning(host.read().entries) == meaning(compiled(after).entries())

@@ -13,7 +13,7 @@ from hypothesis.strategies import DrawFn
 from rulegen.config import Family
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import NodeRouting, Reason, Route, RouteKey
+from rulegen.routing.model import HealthCheck, HealthCheckKey, NodeRouting, Reason, Route, RouteKey
 from tests.builders import (
     CONFIGURATION,
     Item,
@@ -163,12 +163,12 @@ def test_a_service_that_changes_type() -> None:
 def test_what_was_taken_is_not_given_again_and_what_reverted_never() -> None:
     made = cluster(node(), service(), endpoint_slice(["10.244.1.1"]))
     assert len(made.take_changes().routes) == 1
-    assert made.take_changes() == ({}, {})
+    assert not any(made.take_changes())
     made.set_slice(endpoint_slice(["10.244.1.2"]))
     assert made.routes()[0].cluster[0].address == "10.244.1.2"
     made.set_slice(endpoint_slice(["10.244.1.1"]))
     made.set_service(service(annotations={"irrelevant": "x"}))
-    assert made.take_changes() == ({}, {})
+    assert not any(made.take_changes())
 
 
 def test_only_what_the_change_concerns_is_compiled() -> None:
@@ -202,11 +202,12 @@ def services(draw: DrawFn) -> Service:
         draw(st.sampled_from(NAMES)),
         cluster_ips,
         ports,
-        kind=draw(st.sampled_from(["ClusterIP", "NodePort", "ExternalName"])),
+        kind=draw(st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"])),
         external_ips=draw(st.lists(st.sampled_from(ADDRESSES), max_size=2)),
         vips=draw(st.lists(st.sampled_from(ADDRESSES), max_size=2)),
         internal=draw(st.sampled_from(["Cluster", "Local"])),
         external=draw(st.sampled_from(["Cluster", "Local"])),
+        health_check_port=draw(st.sampled_from([0, 32000])),
         ranges=draw(st.lists(st.sampled_from(["192.168.0.0/16", "10.0.0.0/8", "fd00::/8", "?"]), max_size=2)),
         affinity=draw(st.sampled_from([None, 60])),
         created=draw(st.sampled_from([None, OLD, NEW])),
@@ -276,6 +277,7 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
     held: dict[tuple[str, str], Item] = {}
     replayed: dict[RouteKey, Route] = {}
     replayed_node: dict[Family, NodeRouting] = {}
+    replayed_checks: dict[HealthCheckKey, HealthCheck] = {}
 
     def replay() -> None:
         changes = made.take_changes()
@@ -285,6 +287,12 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
                 del replayed[key]
             else:
                 replayed[key] = route
+        for health_key, check in changes.health_checks.items():
+            assert replayed_checks.get(health_key) != check
+            if check is None:
+                del replayed_checks[health_key]
+            else:
+                replayed_checks[health_key] = check
         replayed_node.update(changes.node)
 
     for step, take in steps:
@@ -299,6 +307,7 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
     assert made.findings() == fresh.findings()
     assert sorted(replayed.values(), key=lambda route: (route.name, route.family.value)) == fresh.routes()
     assert replayed_node == {family: fresh.node_routing(family) for family in CONFIGURATION.families}
+    assert replayed_checks == fresh.take_changes().health_checks
     keys = [
         (route.family, frontend.address, frontend.port, route.name.protocol)
         for route in fresh.routes()

@@ -278,4 +278,4 @@ def test_rule_3_other_nodes_are_ignored() -> None:
     made = cluster(node(zone="a"), service())
     made.take_changes()
     made.set_node(node("node-2", ["192.168.1.20"], zone="b"))
-    assert made.take_changes() == ({}, {})
+    assert not any(made.take_changes())

@@ -118,7 +118,7 @@ def test_a_heartbeat_of_the_node_changes_nothing() -> None:
     made = cluster(DUAL, service())
     made.take_changes()
     made.set_node(replace(DUAL, metadata=replace(DUAL.metadata, uid="x")))
-    assert made.take_changes() == ({}, {})
+    assert not any(made.take_changes())
 
 
 def test_what_is_wrong_with_the_node_is_reported() -> None:
