@@ -9,7 +9,6 @@ from rulegen.kube.objects import Service
 from rulegen.routing.cluster import Cluster
 from rulegen.routing.model import HealthCheck, HealthCheckKey
 from tests.builders import (
-    CONFIGURATION,
     cluster,
     draining,
     endpoint,
