@@ -79,7 +79,7 @@ class Listener:
 
 
 class HttpServer:
-    """Serves from one thread until it is closed; to be used by one thread.
+    """Serves from one thread until it is closed; may be used by any thread until then.
 
     `max_connections`: when there are more, those that have waited longest without a complete request are closed.
     """

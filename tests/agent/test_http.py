@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 from wsgiref.validate import validator
 
@@ -203,6 +207,30 @@ def test_a_client_that_does_not_read_is_given_up(server: HttpServer, monkeypatch
     for connection in connections:
         with connection:
             assert len(receive(connection)) < len(answer)
+
+
+def test_it_goes_on_when_there_are_file_descriptors_again(server: HttpServer) -> None:
+    server.open(HERE, says("hello"))
+    with socket.socket() as connection:
+        connection.settimeout(TIMEOUT)
+        with no_more_file_descriptors():
+            connection.connect(("127.0.0.1", PORT))
+            connection.sendall(GOOD)
+            assert not select.select([connection], [], [], 0.3)[0]
+        assert receive(connection).endswith(b"hello /x\n")
+    assert ask(PORT).status == 200
+
+
+@contextmanager
+def no_more_file_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open("rb") as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_an_application_that_fails_answers_500_and_tells_the_log(
