@@ -55,6 +55,7 @@ def service(
     vips: Sequence[str | LoadBalancerIngress] = (),
     internal: str = "Cluster",
     external: str = "Cluster",
+    health_check_port: int = 0,
     ranges: Sequence[str] = (),
     affinity: int | None = None,
     created: str | None = None,
@@ -80,6 +81,7 @@ def service(
             external_ips=list(external_ips),
             internal_traffic_policy=internal,
             external_traffic_policy=external,
+            health_check_node_port=health_check_port,
             load_balancer_source_ranges=list(ranges),
             session_affinity="None" if affinity is None else "ClientIP",
             session_affinity_config=(

@@ -17,8 +17,7 @@ from rulegen.errors import ApplyError, StaleError
 from rulegen.kube.follow import Delete, Invalid, Upsert
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import Changes, NodeRouting, Route, RouteKey
-from rulegen.routing.services import ServiceKey
+from rulegen.routing.model import NO_CHANGES, Changes, NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
 from rulegen.targets.model import AnyDelta, LiveRules, RouteChange
 
@@ -63,7 +62,7 @@ class Engine:
         # Routes as they are in force; those that are compiled and not in force yet; what else is not told yet.
         self._applied: dict[RouteKey, Route] = {}
         self._pending: dict[RouteKey, Route | None] = {}
-        self._untold = Changes({}, {})
+        self._untold = NO_CHANGES
         # Routes that stay as they were, and why: all of them, and those that are not told yet.
         self._refusals: dict[RouteKey, str] = {}
         self._untold_refusals: dict[RouteKey, str] = {}
@@ -197,7 +196,7 @@ class Engine:
             else:
                 self._applied[key] = route
         self._pending = {}
-        self._untold, self._untold_refusals = Changes({}, {}), {}
+        self._untold, self._untold_refusals = NO_CHANGES, {}
         self._was_equal = True
         self._early.clear()
         self._rules.settle()

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
-from rulegen.routing.model import NodeRouting, Route, RouteKey
-from rulegen.routing.services import ServiceKey
+from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, ShownChange
 
 

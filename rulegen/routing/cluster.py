@@ -12,12 +12,13 @@ from operator import attrgetter
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.routing.endpoints import SliceDigest, digest_slice
-from rulegen.routing.model import Changes, Finding, NodeRouting, Reason, Route, RouteKey
+from rulegen.routing.health import HealthChecks, health_checks
+from rulegen.routing.model import Changes, Finding, NodeRouting, Reason, Route, RouteKey, ServiceKey
 from rulegen.routing.node import node_facts, node_findings, node_routing
 from rulegen.routing.ownership import Ownership
 from rulegen.routing.reasons import PortReasons, port_reasons
 from rulegen.routing.routes import OwnedPort, compile_port
-from rulegen.routing.services import PortIntent, ServiceIntent, ServiceKey, read_service, service_subject
+from rulegen.routing.services import PortIntent, ServiceIntent, read_service, service_subject
 
 
 class Cluster:
@@ -39,6 +40,7 @@ class Cluster:
         self._findings: dict[ServiceKey, tuple[Finding, ...]] = {}
         self._findings_before: dict[ServiceKey, tuple[Finding, ...]] = {}
         self._before: dict[RouteKey, Route | None] = {}
+        self._health_checks = HealthChecks()
         self._node_routing = node_routing(configuration, None, ())
         self._node_before: dict[Family, NodeRouting] = {}
         self._node_findings = self._find_node_findings()
@@ -126,7 +128,7 @@ class Cluster:
             self._read_node()
 
     def take_changes(self) -> Changes:
-        """What differs from what was taken last, Routes sorted by key; the first time, everything."""
+        """What differs from what was taken last, sorted by key; the first time, everything."""
         self._compile_pending()
         routes: dict[RouteKey, Route | None] = {}
         for key in sorted(self._before, key=_sort_key):
@@ -141,7 +143,7 @@ class Cluster:
             if routing != self._node_before.get(family)
         }
         self._node_before = self._node_routing
-        return Changes(routes, node, self._take_findings(), self._take_node_findings())
+        return Changes(routes, node, self._health_checks.take(), self._take_findings(), self._take_node_findings())
 
     def routes(self) -> list[Route]:
         """All Routes, sorted by name and family."""
@@ -240,6 +242,7 @@ class Cluster:
         if routes:
             self._routes[key] = routes
         self._set_findings(key, findings)
+        self._compile_health_checks(key)
 
     def _set_findings(self, key: ServiceKey, findings: list[Finding]) -> None:
         before = self._findings.pop(key, ())
@@ -247,6 +250,11 @@ class Cluster:
             self._findings[key] = tuple(sorted(set(findings)))
         if findings or before:
             self._findings_before.setdefault(key, before)
+
+    def _compile_health_checks(self, key: ServiceKey) -> None:
+        intent = self._intents.get(key)
+        checks = health_checks(self._services[key], intent, self._slices_of.get(key, ())) if intent else {}
+        self._health_checks.replace(key, checks)
 
     def _owned(self, key: ServiceKey, port: PortIntent, findings: list[Finding]) -> OwnedPort:
         owned = []

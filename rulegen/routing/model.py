@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from rulegen.config import Cidr, Family
 
+# Namespace and name.
+ServiceKey: TypeAlias = tuple[str, str]
+
 
 class ServicePortName(NamedTuple):
     """Identifies a service-port: the spec's (namespace, name, port name, protocol). Sorts as a tuple."""
@@ -131,8 +134,24 @@ class NodeRouting(Struct, frozen=True):
     service_cidrs: tuple[Cidr, ...]
 
 
+class HealthCheck(Struct, frozen=True, gc=False):
+    """What a Service tells load balancers about this node in one family, on a port of its own (rules 77, 81).
+
+    `local_endpoints`: how many different addresses the ready endpoints on this node have; those of weight 0 are none.
+    """
+
+    service: ServiceKey
+    family: Family
+    port: int
+    local_endpoints: int
+
+
+HealthCheckKey: TypeAlias = tuple[ServiceKey, Family]
+
+
 class Changes(NamedTuple):
-    """What differs from what was taken last: Routes by key (None: gone), and the node's part by family.
+    """What differs from what was taken last: Routes and health checks by key (None: gone), and the
+    node's part by family.
 
     `findings`, by namespace and name: of each Service with other findings than before, all that it has now, those about
     its EndpointSlices included, sorted; () when none is left, or the Service is gone. `node_findings`: all about the
@@ -141,7 +160,8 @@ class Changes(NamedTuple):
 
     routes: dict[RouteKey, Route | None]
     node: dict[Family, NodeRouting]
-    findings: dict[tuple[str, str], tuple[Finding, ...]]
+    health_checks: dict[HealthCheckKey, HealthCheck | None]
+    findings: dict[ServiceKey, tuple[Finding, ...]]
     node_findings: tuple[Finding, ...] | None
 
     def followed_by(self, later: Changes) -> Changes:
@@ -149,9 +169,13 @@ class Changes(NamedTuple):
         return Changes(
             self.routes | later.routes,
             self.node | later.node,
+            self.health_checks | later.health_checks,
             self.findings | later.findings,
             self.node_findings if later.node_findings is None else later.node_findings,
         )
+
+
+NO_CHANGES = Changes({}, {}, {}, {}, None)
 
 
 class Reason(StrEnum):

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from rulegen.config import Family
-from rulegen.routing.model import Frontend, FrontendKind, ServicePortName
-from rulegen.routing.services import PortIntent, ServiceIntent, ServiceKey
+from rulegen.routing.model import Frontend, FrontendKind, ServiceKey, ServicePortName
+from rulegen.routing.services import PortIntent, ServiceIntent
 
 # Family, address ("" for a NodePort), port, protocol.
 FrontendKey: TypeAlias = tuple[Family, str, int, str]

@@ -25,13 +25,21 @@ from rulegen.routing.addresses import (
     parse_network,
     split_networks,
 )
-from rulegen.routing.model import Finding, Frontend, FrontendKind, Reason, ServicePortName, TrafficPolicy, Verdict
+from rulegen.routing.model import (
+    Finding,
+    Frontend,
+    FrontendKind,
+    Reason,
+    ServiceKey,
+    ServicePortName,
+    TrafficPolicy,
+    Verdict,
+)
 from rulegen.routing.weights import SERVICE_ANNOTATION, WeightRule, parse_service_weights
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 DEFAULT_AFFINITY_TIMEOUT = 10800
 
-ServiceKey: TypeAlias = tuple[str, str]
 Report: TypeAlias = Callable[[Reason, str], None]
 
 _KIND_ORDER = {kind: order for order, kind in enumerate(FrontendKind)}

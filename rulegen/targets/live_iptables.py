@@ -16,8 +16,7 @@ from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.program import Entries, EntryKey, Rules
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import REMARK, Step, plan
-from rulegen.routing.model import NodeRouting, Route, RouteKey
-from rulegen.routing.services import ServiceKey
+from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
 from rulegen.targets.model import RouteChange, ShownChange, shown_change
 

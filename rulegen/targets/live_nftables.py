@@ -14,8 +14,7 @@ from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import EntryKey, Value
 from rulegen.nftables.live import Live
 from rulegen.nftables.transaction import Transaction, plan
-from rulegen.routing.model import NodeRouting, Route, RouteKey
-from rulegen.routing.services import ServiceKey
+from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
 from rulegen.targets.model import RouteChange, ShownChange, shown_change
 

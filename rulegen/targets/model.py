@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import InputError, TargetError
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import NodeRouting, Route, RouteKey
-from rulegen.routing.services import ServiceKey
+from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
 
 # What an entry is only its target knows.

@@ -1,12 +1,16 @@
-"""The fixture of the agent's kernel tests."""
+"""The fixtures of the agent's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rulegen.agent.http import HttpServer
+from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.errors import HostError
 from tests.agent.running import Playground
 from tests.nftables.host import host_or_skip
 
@@ -15,3 +19,19 @@ from tests.nftables.host import host_or_skip
 def playground(tmp_path: Path) -> Iterator[Playground]:
     with host_or_skip() as host:
         yield Playground(host, tmp_path)
+
+
+@pytest.fixture
+def namespace() -> Iterator[NetworkNamespace]:
+    try:
+        made = NetworkNamespace()
+    except HostError as error:
+        pytest.skip(f"no network namespace here: {error}")
+    with made:
+        yield made
+
+
+@pytest.fixture
+def server(namespace: NetworkNamespace) -> Iterator[HttpServer]:
+    with namespace.entered(), closing(HttpServer()) as made:
+        yield made

@@ -13,7 +13,7 @@ from hypothesis.strategies import DrawFn
 from rulegen.config import Family
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import Finding, NodeRouting, Reason, Route, RouteKey
+from rulegen.routing.model import Finding, HealthCheck, HealthCheckKey, NodeRouting, Reason, Route, RouteKey
 from tests.builders import (
     CONFIGURATION,
     Item,
@@ -271,11 +271,12 @@ def services(draw: DrawFn) -> Service:
         draw(st.sampled_from(NAMES)),
         cluster_ips,
         ports,
-        kind=draw(st.sampled_from(["ClusterIP", "NodePort", "ExternalName"])),
+        kind=draw(st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"])),
         external_ips=draw(st.lists(st.sampled_from(ADDRESSES), max_size=2)),
         vips=draw(st.lists(st.sampled_from(ADDRESSES), max_size=2)),
         internal=draw(st.sampled_from(["Cluster", "Local"])),
         external=draw(st.sampled_from(["Cluster", "Local"])),
+        health_check_port=draw(st.sampled_from([0, 32000])),
         ranges=draw(st.lists(st.sampled_from(["192.168.0.0/16", "10.0.0.0/8", "fd00::/8", "?"]), max_size=2)),
         affinity=draw(st.sampled_from([None, 60])),
         created=draw(st.sampled_from([None, OLD, NEW])),
@@ -347,6 +348,7 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
     replayed_node: dict[Family, NodeRouting] = {}
     replayed_findings: dict[tuple[str, str], tuple[Finding, ...]] = {}
     replayed_node_findings: list[tuple[Finding, ...]] = []
+    replayed_checks: dict[HealthCheckKey, HealthCheck] = {}
 
     def replay() -> None:
         changes = made.take_changes()
@@ -356,6 +358,12 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
                 del replayed[key]
             else:
                 replayed[key] = route
+        for health_key, check in changes.health_checks.items():
+            assert replayed_checks.get(health_key) != check
+            if check is None:
+                del replayed_checks[health_key]
+            else:
+                replayed_checks[health_key] = check
         replayed_node.update(changes.node)
         for service_key, findings in changes.findings.items():
             assert replayed_findings.get(service_key, ()) != findings
@@ -379,6 +387,7 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
     assert replayed_node_findings[-1] == taken.node_findings
     assert sorted(replayed.values(), key=lambda route: (route.name, route.family.value)) == fresh.routes()
     assert replayed_node == {family: fresh.node_routing(family) for family in CONFIGURATION.families}
+    assert replayed_checks == taken.health_checks
     keys = [
         (route.family, frontend.address, frontend.port, route.name.protocol)
         for route in fresh.routes()

@@ -1,0 +1,38 @@
+"""What addresses the host has at this moment. Reads the kernel, decides nothing."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from rulegen.config import Family
+from rulegen.errors import HostError
+
+_SOCKET_FAMILY = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+# Of linux/if_addr.h and linux/rtnetlink.h. An address may turn out to be another host's until that was checked; a
+# link-local one means something only together with an interface.
+_UNUSABLE_FLAGS = 0x08 | 0x40
+_SCOPE_LINK = 253
+
+
+def host_addresses(family: Family) -> tuple[str, ...]:
+    """The addresses that a socket can be bound to, in the network namespace of the calling thread; canonical, sorted.
+
+    Raises:
+        HostError: the kernel does not say.
+    """
+    from pyroute2 import IPRoute, NetlinkError
+
+    try:
+        with IPRoute() as ip:
+            entries = list(ip.get_addr(family=_SOCKET_FAMILY[family]))
+    except (OSError, NetlinkError) as error:
+        raise HostError(f"cannot read the host's {family.value} addresses: {error}") from error
+    # IFA_ADDRESS is the other end of a point-to-point link, when there is an IFA_LOCAL.
+    addresses = {entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS") for entry in entries if _is_usable(entry)}
+    return tuple(sorted(addresses - {None}))
+
+
+def _is_usable(entry: Any) -> bool:
+    is_link_local = entry["family"] == socket.AF_INET6 and entry["scope"] == _SCOPE_LINK
+    return not is_link_local and not (entry.get_attr("IFA_FLAGS") or entry["flags"]) & _UNUSABLE_FLAGS
