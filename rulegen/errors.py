@@ -32,6 +32,10 @@ class ApplyError(RulegenError):
     """The kernel refused a transaction; nothing of it is in force. Carries the kernel's words and the command."""
 
 
+class ConntrackError(RulegenError):
+    """Stale connections could not be found or removed; what is left is kept in mind and tried again."""
+
+
 def shown(value: object) -> str:
     """What was found in the input, for a message: JSON on one line, printable ASCII only, shortened.
 
