@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.conntrack.frontends import FrontendKey, Judge, UdpFrontends
 from rulegen.conntrack.own_addresses import own_addresses
-from rulegen.conntrack.table import REMOVED_AT_ONCE, ConnectionTable, TrackedFlow
+from rulegen.conntrack.table import REMOVED_AT_ONCE, ConnectionTable, Filter, TrackedFlow, narrowest_filter
 from rulegen.errors import ConntrackError
 from rulegen.routing.addresses import contains, is_loopback, parse_network
 from rulegen.routing.model import Changes, NodeRouting
@@ -84,8 +84,8 @@ class Cleaner:
             with self._open_table() as table:
                 accept = _NodePortAddresses(self._nodes).accept
                 clean_up = _CleanUp(table, Judge(self._frontends, frozenset(self._pending), accept))
-                for family, done in list(_portions(self._pending)):
-                    removed[family] = removed.get(family, 0) + clean_up.look_at(family, done)
+                for wanted, done in _listings(self._pending).items():
+                    removed[wanted.family] = removed.get(wanted.family, 0) + clean_up.look_at(wanted)
                     self._pending.difference_update(done)
                 listed = table.listed
         return Cleaned(frontends, listed, removed, time.monotonic() - started)
@@ -98,12 +98,11 @@ class _CleanUp:
         self._table = table
         self._judge = judge
 
-    def look_at(self, family: Family, frontends: list[FrontendKey]) -> int:
-        """Removes stale flows to one Frontend, or by one listing to several; returns how many there were."""
-        _, address, port = frontends[0] if len(frontends) == 1 else FrontendKey(family, "", 0)
+    def look_at(self, wanted: Filter) -> int:
+        """Removes the stale ones among the flows that a filter lets through; returns how many there were."""
         removed = 0
         for _ in range(_ATTEMPTS):
-            flows = self._table.udp_flows(family, address, port)
+            flows = self._table.udp_flows(wanted)
             removed += self._remove(tracked for tracked in flows if self._judge.is_stale(tracked.flow))
             if not self._table.is_partial:
                 return removed
@@ -138,11 +137,14 @@ class _NodePortAddresses:
                 yield address
 
 
-def _portions(pending: Iterable[FrontendKey]) -> Iterator[tuple[Family, list[FrontendKey]]]:
-    """What is looked at by one listing: a Frontend alone where few are pending, else all of a family."""
+def _listings(pending: Iterable[FrontendKey]) -> dict[Filter, list[FrontendKey]]:
+    """What the kernel is asked for, and the Frontends that each answer is about, in a fixed order."""
+    listings: dict[Filter, list[FrontendKey]] = {}
     for family in Family:
-        frontends = sorted((key for key in pending if key.family is family), key=lambda key: key[1:])
-        if len(frontends) > LISTINGS_AT_MOST:
-            yield family, frontends
-        else:
-            yield from ((family, [frontend]) for frontend in frontends)
+        narrow: dict[Filter, list[FrontendKey]] = {}
+        for key in sorted((key for key in pending if key.family is family), key=lambda key: key[1:]):
+            narrow.setdefault(narrowest_filter(key), []).append(key)
+        if len(narrow) > LISTINGS_AT_MOST:
+            narrow = {Filter(family): [key for keys in narrow.values() for key in keys]}
+        listings |= narrow
+    return listings

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rulegen.config import Family
-from rulegen.conntrack.frontends import Flow
+from rulegen.conntrack.frontends import Flow, FrontendKey
 from rulegen.errors import ConntrackError, HostError, RulegenError
 from rulegen.netlink import (
     ACK,
@@ -76,11 +76,28 @@ _FAMILIES = {
 }
 
 
+class Filter(NamedTuple):
+    """Which UDP flows the kernel lists: those sent to an address (canonical; "" for any) and a port (0 for any)."""
+
+    family: Family
+    destination: str = ""
+    port: int = 0
+
+
+def narrowest_filter(frontend: FrontendKey) -> Filter:
+    """The filter for flows to a Frontend: by address and port, for NodePorts by the port alone.
+
+    IPv6 too is by the port alone, for the kernel has that comparison the wrong way round: it lists flows to all
+    addresses but the one (`ctnetlink_filter_match_tuple`, from 5.8 to 6.18 at least).
+    """
+    family, address, port = frontend
+    return Filter(family, address if family is Family.IPV4 else "", port)
+
+
 class TrackedFlow(NamedTuple):
-    """A Flow with what identifies its entry: the tuples of both directions, and the kernel's number for it."""
+    """A Flow with what identifies its entry: the tuple of the replies, and the kernel's number for it."""
 
     flow: Flow
-    original: bytes
     reply: bytes
     number: bytes
 
@@ -112,28 +129,23 @@ class ConnectionTable:
         """Closes it."""
         self._opened.close()
 
-    def udp_flows(self, family: Family, destination: str = "", port: int = 0) -> Iterator[TrackedFlow]:
-        """UDP flows of a family, sent to an address (canonical; "" for any) and a port (0 for any).
-
-        They may be removed meanwhile. `is_partial` holds after the last one.
-        """
+    def udp_flows(self, wanted: Filter) -> Iterator[TrackedFlow]:
+        """The flows that a filter lets through; they may be removed meanwhile. `is_partial` holds after the last."""
         self.is_partial = False
-        self._listing.send(
-            [message(_GET, REQUEST | DUMP, _FAMILIES[family].number, _filter(family, destination, port))]
-        )
+        self._listing.send([message(_GET, REQUEST | DUMP, _FAMILIES[wanted.family].number, _filter(wanted))])
         for flags, body in self._listing.answers_to_listing():
             self.is_partial = self.is_partial or bool(flags & DUMP_INTERRUPTED)
             if body is None:
                 return
             self.listed += 1
-            tracked = _parse(family, body)
+            tracked = _parse(wanted.family, body)
             if tracked is not None:
                 yield tracked
 
     def remove(self, flows: Sequence[TrackedFlow]) -> int:
-        """Removes the entries, `REMOVED_AT_ONCE` at most; returns how many were still there (rule 75).
+        """Removes the entries, `REMOVED_AT_ONCE` at most; returns how many were still there.
 
-        One that has been replaced by a new entry of the same client is not there any more.
+        An entry with the same client but another endpoint, which came since, is another one and stays (rule 75).
         """
         self._removing.send([_removal(tracked) for tracked in flows])
         return sum(self._removing.acknowledgements(len(flows), errno.ENOENT))
@@ -210,36 +222,34 @@ class _Channel:
         return ConntrackError(reason)
 
 
-def _filter(family: Family, destination: str, port: int) -> bytes:
-    """The attributes by which the kernel chooses what it lists."""
+def _filter(wanted: Filter) -> bytes:
+    """The attributes that say it."""
+    family = _FAMILIES[wanted.family]
     flags = _BY_PROTOCOL
     address, proto = b"", attribute(_PROTO_NUMBER, _UDP)
-    if destination:
+    if wanted.destination:
         flags |= _BY_DESTINATION
-        packed = attribute(_FAMILIES[family].destination, socket.inet_pton(_FAMILIES[family].number, destination))
+        packed = attribute(family.destination, socket.inet_pton(family.number, wanted.destination))
         address = attribute(_TUPLE_IP | NESTED, packed)
-    if port:
+    if wanted.port:
         flags |= _BY_DESTINATION_PORT
-        proto += attribute(_DESTINATION_PORT, _U16.pack(port))
-    wanted = attribute(_ORIGINAL | NESTED, address + attribute(_TUPLE_PROTO | NESTED, proto))
+        proto += attribute(_DESTINATION_PORT, _U16.pack(wanted.port))
+    original = attribute(_ORIGINAL | NESTED, address + attribute(_TUPLE_PROTO | NESTED, proto))
     # The one number in these messages that is in the order of the machine.
-    return wanted + attribute(_FILTER | NESTED, attribute(_FILTER_ORIGINAL, struct.pack("=I", flags)))
+    return original + attribute(_FILTER | NESTED, attribute(_FILTER_ORIGINAL, struct.pack("=I", flags)))
 
 
 def _removal(tracked: TrackedFlow) -> bytearray:
-    identity = (
-        attribute(_ORIGINAL | NESTED, tracked.original)
-        + attribute(_REPLY | NESTED, tracked.reply)
-        + attribute(_ID, tracked.number)
-    )
+    # The kernel looks at one tuple only, the original one if there are both. The number stands for that, and for the
+    # place in memory, where the next entry may be; the endpoint is in the tuple of the replies.
+    identity = attribute(_REPLY | NESTED, tracked.reply) + attribute(_ID, tracked.number)
     return message(_DELETE, REQUEST | ACK, _FAMILIES[tracked.flow.family].number, identity)
 
 
 def _parse(family: Family, body: bytes) -> TrackedFlow | None:
     """What an entry says; None for one that is not UDP, or not in the default zone."""
     parts = dict(attributes(body[_FAMILY_HEADER:]))
-    original, reply = parts[_ORIGINAL], parts[_REPLY]
-    there, back = dict(attributes(original)), dict(attributes(reply))
+    there, back = dict(attributes(parts[_ORIGINAL])), dict(attributes(parts[_REPLY]))
     ports, ports_back = dict(attributes(there[_TUPLE_PROTO])), dict(attributes(back[_TUPLE_PROTO]))
     if _ZONE in parts or _TUPLE_ZONE in there or _TUPLE_ZONE in back or ports[_PROTO_NUMBER] != _UDP:
         return None
@@ -252,4 +262,4 @@ def _parse(family: Family, body: bytes) -> TrackedFlow | None:
         _U16.unpack(ports_back[_SOURCE_PORT])[0],
         bool(_U32.unpack(parts[_STATUS])[0] & _DESTINATION_TRANSLATED),
     )
-    return TrackedFlow(flow, original, reply, parts[_ID])
+    return TrackedFlow(flow, parts[_REPLY], parts[_ID])

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,8 +117,9 @@ def test_what_is_missing_or_unreadable_is_named(folder: Folder) -> None:
 
 
 @pytest.fixture
-def namespace() -> NetworkNamespace:
-    return namespace_or_skip()
+def namespace() -> Iterator[NetworkNamespace]:
+    with namespace_or_skip() as made:
+        yield made
 
 
 @pytest.mark.kernel
@@ -125,7 +127,7 @@ def test_a_namespace_gets_its_own_values(namespace: NetworkNamespace) -> None:
     here = Path("/proc/sys/net/netfilter")
     host_before = {name: (here / name).read_text() for name in BEFORE}
     settings = Conntrack(udp_timeout=7.0, udp_stream_timeout=77.0, tcp_be_liberal=True, tcp_close_wait_timeout=777.0)
-    with namespace, namespace.entered():
+    with namespace.entered():
         assert [change.after for change in apply_sysctls(settings)] == [1, 777, 7, 77]
         assert (here / "nf_conntrack_udp_timeout").read_text() == "7\n"
         assert apply_sysctls(settings) == []
@@ -136,7 +138,6 @@ def test_a_namespace_gets_its_own_values(namespace: NetworkNamespace) -> None:
 def test_what_belongs_to_the_host_says_so_in_a_namespace(namespace: NetworkNamespace) -> None:
     now = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
     with (
-        namespace,
         namespace.entered(),
         pytest.raises(
             HostError, match=rf"nf_conntrack_max: cannot be set to {now + 4} \(it is {now}\): Perm.*the host"
