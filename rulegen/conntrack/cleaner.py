@@ -19,8 +19,8 @@ from rulegen.errors import ConntrackError
 from rulegen.routing.addresses import contains, is_loopback, parse_network
 from rulegen.routing.model import Changes, NodeRouting
 
-# Each listing walks the whole table in the kernel (10 ms, and 20 ms more with 100,000 entries); one of all UDP flows
-# costs as much as some fifteen when they are that many, and hardly more than one when they are few.
+# Each listing walks the whole table in the kernel. One of all UDP flows takes as long as two narrow ones when there are
+# 1,000 flows, as thirteen when there are 20,000, as forty when there are 100,000.
 LISTINGS_AT_MOST = 8
 _ATTEMPTS = 5
 

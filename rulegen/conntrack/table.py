@@ -3,8 +3,8 @@
 The kernel applies the filter (CTA_FILTER, Linux 5.8 and newer), so that what is not asked for is never copied; an older
 one lists more, and whoever asks looks at each flow anyway. Only the default zone. Knows no Service and decides nothing.
 
-pyroute2 speaks this protocol too, but needs ten times as long to decode an entry and a hundred times as long to remove
-one (measured: 46 us, 500 us), and a name server has tens of thousands. Messages and attributes are those of
+pyroute2 speaks this protocol too, but takes 46 us to decode an entry and 500 us to remove one, where this takes 9 us
+and 5 us, and a name server's clients are tens of thousands. Messages and attributes are those of
 linux/netfilter/nfnetlink_conntrack.h; numbers in them are big-endian, except the flags of the filter.
 """
 
@@ -172,7 +172,10 @@ class _Channel:
         self._sequence += 1
         for request in requests:
             struct.pack_into("=I", request, 8, self._sequence)
-        self._socket.send(b"".join(requests))
+        try:
+            self._socket.send(b"".join(requests))
+        except OSError as error:
+            raise self._error(error.errno or errno.ETIMEDOUT) from error
 
     def answers_to_listing(self) -> Iterator[tuple[int, bytes | None]]:
         """The flags and the content of each message; the last one has no content."""
