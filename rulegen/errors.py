@@ -36,6 +36,10 @@ class StaleError(ApplyError):
     """The kernel no longer holds what a transaction was planned on: read it again and plan anew."""
 
 
+class ConntrackError(RulegenError):
+    """Stale connections could not be found or removed; what is left is kept in mind and tried again."""
+
+
 def shown(value: object) -> str:
     """What was found in the input, for a message: JSON on one line, printable ASCII only, shortened.
 

@@ -64,7 +64,6 @@ def _agent_fields(agent: AgentConfiguration) -> dict[str, Any]:
         "healthzBindAddress": _socket_address(agent.healthz_bind_address),
         "metricsBindAddress": _socket_address(agent.metrics_bind_address),
         "bindAddressHardFail": agent.bind_address_hard_fail,
-        "configSyncPeriod": _duration(agent.config_sync_period),
     }
 
 

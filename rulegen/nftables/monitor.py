@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rulegen.errors import HostError, printable
+from rulegen.netlink import HEADER, NETLINK_NETFILTER, attributes
 from rulegen.nftables.layout import TABLE
-from rulegen.nftables.netlink import attributes
 
-_NETLINK_NETFILTER = 12
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
 _GROUP_NFTABLES = 7
@@ -25,10 +24,9 @@ _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
 _NEWGEN = 10 << 8 | 15
 _PROCESS_ID, _PROCESS_NAME = 2, 3
-_HEADER = struct.Struct("=IHHII")
 # In every message but that of a generation, the first attribute is the name of the table.
 _OF_OUR_TABLE = struct.pack("=HH", 5 + len(TABLE), 1) + TABLE.encode() + b"\0"
-_BODY = _HEADER.size + 4
+_BODY = HEADER.size + 4
 
 
 class Intrusion(NamedTuple):
@@ -51,7 +49,7 @@ class Monitor:
             self._socket = socket.socket(
                 socket.AF_NETLINK,
                 socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-                _NETLINK_NETFILTER,
+                NETLINK_NETFILTER,
             )
             self._socket.bind((0, 0))
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
@@ -89,7 +87,7 @@ class Monitor:
     def _intrusions(self, data: bytes) -> Iterator[Intrusion]:
         offset = 0
         while offset < len(data):
-            length, kind, _, _, port = _HEADER.unpack_from(data, offset)
+            length, kind, _, _, port = HEADER.unpack_from(data, offset)
             if port != self._own_port:
                 if kind == _NEWGEN:
                     if self._touched:

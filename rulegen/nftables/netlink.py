@@ -22,9 +22,22 @@ from msgspec import Struct
 
 from rulegen.config import Family
 from rulegen.errors import HostError
+from rulegen.netlink import (
+    ATTRIBUTE,
+    DUMP,
+    DUMP_INTERRUPTED,
+    HEADER,
+    NESTED,
+    NETLINK_NETFILTER,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    REQUEST,
+    attribute,
+    attributes,
+    message,
+)
 from rulegen.nftables.layout import Container, Value
 
-_NETLINK_NETFILTER = 12
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
@@ -39,19 +52,15 @@ _GETSET = _SUBSYSTEM | 10
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
 _GETGEN = _SUBSYSTEM | 16
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 
-_REQUEST, _ACK, _DUMP = 0x001, 0x004, 0x300
 _CREATE, _APPEND = 0x400, 0x800
-_DUMP_INTERRUPTED = 0x10
 _CAPPED, _ACK_TLVS = 0x100, 0x200
-_NESTED = 0x8000
 
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_USERDATA = 1, 2, 6
 _DORMANT = 0x1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_PRIORITY = 2
-_CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, _NESTED), (_CHAIN_POLICY, 0))
+_CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, NESTED), (_CHAIN_POLICY, 0))
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH, _SET_DESCRIPTION = 1, 2, 3, 5, 7, 9
 _DESCRIPTION_SIZE = 1
@@ -72,8 +81,6 @@ _VERDICT_WORDS = {code: word for word, code in _VERDICT_CODES.items()}
 
 _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _TWO_ATTRIBUTES = struct.Struct("=HHHH")
 _U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
@@ -141,31 +148,19 @@ class Element(Struct, frozen=True, gc=False):
 # ---- writing ----
 
 
-def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded."""
-    length = len(payload) + 4
-    return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
-
-
 def _text(kind: int, text: str) -> bytes:
     return attribute(kind, text.encode() + b"\0")
 
 
-def message(kind: int, flags: int, family: int, payload: bytes) -> bytearray:
-    """A message without its sequence number, which `Connection` fills in."""
-    body = struct.pack("!BBH", family, 0, 0) + payload
-    return bytearray(_HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body)
-
-
 def delete_table(family: Family, table: str) -> bytearray:
     """`delete table ip rulegen`."""
-    return message(_DELTABLE, _REQUEST, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table))
+    return message(_DELTABLE, REQUEST, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table))
 
 
 def new_chain(family: Family, table: str, name: str, declaration: bytes) -> bytearray:
     """`add chain ip rulegen NAME`; `declaration` as in `ChainInfo`."""
     payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name) + declaration
-    return message(_NEWCHAIN, _REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+    return message(_NEWCHAIN, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
 
 
 def one_step_earlier(declaration: bytes) -> bytes:
@@ -181,20 +176,20 @@ def one_step_earlier(declaration: bytes) -> bytes:
 def delete_chain(family: Family, table: str, name: str) -> bytearray:
     """`delete chain ip rulegen NAME`."""
     payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name)
-    return message(_DELCHAIN, _REQUEST, _FAMILY_NUMBERS[family], payload)
+    return message(_DELCHAIN, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def flush_chain(family: Family, table: str, name: str) -> bytearray:
     """`flush chain ip rulegen NAME`."""
     payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, name)
-    return message(_DELRULE, _REQUEST, _FAMILY_NUMBERS[family], payload)
+    return message(_DELRULE, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_rule(family: Family, table: str, chain: str, expressions: bytes) -> bytearray:
     """`add rule ip rulegen CHAIN ...`, the rule given as the kernel listed one."""
     payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, chain)
-    payload += attribute(_RULE_EXPRESSIONS | _NESTED, expressions)
-    return message(_NEWRULE, _REQUEST | _CREATE | _APPEND, _FAMILY_NUMBERS[family], payload)
+    payload += attribute(_RULE_EXPRESSIONS | NESTED, expressions)
+    return message(_NEWRULE, REQUEST | _CREATE | _APPEND, _FAMILY_NUMBERS[family], payload)
 
 
 def with_modulus(expressions: bytes, modulus: int) -> bytes:
@@ -212,7 +207,7 @@ def with_modulus(expressions: bytes, modulus: int) -> bytes:
 def add_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`add element ip rulegen NAME { ... }`; as many as `chunks` gives."""
     items = [item for key, value in entries for item in _items(container, key, value)]
-    return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, items)
+    return _elements(_NEWSETELEM, REQUEST | _CREATE, container, table, items)
 
 
 def add_expiring_element(
@@ -222,18 +217,18 @@ def add_expiring_element(
     timeout, expiration = (time.to_bytes(8, "big") for time in times)
     element = _key(entry[0]) + _content(container, entry[1])
     element += attribute(_ELEMENT_TIMEOUT, timeout) + attribute(_ELEMENT_EXPIRATION, expiration)
-    return _elements(_NEWSETELEM, _REQUEST | _CREATE, container, table, [element])
+    return _elements(_NEWSETELEM, REQUEST | _CREATE, container, table, [element])
 
 
 def delete_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`delete element ip rulegen NAME { ... }`; values do not count."""
     items = [item for key, _ in entries for item in _items(container, key, None)]
-    return _elements(_DELSETELEM, _REQUEST, container, table, items)
+    return _elements(_DELSETELEM, REQUEST, container, table, items)
 
 
 def _elements(kind: int, flags: int, container: Container, table: str, items: list[bytes]) -> bytearray:
     payload = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name)
-    payload += attribute(_ELEMENTS | _NESTED, b"".join(attribute(_LIST_ITEM | _NESTED, item) for item in items))
+    payload += attribute(_ELEMENTS | NESTED, b"".join(attribute(_LIST_ITEM | NESTED, item) for item in items))
     return message(kind, flags, _FAMILY_NUMBERS[container.family], payload)
 
 
@@ -256,7 +251,7 @@ def _items(container: Container, key: bytes, value: Value | None) -> Iterator[by
 
 
 def _key(key: bytes, kind: int = _ELEMENT_KEY) -> bytes:
-    return attribute(kind | _NESTED, attribute(_DATA_VALUE, key))
+    return attribute(kind | NESTED, attribute(_DATA_VALUE, key))
 
 
 def _content(container: Container, value: Value) -> bytes:
@@ -265,9 +260,9 @@ def _content(container: Container, value: Value) -> bytes:
     if container.is_verdict_map:
         word, chain = value.data.decode().split(" ")
         verdict = attribute(_VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + _text(_VERDICT_CHAIN, chain)
-        content = attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VERDICT | _NESTED, verdict))
+        content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VERDICT | NESTED, verdict))
     elif container.data:
-        content = attribute(_ELEMENT_DATA | _NESTED, attribute(_DATA_VALUE, value.data))
+        content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VALUE, value.data))
     if value.comment:
         text = value.comment.encode() + b"\0"
         content += attribute(_ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
@@ -275,15 +270,6 @@ def _content(container: Container, value: Value) -> bytes:
 
 
 # ---- reading ----
-
-
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The kinds and payloads of attributes that follow each other."""
-    offset, end = 0, len(data)
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
 
 
 def _name(data: bytes) -> str:
@@ -336,7 +322,7 @@ def _parse_any_element(data: bytes) -> Element:
 
 
 def _parse_data(payload: bytes) -> bytes:
-    length, kind = _ATTRIBUTE.unpack_from(payload)
+    length, kind = ATTRIBUTE.unpack_from(payload)
     if kind & 0x3FFF == _DATA_VALUE:
         return payload[4:length]
     parts = dict(attributes(payload[4:length]))
@@ -353,7 +339,7 @@ class Connection:
     def __init__(self) -> None:
         """Opens the socket."""
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
             self._socket.bind((0, 0))
         except OSError as error:
             raise HostError(f"cannot open a netlink socket to netfilter: {error.strerror}") from error
@@ -401,7 +387,7 @@ class Connection:
     def _dump(self, kind: int, family: Family | None, payload: bytes = b"") -> list[bytes]:
         """All answers to a listing, each without its headers. Raises InterruptedDumpError."""
         self._sequence += 1
-        request = message(kind, _REQUEST | _DUMP, 0 if family is None else _FAMILY_NUMBERS[family], payload)
+        request = message(kind, REQUEST | DUMP, 0 if family is None else _FAMILY_NUMBERS[family], payload)
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
         answers: list[bytes] = []
@@ -409,14 +395,14 @@ class Connection:
             data = self._receive()
             offset = 0
             while offset < len(data):
-                length, answer, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-                body = data[offset + _HEADER.size : offset + length]
+                length, answer, flags, sequence, _ = HEADER.unpack_from(data, offset)
+                body = data[offset + HEADER.size : offset + length]
                 offset += (length + 3) & ~3
                 if sequence != self._sequence:
                     continue
-                if flags & _DUMP_INTERRUPTED:
+                if flags & DUMP_INTERRUPTED:
                     raise InterruptedDumpError
-                if answer in {_NLMSG_ERROR, _NLMSG_DONE}:
+                if answer in {NLMSG_ERROR, NLMSG_DONE}:
                     number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
                     if number:
                         raise KernelError(number, -1)
@@ -431,14 +417,14 @@ class Connection:
 
     def _dump_one(self, kind: int) -> list[bytes]:
         self._sequence += 1
-        request = message(kind, _REQUEST, 0, b"")
+        request = message(kind, REQUEST, 0, b"")
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
         data = self._receive()
-        _, answer, _, _, _ = _HEADER.unpack_from(data)
-        if answer == _NLMSG_ERROR:
-            raise KernelError(-struct.unpack_from("=i", data, _HEADER.size)[0], -1)
-        return [data[_HEADER.size + 4 :]]
+        _, answer, _, _, _ = HEADER.unpack_from(data)
+        if answer == NLMSG_ERROR:
+            raise KernelError(-struct.unpack_from("=i", data, HEADER.size)[0], -1)
+        return [data[HEADER.size + 4 :]]
 
     def table(self, family: Family, name: str) -> TableInfo | None:
         """The table, None when there is none."""
@@ -529,16 +515,16 @@ class Connection:
                 break
             offset = 0
             while offset < len(data):
-                length, answer, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-                if answer == _NLMSG_ERROR and refusal is None:
-                    refusal = _refusal(data[offset + _HEADER.size : offset + length], flags, sequence - first)
+                length, answer, flags, sequence, _ = HEADER.unpack_from(data, offset)
+                if answer == NLMSG_ERROR and refusal is None:
+                    refusal = _refusal(data[offset + HEADER.size : offset + length], flags, sequence - first)
                 offset += (length + 3) & ~3
         if refusal is not None:
             raise refusal
 
 
 def _batch_mark(kind: int) -> bytearray:
-    mark = message(kind, _REQUEST, 0, b"")
+    mark = message(kind, REQUEST, 0, b"")
     mark[18:20] = struct.pack("!H", _SUBSYSTEM >> 8)  # nfgenmsg.res_id
     return mark
 
@@ -551,7 +537,7 @@ def _refusal(body: bytes, flags: int, index: int) -> KernelError:
     number = -struct.unpack_from("=i", body)[0]
     text = ""
     if flags & _ACK_TLVS:
-        start = 4 + (_HEADER.size if flags & _CAPPED else struct.unpack_from("=I", body, 4)[0])
+        start = 4 + (HEADER.size if flags & _CAPPED else struct.unpack_from("=I", body, 4)[0])
         text = _name(dict(attributes(body[start:])).get(1, b""))
     return KernelError(number, index, text)
 

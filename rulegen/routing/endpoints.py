@@ -33,17 +33,22 @@ class SlicePort(NamedTuple):
 class SliceEndpoint(Struct, frozen=True, gc=False):
     """One endpoint of a slice: its first address, canonical, and its conditions with their defaults (rule 21).
 
-    `draining`: serving and terminating. `target` and `node` are what a Service's weights can name it by.
+    `target` and `node` are what a Service's weights can name it by.
     """
 
     address: str
     local: bool
     ready: bool
+    serving: bool
     terminating: bool
-    draining: bool
     hints: EndpointHints | None
     target: str
     node: str
+
+    @property
+    def draining(self) -> bool:
+        """On its way out, but serving."""
+        return self.terminating and self.serving
 
 
 class SliceDigest(Struct, frozen=True, gc=False):
@@ -60,10 +65,14 @@ class SliceDigest(Struct, frozen=True, gc=False):
 
 
 class MergedEndpoint(Struct, frozen=True, gc=False):
-    """An endpoint of a service-port, ready to be chosen: `backend` carries the port and the weight, 0 included."""
+    """An endpoint of a service-port, ready to be chosen: `backend` carries the port and the weight, 0 included.
+
+    `draining`: serving and terminating.
+    """
 
     backend: Backend
     ready: bool
+    serving: bool
     draining: bool
     hints: EndpointHints | None
 
@@ -115,6 +124,7 @@ def merge(
                 merged[key] = MergedEndpoint(
                     Backend(endpoint.address, number, weight, endpoint.local),
                     endpoint.ready,
+                    endpoint.serving,
                     endpoint.draining,
                     endpoint.hints,
                 )
@@ -154,15 +164,14 @@ def _endpoints(
             findings.append(Finding(_subject(slice_), Reason.UNUSABLE_ADDRESS, _address_problem(endpoint, family)))
             continue
         conditions = endpoint.conditions or _NO_CONDITIONS
-        terminating = conditions.terminating is True
         node = endpoint.node_name or ""
         endpoints.append(
             SliceEndpoint(
                 address,
                 bool(node) and node == node_name,
                 conditions.ready is not False,
-                terminating,
-                terminating and conditions.serving is not False,
+                conditions.serving is not False,
+                conditions.terminating is True,
                 endpoint.hints,
                 endpoint.target_ref.name if endpoint.target_ref else "",
                 # A cluster has few nodes and many endpoints, and each was decoded with a copy of its own.

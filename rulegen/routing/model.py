@@ -34,7 +34,8 @@ class ServicePortName(NamedTuple):
 class Backend(Struct, frozen=True, order=True, gc=False):
     """An endpoint with its weight (D9), behind a Frontend.
 
-    `address` is canonical; `weight` is 1 to 65535, and 0 only in `Route.draining`. `local`: on this node (rule 20).
+    `address` is canonical; `weight` is 1 to 65535, and 0 only in `Route.draining` and `Route.serving`. `local`: on this
+    node (rule 20).
     """
 
     address: str
@@ -96,7 +97,9 @@ class Route(Struct, frozen=True, gc=False):
     that the service-port does not use that list; `local` can hold endpoints that `cluster` lacks (rule 27).
     `affinity_timeout`: seconds, or None without session affinity. `frontends`: those that this Route owns (D2),
     ClusterIP first, then by kind, address and port. `draining`: the endpoints of weight 0 to which affinity records
-    still lead, when there is affinity (D9): those that the lists would hold if their weight were 1.
+    still lead, when there is affinity (D9): those that the lists would hold if their weight were 1. `serving`: the
+    endpoints whose established flows live on (rules 73, 76), for UDP only, empty for other protocols; no rule depends
+    on it.
     """
 
     name: ServicePortName
@@ -106,6 +109,7 @@ class Route(Struct, frozen=True, gc=False):
     local: tuple[Backend, ...]
     affinity_timeout: int | None = None
     draining: tuple[Backend, ...] = ()
+    serving: tuple[Backend, ...] = ()
 
 
 RouteKey: TypeAlias = tuple[ServicePortName, Family]
@@ -150,8 +154,7 @@ HealthCheckKey: TypeAlias = tuple[ServiceKey, Family]
 
 
 class Changes(NamedTuple):
-    """What differs from what was taken last: Routes and health checks by key (None: gone), and the
-    node's part by family.
+    """What differs from what was taken last: Routes and health checks (None: gone), and the node's part by family.
 
     `findings`, by namespace and name: of each Service with other findings than before, all that it has now, those about
     its EndpointSlices included, sorted; () when none is left, or the Service is gone. `node_findings`: all about the

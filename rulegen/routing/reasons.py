@@ -103,7 +103,8 @@ def _listed(name: ServicePortName, slices: Iterable[SliceDigest], rules: tuple[W
             for source in slice_.endpoints:
                 weight = endpoint_weight(rules, source, slice_.weight)
                 backend = Backend(source.address, number, weight, source.local)
-                yield _Listed(slice_, source, MergedEndpoint(backend, source.ready, source.draining, source.hints))
+                merged = MergedEndpoint(backend, source.ready, source.serving, source.draining, source.hints)
+                yield _Listed(slice_, source, merged)
 
 
 def _winners(listed: Iterable[_Listed]) -> dict[str, _Listed]:

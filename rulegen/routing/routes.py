@@ -41,6 +41,7 @@ def compile_port(service: ServiceIntent, port: OwnedPort, slices: Iterable[Slice
         selection.local,
         service.affinity_timeout,
         draining,
+        _serving(endpoints, selection.cluster) if intent.name.protocol == "UDP" else (),
     )
 
 
@@ -57,3 +58,13 @@ def _draining(intent: PortIntent, endpoints: list[MergedEndpoint], node: NodeFac
     asked = select(endpoints, intent.uses_cluster, intent.uses_local, node.name, node.zone)
     reachable = {backend for backend in (*asked.cluster, *asked.local) if not backend.weight}
     return tuple(endpoint.backend for endpoint in endpoints if endpoint.backend in reachable)
+
+
+def _serving(endpoints: list[MergedEndpoint], cluster: tuple[Backend, ...]) -> tuple[Backend, ...]:
+    """The endpoints whose established flows live on, whatever policies, hints and weights say (rule 73, D9).
+
+    A ready one counts too: one that is not serving is published all the same, and gets traffic (rule 76). All endpoints
+    of the lists are among them. Nearly always they are the Cluster list, so that is not held twice.
+    """
+    serving = tuple([endpoint.backend for endpoint in endpoints if endpoint.serving or endpoint.ready])
+    return cluster if serving == cluster else serving

@@ -151,7 +151,6 @@ def configurations(draw: st.DrawFn) -> Configuration:
         bind_address_hard_fail=draw(st.booleans()),
         sync_period=sync_period,
         min_sync_period=draw(st.sampled_from([sync_period, 0.001])),
-        config_sync_period=draw(SECONDS),
         conntrack=Conntrack(
             max_per_core=draw(st.integers(0, 2**31 - 1)),
             minimum=draw(st.integers(0, 2**31 - 1)),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import HostError
 from tests.lab.lab import Lab
 
@@ -18,6 +19,14 @@ def lab_or_skip(*args: Any, **named: Any) -> Lab:
         return Lab(*args, **named)
     except (HostError, PermissionError, FileNotFoundError) as error:
         pytest.skip(f"no lab here: {error}")
+
+
+def namespace_or_skip() -> NetworkNamespace:
+    """A network namespace with nothing in it."""
+    try:
+        return NetworkNamespace()
+    except HostError as error:
+        pytest.skip(f"no network namespace here: {error}")
 
 
 class MakeLab(Protocol):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import permutations
 from random import Random
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis.strategies import DrawFn
 from rulegen.config import Family
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import Finding, HealthCheck, HealthCheckKey, NodeRouting, Reason, Route, RouteKey
+from rulegen.routing.model import Changes, Finding, HealthCheck, HealthCheckKey, NodeRouting, Reason, Route, RouteKey
 from tests.builders import (
     CONFIGURATION,
     Item,
@@ -29,6 +30,8 @@ from tests.builders import (
 )
 
 V4 = Family.IPV4
+Key = TypeVar("Key")
+Told = TypeVar("Told")
 OLD, NEW = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"
 
 
@@ -334,6 +337,36 @@ def take_step(made: Cluster, step: Step, held: dict[tuple[str, str], Item]) -> N
         made.remove_service_cidr(name)
 
 
+class Replayed:
+    """What somebody knows who is told of changes only."""
+
+    def __init__(self) -> None:
+        self.routes: dict[RouteKey, Route] = {}
+        self.node: dict[Family, NodeRouting] = {}
+        self.checks: dict[HealthCheckKey, HealthCheck] = {}
+        self.findings: dict[tuple[str, str], tuple[Finding, ...]] = {}
+        self.node_findings: list[tuple[Finding, ...]] = []
+
+    def take(self, changes: Changes) -> None:
+        _replay(self.routes, changes.routes)
+        _replay(self.checks, changes.health_checks)
+        _replay(self.findings, {key: found or None for key, found in changes.findings.items()})
+        self.node.update(changes.node)
+        if changes.node_findings is not None:
+            assert self.node_findings[-1:] != [changes.node_findings]
+            self.node_findings.append(changes.node_findings)
+
+
+def _replay(known: dict[Key, Told], changes: Mapping[Key, Told | None]) -> None:
+    """None: it is gone. What is told differs from what was known."""
+    for key, told in changes.items():
+        assert known.get(key) != told
+        if told is None:
+            del known[key]
+        else:
+            known[key] = told
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.tuples(st.one_of(services(), slices(), NODES, CIDRS, REMOVALS), st.booleans()), max_size=25),
@@ -344,50 +377,23 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
 ) -> None:
     made = Cluster(CONFIGURATION)
     held: dict[tuple[str, str], Item] = {}
-    replayed: dict[RouteKey, Route] = {}
-    replayed_node: dict[Family, NodeRouting] = {}
-    replayed_findings: dict[tuple[str, str], tuple[Finding, ...]] = {}
-    replayed_node_findings: list[tuple[Finding, ...]] = []
-    replayed_checks: dict[HealthCheckKey, HealthCheck] = {}
-
-    def replay() -> None:
-        changes = made.take_changes()
-        for key, route in changes.routes.items():
-            assert replayed.get(key) != route
-            if route is None:
-                del replayed[key]
-            else:
-                replayed[key] = route
-        for health_key, check in changes.health_checks.items():
-            assert replayed_checks.get(health_key) != check
-            if check is None:
-                del replayed_checks[health_key]
-            else:
-                replayed_checks[health_key] = check
-        replayed_node.update(changes.node)
-        for service_key, findings in changes.findings.items():
-            assert replayed_findings.get(service_key, ()) != findings
-            replayed_findings[service_key] = findings
-        if changes.node_findings is not None:
-            assert replayed_node_findings[-1:] != [changes.node_findings]
-            replayed_node_findings.append(changes.node_findings)
-
+    replayed = Replayed()
     for step, take in steps:
         take_step(made, step, held)
         if take:
-            replay()
-    replay()
+            replayed.take(made.take_changes())
+    replayed.take(made.take_changes())
     shuffled = list(held.values())
     random.shuffle(shuffled)
     fresh = cluster(*shuffled)
     assert made.routes() == fresh.routes()
     assert made.findings() == fresh.findings()
     taken = fresh.take_changes()
-    assert {key: found for key, found in replayed_findings.items() if found} == taken.findings
-    assert replayed_node_findings[-1] == taken.node_findings
-    assert sorted(replayed.values(), key=lambda route: (route.name, route.family.value)) == fresh.routes()
-    assert replayed_node == {family: fresh.node_routing(family) for family in CONFIGURATION.families}
-    assert replayed_checks == taken.health_checks
+    assert replayed.findings == taken.findings
+    assert replayed.node_findings[-1] == taken.node_findings
+    assert sorted(replayed.routes.values(), key=lambda route: (route.name, route.family.value)) == fresh.routes()
+    assert replayed.node == {family: fresh.node_routing(family) for family in CONFIGURATION.families}
+    assert replayed.checks == taken.health_checks
     keys = [
         (route.family, frontend.address, frontend.port, route.name.protocol)
         for route in fresh.routes()

@@ -279,3 +279,66 @@ def test_rule_3_other_nodes_are_ignored() -> None:
     made.take_changes()
     made.set_node(node("node-2", ["192.168.1.20"], zone="b"))
     assert not any(made.take_changes())
+
+
+DNS_PORTS = [port(53, "dns", "UDP", node_port=30053), port(53, "dns-tcp")]
+DNS = service("dns", kind="NodePort", external="Local", ports=DNS_PORTS)
+DNS_TARGETS = [endpoint_port(5353, "dns", "UDP"), endpoint_port(5353, "dns-tcp")]
+
+
+def udp_and_tcp(
+    *endpoints: Endpoint, of: Service = DNS, annotations: dict[str, str] | None = None
+) -> tuple[Route, Route]:
+    """The Routes of both ports of a name server."""
+    items = endpoint_slice(endpoints, service_name="dns", ports=DNS_TARGETS, annotations=annotations)
+    udp, tcp = cluster(node(zone="a"), of, items).routes()
+    return udp, tcp
+
+
+def test_rules_73_and_76_flows_live_on_at_who_serves_or_is_published() -> None:
+    udp, tcp = udp_and_tcp(
+        endpoint("10.0.0.1", "node-1"),
+        endpoint("10.0.0.2", ready=False, serving=True),
+        draining("10.0.0.3"),
+        endpoint("10.0.0.4", ready=True, serving=False),
+        endpoint("10.0.0.5", ready=False, serving=False),
+        endpoint("10.0.0.6", ready=False, serving=False, terminating=True),
+    )
+    assert addresses(udp.serving) == [f"10.0.0.{number}:5353" for number in (1, 2, 3, 4)]
+    assert addresses(udp.cluster) == ["10.0.0.1:5353", "10.0.0.4:5353"]
+    assert tcp.serving == ()
+
+
+def test_rule_73_hints_and_policies_do_not_end_flows() -> None:
+    items = [endpoint("10.0.0.1", "node-1", zones=["a"]), endpoint("10.0.0.2", "node-2", zones=["b"])]
+    local_only = replace(DNS, spec=replace(DNS.spec, internal_traffic_policy="Local", type="ClusterIP"))
+    for of in (DNS, local_only):
+        udp, _ = udp_and_tcp(*items, of=of)
+        assert addresses(udp.serving) == ["10.0.0.1:5353", "10.0.0.2:5353"]
+
+
+def test_d9_weight_0_keeps_its_flows() -> None:
+    udp, _ = udp_and_tcp(endpoint("10.0.0.1"), annotations={"rulegen.io/weight": "0"})
+    assert udp.cluster == ()
+    assert addresses(udp.serving) == ["10.0.0.1:5353"]
+    assert udp.draining == ()
+
+
+def test_what_serves_is_not_held_twice() -> None:
+    udp, _ = udp_and_tcp(*[endpoint(f"10.0.0.{number}") for number in range(1, 5)])
+    assert udp.serving is udp.cluster
+
+
+def test_all_of_both_lists_keep_their_flows() -> None:
+    udp, _ = udp_and_tcp(endpoint("10.0.0.1", "node-2"), draining("10.0.0.2", "node-1"), endpoint("10.0.0.3", "node-3"))
+    assert {*udp.cluster, *udp.local} <= set(udp.serving)
+
+
+def test_readiness_that_changes_nothing_else_is_told_for_udp_only() -> None:
+    """A slice keeps what decides, and that is no more for TCP than it was."""
+    before = endpoint_slice([endpoint("10.0.0.1", ready=False, serving=True)], service_name="dns", ports=DNS_TARGETS)
+    after = endpoint_slice([endpoint("10.0.0.1", ready=False, serving=False)], service_name="dns", ports=DNS_TARGETS)
+    made = cluster(node(), DNS, before)
+    made.take_changes()
+    made.set_slice(after)
+    assert [name.protocol for name, _ in made.take_changes().routes] == ["UDP"]

@@ -1,0 +1,157 @@
+"""Which UDP Frontends there are, which of them a change concerns, and whether a flow to one is stale. Pure.
+
+Changed Routes come in; the Frontends to look at go out, then a verdict for each flow. Other protocols are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
+
+from rulegen.config import Family
+from rulegen.routing.model import Frontend, Route, RouteKey, Verdict
+
+
+class FrontendKey(NamedTuple):
+    """A UDP Frontend; `address` is canonical, "" for a NodePort."""
+
+    family: Family
+    address: str
+    port: int
+
+
+class Flow(NamedTuple):
+    """A tracked UDP connection, as far as it matters here. Addresses are canonical.
+
+    `destination` and `port`: where the client sent its first packet. `reply_source` and `reply_port`: who answers.
+    `is_translated`: the destination was changed on the way.
+    """
+
+    family: Family
+    destination: str
+    port: int
+    reply_source: str
+    reply_port: int
+    is_translated: bool
+
+
+class OwnedFrontend(NamedTuple):
+    """A Frontend with the Route that owns it (D2)."""
+
+    route: Route
+    frontend: Frontend
+
+
+Replies: TypeAlias = frozenset[tuple[str, int]]
+
+
+class UdpFrontends:
+    """All UDP Frontends, by what a packet says."""
+
+    def __init__(self) -> None:
+        self._routes: dict[RouteKey, Route] = {}
+        self._owned: dict[FrontendKey, OwnedFrontend] = {}
+
+    def replace(self, routes: Mapping[RouteKey, Route | None]) -> set[FrontendKey]:
+        """Takes changed Routes (None: gone). Returns the Frontends to which there may be stale flows now (D5).
+
+        Those are the Frontends that are new, gone, or another Route's, whose verdict is another, and those of a Route
+        that lost an endpoint. One that moves between two Routes is in both, and its new owner counts.
+        """
+        changed = {key: route for key, route in routes.items() if key[0].protocol == "UDP"}
+        if not changed:
+            return set()
+        before: dict[FrontendKey, OwnedFrontend] = {}
+        after: dict[FrontendKey, OwnedFrontend] = {}
+        shrunk: set[RouteKey] = set()
+        for key, route in changed.items():
+            old = self._routes.pop(key, None)
+            before.update(_frontends(old))
+            after.update(_frontends(route))
+            if route is not None:
+                self._routes[key] = route
+                if old is not None and _replies(old) - _replies(route):
+                    shrunk.add(key)
+        for gone in before.keys() - after.keys():
+            del self._owned[gone]
+        self._owned |= after
+        return {key for key in before.keys() | after.keys() if _is_concerned(before.get(key), after.get(key), shrunk)}
+
+    def get(self, key: FrontendKey) -> OwnedFrontend | None:
+        """The Frontend with its owner; None for one that is gone."""
+        return self._owned.get(key)
+
+    def all(self) -> Collection[FrontendKey]:
+        """Every Frontend there is."""
+        return self._owned.keys()
+
+    def node_ports(self, family: Family) -> list[FrontendKey]:
+        """The NodePorts of a family."""
+        return [key for key in self._owned if key.family is family and not key.address]
+
+
+class Judge:
+    """Tells stale flows to some Frontends from others, with the Routes as they are.
+
+    `concerned`: the Frontends that are looked at; flows to others live on. `accepts_node_ports`: whether an address is
+    the node's own and NodePorts are accepted on it (rules 60-63, 66).
+    """
+
+    def __init__(
+        self,
+        frontends: UdpFrontends,
+        concerned: Collection[FrontendKey],
+        accepts_node_ports: Callable[[Family, str], bool],
+    ) -> None:
+        self._frontends = frontends
+        self._concerned = concerned
+        self._accepts_node_ports = accepts_node_ports
+        self._replies: dict[RouteKey, Replies] = {}
+
+    def is_stale(self, flow: Flow) -> bool:
+        """Whether a new packet of the flow would go elsewhere, or nowhere, were it not for the entry (rule 74).
+
+        To a Frontend that exists: when who answers is not one of its Route's endpoints, which includes nobody having
+        translated it. To one that is gone: when it was translated; else it is not ours to judge.
+        """
+        addressed = FrontendKey(flow.family, flow.destination, flow.port)
+        owned = self._frontends.get(addressed)
+        concerned = addressed in self._concerned
+        # An address of the node whose own Frontend has nobody behind it is still an address for NodePorts (rule 64).
+        if owned is None or owned.frontend.verdict is Verdict.REJECT:
+            node_port = FrontendKey(flow.family, "", flow.port)
+            owned_node_port = self._frontends.get(node_port)
+            is_watched = node_port in self._concerned
+            if (owned_node_port or is_watched) and self._accepts_node_ports(flow.family, flow.destination):
+                concerned = concerned or is_watched
+                owned = owned_node_port or owned
+        if not concerned:
+            return False
+        if owned is None:
+            return flow.is_translated
+        return (flow.reply_source, flow.reply_port) not in self._replies_of(owned.route)
+
+    def _replies_of(self, route: Route) -> Replies:
+        key = (route.name, route.family)
+        if key not in self._replies:
+            self._replies[key] = _replies(route)
+        return self._replies[key]
+
+
+def _frontends(route: Route | None) -> Iterator[tuple[FrontendKey, OwnedFrontend]]:
+    if route is not None:
+        for frontend in route.frontends:
+            yield FrontendKey(route.family, frontend.address, frontend.port), OwnedFrontend(route, frontend)
+
+
+def _replies(route: Route) -> Replies:
+    """Who may answer a flow to the Route's Frontends (rules 73, 76)."""
+    return frozenset([(backend.address, backend.port) for backend in route.serving])
+
+
+def _is_concerned(before: OwnedFrontend | None, after: OwnedFrontend | None, shrunk: Collection[RouteKey]) -> bool:
+    if before is None or after is None or before.route.name != after.route.name:
+        return True
+    if before.frontend.verdict is not after.frontend.verdict:
+        return True
+    return (after.route.name, after.route.family) in shrunk

@@ -1,0 +1,34 @@
+"""Which flows live on is nothing that a rule depends on."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from rulegen.iptables.compiler import Compiler as IptablesCompiler
+from rulegen.nftables.compiler import Compiler as NftablesCompiler
+from rulegen.routing.model import Backend
+from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_port, endpoint_slice, node, port, service
+
+
+@pytest.mark.parametrize("compiler_of", [NftablesCompiler, IptablesCompiler], ids=["nftables", "iptables"])
+@pytest.mark.parametrize("affinity", [None, 60])
+def test_no_target_reads_which_flows_live_on(
+    compiler_of: type[NftablesCompiler] | type[IptablesCompiler], affinity: int | None
+) -> None:
+    dns = service("dns", kind="NodePort", ports=[port(53, "dns", "UDP", 30053)], affinity=affinity)
+    target = endpoint_port(5353, "dns", "UDP")
+    given = cluster(node(), dns, endpoint_slice([endpoint("10.244.1.1")], service_name="dns", ports=[target]))
+    changes = given.take_changes()
+    compiler = compiler_of(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
+    delta, _ = compiler.update(changes.routes, changes.node)
+    assert delta
+    differing = {
+        key: replace(route, serving=(*route.serving, Backend("10.244.9.9", 5353)))
+        for key, route in changes.routes.items()
+        if route
+    }
+    delta, errors = compiler.update(differing)
+    assert differing
+    assert not delta
+    assert not errors
