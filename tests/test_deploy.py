@@ -135,11 +135,13 @@ def without(name: str) -> list[str]:
 @pytest.mark.kernel
 @pytest.mark.parametrize("target", ["nftables", "iptables"])
 def test_the_capabilities_suffice_on_both_targets(host: Host, target: str) -> None:
+    host.nft("add table ip kube-proxy\n")
+    host.run("iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
     source = ("-f", CLUSTER, "--node", "node-a", "--target", target)
     for arguments, expected in [
         (("apply", *source), "applied"),
         (("diff", *source), "0 added, 0 changed, 0 removed"),
-        (("cleanup", "--kube-proxy"), "nothing to remove"),
+        (("cleanup", "--kube-proxy"), "removed ip kube-proxy\nremoved iptables-nft nat\n"),
         (("cleanup",), "removed "),
     ]:
         done = host.run(*with_capabilities(CAPABILITIES, *arguments), timeout=60)
@@ -151,7 +153,7 @@ def test_the_capabilities_suffice_on_both_targets(host: Host, target: str) -> No
 def test_the_capabilities_suffice_for_a_ruleset_that_nft_loads_by_itself(host: Host, tmp_path: Path) -> None:
     from bench.clusters import NODE, Shape, manifest
 
-    cluster = manifest(Shape(400), tmp_path)
+    cluster = manifest(Shape(100), tmp_path)
     done = host.run(*with_capabilities(CAPABILITIES, "apply", "-f", str(cluster), "--node", NODE), timeout=60)
     assert done.returncode == 0, done.stderr
     assert "applied" in done.stdout
