@@ -1,0 +1,322 @@
+"""What is in deploy/: manifests that an API server takes, an image with all it needs, no more rights than are used."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+import kubernetes_validate
+import pytest
+import yaml
+
+from rulegen import __version__
+from rulegen.cli import main
+from rulegen.config import AgentConfiguration, Target
+from rulegen.configuration_file import load_configuration
+from rulegen.kube.api import connect
+from rulegen.kube.kubeconfig import SERVICE_ACCOUNT
+from rulegen.kube.listing import endpoint_slices, list_pages, nodes, service_cidrs, services
+from tests.agent.running import RULEGEN, Agent
+from tests.apiserver import ApiServer
+from tests.apiserver.server import TOKEN, certificate_authority
+from tests.nftables.host import Host, host_or_skip
+
+REPOSITORY = Path(__file__).parents[1]
+CLUSTER = str(REPOSITORY / "golden/weights/cluster.yaml")
+
+Document: TypeAlias = dict[str, Any]
+
+DOCUMENTS: list[Document] = [
+    document
+    for path in sorted((REPOSITORY / "deploy").glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+]
+BY_KIND: dict[str, Document] = {document["kind"]: document for document in DOCUMENTS}
+POD: Document = BY_KIND["DaemonSet"]["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+CAPABILITIES: list[str] = CONTAINER["securityContext"]["capabilities"]["add"]
+CONTAINERFILE = (REPOSITORY / "deploy/Containerfile").read_text()
+
+
+# -- manifests --
+
+
+@pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["kind"])
+def test_manifests_follow_the_published_schemas(document: Document, version: str) -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_manifests_refer_to_each_other_and_to_nothing_else() -> None:
+    assert len(BY_KIND) == len(DOCUMENTS)
+    account = BY_KIND["ServiceAccount"]["metadata"]
+    role = BY_KIND["ClusterRole"]["metadata"]
+    binding = BY_KIND["ClusterRoleBinding"]
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role["name"]}
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+    ]
+    assert POD["serviceAccountName"] == account["name"]
+    assert {BY_KIND[kind]["metadata"]["namespace"] for kind in ("ConfigMap", "DaemonSet")} == {account["namespace"]}
+    volumes = {volume["name"]: volume for volume in POD["volumes"]}
+    assert volumes["config"]["configMap"] == {"name": BY_KIND["ConfigMap"]["metadata"]["name"]}
+    assert volumes.keys() == {mount["name"] for mount in CONTAINER["volumeMounts"]}
+    labels = BY_KIND["DaemonSet"]["spec"]["template"]["metadata"]["labels"]
+    assert BY_KIND["DaemonSet"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_image_is_of_this_version() -> None:
+    assert CONTAINER["image"] == f"rulegen:{__version__}"
+
+
+# -- rights --
+
+
+def test_the_role_allows_what_is_asked_and_nothing_else() -> None:
+    resources = [services(), endpoint_slices(), service_cidrs(), nodes("node-1")]
+    paths = {path for resource in resources for path in resource.paths}
+    read = {(*_group_and_resource(path), verb) for path in paths for verb in ("list", "watch")}
+    events = {("events.k8s.io", "events", verb) for verb in ("create", "patch")}
+    assert _allowed(BY_KIND["ClusterRole"]["rules"]) == read | events
+
+
+def _group_and_resource(path: str) -> tuple[str, str]:
+    """Of a path such as /api/v1/nodes or /apis/discovery.k8s.io/v1/endpointslices."""
+    words = path.strip("/").split("/")
+    return (words[1] if words[0] == "apis" else ""), words[-1]
+
+
+def _allowed(rules: list[Document]) -> set[tuple[str, str, str]]:
+    assert all(rule.keys() == {"apiGroups", "resources", "verbs"} for rule in rules)
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_the_pod_has_no_more_of_the_node_than_its_network_and_the_lock() -> None:
+    security = CONTAINER["securityContext"]
+    assert security["capabilities"]["drop"] == ["ALL"]
+    assert (security["privileged"], security["allowPrivilegeEscalation"]) == (False, False)
+    assert security["readOnlyRootFilesystem"] is True
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert POD["hostNetwork"] is True
+    assert not POD.keys() & {"hostPID", "hostIPC"}
+    host_paths = [volume["hostPath"]["path"] for volume in POD["volumes"] if "hostPath" in volume]
+    assert host_paths == ["/run/xtables.lock"]
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with host_or_skip() as made:
+        yield made
+
+
+def with_capabilities(names: list[str], *arguments: str) -> list[str]:
+    """rulegen as root of a container that has only these capabilities, and cannot get others."""
+    bounding = ",".join(["-all", *(f"+{name.lower()}" for name in names)])
+    return ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all", "--no-new-privs", RULEGEN, *arguments]
+
+
+def without(name: str) -> list[str]:
+    return [capability for capability in CAPABILITIES if capability != name]
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("target", ["nftables", "iptables"])
+def test_the_capabilities_suffice_on_both_targets(host: Host, target: str) -> None:
+    host.nft("add table ip kube-proxy\n")
+    host.run("iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
+    source = ("-f", CLUSTER, "--node", "node-a", "--target", target)
+    for arguments, expected in [
+        (("apply", *source), "applied"),
+        (("diff", *source), "0 added, 0 changed, 0 removed"),
+        (("cleanup", "--kube-proxy"), "removed ip kube-proxy\nremoved iptables-nft nat\n"),
+        (("cleanup",), "removed "),
+    ]:
+        done = host.run(*with_capabilities(CAPABILITIES, *arguments), timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+
+
+@pytest.mark.kernel
+def test_the_capabilities_suffice_for_a_ruleset_that_nft_loads_by_itself(host: Host, tmp_path: Path) -> None:
+    from bench.clusters import NODE, Shape, manifest
+
+    cluster = manifest(Shape(100), tmp_path)
+    done = host.run(*with_capabilities(CAPABILITIES, "apply", "-f", str(cluster), "--node", NODE), timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "applied" in done.stdout
+
+
+@pytest.mark.kernel
+def test_the_capabilities_suffice_for_the_agent(host: Host, tmp_path: Path) -> None:
+    command = with_capabilities(CAPABILITIES, "agent", "-f", CLUSTER, "--node", "node-a")
+    with (tmp_path / "log").open("wb") as log, host.namespace.entered():
+        process = subprocess.Popen(command, stderr=log)
+    with process:
+        try:
+            agent = Agent(process, tmp_path)
+            agent.wait_for("sync mode=full", 30)
+            host.nft("flush map ip rulegen internal\n")
+            agent.wait_for("repaired 5 entries", 30)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("missing", "arguments", "message"),
+    [
+        (
+            "NET_ADMIN",
+            ("apply", "-f", CLUSTER, "--node", "node-a"),
+            "nftables needs root, or the capability CAP_NET_ADMIN",
+        ),
+        (
+            "NET_ADMIN",
+            ("agent", "-f", CLUSTER, "--node", "node-a"),
+            "nftables needs root, or the capability CAP_NET_ADMIN",
+        ),
+        ("NET_ADMIN", ("cleanup",), "nftables needs root, or the capability CAP_NET_ADMIN"),
+        (
+            "NET_RAW",
+            ("apply", "-f", CLUSTER, "--node", "node-a", "--target", "iptables"),
+            "iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW",
+        ),
+    ],
+)
+def test_each_capability_is_needed_and_named_where_it_is_missing(
+    host: Host, missing: str, arguments: tuple[str, ...], message: str
+) -> None:
+    done = host.run(*with_capabilities(without(missing), *arguments), timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"rulegen: reading and changing {message}"
+
+
+# -- how the agent is started --
+
+
+def test_the_command_line_takes_the_arguments() -> None:
+    name, *arguments = _arguments()
+    command = main.commands[name]
+    assert isinstance(command, click.Command)
+    parameters = command.make_context(name, arguments).params
+    assert parameters.pop("node") == "the-node"
+    assert {parameters.pop("config"), parameters.pop("kubeconfig")} == set(_mounted())
+    assert not any(parameters.values())
+
+
+def test_other_commands_in_the_pod_find_the_same_api_server() -> None:
+    assert f"--kubeconfig={_environment()['KUBECONFIG']}" in _arguments()
+
+
+def _environment() -> dict[str, str]:
+    """The variables of the container; the downward API gives the name of the node."""
+    fields = {"spec.nodeName": "the-node"}
+    return {
+        variable["name"]: variable.get("value") or fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        for variable in CONTAINER["env"]
+    }
+
+
+def _arguments() -> list[str]:
+    """As the kubelet expands them."""
+    return [re.sub(r"\$\((\w+)\)", lambda match: _environment()[match[1]], word) for word in CONTAINER["args"]]
+
+
+def _mounted() -> list[str]:
+    """Where the ConfigMap's files are in the container."""
+    (folder,) = (mount["mountPath"] for mount in CONTAINER["volumeMounts"] if mount["name"] == "config")
+    return [f"{folder}/{name}" for name in BY_KIND["ConfigMap"]["data"]]
+
+
+def test_the_configuration_is_read_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "config.conf"
+    path.write_text(BY_KIND["ConfigMap"]["data"]["config.conf"])
+    configuration, warnings = load_configuration(str(path))
+    assert warnings == []
+    assert configuration.target is Target.NFTABLES
+    assert configuration.agent == AgentConfiguration()
+
+
+def test_the_kubeconfig_reaches_an_api_server_with_the_pods_own_account(tmp_path: Path) -> None:
+    text = BY_KIND["ConfigMap"]["data"]["kubeconfig.conf"]
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "ca.crt").write_bytes(certificate_authority().cert_pem.bytes())
+    with ApiServer() as server:
+        for placeholder, value in (("https://APISERVER:6443", server.url), (str(SERVICE_ACCOUNT), str(tmp_path))):
+            assert placeholder in text
+            text = text.replace(placeholder, value)
+        path = tmp_path / "kubeconfig.conf"
+        path.write_text(text)
+        api = connect(str(path))
+        assert [list(page.items) for page in list_pages(api, services())] == [[]]
+        api.close()
+
+
+def test_ports_are_those_that_the_agent_listens_on() -> None:
+    agent = AgentConfiguration()
+    healthz, metrics = agent.healthz_bind_address.port, agent.metrics_bind_address.port
+    exposed = re.findall(r"^EXPOSE (.*)$", CONTAINERFILE, re.MULTILINE)
+    assert [set(map(int, ports.split())) for ports in exposed] == [{healthz, metrics}]
+    asked = {name: CONTAINER[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert {(probe["host"], probe["port"]) for probe in asked.values()} == {("127.0.0.1", healthz)}
+    assert {name: probe["path"] for name, probe in asked.items()} == {
+        "startupProbe": "/livez",
+        "livenessProbe": "/livez",
+        "readinessProbe": "/healthz",
+    }
+    assert "ports" not in CONTAINER
+
+
+# -- image --
+
+
+def _copied() -> list[tuple[list[str], str]]:
+    """What the Containerfile copies from the repository, and to where."""
+    lines = re.findall(r"^COPY (?!--from)(.*)$", CONTAINERFILE, re.MULTILINE)
+    return [(words[:-1], words[-1]) for words in map(str.split, lines)]
+
+
+def test_nothing_that_is_copied_is_kept_from_the_builder() -> None:
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if not line.startswith("#")]
+    copied = sorted(f"!{name}" for names, _ in _copied() for name in names)
+    assert rules == ["*", *copied, "**/__pycache__"]
+
+
+def test_a_wheel_can_be_built_from_what_is_copied(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for names, target in _copied():
+        for source in (REPOSITORY / name for name in names):
+            if source.is_dir():
+                shutil.copytree(source, root / target.lstrip("/"), ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (root / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, root / target.lstrip("/"))
+    built = tmp_path / "built"
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", built], cwd=root / "src", check=True
+    )
+    assert [path.name.split("-")[:2] for path in built.iterdir()] == [["rulegen", __version__]]
+
+
+def test_the_last_stage_has_what_runs_and_no_compiler() -> None:
+    last = CONTAINERFILE.rpartition("\nFROM ")[2]
+    installed = set(re.findall(r"[a-z][a-z0-9-]+", re.findall(r"apt-get install ([^&]*)", last)[0]))
+    assert installed >= {"iptables", "nftables", "python3", "python3-nftables", "util-linux"}
+    assert not installed & {"gcc", "python3-dev", "python3-venv"}
+    assert f'ENTRYPOINT ["{re.findall(r"-m venv .* (/[a-z/]+)", CONTAINERFILE)[0]}/bin/rulegen"]' in last
