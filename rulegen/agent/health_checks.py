@@ -16,11 +16,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import msgspec
 from msgspec import Struct
 
-from rulegen.agent.addresses import host_addresses
 from rulegen.agent.health import JSON_HEADERS, Health
 from rulegen.agent.http import READS, HttpServer, Listener, refuse_method, respond
 from rulegen.config import Cidr, Family, SocketAddress
 from rulegen.errors import HostError
+from rulegen.interfaces import bindable_addresses
 from rulegen.routing.addresses import MATCH_ALL, contains, parse_network
 from rulegen.routing.model import HealthCheck, HealthCheckKey, ServiceKey
 
@@ -160,4 +160,4 @@ def _listening_addresses(family: Family, ranges: tuple[Cidr, ...]) -> tuple[str,
     if MATCH_ALL[family] in ranges:
         return (_EVERY_ADDRESS[family],)
     networks = [network for cidr in ranges if (network := parse_network(cidr))]
-    return tuple(address for address in host_addresses(family) if contains(networks, address))
+    return tuple(address for address in bindable_addresses(family) if contains(networks, address))

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.conntrack.frontends import FrontendKey, Judge, UdpFrontends
-from rulegen.conntrack.own_addresses import own_addresses
 from rulegen.conntrack.table import REMOVED_AT_ONCE, ConnectionTable, Filter, TrackedFlow, narrowest_filter
 from rulegen.errors import ConntrackError
+from rulegen.interfaces import own_addresses
 from rulegen.routing.addresses import contains, is_loopback, parse_network
 from rulegen.routing.model import Changes, NodeRouting
 

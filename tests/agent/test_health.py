@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from rulegen.agent.addresses import host_addresses
 from rulegen.agent.health import GOING_AWAY_TAINT, Health, healthz_application
 from rulegen.agent.health_checks import ServiceHealthServers
 from rulegen.agent.http import HttpServer
 from rulegen.config import Family, SocketAddress
 from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.interfaces import bindable_addresses
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Node, NodeSpec, Taint
 from rulegen.routing.addresses import MATCH_ALL
@@ -237,13 +237,17 @@ def taken(port: int, address: str = "127.0.0.1") -> socket.socket:
     return socket.create_server((address, port))
 
 
+IFA_F_NODAD = 0x02
+
+
 def add_addresses(*addresses: str) -> None:
     """More addresses of the loopback interface of the namespace."""
     from pyroute2 import IPRoute
 
     with IPRoute() as ip:
         for address in addresses:
-            ip.addr("add", index=1, address=address, prefixlen=128 if ":" in address else 32)
+            # Nobody else is asked whether it is his: for a while it could not be used.
+            ip.addr("add", index=1, address=address, prefixlen=128 if ":" in address else 32, flags=IFA_F_NODAD)
 
 
 def in_use(address: str, port: int) -> str:
@@ -347,8 +351,8 @@ def test_rule_77_only_on_own_addresses_that_accept_node_ports(
     balancers: Balancers, namespace: NetworkNamespace
 ) -> None:
     add_addresses("10.9.0.1", "10.9.0.2", "10.8.0.1", "fd00:9::1", "fd00:8::1")
-    assert host_addresses(V4) == ("10.8.0.1", "10.9.0.1", "10.9.0.2", "127.0.0.1")
-    assert host_addresses(V6) == ("::1", "fd00:8::1", "fd00:9::1")
+    assert bindable_addresses(V4) == ("10.8.0.1", "10.9.0.1", "10.9.0.2", "127.0.0.1")
+    assert bindable_addresses(V6) == ("::1", "fd00:8::1", "fd00:9::1")
     balancers.apply(check(32000), check(32000, family=V6))
     balancers.servers.set_addresses({V4: ("10.9.0.0/24", "192.0.2.0/24"), V6: ("fd00:9::/64",)})
     assert [is_open(32000, address) for address in ("10.9.0.1", "10.9.0.2", "10.8.0.1", "127.0.0.1")] == [

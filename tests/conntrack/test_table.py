@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from rulegen.config import Family
-from rulegen.conntrack.own_addresses import own_addresses
 from rulegen.conntrack.table import ConnectionTable, Filter
 from rulegen.errors import ConntrackError, HostError
+from rulegen.interfaces import own_addresses
 from tests.conntrack.scene import CLIENT, NODE, NODE_V6, SECOND_ADDRESS, Scene
 
 pytestmark = pytest.mark.kernel

@@ -1,8 +1,12 @@
-"""What addresses the host has at this moment. Reads the kernel, decides nothing."""
+"""The addresses on the interfaces of a network namespace: asked of the kernel, in the namespace of the calling thread.
+
+Decides nothing about them.
+"""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from rulegen.config import Family
@@ -15,12 +19,17 @@ _UNUSABLE_FLAGS = 0x08 | 0x40
 _SCOPE_LINK = 253
 
 
-def host_addresses(family: Family) -> tuple[str, ...]:
-    """The addresses that a socket can be bound to, in the network namespace of the calling thread; canonical, sorted.
+def own_addresses(family: Family) -> tuple[str, ...]:
+    """All of them, canonical and sorted. Raises HostError when the kernel does not say."""
+    return _addresses(family, lambda _: True)
 
-    Raises:
-        HostError: the kernel does not say.
-    """
+
+def bindable_addresses(family: Family) -> tuple[str, ...]:
+    """Those that a socket can be bound to, canonical and sorted. Raises HostError when the kernel does not say."""
+    return _addresses(family, _is_bindable)
+
+
+def _addresses(family: Family, is_wanted: Callable[[Any], bool]) -> tuple[str, ...]:
     from pyroute2 import IPRoute, NetlinkError
 
     try:
@@ -29,10 +38,10 @@ def host_addresses(family: Family) -> tuple[str, ...]:
     except (OSError, NetlinkError) as error:
         raise HostError(f"cannot read the host's {family.value} addresses: {error}") from error
     # IFA_ADDRESS is the other end of a point-to-point link, when there is an IFA_LOCAL.
-    addresses = {entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS") for entry in entries if _is_usable(entry)}
+    addresses = {entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS") for entry in entries if is_wanted(entry)}
     return tuple(sorted(addresses - {None}))
 
 
-def _is_usable(entry: Any) -> bool:
+def _is_bindable(entry: Any) -> bool:
     is_link_local = entry["family"] == socket.AF_INET6 and entry["scope"] == _SCOPE_LINK
     return not is_link_local and not (entry.get_attr("IFA_FLAGS") or entry["flags"]) & _UNUSABLE_FLAGS
