@@ -27,6 +27,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from rulegen.config import SocketAddress
 
 READS = ("GET", "HEAD")
+# Tells answers of rulegen from those of another program at the same port.
+SERVER = "rulegen"
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -50,7 +52,7 @@ def respond(
     start_response: StartResponse, status: HTTPStatus, body: bytes, headers: Iterable[tuple[str, str]]
 ) -> list[bytes]:
     """What a WSGI application returns for a body that is complete; the server leaves it out where HEAD was asked."""
-    start_response(f"{status.value} {status.phrase}", list(headers))
+    start_response(f"{status.value} {status.phrase}", [*headers, ("Content-Length", str(len(body)))])
     return [body]
 
 
@@ -258,7 +260,7 @@ class _Exchange(WSGIRequestHandler):
         super().send_error(code)
 
     def version_string(self) -> str:
-        return "rulegen"
+        return SERVER
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in http.server
         pass
@@ -270,6 +272,7 @@ class _Handler(SimpleHandler):
     headers: Headers
     environ: WSGIEnvironment
     http_version = "1.1"
+    server_software = SERVER
     # Not the variables of this process.
     os_environ: dict[str, str] = {}  # noqa: RUF012 - as in wsgiref
     _has_sent_headers = False

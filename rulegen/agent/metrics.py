@@ -20,11 +20,10 @@ from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invali
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.routing.model import Changes, Finding, FrontendKind, Reason, Route, Verdict
 from rulegen.ruleset import Delta
+from rulegen.targets.model import RuleCount
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-    from rulegen.iptables.program import Entries, EntryKey, Rules
 
 _SYNC_BUCKETS = [0.001 * 2**power for power in range(15)]
 _PROGRAMMING_BUCKETS = [0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30)]
@@ -59,7 +58,7 @@ class Metrics:
         self._syncs = _Syncs(make, target)
         self._routes = _Routes(make)
         self._findings = _Findings(make)
-        self._rules = _IptablesRules(make) if target is Target.IPTABLES else None
+        self._rules = _Rules(make) if target is Target.IPTABLES else None
         self._conntrack_seconds = make.histograms(
             "kubeproxy_conntrack_reconciler_sync_duration_seconds", "How long a clean-up of conntrack took"
         )
@@ -123,17 +122,10 @@ class Metrics:
         """So many entries were put back after that."""
         self._repaired.inc(entries)
 
-    # -- iptables --
-
-    def rules_read(self, entries: Entries) -> None:
-        """What iptables holds of ours. On iptables only."""
+    def rules_counted(self, counts: Mapping[tuple[Family, str], RuleCount]) -> None:
+        """The rules of each family and table after a sync. On iptables only."""
         if self._rules:
-            self._rules.read(entries)
-
-    def rules_changed(self, delta: Delta[EntryKey, Rules]) -> None:
-        """What a sync changed there. On iptables only."""
-        if self._rules:
-            self._rules.changed(delta)
+            self._rules.counted(counts)
 
     # -- beside the rules --
 
@@ -408,7 +400,7 @@ class _Findings:
                 self._now[key] = after
 
 
-class _IptablesRules:
+class _Rules:
     """How many rules of ours each table has, and how many the last sync wrote (rule 101)."""
 
     def __init__(self, make: _Maker) -> None:
@@ -416,23 +408,13 @@ class _IptablesRules:
         total = make.gauge(f"{prefix}_total", "Rules of rulegen that there are", "table", _FAMILY)
         last = make.gauge(f"{prefix}_last", "Rules that the last sync wrote", "table", _FAMILY)
         tables = [(family, table) for table in ("mangle", "nat", "filter") for family in make.families]
-        self._total = {(family, table): total.labels(table, family.value) for family, table in tables}
-        self._last = {(family, table): last.labels(table, family.value) for family, table in tables}
+        self._gauges = {
+            (family, table): (total.labels(table, family.value), last.labels(table, family.value))
+            for family, table in tables
+        }
 
-    def read(self, entries: Entries) -> None:
-        for table, count in self._counts(entries).items():
-            self._total[table].set(count)
-
-    def changed(self, delta: Delta[EntryKey, Rules]) -> None:
-        before = self._counts(delta.removed | {key: change.before for key, change in delta.changed.items()})
-        after = self._counts(delta.added | {key: change.after for key, change in delta.changed.items()})
-        for table, count in after.items():
-            self._total[table].inc(count - before[table])
-            self._last[table].set(count)
-
-    def _counts(self, entries: Entries) -> dict[tuple[Family, str], int]:
-        counts = dict.fromkeys(self._total, 0)
-        for key, rules in entries.items():
-            if (key.family, key.table) in counts:
-                counts[key.family, key.table] += len(rules)
-        return counts
+    def counted(self, counts: Mapping[tuple[Family, str], RuleCount]) -> None:
+        for key, (total, last) in self._gauges.items():
+            count = counts.get(key, RuleCount(0, 0))
+            total.set(count.total)
+            last.set(count.written)

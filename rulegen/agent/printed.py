@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from rulegen.config import Family
 from rulegen.errors import TargetError
 from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, ShownChange
+from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, RuleCount, ShownChange
 
 
 class PrintedRules:
@@ -58,6 +58,6 @@ class PrintedRules:
         """As the rules do."""
         return self._rules.counts(delta)
 
-    def rule_counts(self) -> Mapping[tuple[Family, str], int]:
+    def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
         """As the rules do."""
         return self._rules.rule_counts()

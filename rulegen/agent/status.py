@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from rulegen.agent.configz import configuration_document
+from rulegen.agent.http import READS, refuse_method, respond, respond_text
 from rulegen.config import Configuration
 
 if TYPE_CHECKING:
@@ -21,12 +22,10 @@ if TYPE_CHECKING:
 
 _TEXT = "text/plain; charset=utf-8"
 _OPENMETRICS = "application/openmetrics-text"
-_METHODS = ("GET", "HEAD")
 _GROUP = "kubeproxy.config.k8s.io"
 
 
-class _Answer(NamedTuple):
-    status: HTTPStatus
+class _Page(NamedTuple):
     content_type: str
     body: bytes
 
@@ -34,38 +33,29 @@ class _Answer(NamedTuple):
 def status_application(configuration: Configuration, registry: CollectorRegistry) -> WSGIApplication:
     """What answers at `metricsBindAddress`. `configuration`: the settings in force; `registry`: of `Metrics`."""
     configz = msgspec.json.encode({_GROUP: configuration_document(configuration)})
-    pages: dict[str, Callable[[WSGIEnvironment], _Answer]] = {
+    pages: dict[str, Callable[[WSGIEnvironment], _Page]] = {
         "/metrics": lambda environ: _metrics(registry, environ.get("HTTP_ACCEPT", "")),
-        "/healthz": lambda _: _Answer(HTTPStatus.OK, _TEXT, b"ok"),
-        "/proxyMode": lambda _: _Answer(HTTPStatus.OK, _TEXT, configuration.target.value.encode()),
-        "/configz": lambda _: _Answer(HTTPStatus.OK, "application/json", configz),
+        "/healthz": lambda _: _Page(_TEXT, b"ok"),
+        "/proxyMode": lambda _: _Page(_TEXT, configuration.target.value.encode()),
+        "/configz": lambda _: _Page("application/json", configz),
     }
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        page = pages.get(environ.get("PATH_INFO", ""))
-        method = environ["REQUEST_METHOD"]
+        page = pages.get(environ["PATH_INFO"])
         if page is None:
-            answer = _Answer(HTTPStatus.NOT_FOUND, _TEXT, b"404 page not found\n")
-        elif method not in _METHODS:
-            answer = _Answer(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"405 method not allowed\n")
-        else:
-            answer = page(environ)
-        headers = [
-            ("Content-Type", answer.content_type),
-            ("Content-Length", str(len(answer.body))),
-            ("X-Content-Type-Options", "nosniff"),
-        ]
-        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers.append(("Allow", ", ".join(_METHODS)))
-        start_response(f"{answer.status.value} {answer.status.phrase}", headers)
-        return [] if method == "HEAD" else [answer.body]
+            return respond_text(start_response, HTTPStatus.NOT_FOUND)
+        if environ["REQUEST_METHOD"] not in READS:
+            return refuse_method(start_response)
+        content_type, body = page(environ)
+        headers = [("Content-Type", content_type), ("X-Content-Type-Options", "nosniff")]
+        return respond(start_response, HTTPStatus.OK, body, headers)
 
     return application
 
 
-def _metrics(registry: CollectorRegistry, accept: str) -> _Answer:
+def _metrics(registry: CollectorRegistry, accept: str) -> _Page:
     from prometheus_client.exposition import choose_encoder
 
     # Never the header itself: there are some that the library fails on.
     encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
-    return _Answer(HTTPStatus.OK, content_type, encode(registry))
+    return _Page(content_type, encode(registry))

@@ -18,7 +18,7 @@ from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import REMARK, Step, plan
 from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
-from rulegen.targets.model import RouteChange, ShownChange, shown_change
+from rulegen.targets.model import RouteChange, RuleCount, ShownChange, shown_change
 
 
 class LiveIptables:
@@ -40,7 +40,9 @@ class LiveIptables:
         self._patience = patience
         self._clock = clock
         self._live: Entries = {}
-        self._rule_counts: Counter[tuple[Family, str]] = Counter()
+        # By family and table: the rules that there are, and those that the last change wrote.
+        self._total: Counter[tuple[Family, str]] = Counter()
+        self._written: Counter[tuple[Family, str]] = Counter()
         self._services: Collection[ServiceKey] = ()
         # When each jump was moved to the front for the last time.
         self._moved: dict[EntryKey, float] = {}
@@ -53,9 +55,9 @@ class LiveIptables:
         """See `LiveRules`."""
         self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read().items()}
         self._compiler.keep(find_services(self._live, self._services) if self._services else {})
-        self._rule_counts = Counter()
+        self._total = Counter()
         for key, rules in self._live.items():
-            self._rule_counts[key.family, key.table] += len(rules)
+            self._total[key.family, key.table] += len(rules)
 
     def update(
         self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
@@ -100,9 +102,9 @@ class LiveIptables:
         """See `LiveRules`."""
         return count(delta)
 
-    def rule_counts(self) -> Mapping[tuple[Family, str], int]:
+    def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
         """See `LiveRules`."""
-        return self._rule_counts
+        return {table: RuleCount(total, self._written[table]) for table, total in self._total.items()}
 
     def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:
         self._kernel.prepare(self._live)
@@ -110,18 +112,15 @@ class LiveIptables:
 
     def _note(self, delta: Delta[EntryKey, Rules]) -> None:
         """Follows in memory what a Delta did."""
-        now = self._clock()
-        for key, rules in delta.added.items():
+        self._written = Counter()
+        for key, rules in (*delta.added.items(), *((key, change.after) for key, change in delta.changed.items())):
+            self._written[key.family, key.table] += len(rules)
+            self._total[key.family, key.table] += len(rules) - len(self._live.get(key, ()))
             self._live[key] = rules
-            self._rule_counts[key.family, key.table] += len(rules)
-        for key, change in delta.changed.items():
-            self._live[key] = change.after
-            self._rule_counts[key.family, key.table] += len(change.after) - len(change.before)
-            if change.before[:1] and change.before[0].startswith(REMARK):
-                self._moved[key] = now
-        for key, rules in delta.removed.items():
-            del self._live[key]
-            self._rule_counts[key.family, key.table] -= len(rules)
+        for key in delta.removed:
+            self._total[key.family, key.table] -= len(self._live.pop(key))
+        moved = (key for key, change in delta.changed.items() if any(rule.startswith(REMARK) for rule in change.before))
+        self._moved |= dict.fromkeys(moved, self._clock())
 
     def _spared(self, key: EntryKey, rules: Rules) -> Rules:
         """The rules of a chain without the remark that they are shadowed, where a jump was moved not long ago."""

@@ -16,7 +16,7 @@ from rulegen.nftables.live import Live
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
-from rulegen.targets.model import RouteChange, ShownChange, shown_change
+from rulegen.targets.model import RouteChange, RuleCount, ShownChange, shown_change
 
 # Entries that several Routes may need; whoever is held back, the others keep them.
 _SHARED = frozenset({"chains", "balancers", "hairpin", "cluster-ips"})
@@ -89,7 +89,7 @@ class LiveNftables:
         """See `LiveRules`."""
         return count(delta)
 
-    def rule_counts(self) -> Mapping[tuple[Family, str], int]:
+    def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
         """Nothing: the program is constant."""
         return {}
 

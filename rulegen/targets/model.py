@@ -91,6 +91,13 @@ class RouteChange(NamedTuple):
     after: Route | None
 
 
+class RuleCount(NamedTuple):
+    """How many rules a table holds, and how many of them the last change wrote."""
+
+    total: int
+    written: int
+
+
 class LiveRules(Protocol):
     """Rules of one kind in this host's kernel, and what they should be: for those who keep the two equal.
 
@@ -145,8 +152,8 @@ class LiveRules(Protocol):
         """How much a Delta changes, a line for each kind of entry."""
         ...
 
-    def rule_counts(self) -> Mapping[tuple[Family, str], int]:
-        """How many rules each table holds, where rules grow with the cluster; else nothing."""
+    def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
+        """The rules of each family and table, where rules grow with the cluster; else nothing."""
         ...
 
 

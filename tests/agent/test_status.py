@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.validate import validator
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from rulegen.agent.configz import configuration_document
+from rulegen.agent.http import HttpServer
 from rulegen.agent.metrics import Metrics
 from rulegen.agent.status import status_application
 from rulegen.config import (
@@ -30,21 +31,15 @@ from rulegen.configuration_file import read_configuration
 from tests.builders import CONFIGURATION
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
-        """Nothing."""
-
-
 @pytest.fixture
 def port() -> Iterator[int]:
     metrics = Metrics(Target.NFTABLES, CONFIGURATION.families)
     application = status_application(Configuration(node=CONFIGURATION), metrics.registry)
-    with make_server("127.0.0.1", 0, validator(application), handler_class=_Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number: int = free.getsockname()[1]
+    with closing(HttpServer()) as server:
+        server.open(SocketAddress("127.0.0.1", number), validator(application))
+        yield number
 
 
 def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
