@@ -307,11 +307,11 @@ def _remove(targets: Sequence[Target]) -> list[str]:
 
 
 def _refuse_beside_kube_proxy() -> None:
-    from rulegen.kube_proxy import find_process
+    from rulegen.kube_proxy import find_running
 
-    process = find_process()
-    if process is not None:
-        _fail(f"kube-proxy runs on this node (process {process}): stop it first, or use --force")
+    found = find_running()
+    if found is not None:
+        _fail(f"kube-proxy runs on this node ({found}): stop it first, or use --force")
 
 
 # ---- agent ----

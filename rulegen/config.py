@@ -68,6 +68,10 @@ class SocketAddress(NamedTuple):
     address: str
     port: int
 
+    def __str__(self) -> str:
+        """`address:port`, with brackets around an IPv6 address."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
 
 class Conntrack(Struct, frozen=True, kw_only=True):
     """The connection tracking that the host should have (rule 71); timeouts in seconds. 0: left as it is.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from rulegen.config import Family
@@ -22,6 +24,13 @@ _CHAIN = re.compile(
 )
 _JUMP = re.compile(r"-A (?P<chain>\S+) (?:.* )?-[jg] (?P<target>\S+)(?: .*)?")
 _LOCK_SECONDS = 60
+
+_STATUS_PORT = 10249
+_STATUS_HOSTS = (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"))
+_STATUS_SECONDS = 1.0
+_MODES = ("iptables", "ipvs", "nftables")
+_LONGEST_MODE = 16
+_OWN_NAME = "rulegen"
 
 
 def remove_iptables_rules() -> list[str]:
@@ -39,8 +48,15 @@ def remove_iptables_rules() -> list[str]:
     return removed
 
 
-def find_process() -> str | None:
-    """The number of the process of kube-proxy that runs here; None where none can be seen."""
+def find_running() -> str | None:
+    """Where a kube-proxy is that runs on this node, as words; None where none can be seen.
+
+    In a container only the second is possible: processes of others do not show, but the network is the host's.
+    """
+    return _find_process() or _find_status_page()
+
+
+def _find_process() -> str | None:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             # `4711 (kube-proxy) S ...`
@@ -48,7 +64,24 @@ def find_process() -> str | None:
         except OSError:  # ended meanwhile
             continue
         if name == "kube-proxy" and not rest.startswith("Z"):
-            return path.parent.name
+            return f"process {path.parent.name}"
+    return None
+
+
+def _find_status_page() -> str | None:
+    """Rule 88; an agent of rulegen answers there too, and says who it is."""
+    for host, shown in _STATUS_HOSTS:
+        connection = HTTPConnection(host, _STATUS_PORT, timeout=_STATUS_SECONDS)
+        try:
+            connection.request("GET", "/proxyMode")
+            answer = connection.getresponse()
+            mode = answer.read(_LONGEST_MODE + 1).decode("ascii", "replace").strip()
+        except (OSError, HTTPException):
+            continue
+        finally:
+            connection.close()
+        if answer.status == HTTPStatus.OK and mode in _MODES and answer.getheader("Server") != _OWN_NAME:
+            return f"it answers at http://{shown}:{_STATUS_PORT}/proxyMode"
     return None
 
 

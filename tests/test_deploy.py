@@ -216,7 +216,7 @@ def test_the_command_line_takes_the_arguments() -> None:
     parameters = command.make_context(name, arguments).params
     assert parameters.pop("node") == "the-node"
     assert {parameters.pop("config"), parameters.pop("kubeconfig")} == set(_mounted())
-    assert not any(parameters.values())
+    assert {name: value for name, value in parameters.items() if value} == {"iptables_variant": "auto"}
 
 
 def test_other_commands_in_the_pod_find_the_same_api_server() -> None:

@@ -15,7 +15,6 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     NodeConfiguration,
-    SocketAddress,
 )
 from rulegen.configuration_file import API_VERSION, KIND
 
@@ -61,8 +60,8 @@ def _node_fields(node: NodeConfiguration) -> dict[str, Any]:
 def _agent_fields(agent: AgentConfiguration) -> dict[str, Any]:
     return {
         "clientConnection": {"kubeconfig": agent.kubeconfig, "qps": agent.qps, "burst": agent.burst},
-        "healthzBindAddress": _socket_address(agent.healthz_bind_address),
-        "metricsBindAddress": _socket_address(agent.metrics_bind_address),
+        "healthzBindAddress": str(agent.healthz_bind_address),
+        "metricsBindAddress": str(agent.metrics_bind_address),
         "bindAddressHardFail": agent.bind_address_hard_fail,
     }
 
@@ -77,10 +76,6 @@ def _conntrack(conntrack: Conntrack) -> dict[str, Any]:
         "udpTimeout": _duration(conntrack.udp_timeout),
         "udpStreamTimeout": _duration(conntrack.udp_stream_timeout),
     }
-
-
-def _socket_address(where: SocketAddress) -> str:
-    return f"[{where.address}]:{where.port}" if ":" in where.address else f"{where.address}:{where.port}"
 
 
 def _duration(seconds: float) -> str:

@@ -55,7 +55,7 @@ def _nftables(configuration: Configuration) -> Iterator[Dataplane]:
     from rulegen.targets.live_nftables import LiveNftables
     from rulegen.targets.on_iptables import IptablesTarget
 
-    with Kernel() as kernel, closing(Monitor(kernel.port)) as monitor:
+    with Kernel() as kernel, closing(Monitor(kernel.port, kernel.own_generations)) as monitor:
         configuration = _on_host(configuration, kernel.families())
         rules = LiveNftables(kernel, configuration.node)
         yield Dataplane(configuration, rules, Notifications(monitor), (IptablesTarget().remove,))

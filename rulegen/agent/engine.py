@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from rulegen.agent.inbox import object_key
 from rulegen.config import Family, NodeConfiguration
-from rulegen.errors import ApplyError, StaleError
+from rulegen.errors import ApplyError, RulegenError, StaleError
 from rulegen.kube.follow import Delete, Invalid, Upsert
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
 from rulegen.routing.cluster import Cluster
 from rulegen.routing.model import NO_CHANGES, Changes, NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
-from rulegen.targets.model import AnyDelta, LiveRules, RouteChange
+from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, RuleCount
 
 
 class Sync(NamedTuple):
@@ -58,6 +58,7 @@ class Engine:
 
     def __init__(self, configuration: NodeConfiguration, rules: LiveRules) -> None:
         self._rules = rules
+        self._node_name = configuration.node_name
         self._cluster = Cluster(configuration)
         # Routes as they are in force; those that are compiled and not in force yet; what else is not told yet.
         self._applied: dict[RouteKey, Route] = {}
@@ -66,7 +67,8 @@ class Engine:
         # Routes that stay as they were, and why: all of them, and those that are not told yet.
         self._refusals: dict[RouteKey, str] = {}
         self._untold_refusals: dict[RouteKey, str] = {}
-        self._must_read = True
+        # The next sync reads the kernel.
+        self.must_read = True
         self._has_compiled = False
         # The last sync ended well: what the kernel lacks now, others have changed.
         self._was_equal = False
@@ -102,13 +104,13 @@ class Engine:
             return
         if (namespace, name) in self._kept:
             self._kept.discard((namespace, name))
-            self._must_read = True
+            self.must_read = True
         if not self._has_compiled and isinstance(event, Upsert):
             self._early.add((namespace, name))
 
     def distrust(self) -> None:
         """The kernel may hold something else than was put there: the next sync reads it."""
-        self._must_read = True
+        self.must_read = True
 
     def in_words(self, delta: AnyDelta) -> Iterator[str]:
         """A Delta of the last sync, entry by entry, each as one line or more."""
@@ -127,6 +129,15 @@ class Engine:
         found = {family: self._cluster.node_routing(family) for family in Family}
         return {family: routing for family, routing in found.items() if routing is not None}
 
+    def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
+        """See `LiveRules`."""
+        return self._rules.rule_counts()
+
+    @property
+    def node_name(self) -> str:
+        """The node's."""
+        return self._node_name
+
     @property
     def cluster(self) -> Cluster:
         """What is known of the cluster, for reading."""
@@ -140,10 +151,10 @@ class Engine:
 
         Raises:
             ApplyError: not all was applied, nothing is forgotten; the next sync reads the kernel.
-            HostError: the kernel cannot be read.
+            HostError: the kernel cannot be read, or takes nothing from us; nothing is forgotten either.
         """
         steps = _Steps()
-        is_full, self._must_read = self._must_read, True
+        is_full, self.must_read = self.must_read, True
         if is_full:
             self._rules.keep(frozenset(self._kept))
             self._rules.read()
@@ -200,7 +211,7 @@ class Engine:
         self._was_equal = True
         self._early.clear()
         self._rules.settle()
-        self._must_read = False
+        self.must_read = False
         return sync
 
     # -- refused Routes --
@@ -212,11 +223,16 @@ class Engine:
         if not culprits:
             raise error
         self._rules.update({key: self._applied.get(key) for key in culprits}, {})
+        delta = self._rules.difference()
+        try:
+            if delta:
+                self._rules.apply(delta)
+        except RulegenError:
+            # Then they are not to blame, or not alone.
+            self._rules.update({key: self._pending[key] for key in culprits}, {})
+            raise
         for key, words in culprits.items():
             self._refuse(key, f"Service {key[0]} ({key[1].value}): {words}")
-        delta = self._rules.difference()
-        if delta:
-            self._rules.apply(delta)
         return delta
 
     def _culprits(self, pending: Mapping[RouteKey, RouteChange], suspects: list[RouteKey]) -> dict[RouteKey, str]:

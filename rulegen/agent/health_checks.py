@@ -45,10 +45,11 @@ class _Report(Struct, rename="camel"):
 class ServiceHealthServers:
     """The listeners of all Services; to be used by one thread, in the network namespace of the node.
 
-    `report` is called with the Service and what is wrong, once for as long as it stays so (rule 82).
+    `report` is called with the Service, what is wrong and True, once for as long as it stays so, and with False when
+    that has ended (rule 82).
     """
 
-    def __init__(self, health: Health, server: HttpServer, report: Callable[[ServiceKey, str], None]) -> None:
+    def __init__(self, health: Health, server: HttpServer, report: Callable[[ServiceKey, str, bool], None]) -> None:
         self._health = health
         self._server = server
         self._report = report
@@ -123,21 +124,27 @@ class ServiceHealthServers:
                 self._fail(key, address, error)
                 return
         self._incomplete.discard(key)
-        self._reported.pop(key, None)
+        self._end_report(key)
+
+    def _end_report(self, key: HealthCheckKey) -> None:
+        message = self._reported.pop(key, None)
+        if message is not None:
+            self._report(key[0], message, False)
 
     def _fail(self, key: HealthCheckKey, address: str, error: OSError) -> None:
         self._incomplete.add(key)
         reason = os.strerror(error.errno) if error.errno else str(error)
         message = f"no health checks: cannot listen on {address} port {self._checks[key].port}: {reason}"
         if self._reported.get(key) != message:
+            self._end_report(key)
             self._reported[key] = message
-            self._report(key[0], message)
+            self._report(key[0], message, True)
 
     def _forget(self, key: HealthCheckKey) -> None:
         self._close(key)
         self._checks.pop(key)
         self._incomplete.discard(key)
-        self._reported.pop(key, None)
+        self._end_report(key)
 
     def _close(self, key: HealthCheckKey) -> None:
         for listener in self._listeners.pop(key, {}).values():

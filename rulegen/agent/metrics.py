@@ -65,8 +65,10 @@ class Metrics:
         self._conntrack_deleted = make.counters(
             "kubeproxy_conntrack_reconciler_deleted_entries_total", "Conntrack entries that were deleted"
         )
-        self._healthz = make.by_code("kubeproxy_proxy_healthz_total", "Answers of /healthz, by HTTP status")
-        self._livez = make.by_code("kubeproxy_proxy_livez_total", "Answers of /livez, by HTTP status")
+        self._health_answers = {
+            page: make.by_code(f"kubeproxy_proxy_{page}_total", f"Answers of /{page}, by HTTP status")
+            for page in ("healthz", "livez")
+        }
         self._drift = make.counter("rulegen_drift_total", "Times that the rules were changed by another program")
         self._repaired = make.counter("rulegen_repaired_entries_total", "Entries that were put back after that")
         self._not_in_force = make.gauge(
@@ -134,13 +136,9 @@ class Metrics:
         self._conntrack_seconds[family].observe(seconds)
         self._conntrack_deleted[family].inc(deleted)
 
-    def healthz(self, code: int) -> None:
-        """An answer of /healthz, with this HTTP status."""
-        self._healthz[code].inc()
-
-    def livez(self, code: int) -> None:
-        """An answer of /livez, with this HTTP status."""
-        self._livez[code].inc()
+    def health_answer(self, page: str, code: int) -> None:
+        """An answer of `healthz` or `livez`, with this HTTP status."""
+        self._health_answers[page][code].inc()
 
 
 _ByFamily: TypeAlias = dict[Family, Any]

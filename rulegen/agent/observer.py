@@ -20,8 +20,8 @@ class Observer:
     def synced(self, sync: Sync) -> None:
         """A sync ended well."""
 
-    def failed(self, error: RulegenError, seconds: float) -> None:
-        """A sync failed after so many seconds; nothing is lost, and it is tried again."""
+    def failed(self, error: RulegenError, seconds: float, *, is_full: bool) -> None:
+        """A sync failed after so many seconds, and is tried again; nothing is lost. `is_full`: it read the kernel."""
 
     def wait(self, now: float) -> float | None:
         """In how many seconds `act` has something to do; 0 or less: now; None: nothing."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -30,6 +30,9 @@ from rulegen.agent.worker import Worker
 from rulegen.config import Configuration, DetectLocalMode
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
+
+if TYPE_CHECKING:
+    from rulegen.agent.events import EventRecorder
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -122,7 +125,9 @@ def _work(options: Options, configuration: Configuration, inbox: Inbox, is_stopp
         engine = Engine(node, dataplane.rules)
         source, observers = _source(options, configuration, inbox, engine)
         if options.print_line is None:
-            observers += _observers(dataplane, stack)
+            _set_sysctls(configuration)
+            recorder = _recorder(options, configuration, stack)
+            observers += _observers(dataplane, engine, recorder, stack)
         # What a source before this one has delivered is told anew.
         inbox.take()
         source.start()
@@ -135,6 +140,8 @@ def _work(options: Options, configuration: Configuration, inbox: Inbox, is_stopp
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
         Worker(engine, inbox, dataplane.watch, readiness, configuration.agent, observers).run(is_stopping)
+        # What is left to do has its own bounds.
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _source(
@@ -149,10 +156,60 @@ def _source(
     return Follower(api, configuration.node.node_name, inbox.deliver), [Bootstrap(api.server, engine)]
 
 
-def _observers(dataplane: Dataplane, stack: ExitStack) -> list[Observer]:
-    takeover = Takeover(dataplane.replaces, kube_proxy_removals(), lambda: None)
+def _set_sysctls(configuration: Configuration) -> None:
+    """Rule 71."""
+    from rulegen.conntrack.sysctls import apply_sysctls
+
+    for change in apply_sysctls(configuration.agent.conntrack):
+        _LOG.info("sysctl %s", change)
+
+
+def _recorder(options: Options, configuration: Configuration, stack: ExitStack) -> EventRecorder | None:
+    if options.files:
+        return None
+    from rulegen.agent.events import EventRecorder
+    from rulegen.kube.api import connect
+
+    recorder = EventRecorder(connect(configuration.agent.kubeconfig, options.server), configuration.node.node_name)
+    recorder.start()
+    stack.callback(recorder.stop)
+    return recorder
+
+
+def _observers(
+    dataplane: Dataplane, engine: Engine, recorder: EventRecorder | None, stack: ExitStack
+) -> list[Observer]:
+    """All that the agent does beside the rules. `recorder`: None where there is no API server."""
+    from rulegen.agent.health import Health, healthz_application
+    from rulegen.agent.health_checks import ServiceHealthServers
+    from rulegen.agent.http import HttpServer
+    from rulegen.agent.metrics import Metrics
+    from rulegen.agent.observers import Cleaning, HealthKeeping, Measuring, Telling
+    from rulegen.agent.pages import Page, Pages
+    from rulegen.agent.status import status_application
+    from rulegen.conntrack.cleaner import Cleaner
+
+    configuration, agent = dataplane.configuration, dataplane.configuration.agent
+    families = configuration.node.families
+    server = stack.enter_context(closing(HttpServer()))
+    metrics = Metrics(configuration.target, families)
+    health = Health(families, agent.sync_period, requires_node=recorder is not None)
+    telling = Telling(engine, recorder)
+    servers = ServiceHealthServers(health, server, telling.health_check)
+    pages = [
+        Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
+        Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
+    ]
+    takeover = Takeover(dataplane.replaces, kube_proxy_removals(), metrics.cleanup_failed)
     stack.callback(takeover.close)
-    return [takeover]
+    return [
+        Measuring(metrics, engine),
+        HealthKeeping(health, servers, engine, agent.sync_period),
+        Cleaning(Cleaner(), metrics),
+        telling,
+        Pages(server, pages, must_listen=agent.bind_address_hard_fail),
+        takeover,
+    ]
 
 
 def _take_lock(inbox: Inbox, stop: _Stop) -> socket.socket | None:

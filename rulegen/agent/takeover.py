@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from rulegen.agent.engine import Sync
 from rulegen.agent.observer import Observer
 from rulegen.errors import HostError, RulegenError
-from rulegen.kube_proxy import find_process
+from rulegen.kube_proxy import find_running
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -53,9 +53,9 @@ class Takeover(Observer):
     def _run(self) -> None:
         self._remove(self._own)
         is_waiting = False
-        while process := find_process():
+        while found := find_running():
             if not is_waiting:
-                _LOG.warning("kube-proxy runs on this node (process %s): its rules stay until it ends", process)
+                _LOG.warning("kube-proxy runs on this node (%s): its rules stay until it ends", found)
                 is_waiting = True
             if self._stopping.wait(_POLL_SECONDS):
                 return

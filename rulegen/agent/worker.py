@@ -149,7 +149,7 @@ class Worker:
     def _sync(self) -> None:
         if self._is_first and (lacking := self._readiness.lacks()):
             _LOG.warning("going on without what has not come: %s", ", ".join(lacking))
-        start = time.monotonic()
+        is_full, start = self._engine.must_read, time.monotonic()
         try:
             with collector.paused():
                 sync = self._engine.sync()
@@ -158,7 +158,7 @@ class Worker:
             delay = self._schedule.failed(now)
             _LOG.error("sync failed, next attempt in %.1f s: %s", delay, error)
             for observer in self._observers:
-                observer.failed(error, now - start)
+                observer.failed(error, now - start, is_full=is_full)
             return
         now = time.monotonic()
         self._schedule.succeeded(now)

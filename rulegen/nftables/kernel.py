@@ -12,15 +12,15 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Self
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError, StaleError
+from rulegen.errors import ApplyError, HostError, RulegenError, StaleError
 from rulegen.nftables import netlink
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
@@ -69,6 +69,8 @@ class Kernel:
         self._namespace = _network_namespace()
         self._libnftables: Any = None
         self._compiled: dict[tuple[Family, str], CompiledChain] = {}
+        # The generations of the ruleset that nft made for us; for a monitor, which takes out those that it has met.
+        self.own_generations: set[int] = set()
         try:
             self._connection.generation()
         except netlink.KernelError as error:
@@ -93,7 +95,7 @@ class Kernel:
 
     @property
     def port(self) -> int:
-        """The netlink port of all that is committed here, but for what nft loads."""
+        """The netlink port of all that is committed here, but for what nft does: see `own_generations`."""
         return self._connection.port
 
     def read(self) -> Live:
@@ -106,7 +108,7 @@ class Kernel:
         return list(read_clients(self._connection, timeouts)) if timeouts else []
 
     def check(self, transaction: Transaction, live: Live) -> None:
-        """Asks the kernel whether it would take the transaction, and changes nothing. Raises ApplyError.
+        """Asks the kernel whether it would take the transaction, and changes nothing. Raises ApplyError, HostError.
 
         Rules that are not compiled yet are only shown to nft; in the check of the transaction their chains are empty.
         """
@@ -124,7 +126,8 @@ class Kernel:
     def commit(self, transaction: Transaction, live: Live) -> None:
         """Applies the transaction, all or nothing, and brings `live.tables` up to date; its entries stay as they were.
 
-        Raises StaleError when somebody changed what it was planned on, ApplyError for any other refusal.
+        Raises StaleError when somebody changed what it was planned on, HostError when the kernel takes nothing from us
+        (a table that another program owns, no memory), ApplyError for any other refusal.
         """
         compiled = self._compile(transaction, live)
         for table in transaction.tables:
@@ -147,7 +150,7 @@ class Kernel:
         return tuple(found)
 
     def delete_tables(self, names: Iterable[str]) -> list[str]:
-        """Removes the tables of these names in both families; says which there were. Raises ApplyError."""
+        """Removes the tables of these names in both families; says which there were. Raises ApplyError, HostError."""
         found = [
             f"{IP_KEYWORD[family]} {name}"
             for name in names
@@ -226,7 +229,7 @@ class Kernel:
             send([message for _, message in sent])
         except netlink.KernelError as error:
             refused = f": {sent[error.index][0]}" if 0 <= error.index < len(sent) else ""
-            kind = StaleError if error.number in _STALE else ApplyError
+            kind = _kind(error.number in _STALE, error.number in _OF_THE_HOST)
             raise kind(f"the kernel refused a transaction: {error}{refused}") from error
 
     def _load(self, tables: Iterable[ReplaceTable], compiled: CompiledChains, *, check: bool) -> None:
@@ -236,7 +239,17 @@ class Kernel:
         if len(first) < _IN_PROCESS_LINES:
             self._in_process("".join(first), check=check)
         else:
-            _in_subprocess(first, lines, check=check)
+            with self._own_generation():
+                _in_subprocess(first, lines, check=check)
+
+    @contextmanager
+    def _own_generation(self) -> Iterator[None]:
+        """Remembers the generation that a commit by nft makes, if it is the only one meanwhile."""
+        before = self._connection.generation()
+        yield
+        after = self._connection.generation()
+        if after == before + 1:
+            self.own_generations.add(after)
 
     def _check_namespace(self) -> None:
         """The socket stays where it was opened, but nft would work wherever its caller is."""
@@ -248,7 +261,8 @@ class Kernel:
         if self._libnftables is None:
             self._libnftables = _open_libnftables()
         self._libnftables.set_dry_run(check)
-        status, _, message = self._libnftables.cmd(commands)
+        with self._own_generation():
+            status, _, message = self._libnftables.cmd(commands)
         if status:
             raise _refusal(message, commands)
 
@@ -270,10 +284,20 @@ def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live)
 # ENOENT, EEXIST, EBUSY, ERESTART: another program's commit came between. ENOBUFS: the answer was lost, so nobody knows.
 _STALE = {2, 17, 16, 85, 105}
 _STALE_WORDS = re.compile(r"No such file or directory|File exists|Device or resource busy|Interrupted system call")
+# EPERM, EACCES, ENOMEM: whatever it is that the kernel was asked for. A table may be another program's own.
+_OF_THE_HOST = {1, 13, 12}
+_HOST_WORDS = re.compile(r"Operation not permitted|Permission denied|Cannot allocate memory")
+
+
+def _kind(is_stale: bool, is_of_the_host: bool) -> type[RulegenError]:
+    """Who has to do something about a refusal: we, by planning anew; the host's owner; or the owner of a Service."""
+    if is_stale:
+        return StaleError
+    return HostError if is_of_the_host else ApplyError
 
 
 def _in_subprocess(first: list[str], rest: Iterable[str], *, check: bool) -> None:
-    """Streams the commands into `nft -f -`. Raises ApplyError."""
+    """Streams the commands into `nft -f -`. Raises ApplyError, HostError."""
     import tempfile
 
     # An nft that outlived this process would take the input's early end for its end, and load a part.
@@ -305,7 +329,7 @@ _NFT_ERROR = re.compile(
 _TOO_LARGE = "Message too long"
 
 
-def _refusal(output: str, commands: str) -> ApplyError:
+def _refusal(output: str, commands: str) -> RulegenError:
     """Nft's words as one line, with the command that it names."""
     match = _NFT_ERROR.search(output)
     if match is not None and _TOO_LARGE in match["message"]:
@@ -318,7 +342,7 @@ def _refusal(output: str, commands: str) -> ApplyError:
     else:
         following = output[match.end() :].lstrip("\n").partition("\n")[0].strip()
         command = "" if set(following) <= {"^", " "} else following
-    kind = StaleError if _STALE_WORDS.search(match["message"]) else ApplyError
+    kind = _kind(bool(_STALE_WORDS.search(match["message"])), bool(_HOST_WORDS.search(match["message"])))
     return kind(f"the kernel refused a transaction: {match['message']}{f': {command[:300]}' if command else ''}")
 
 

@@ -1,8 +1,8 @@
 """What others commit to rulegen's tables: the kernel's notifications come in, who did it goes out, at once.
 
 The kernel sends each commit in the namespace to all listeners: what it changed, then the new generation with the
-process behind it. Own commits are told apart by the port of the netlink socket that made them. Reads no rule and
-repairs nothing.
+process behind it. Own commits are told apart by the port of the netlink socket that made them, or, where nft made
+them, by their generation. Reads no rule and repairs nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GROUP_NFTABLES = 7
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
 _NEWGEN = 10 << 8 | 15
-_PROCESS_ID, _PROCESS_NAME = 2, 3
+_ID, _PROCESS_ID, _PROCESS_NAME = 1, 2, 3
 # In every message but that of a generation, the first attribute is the name of the table.
 _OF_OUR_TABLE = struct.pack("=HH", 5 + len(TABLE), 1) + TABLE.encode() + b"\0"
 _BODY = HEADER.size + 4
@@ -36,14 +36,15 @@ class Intrusion(NamedTuple):
 
 
 class Monitor:
-    """Listens in the network namespace of the thread that opens it. `own_port`: whose commits are not told.
+    """Listens in the network namespace of the thread that opens it. Raises HostError when the kernel refuses that.
 
-    nft that this program runs has other ports: its loads are told too, and a look at the kernel finds all in order.
-    Raises HostError when the kernel does not let it listen.
+    `own_port`: whose commits are not told. `own_generations`: those that nft made for this program, which has other
+    ports; each is taken out when it has been met.
     """
 
-    def __init__(self, own_port: int) -> None:
+    def __init__(self, own_port: int, own_generations: set[int]) -> None:
         self._own_port = own_port
+        self._own_generations = own_generations
         self._touched = False
         try:
             self._socket = socket.socket(
@@ -90,15 +91,19 @@ class Monitor:
             length, kind, _, _, port = HEADER.unpack_from(data, offset)
             if port != self._own_port:
                 if kind == _NEWGEN:
-                    if self._touched:
-                        yield Intrusion(_process(data[offset + _BODY : offset + length]))
+                    generation, process = _new_generation(data[offset + _BODY : offset + length])
+                    if self._touched and generation not in self._own_generations:
+                        yield Intrusion(process)
+                    self._own_generations.discard(generation)
                     self._touched = False
                 elif data.startswith(_OF_OUR_TABLE, offset + _BODY):
                     self._touched = True
             offset += (length + 3) & ~3
 
 
-def _process(payload: bytes) -> str:
+def _new_generation(payload: bytes) -> tuple[int, str]:
+    """Its number, and the process that made it, as words."""
     parts = dict(attributes(payload))
     name = parts.get(_PROCESS_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
-    return f"{printable(name)} (process {int.from_bytes(parts.get(_PROCESS_ID, b''), 'big')})"
+    process = f"{printable(name)} (process {int.from_bytes(parts.get(_PROCESS_ID, b''), 'big')})"
+    return int.from_bytes(parts.get(_ID, b""), "big"), process

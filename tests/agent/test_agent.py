@@ -171,6 +171,15 @@ def test_other_tables_and_own_changes_are_no_drift(playground: Playground) -> No
         assert "repaired" not in agent.log
 
 
+def test_a_first_load_by_nft_is_no_drift(playground: Playground) -> None:
+    save(playground.manifests / "all.json", *chain.from_iterable(web(number, 1) for number in range(400)))
+    with playground.agent() as agent:
+        agent.wait_for("sync mode=full", 10.0)
+        save(playground.manifests / "all.json", *chain.from_iterable(web(number, 2) for number in range(400)))
+        wait_until(lambda: len(agent.syncs()) == 2, 10.0)
+        assert "mode=partial" in agent.syncs()[1]
+
+
 def test_there_is_no_war(playground: Playground) -> None:
     save(playground.manifests / "all.json", *web(1, 1))
     with playground.agent() as agent:

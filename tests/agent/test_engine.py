@@ -139,6 +139,22 @@ def test_services_that_the_kernel_refuses_do_not_stop_the_others(scene: Scene, i
     assert scene.is_equal_to(*good, *web(77, 5), *web(78, 6))
 
 
+def test_a_kernel_that_takes_nothing_is_no_services_fault(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.take(*web(1, 1), *web(2, 2))
+    with monkeypatch.context() as patched:
+
+        def refuse(*_: object) -> None:
+            raise ApplyError("refused")
+
+        patched.setattr(scene.target, "apply", refuse)
+        patched.setattr(scene.target, "check", refuse)
+        with pytest.raises(ApplyError):
+            scene.sync()
+    scene.sync()
+    assert scene.refused == []
+    assert scene.is_equal_to(*web(1, 1), *web(2, 2))
+
+
 def test_a_failure_loses_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.take(*web(1, 1))
     scene.sync()

@@ -210,11 +210,15 @@ class Balancers:
 
     def __init__(self, health: Health, server: HttpServer) -> None:
         self.reports: list[tuple[ServiceKey, str]] = []
-        self.servers = ServiceHealthServers(health, server, lambda *report: self.reports.append(report))
+        self.ended: list[tuple[ServiceKey, str]] = []
+        self.servers = ServiceHealthServers(health, server, self._take_report)
 
     def apply(self, *checks: HealthCheck, gone: tuple[HealthCheckKey, ...] = ()) -> None:
         changes: dict[HealthCheckKey, HealthCheck | None] = dict.fromkeys(gone)
         self.servers.apply(changes | {(check.service, check.family): check for check in checks})
+
+    def _take_report(self, service: ServiceKey, message: str, holds: bool) -> None:
+        (self.reports if holds else self.ended).append((service, message))
 
     def new_reports(self) -> list[tuple[ServiceKey, str]]:
         reports, self.reports = self.reports, []

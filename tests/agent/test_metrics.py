@@ -201,8 +201,8 @@ def test_rule_101_rules_of_iptables_are_counted_by_table() -> None:
 def test_rule_102_answers_of_the_health_server() -> None:
     metrics = made()
     for code in (200, 503, 503):
-        metrics.healthz(code)
-    metrics.livez(200)
+        metrics.health_answer("healthz", code)
+    metrics.health_answer("livez", 200)
     assert value(metrics, "kubeproxy_proxy_healthz_total", code="503") == 2
     assert value(metrics, "kubeproxy_proxy_healthz_total", code="200") == 1
     assert value(metrics, "kubeproxy_proxy_livez_total", code="200") == 1
@@ -414,7 +414,7 @@ def test_threads_lose_nothing() -> None:
     def work(number: int) -> None:
         for count in range(500):
             metrics.taken([Upsert(service(f"s-{number}-{count}")), Upsert(endpoint_slice(name=f"e-{number}-{count}"))])
-            metrics.healthz(200)
+            metrics.health_answer("healthz", 200)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
