@@ -91,13 +91,10 @@ class Conntrack(Struct, frozen=True, kw_only=True):
 class AgentConfiguration(Struct, frozen=True, kw_only=True):
     """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (rules 85-97).
 
-    `kubeconfig`: a path, "" when not stated. `qps` and `burst`: how fast the API is asked; a negative `qps` is no
-    bound. `bind_address_hard_fail`: a port that is taken ends the agent.
+    `kubeconfig`: a path, "" when not stated. `bind_address_hard_fail`: a port that is taken ends the agent.
     """
 
     kubeconfig: str = ""
-    qps: float = 5.0
-    burst: int = 10
     healthz_bind_address: SocketAddress = SocketAddress("0.0.0.0", 10256)  # noqa: S104 - kube-proxy's default
     metrics_bind_address: SocketAddress = SocketAddress("127.0.0.1", 10249)
     bind_address_hard_fail: bool = False

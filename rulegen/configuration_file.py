@@ -52,6 +52,7 @@ _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what i
 _HEALTHZ_PORT = 10256
 _METRICS_PORT = 10249
 _OOM_SCORE = -999
+_QPS, _BURST = 5.0, 10
 _CONFIG_SYNC_SECONDS = 900.0
 
 _LOCALHOST_NODEPORTS = (
@@ -62,6 +63,7 @@ _LOOPBACK_NODEPORTS = "has no effect: NodePorts are never served on loopback add
 _CONFIG_SYNC_PERIOD = (
     "not supported: objects are followed, and listed anew only where the API server has lost its place"
 )
+_PACE = "not supported: the agent asks for four lists and watches, and paces Events by itself"
 _OOM_SCORE_ADJ = "not supported: set it where the process is started (systemd: OOMScoreAdjust)"
 
 # Why a field, or all fields of a stanza, are not supported.
@@ -267,8 +269,6 @@ def _agent(fields: Fields, stanza: _TargetStanza, bind_address: str) -> AgentCon
     is_ipv6 = family_of(bind_address) is Family.IPV6
     return AgentConfiguration(
         kubeconfig=fields.text("clientConnection.kubeconfig", str, ""),
-        qps=fields.number("clientConnection.qps") or 5.0,
-        burst=fields.integer("clientConnection.burst", 0, INT32_MAX, 0) or 10,
         healthz_bind_address=fields.text(
             "healthzBindAddress",
             lambda text: socket_address(text, _HEALTHZ_PORT),
@@ -305,6 +305,10 @@ def _without_effect(fields: Fields, configuration: Configuration) -> Iterator[Fa
     """Fields whose value is checked, and then has no effect."""
     if fields.flag("iptables.localhostNodePorts"):
         yield Fault("iptables.localhostNodePorts", _LOCALHOST_NODEPORTS)
+    if (fields.number("clientConnection.qps") or _QPS) != _QPS:
+        yield Fault("clientConnection.qps", _PACE)
+    if (fields.integer("clientConnection.burst", 0, INT32_MAX, 0) or _BURST) != _BURST:
+        yield Fault("clientConnection.burst", _PACE)
     if (fields.text("configSyncPeriod", duration, 0.0) or _CONFIG_SYNC_SECONDS) != _CONFIG_SYNC_SECONDS:
         yield Fault("configSyncPeriod", _CONFIG_SYNC_PERIOD)
     if fields.integer("oomScoreAdj", -1000, 1000, _OOM_SCORE) != _OOM_SCORE:

@@ -156,7 +156,6 @@ def test_defaults_are_those_of_rule_97() -> None:
     agent = _read({}).agent
     assert (agent.sync_period, agent.min_sync_period) == (30, 0.02)
     assert _read({"mode": "iptables"}).agent.min_sync_period == 1
-    assert (agent.qps, agent.burst) == (5, 10)
     assert agent.healthz_bind_address == ("0.0.0.0", 10256)  # noqa: S104
     assert agent.metrics_bind_address == ("127.0.0.1", 10249)
     assert agent.conntrack == Conntrack()
@@ -258,8 +257,7 @@ def test_fields_of_the_node(fields: dict[str, Any], expected: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"clientConnection": {"kubeconfig": "/etc/k", "qps": 50, "burst": 100}}, {"qps": 50.0, "burst": 100}),
-        ({"clientConnection": {"qps": -1.5}}, {"qps": -1.5}),
+        ({"clientConnection": {"kubeconfig": "/etc/k"}}, {"kubeconfig": "/etc/k"}),
         ({"healthzBindAddress": "[::1]:80"}, {"healthz_bind_address": SocketAddress("::1", 80)}),
         ({"healthzBindAddress": "127.0.00.1"}, {"healthz_bind_address": SocketAddress("127.0.0.1", 10256)}),
         ({"metricsBindAddress": "FD00::1"}, {"metrics_bind_address": SocketAddress("fd00::1", 10249)}),
@@ -485,6 +483,8 @@ def test_localhost_nodeports_are_refused_by_name() -> None:
         ("ipvs.syncPeriod", "31s"),
         ("logging.options", {"json": {"splitStream": True}}),
         ("logging.verbosity", 4),
+        ("clientConnection.qps", 50),
+        ("clientConnection.burst", 100),
         ("configSyncPeriod", "5m"),
         ("oomScoreAdj", 0),
         ("portRange", "0-0"),

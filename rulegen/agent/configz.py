@@ -59,7 +59,7 @@ def _node_fields(node: NodeConfiguration) -> dict[str, Any]:
 
 def _agent_fields(agent: AgentConfiguration) -> dict[str, Any]:
     return {
-        "clientConnection": {"kubeconfig": agent.kubeconfig, "qps": agent.qps, "burst": agent.burst},
+        "clientConnection": {"kubeconfig": agent.kubeconfig},
         "healthzBindAddress": str(agent.healthz_bind_address),
         "metricsBindAddress": str(agent.metrics_bind_address),
         "bindAddressHardFail": agent.bind_address_hard_fail,

@@ -139,8 +139,6 @@ def configurations(draw: st.DrawFn) -> Configuration:
     )
     agent = AgentConfiguration(
         kubeconfig=draw(st.sampled_from(["", "/etc/kubeconfig"])),
-        qps=draw(st.sampled_from([5.0, 0.5, -1.0])),
-        burst=draw(st.integers(1, 100)),
         healthz_bind_address=draw(SOCKETS),
         metrics_bind_address=draw(SOCKETS),
         bind_address_hard_fail=draw(st.booleans()),
