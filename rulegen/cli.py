@@ -38,13 +38,17 @@ Explanation = TypeVar("Explanation")
 
 
 class Input(NamedTuple):
-    """What the options say about where objects come from and whose rules are wanted. Without `files`: a cluster."""
+    """What the options say about where objects come from and whose rules are wanted; "" where they say nothing.
 
-    files: tuple[str, ...]
-    node: str
-    config: str | None
-    skip_invalid: bool
+    Without `files`: a cluster.
+    """
+
+    files: tuple[str, ...] = ()
+    node: str = ""
+    config: str = ""
+    skip_invalid: bool = False
     kubeconfig: str = ""
+    target: str = ""
 
 
 def _say(message: str) -> None:
@@ -155,9 +159,10 @@ def _pack(options: Mapping[str, Any]) -> Input:
     return Input(
         options["files"],
         options["node"] or "",
-        options["config"],
-        options["skip_invalid"],
-        options.get("kubeconfig") or "",
+        options["config"] or "",
+        options.get("skip_invalid", False),
+        options["kubeconfig"] or "",
+        options.get("target") or "",
     )
 
 
@@ -332,7 +337,7 @@ def _refuse_beside_kube_proxy() -> None:
 @click.option("--kubeconfig", metavar="FILE", help="Without -f: the cluster to follow.")
 @click.option("--apiserver", metavar="URL", help="Where its API server is, instead of what the kubeconfig says.")
 @click.option("--dry-run", is_flag=True, help="Print each change, and apply none.")
-def agent(kubeconfig: str | None, apiserver: str | None, dry_run: bool, **options: Any) -> None:
+def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
     """Follow the cluster, or files, and keep the kernel's rules equal. Exit status 0 on SIGTERM.
 
     A change of the file that --config names takes effect at once.
@@ -346,38 +351,29 @@ def agent(kubeconfig: str | None, apiserver: str | None, dry_run: bool, **option
 
     from rulegen.agent.process import Options, configure_logging, run
 
-    if "-" in options["files"]:
+    source = _pack(options)
+    if "-" in source.files:
         _fail("the agent cannot follow standard input: name files or folders with -f")
     configure_logging()
     run(
         Options(
-            load=partial(_agent_configuration, options, kubeconfig or "", _warn_once()),
-            config_path=options["config"] or "",
+            load=partial(_agent_configuration, source, _warn_once()),
+            config_path=source.config,
             variant=_variant(options["iptables_variant"]),
-            files=options["files"],
+            files=source.files,
             server=apiserver or "",
             print_line=click.echo if dry_run else None,
         )
     )
 
 
-def _agent_configuration(options: Mapping[str, Any], kubeconfig: str, warn: Callable[[str], None]) -> Configuration:
+def _agent_configuration(source: Input, warn: Callable[[str], None]) -> Configuration:
     from msgspec.structs import replace
 
-    from rulegen.config import Configuration
-    from rulegen.config import Target as Kind
-    from rulegen.configuration_file import load_configuration, node_configuration, read_configuration
-
-    target = Kind(options["target"]) if options["target"] else None
-    if options["config"]:
-        configuration, warnings = load_configuration(options["config"], target)
-    else:
-        configuration, warnings = read_configuration({}, "", target)
-    for warning in warnings:
-        warn(warning)
-    agent = replace(configuration.agent, kubeconfig=kubeconfig) if kubeconfig else configuration.agent
-    node = node_configuration(configuration, options["node"] or "", os.uname().nodename)
-    return Configuration(target=configuration.target, node=node, agent=agent)
+    configuration = _settings(source, warn)
+    if not source.kubeconfig:
+        return configuration
+    return replace(configuration, agent=replace(configuration.agent, kubeconfig=source.kubeconfig))
 
 
 def _warn_once() -> Callable[[str], None]:
@@ -387,7 +383,7 @@ def _warn_once() -> Callable[[str], None]:
     def warn(warning: str) -> None:
         if warning not in told:
             told.add(warning)
-            _say(f"warning: {warning}")
+            _say_warning(warning)
 
     return warn
 
@@ -449,7 +445,7 @@ def lint(output: str, **options: Any) -> None:
 
     source = _pack(options)
     manifests = _load(source)
-    cluster = _cluster(manifests, _configuration(source))
+    cluster = _cluster(manifests, _settings(source, _say_warning).node)
     findings = checks.lint(
         checks.LintInput(cluster, manifests.services, manifests.unselected, manifests.endpoint_slices)
     )
@@ -475,7 +471,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
 
     source = _pack(options)
     manifests = _load(source)
-    configuration = _configuration(source)
+    configuration = _settings(source, _say_warning).node
     if live:
         from rulegen.configuration_file import for_families
         from rulegen.iptables.kernel import Kernel
@@ -555,7 +551,7 @@ def snapshot(kubeconfig: str | None, skip_invalid: bool) -> None:
     """
     from rulegen.kube.snapshot import write_manifests
 
-    write_manifests(_load(Input((), "", None, skip_invalid, kubeconfig or "")), sys.stdout)
+    write_manifests(_load(Input(skip_invalid=skip_invalid, kubeconfig=kubeconfig or "")), sys.stdout)
 
 
 # ---- golden, demo ----
@@ -630,7 +626,7 @@ def demo() -> None:
 def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
     manifests = _load(source)
-    configuration = _configuration(source)
+    configuration = _settings(source, _say_warning).node
     cluster = _cluster(manifests, configuration)
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
@@ -669,24 +665,25 @@ def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
     return cluster
 
 
-def _configuration(source: Input) -> NodeConfiguration:
-    return _named(_settings(source), source)
+def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
+    """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect."""
+    from msgspec.structs import replace
 
+    from rulegen.config import Target as Kind
+    from rulegen.configuration_file import load_configuration, node_configuration, read_configuration
 
-def _named(configuration: Configuration, source: Input) -> NodeConfiguration:
-    from rulegen.configuration_file import node_configuration
-
-    return node_configuration(configuration, source.node, os.uname().nodename)
-
-
-def _settings(source: Input) -> Configuration:
-    from rulegen.config import Configuration
-    from rulegen.configuration_file import load_configuration
-
-    configuration, warnings = load_configuration(source.config) if source.config else (Configuration(), [])
+    target = Kind(source.target) if source.target else None
+    if source.config:
+        configuration, warnings = load_configuration(source.config, target)
+    else:
+        configuration, warnings = read_configuration({}, "", target)
     for warning in warnings:
-        _say(f"warning: {warning}")
-    return configuration
+        warn(warning)
+    return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))
+
+
+def _say_warning(warning: str) -> None:
+    _say(f"warning: {warning}")
 
 
 def _target(options: Mapping[str, Any]) -> Target:
@@ -701,13 +698,8 @@ def _other_target(options: Mapping[str, Any]) -> Target:
 
 
 def _kind(options: Mapping[str, Any]) -> Kind:
-    """The target that was asked for; a configuration's faults and warnings were told with the input."""
-    from rulegen.config import Target as Kind
-    from rulegen.configuration_file import load_configuration
-
-    if options["target"] is not None:
-        return Kind(options["target"])
-    return load_configuration(options["config"])[0].target if options["config"] else Kind.NFTABLES
+    """The target that was asked for; a configuration's warnings were told with the input."""
+    return _settings(_pack(options), lambda _: None).target
 
 
 def _variant(name: str) -> Variant | None:

@@ -57,6 +57,18 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
 # ---- without privileges ----
 
 
+@pytest.mark.parametrize(("target", "mark"), [("nftables", "0x00000008"), ("iptables", "0x20/0x20")])
+def test_the_stanza_of_the_target_that_is_asked_for_counts(tmp_path: Path, target: str, mark: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n"
+        "nftables: {masqueradeBit: 3}\niptables: {masqueradeBit: 5}\n"
+    )
+    done = run("render", "-f", CLUSTER, "--node", "node-a", "--config", str(config), "--target", target)
+    assert done.returncode == 0, done.stderr
+    assert mark in done.stdout
+
+
 def test_render_diff_against_and_back(tmp_path: Path) -> None:
     rules = tmp_path / "rules.nft"
     rendered = run("render", "-f", CLUSTER, "--node", "node-a")
