@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rulegen.agent.inbox import ObjectKey, key_of
+from rulegen.agent.watched_files import turns
 from rulegen.errors import InputError, printable
 from rulegen.kube.decode import Fault, ObjectError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Invalid, Synced, Upsert
@@ -24,9 +25,6 @@ from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 _LOG = logging.getLogger(__name__)
 
 _KINDS: dict[str, WatchedKind] = {kind.__name__: kind for kind in (Service, EndpointSlice, Node, ServiceCIDR)}
-# Milliseconds: a change counts when none has followed for a step, at the latest after `_DEBOUNCE`.
-_DEBOUNCE = 400
-_STEP = 40
 
 
 class FileSource:
@@ -63,29 +61,11 @@ class FileSource:
 
     def _run(self) -> None:
         try:
-            self._follow()
+            for _ in turns(self._paths, self._stopping):
+                self.read()
         except Exception as error:
             self._deliver([Failed(Service, error)])
             raise
-
-    def _follow(self) -> None:
-        from watchfiles import watch
-
-        # The first turn comes when the watch is set up, so that nothing changes between reading and watching.
-        changes = watch(
-            *_watched(self._paths),
-            watch_filter=None,
-            debounce=_DEBOUNCE,
-            step=_STEP,
-            rust_timeout=_STEP,
-            yield_on_timeout=True,
-            stop_event=self._stopping,
-        )
-        is_first = True
-        for changed in changes:
-            if changed or is_first:
-                self.read()
-            is_first = False
 
     def read(self) -> None:
         """Reads all of it, and tells what differs."""
@@ -165,12 +145,6 @@ class FileSource:
         for problem in sorted(problems - self._reported):
             _LOG.warning("file not used: %s; its objects keep what they meant", problem)
         self._reported = problems
-
-
-def _watched(paths: Sequence[str]) -> Iterator[str]:
-    """Folders: a file that is saved is often a new one, of which a watch of the old knows nothing."""
-    for path in paths:
-        yield path if Path(path).is_dir() else str(Path(path).absolute().parent)
 
 
 def _file_of(problem: Problem) -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
+from rulegen.agent.watched_files import turns
 from rulegen.config import Configuration
 from rulegen.errors import InputError
 
 _LOG = logging.getLogger("rulegen.agent")
-
-_TIMEOUT = 1000  # milliseconds until a request to stop is seen
 
 
 class ConfigurationWatch:
@@ -48,19 +46,8 @@ class ConfigurationWatch:
         self._stopping.set()
 
     def _run(self) -> None:
-        from watchfiles import watch
-
-        # The folder: a file that is saved is often a new one, and a mounted one a link that is exchanged.
-        folder = Path(self._path).absolute().parent
-        # The first turn comes when the watch is set up, so that nothing changes between reading and watching.
-        changes = watch(
-            folder, watch_filter=None, stop_event=self._stopping, yield_on_timeout=True, rust_timeout=_TIMEOUT
-        )
-        is_first = True
-        for changed in changes:
-            if changed or is_first:
-                self._read()
-            is_first = False
+        for _ in turns([self._path], self._stopping):
+            self._read()
 
     def _read(self) -> None:
         try:

@@ -35,10 +35,7 @@ def run(console: Console) -> None:
     with ExitStack() as opened:
         network = opened.enter_context(Network(list(sample.pods)))
         servers = opened.enter_context(Servers())
-        for route in sample.cluster.routes():
-            for backend in route.cluster:
-                pod = sample.pods[backend.address]
-                servers.add(network.pods[backend.address], pod, route.name.protocol, backend.port)
+        sample.serve(servers, network.pods)
         proxy = opened.enter_context(closing(Proxy(sample.cluster, network.node)))
         _Story(console, sample, network, proxy).tell()
     console.print("Done: the namespaces are gone, with all the rules in them. Nothing else on this host was touched.")

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.demo.servers import Servers
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Endpoint
 from rulegen.nftables.compiler import compile_ruleset
@@ -38,6 +39,13 @@ class Sample:
             for slice_ in manifests.endpoint_slices
             for endpoint in slice_.endpoints or ()
         }
+
+    def serve(self, servers: Servers, pods: Mapping[str, NetworkNamespace]) -> None:
+        """Starts a server for each endpoint, which says the Pod's name; `pods`: namespaces by address."""
+        for route in self.cluster.routes():
+            for backend in route.cluster:
+                address = backend.address
+                servers.add(pods[address], self.pods[address], route.name.protocol, backend.port)
 
     def remove_pod(self, slice_name: str, pod: str) -> None:
         """A Pod leaves its slice."""

@@ -1,17 +1,14 @@
-"""The fixtures of the agent's tests."""
+"""The fixtures of the agent's kernel tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from rulegen.agent.http import HttpServer
-from rulegen.demo.namespaces import NetworkNamespace
-from rulegen.errors import HostError
 from tests.agent.running import Playground
+from tests.apiserver import ApiServer
 from tests.nftables.host import host_or_skip
 
 
@@ -22,16 +19,18 @@ def playground(tmp_path: Path) -> Iterator[Playground]:
 
 
 @pytest.fixture
-def namespace() -> Iterator[NetworkNamespace]:
+def server(playground: Playground) -> Iterator[ApiServer]:
+    """An API server in the playground's namespace."""
+    with playground.namespace.entered():
+        made = ApiServer()
+        made.start()
     try:
-        made = NetworkNamespace()
-    except HostError as error:
-        pytest.skip(f"no network namespace here: {error}")
-    with made:
         yield made
+    finally:
+        made.stop()
 
 
 @pytest.fixture
-def server(namespace: NetworkNamespace) -> Iterator[HttpServer]:
-    with namespace.entered(), closing(HttpServer()) as made:
-        yield made
+def kubeconfig(server: ApiServer, tmp_path: Path) -> str:
+    """How it is reached."""
+    return server.kubeconfig(tmp_path / "kubeconfig")

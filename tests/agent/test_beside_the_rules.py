@@ -30,22 +30,6 @@ NODE: list[Item] = [node(), service_cidr("10.96.0.0/16")]
 BALANCED = service("balanced", ["10.96.7.7"], kind="LoadBalancer", external="Local", health_check_port=HEALTH_CHECK)
 
 
-@pytest.fixture
-def server(playground: Playground) -> Iterator[ApiServer]:
-    with playground.namespace.entered():
-        made = ApiServer()
-        made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
-@pytest.fixture
-def kubeconfig(server: ApiServer, tmp_path: Path) -> str:
-    return server.kubeconfig(tmp_path / "kubeconfig")
-
-
 def status(ground: Ground, number: int, path: str = "/") -> int:
     """0: nobody listens."""
     with ground.namespace.entered():

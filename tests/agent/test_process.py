@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,6 @@ from tests.apiserver.faults import Answer
 from tests.builders import Item, node, port, service, service_cidr
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def server(playground: Playground) -> Iterator[ApiServer]:
-    with playground.namespace.entered():
-        made = ApiServer()
-        made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
 
 
 def _service_behind_node_port() -> list[Item]:
@@ -76,25 +64,25 @@ def _ruleset(playground: Playground) -> str:
 
 
 def test_from_an_empty_kernel_the_api_server_is_reached_directly(
-    playground: Playground, server: ApiServer, tmp_path: Path
+    playground: Playground, server: ApiServer, kubeconfig: str
 ) -> None:
     server.put(*web(1, 1), node(), service_cidr("10.96.0.0/16"))
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*web(1, 1), node(), service_cidr("10.96.0.0/16")], 10.0)
         assert "programmed by this agent" not in agent.log
         assert len(agent.syncs()) == 1
 
 
 def test_an_api_server_behind_a_service_that_the_agent_programs_is_named(
-    playground: Playground, server: ApiServer, tmp_path: Path
+    playground: Playground, server: ApiServer, kubeconfig: str
 ) -> None:
     server.put(*web(1, 1), service("kubernetes", ["127.0.0.1"]), node(), service_cidr("10.96.0.0/16"))
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("the API server is reached through 127.0.0.1, which belongs to Service default/kubernetes", 10.0)
 
 
 def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
-    playground: Playground, server: ApiServer, tmp_path: Path
+    playground: Playground, server: ApiServer, kubeconfig: str
 ) -> None:
     """So that a restart applies nothing, whatever arrives first."""
     items = [*_service_behind_node_port(), node(), service_cidr("10.96.0.0/16")]
@@ -103,7 +91,7 @@ def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
     server.put(*items)
     for kind in (Node, ServiceCIDR):
         server.inject(kind, "list", Answer(500), Answer(500))
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("sync mode=full", 15.0)
         assert "added=0 changed=0 removed=0" in agent.log
         assert "not following Node" in agent.log
@@ -111,23 +99,23 @@ def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
 
 
 def test_what_the_api_server_denies_is_not_waited_for(
-    playground: Playground, server: ApiServer, tmp_path: Path
+    playground: Playground, server: ApiServer, kubeconfig: str
 ) -> None:
     server.put(*web(1, 1))
     for kind in (Node, ServiceCIDR):
         server.inject(kind, "list", *[Answer(403)] * 50)
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for(web(1, 1), 10.0)
         assert "not following ServiceCIDR" in agent.log
 
 
 def test_a_nodes_zone_addresses_and_pod_cidrs_take_effect_at_once(
-    playground: Playground, server: ApiServer, tmp_path: Path
+    playground: Playground, server: ApiServer, kubeconfig: str
 ) -> None:
     playground.configure("detectLocalMode: NodeCIDR")
     services = _service_behind_node_port()
     server.put(*services, service_cidr("10.96.0.0/16"), node(pod_cidrs=["10.128.0.0/24"]))
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")):
+    with playground.agent("--kubeconfig", kubeconfig):
         wait_until(lambda: "ip saddr != 10.128.0.0/24" in _ruleset(playground), 10.0)
         server.put(node(addresses=["192.168.1.77"], pod_cidrs=["10.128.0.0/24"]))
         wait_until(lambda: "192.168.1.77" in _ruleset(playground), 10.0)

@@ -6,7 +6,6 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -31,17 +30,6 @@ CHANGES_IN_A_SECOND, FLOOD_SECONDS = 2000, 20
 SAMPLE = Path("rulegen/demo/cluster.yaml")
 
 
-@pytest.fixture
-def server(playground: Playground) -> Iterator[ApiServer]:
-    with playground.namespace.entered():
-        made = ApiServer()
-        made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
 def _crowd(round_: int) -> list[Item]:
     """150 Services, of which each round changes most."""
     return list(chain.from_iterable(web(number, *range(1, 3 + (number * 7 + round_) % 6)) for number in range(150)))
@@ -53,10 +41,7 @@ def test_fifty_crashes_leave_the_kernel_right_and_connections_alone(tmp_path: Pa
     with ExitStack() as opened:
         network = opened.enter_context(Network(list(sample.pods)))
         servers = opened.enter_context(Servers())
-        for route in sample.cluster.routes():
-            for backend in route.cluster:
-                name = sample.pods[backend.address]
-                servers.add(network.pods[backend.address], name, route.name.protocol, backend.port)
+        sample.serve(servers, network.pods)
         ground = Playground(opened.enter_context(host_in(network.node)), tmp_path)
         shutil.copy(SAMPLE, ground.manifests)
         with ground.agent("--node", "node-a", "-f", str(ground.manifests)) as agent:
@@ -83,13 +68,13 @@ def test_fifty_crashes_leave_the_kernel_right_and_connections_alone(tmp_path: Pa
 
 
 def test_a_flood_of_changes_ends_equal_and_takes_no_memory(
-    playground: Playground, server: ApiServer, tmp_path: Path
+    playground: Playground, server: ApiServer, kubeconfig: str
 ) -> None:
     services = 200
     hosts: list[tuple[int, ...]] = [(1, 2, 3)] * services
     server.put(*NODE, *chain.from_iterable(web(number, *hosts[number]) for number in range(services)))
     chance = random.Random(3)
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("sync mode=full", 15.0)
         start = time.monotonic()
         memory = 0
@@ -111,9 +96,9 @@ def test_a_flood_of_changes_ends_equal_and_takes_no_memory(
         assert "Traceback" not in agent.log
 
 
-def test_an_api_server_that_is_away_changes_nothing(playground: Playground, server: ApiServer, tmp_path: Path) -> None:
+def test_an_api_server_that_is_away_changes_nothing(playground: Playground, server: ApiServer, kubeconfig: str) -> None:
     server.put(*NODE, *web(1, 1), *web(2, 2))
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*NODE, *web(1, 1), *web(2, 2)], 10.0)
         agent.wait_for("sync mode=full")
         generation = playground.host.generation()
@@ -134,9 +119,9 @@ def test_an_api_server_that_is_away_changes_nothing(playground: Playground, serv
         playground.wait_for([*NODE, *web(1, 6)], 10.0)
 
 
-def test_watches_that_have_expired_lose_nothing(playground: Playground, server: ApiServer, tmp_path: Path) -> None:
+def test_watches_that_have_expired_lose_nothing(playground: Playground, server: ApiServer, kubeconfig: str) -> None:
     server.put(*NODE, *web(1, 1), *web(2, 2))
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*NODE, *web(1, 1), *web(2, 2)], 10.0)
         for kind in (Service, EndpointSlice):
             server.disturb(kind, ErrorEvent(410, "Expired"))
@@ -148,10 +133,10 @@ def test_watches_that_have_expired_lose_nothing(playground: Playground, server: 
 
 
 def test_one_object_that_cannot_be_used_holds_nobody_up(
-    playground: Playground, server: ApiServer, tmp_path: Path
+    playground: Playground, server: ApiServer, kubeconfig: str
 ) -> None:
     server.put(*NODE, *web(1, 1), *web(2, 2))
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*NODE, *web(1, 1), *web(2, 2)], 10.0)
         poison = {
             "kind": "Service",
@@ -165,7 +150,7 @@ def test_one_object_that_cannot_be_used_holds_nobody_up(
         playground.wait_for([*NODE, *web(1, 3), *web(2, 9)], 10.0)
 
 
-def test_drift_during_a_flood_is_repaired_too(playground: Playground, server: ApiServer, tmp_path: Path) -> None:
+def test_drift_during_a_flood_is_repaired_too(playground: Playground, server: ApiServer, kubeconfig: str) -> None:
     server.put(*NODE, *web(1, 1), *web(2, 2))
     stop = threading.Event()
 
@@ -175,7 +160,7 @@ def test_drift_during_a_flood_is_repaired_too(playground: Playground, server: Ap
             if stop.wait(0.01):
                 return
 
-    with playground.agent("--kubeconfig", server.kubeconfig(tmp_path / "kubeconfig")) as agent:
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("sync mode=full", 10.0)
         worker = threading.Thread(target=churn)
         worker.start()

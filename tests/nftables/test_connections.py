@@ -38,10 +38,7 @@ def test_connections_in_flight_survive_damage_and_repair() -> None:
     with ExitStack() as opened:
         network = opened.enter_context(Network(list(sample.pods)))
         servers = opened.enter_context(Servers())
-        for route in sample.cluster.routes():
-            for backend in route.cluster:
-                name = sample.pods[backend.address]
-                servers.add(network.pods[backend.address], name, route.name.protocol, backend.port)
+        sample.serve(servers, network.pods)
         proxy = opened.enter_context(closing(Proxy(sample.cluster, network.node)))
         proxy.apply(proxy.plan_install())
         connections = [opened.enter_context(connect(network.client, VIP, PORT)) for _ in range(12)]
