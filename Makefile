@@ -8,11 +8,13 @@ PYTHON := /usr/bin/python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# For root nothing is out of reach, so nothing may be skipped. Others load rules in a user namespace, where that is allowed.
+# For root nothing is out of reach, so nothing may be skipped. Others load rules in a user namespace, where that is
+# allowed; the loopback interface of a new network namespace is down.
 ifeq ($(shell id -u),0)
 PYTEST = $(BIN)/python -m pytest --fail-on-skip
 else
-PYTEST = $(shell unshare -rn true 2>/dev/null && echo unshare -rn) $(BIN)/python -m pytest
+IN_NAMESPACE := unshare -rn sh -c 'ip link set lo up && exec "$$@"' sh
+PYTEST = $(if $(shell unshare -rn true 2>/dev/null && echo yes),$(IN_NAMESPACE)) $(BIN)/python -m pytest
 endif
 
 help:
