@@ -45,7 +45,8 @@ class Agent:
         configuration = folder / "agent.yaml"
         configuration.write_text(_CONFIGURATION.format(target=target, cidrs=",".join(POD_CIDRS)))
         log = folder / "agent.log"
-        command = [_RULEGEN, "agent", "--node", NODE, "--config", configuration, "--kubeconfig", server.kubeconfig]
+        command = [str(_RULEGEN), "agent", "--node", NODE]
+        command += ["--config", str(configuration), "--kubeconfig", str(server.kubeconfig)]
         with log.open("wb") as written:
             self.begun = time.monotonic()
             self._process = subprocess.Popen(command, stderr=written)
@@ -73,7 +74,7 @@ class Agent:
 
 
 def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "nftables") -> dict[str, list[float]]:
-    """Seconds of a start, of changes and of a restart, and the memory of the agent; `idle`: seconds without a change."""
+    """Seconds of a start, of changes and of a restart; memory; and what is taken in `idle` seconds without a change."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     figures: dict[str, list[float]] = {}
     with ApiServer(shape, folder) as server:
