@@ -94,11 +94,15 @@ def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "n
 
 
 def _start(agent: Agent, server: ApiServer, figures: dict[str, list[float]]) -> None:
-    """From the start of the process to the last commit of the first sync."""
+    """From the start of the process until the rules are in force, and until the first sync is done.
+
+    In between the kernel tells all listeners on the host what was committed; nothing else can be committed meanwhile.
+    """
     server_before = server.processor_seconds()
-    line, _, last_commit = _until_synced(agent)
+    line, synced, last_commit = _until_synced(agent)
     assert " added=0 " not in line, line
-    figures["start"] = [last_commit - agent.begun]
+    figures["in force"] = [last_commit - agent.begun]
+    figures["start"] = [synced - agent.begun]
     figures["start cpu"] = [processor_seconds(agent.process)]
     figures["API server at the start cpu"] = [server.processor_seconds() - server_before]
 
@@ -121,11 +125,11 @@ def _until_synced(agent: Agent) -> tuple[str, float, float]:
         generation = connection.generation()
         while time.monotonic() < agent.begun + _LONGEST_START:
             line = agent.first_sync()
-            now, before = time.monotonic(), generation
+            synced, before = time.monotonic(), generation
             generation = connection.generation()
-            last_commit = last_commit if generation == before else now
+            last_commit = last_commit if generation == before else time.monotonic()
             if line:
-                return line, now, last_commit
+                return line, synced, last_commit
             time.sleep(_STEP)
     raise AssertionError(f"no sync within {_LONGEST_START:.0f} s")
 

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     fault: float = 4.0
     drift: float = 15.0
     server_stop: float = 40.0
-    hang: float = 120.0
+    hang: float = 300.0
     kill: float = 25.0
     patience: float = 180.0
 
