@@ -1,7 +1,7 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test check bench golden lock clean
+.PHONY: help install packages demo test check bench soak golden lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
@@ -14,8 +14,13 @@ ifeq ($(shell id -u),0)
 PYTEST = $(BIN)/python -m pytest --fail-on-skip
 else
 IN_NAMESPACE := unshare -rn sh -c 'ip link set lo up && exec "$$@"' sh
-PYTEST = $(if $(shell unshare -rn true 2>/dev/null && echo yes),$(IN_NAMESPACE)) $(BIN)/python -m pytest
+PRIVILEGED = $(if $(shell unshare -rn true 2>/dev/null && echo yes),$(IN_NAMESPACE))
+PYTEST = $(PRIVILEGED) $(BIN)/python -m pytest
 endif
+
+# Of `make soak`; without SEED each run takes another one.
+SECONDS = 600
+SEED =
 
 help:
 	@echo 'install  the command, at $(BIN)/rulegen'
@@ -23,6 +28,7 @@ help:
 	@echo 'test     check, then all tests'
 	@echo 'check    style, types and the import rules'
 	@echo 'bench    the measurements'
+	@echo 'soak     an agent in a cluster that changes and fails all the time, for SECONDS=600, SEED=number'
 	@echo 'golden   rewrite the expected rulesets in golden/'
 	@echo 'lock     choose the newest versions of the Python packages anew'
 	@echo 'clean    remove what all of these made'
@@ -51,6 +57,9 @@ check: install
 
 bench: install
 	$(BIN)/python -m bench
+
+soak: install
+	$(PRIVILEGED) $(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 golden: install
 	$(BIN)/rulegen golden update golden

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,6 +22,9 @@ from bench.report import TARGETS, Figures, megabytes, seconds, spread, table, ty
 
 _TARGET_SHAPE = Shape(10_000)
 _STAGES = ("decode", "compile", "first apply", "read back", "diff")
+# Seconds in which the agent has nothing to do.
+_IDLE_SECONDS = 10
+_WHEN = ("after start", "after changes")
 _CHANGES = ("endpoint replaced", "endpoint added", "service added")
 
 
@@ -62,8 +66,9 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
         _new_chain(bench)
         _beside(bench, _TARGET_SHAPE)
         _upgrade(bench, _TARGET_SHAPE if quick else Shape(30_000))
-        for shape in (Shape(1_000), *([_TARGET_SHAPE] if large else [])):
-            _kube_proxy(bench, shape)
+        layouts = (Shape(1_000), *([_TARGET_SHAPE] if large else []))
+        theirs = {shape: _kube_proxy(bench, shape) for shape in layouts}
+        _agent(bench, (Shape(1_000), _TARGET_SHAPE), theirs)
         for shape in (Shape(1_000), _TARGET_SHAPE):
             _iptables(bench, shape)
         _beside_kube_proxy_iptables(bench, Shape(1_000))
@@ -140,7 +145,8 @@ def _upgrade(bench: Bench, shape: Shape) -> None:
     table(title, ["what differs", "time (on the processors)"], rows, "whole table: a set is declared differently")
 
 
-def _kube_proxy(bench: Bench, shape: Shape) -> None:
+def _kube_proxy(bench: Bench, shape: Shape) -> float:
+    """Returns how many seconds nft and the kernel take for one change in kube-proxy's layout."""
     load = bench.measure("kube-proxy load", shape)
     change = bench.measure("kube-proxy change", shape, 10)
     ours = bench.measure("stages", shape)
@@ -153,6 +159,36 @@ def _kube_proxy(bench: Bench, shape: Shape) -> None:
     note = "what nft and the kernel take for the layout; what kube-proxy itself computes and lists comes on top"
     title = f"Beside the layout of kube-proxy's nftables mode, {shape} Services"
     table(title, ["", "kube-proxy's layout", "rulegen", "ratio"], rows, note)
+    return median(change["endpoint replaced"])
+
+
+def _agent(bench: Bench, shapes: Sequence[Shape], theirs: Mapping[Shape, float]) -> None:
+    """`theirs`: seconds for the same change in kube-proxy's layout, where that was measured."""
+    figures = {shape: bench.measure("agent", shape, bench.samples * 4, _IDLE_SECONDS) for shape in shapes}
+    rows = [
+        ["one endpoint replaced, event to commit", *(spread(figures[shape], "change") for shape in shapes)],
+        ["kube-proxy's layout, nft alone", *(seconds(theirs[shape]) if shape in theirs else "" for shape in shapes)],
+        [
+            "start, the kernel is empty: rules in force",
+            *(seconds(median(figures[shape]["in force"])) for shape in shapes),
+        ],
+        ["start: first sync done", *(typical(figures[shape], "start") for shape in shapes)],
+        ["restart, nothing has changed", *(typical(figures[shape], "restart") for shape in shapes)],
+        ["commits of that", *(f"{max(figures[shape]['commits of the restart']):.0f}" for shape in shapes)],
+        *([f"memory {when}", *(megabytes(figures[shape], f"memory {when}") for shape in shapes)] for when in _WHEN),
+        ["peak memory", *(megabytes(figures[shape], "peak memory of the agent") for shape in shapes)],
+        ["a processor, idle", *(f"{median(figures[shape]['idle cpu']):.1%}" for shape in shapes)],
+    ]
+    targets = ("<= 10 ms / 50 ms", "", "<= 6.00 s", "", "<= 6.00 s", "0", *["<= 350 MB"] * len(_WHEN), "", "< 1.0%")
+    rows = [[*row, target] for row, target in zip(rows, targets, strict=True)]
+    known = [
+        f"{theirs[shape] / median(figures[shape]['change']):.0f} at {shape}" for shape in shapes if shape in theirs
+    ]
+    title = (
+        "rulegen agent, a process that follows an API server by TLS: median / 99th percentile, time (on the processors)"
+    )
+    note = f"kube-proxy's layout by the agent's whole time: {', '.join(known)}; kube-proxy's own work comes on top"
+    table(title, ["", *map(str, shapes), "target at 10,000"], rows, note)
 
 
 def _iptables(bench: Bench, shape: Shape) -> None:

@@ -33,10 +33,26 @@ def peak_memory(process: int | str = "self") -> float:
 
     Not `ru_maxrss`: that of a new process starts with what its parent had.
     """
+    return _status(process, "VmHWM:")
+
+
+def resident_memory(process: int | str = "self") -> float:
+    """What a process has resident now, in MB; its children apart."""
+    return _status(process, "VmRSS:")
+
+
+def _status(process: int | str, field: str) -> float:
+    """A field in kB of the status of a process, in MB; 0 once it has ended."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(field):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def processor_seconds(process: int) -> float:
+    """What another process has taken so far, user and system, with those of its children that have ended."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

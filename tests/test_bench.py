@@ -41,6 +41,7 @@ def test_the_mixed_cluster_is_mixed(tmp_path: Path) -> None:
         Order("new chain", SMALL, (2,)),
         Order("beside", SMALL, (2,)),
         Order("upgrade", MIXED),
+        Order("agent", SMALL, (5, 1)),
         Order("kube-proxy load", SMALL),
         Order("kube-proxy change", SMALL, (2,)),
         Order("iptables stages", MIXED, ("nft",)),
@@ -55,7 +56,7 @@ def test_it_measures(order: Order, tmp_path: Path) -> None:
         pytest.xfail("python-iptables does not understand the iptables of this host")
     result = run(order, tmp_path)
     for name, value in result.items():
-        if not name.endswith((" cpu", "nft memory", "restore memory")):
+        if not name.endswith((" cpu", "nft memory", "restore memory", "commits of the restart")):
             assert min(value if isinstance(value, list) else [value]) > 0, name
 
 

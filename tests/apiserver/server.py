@@ -59,7 +59,8 @@ class ApiServer:
     """A running server on a port of 127.0.0.1.
 
     `tokens`: who may ask; `served`: the paths that it knows; `events`: what clients have made; `connections`: how many
-    were made to it; `compressed`: how many lists were sent so.
+    were made to it; `compressed`: how many lists were sent so; `spoke`: when it last wrote into a watch, by
+    `time.monotonic`.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class ApiServer:
         self.streams: set[Stream] = set()
         self.connections = 0
         self.compressed = 0
+        self.spoke = 0.0
         self._faults: dict[tuple[str, Verb], deque[Fault]] = {}
         self._http: _HttpServer | None = None
         self._port = 0
@@ -363,5 +365,6 @@ class _Handler(BaseHTTPRequestHandler):
                 api.streams.discard(stream)
 
     def _chunk(self, text: bytes) -> None:
+        self.server.api.spoke = time.monotonic()
         self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
         self.wfile.flush()

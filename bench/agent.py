@@ -1,0 +1,154 @@
+"""The agent as a process that follows an API server, seen from outside: what it takes until the kernel has a change.
+
+The API server speaks TLS on loopback and is a third process. When the kernel has what the agent sent it, the kernel
+itself tells: by the notification that follows each commit, and by the number of the ruleset's generation.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench.api_server import ApiServer
+from bench.clock import peak_memory, processor_seconds, resident_memory
+from bench.clusters import NODE, POD_CIDRS, Shape
+from rulegen.nftables.monitor import Monitor
+from rulegen.nftables.netlink import Connection
+
+_RULEGEN = Path(sys.executable).parent / "rulegen"
+_CONFIGURATION = """\
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: {target}
+clusterCIDR: {cidrs}
+{target}: {{minSyncPeriod: 20ms}}
+"""
+_STEP = 0.002
+_LONGEST_START = 300.0
+_LONGEST_CHANGE = 10.0
+# More than minSyncPeriod, and whatever else follows a change is over too.
+_QUIET = 0.08
+_SETTLED = 2.0
+
+
+class Agent:
+    """A running agent, from the moment of its start."""
+
+    def __init__(self, server: ApiServer, target: str, folder: Path) -> None:
+        configuration = folder / "agent.yaml"
+        configuration.write_text(_CONFIGURATION.format(target=target, cidrs=",".join(POD_CIDRS)))
+        log = folder / "agent.log"
+        command = [str(_RULEGEN), "agent", "--node", NODE]
+        command += ["--config", str(configuration), "--kubeconfig", str(server.kubeconfig)]
+        with log.open("wb") as written:
+            self.begun = time.monotonic()
+            self._process = subprocess.Popen(command, stderr=written)
+        self._log = log.open()
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
+        self._log.close()
+
+    @property
+    def process(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def first_sync(self) -> str:
+        """What the log says of the first sync; "" before it is done."""
+        assert self._process.poll() is None, self._said
+        self._said += self._log.read()
+        return next((line for line in self._said.splitlines(keepends=True) if " sync mode=full " in line), "")
+
+
+def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "nftables") -> dict[str, list[float]]:
+    """Seconds of a start, of changes and of a restart; memory; and what is taken in `idle` seconds without a change."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    figures: dict[str, list[float]] = {}
+    with ApiServer(shape, folder) as server:
+        with Agent(server, target, folder) as agent:
+            _start(agent, server, figures)
+            time.sleep(_SETTLED)
+            figures["memory after start"] = [resident_memory(agent.process)]
+            picked = range(0, shape.services, max(1, shape.services // samples))[:samples]
+            with closing(Monitor(own_port=0)) as monitor:
+                figures["change"] = [_change(server, monitor, index) for index in picked]
+            figures["memory after changes"] = [resident_memory(agent.process)]
+            figures["peak memory of the agent"] = [peak_memory(agent.process)]
+            figures["idle cpu"] = [_idle(agent, idle)]
+        with Agent(server, target, folder) as agent:
+            _restart(agent, figures)
+    return figures
+
+
+def _start(agent: Agent, server: ApiServer, figures: dict[str, list[float]]) -> None:
+    """From the start of the process until the rules are in force, and until the first sync is done.
+
+    In between the kernel tells all listeners on the host what was committed; nothing else can be committed meanwhile.
+    """
+    server_before = server.processor_seconds()
+    line, synced, last_commit = _until_synced(agent)
+    assert " added=0 " not in line, line
+    figures["in force"] = [last_commit - agent.begun]
+    figures["start"] = [synced - agent.begun]
+    figures["start cpu"] = [processor_seconds(agent.process)]
+    figures["API server at the start cpu"] = [server.processor_seconds() - server_before]
+
+
+def _restart(agent: Agent, figures: dict[str, list[float]]) -> None:
+    """From the start of the process to the end of the first sync, and what is committed though nothing has changed."""
+    with closing(Connection()) as connection:
+        generation = connection.generation()
+        _, synced, _ = _until_synced(agent)
+        figures["restart"] = [synced - agent.begun]
+        figures["restart cpu"] = [processor_seconds(agent.process)]
+        time.sleep(_SETTLED)
+        figures["commits of the restart"] = [connection.generation() - generation]
+
+
+def _until_synced(agent: Agent) -> tuple[str, float, float]:
+    """The log's line of the first sync, when it came, and when the last commit was; that is the start without any."""
+    last_commit = agent.begun
+    with closing(Connection()) as connection:
+        generation = connection.generation()
+        while time.monotonic() < agent.begun + _LONGEST_START:
+            line = agent.first_sync()
+            synced, before = time.monotonic(), generation
+            generation = connection.generation()
+            last_commit = last_commit if generation == before else time.monotonic()
+            if line:
+                return line, synced, last_commit
+            time.sleep(_STEP)
+    raise AssertionError(f"no sync within {_LONGEST_START:.0f} s")
+
+
+def _change(server: ApiServer, monitor: Monitor, index: int) -> float:
+    """Seconds from the event that the server writes to the notification of the commit."""
+    time.sleep(_QUIET)
+    assert not monitor.read(), "somebody else changes the table"
+    server.replace_endpoint(index)
+    while select.select([monitor.fileno()], [], [], _LONGEST_CHANGE)[0]:
+        now = time.monotonic()
+        if monitor.read():
+            return now - server.spoke()
+    raise AssertionError(f"no commit within {_LONGEST_CHANGE:.0f} s")
+
+
+def _idle(agent: Agent, seconds: int) -> float:
+    """The share of a processor that is taken when nothing happens."""
+    time.sleep(_SETTLED)
+    before = processor_seconds(agent.process)
+    time.sleep(seconds)
+    return (processor_seconds(agent.process) - before) / seconds
