@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -51,14 +51,13 @@ def kube_proxy_removals() -> tuple[Removal, ...]:
 @contextmanager
 def _nftables(configuration: Configuration) -> Iterator[Dataplane]:
     from rulegen.nftables.kernel import Kernel
-    from rulegen.nftables.monitor import Monitor
     from rulegen.targets.live_nftables import LiveNftables
     from rulegen.targets.on_iptables import IptablesTarget
 
-    with Kernel() as kernel, closing(Monitor(kernel.port, kernel.own_generations)) as monitor:
+    with Kernel() as kernel:
         configuration = _on_host(configuration, kernel.families())
         rules = LiveNftables(kernel, configuration.node)
-        yield Dataplane(configuration, rules, Notifications(monitor), (IptablesTarget().remove,))
+        yield Dataplane(configuration, rules, Notifications(kernel.monitor()), (IptablesTarget().remove,))
 
 
 @contextmanager

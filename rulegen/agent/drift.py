@@ -62,9 +62,9 @@ class Notifications:
         return [self._monitor.fileno()]
 
     def wait(self, now: float) -> float | None:
-        """Never: what happens makes the file readable."""
+        """Nothing to wait for when something was missed; else what happens makes the file readable."""
         del now
-        return None
+        return 0.0 if self._monitor.has_missed else None
 
     def look(self, now: float) -> list[str]:
         """The processes that committed to our table."""

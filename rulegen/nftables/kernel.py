@@ -12,8 +12,8 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain, islice
 from types import TracebackType
@@ -25,6 +25,7 @@ from rulegen.nftables import netlink
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
 from rulegen.nftables.live import Live, read, read_table
+from rulegen.nftables.monitor import Monitor
 from rulegen.nftables.program import Program
 from rulegen.nftables.rules import (
     CompiledChain,
@@ -69,8 +70,7 @@ class Kernel:
         self._namespace = _network_namespace()
         self._libnftables: Any = None
         self._compiled: dict[tuple[Family, str], CompiledChain] = {}
-        # The generations of the ruleset that nft made for us; for a monitor, which takes out those that it has met.
-        self.own_generations: set[int] = set()
+        self._monitor: Monitor | None = None
         try:
             self._connection.generation()
         except netlink.KernelError as error:
@@ -90,13 +90,15 @@ class Kernel:
         self.close()
 
     def close(self) -> None:
-        """Closes the socket."""
+        """Closes the sockets."""
         self._connection.close()
+        if self._monitor is not None:
+            self._monitor.close()
 
-    @property
-    def port(self) -> int:
-        """The netlink port of all that is committed here, but for what nft does: see `own_generations`."""
-        return self._connection.port
+    def monitor(self) -> Monitor:
+        """Begins to listen for what others commit, until the Kernel is closed. Raises HostError."""
+        self._monitor = Monitor(self._connection.port, self._connection.generation)
+        return self._monitor
 
     def read(self) -> Live:
         """What the kernel holds of ours."""
@@ -239,17 +241,8 @@ class Kernel:
         if len(first) < _IN_PROCESS_LINES:
             self._in_process("".join(first), check=check)
         else:
-            with self._own_generation():
+            with self._monitor.own_load() if self._monitor else nullcontext():
                 _in_subprocess(first, lines, check=check)
-
-    @contextmanager
-    def _own_generation(self) -> Iterator[None]:
-        """Remembers the generation that a commit by nft makes, if it is the only one meanwhile."""
-        before = self._connection.generation()
-        yield
-        after = self._connection.generation()
-        if after == before + 1:
-            self.own_generations.add(after)
 
     def _check_namespace(self) -> None:
         """The socket stays where it was opened, but nft would work wherever its caller is."""
@@ -261,7 +254,7 @@ class Kernel:
         if self._libnftables is None:
             self._libnftables = _open_libnftables()
         self._libnftables.set_dry_run(check)
-        with self._own_generation():
+        with self._monitor.own_commit() if self._monitor else nullcontext():
             status, _, message = self._libnftables.cmd(commands)
         if status:
             raise _refusal(message, commands)

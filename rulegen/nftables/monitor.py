@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from rulegen.errors import HostError, printable
@@ -19,6 +20,7 @@ from rulegen.nftables.layout import TABLE
 
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_DROP_MEMBERSHIP = 2
 _GROUP_NFTABLES = 7
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
@@ -38,14 +40,18 @@ class Intrusion(NamedTuple):
 class Monitor:
     """Listens in the network namespace of the thread that opens it. Raises HostError when the kernel refuses that.
 
-    `own_port`: whose commits are not told. `own_generations`: those that nft made for this program, which has other
-    ports; each is taken out when it has been met.
+    `own_port`: whose commits are not told; those that nft makes for this program have other ports. `generation`: asks
+    the kernel for the number of the ruleset, which grows by one with each commit.
     """
 
-    def __init__(self, own_port: int, own_generations: set[int]) -> None:
+    def __init__(self, own_port: int, generation: Callable[[], int]) -> None:
         self._own_port = own_port
-        self._own_generations = own_generations
+        self._generation = generation
+        # Those that nft made for us, and that were not met yet.
+        self._own_generations: set[int] = set()
         self._touched = False
+        # Somebody may have committed something while nobody listened.
+        self.has_missed = False
         try:
             self._socket = socket.socket(
                 socket.AF_NETLINK,
@@ -53,7 +59,7 @@ class Monitor:
                 NETLINK_NETFILTER,
             )
             self._socket.bind((0, 0))
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
+            self._listen()
         except OSError as error:
             raise HostError(f"cannot listen for changes of nftables: {error.strerror}") from error
         try:
@@ -69,9 +75,30 @@ class Monitor:
         """Stops listening."""
         self._socket.close()
 
+    @contextmanager
+    def own_commit(self) -> Iterator[None]:
+        """What nft commits within is ours, in one transaction at most."""
+        before = self._generation()
+        yield
+        after = self._generation()
+        if after == before + 1:
+            self._own_generations.add(after)
+
+    @contextmanager
+    def own_load(self) -> Iterator[None]:
+        """As `own_commit`, for a large one: while anybody listens, the kernel takes more than twice as long for it."""
+        before = self._generation()
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_DROP_MEMBERSHIP, _GROUP_NFTABLES)
+        try:
+            yield
+        finally:
+            self._listen()
+            self.has_missed = self.has_missed or self._generation() > before + 1
+
     def read(self) -> list[Intrusion]:
         """What has happened since the last call; does not wait."""
-        found: list[Intrusion] = []
+        found = [Intrusion("another program, while rules were loaded")] if self.has_missed else []
+        self.has_missed = False
         while True:
             try:
                 data = self._socket.recv(1 << 17)
@@ -84,6 +111,9 @@ class Monitor:
                 found.append(Intrusion("somebody (there was more than could be followed)"))
                 continue
             found += self._intrusions(data)
+
+    def _listen(self) -> None:
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
 
     def _intrusions(self, data: bytes) -> Iterator[Intrusion]:
         offset = 0

@@ -1,0 +1,76 @@
+"""What others commit is noticed, whoever loads what for us meanwhile; what is ours is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rulegen.nftables.monitor import Monitor
+from tests.agent.running import web
+from tests.nftables.host import Host, host_or_skip
+
+pytestmark = pytest.mark.kernel
+
+DAMAGE = "flush map ip rulegen endpoints"
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """One of its own, since a monitor listens as long as the Host is there."""
+    with host_or_skip() as made:
+        yield made
+
+
+@pytest.fixture
+def monitor(host: Host) -> Iterator[Monitor]:
+    with host.namespace.entered():
+        yield host.kernel.monitor()
+
+
+def by(monitor: Monitor) -> list[str]:
+    return [intrusion.by for intrusion in monitor.read()]
+
+
+def test_what_is_ours_is_not_told(host: Host, monitor: Monitor) -> None:
+    # nft loads the table, netlink carries the changes.
+    host.apply(*web(1, 1))
+    host.apply(*web(1, 2), *web(2, 1, 3))
+    assert by(monitor) == []
+
+
+def test_what_others_do_is_told_and_by_whom(host: Host, monitor: Monitor) -> None:
+    host.apply(*web(1, 1))
+    host.nft("add table ip other")
+    assert by(monitor) == []
+    host.nft(DAMAGE)
+    (who,) = by(monitor)
+    assert who.startswith("nft (process ")
+
+
+def test_one_commit_of_nft_for_us_is_ours(host: Host, monitor: Monitor) -> None:
+    host.apply(*web(1, 1))
+    with monitor.own_commit():
+        host.nft(DAMAGE)
+    assert by(monitor) == []
+    with monitor.own_commit():
+        host.nft(DAMAGE)
+        host.nft("add table ip other")
+    # Which of them was ours cannot be said.
+    assert len(by(monitor)) == 1
+
+
+def test_what_others_do_during_a_large_load_is_not_missed(host: Host, monitor: Monitor) -> None:
+    host.apply(*web(1, 1))
+    with monitor.own_load():
+        host.nft(DAMAGE)
+    assert not monitor.has_missed
+    assert by(monitor) == []
+    with monitor.own_load():
+        host.nft(DAMAGE)
+        host.nft("add table ip other")
+    assert monitor.has_missed
+    assert by(monitor) == ["another program, while rules were loaded"]
+    assert not monitor.has_missed
+    host.nft(DAMAGE)
+    assert len(by(monitor)) == 1
