@@ -12,7 +12,8 @@ from tests.nftables.host import Host, host_or_skip
 
 pytestmark = pytest.mark.kernel
 
-DAMAGE = "flush map ip rulegen endpoints"
+# What is empty already is not committed again.
+DAMAGE, MORE_DAMAGE = "flush map ip rulegen endpoints", "flush map ip rulegen slots"
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_one_commit_of_nft_for_us_is_ours(host: Host, monitor: Monitor) -> None:
         host.nft(DAMAGE)
     assert by(monitor) == []
     with monitor.own_commit():
-        host.nft(DAMAGE)
+        host.nft(MORE_DAMAGE)
         host.nft("add table ip other")
     # Which of them was ours cannot be said.
     assert len(by(monitor)) == 1
@@ -67,10 +68,10 @@ def test_what_others_do_during_a_large_load_is_not_missed(host: Host, monitor: M
     assert not monitor.has_missed
     assert by(monitor) == []
     with monitor.own_load():
-        host.nft(DAMAGE)
+        host.nft(MORE_DAMAGE)
         host.nft("add table ip other")
     assert monitor.has_missed
     assert by(monitor) == ["another program, while rules were loaded"]
     assert not monitor.has_missed
-    host.nft(DAMAGE)
+    host.nft("delete table ip rulegen")
     assert len(by(monitor)) == 1
