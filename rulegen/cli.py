@@ -323,7 +323,6 @@ def _refuse_beside_kube_proxy() -> None:
 
 
 @main.command()
-@_target_options
 @click.option(
     "-f",
     "--filename",
@@ -335,6 +334,7 @@ def _refuse_beside_kube_proxy() -> None:
 @click.option("--node", metavar="NAME", help="Whose rules to keep [default: the host name].")
 @click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
 @click.option("--kubeconfig", metavar="FILE", help="Without -f: the cluster to follow.")
+@_target_options
 @click.option("--apiserver", metavar="URL", help="Where its API server is, instead of what the kubeconfig says.")
 @click.option("--dry-run", is_flag=True, help="Print each change, and apply none.")
 def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:

@@ -6,6 +6,8 @@ to do that can fail, it keeps and tries again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rulegen.agent.engine import Sync
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import FollowEvent
@@ -14,8 +16,8 @@ from rulegen.kube.follow import FollowEvent
 class Observer:
     """Does nothing; for those who need only a part of it."""
 
-    def took(self, event: FollowEvent) -> None:
-        """An event has been taken; a change in it is to be applied by the next sync."""
+    def took(self, events: Sequence[FollowEvent]) -> None:
+        """Events have been taken; changes among them are to be applied by the next sync."""
 
     def synced(self, sync: Sync) -> None:
         """A sync ended well."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from rulegen.agent.engine import Engine, Sync
 from rulegen.agent.events import EventRecorder, FindingEvents, ServiceReference
@@ -35,9 +36,9 @@ class Measuring(Observer):
         self._metrics = metrics
         self._engine = engine
 
-    def took(self, event: FollowEvent) -> None:
-        """It waits for a sync."""
-        self._metrics.taken([event])
+    def took(self, events: Sequence[FollowEvent]) -> None:
+        """They wait for a sync."""
+        self._metrics.taken(events)
 
     def synced(self, sync: Sync) -> None:
         """What a sync did and found."""
@@ -114,14 +115,15 @@ class HealthKeeping(Observer):
         self._period = period
         self._next_retry: float | None = None
 
-    def took(self, event: FollowEvent) -> None:
+    def took(self, events: Sequence[FollowEvent]) -> None:
         """Before the first sync nothing is late; the own Node decides whether this one is to stay."""
-        match event:
-            case Upsert(Node()):
-                self._health.set_node(self._engine.cluster.node)
-            case Delete(kind, _, name) if kind is Node and name == self._engine.node_name:
-                self._health.set_node(None)
-        if self._next_retry is not None and isinstance(event, Upsert | Delete):
+        for event in events:
+            match event:
+                case Upsert(Node() as node) if node.metadata.name == self._engine.node_name:
+                    self._health.set_node(node)
+                case Delete(kind, _, name) if kind is Node and name == self._engine.node_name:
+                    self._health.set_node(None)
+        if self._next_retry is not None and any(isinstance(event, Upsert | Delete) for event in events):
             self._health.queued()
 
     def synced(self, sync: Sync) -> None:

@@ -28,6 +28,7 @@ from rulegen.agent.reload import ConfigurationWatch
 from rulegen.agent.takeover import Takeover
 from rulegen.agent.worker import Worker
 from rulegen.config import Configuration, DetectLocalMode
+from rulegen.errors import HostError, InputError
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
 
@@ -105,13 +106,21 @@ def _work_with_reloads(options: Options, configuration: Configuration, inbox: In
     """Works, and begins anew when the configuration has changed: what is live is adopted, as at any start."""
     watch = ConfigurationWatch(options.config_path, options.load, inbox.wake_up)
     watch.start(configuration)
+    before: Configuration | None = None
     with closing(watch):
         while not stop.is_set:
-            _work(options, configuration, inbox, lambda: stop.is_set or watch.changed is not None)
+            try:
+                _work(options, configuration, inbox, lambda: stop.is_set or watch.changed is not None)
+            except (InputError, HostError) as error:
+                if before is None:
+                    raise
+                _LOG.error("the changed configuration cannot be put to work, the one before is again: %s", error)
+                configuration, before = before, None
+                continue
             changed = watch.take()
             if changed is not None and not stop.is_set:
                 _LOG.info("the configuration has changed: starting over")
-                configuration = changed
+                configuration, before = changed, configuration
 
 
 def _work(options: Options, configuration: Configuration, inbox: Inbox, is_stopping: Callable[[], bool]) -> None:

@@ -68,8 +68,11 @@ class Worker:
         """
         while not is_stopping():
             self._wait()
-            for event in self._inbox.take():
-                self._take(event)
+            if events := self._inbox.take():
+                for event in events:
+                    self._take(event)
+                for observer in self._observers:
+                    observer.took(events)
             self._look_for_drift()
             wait = self._next_sync()
             if wait is not None and wait <= 0 and not is_stopping():
@@ -117,8 +120,6 @@ class Worker:
                 _LOG.info("following %s again", kind.__name__)
             case Failed(_, error):
                 raise SourceError("a source of events has failed") from error
-        for observer in self._observers:
-            observer.took(event)
 
     # -- drift --
 

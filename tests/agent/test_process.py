@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_a_changed_configuration_takes_effect_at_once(playground: Playground) ->
         assert agent.log.count("starting over") == 1
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(15) == 0
+
+
+def test_a_configuration_that_the_host_cannot_follow_is_not_kept(playground: Playground) -> None:
+    file = playground.manifests / "all.json"
+    save(file, *web(1, 1))
+    with playground.agent() as agent:
+        playground.wait_for(web(1, 1))
+        with playground.namespace.entered(), socket.create_server(("127.0.0.1", 10299)):
+            playground.configure("metricsBindAddress: 127.0.0.1:10299", "bindAddressHardFail: true")
+            agent.wait_for("cannot be put to work, the one before is again: metricsBindAddress: cannot listen on", 10.0)
+        save(file, *web(1, 2))
+        playground.wait_for(web(1, 2), 10.0)
 
 
 def test_a_configuration_can_change_the_target(playground: Playground) -> None:
