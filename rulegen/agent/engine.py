@@ -17,7 +17,7 @@ from rulegen.errors import ApplyError, RulegenError, StaleError
 from rulegen.kube.follow import Delete, Invalid, Upsert
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import NO_CHANGES, Changes, NodeRouting, Route, RouteKey, ServiceKey
+from rulegen.routing.model import NO_CHANGES, Changes, Route, RouteKey, ServiceKey
 from rulegen.ruleset import Delta
 from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, RuleCount
 
@@ -123,11 +123,6 @@ class Engine:
     def refusals(self) -> Mapping[RouteKey, str]:
         """The Routes that are not in force as they are wanted, and why."""
         return self._refusals
-
-    def nodes(self) -> Mapping[Family, NodeRouting]:
-        """The node's part of each family, as known now."""
-        found = {family: self._cluster.node_routing(family) for family in Family}
-        return {family: routing for family, routing in found.items() if routing is not None}
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
         """See `LiveRules`."""
