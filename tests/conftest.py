@@ -28,17 +28,27 @@ def kernel_gap() -> str | None:
     return None if probe.returncode == 0 else probe.stderr.strip().splitlines()[0]
 
 
+@functools.cache
+def user_namespace_gap() -> str | None:
+    """Why this host cannot run tests marked `user_namespace`: to nobody inside a chroot does the kernel give one."""
+    command = ["unshare", "--user", "--map-root-user", "--net", "true"]
+    probe = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return None if probe.returncode == 0 else probe.stderr.strip()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fail-on-skip",
         action="store_true",
-        help="a skipped test is a failure, unless the kernel has no nf_tables or allows no network namespace",
+        help="a skipped test is a failure, unless the kernel has no nf_tables or allows no namespace",
     )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("kernel") and (gap := kernel_gap()):
         pytest.skip(f"no nf_tables in a network namespace here: {gap}")
+    if item.get_closest_marker("user_namespace") and (gap := user_namespace_gap()):
+        pytest.skip(f"no user namespace here: {gap}")
 
 
 def _skips_refused(config: pytest.Config) -> bool:
@@ -55,7 +65,8 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if _skips_refused(item.config) and report.skipped and not hasattr(report, "wasxfail"):
+    is_out_of_reach = item.get_closest_marker("user_namespace") and user_namespace_gap()
+    if _skips_refused(item.config) and report.skipped and not (hasattr(report, "wasxfail") or is_out_of_reach):
         _refuse_skip(report)
     return report
 

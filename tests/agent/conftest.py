@@ -1,12 +1,16 @@
-"""The fixtures of the agent's kernel tests."""
+"""The fixtures of the agent's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rulegen.agent.http import HttpServer
+from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.errors import HostError
 from tests.agent.running import Playground
 from tests.apiserver import ApiServer
 from tests.nftables.host import host_or_skip
@@ -19,8 +23,8 @@ def playground(tmp_path: Path) -> Iterator[Playground]:
 
 
 @pytest.fixture
-def server(playground: Playground) -> Iterator[ApiServer]:
-    """An API server in the playground's namespace."""
+def api_server(playground: Playground) -> Iterator[ApiServer]:
+    """In the playground's namespace."""
     with playground.namespace.entered():
         made = ApiServer()
         made.start()
@@ -31,6 +35,22 @@ def server(playground: Playground) -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def kubeconfig(server: ApiServer, tmp_path: Path) -> str:
+def kubeconfig(api_server: ApiServer, tmp_path: Path) -> str:
     """How it is reached."""
-    return server.kubeconfig(tmp_path / "kubeconfig")
+    return api_server.kubeconfig(tmp_path / "kubeconfig")
+
+
+@pytest.fixture
+def namespace() -> Iterator[NetworkNamespace]:
+    try:
+        made = NetworkNamespace()
+    except HostError as error:
+        pytest.skip(f"no network namespace here: {error}")
+    with made:
+        yield made
+
+
+@pytest.fixture
+def server(namespace: NetworkNamespace) -> Iterator[HttpServer]:
+    with namespace.entered(), closing(HttpServer()) as made:
+        yield made

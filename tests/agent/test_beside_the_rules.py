@@ -72,8 +72,8 @@ def owned_by_another(namespace: NetworkNamespace) -> Iterator[subprocess.Popen[s
 # -- health --
 
 
-def test_the_pages_of_an_agent_that_is_well(playground: Playground, server: ApiServer, kubeconfig: str) -> None:
-    server.put(*NODE, *web(1, 1), *web(2, 2))
+def test_the_pages_of_an_agent_that_is_well(playground: Playground, api_server: ApiServer, kubeconfig: str) -> None:
+    api_server.put(*NODE, *web(1, 1), *web(2, 2))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("sync mode=full", 10.0)
         wait_until(lambda: status(playground, HEALTHZ, "/healthz") == 200, 10.0)
@@ -83,7 +83,7 @@ def test_the_pages_of_an_agent_that_is_well(playground: Playground, server: ApiS
         assert shown["nftables"]["minSyncPeriod"] == "0.02s"
         assert metric(playground, 'rulegen_service_ports{ip_family="IPv4"}') == 2
         assert metric(playground, 'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"}') == 1
-        server.put(*web(1, 1, 2))
+        api_server.put(*web(1, 1, 2))
         partial = 'kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"}'
         wait_until(lambda: metric(playground, partial) >= 1, 10.0)
         playground.host.nft("flush map ip rulegen endpoints")
@@ -92,17 +92,17 @@ def test_the_pages_of_an_agent_that_is_well(playground: Playground, server: ApiS
         # Load balancers are told when the node is to go, and when it is deleted.
         here = node()
         tainted = replace(here, spec=NodeSpec(taints=[Taint(key="ToBeDeletedByClusterAutoscaler")]))
-        server.put(tainted)
+        api_server.put(tainted)
         wait_until(lambda: status(playground, HEALTHZ, "/healthz") == 503, 10.0)
         assert status(playground, HEALTHZ, "/livez") == 200
-        server.put(node())
+        api_server.put(node())
         wait_until(lambda: status(playground, HEALTHZ, "/healthz") == 200, 10.0)
-        server.delete(Node, "node-1")
+        api_server.delete(Node, "node-1")
         wait_until(lambda: status(playground, HEALTHZ, "/healthz") == 503, 10.0)
 
 
 def test_a_health_check_follows_the_endpoints_on_this_node(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
     playground.configure("nodePortAddresses: ['0.0.0.0/0']")
 
@@ -110,7 +110,7 @@ def test_a_health_check_follows_the_endpoints_on_this_node(
         found = [endpoint(f"10.128.0.{number}", name) for number, name in enumerate(nodes, start=1)]
         return endpoint_slice(found, service_name="balanced", name="balanced-a")
 
-    server.put(*NODE, BALANCED, endpoints("node-1", "node-1", "node-2"))
+    api_server.put(*NODE, BALANCED, endpoints("node-1", "node-1", "node-2"))
     with playground.agent("--kubeconfig", kubeconfig):
         wait_until(lambda: status(playground, HEALTH_CHECK) == 200, 10.0)
         assert json.loads(text(playground, HEALTH_CHECK, "/")) == {
@@ -118,9 +118,9 @@ def test_a_health_check_follows_the_endpoints_on_this_node(
             "localEndpoints": 2,
             "serviceProxyHealthy": True,
         }
-        server.put(endpoints("node-2"))
+        api_server.put(endpoints("node-2"))
         wait_until(lambda: status(playground, HEALTH_CHECK) == 503, 10.0)
-        server.delete(Service, "balanced", "default")
+        api_server.delete(Service, "balanced", "default")
         wait_until(lambda: status(playground, HEALTH_CHECK) == 0, 10.0)
 
 
@@ -145,17 +145,17 @@ def test_an_agent_whose_changes_do_not_reach_the_kernel_is_unwell(playground: Pl
 
 
 def test_the_owner_of_a_service_is_told_what_is_wrong(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
     first = service("first", ["10.96.1.1"], external_ips=["198.51.100.7"], created="2024-01-01T00:00:00Z")
     second = service("second", ["10.96.1.2"], external_ips=["198.51.100.7"], created="2025-01-01T00:00:00Z")
     second = replace(second, metadata=replace(second.metadata, uid="uid-of-second"))
     with playground.namespace.entered(), socket.create_server(("0.0.0.0", HEALTH_CHECK)):  # noqa: S104
         playground.configure("nodePortAddresses: ['0.0.0.0/0']")
-        server.put(*NODE, first, second, BALANCED)
+        api_server.put(*NODE, first, second, BALANCED)
         with playground.agent("--kubeconfig", kubeconfig) as agent:
-            wait_until(lambda: len(server.events) == 2, 30.0)
-    told = {made["reason"]: made for made in server.events}
+            wait_until(lambda: len(api_server.events) == 2, 30.0)
+    told = {made["reason"]: made for made in api_server.events}
     duplicate, taken = told["DuplicateFrontend"], told["FailedToStartServiceHealthcheck"]
     assert duplicate["regarding"]["uid"] == "uid-of-second"
     assert "198.51.100.7 port 80/TCP belongs to default/first" in duplicate["note"]

@@ -77,9 +77,9 @@ def _ruleset(playground: Playground) -> str:
 
 
 def test_from_an_empty_kernel_the_api_server_is_reached_directly(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
-    server.put(*web(1, 1), node(), service_cidr("10.96.0.0/16"))
+    api_server.put(*web(1, 1), node(), service_cidr("10.96.0.0/16"))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*web(1, 1), node(), service_cidr("10.96.0.0/16")], 10.0)
         assert "programmed by this agent" not in agent.log
@@ -87,23 +87,23 @@ def test_from_an_empty_kernel_the_api_server_is_reached_directly(
 
 
 def test_an_api_server_behind_a_service_that_the_agent_programs_is_named(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
-    server.put(*web(1, 1), service("kubernetes", ["127.0.0.1"]), node(), service_cidr("10.96.0.0/16"))
+    api_server.put(*web(1, 1), service("kubernetes", ["127.0.0.1"]), node(), service_cidr("10.96.0.0/16"))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("the API server is reached through 127.0.0.1, which belongs to Service default/kubernetes", 10.0)
 
 
 def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
     """So that a restart applies nothing, whatever arrives first."""
     items = [*_service_behind_node_port(), node(), service_cidr("10.96.0.0/16")]
     playground.host.apply(*items)
     generation = playground.host.generation()
-    server.put(*items)
+    api_server.put(*items)
     for kind in (Node, ServiceCIDR):
-        server.inject(kind, "list", Answer(500), Answer(500))
+        api_server.inject(kind, "list", Answer(500), Answer(500))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("sync mode=full", 15.0)
         assert "added=0 changed=0 removed=0" in agent.log
@@ -112,27 +112,27 @@ def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
 
 
 def test_what_the_api_server_denies_is_not_waited_for(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
-    server.put(*web(1, 1))
+    api_server.put(*web(1, 1))
     for kind in (Node, ServiceCIDR):
-        server.inject(kind, "list", *[Answer(403)] * 50)
+        api_server.inject(kind, "list", *[Answer(403)] * 50)
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for(web(1, 1), 10.0)
         assert "not following ServiceCIDR" in agent.log
 
 
 def test_a_nodes_zone_addresses_and_pod_cidrs_take_effect_at_once(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
     playground.configure("detectLocalMode: NodeCIDR")
     services = _service_behind_node_port()
-    server.put(*services, service_cidr("10.96.0.0/16"), node(pod_cidrs=["10.128.0.0/24"]))
+    api_server.put(*services, service_cidr("10.96.0.0/16"), node(pod_cidrs=["10.128.0.0/24"]))
     with playground.agent("--kubeconfig", kubeconfig):
         wait_until(lambda: "ip saddr != 10.128.0.0/24" in _ruleset(playground), 10.0)
-        server.put(node(addresses=["192.168.1.77"], pod_cidrs=["10.128.0.0/24"]))
+        api_server.put(node(addresses=["192.168.1.77"], pod_cidrs=["10.128.0.0/24"]))
         wait_until(lambda: "192.168.1.77" in _ruleset(playground), 10.0)
-        server.put(node(addresses=["192.168.1.77"], pod_cidrs=["10.128.7.0/24"]))
+        api_server.put(node(addresses=["192.168.1.77"], pod_cidrs=["10.128.7.0/24"]))
         wait_until(lambda: "ip saddr != 10.128.7.0/24" in _ruleset(playground), 10.0)
 
 

@@ -68,11 +68,11 @@ def test_fifty_crashes_leave_the_kernel_right_and_connections_alone(tmp_path: Pa
 
 
 def test_a_flood_of_changes_ends_equal_and_takes_no_memory(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
     services = 200
     hosts: list[tuple[int, ...]] = [(1, 2, 3)] * services
-    server.put(*NODE, *chain.from_iterable(web(number, *hosts[number]) for number in range(services)))
+    api_server.put(*NODE, *chain.from_iterable(web(number, *hosts[number]) for number in range(services)))
     chance = random.Random(3)
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         agent.wait_for("sync mode=full", 15.0)
@@ -83,7 +83,7 @@ def test_a_flood_of_changes_ends_equal_and_takes_no_memory(
             while sent < passed * CHANGES_IN_A_SECOND:
                 number = chance.randrange(services)
                 hosts[number] = tuple(chance.sample(range(1, 200), chance.randint(1, 5)))
-                server.put(web(number, *hosts[number])[1])
+                api_server.put(web(number, *hosts[number])[1])
                 sent += 1
             time.sleep(0.01)
             if not memory and passed > FLOOD_SECONDS / 4:
@@ -96,46 +96,48 @@ def test_a_flood_of_changes_ends_equal_and_takes_no_memory(
         assert "Traceback" not in agent.log
 
 
-def test_an_api_server_that_is_away_changes_nothing(playground: Playground, server: ApiServer, kubeconfig: str) -> None:
-    server.put(*NODE, *web(1, 1), *web(2, 2))
+def test_an_api_server_that_is_away_changes_nothing(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    api_server.put(*NODE, *web(1, 1), *web(2, 2))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*NODE, *web(1, 1), *web(2, 2)], 10.0)
         agent.wait_for("sync mode=full")
         generation = playground.host.generation()
-        server.stop()
+        api_server.stop()
         agent.wait_for("not following EndpointSlice", 10.0)
         # What happens meanwhile, deletions too, and the server forgets how it came.
-        server.put(*web(1, 5))
-        server.delete(Service, "web-2", "default")
-        server.delete(EndpointSlice, "web-2-a", "default")
-        server.store.compact()
+        api_server.put(*web(1, 5))
+        api_server.delete(Service, "web-2", "default")
+        api_server.delete(EndpointSlice, "web-2-a", "default")
+        api_server.store.compact()
         time.sleep(1.0)
         assert playground.host.generation() == generation
         with playground.namespace.entered():
-            server.start()
+            api_server.start()
         playground.wait_for([*NODE, *web(1, 5)], 40.0)
         agent.wait_for("following EndpointSlice again", 40.0)
-        server.put(*web(1, 6))
+        api_server.put(*web(1, 6))
         playground.wait_for([*NODE, *web(1, 6)], 10.0)
 
 
-def test_watches_that_have_expired_lose_nothing(playground: Playground, server: ApiServer, kubeconfig: str) -> None:
-    server.put(*NODE, *web(1, 1), *web(2, 2))
+def test_watches_that_have_expired_lose_nothing(playground: Playground, api_server: ApiServer, kubeconfig: str) -> None:
+    api_server.put(*NODE, *web(1, 1), *web(2, 2))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*NODE, *web(1, 1), *web(2, 2)], 10.0)
         for kind in (Service, EndpointSlice):
-            server.disturb(kind, ErrorEvent(410, "Expired"))
-        server.delete(Service, "web-2", "default")
-        server.delete(EndpointSlice, "web-2-a", "default")
-        server.put(*web(1, 7))
+            api_server.disturb(kind, ErrorEvent(410, "Expired"))
+        api_server.delete(Service, "web-2", "default")
+        api_server.delete(EndpointSlice, "web-2-a", "default")
+        api_server.put(*web(1, 7))
         playground.wait_for([*NODE, *web(1, 7)], 15.0)
         assert "Traceback" not in agent.log
 
 
 def test_one_object_that_cannot_be_used_holds_nobody_up(
-    playground: Playground, server: ApiServer, kubeconfig: str
+    playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
-    server.put(*NODE, *web(1, 1), *web(2, 2))
+    api_server.put(*NODE, *web(1, 1), *web(2, 2))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*NODE, *web(1, 1), *web(2, 2)], 10.0)
         poison = {
@@ -143,20 +145,20 @@ def test_one_object_that_cannot_be_used_holds_nobody_up(
             "metadata": {"name": "web-1", "namespace": "default"},
             "spec": {"clusterIP": "10.96.0.2", "ports": [{"port": 70000}]},
         }
-        server.put(poison, *web(2, 9)[1:])
+        api_server.put(poison, *web(2, 9)[1:])
         playground.wait_for([*NODE, *web(1, 1), *web(2, 9)], 10.0)
         agent.wait_for("Service default/web-1: spec.ports[0].port: expected a port from 1 to 65535, got 70000", 10.0)
-        server.put(*web(1, 3))
+        api_server.put(*web(1, 3))
         playground.wait_for([*NODE, *web(1, 3), *web(2, 9)], 10.0)
 
 
-def test_drift_during_a_flood_is_repaired_too(playground: Playground, server: ApiServer, kubeconfig: str) -> None:
-    server.put(*NODE, *web(1, 1), *web(2, 2))
+def test_drift_during_a_flood_is_repaired_too(playground: Playground, api_server: ApiServer, kubeconfig: str) -> None:
+    api_server.put(*NODE, *web(1, 1), *web(2, 2))
     stop = threading.Event()
 
     def churn() -> None:
         for turn in range(400):
-            server.put(*web(1, 1 + turn % 7)[1:])
+            api_server.put(*web(1, 1 + turn % 7)[1:])
             if stop.wait(0.01):
                 return
 
@@ -171,6 +173,6 @@ def test_drift_during_a_flood_is_repaired_too(playground: Playground, server: Ap
         finally:
             stop.set()
             worker.join()
-        server.put(*web(1, 4)[1:])
+        api_server.put(*web(1, 4)[1:])
         playground.wait_for([*NODE, *web(1, 4), *web(2, 2)], 10.0)
         wait_until(lambda: "repaired " in agent.log)

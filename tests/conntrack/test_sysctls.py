@@ -149,12 +149,16 @@ def test_what_belongs_to_the_host_says_so_in_a_namespace(namespace: NetworkNames
 @pytest.mark.kernel
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 def test_a_read_only_proc_says_what_a_container_needs() -> None:
+    # The root need not be a mount: it is none in a chroot. What is mounted here stays here all the same.
     script = (
-        "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec "
+        "mount --make-rprivate /proc && mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec "
         f"{sys.executable} -c 'from rulegen.conntrack.sysctls import *; apply_sysctls(Conntrack(udp_timeout=5.0))'"
     )
     done = subprocess.run(
-        ["unshare", "--net", "--mount", "bash", "-c", script], capture_output=True, text=True, check=False
+        ["unshare", "--net", "--mount", "--propagation", "unchanged", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     line = done.stderr.strip().splitlines()[-1]
     assert re.search(r"nf_conntrack_udp_timeout: cannot be set to 5 \(it is \d+\): Read-only .* privileged", line)
