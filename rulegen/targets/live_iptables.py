@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
-from rulegen.errors import TargetError
+from rulegen.errors import ApplyError, TargetError
 from rulegen.iptables.compiler import Compiler
 from rulegen.iptables.describe import count, describe
 from rulegen.iptables.keeping import find_services
@@ -77,7 +77,12 @@ class LiveIptables:
 
     def apply(self, delta: Delta[EntryKey, Rules]) -> None:
         """See `LiveRules`; one restore for each table and family, of which those before a failed one stay in force."""
-        self._kernel.commit(self._plan(delta), self._live)
+        steps = self._plan(delta)
+        try:
+            self._kernel.commit(steps, self._live)
+        except ApplyError:
+            self.read()
+            raise
         self._note(delta)
 
     def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:

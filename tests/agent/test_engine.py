@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from rulegen.agent.engine import Engine
+from rulegen.config import Family
 from rulegen.errors import ApplyError
-from rulegen.iptables.program import EntryKey as ChainKey
-from rulegen.iptables.program import Rules
-from rulegen.iptables.programs import Variant
+from rulegen.iptables.kernel import RestoreDriver
+from rulegen.iptables.program import NAT
+from rulegen.iptables.programs import RestoreError, Variant
+from rulegen.iptables.transaction import Step
 from rulegen.kube.follow import Delete, Upsert
 from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.nftables.layout import EntryKey, Value
@@ -181,36 +183,36 @@ def test_a_change_of_the_node_recompiles_the_program(scene: Scene) -> None:
     assert scene.is_equal_to(*web(1, 1), here)
 
 
-class RefusingIptables(LiveIptables):
-    """The same for iptables: no chain for a Service with one of these words in its name."""
+class RefusingDriver(RestoreDriver):
+    """iptables-restore, but it takes no rule with one of these words in the nat table."""
 
     words: tuple[str, ...] = ()
 
-    def apply(self, delta: Delta[ChainKey, Rules]) -> None:
-        for rules in delta.added.values():
+    def take(self, step: Step, *, test: bool) -> None:
+        for number, line in enumerate(step.lines, 1):
             for word in self.words:
-                if any(word in rule for rule in rules):
-                    raise ApplyError(f"iptables-restore refused {word}")
-        super().apply(delta)
+                if step.table == NAT and word in line:
+                    raise RestoreError(f"iptables-restore refused {word}", number)
+        super().take(step, test=test)
 
 
 @pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
 def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant) -> None:
     good = [item for number in range(20) for item in web(number, 1, 2)]
-    with IptablesHost(variant) as host:
-        rules = RefusingIptables(host.kernel, CONFIGURATION)
-        engine = Engine(CONFIGURATION, rules)
-        rules.words = ("web-77", "web-78")
+    driver = RefusingDriver(variant, 5)
+    driver.words = ("web-77", "web-78")
+    with IptablesHost(variant, {Family.IPV4: driver}) as host:
+        engine = Engine(CONFIGURATION, LiveIptables(host.kernel, CONFIGURATION))
         for item in (*good, *web(77, 1), *web(78, 2)):
             engine.take(Upsert(item))
         with host.namespace.entered():
             sync = engine.sync()
-        assert sorted(sync.refused.values()) == [
+        assert sorted(words.partition(";")[0] for words in sync.refused.values()) == [
             f"Service default/web-{number} (IPv4): iptables-restore refused web-{number}" for number in (77, 78)
         ]
         assert len(engine.refusals()) == 2
         assert not host.delta(*good)
-        rules.words = ()
+        driver.words = ()
         for item in web(77, 5):
             engine.take(Upsert(item))
         with host.namespace.entered():
