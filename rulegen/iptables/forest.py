@@ -21,7 +21,7 @@ from rulegen.iptables.tree import ROOT, Prefix, PrefixTree
 WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
 _SOCKET_FAMILY = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
 PORT_BITS = 16
-_PROTOCOLS = ("TCP", "UDP", "SCTP")
+PROTOCOLS = ("TCP", "UDP", "SCTP")
 # A step of the tree for the protocol, then the port.
 _PROTOCOL_BITS = 4
 
@@ -69,7 +69,7 @@ def address_prefix(family: Family, address: str) -> Prefix:
 
 def port_prefix(protocol: str, port: int) -> Prefix:
     """A protocol's port as an item of a tree of ports."""
-    return Prefix(_PROTOCOLS.index(protocol) << PORT_BITS | port, _PROTOCOL_BITS + PORT_BITS)
+    return Prefix(PROTOCOLS.index(protocol) << PORT_BITS | port, _PROTOCOL_BITS + PORT_BITS)
 
 
 def cidr_text(family: Family, prefix: Prefix) -> Cidr:
@@ -211,4 +211,4 @@ def _port_name(prefix: Prefix) -> str:
 def _port_range(prefix: Prefix) -> tuple[str, int, int]:
     first = prefix.value & (1 << PORT_BITS) - 1
     ports = 1 << _PROTOCOL_BITS + PORT_BITS - prefix.length
-    return _PROTOCOLS[prefix.value >> PORT_BITS].lower(), first, first + ports - 1
+    return PROTOCOLS[prefix.value >> PORT_BITS].lower(), first, first + ports - 1

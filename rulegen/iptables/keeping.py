@@ -6,18 +6,16 @@ Their rules say whose they are; chains that a rule leads to belong to whom the r
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 
 from rulegen.config import Family
-from rulegen.iptables.forest import Leaf, Place, address_prefix, port_prefix
+from rulegen.iptables.forest import PROTOCOLS, WIDTH, Leaf, Place, cidr_prefix, port_prefix
 from rulegen.iptables.names import PREFIX, is_of_service, is_ours, safe_comment
 from rulegen.iptables.program import Entries, EntryKey, Rules, target_of
+from rulegen.iptables.rules import parse_rule
 from rulegen.iptables.service import Compiled
 from rulegen.iptables.text import comment_of
-
-_ADDRESS = re.compile(r"^-d (?P<address>[0-9a-f.:]+)/(?:32|128) ")
-_PORT = re.compile(r"-p (?P<protocol>tcp|udp|sctp) -m \w+ --dport (?P<port>\d{1,5}) ")
+from rulegen.routing.addresses import parse_network
 
 
 def find_services(live: Mapping[EntryKey, Rules], services: Collection[tuple[str, str]]) -> dict[Family, Compiled]:
@@ -61,11 +59,13 @@ def _place_of(key: EntryKey) -> Place | None:
 def _leaves(family: Family, place: Place, rules: Rules) -> Iterator[Leaf]:
     """The rules that name their address or port in full, as those of a Service do unless somebody has changed them."""
     for rule in rules:
+        options = parse_rule(rule).options
         if place.is_of_ports:
-            if port := _PORT.search(rule):
-                yield Leaf(place, port_prefix(port["protocol"].upper(), int(port["port"])), rule)
-        elif address := _ADDRESS.match(rule):
-            yield Leaf(place, address_prefix(family, address["address"]), rule)
+            protocol, port = options.get("-p", "").upper(), options.get("--dport", "")
+            if protocol in PROTOCOLS and port.isdecimal():
+                yield Leaf(place, port_prefix(protocol, int(port)), rule)
+        elif (network := parse_network(options.get("-d", ""))) and network.prefixlen == WIDTH[family]:
+            yield Leaf(place, cidr_prefix(network), rule)
 
 
 def _cluster_ips(live: Mapping[EntryKey, Rules], family: Family, leaves: Collection[Leaf]) -> Iterator[Leaf]:
