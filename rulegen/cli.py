@@ -349,7 +349,8 @@ def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
     """
     from functools import partial
 
-    from rulegen.agent.process import Options, configure_logging, run
+    from rulegen.agent.assembly import Options
+    from rulegen.agent.process import configure_logging, run
 
     source = _pack(options)
     if "-" in source.files:

@@ -1,0 +1,173 @@
+"""One agent for one configuration: source, engine, target and all that it does beside, put together and set to work.
+
+Holds no lock and handles no signal; when this ends, nothing of it is left but the rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from rulegen.agent.bootstrap import Bootstrap
+from rulegen.agent.dataplane import Dataplane, kube_proxy_removals, open_dataplane
+from rulegen.agent.drift import Nobody
+from rulegen.agent.engine import Engine
+from rulegen.agent.files import FileSource
+from rulegen.agent.inbox import Inbox
+from rulegen.agent.observer import Observer
+from rulegen.agent.printed import PrintedRules
+from rulegen.agent.readiness import Readiness
+from rulegen.agent.takeover import Takeover
+from rulegen.agent.worker import Worker
+from rulegen.config import Configuration, DetectLocalMode
+from rulegen.errors import printable
+from rulegen.iptables.programs import Variant
+from rulegen.kube.follow import Follower
+
+if TYPE_CHECKING:
+    from rulegen.agent.events import EventRecorder
+
+_LOG = logging.getLogger("rulegen.agent")
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What an agent is started with.
+
+    `load`: reads the configuration, with the node's name, as the options and the file `config_path` ("": none) say.
+    `variant`: of iptables, None for the one that the host uses. `files`: none means the API server of the
+    configuration's kubeconfig, at `server` if that is named. `print_line`: each change is printed with it, and none is
+    applied.
+    """
+
+    load: Callable[[], Configuration]
+    config_path: str = ""
+    variant: Variant | None = None
+    files: tuple[str, ...] = ()
+    server: str = ""
+    print_line: Callable[[str], None] | None = None
+
+
+class Control(NamedTuple):
+    """How an agent hears from the process that it is in.
+
+    `inbox`: whoever makes `is_stopping` true wakes it up. `worked` is called when the last sync has ended.
+    """
+
+    inbox: Inbox
+    is_stopping: Callable[[], bool]
+    worked: Callable[[], None]
+
+
+class _Source(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def work(options: Options, configuration: Configuration, control: Control) -> None:
+    """Keeps the target of the configuration equal to the source, until it is told to stop.
+
+    Raises:
+        InputError: the files or the kubeconfig cannot be used, or the host cannot do as the configuration says.
+        HostError: the kernel or the privileges do not suffice.
+        SourceError: following ended because of an error in the program.
+    """
+    inbox = control.inbox
+    with ExitStack() as stack:
+        dataplane = stack.enter_context(open_dataplane(configuration, options.variant))
+        if options.print_line is not None:
+            rules = PrintedRules(dataplane.rules, options.print_line)
+            dataplane = dataplane._replace(rules=rules, watch=Nobody())
+        configuration = dataplane.configuration
+        node = configuration.node
+        engine = Engine(node, dataplane.rules)
+        source, followed, observers = _source(options, configuration, inbox, engine)
+        if options.print_line is None:
+            _set_sysctls(configuration)
+            recorder = _recorder(options, configuration, stack)
+            observers += _observers(dataplane, engine, recorder, stack)
+        # What a source before this one has delivered is told anew.
+        inbox.take()
+        source.start()
+        stack.callback(source.stop)
+        _LOG.info("following %s for node %s, target %s", followed, node.node_name, configuration.target.value)
+        readiness = Readiness(
+            time.monotonic(),
+            needs_node=not options.files,
+            needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
+        )
+        Worker(engine, inbox, dataplane.watch, readiness, configuration.agent, observers).run(control.is_stopping)
+        control.worked()
+
+
+def _source(
+    options: Options, configuration: Configuration, inbox: Inbox, engine: Engine
+) -> tuple[_Source, str, list[Observer]]:
+    """Where events come from, the same in words, and who looks at whether that can work."""
+    if options.files:
+        return FileSource(options.files, inbox.deliver_together), ", ".join(map(printable, options.files)), []
+    from rulegen.kube.api import connect
+
+    api = connect(configuration.agent.kubeconfig, options.server)
+    return Follower(api, configuration.node.node_name, inbox.deliver), api.server, [Bootstrap(api.server, engine)]
+
+
+def _set_sysctls(configuration: Configuration) -> None:
+    """Rule 71."""
+    from rulegen.conntrack.sysctls import apply_sysctls
+
+    for change in apply_sysctls(configuration.agent.conntrack):
+        _LOG.info("sysctl %s", change)
+
+
+def _recorder(options: Options, configuration: Configuration, stack: ExitStack) -> EventRecorder | None:
+    if options.files:
+        return None
+    from rulegen.agent.events import EventRecorder
+    from rulegen.kube.api import connect
+
+    recorder = EventRecorder(connect(configuration.agent.kubeconfig, options.server), configuration.node.node_name)
+    recorder.start()
+    stack.callback(recorder.stop)
+    return recorder
+
+
+def _observers(
+    dataplane: Dataplane, engine: Engine, recorder: EventRecorder | None, stack: ExitStack
+) -> list[Observer]:
+    """All that the agent does beside the rules. `recorder`: None where there is no API server."""
+    from rulegen.agent.health import Health, healthz_application
+    from rulegen.agent.health_checks import ServiceHealthServers
+    from rulegen.agent.http import HttpServer
+    from rulegen.agent.metrics import Metrics
+    from rulegen.agent.observers import Cleaning, HealthKeeping, Measuring, Telling
+    from rulegen.agent.pages import Page, Pages
+    from rulegen.agent.status import status_application
+    from rulegen.conntrack.cleaner import Cleaner
+
+    configuration, agent = dataplane.configuration, dataplane.configuration.agent
+    families = configuration.node.families
+    server = stack.enter_context(closing(HttpServer()))
+    metrics = Metrics(configuration.target, families)
+    health = Health(families, agent.sync_period, requires_node=recorder is not None)
+    telling = Telling(engine, recorder)
+    servers = ServiceHealthServers(health, server, telling.health_check)
+    pages = [
+        Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
+        Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
+    ]
+    takeover = Takeover(dataplane.replaces, kube_proxy_removals(), metrics.cleanup_failed)
+    stack.callback(takeover.close)
+    return [
+        Measuring(metrics, engine),
+        HealthKeeping(health, servers, engine, agent.sync_period),
+        Cleaning(Cleaner(), metrics),
+        telling,
+        Pages(server, pages, must_listen=agent.bind_address_hard_fail),
+        takeover,
+    ]
