@@ -98,7 +98,7 @@ def test_what_others_change_is_repaired_at_the_next_look(ground: IptablesGround)
 
 
 def test_a_jump_that_others_shadow_is_moved_once_in_a_period(ground: IptablesGround) -> None:
-    ground.configure("iptables: {minSyncPeriod: 20ms, syncPeriod: 3s}")
+    ground.configure("iptables: {minSyncPeriod: 20ms, syncPeriod: 5s}")
     items = web(1, 1)
     save(ground.manifests / "all.json", *items)
     first = "-t nat -I PREROUTING -s 192.0.2.0/24 -j ACCEPT"
