@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Literal
 
 from rulegen.config import Family
 from rulegen.explain.model import PacketExplanation, View
 from rulegen.explain.on_iptables import IptablesRuleset
 from rulegen.explain.on_nftables import NftablesRuleset
-from rulegen.explain.packet import PacketQuestion, explain_packet
+from rulegen.explain.packet import NODE, PacketQuestion, explain_packet
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
 from rulegen.iptables import compiler as iptables
 from rulegen.nftables import compiler as nftables
@@ -60,3 +61,19 @@ def as_expectation(explanation: PacketExplanation) -> Expectation:
         masqueraded=[names[item.endpoint] for item in explanation.deliveries if item.masquerade],
         sticky=explanation.affinity_timeout is not None,
     )
+
+
+def clients_of(source: str) -> list[str]:
+    """The addresses that a flow's source stands for: the first and the last of a range."""
+    if source == NODE or "/" not in source:
+        return [source]
+    network = ip_network(source)
+    return [str(network[0]), str(network[-1])]
+
+
+def comparable(expectation: Expectation) -> object:
+    """Equal for expectations whose shares differ by rounding only."""
+    if not isinstance(expectation, Balanced):
+        return expectation
+    shares = {endpoint: round(share, 4) for endpoint, share in expectation.shares.items()}
+    return shares, expectation.masqueraded_endpoints, expectation.sticky

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_network
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rulegen.explain.on_nftables import NftablesRuleset
 from rulegen.explain.packet import explain_packet, parse_question
 from rulegen.explain.service import explain_service, parse_service_name
 from rulegen.explain.text import packet_lines, service_lines
-from rulegen.golden import NODE, Balanced, Expectation, find_scenarios, read_scenario
+from rulegen.golden import find_scenarios, read_scenario
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
 from rulegen.nftables.compiler import compile_ruleset
@@ -39,7 +38,7 @@ from tests.builders import (
     service,
     service_cidr,
 )
-from tests.explaining import as_expectation, explain_flow, scenario_view
+from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view
 from tests.lab.fixtures import MakeLab
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -82,25 +81,11 @@ def test_explain_agrees_with_every_golden_flow(folder: Path) -> None:
     scenario = read_scenario(folder)
     made = scenario_view(scenario)
     for flow in scenario.flows:
-        for source in _clients(flow.source):
+        for source in clients_of(flow.source):
             explanation = explain_flow(made, scenario, flow, source)
-            assert _comparable(as_expectation(explanation)) == _comparable(flow.expect), str(flow)
+            assert comparable(as_expectation(explanation)) == comparable(flow.expect), str(flow)
             _check_entries(explanation)
             assert list(packet_lines(explanation))
-
-
-def _clients(source: str) -> list[str]:
-    if source == NODE or "/" not in source:
-        return [source]
-    network = ip_network(source)
-    return [str(network[0]), str(network[-1])]
-
-
-def _comparable(expectation: Expectation) -> object:
-    if not isinstance(expectation, Balanced):
-        return expectation
-    shares = {endpoint: round(share, 4) for endpoint, share in expectation.shares.items()}
-    return shares, expectation.masqueraded_endpoints, expectation.sticky
 
 
 def _check_entries(explanation: PacketExplanation) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from rulegen.explain.on_iptables import IptablesRuleset
 from rulegen.explain.packet import explain_packet, parse_question
 from rulegen.explain.service import explain_service, parse_service_name
 from rulegen.explain.text import packet_lines, service_lines
-from rulegen.golden import NODE, Balanced, Expectation, find_scenarios, read_scenario
+from rulegen.golden import find_scenarios, read_scenario
 from rulegen.iptables.forest import Place
 from rulegen.iptables.lists import LIST_SIZE
 from rulegen.iptables.names import is_of_service
@@ -38,7 +37,7 @@ from rulegen.kube.objects import Service
 from rulegen.routing.flow import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, follow
 from rulegen.routing.model import NodeRouting
 from tests.builders import CONFIGURATION, Item, cluster, endpoint, endpoint_slice, node, port, service, service_cidr
-from tests.explaining import as_expectation, explain_flow, scenario_view_on_iptables
+from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view_on_iptables
 from tests.iptables.host import Host, compiled
 from tests.nftables.clusters import clusters
 
@@ -89,27 +88,13 @@ def test_the_chains_lead_where_every_golden_flow_goes(folder: Path) -> None:
     made = scenario_view_on_iptables(scenario)
     entries = entries_of(made)
     for flow in scenario.flows:
-        for source in _clients(flow.source):
+        for source in clients_of(flow.source):
             explanation = explain_flow(made, scenario, flow, source)
-            assert _comparable(as_expectation(explanation)) == _comparable(flow.expect), str(flow)
+            assert comparable(as_expectation(explanation)) == comparable(flow.expect), str(flow)
             _check_entries(explanation, entries)
             sent = Packet(explanation.source, flow.destination, flow.port, flow.protocol, flow.interface)
             if explanation.origin:
                 _check_packet(made, entries, scenario.addresses, sent)
-
-
-def _clients(source: str) -> list[str]:
-    if source == NODE or "/" not in source:
-        return [source]
-    network = ip_network(source)
-    return [str(network[0]), str(network[-1])]
-
-
-def _comparable(expectation: Expectation) -> object:
-    if not isinstance(expectation, Balanced):
-        return expectation
-    shares = {endpoint: round(share, 4) for endpoint, share in expectation.shares.items()}
-    return shares, expectation.masqueraded_endpoints, expectation.sticky
 
 
 def _check_entries(explanation: PacketExplanation, entries: Entries) -> None:
