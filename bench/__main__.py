@@ -177,9 +177,21 @@ def _agent(bench: Bench, shapes: Sequence[Shape], theirs: Mapping[Shape, float])
         ["commits of that", *(f"{max(figures[shape]['commits of the restart']):.0f}" for shape in shapes)],
         *([f"memory {when}", *(megabytes(figures[shape], f"memory {when}") for shape in shapes)] for when in _WHEN),
         ["peak memory", *(megabytes(figures[shape], "peak memory of the agent") for shape in shapes)],
+        ["repair: an element was deleted", *(seconds(median(figures[s]["repair of one element"])) for s in shapes)],
+        ["repair: nft flush ruleset", *(seconds(median(figures[s]["repair of all"])) for s in shapes)],
         ["a processor, idle", *(f"{median(figures[shape]['idle cpu']):.1%}" for shape in shapes)],
     ]
-    targets = ("<= 10 ms / 50 ms", "", "<= 6.00 s", "", "<= 6.00 s", "0", *["<= 350 MB"] * len(_WHEN), "", "< 1.0%")
+    targets = (
+        "<= 10 ms / 50 ms",
+        "",
+        "<= 6.00 s",
+        "",
+        "<= 6.00 s",
+        "0",
+        *["<= 350 MB"] * len(_WHEN),
+        *[""] * 3,
+        "< 1.0%",
+    )
     rows = [[*row, target] for row, target in zip(rows, targets, strict=True)]
     known = [
         f"{theirs[shape] / median(figures[shape]['change']):.0f} at {shape}" for shape in shapes if shape in theirs

@@ -88,6 +88,8 @@ def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "n
             figures["memory after changes"] = [resident_memory(agent.process)]
             figures["peak memory of the agent"] = [peak_memory(agent.process)]
             figures["idle cpu"] = [_idle(agent, idle)]
+            figures["repair of one element"] = [_repair("delete element ip rulegen slots { 8000:1000 }")]
+            figures["repair of all"] = [_repair("flush ruleset")]
         with Agent(server, target, folder) as agent:
             _restart(agent, figures)
     return figures
@@ -144,6 +146,20 @@ def _change(server: ApiServer, monitor: Monitor, index: int) -> float:
         if monitor.read():
             return now - server.spoke()
     raise AssertionError(f"no commit within {_LONGEST_CHANGE:.0f} s")
+
+
+def _repair(damage: str) -> float:
+    """Seconds from what another program has done to the rules to the commit that undoes it."""
+    with closing(Connection()) as connection:
+        time.sleep(_SETTLED)
+        before = connection.generation()
+        subprocess.run(["nft", damage], check=True)
+        begun = time.monotonic()
+        while time.monotonic() < begun + _LONGEST_START:
+            if connection.generation() > before + 1:
+                return time.monotonic() - begun
+            time.sleep(_STEP)
+    raise AssertionError(f"not repaired within {_LONGEST_START:.0f} s: {damage}")
 
 
 def _idle(agent: Agent, seconds: int) -> float:
