@@ -73,7 +73,10 @@ class UdpFrontends:
                 if old is not None and _replies(old) - _replies(route):
                     shrunk.add(key)
         for gone in before.keys() - after.keys():
-            del self._owned[gone]
+            # A new owner may have come into force before the old one gave it up.
+            owner = self._owned.get(gone)
+            if owner is not None and owner.route.name == before[gone].route.name:
+                del self._owned[gone]
         self._owned |= after
         return {key for key in before.keys() | after.keys() if _is_concerned(before.get(key), after.get(key), shrunk)}
 

@@ -138,6 +138,22 @@ def test_a_frontend_that_moves_belongs_to_its_new_owner(names: tuple[str, str]) 
     assert not made.is_stale(EXTERNAL, 53, FIRST)
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_new_owner_may_come_before_the_old_one_gives_up(is_gone: bool) -> None:
+    """So it is where the old one's change is refused at first."""
+    old = Followed(SERVICE, endpoints(FIRST))
+    old.cluster.set_service(replace(SERVICE, spec=replace(SERVICE.spec, external_ips=[])))
+    gives_up = old.cluster.take_changes().routes
+    heir = service("heir", ["10.96.0.77"], PORTS[:1], external_ips=[EXTERNAL])
+    takes = cluster(node(), heir, endpoints(SECOND, name="heir")).take_changes().routes
+    old.frontends.replace(takes)
+    if is_gone:
+        old.frontends.replace(dict.fromkeys(takes))
+    assert EXTERNAL_IP in old.frontends.replace(gives_up)
+    assert old.is_stale(EXTERNAL, 53, SECOND) is is_gone
+    assert old.is_stale(EXTERNAL, 53, FIRST)
+
+
 def test_rule_74_who_answers_must_be_an_endpoint() -> None:
     made = Followed(SERVICE, endpoints(FIRST, endpoint(SECOND, ready=False)))
     for destination, number in ((VIP, 53), (EXTERNAL, 53), (NODE, 30053)):
