@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rulegen.errors import InputError, printable
+from rulegen.errors import InputError, printable, shown
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
@@ -60,7 +60,7 @@ def from_kubeconfig(path: str, server: str = "") -> Configuration:
     configuration = Configuration()
     with _unusable(f"{printable(path)}: not a usable kubeconfig"):
         load_kube_config(path, client_configuration=configuration, persist_config=False)
-    configuration.host = server or configuration.host
+    _set_server(configuration, server or configuration.host)
     return configuration
 
 
@@ -78,8 +78,23 @@ def from_service_account(folder: Path, server: str = "") -> Configuration:
         # What is in the files now; they are read again as those of a kubeconfig are.
         loader = InClusterConfigLoader(str(folder / "token"), str(folder / "ca.crt"), try_refresh_token=False)
         loader.load_and_set(configuration)
-    configuration.host = server or configuration.host
+    _set_server(configuration, server or configuration.host)
     return configuration
+
+
+def _set_server(configuration: Configuration, url: str) -> None:
+    """Raises InputError for what is no URL of a server."""
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import parse_url
+
+    try:
+        parsed = parse_url(url)
+        is_usable = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except LocationParseError:
+        is_usable = False
+    if not is_usable:
+        raise InputError(f"API server: expected a URL such as https://192.0.2.1:6443, got {shown(url)}")
+    configuration.host = url
 
 
 @contextmanager

@@ -143,6 +143,14 @@ def test_a_server_that_nobody_knows(tmp_path: Path, server: ApiServer) -> None:
     assert refusal(lambda: listed(unknown)) == "https://nowhere.invalid: its name cannot be resolved"
 
 
+@pytest.mark.parametrize(
+    "url", ["foo", "127.0.0.1:6443", "http://", "https://[::1", "https://127.0.0.1:99999", "ftp://x", "https://a b\n"]
+)
+def test_a_server_that_is_none(tmp_path: Path, server: ApiServer, url: str) -> None:
+    kubeconfig = server.kubeconfig(tmp_path / "k")
+    assert "API server: expected a URL such as https://" in refusal(lambda: connect(kubeconfig, url), InputError)
+
+
 def test_a_server_that_is_not_trusted(tmp_path: Path, server: ApiServer) -> None:
     path = tmp_path / "k"
     document = json.loads(Path(server.kubeconfig(path)).read_text())
