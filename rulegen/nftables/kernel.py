@@ -241,7 +241,7 @@ class Kernel:
         if len(first) < _IN_PROCESS_LINES:
             self._in_process("".join(first), check=check)
         else:
-            with self._monitor.own_load() if self._monitor else nullcontext():
+            with self._monitor.own_load() if self._monitor and not check else nullcontext():
                 _in_subprocess(first, lines, check=check)
 
     def _check_namespace(self) -> None:
@@ -254,10 +254,10 @@ class Kernel:
         if self._libnftables is None:
             self._libnftables = _open_libnftables()
         self._libnftables.set_dry_run(check)
-        with self._monitor.own_commit() if self._monitor else nullcontext():
+        with self._monitor.own_commit() if self._monitor and not check else nullcontext():
             status, _, message = self._libnftables.cmd(commands)
-        if status:
-            raise _refusal(message, commands)
+            if status:
+                raise _refusal(message, commands)
 
 
 def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live) -> None:

@@ -77,7 +77,7 @@ class Monitor:
 
     @contextmanager
     def own_commit(self) -> Iterator[None]:
-        """What nft commits within is ours, in one transaction at most."""
+        """What nft commits within is ours, in one transaction; nothing is, if this ends with an error."""
         before = self._generation()
         yield
         after = self._generation()
@@ -87,13 +87,14 @@ class Monitor:
     @contextmanager
     def own_load(self) -> Iterator[None]:
         """As `own_commit`, for a large one: while anybody listens, the kernel takes more than twice as long for it."""
-        before = self._generation()
+        expected = self._generation()
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_DROP_MEMBERSHIP, _GROUP_NFTABLES)
         try:
             yield
+            expected += 1
         finally:
             self._listen()
-            self.has_missed = self.has_missed or self._generation() > before + 1
+            self.has_missed = self.has_missed or self._generation() > expected
 
     def read(self) -> list[Intrusion]:
         """What has happened since the last call; does not wait."""

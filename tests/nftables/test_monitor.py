@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rulegen.errors import ApplyError
 from rulegen.nftables.monitor import Monitor
 from tests.agent.running import web
 from tests.nftables.host import Host, host_or_skip
@@ -75,3 +76,18 @@ def test_what_others_do_during_a_large_load_is_not_missed(host: Host, monitor: M
     assert not monitor.has_missed
     host.nft("delete table ip rulegen")
     assert len(by(monitor)) == 1
+
+
+def fail_after(host: Host, damage: str) -> None:
+    host.nft(damage)
+    raise ApplyError("refused")
+
+
+def test_what_fails_commits_nothing_of_ours(host: Host, monitor: Monitor) -> None:
+    host.apply(*web(1, 1))
+    with pytest.raises(ApplyError), monitor.own_commit():
+        fail_after(host, DAMAGE)
+    assert len(by(monitor)) == 1
+    with pytest.raises(ApplyError), monitor.own_load():
+        fail_after(host, MORE_DAMAGE)
+    assert monitor.has_missed
