@@ -182,12 +182,13 @@ def render(family: str | None, **options: Any) -> None:
       rulegen render -f cluster.yaml --target iptables --family ipv4 | iptables-restore --noflush
     """
     cluster, configuration = _read_input(_pack(options))
+    node = configuration.node
     if family is not None:
         from rulegen.config import Family
         from rulegen.configuration_file import for_families
 
-        configuration = for_families(configuration, [one for one in Family if one.value.lower() == family])
-    sys.stdout.writelines(_target(options).render(cluster, configuration))
+        node = for_families(node, [one for one in Family if one.value.lower() == family])
+    sys.stdout.writelines(_make_target(configuration.target, options["iptables_variant"]).render(cluster, node))
 
 
 @main.command()
@@ -204,11 +205,11 @@ def diff(against: str | None, output: str, **options: Any) -> None:
       rulegen diff -f cluster.yaml --node worker-1 --against rules.nft
     """
     cluster, configuration = _read_input(_pack(options))
-    target = _target(options)
+    target = _make_target(configuration.target, options["iptables_variant"])
     if against is not None:
-        difference = target.compare_file(cluster, configuration, against)
+        difference = target.compare_file(cluster, configuration.node, against)
     else:
-        difference = target.compare(cluster, configuration)
+        difference = target.compare(cluster, configuration.node)
     if output == "json":
         summary = {"added": difference.added, "changed": difference.changed, "removed": difference.removed}
         _print_document({"summary": summary, "changes": [change.document for change in difference.changes()]})
@@ -237,11 +238,12 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     if not (force or dry_run):
         _refuse_beside_agent()
     cluster, configuration = _read_input(_pack(options))
-    done = _target(options).apply(cluster, configuration, _print_plan, dry_run=dry_run)
+    target = _make_target(configuration.target, options["iptables_variant"])
+    done = target.apply(cluster, configuration.node, _print_plan, dry_run=dry_run)
     if done.difference:
         click.echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
     if not dry_run:
-        for place in [*done.removed, *_remove([_other_target(options)])]:
+        for place in [*done.removed, *_remove([_other_target(configuration.target)])]:
             click.echo(f"removed {place}")
 
 
@@ -279,11 +281,9 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
     elif not force:
         _refuse_beside_agent()
     if kube_proxy:
-        from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
-        from rulegen.nftables.kernel import Kernel
+        from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
 
-        with Kernel() as kernel:
-            removed = kernel.delete_tables([NFTABLES_TABLE]) + remove_iptables_rules()
+        removed = remove_nftables_tables() + remove_iptables_rules()
     else:
         from rulegen.targets.on_iptables import IptablesTarget
         from rulegen.targets.on_nftables import NftablesTarget
@@ -468,33 +468,29 @@ def lint(output: str, **options: Any) -> None:
 
 def _view(options: Mapping[str, Any], live: bool) -> View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
+    from rulegen.config import Target as Kind
     from rulegen.explain.model import View
 
     source = _pack(options)
     manifests = _load(source)
-    configuration = _settings(source, _say_warning).node
+    configuration = _settings(source, _say_warning)
+    node = configuration.node
     if live:
         from rulegen.configuration_file import for_families
-        from rulegen.iptables.kernel import Kernel
+        from rulegen.interfaces import host_families
 
-        # A host's families are the same for both targets.
-        configuration = for_families(configuration, Kernel.families())
-    cluster = _cluster(manifests, configuration)
+        node = for_families(node, host_families())
+    cluster = _cluster(manifests, node)
     for finding in cluster.findings():
         if finding.subject.startswith("Node "):
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
-    return View(cluster, configuration, _ruleset(options, cluster, configuration, live), services)
-
-
-def _ruleset(options: Mapping[str, Any], cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
-    """What the target makes of the cluster; `live`: beside what the kernel holds."""
-    from rulegen.config import Target as Kind
-
-    if _kind(options) is Kind.NFTABLES:
-        return _nftables_ruleset(cluster, configuration, live)
-    return _iptables_ruleset(options["iptables_variant"], cluster, configuration, live)
+    if configuration.target is Kind.NFTABLES:
+        ruleset = _nftables_ruleset(cluster, node, live)
+    else:
+        ruleset = _iptables_ruleset(options["iptables_variant"], cluster, node, live)
+    return View(cluster, node, ruleset, services)
 
 
 def _nftables_ruleset(cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
@@ -624,11 +620,11 @@ def demo() -> None:
 # ---- what the commands share ----
 
 
-def _read_input(source: Input) -> tuple[Cluster, NodeConfiguration]:
+def _read_input(source: Input) -> tuple[Cluster, Configuration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
     manifests = _load(source)
-    configuration = _settings(source, _say_warning).node
-    cluster = _cluster(manifests, configuration)
+    configuration = _settings(source, _say_warning)
+    cluster = _cluster(manifests, configuration.node)
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
     return cluster, configuration
@@ -687,20 +683,10 @@ def _say_warning(warning: str) -> None:
     _say(f"warning: {warning}")
 
 
-def _target(options: Mapping[str, Any]) -> Target:
-    return _make_target(_kind(options), _variant(options["iptables_variant"]))
-
-
-def _other_target(options: Mapping[str, Any]) -> Target:
+def _other_target(kind: Kind) -> Target:
     from rulegen.config import Target as Kind
 
-    kind = Kind.IPTABLES if _kind(options) is Kind.NFTABLES else Kind.NFTABLES
-    return _make_target(kind, None)
-
-
-def _kind(options: Mapping[str, Any]) -> Kind:
-    """The target that was asked for; a configuration's warnings were told with the input."""
-    return _settings(_pack(options), lambda _: None).target
+    return _make_target(Kind.IPTABLES if kind is Kind.NFTABLES else Kind.NFTABLES, "auto")
 
 
 def _variant(name: str) -> Variant | None:
@@ -710,7 +696,7 @@ def _variant(name: str) -> Variant | None:
     return None if name == "auto" else Variant(name)
 
 
-def _make_target(kind: Kind, variant: Variant | None) -> Target:
+def _make_target(kind: Kind, variant: str) -> Target:
     from rulegen.config import Target as Kind
 
     if kind is Kind.NFTABLES:
@@ -719,7 +705,7 @@ def _make_target(kind: Kind, variant: Variant | None) -> Target:
         return NftablesTarget()
     from rulegen.targets.on_iptables import IptablesTarget
 
-    return IptablesTarget(variant)
+    return IptablesTarget(_variant(variant))
 
 
 def _print_changes(changes: Iterable[ShownChange]) -> None:

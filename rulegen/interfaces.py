@@ -1,12 +1,13 @@
-"""The addresses on the interfaces of a network namespace: asked of the kernel, in the namespace of the calling thread.
+"""The IP families of this host, and the addresses of its interfaces: asked of the kernel, decided nothing about.
 
-Decides nothing about them.
+Addresses are those of the network namespace of the calling thread.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rulegen.config import Family
@@ -17,6 +18,15 @@ _SOCKET_FAMILY = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 # link-local one means something only together with an interface.
 _UNUSABLE_FLAGS = 0x08 | 0x40
 _SCOPE_LINK = 253
+
+
+def host_families() -> tuple[Family, ...]:
+    """The families that this host has."""
+    found = []
+    for family, number in _SOCKET_FAMILY.items():
+        with suppress(OSError), socket.socket(number, socket.SOCK_DGRAM):
+            found.append(family)
+    return tuple(found)
 
 
 def own_addresses(family: Family) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""What kube-proxy leaves behind in iptables, removed (rule 99); its nftables tables are `Kernel.delete_tables`' work.
+"""What kube-proxy leaves behind, removed (rule 99); and whether it runs.
 
-In: the rules as `iptables-save` lists them, in each variant and family. Out: one `iptables-restore` for each table that
-holds chains of kube-proxy. KUBE-FIREWALL and the kubelet's own chains stay; so do all other rules, in their order.
+Of iptables, in: the rules as `iptables-save` lists them, in each variant and family. Out: one `iptables-restore` for
+each table that holds chains of kube-proxy. KUBE-FIREWALL and the kubelet's own chains stay; so do all other rules, in
+their order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rulegen.config import Family
 from rulegen.iptables import programs
 from rulegen.iptables.programs import Variant
 
-NFTABLES_TABLE = "kube-proxy"
+_NFTABLES_TABLE = "kube-proxy"
 
 _CHAIN = re.compile(
     r"KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY"
@@ -31,6 +32,14 @@ _STATUS_SECONDS = 1.0
 _MODES = ("iptables", "ipvs", "nftables")
 _LONGEST_MODE = 16
 _OWN_NAME = "rulegen"
+
+
+def remove_nftables_tables() -> list[str]:
+    """Removes kube-proxy's tables; says which there were. Raises ApplyError, HostError."""
+    from rulegen.nftables.kernel import Kernel
+
+    with Kernel() as kernel:
+        return kernel.delete_tables([_NFTABLES_TABLE])
 
 
 def remove_iptables_rules() -> list[str]:

@@ -69,6 +69,15 @@ def test_the_stanza_of_the_target_that_is_asked_for_counts(tmp_path: Path, targe
     assert mark in done.stdout
 
 
+def test_a_configuration_may_come_through_a_pipe() -> None:
+    """What is read twice is empty the second time."""
+    config = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: iptables\n"
+    for command in (["render"], ["explain", "default/web"]):
+        done = run(*command, "-f", CLUSTER, "--node", "node-a", "--config", "/dev/stdin", stdin=config)
+        assert done.returncode == 0, done.stderr
+        assert "RULEGEN-SERVICES" in done.stdout
+
+
 def test_render_diff_against_and_back(tmp_path: Path) -> None:
     rules = tmp_path / "rules.nft"
     rendered = run("render", "-f", CLUSTER, "--node", "node-a")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from msgspec import Struct
 
 from rulegen.agent.bootstrap import Bootstrap
-from rulegen.agent.dataplane import Dataplane, kube_proxy_removals, open_dataplane
+from rulegen.agent.dataplane import Dataplane, open_dataplane
 from rulegen.agent.drift import Nobody
 from rulegen.agent.engine import Engine
 from rulegen.agent.files import FileSource
@@ -28,6 +28,7 @@ from rulegen.config import Configuration, DetectLocalMode
 from rulegen.errors import printable
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
+from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
 
 if TYPE_CHECKING:
     from rulegen.agent.events import EventRecorder
@@ -161,7 +162,7 @@ def _observers(
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
     ]
-    takeover = Takeover(dataplane.replaces, kube_proxy_removals(), metrics.cleanup_failed)
+    takeover = Takeover(dataplane.replaces, (remove_nftables_tables, remove_iptables_rules), metrics.cleanup_failed)
     stack.callback(takeover.close)
     return [
         Measuring(metrics, engine),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from rulegen.agent.drift import Notifications, Turns, Watch
 from rulegen.agent.takeover import Removal
 from rulegen.config import Configuration, Family, Target
 from rulegen.configuration_file import for_families
+from rulegen.interfaces import host_families
 from rulegen.iptables.programs import Variant
-from rulegen.kube_proxy import NFTABLES_TABLE, remove_iptables_rules
 from rulegen.targets.model import LiveRules
 
 
@@ -30,22 +30,14 @@ class Dataplane(NamedTuple):
     replaces: tuple[Removal, ...]
 
 
-@contextmanager
-def open_dataplane(configuration: Configuration, variant: Variant | None) -> Iterator[Dataplane]:
+def open_dataplane(configuration: Configuration, variant: Variant | None) -> AbstractContextManager[Dataplane]:
     """The target of the configuration; `variant`: of iptables, None for the one that the host uses.
 
     Raises:
         HostError: the kernel, its programs or privileges do not suffice.
         InputError: the host lacks a family that the configuration cannot do without.
     """
-    opened = _nftables(configuration) if configuration.target is Target.NFTABLES else _iptables(configuration, variant)
-    with opened as dataplane:
-        yield dataplane
-
-
-def kube_proxy_removals() -> tuple[Removal, ...]:
-    """What removes the rules that kube-proxy left, of any of its modes."""
-    return _remove_kube_proxy_tables, remove_iptables_rules
+    return _nftables(configuration) if configuration.target is Target.NFTABLES else _iptables(configuration, variant)
 
 
 @contextmanager
@@ -55,7 +47,7 @@ def _nftables(configuration: Configuration) -> Iterator[Dataplane]:
     from rulegen.targets.on_iptables import IptablesTarget
 
     with Kernel() as kernel:
-        configuration = _on_host(configuration, kernel.families())
+        configuration = _on_host(configuration, host_families())
         rules = LiveNftables(kernel, configuration.node)
         yield Dataplane(configuration, rules, Notifications(kernel.monitor()), (IptablesTarget().remove,))
 
@@ -67,7 +59,7 @@ def _iptables(configuration: Configuration, variant: Variant | None) -> Iterator
     from rulegen.targets.on_nftables import NftablesTarget
 
     kernel = Kernel(variant)
-    configuration = _on_host(configuration, kernel.families())
+    configuration = _on_host(configuration, host_families())
     period = configuration.agent.sync_period
     others = set(Variant) - {kernel.variant}
     yield Dataplane(
@@ -82,10 +74,3 @@ def _on_host(configuration: Configuration, families: tuple[Family, ...]) -> Conf
     from msgspec.structs import replace
 
     return replace(configuration, node=for_families(configuration.node, families))
-
-
-def _remove_kube_proxy_tables() -> list[str]:
-    from rulegen.nftables.kernel import Kernel
-
-    with Kernel() as kernel:
-        return kernel.delete_tables([NFTABLES_TABLE])

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
+from rulegen.interfaces import host_families
 from rulegen.iptables import programs
 from rulegen.iptables.live import parse_saved
 from rulegen.iptables.probe import check_features
@@ -69,7 +69,7 @@ class Kernel:
     def prepare(self, live: Mapping[EntryKey, Rules]) -> None:
         """Before a first apply, when `live` is empty: raises HostError that names what the kernel lacks."""
         if not live:
-            for family in self.families():
+            for family in host_families():
                 check_features(self.variant, family, self._wait)
 
     def check(self, steps: Sequence[Step]) -> None:
@@ -92,15 +92,6 @@ class Kernel:
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error
 
-    @staticmethod
-    def families() -> tuple[Family, ...]:
-        """The IP families that this host has."""
-        found = []
-        for family, number in ((Family.IPV4, socket.AF_INET), (Family.IPV6, socket.AF_INET6)):
-            with suppress(OSError), socket.socket(number, socket.SOCK_DGRAM):
-                found.append(family)
-        return tuple(found)
-
 
 def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[str]:
     """Removes rulegen's chains from these variants, where they are installed; says from where. Raises ApplyError."""
@@ -119,7 +110,7 @@ def _state(done: str) -> str:
 
 def _read(variant: Variant) -> Entries:
     entries: Entries = {}
-    for family in Kernel.families():
+    for family in host_families():
         entries |= parse_saved(family, programs.save(variant, family).splitlines())
     return entries
 

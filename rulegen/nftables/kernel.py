@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
@@ -21,6 +20,7 @@ from typing import Any, Self
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, RulegenError, StaleError
+from rulegen.interfaces import host_families
 from rulegen.nftables import netlink
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
@@ -142,21 +142,12 @@ class Kernel:
             self._send(stage, compiled, self._connection.commit)
         _note_chains(transaction, compiled, live)
 
-    @staticmethod
-    def families() -> tuple[Family, ...]:
-        """The IP families that this host has."""
-        found = []
-        for family, number in ((Family.IPV4, socket.AF_INET), (Family.IPV6, socket.AF_INET6)):
-            with suppress(OSError), socket.socket(number, socket.SOCK_DGRAM):
-                found.append(family)
-        return tuple(found)
-
     def delete_tables(self, names: Iterable[str]) -> list[str]:
         """Removes the tables of these names in both families; says which there were. Raises ApplyError, HostError."""
         found = [
             f"{IP_KEYWORD[family]} {name}"
             for name in names
-            for family in self.families()
+            for family in host_families()
             if self._connection.table(family, name) is not None
         ]
         if found:

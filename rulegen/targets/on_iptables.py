@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rulegen import ruleset
 from rulegen.config import NodeConfiguration
 from rulegen.configuration_file import for_families
+from rulegen.interfaces import host_families
 from rulegen.iptables import text
 from rulegen.iptables.compiler import Compiler, compile_ruleset
 from rulegen.iptables.describe import count
@@ -33,7 +34,7 @@ class IptablesTarget:
     def compare(self, cluster: Cluster, configuration: NodeConfiguration) -> Difference:
         """With the chains in the kernel."""
         kernel = Kernel(self._variant)
-        return compare_once(LiveIptables(kernel, for_families(configuration, kernel.families())), cluster)[1]
+        return compare_once(LiveIptables(kernel, for_families(configuration, host_families())), cluster)[1]
 
     def compare_file(self, cluster: Cluster, configuration: NodeConfiguration, path: str) -> Difference:
         """With a rendered file."""
@@ -45,7 +46,7 @@ class IptablesTarget:
     def apply(self, cluster: Cluster, configuration: NodeConfiguration, show: Show, *, dry_run: bool) -> Applied:
         """One restore for each table and family; then what an earlier run left in the other variant goes."""
         kernel = Kernel(self._variant)
-        configuration = for_families(configuration, kernel.families())
+        configuration = for_families(configuration, host_families())
         difference = apply_once(lambda: LiveIptables(kernel, configuration), cluster, show, dry_run=dry_run)
         return Applied(difference, [] if dry_run else remove_rules(set(Variant) - {kernel.variant}))
 

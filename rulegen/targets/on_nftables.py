@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from rulegen import ruleset
 from rulegen.config import NodeConfiguration
 from rulegen.configuration_file import for_families
+from rulegen.interfaces import host_families
 from rulegen.nftables import text
 from rulegen.nftables.compiler import Compiler, compile_ruleset
 from rulegen.nftables.describe import count
@@ -30,7 +31,7 @@ class NftablesTarget:
     def compare(self, cluster: Cluster, configuration: NodeConfiguration) -> Difference:
         """With the tables in the kernel."""
         with Kernel() as kernel:
-            rules = LiveNftables(kernel, for_families(configuration, kernel.families()))
+            rules = LiveNftables(kernel, for_families(configuration, host_families()))
             return compare_once(rules, cluster)[1]
 
     def compare_file(self, cluster: Cluster, configuration: NodeConfiguration, path: str) -> Difference:
@@ -43,7 +44,7 @@ class NftablesTarget:
     def apply(self, cluster: Cluster, configuration: NodeConfiguration, show: Show, *, dry_run: bool) -> Applied:
         """In one transaction."""
         with Kernel() as kernel:
-            configuration = for_families(configuration, kernel.families())
+            configuration = for_families(configuration, host_families())
             difference = apply_once(lambda: LiveNftables(kernel, configuration), cluster, show, dry_run=dry_run)
             return Applied(difference, [])
 
