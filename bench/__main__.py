@@ -18,10 +18,12 @@ from bench import report
 from bench.child import Order, run
 from bench.clusters import ENDPOINTS, Shape, manifest
 from bench.iptables import usable_drivers
-from bench.report import TARGETS, Figures, megabytes, seconds, spread, table, typical
+from bench.report import PACKET_TARGETS, TARGETS, Figures, megabytes, seconds, spread, table, typical
 
 _TARGET_SHAPE = Shape(10_000)
 _STAGES = ("decode", "compile", "first apply", "read back", "diff")
+# Packets sent for one figure.
+_CHUNK = 2_000
 # Seconds in which the agent has nothing to do.
 _IDLE_SECONDS = 10
 _WHEN = ("after start", "after changes")
@@ -72,7 +74,8 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
         for shape in (Shape(1_000), _TARGET_SHAPE):
             _iptables(bench, shape)
         _beside_kube_proxy_iptables(bench, Shape(1_000))
-        _first_packets(bench, Shape(1_000))
+        for shape in (Shape(1_000, special=True), *([] if quick else [Shape(10_000, special=True)])):
+            _packets(bench, shape, 20 if quick else 60)
         if output is not None:
             document = {"environment": _environment(), "seconds and megabytes": bench.figures}
             output.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
@@ -234,14 +237,34 @@ def _beside_kube_proxy_iptables(bench: Bench, shape: Shape) -> None:
     table(title, ["", "kube-proxy's layout", "rulegen", "ratio"], rows)
 
 
-def _first_packets(bench: Bench, shape: Shape) -> None:
-    from bench.latency import RULES
+def _packets(bench: Bench, shape: Shape, rounds: int) -> None:
+    """A table for nftables and for each variant of iptables; the layouts of one table are measured in one run."""
+    from bench.packets import FLOOR, NOTHING, common_packets, interval, special_packets
 
-    medians = {rules: median(bench.measure("first packets", shape, rules)[rules]) for rules in RULES}
-    floor = medians["one DNAT rule"]
-    rows = [[rules, f"{time * 1e6:.2f} us", f"{time / floor:.2f}"] for rules, time in medians.items()]
-    title = f"The first packet of a connection to the last of {shape} Services, through the whole kernel"
-    table(title, ["", "per packet", "ratio"], rows)
+    targets = {kind: f"<= {target}" for kind, target in zip(common_packets(shape), PACKET_TARGETS, strict=True)}
+    for where, suffix in (
+        ("nftables", ""),
+        ("iptables-nft", ", iptables-nft"),
+        ("iptables-legacy", ", iptables-legacy"),
+    ):
+        layouts = (*([] if suffix else [NOTHING]), f"rulegen{suffix}", f"kube-proxy's layout{suffix}")
+        figures = bench.measure("packets", shape, rounds, _CHUNK, *layouts, once=True)
+        rows = []
+        for kind in common_packets(shape) | special_packets(shape):
+            ratios = [interval(figures[f"{kind}, {name}"]) for name in layouts]
+            cells = [f"{middle:.2f} ({low:.2f}-{high:.2f})" for middle, low, high in ratios]
+            floor = f"{median(figures[f'{kind}, {FLOOR}']) * 1e6:.2f} us"
+            rows.append([kind, floor, *cells, "" if suffix else targets.get(kind, "")])
+        title = f"What a packet costs on {where} at {shape} Services, beside one DNAT rule: {rounds} rounds, 95 %"
+        columns = [name.removesuffix(suffix) for name in layouts]
+        table(title, ["", FLOOR, *columns, "target"], rows, _instructions(figures))
+
+
+def _instructions(figures: Figures) -> str:
+    counted = {name: median(figures[name]) for name in figures if name.endswith(", instructions")}
+    if not counted:
+        return "this processor counts no instructions for this machine"
+    return "\n".join(f"{name}: {value:,.0f} of the kernel" for name, value in counted.items())
 
 
 if __name__ == "__main__":

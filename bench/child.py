@@ -37,7 +37,7 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, foreign, iptables, kube_proxy, latency, product
+    from bench import agent, foreign, iptables, kube_proxy, packets, product
 
     return {
         "stages": product.stages,
@@ -48,7 +48,7 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "beside": foreign.changes_beside,
         "kube-proxy load": lambda shape, _: kube_proxy.load(shape),
         "kube-proxy change": lambda shape, _, repeats: kube_proxy.change(shape, repeats),
-        "first packets": latency.first_packets,
+        "packets": packets.packets,
         "agent": agent.follow,
         "iptables stages": iptables.stages,
         "iptables changes": iptables.changes,

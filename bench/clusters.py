@@ -4,31 +4,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 NODE = "node-1"
+NODE_ADDRESS = "192.0.2.1"
 NODES = 100
 ENDPOINTS = 10
 POD_CIDRS = ("10.0.0.0/8", "fd00:10::/32")
+SERVICE_CIDR = "172.16.0.0/12"
 _CLUSTER_IPS = (IPv4Address("172.16.0.0"), IPv6Address("fd00:172::"))
 _PODS = (IPv4Address("10.0.0.0"), IPv6Address("fd00:10::"))
 _VIPS = IPv4Address("198.18.0.0")
+
+
+class Kind(Enum):
+    """What a first packet may have to be asked besides the lookup of a ClusterIP; the value is part of a name."""
+
+    NODE_PORT = "node-port"
+    RANGES = "ranges"
+    LOCAL = "local"
+    AFFINITY = "affinity"
+
+
+SOURCE_RANGE = "203.0.113.0/24"
 
 
 class Shape(NamedTuple):
     """A cluster: so many Services of `ENDPOINTS` endpoints.
 
     `mixed`: dual-stack; of ten Services two have a NodePort, and one is a LoadBalancer with two VIPs and policy Local.
+    `special`: behind them one Service of each `Kind`.
     """
 
     services: int
     mixed: bool = False
+    special: bool = False
 
     def __str__(self) -> str:
         """As the tables call it."""
         return f"{self.services:,}{' mixed' if self.mixed else ''}"
+
+    @property
+    def kinds(self) -> dict[int, Kind]:
+        """The numbers of the Services of each kind."""
+        return dict(enumerate(Kind, self.services)) if self.special else {}
 
     @property
     def families(self) -> int:
@@ -38,7 +60,7 @@ class Shape(NamedTuple):
 
 def manifest(shape: Shape, folder: Path) -> Path:
     """The file with the cluster, one `List` as `kubectl get -o json` prints it; written when it is not there yet."""
-    path = folder / f"{shape.services}{'-mixed' if shape.mixed else ''}.json"
+    path = folder / f"{shape.services}{'-mixed' if shape.mixed else ''}{'-special' if shape.special else ''}.json"
     if not path.exists():
         with path.open("w") as file:
             file.write('{"apiVersion": "v1", "kind": "List", "items": [\n')
@@ -49,14 +71,27 @@ def manifest(shape: Shape, folder: Path) -> Path:
 
 def _items(shape: Shape) -> Iterator[dict[str, Any]]:
     yield _node(shape)
+    if shape.special:
+        yield _SERVICE_CIDR_OBJECT
     for index in range(shape.services):
         yield service(shape, index)
         for family in range(shape.families):
             yield slice_of(index, family)
+    for index, kind in shape.kinds.items():
+        yield _special_service(shape, index, kind)
+        yield slice_of(index, 0)
+
+
+_SERVICE_CIDR_OBJECT = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "ServiceCIDR",
+    "metadata": {"name": "kubernetes", "uid": "1", "resourceVersion": "1"},
+    "spec": {"cidrs": [SERVICE_CIDR]},
+}
 
 
 def _node(shape: Shape) -> dict[str, Any]:
-    addresses = ["192.0.2.1", "2001:db8::1"][: shape.families]
+    addresses = [NODE_ADDRESS, "2001:db8::1"][: shape.families]
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -113,7 +148,7 @@ def service(shape: Shape, index: int) -> dict[str, Any]:
         port["nodePort"] = 30000 + index // 10 * 2 + (index % 10 == 7)
     elif shape.mixed and index % 10 == 5:
         spec |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "allocateLoadBalancerNodePorts": False}
-        vips = [str(_VIPS + index * 2 + number) for number in (1, 2)]
+        vips = [vip(index), str(_VIPS + index * 2 + 2)]
         status = {"loadBalancer": {"ingress": [{"ip": vip, "ipMode": "VIP"} for vip in vips]}}
     return {
         "apiVersion": "v1",
@@ -122,6 +157,33 @@ def service(shape: Shape, index: int) -> dict[str, Any]:
         "spec": spec,
         "status": status,
     }
+
+
+def node_port(index: int) -> int:
+    """Of the Service with this number, if its kind is NODE_PORT."""
+    return 30000 + index % 2768
+
+
+def vip(index: int) -> str:
+    """Of the Service with this number, if it is a LoadBalancer."""
+    return str(_VIPS + index * 2 + 1)
+
+
+def _special_service(shape: Shape, index: int, kind: Kind) -> dict[str, Any]:
+    found = service(shape, index)
+    spec = found["spec"]
+    if kind is Kind.NODE_PORT:
+        spec |= {"type": "NodePort", "externalTrafficPolicy": "Cluster"}
+        spec["ports"][0]["nodePort"] = node_port(index)
+    elif kind is Kind.AFFINITY:
+        spec |= {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}}}
+    else:
+        spec |= {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": False}
+        spec["externalTrafficPolicy"] = "Local" if kind is Kind.LOCAL else "Cluster"
+        found["status"] = {"loadBalancer": {"ingress": [{"ip": vip(index), "ipMode": "VIP"}]}}
+        if kind is Kind.RANGES:
+            spec["loadBalancerSourceRanges"] = [SOURCE_RANGE]
+    return found
 
 
 def slice_of(index: int, family: int) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def rules_passed(entries: Entries, address: str) -> int:
 def _compiled(manifests: Manifests, shape: Shape) -> tuple[Cluster, Compiler]:
     settings = configuration(shape.families)
     cluster = Cluster(settings)
-    for objects in (manifests.nodes, manifests.services, manifests.endpoint_slices):
+    for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
         cluster.set_objects(objects)
     compiler = Compiler(settings.families, MASQUERADE_BIT)
     _, errors = compiler.update(*cluster.take_changes()[:2])

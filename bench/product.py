@@ -59,7 +59,7 @@ def compiled(manifests: Manifests, families: int) -> tuple[Cluster, Compiler]:
     """From objects to entries."""
     settings = configuration(families)
     cluster = Cluster(settings)
-    for objects in (manifests.nodes, manifests.services, manifests.endpoint_slices):
+    for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
         cluster.set_objects(objects)
     compiler = Compiler(settings.families, MASQUERADE_BIT)
     changes = cluster.take_changes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,11 @@ import pytest
 from bench.child import Order, run
 from bench.clusters import Shape, manifest
 from bench.iptables import usable_drivers
+from bench.packets import FLOOR, LAYOUTS, common_packets, interval, special_packets
 from rulegen.kube.manifests import load
 
 SMALL = Shape(20)
+SPECIAL = Shape(20, special=True)
 MIXED = Shape(20, mixed=True)
 
 
@@ -61,7 +62,15 @@ def test_it_measures(order: Order, tmp_path: Path) -> None:
 
 
 @pytest.mark.kernel
-@pytest.mark.skipif(not os.access("/dev/net/tun", os.R_OK | os.W_OK), reason="/dev/net/tun may not be opened here")
-@pytest.mark.parametrize("rules", ["rulegen", "one DNAT rule", "kube-proxy's layout", "rulegen, iptables-nft"])
-def test_first_packets_arrive(rules: str, tmp_path: Path) -> None:
-    assert min(*run(Order("first packets", SMALL, (rules,)), tmp_path)[rules]) > 0  # type: ignore[misc]
+def test_every_layout_passes_every_kind_of_packet(tmp_path: Path) -> None:
+    names = [name for name in LAYOUTS if name != FLOOR]
+    figures = run(Order("packets", SPECIAL, (3, 40, *names)), tmp_path)
+    kinds = common_packets(SPECIAL) | special_packets(SPECIAL)
+    assert {f"{kind}, {name}" for kind in kinds for name in LAYOUTS} <= set(figures)
+    assert all(len(ratios) == 3 and min(ratios) > 0 for ratios in figures.values() if isinstance(ratios, list))
+
+
+def test_the_median_lies_in_its_interval() -> None:
+    assert interval([1.0] * 60) == (1.0, 1.0, 1.0)
+    middle, low, high = interval([float(number) for number in range(60)])
+    assert (middle, low, high) == (29.5, 22.0, 38.0)
