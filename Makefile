@@ -1,12 +1,15 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test check bench soak golden lock clean
+.PHONY: help install packages demo test test-all check bench soak golden lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+
+# As many tests side by side as there are processors; a test may wait meanwhile, and another one does not.
+SIDE_BY_SIDE = --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # For root nothing is out of reach, so nothing may be skipped. Others load rules in a user namespace, where that is
 # allowed; the loopback interface of a new network namespace is down.
@@ -25,7 +28,8 @@ SEED =
 help:
 	@echo 'install  the command, at $(BIN)/rulegen'
 	@echo 'demo     a playground in network namespaces of its own'
-	@echo 'test     check, then all tests'
+	@echo 'test     check, then every test, with a part of the large matrices'
+	@echo 'test-all check, then every test, with all cases'
 	@echo 'check    style, types and the import rules'
 	@echo 'bench    the measurements'
 	@echo 'soak     an agent in a cluster that changes and fails all the time, for SECONDS=600, SEED=number'
@@ -47,7 +51,10 @@ demo: install
 	$(BIN)/rulegen demo
 
 test: check
-	$(PYTEST)
+	$(PYTEST) $(SIDE_BY_SIDE)
+
+test-all: check
+	$(PYTEST) $(SIDE_BY_SIDE) --exhaustive
 
 check: install
 	$(BIN)/ruff check

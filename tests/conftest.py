@@ -1,4 +1,7 @@
-"""What all tests share: the `kernel` marker, and `--fail-on-skip` for hosts where nothing may be left out."""
+"""What all tests share: the `kernel` marker, how much is tried, and how patient tests are.
+
+`--fail-on-skip` is for hosts where nothing may be left out.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,16 @@ import subprocess
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.patience import FACTOR, be_patient
+from tests.selection import Extent, left_out
 
 pytest_plugins = ["tests.lab.fixtures"]
+
+# How long an example takes says something about the machine alone.
+settings.register_profile("rulegen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rulegen")
 
 _PROBE = "add table inet probe; add chain inet probe nat { type nat hook prerouting priority -100; }"
 
@@ -42,6 +53,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a skipped test is a failure, unless the kernel has no nf_tables or allows no namespace",
     )
+    parser.addoption("--exhaustive", action="store_true", help="all cases of the large matrices, not a part of them")
+    parser.addoption("--part-seed", type=int, default=0, metavar="N", help="chooses the part of the large matrices")
+    parser.addoption(
+        "--patience",
+        type=float,
+        default=FACTOR,
+        metavar="TIMES",
+        help="tests wait so many times as long as on an idle machine for what must come (default: %(default)s)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    be_patient(config.getoption("patience"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"tried: {Extent.of(config)}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    extent = Extent.of(config)
+    if extent.exhaustive or any("::" in argument for argument in config.args):
+        # A case that is named is meant.
+        return
+    dropped = left_out(items, extent.seed)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        gone = set(dropped)
+        items[:] = [item for item in items if item not in gone]
+
+
+@pytest.fixture(scope="session")
+def extent(request: pytest.FixtureRequest) -> Extent:
+    """For tests that make their many cases themselves."""
+    return Extent.of(request.config)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
+
 RULEGEN = [str(Path(sys.executable).parent / "rulegen")]
 CLUSTER = "golden/clusterip/cluster.yaml"
 ISOLATED = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
@@ -328,6 +330,8 @@ def test_an_interrupted_apply_leaves_the_old_ruleset_or_the_new_one(tmp_path: Pa
             apply = subprocess.Popen(
                 [*inside, *RULEGEN, "apply", "-f", path, "--node", "n"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
+            # What a signal does to Python while it starts is Python's.
+            _wait_for_reading(apply)
             time.sleep(delay)
             apply.send_signal(stop)
             _, errors = apply.communicate()
@@ -364,13 +368,21 @@ def _numbered(number: int) -> str:
 
 
 def _delays(count: int) -> list[float]:
-    """Moments from the start of the program to well after its end."""
-    return [0.1 + 1.9 * step / count for step in range(count)]
+    """Moments from when the program reads its input to well after its end."""
+    return [1.9 * step / count for step in range(count)]
+
+
+def _wait_for_reading(process: subprocess.Popen[bytes]) -> None:
+    """Until the process has begun to read manifests, or has ended: it has the YAML parser in memory then."""
+    end = time.monotonic() + patience(10)
+    while process.poll() is None and "/_yaml." not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def _wait_for_namespace(process: int) -> None:
     own = Path("/proc/self/ns/net").readlink()
-    end = time.monotonic() + 10
+    end = time.monotonic() + patience(10)
     while Path(f"/proc/{process}/ns/net").readlink() == own:
         assert time.monotonic() < end
         time.sleep(0.01)

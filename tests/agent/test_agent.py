@@ -14,6 +14,7 @@ from rulegen.kube.objects import Service
 from tests.agent.running import Playground, save, wait_until, web
 from tests.apiserver import ApiServer
 from tests.builders import Item, node
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -25,7 +26,7 @@ def test_a_restart_with_an_unchanged_cluster_applies_nothing(playground: Playgro
         playground.wait_for(items)
         agent.wait_for("sync mode=full services=2")
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(15) == 0
+        assert agent.process.wait(patience(15)) == 0
     assert playground.differences(*items) == []
     generation = playground.host.generation()
     with playground.agent() as agent:
@@ -199,7 +200,7 @@ def test_a_signal_ends_it_even_in_the_middle(playground: Playground) -> None:
         time.sleep(0.3)
         agent.process.send_signal(signal.SIGTERM)
         # A second on a quiet machine; this one may have other work.
-        assert agent.process.wait(15) == 0
+        assert agent.process.wait(patience(15)) == 0
         assert "Traceback" not in agent.log
 
 
@@ -227,7 +228,7 @@ def test_a_second_agent_waits_and_takes_over_when_the_first_crashes(playground: 
             for waiting in (second, third):
                 waiting.wait_for(f"another agent runs in this network namespace (process {first.process.pid})")
             third.process.send_signal(signal.SIGTERM)
-            assert third.process.wait(15) == 0
+            assert third.process.wait(patience(15)) == 0
             assert second.syncs() == []
             first.process.kill()
             second.wait_for("added=0 changed=0 removed=0")
@@ -245,7 +246,7 @@ def test_apply_and_cleanup_refuse_while_an_agent_runs(playground: Playground) ->
         assert playground.run("cleanup", "--force").returncode == 0
         playground.wait_for(web(1, 1), 10.0)
         agent.process.send_signal(signal.SIGTERM)
-        agent.process.wait(15)
+        agent.process.wait(patience(15))
     assert playground.run("cleanup").returncode == 0
 
 
@@ -294,6 +295,6 @@ def test_the_api_server_is_followed(playground: Playground, tmp_path: Path) -> N
             server.delete(Service, "web-2", "default")
             playground.wait_for([*web(1, 1, 3), node()], 10.0)
             agent.process.send_signal(signal.SIGTERM)
-            assert agent.process.wait(15) == 0
+            assert agent.process.wait(patience(15)) == 0
     finally:
         server.stop()

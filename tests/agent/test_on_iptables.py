@@ -14,6 +14,7 @@ from rulegen.iptables.programs import Variant
 from tests.agent.running import Agent, Ground, save, wait_until, web
 from tests.builders import Item, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import Host
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -65,7 +66,7 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IptablesG
 
 def _stop(agent: Agent) -> None:
     agent.process.send_signal(signal.SIGTERM)
-    assert agent.process.wait(15) == 0
+    assert agent.process.wait(patience(15)) == 0
 
 
 def test_files_are_followed_and_a_restart_applies_nothing(ground: IptablesGround) -> None:

@@ -14,6 +14,7 @@ from tests.agent.running import Playground, save, wait_until, web
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import Answer
 from tests.builders import Item, node, port, service, service_cidr
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -43,7 +44,7 @@ def test_a_changed_configuration_takes_effect_at_once(playground: Playground) ->
         wait_until(lambda: "10.128.0.2 . 8080" in _ruleset(playground), 10.0)
         assert agent.log.count("starting over") == 1
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(15) == 0
+        assert agent.process.wait(patience(15)) == 0
 
 
 def test_a_configuration_that_the_host_cannot_follow_is_not_kept(playground: Playground) -> None:

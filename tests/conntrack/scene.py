@@ -21,6 +21,7 @@ from rulegen.routing.cluster import Cluster
 from tests.builders import CONFIGURATION, Item, endpoint_port, endpoint_slice, node, port, service
 from tests.lab.fixtures import namespace_or_skip
 from tests.nftables.host import Host
+from tests.patience import patience
 
 NODE, NODE_V6, SECOND_ADDRESS = "192.0.2.10", "2001:db8::10", "192.0.2.11"
 CLIENT, CLIENT_V6 = "192.0.2.9", "2001:db8::9"
@@ -170,7 +171,7 @@ class Client:
         """The endpoint that a datagram reaches and that answers it, or REFUSED."""
         self.send(address, number)
         reached = ""
-        end = time.monotonic() + _WAIT_SECONDS
+        end = time.monotonic() + patience(_WAIT_SECONDS)
         while time.monotonic() < end:
             readable, _, _ = select.select([self._socket, *self._servers], [], [], 1)
             for ready in readable:

@@ -1,4 +1,7 @@
-"""Every test of flows again, with iptables rules: the same packets, the same ends (D1)."""
+"""Every test of flows again, with iptables rules: the same packets, the same ends (D1).
+
+In the part that is tried by default, each test has one of the variants of iptables, as the seed chooses.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tests.flows import (
     test_traps,
 )
 
-pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("_on_iptables")]
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("_on_iptables"), pytest.mark.part(2)]
 
 # It is about the size of a map that nftables has.
 _OF_NFTABLES = {"test_a_full_map_costs_the_affinity_and_never_the_service"}

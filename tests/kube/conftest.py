@@ -14,6 +14,7 @@ from rulegen.kube.api import Api, connect
 from rulegen.kube.follow import Delete, Follower, FollowEvent, Synced, Timing, Upsert
 from rulegen.kube.listing import WatchedKind, WatchedObject
 from tests.apiserver import EVERY_KIND, ApiServer
+from tests.patience import patience
 
 QUICK = Timing(steady=0.2, first_delay=0.02, longest_delay=0.1, silence=30.0)
 
@@ -41,7 +42,7 @@ class Followed:
 
     def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
         """Waits until `condition` holds; asked again whenever an event comes."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + patience(seconds)
         with self._changed:
             while not condition():
                 assert time.monotonic() < end, f"nothing came of it; the last events are {self.events[-5:]}"
@@ -65,7 +66,7 @@ class Followed:
 
 def left_threads() -> list[str]:
     """Those of followers that are still there although a busy host has had time to end them."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + patience(5)
     while names := [thread.name for thread in threading.enumerate() if thread.name.startswith("follow ")]:
         if time.monotonic() > end:
             break

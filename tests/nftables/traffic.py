@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from tests.lab import UPLINK, Lab, Packet
 from tests.lab.conntrack import Conntrack
 from tests.lab.packets import build
+from tests.patience import patience
 
 ADDRESSES = ("10.96.0.10", "198.51.100.1")
 _RULES = f"""
@@ -75,7 +76,7 @@ class Traffic:
 
     def wait_for_more(self) -> None:
         """Until more packets have arrived."""
-        before, end = self.seen, time.monotonic() + 30
+        before, end = self.seen, time.monotonic() + patience(30)
         while self.seen == before:
             assert time.monotonic() < end, "no packets arrive"
 

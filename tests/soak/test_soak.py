@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.selection import Extent
 from tests.soak.soak import Plan, Soak
 
 pytestmark = pytest.mark.kernel
@@ -15,9 +16,10 @@ pytestmark = pytest.mark.kernel
 PLAN = Plan(6.0, 20, seed=1660, fault=1.0, drift=2.0, server_stop=3.0, hang=1e9, kill=3.0)
 
 
-def test_a_short_one_passes(tmp_path: Path) -> None:
+def test_a_short_one_passes(tmp_path: Path, extent: Extent) -> None:
     said: list[str] = []
-    with Soak(PLAN, tmp_path, said.append) as soak:
+    plan = PLAN._replace(seconds=120.0, services=200) if extent.exhaustive else PLAN
+    with Soak(plan, tmp_path, said.append) as soak:
         soak.run()
     assert soak.churn.changes > 20
     assert set(soak.trouble.counts) == {"API faults", "drift", "kills", "server restarts"}
