@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 import click
 
 from rulegen import collector
-from rulegen.errors import RulegenError
+from rulegen.errors import RulegenError, UnseenError
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
@@ -66,6 +66,9 @@ def _errors_as_lines() -> Iterator[None]:
     """Every expected error is one line (or one for each fault) and exit status 2."""
     try:
         yield
+    except UnseenError as error:
+        _print_removed(error.removed)
+        _fail(f"rules may be left: {error}")
     except RulegenError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -243,8 +246,8 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     if done.difference:
         click.echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
     if not dry_run:
-        for place in [*done.removed, *_remove([_other_target(configuration.target)])]:
-            click.echo(f"removed {place}")
+        _print_removed(done.removed)
+        _print_removed(_remove([_other_target(configuration.target).remove]))
 
 
 def _print_plan(difference: Difference) -> None:
@@ -283,31 +286,41 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
     if kube_proxy:
         from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
 
-        removed = remove_nftables_tables() + remove_iptables_rules()
+        removed = _remove([remove_nftables_tables, remove_iptables_rules])
     else:
         from rulegen.targets.on_iptables import IptablesTarget
         from rulegen.targets.on_nftables import NftablesTarget
 
-        removed = _remove([NftablesTarget(), IptablesTarget()])
-    for place in removed:
-        click.echo(f"removed {place}")
+        removed = _remove([NftablesTarget().remove, IptablesTarget().remove])
+    _print_removed(removed)
     if not removed:
         click.echo("nothing to remove")
 
 
-def _remove(targets: Sequence[Target]) -> list[str]:
-    """Removes rulegen's rules of the targets that this host has; says what there was."""
+def _print_removed(places: Iterable[str]) -> None:
+    for place in places:
+        click.echo(f"removed {place}")
+
+
+def _remove(removals: Sequence[Callable[[], list[str]]]) -> list[str]:
+    """Has rules removed of the targets that this host has; says what there was. Raises UnseenError at the end."""
     from rulegen.errors import HostError
 
     removed: list[str] = []
     missing = []
-    for target in targets:
+    unseen = []
+    for remove in removals:
         try:
-            removed += target.remove()
+            removed += remove()
+        except UnseenError as error:
+            removed += error.removed
+            unseen.append(str(error))
         except HostError as error:
             missing.append(error)
-    if len(missing) == len(targets) > 1:
+    if len(missing) == len(removals) > 1:
         raise missing[0]
+    if unseen:
+        raise UnseenError("; ".join(unseen), removed)
     return removed
 
 

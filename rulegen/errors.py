@@ -24,6 +24,18 @@ class HostError(RulegenError):
     """The host lacks something: a privilege, a kernel feature, a program or a version of it."""
 
 
+class UnseenError(RulegenError):
+    """Rules that cannot be listed, so that nobody knows whether there is something to remove.
+
+    `removed`: what was removed elsewhere, in words.
+    """
+
+    def __init__(self, message: str, removed: Sequence[str] = ()) -> None:
+        """`message`: what cannot be seen, and why."""
+        super().__init__(message)
+        self.removed = tuple(removed)
+
+
 class TargetError(RulegenError):
     """A Service needs what the target cannot express; names the Service."""
 

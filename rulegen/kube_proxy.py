@@ -8,14 +8,17 @@ their order.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from rulegen.config import Family
 from rulegen.iptables import programs
+from rulegen.iptables.kernel import remove_everywhere, remove_hidden
+from rulegen.iptables.listing import list_tables
 from rulegen.iptables.programs import Variant
+from rulegen.iptables.rules import parse_rule
 
 _NFTABLES_TABLE = "kube-proxy"
 
@@ -23,7 +26,6 @@ _CHAIN = re.compile(
     r"KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY"
     r"|(?:SVC|SVL|SEP|FW|EXT|XLB)-[A-Z0-9]+)"
 )
-_JUMP = re.compile(r"-A (?P<chain>\S+) (?:.* )?-[jg] (?P<target>\S+)(?: .*)?")
 _LOCK_SECONDS = 60
 
 _STATUS_PORT = 10249
@@ -43,18 +45,21 @@ def remove_nftables_tables() -> list[str]:
 
 
 def remove_iptables_rules() -> list[str]:
-    """Removes kube-proxy's chains and the jumps to them; says from which tables. Raises ApplyError, HostError."""
-    removed = []
-    for variant in filter(programs.installed, Variant):
-        for family in Family:
-            saved = programs.save(variant, family)
-            for table, lines in _tables(saved):
-                commands = removal(lines)
-                if commands:
-                    text = "\n".join([f"*{table}", *commands, "COMMIT", ""])
-                    programs.restore(variant, family, text, wait=_LOCK_SECONDS)
-                    removed.append(f"{programs.NAME[family]}-{variant.value} {table}")
-    return removed
+    """Removes kube-proxy's chains and the jumps to them; says from which tables.
+
+    Raises HostError without privileges, else UnseenError, after all the rest was done, when tables cannot be looked at,
+    or not all could be removed.
+    """
+    return remove_everywhere(Variant, _is_chain, _remove_chains)
+
+
+def _remove_chains(variant: Variant, family: Family) -> Iterator[str]:
+    for table in list_tables(variant, family, lambda _: False):
+        remove_hidden(family, [table], lambda rule: _is_chain(rule.target) and not _is_chain(rule.chain))
+        if commands := removal(table.lines):
+            text = "\n".join([f"*{table.name}", *commands, "COMMIT", ""])
+            programs.restore(variant, family, text, wait=_LOCK_SECONDS)
+            yield f"{programs.NAME[family]}-{variant.value} {table.name}"
 
 
 def find_running() -> str | None:
@@ -97,8 +102,8 @@ def _find_status_page() -> str | None:
 def removal(lines: list[str]) -> list[str]:
     """What `iptables-restore --noflush` must be told to free one table, given as saved, of kube-proxy's chains."""
     chains = [line[1:].split(" ")[0] for line in lines if line.startswith(":")]
-    ours = [chain for chain in chains if _CHAIN.fullmatch(chain)]
-    jumps = [line for line in lines if (jump := _JUMP.fullmatch(line)) and _is_foreign_jump(jump, ours)]
+    ours = [chain for chain in chains if _is_chain(chain)]
+    jumps = [line for line in lines if line.startswith("-A ") and _is_foreign_jump(line, set(ours))]
     return [
         *(f":{chain} - [0:0]" for chain in ours),
         *(f"-D{line.removeprefix('-A')}" for line in jumps),
@@ -106,17 +111,11 @@ def removal(lines: list[str]) -> list[str]:
     ]
 
 
-def _is_foreign_jump(jump: re.Match[str], ours: list[str]) -> bool:
-    return jump["target"] in ours and jump["chain"] not in ours
+def _is_chain(name: str) -> bool:
+    return _CHAIN.fullmatch(name) is not None
 
 
-def _tables(saved: str) -> Iterator[tuple[str, list[str]]]:
-    table = ""
-    lines: list[str] = []
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            table, lines = line[1:], []
-        elif line == "COMMIT":
-            yield table, lines
-        else:
-            lines.append(line)
+def _is_foreign_jump(line: str, ours: Collection[str]) -> bool:
+    """Whether a rule of somebody else's chain leads to one of these; the text of a comment may look like it."""
+    chain, _, rule = line[3:].partition(" ")
+    return chain not in ours and "KUBE-" in rule and parse_rule(rule).target in ours

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from types import FrameType
 
+from rulegen import children
 from rulegen.agent import lock
 from rulegen.agent.assembly import Control, Options, work
 from rulegen.agent.inbox import Inbox
@@ -59,6 +60,9 @@ def run(options: Options) -> None:
             _LOG.info("stopped in the middle of a sync; the next start goes on from there")
         else:
             _LOG.info("stopped; the rules stay and serve")
+        finally:
+            # Whatever thread waits for one.
+            children.end_all()
 
 
 def _work_with_reloads(options: Options, configuration: Configuration, inbox: Inbox, stop: _Stop) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from rulegen.agent.engine import Sync
 from rulegen.agent.observer import Observer
-from rulegen.errors import HostError, RulegenError
+from rulegen.errors import HostError, RulegenError, UnseenError
 from rulegen.kube_proxy import find_running
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -68,9 +68,18 @@ class Takeover(Observer):
             try:
                 for place in remove():
                     _LOG.info("removed %s", place)
+            except UnseenError as error:
+                self._tell_unseen(error)
             except HostError as error:
                 # A target that this host does not have left nothing here.
                 _LOG.debug("nothing to remove: %s", error)
             except RulegenError as error:
                 _LOG.warning("cannot remove what an earlier program left: %s", error)
                 self._count_failure()
+
+    def _tell_unseen(self, error: UnseenError) -> None:
+        for place in error.removed:
+            _LOG.info("removed %s", place)
+        if not self._stopping.is_set():
+            _LOG.warning("rules of an earlier program may be left: %s", error)
+            self._count_failure()

@@ -14,7 +14,7 @@ from rulegen.config import Family
 from rulegen.errors import TargetError
 from rulegen.iptables import program
 from rulegen.iptables.forest import Forest, Leaf, Place
-from rulegen.iptables.program import Entries, EntryKey, Program, Rules
+from rulegen.iptables.program import Entries, EntryKey, Extras, Program, Rules
 from rulegen.iptables.service import Compiled, Masquerading, compile_route
 from rulegen.routing.model import NodeRouting, Route, RouteKey, ServicePortName
 from rulegen.ruleset import Delta, diff
@@ -58,6 +58,8 @@ class Compiler:
         self._masquerading = {family: Masquerading(self._mark, None, False) for family in families}
         # What is kept of Services that nothing is known of.
         self._kept: dict[Family, Compiled] = {}
+        self._nodes: dict[Family, NodeRouting] = {}
+        self._extras: dict[Family, Extras] = {}
         self.programs: dict[Family, Program] = {}
 
     def update(
@@ -69,8 +71,9 @@ class Compiler:
         """
         changes = _Changes()
         wanted: dict[RouteKey, Route | None] = {}
-        for family, node in (nodes or {}).items():
-            if family in self._forests and self._set_node(family, node, changes):
+        nodes = nodes or {}
+        for family, node in nodes.items():
+            if family in self._forests and self._set_node(family, node):
                 wanted |= {key: known.route for key, known in self._known.items() if key[1] is family}
         wanted |= {key: route for key, route in routes.items() if key[1] in self._forests}
         errors: dict[RouteKey, TargetError] = {}
@@ -84,8 +87,10 @@ class Compiler:
             moves = forest.change(changes.added.get(family, ()), changes.removed.get(family, ()))
             changes.before |= moves.before
             changes.after |= moves.after
-            if family in self.programs:
+            if family in self._nodes:
                 changes.after |= forest.plant()
+                if family in nodes or forest.extras() != self._extras[family]:
+                    self._set_program(family, changes)
         return diff(changes.before, changes.after), errors
 
     def entries(self) -> Entries:
@@ -116,17 +121,22 @@ class Compiler:
             entries |= self._forests[key[1]].path(leaf)
         return entries | known.compiled.chains
 
-    def _set_node(self, family: Family, node: NodeRouting, changes: _Changes) -> bool:
+    def _set_node(self, family: Family, node: NodeRouting) -> bool:
         """Returns whether Routes have to be compiled again."""
-        self.programs[family] = program.render_program(node, self._masquerade_bit)
+        self._nodes[family] = node
+        before = self._masquerading[family]
+        self._masquerading[family] = Masquerading(self._mark, node.detector, node.masquerade_all)
+        return before != self._masquerading[family]
+
+    def _set_program(self, family: Family, changes: _Changes) -> None:
+        """The fixed part, as the node and the leaves that there are need it."""
         changes.before |= self._fixed[family]
+        self._extras[family] = self._forests[family].extras()
+        self.programs[family] = program.render_program(self._nodes[family], self._masquerade_bit, self._extras[family])
         self._fixed[family] = {
             key: rules for key, rules in self.programs[family].entries.items() if (key.table, key.chain) not in _ROOTS
         }
         changes.after |= self._fixed[family]
-        before = self._masquerading[family]
-        self._masquerading[family] = Masquerading(self._mark, node.detector, node.masquerade_all)
-        return before != self._masquerading[family]
 
     def _set_route(self, key: RouteKey, route: Route | None, changes: _Changes) -> None:
         family = key[1]

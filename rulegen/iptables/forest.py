@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rulegen.config import Cidr, Family
 from rulegen.iptables.names import tree_chain_name
-from rulegen.iptables.program import FILTER, MANGLE, NAT, Entries, EntryKey, Rules
+from rulegen.iptables.program import FILTER, MANGLE, NAT, Entries, EntryKey, Extras, Rules
 from rulegen.iptables.tree import ROOT, Prefix, PrefixTree
 
 WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
@@ -35,6 +35,7 @@ class Place(Enum):
     NO_ENDPOINTS = (FILTER, "RULEGEN-NO-ENDPOINTS", "E", False)
     NO_ENDPOINT_NODEPORTS = (FILTER, "RULEGEN-NODEPORTS", "P", True)
     CLUSTER_IPS = (FILTER, "RULEGEN-CLUSTER-IPS", "C", False)
+    HEALTH_CHECKS = (FILTER, "RULEGEN-HEALTH-CHECKS", "H", True)
 
     # Enum's own is written in Python.
     __hash__ = object.__hash__
@@ -45,6 +46,14 @@ class Place(Enum):
         self.root = root
         self.letter = letter
         self.is_of_ports = is_of_ports
+
+    @property
+    def is_extra(self) -> bool:
+        """Whether the chain and what leads there is there only when something hangs from it."""
+        return self in _EXTRAS
+
+
+_EXTRAS = frozenset({Place.FIREWALL, Place.HEALTH_CHECKS})
 
 
 class Leaf(NamedTuple):
@@ -104,10 +113,15 @@ class Forest:
 
     def plant(self) -> Entries:
         """The roots of trees that never had a leaf, which the fixed part leads to; those that this makes."""
-        planted: Entries = {tree.root: () for tree in self._trees.values() if tree.root not in tree.chains}
-        for tree in self._trees.values():
-            tree.chains.setdefault(tree.root, ())
-        return planted
+        trees = [tree for place, tree in self._trees.items() if not place.is_extra and tree.root not in tree.chains]
+        for tree in trees:
+            tree.chains[tree.root] = ()
+        return {tree.root: () for tree in trees}
+
+    def extras(self) -> Extras:
+        """What something hangs from."""
+        present = {place for place in _EXTRAS if self._trees[place].chains}
+        return Extras(Place.FIREWALL in present, Place.HEALTH_CHECKS in present)
 
     def entries(self) -> Entries:
         """All chains."""
@@ -150,6 +164,10 @@ class _Tree:
             if key in self.chains:
                 moves.before[key] = self.chains[key]
             moves.after[key] = self.chains[key] = self._content(node)
+        if self._place.is_extra and not self._rules and self.chains:
+            # Only the root is left; nothing leads there any more.
+            del self.chains[self.root]
+            moves.after.pop(self.root, None)
 
     @property
     def root(self) -> EntryKey:

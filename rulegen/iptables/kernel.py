@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError, StaleError
+from rulegen.errors import ApplyError, HostError, RulegenError, StaleError, UnseenError
 from rulegen.interfaces import host_families
-from rulegen.iptables import programs
+from rulegen.iptables import nf_tables, programs
+from rulegen.iptables.listing import Table, detect, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
+from rulegen.iptables.names import is_ours
+from rulegen.iptables.nf_tables import HiddenRule
 from rulegen.iptables.probe import check_features
 from rulegen.iptables.program import Entries, EntryKey, Rules
 from rulegen.iptables.programs import RestoreError, Variant
@@ -58,7 +61,7 @@ class Kernel:
     ) -> None:
         """Finds the variant; changes nothing."""
         _check_privileges()
-        self.variant = variant or programs.detect()
+        self.variant = variant or detect()
         self._wait = wait
         self._drivers = dict.fromkeys(Family, RestoreDriver(self.variant, wait)) | dict(drivers or {})
 
@@ -94,14 +97,67 @@ class Kernel:
 
 
 def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[str]:
-    """Removes rulegen's chains from these variants, where they are installed; says from where. Raises ApplyError."""
-    _check_privileges()
-    removed = []
-    for variant in filter(programs.installed, variants):
-        for step in removal(_read(variant)):
+    """Removes rulegen's chains from these variants; says from where.
+
+    Raises as `remove_everywhere` does.
+    """
+
+    def remove(variant: Variant, family: Family) -> Iterator[str]:
+        tables = list_tables(variant, family, _is_none)
+        remove_hidden(family, tables, is_jump)
+        for step in removal(_entries(family, [table._replace(hidden=()) for table in tables])):
             programs.restore(variant, step.family, step.text, wait=wait)
-            removed.append(f"iptables-{variant.value} {step}")
+            yield f"iptables-{variant.value} {step}"
+
+    return remove_everywhere(variants, is_ours, remove)
+
+
+def remove_everywhere(
+    variants: Iterable[Variant],
+    is_doomed: Callable[[str], bool],
+    remove: Callable[[Variant, Family], Iterable[str]],
+) -> list[str]:
+    """Has `remove` remove the chains of each variant and family of this host that are doomed; says from where.
+
+    Raises HostError without privileges, else UnseenError, after all the rest was done, when tables cannot be looked at,
+    or not all could be removed.
+    """
+    _check_privileges()
+    removed: list[str] = []
+    unseen: list[str] = []
+    for variant in variants:
+        for family in host_families():
+            try:
+                if programs.installed(variant, family):
+                    removed += remove(variant, family)
+                elif found := _without_programs(variant, family, is_doomed):
+                    unseen.append(found)
+            except RulegenError as error:
+                unseen.append(str(error))
+    if unseen:
+        raise UnseenError("; ".join(unseen), removed)
     return removed
+
+
+def remove_hidden(family: Family, tables: Iterable[Table], is_doomed: Callable[[HiddenRule], bool]) -> None:
+    """Deletes rules of chains that iptables does not list. Raises HostError."""
+    for table in tables:
+        if doomed := [rule for rule in table.hidden if is_doomed(rule)]:
+            nf_tables.delete_rules(family, table.name, doomed)
+
+
+def _without_programs(variant: Variant, family: Family, is_doomed: Callable[[str], bool]) -> str:
+    """What is there, or may be, though nobody can list it; "" when there is nothing."""
+    program = f"{programs.NAME[family]}-{variant.value}-save"
+    if variant is Variant.LEGACY:
+        names = programs.legacy_tables(family)
+        return f"{program} is not installed: what is in {', '.join(sorted(names))} cannot be seen" if names else ""
+    tables = [name for name in sorted(nf_tables.tables(family)) if any(map(is_doomed, nf_tables.chains(family, name)))]
+    return f"{program} is not installed: chains stay in {', '.join(tables)}" if tables else ""
+
+
+def _is_none(_: str) -> bool:
+    return False
 
 
 def _state(done: str) -> str:
@@ -111,7 +167,14 @@ def _state(done: str) -> str:
 def _read(variant: Variant) -> Entries:
     entries: Entries = {}
     for family in host_families():
-        entries |= parse_saved(family, programs.save(variant, family).splitlines())
+        entries |= _entries(family, list_tables(variant, family))
+    return entries
+
+
+def _entries(family: Family, tables: Iterable[Table]) -> Entries:
+    entries: Entries = {}
+    for table in tables:
+        entries |= parse_saved(family, table.name, (*table.lines, *in_words(family, table)))
     return entries
 
 

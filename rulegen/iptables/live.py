@@ -1,6 +1,6 @@
-"""What iptables-save prints comes in, rulegen's chains as they are in the kernel go out. Pure.
+"""What iptables-save prints of a table comes in, rulegen's chains as they are in the kernel go out. Pure.
 
-Of the built-in chains, an entry holds the rules that lead to rulegen's, in their order; and a remark when another
+Of the built-in chains, an entry holds the rules that rulegen put there, in their order; and a remark when another
 program's rule before them keeps packets away.
 """
 
@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rulegen.config import Family
-from rulegen.iptables.names import PREFIX, is_ours
-from rulegen.iptables.program import NAT, Entries, EntryKey, target_of
+from rulegen.iptables.names import PREFIX, escaped
+from rulegen.iptables.program import NAT, Entries, EntryKey, is_our_rule, target_of
 from rulegen.iptables.transaction import REMARK
 
 _VERDICTS = {"ACCEPT", "DROP", "REJECT", "RETURN", "QUEUE", "NFQUEUE"}
 
 
-def parse_saved(family: Family, lines: Iterable[str]) -> Entries:
-    """The entries of one family."""
+def parse_saved(family: Family, table: str, lines: Iterable[str]) -> Entries:
+    """The entries of one table, given as its `:CHAIN ...` and `-A CHAIN ...` lines."""
     entries: dict[EntryKey, list[str]] = {}
     ahead: dict[EntryKey, str] = {}
-    table = ""
     chains: dict[str, list[str]] = {}
     for line in lines:
         if line.startswith(f"-A {PREFIX}"):
@@ -29,8 +28,6 @@ def parse_saved(family: Family, lines: Iterable[str]) -> Entries:
         elif line.startswith(f":{PREFIX}"):
             chain = line[1 : line.index(" ")]
             chains[chain] = entries[EntryKey(family, table, chain)] = []
-        elif line.startswith("*"):
-            table, chains = line[1:], {}
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
             _take_built_in(EntryKey(family, table, chain), rule, entries, ahead)
@@ -39,10 +36,10 @@ def parse_saved(family: Family, lines: Iterable[str]) -> Entries:
 
 def _take_built_in(key: EntryKey, rule: str, entries: dict[EntryKey, list[str]], ahead: dict[EntryKey, str]) -> None:
     """A rule of somebody else's chain."""
-    if is_ours(target_of(rule)):
+    if is_our_rule(rule):
         rules = entries.setdefault(key, [])
         if key in ahead and not rules:
-            rules.append(f"{REMARK}behind: {ahead[key]}")
+            rules.append(f"{REMARK}behind: {escaped(ahead[key])}")
         rules.append(rule)
     elif key not in ahead and _keeps_packets_away(key.table, rule):
         ahead[key] = rule

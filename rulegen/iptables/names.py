@@ -13,6 +13,8 @@ from hashlib import sha256
 PREFIX = "RULEGEN-"
 MAX_LENGTH = 28
 MAX_COMMENT = 128
+# The comment of rulegen's own rule in a built-in chain that leads to none of its chains.
+ESTABLISHED = f"{PREFIX}ESTABLISHED"
 
 _DIGEST_LENGTH = 16
 _OF_SERVICE = re.compile(rf"{PREFIX}(?:SVC|SVL|EXT|SRC|LB)-")
@@ -35,6 +37,18 @@ def tree_chain_name(letter: str, place: str) -> str:
     # nft prints these names too, and reads no colon in one.
     readable = f"{PREFIX}{letter}-{place.replace(':', '_')}"
     return readable if len(readable) <= MAX_LENGTH else f"{PREFIX}{letter}-{digest(place)}"
+
+
+def escaped(text: str) -> str:
+    r"""`text`, another program's, as it may be printed: what is not printable ASCII becomes its bytes, as `\xff`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char.isascii() and char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    # A surrogate stands for a byte that is not UTF-8.
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def is_of_service(chain: str) -> bool:

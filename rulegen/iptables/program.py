@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rulegen.config import Cidr, Family
 from rulegen.iptables import names
+from rulegen.iptables.rules import parse_rule
 from rulegen.routing.model import NodeRouting
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
 
 
 class EntryKey(NamedTuple):
-    """A chain: a rulegen chain with all its rules, or a built-in one with those rules that lead to rulegen's."""
+    """A chain: a rulegen chain with all its rules, or a built-in one with those rules that rulegen put there."""
 
     family: Family
     table: str
@@ -51,9 +52,33 @@ class Program:
     entries: Mapping[EntryKey, Rules]
 
 
-def render_program(node: NodeRouting, masquerade_bit: int) -> Program:
+class Extras(NamedTuple):
+    """Parts of the program that are there only when a Service needs them."""
+
+    source_ranges: bool = False
+    health_checks: bool = False
+
+
+def render_program(node: NodeRouting, masquerade_bit: int, extras: Extras) -> Program:
     """The fixed part for this node. `masquerade_bit`: 0 to 31."""
-    return _render_program(node.family, node.nodeport_addresses, node.service_cidrs, masquerade_bit)
+    return _render_program(node.family, node.nodeport_addresses, node.service_cidrs, masquerade_bit, extras)
+
+
+def built_in_rules(family: Family) -> tuple[str, ...]:
+    """All rules that a program may put into built-in chains; they depend on no configuration."""
+    program = _render_program(family, (), (), 0, Extras(True, True))
+    return tuple(dict.fromkeys(rule for key, rules in program.entries.items() if key.is_built_in for rule in rules))
+
+
+def is_our_rule(rule: str) -> bool:
+    """Whether rulegen put a rule into somebody else's chain: it leads to a chain of rulegen's, or says so in a comment.
+
+    The text of a comment or a log prefix may look like either.
+    """
+    if names.PREFIX not in rule:
+        return False
+    parsed = parse_rule(rule)
+    return names.is_ours(parsed.target) or parsed.options.get("--comment") == names.ESTABLISHED
 
 
 def mark_text(masquerade_bit: int) -> str:
@@ -62,7 +87,7 @@ def mark_text(masquerade_bit: int) -> str:
 
 
 def parse_rules(family: Family, lines: Iterable[str]) -> Entries:
-    """The entries of a file for iptables-restore; only rulegen's own chains, and rules that lead to them."""
+    """The entries of a file for iptables-restore; only rulegen's own chains, and its rules in others."""
     entries: dict[EntryKey, list[str]] = {}
     table = ""
     for line in lines:
@@ -71,10 +96,11 @@ def parse_rules(family: Family, lines: Iterable[str]) -> Entries:
         elif line.startswith(f":{names.PREFIX}"):
             entries[EntryKey(family, table, line[1:].split(" ", 1)[0])] = []
         elif line.startswith(("-A ", "-I ")):
-            _, chain, rule = line.rstrip("\n").split(" ", 2)
+            command, chain, rule = line.rstrip("\n").split(" ", 2)
             key = EntryKey(family, table, chain)
-            if not key.is_built_in or names.is_ours(target_of(rule)):
-                entries.setdefault(key, []).append(rule)
+            if not key.is_built_in or is_our_rule(rule):
+                rules = entries.setdefault(key, [])
+                rules.insert(0 if command == "-I" else len(rules), rule)
     return {key: tuple(rules) for key, rules in entries.items()}
 
 
@@ -89,10 +115,16 @@ def target_of(rule: str) -> str:
 
 @lru_cache(maxsize=16)
 def _render_program(
-    family: Family, nodeport_addresses: tuple[Cidr, ...], service_cidrs: tuple[Cidr, ...], masquerade_bit: int
+    family: Family,
+    nodeport_addresses: tuple[Cidr, ...],
+    service_cidrs: tuple[Cidr, ...],
+    masquerade_bit: int,
+    extras: Extras,
 ) -> Program:
     text = _template().render(
         loopback=_LOOPBACK[family],
+        established=names.ESTABLISHED,
+        extras=extras,
         mark=mark_text(masquerade_bit),
         same_address=_same_address(family),
         nodeport_addresses=[destination_match(cidr) for cidr in nodeport_addresses],

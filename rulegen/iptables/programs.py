@@ -1,4 +1,4 @@
-"""The programs of iptables on this host: which variant is in use, where it is, and running it.
+"""The programs of iptables on this host: where those of a variant are, running them, and what they say.
 
 The variants are two kernels' worth of rules: `nft` writes nf_tables, `legacy` the older ip_tables. Both may hold rules
 at once; a host should use one. Never changes rules.
@@ -10,21 +10,24 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
+from rulegen import children
+from rulegen.children import Ended
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError
-from rulegen.iptables.names import PREFIX
+from rulegen.errors import ApplyError, HostError, printable
+from rulegen.iptables.names import escaped
 
-TIMEOUT = 600.0
+# A program that takes longer is killed: 100 times what the largest clusters need. A large restore may take longer.
+_SECONDS = 60.0
+_SECONDS_PER_LINE = 0.001
 LOCK = Path("/run/xtables.lock")
 
 NAME = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
-# Chains by which the kubelet tells others which variant it uses.
-_HINT = re.compile(r"^:KUBE-(?:IPTABLES-HINT|KUBELET-CANARY) ", re.MULTILINE)
 _VARIANT_WORD = re.compile(r"\((nf_tables|legacy)\)")
 # The program's name and version, with which most messages begin.
 _VERSION = re.compile(r"^ip6?tables\S* v[\d.]+ \(\w+\): *")
@@ -51,59 +54,76 @@ class LockedError(RestoreError):
     """Another program held the lock all the time."""
 
 
-def installed(variant: Variant) -> bool:
-    """Whether the programs of a variant are there."""
-    return _find(variant, Family.IPV4, "save") is not None
-
-
-def detect() -> Variant:
-    """The variant in use, as the ecosystem tells: the kubelet's hint, else the one with more rules, else nft.
-
-    Raises HostError without any.
-    """
-    saved = {variant: _save_all(variant) for variant in Variant if installed(variant)}
-    if not saved:
-        raise HostError("iptables is not installed: neither iptables-nft-save nor iptables-legacy-save is there")
-    for variant, text in saved.items():
-        if _HINT.search(text):
-            return variant
-    counts = {variant: len(re.findall("^-A ", text, re.MULTILINE)) for variant, text in saved.items()}
-    return max(counts, key=lambda variant: (counts[variant], variant is Variant.NFT))
+def installed(variant: Variant, family: Family = Family.IPV4) -> bool:
+    """Whether the programs of a variant are there. Raises HostError when that cannot be told."""
+    return _find(variant, family, "save") is not None
 
 
 def save(variant: Variant, family: Family) -> str:
-    """What iptables-save prints. Raises HostError."""
-    if variant is Variant.LEGACY and not _legacy_tables(family):
+    """What iptables-save prints; bytes that are not UTF-8 are kept as surrogates. Raises HostError."""
+    if variant is Variant.LEGACY and not legacy_tables(family):
         # Asked for, the tables would be made.
         return ""
     program = find(variant, family, "save")
-    try:
-        done = subprocess.run([program], capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise HostError(f"{program} did not end within {TIMEOUT:.0f} s") from error
+    done = _run([program])
     if done.returncode:
-        raise HostError(f"{program}: {_words(done.stderr)}")
-    return done.stdout
+        raise HostError(f"{program} {_failure(done)}")
+    return _decoded(done.stdout)
+
+
+def list_chain(family: Family, table: str, chain: str) -> list[str] | None:
+    """The rules of a chain of the nft variant as iptables-save writes them, without asking for others of its table.
+
+    None: it holds what only nft knows. Raises HostError.
+    """
+    program = find(Variant.NFT, family)
+    done = _run([program, "-t", table, "-S", chain])
+    if done.returncode and b"is incompatible" in done.stderr:
+        return None
+    if done.returncode:
+        raise HostError(f"{program} -t {table} -S {printable(chain)} {_failure(done)}")
+    return [line for line in _decoded(done.stdout).split("\n") if line.startswith("-A ")]
+
+
+def has_rule(family: Family, table: str, chain: str, rule: Sequence[str]) -> bool:
+    """Whether a chain of the nft variant has a rule, given as words; what else stands there does not matter."""
+    program = find(Variant.NFT, family)
+    done = _run([program, "-t", table, "-C", chain, *rule])
+    if done.returncode > 1 or done.returncode < 0:
+        raise HostError(f"{program} -t {table} -C {printable(chain)} {_failure(done)}")
+    return done.returncode == 0
 
 
 def restore(variant: Variant, family: Family, text: str, *, wait: int, test: bool = False) -> None:
     """Adds to the tables what `text` says. Raises RestoreError, HostError."""
     program = find(variant, family, "restore")
     arguments = [program, "--noflush", "--wait", str(wait), *(["--test"] if test else [])]
-    try:
-        done = subprocess.run(arguments, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise RestoreError(f"{program} did not end within {TIMEOUT:.0f} s", 0) from error
+    done = _run(arguments, text.encode("utf-8", "surrogateescape"), wait + _SECONDS_PER_LINE * text.count("\n"))
+    if done.returncode < 0:
+        raise HostError(f"{program} {_failure(done)}")
     if done.returncode:
-        raise _refusal(program, done.stderr, text)
+        raise _refusal(program, _decoded(done.stderr), text)
 
 
-def find(variant: Variant, family: Family, what: str) -> str:
-    """The program `iptables-nft-save` or what it is called here. Raises HostError."""
+def find(variant: Variant, family: Family, what: str = "") -> str:
+    """The program `iptables-nft-save`, or what it is called here; `what` "": `iptables-nft`. Raises HostError."""
     program = _find(variant, family, what)
     if program is None:
-        raise HostError(f"{NAME[family]}-{variant.value}-{what} is not installed: install the package iptables")
+        _find.cache_clear()  # it may come back
+        raise HostError(f"{_full_name(variant, family, what)} is not installed: install the package iptables")
     return program
+
+
+def legacy_tables(family: Family) -> frozenset[str]:
+    """The tables of the legacy variant that there are in the calling thread's network namespace. Raises HostError."""
+    names = Path("/proc/net/ip_tables_names" if family is Family.IPV4 else "/proc/net/ip6_tables_names")
+    try:
+        # The process's own namespace is not the thread's.
+        return frozenset(Path("/proc/thread-self/net", names.name).read_text().split())
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise HostError("reading and changing iptables needs root, or the capability CAP_NET_ADMIN") from error
 
 
 def lock_holder() -> str:
@@ -119,39 +139,45 @@ def lock_holder() -> str:
     return ""
 
 
+def _run(arguments: Sequence[str], text: bytes = b"", more_seconds: float = 0.0) -> Ended:
+    """Raises HostError when a program cannot be started, or hangs."""
+    seconds = _SECONDS + more_seconds
+    try:
+        return children.run(arguments, text, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        raise HostError(f"{arguments[0]} did not end within {seconds:.0f} s and was killed") from error
+    except OSError as error:
+        _find.cache_clear()
+        raise HostError(f"{arguments[0]} cannot be run: {error.strerror}") from error
+
+
 @lru_cache(maxsize=16)
 def _find(variant: Variant, family: Family, what: str) -> str | None:
-    """By its full name; else the plain name, if it is of this variant."""
-    full = f"{NAME[family]}-{variant.value}-{what}"
+    """By its full name; else the plain name, if it is of this variant. Raises HostError when that cannot be told."""
+    full = _full_name(variant, family, what)
     if shutil.which(full):
         return full
-    plain = f"{NAME[family]}-{what}"
+    plain = f"{NAME[family]}-{what}".removesuffix("-")
     if shutil.which(plain) is None or shutil.which(NAME[family]) is None:
         return None
-    version = subprocess.run([NAME[family], "--version"], capture_output=True, text=True, check=False).stdout
+    version = _decoded(_run([NAME[family], "--version"]).stdout)
     word = _VARIANT_WORD.search(version)
     is_nft = word is not None and word[1] == "nf_tables"
     return plain if is_nft is (variant is Variant.NFT) else None
 
 
-def _save_all(variant: Variant) -> str:
-    """All rules but rulegen's own, which say where rulegen was, not what the host uses."""
-    found = []
-    for family in Family:
-        with suppress(HostError):
-            found += [line for line in save(variant, family).splitlines() if PREFIX not in line]
-    return "\n".join(found)
+def _full_name(variant: Variant, family: Family, what: str) -> str:
+    return f"{NAME[family]}-{variant.value}-{what}".removesuffix("-")
 
 
-def _legacy_tables(family: Family) -> bool:
-    names = Path("/proc/net/ip_tables_names" if family is Family.IPV4 else "/proc/net/ip6_tables_names")
-    try:
-        # The process's own namespace is not the thread's.
-        return bool(Path("/proc/thread-self/net", names.name).read_text().strip())
-    except FileNotFoundError:
-        return False
-    except PermissionError as error:
-        raise HostError("reading and changing iptables needs root, or the capability CAP_NET_ADMIN") from error
+def _decoded(output: bytes) -> str:
+    return output.decode("utf-8", "surrogateescape")
+
+
+def _failure(done: Ended) -> str:
+    """`ended with exit status 4: what it said`."""
+    said = _words(_decoded(done.stderr))
+    return f"{children.how(done)}: {said}" if said else children.how(done)
 
 
 def _refusal(program: str, output: str, text: str) -> RestoreError:
@@ -162,11 +188,11 @@ def _refusal(program: str, output: str, text: str) -> RestoreError:
     found = re.search(r"line:? (\d+)", output)
     number = int(found[1]) if found else 0
     lines = text.splitlines()
-    line = f": line {number}: {lines[number - 1][:300]}" if 0 < number <= len(lines) else ""
-    return RestoreError(f"{program}: {_words(output)}{line}", number)
+    line = f": line {number}: {escaped(lines[number - 1][:300])}" if 0 < number <= len(lines) else ""
+    return RestoreError(f"{program}: {_words(output) or 'failed without a message'}{line}", number)
 
 
 def _words(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     lines = [_VERSION.sub("", line) for line in lines if not line.startswith(("Try `", "# Warning"))]
-    return " ".join(lines[:_ERROR_LINES])[:300] or "failed without a message"
+    return escaped(" ".join(lines[:_ERROR_LINES])[:300])

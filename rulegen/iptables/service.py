@@ -74,6 +74,8 @@ class _Compilation:
     def compile(self) -> Compiled:
         for frontend in self._route.frontends:
             self._frontend(frontend)
+        if self._route.health_check_port:
+            self._health_check(self._route.health_check_port)
         if self._external in self._used:
             self._compile_external()
         for chain, backends in ((self._cluster, self._route.cluster), (self._local, self._route.local)):
@@ -98,6 +100,11 @@ class _Compilation:
             place = Place.NODEPORTS if frontend.kind is FrontendKind.NODE_PORT else Place.VIPS
             self._leaf(place, frontend, self._external)
             self._used.add(self._external)
+
+    def _health_check(self, port: int) -> None:
+        """Rule 84: others' firewalls let load balancers ask."""
+        rule = f"-p tcp -m tcp --dport {port} {self._comment}-j ACCEPT"
+        self._made.leaves.append(Leaf(Place.HEALTH_CHECKS, port_prefix("TCP", port), rule))
 
     def _internal(self, frontend: Frontend) -> None:
         if frontend.verdict is not Verdict.BALANCE:

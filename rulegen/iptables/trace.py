@@ -220,7 +220,7 @@ _MATCHES: Mapping[str, Callable[[_Node, _State, str], bool]] = {
     "-i": _came_by,
     "--src-type": lambda node, _, __: node.owns(node.packet.source),
     "--dst-type": lambda node, state, _: node.owns(state.destination),
-    "--ctstate": lambda _, state, value: value == "NEW" or bool(state.endpoint),
+    "--ctstate": lambda _, state, value: value == "NEW" or (value == "DNAT" and bool(state.endpoint)),
     "--mark": lambda _, state, __: state.marked,
     "--bytecode": lambda node, state, _: node.packet.source == state.destination,
 }

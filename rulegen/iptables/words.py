@@ -78,6 +78,8 @@ _PURPOSES: Mapping[str, str] = {
     f"{PREFIX}MASQUERADE": "masquerading, once (rule 46)",
     f"{PREFIX}INPUT": "new connections to this node",
     f"{PREFIX}FORWARD": "new connections to elsewhere",
+    f"{PREFIX}ACCEPT": "what other programs' firewalls shall let through (D14)",
+    f"{PREFIX}HEALTH-CHECKS": "where load balancers ask for the health of Services, by port",
     f"{PREFIX}NO-ENDPOINTS": "frontends without an endpoint, by address",
     f"{PREFIX}CLUSTER-IPS": "ClusterIPs, by address",
     "SVC": "the Cluster list",
@@ -167,6 +169,9 @@ _VERDICTS: Mapping[tuple[str, str], str] = {
     ("NODEPORTS", "DROP"): "no endpoint on this node: dropped (rule 37)",
     ("CLUSTER-IPS", "REJECT"): "ports that it does not have: rejected (rule 67)",
     ("FORWARD", "DROP"): "no Service's: dropped (rule 67)",
+    ("FORWARD", "ACCEPT"): "later packets of a connection: let through (D14)",
+    ("ACCEPT", "ACCEPT"): "let through (D14)",
+    ("HEALTH-CHECKS", "ACCEPT"): "let in (rule 84)",
 }
 
 

@@ -253,7 +253,7 @@ class Cluster:
 
     def _compile_health_checks(self, key: ServiceKey) -> None:
         intent = self._intents.get(key)
-        checks = health_checks(self._services[key], intent, self._slices_of.get(key, ())) if intent else {}
+        checks = health_checks(intent, self._slices_of.get(key, ())) if intent else {}
         self._health_checks.replace(key, checks)
 
     def _owned(self, key: ServiceKey, port: PortIntent, findings: list[Finding]) -> OwnedPort:

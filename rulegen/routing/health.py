@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rulegen.config import Family
-from rulegen.kube.objects import Service
 from rulegen.routing.endpoints import SliceDigest, merge
 from rulegen.routing.model import HealthCheck, HealthCheckKey, ServiceKey
 from rulegen.routing.services import ServiceIntent
 
 
-def health_checks(service: Service, intent: ServiceIntent, slices: Sequence[SliceDigest]) -> dict[Family, HealthCheck]:
+def health_checks(intent: ServiceIntent, slices: Sequence[SliceDigest]) -> dict[Family, HealthCheck]:
     """The health check of each family in which the Service exists; none for most Services (rules 5, 77).
 
     `slices`: the Service's, of both families, by name.
     """
-    spec = service.spec
-    port = spec.health_check_node_port
-    if not port or spec.type != "LoadBalancer" or spec.external_traffic_policy != "Local":
+    if not intent.health_check_port:
         return {}
     families = dict.fromkeys(port_intent.family for port_intent in intent.ports)
+    port = intent.health_check_port
     return {family: HealthCheck(intent.key, family, port, _local_count(intent, family, slices)) for family in families}
 
 

@@ -99,7 +99,7 @@ class Route(Struct, frozen=True, gc=False):
     ClusterIP first, then by kind, address and port. `draining`: the endpoints of weight 0 to which affinity records
     still lead, when there is affinity (D9): those that the lists would hold if their weight were 1. `serving`: the
     endpoints whose established flows live on (rules 73, 76), for UDP only, empty for other protocols; no rule depends
-    on it.
+    on it. `health_check_port`: where load balancers ask about the Service, 0 where they do not (rule 84).
     """
 
     name: ServicePortName
@@ -110,6 +110,7 @@ class Route(Struct, frozen=True, gc=False):
     affinity_timeout: int | None = None
     draining: tuple[Backend, ...] = ()
     serving: tuple[Backend, ...] = ()
+    health_check_port: int = 0
 
 
 RouteKey: TypeAlias = tuple[ServicePortName, Family]

@@ -42,6 +42,7 @@ def compile_port(service: ServiceIntent, port: OwnedPort, slices: Iterable[Slice
         service.affinity_timeout,
         draining,
         _serving(endpoints, selection.cluster) if intent.name.protocol == "UDP" else (),
+        service.health_check_port,
     )
 
 

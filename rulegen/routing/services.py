@@ -62,6 +62,7 @@ class ServiceIntent(Struct, frozen=True, gc=False):
     created: float
     ports: tuple[PortIntent, ...]
     affinity_timeout: int | None
+    health_check_port: int
     weights: tuple[WeightRule, ...]
     findings: tuple[Finding, ...]
 
@@ -102,6 +103,7 @@ def read_service(
         _seconds(metadata.creation_timestamp),
         tuple([_port_intent(key, port, family, addresses[family], spec) for family in addresses for port in ports]),
         _affinity_timeout(spec),
+        _health_check_port(spec),
         _weights(metadata.annotations, report),
         tuple(findings),
     )
@@ -132,6 +134,12 @@ def _port_intent(
         uses_cluster=internal is TrafficPolicy.CLUSTER or accessible,
         uses_local=internal is TrafficPolicy.LOCAL or (external is TrafficPolicy.LOCAL and accessible),
     )
+
+
+def _health_check_port(spec: ServiceSpec) -> int:
+    """Rule 77; 0 for most Services."""
+    is_asked = spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local"
+    return (spec.health_check_node_port or 0) if is_asked else 0
 
 
 def _external_policy(spec: ServiceSpec) -> TrafficPolicy:

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
-from rulegen.iptables import probe, programs
+from rulegen.iptables import probe
 from rulegen.iptables.kernel import Kernel, remove_rules
+from rulegen.iptables.listing import detect
 from rulegen.iptables.program import FILTER, MANGLE, NAT, EntryKey
 from rulegen.iptables.programs import LOCK, Variant
 from rulegen.iptables.text import render
@@ -280,12 +281,12 @@ def test_the_variant_that_the_host_uses_is_found(used: Variant) -> None:
         with Host(used) as host, host.namespace.entered():
             table = "mangle" if hint.startswith(":") else "filter"
             restore(host, table, [hint])
-            assert programs.detect() is used
+            assert detect() is used
 
 
 def test_without_rules_it_is_nft() -> None:
     with Host(Variant.LEGACY) as host, host.namespace.entered():
-        assert programs.detect() is Variant.NFT
+        assert detect() is Variant.NFT
 
 
 def test_a_hint_outweighs_rules() -> None:
@@ -297,10 +298,10 @@ def test_a_hint_outweighs_rules() -> None:
             text=True,
             check=True,
         )
-        assert programs.detect() is Variant.NFT
+        assert detect() is Variant.NFT
 
 
 def test_rulegens_own_rules_say_nothing_about_the_host() -> None:
     with Host(Variant.LEGACY) as host, host.namespace.entered():
         host.apply(*CLUSTER)
-        assert programs.detect() is Variant.NFT
+        assert detect() is Variant.NFT

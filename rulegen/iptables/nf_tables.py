@@ -1,0 +1,194 @@
+"""What the kernel itself says of iptables-nft's tables: their names, chains, and where each rule leads.
+
+For what iptables-nft does not list because somebody put something there that only nft knows. Deletes rules by their
+handle, which stands for one rule whatever others insert meanwhile. All in the network namespace of the calling thread.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from rulegen.config import Family
+from rulegen.errors import HostError
+from rulegen.netlink import (
+    ACK,
+    DUMP,
+    DUMP_INTERRUPTED,
+    HEADER,
+    NETLINK_NETFILTER,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    REQUEST,
+    attribute,
+    attributes,
+    message,
+)
+
+_FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+# Of linux/netfilter/nfnetlink.h and nf_tables.h.
+_SUBSYSTEM = 10
+_GETTABLE, _GETCHAIN, _GETRULE, _DELRULE = (_SUBSYSTEM << 8 | number for number in (1, 4, 7, 8))
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_TABLE_NAME = 1
+_CHAIN_TABLE, _CHAIN_NAME = 1, 3
+_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
+_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
+_TARGET_NAME = 1
+_CODES = {0: "DROP", 1: "ACCEPT", 3: "QUEUE", -5: "RETURN"}
+_FAMILY_HEADER = 4
+
+_WAIT_SECONDS = 10.0
+_DATAGRAM = 1 << 20
+# A dump that others' changes interrupt is made again.
+_ATTEMPTS = 20
+
+
+class HiddenRule(NamedTuple):
+    """A rule, as far as it can be told without knowing what it matches.
+
+    `target`: the chain, verdict or extension that it leads to, "" for none. `is_unconditional`: it matches all packets.
+    `content`: its bytes in the kernel's encoding, comments among them.
+    """
+
+    chain: str
+    handle: int
+    target: str
+    is_unconditional: bool
+    content: bytes
+
+
+class _InterruptedError(Exception):
+    """The rules changed during a dump."""
+
+
+def tables(family: Family) -> frozenset[str]:
+    """The names of the family's tables. Raises HostError."""
+    return frozenset(_name(parts[_TABLE_NAME]) for parts in _dump(_GETTABLE, family, b""))
+
+
+def chains(family: Family, table: str) -> tuple[str, ...]:
+    """The names of a table's chains. Raises HostError."""
+    found = _dump(_GETCHAIN, family, b"")
+    return tuple(_name(parts[_CHAIN_NAME]) for parts in found if _name(parts[_CHAIN_TABLE]) == table)
+
+
+def rules(family: Family, table: str) -> Iterator[HiddenRule]:
+    """A table's rules, chain by chain in order. Raises HostError."""
+    for parts in _dump(_GETRULE, family, attribute(_RULE_TABLE, _text(table))):
+        target, is_unconditional = _verdict(parts.get(_RULE_EXPRESSIONS, b""))
+        handle = struct.unpack("!Q", parts[_RULE_HANDLE])[0]
+        content = parts.get(_RULE_EXPRESSIONS, b"") + parts.get(_RULE_USERDATA, b"")
+        yield HiddenRule(_name(parts[_RULE_CHAIN]), handle, target, is_unconditional, content)
+
+
+def delete_rules(family: Family, table: str, doomed: Iterable[HiddenRule]) -> None:
+    """Deletes rules, all or none. Raises HostError, also when one of them is gone."""
+    batch = [_batch_mark(_BATCH_BEGIN)]
+    for rule in doomed:
+        place = attribute(_RULE_TABLE, _text(table)) + attribute(_RULE_CHAIN, _text(rule.chain))
+        handle = attribute(_RULE_HANDLE, struct.pack("!Q", rule.handle))
+        batch.append(message(_DELRULE, REQUEST | ACK, _FAMILIES[family], place + handle))
+    batch.append(_batch_mark(_BATCH_END))
+    with _open() as connection:
+        for number, part in enumerate(batch):
+            struct.pack_into("=I", part, 8, number)
+        try:
+            connection.send(b"".join(batch))
+            for number, code in _acknowledgements(connection, len(batch) - 2):
+                if code:
+                    raise _error(f"cannot delete rule {number} of {table}", code)
+        except OSError as error:
+            raise _error(f"cannot delete rules of {table}", error.errno or 0) from error
+
+
+def _acknowledgements(connection: socket.socket, count: int) -> Iterator[tuple[int, int]]:
+    """The number of each message and its error, 0 for none."""
+    while count > 0:
+        for kind, _, number, body in _messages(connection.recv(_DATAGRAM)):
+            if kind == NLMSG_ERROR:
+                count -= 1
+                yield number, -struct.unpack_from("=i", body)[0]
+
+
+def _dump(kind: int, family: Family, payload: bytes) -> list[dict[int, bytes]]:
+    for _ in range(_ATTEMPTS):
+        try:
+            with _open() as connection:
+                connection.send(message(kind, REQUEST | DUMP, _FAMILIES[family], payload))
+                return list(_answers(connection))
+        except _InterruptedError:
+            continue
+        except OSError as error:
+            raise _error("cannot list the chains of nf_tables", error.errno or 0) from error
+    raise HostError("cannot list the chains of nf_tables: others change them all the time")
+
+
+def _answers(connection: socket.socket) -> Iterator[dict[int, bytes]]:
+    while True:
+        for kind, flags, _, body in _messages(connection.recv(_DATAGRAM)):
+            if flags & DUMP_INTERRUPTED:
+                raise _InterruptedError
+            if kind == NLMSG_ERROR and (code := -struct.unpack_from("=i", body)[0]):
+                raise OSError(code, os.strerror(code))
+            if kind in {NLMSG_DONE, NLMSG_ERROR}:
+                return
+            yield dict(attributes(body[_FAMILY_HEADER:]))
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, flags, number and body."""
+    offset = 0
+    while offset + HEADER.size <= len(data):
+        length, kind, flags, number, _ = HEADER.unpack_from(data, offset)
+        yield kind, flags, number, data[offset + HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _open() -> socket.socket:
+    try:
+        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    except OSError as error:
+        raise _error("cannot open a netlink socket to netfilter", error.errno or 0) from error
+    connection.settimeout(_WAIT_SECONDS)
+    return connection
+
+
+def _verdict(expressions: bytes) -> tuple[str, bool]:
+    """Where a rule leads, and whether nothing but counting comes before."""
+    target, is_unconditional = "", True
+    for _, item in attributes(expressions):
+        parts = dict(attributes(item))
+        name, data = _name(parts.get(_EXPRESSION_NAME, b"")), dict(attributes(parts.get(_EXPRESSION_DATA, b"")))
+        if name == "immediate":
+            verdict = dict(attributes(dict(attributes(data.get(_IMMEDIATE_DATA, b""))).get(_DATA_VERDICT, b"")))
+            if _VERDICT_CODE in verdict:
+                code = struct.unpack("!i", verdict[_VERDICT_CODE])[0]
+                target = _name(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else _CODES.get(code, "")
+        elif name == "target":
+            target = _name(data.get(_TARGET_NAME, b""))
+        elif name != "counter":
+            is_unconditional = False
+    return target, is_unconditional
+
+
+def _batch_mark(kind: int) -> bytearray:
+    mark = message(kind, REQUEST, 0, b"")
+    mark[18:20] = struct.pack("!H", _SUBSYSTEM)  # nfgenmsg.res_id
+    return mark
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape") + b"\0"
+
+
+def _name(data: bytes) -> str:
+    return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _error(what: str, number: int) -> HostError:
+    return HostError(f"{what}: {os.strerror(number) if number else 'no answer'}")
