@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, RulegenError, StaleError, UnseenError
 from rulegen.interfaces import host_families
 from rulegen.iptables import nf_tables, programs
-from rulegen.iptables.listing import Table, detect, in_words, is_jump, list_tables
+from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
 from rulegen.iptables.names import is_ours
 from rulegen.iptables.nf_tables import HiddenRule
@@ -64,10 +65,19 @@ class Kernel:
         self.variant = variant or detect()
         self._wait = wait
         self._drivers = dict.fromkeys(Family, RestoreDriver(self.variant, wait)) | dict(drivers or {})
+        # By family and table: the chains that iptables did not list when that was read last.
+        self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
 
     def read(self) -> Entries:
-        """What the kernel holds of ours."""
-        return _read(self.variant)
+        """What the kernel holds of ours. Raises HostError."""
+        entries: Entries = {}
+        hidden = {}
+        for family in host_families():
+            for table in list_tables(self.variant, family):
+                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)))
+                hidden[family, table.name] = frozenset(rule.chain for rule in table.hidden)
+        self._hidden = hidden
+        return entries
 
     def prepare(self, live: Mapping[EntryKey, Rules]) -> None:
         """Before a first apply, when `live` is empty: raises HostError that names what the kernel lacks."""
@@ -78,7 +88,8 @@ class Kernel:
     def check(self, steps: Sequence[Step]) -> None:
         """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
         for step in steps:
-            self._drivers[step.family].take(step, test=True)
+            for part in self._parts(step)[:1]:
+                self._drivers[step.family].take(part.step, test=True)
 
     def commit(self, steps: Sequence[Step], live: Mapping[EntryKey, Rules]) -> None:
         """Takes the steps, each all or nothing.
@@ -88,12 +99,49 @@ class Kernel:
         """
         for number, step in enumerate(steps):
             try:
-                self._drivers[step.family].take(step, test=False)
+                for part in self._parts(step):
+                    self._drivers[step.family].take(part.step, test=False)
+                    _delete(part)
             except RestoreError as error:
                 if number == 0 and adopt_wording(self.read(), live) != live:
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error
+
+    def _parts(self, step: Step) -> list[_Part]:
+        """A step as iptables-restore can take it: it finds no rule to delete in a chain that it cannot list."""
+        hidden = self._hidden.get((step.family, step.table), frozenset())
+        doomed = [line for line in step.lines if line.startswith("-D ") and line.split(" ", 2)[1] in hidden]
+        if not doomed:
+            return [_Part(step)]
+        gone = tuple(line for line in step.lines if line.startswith("-X "))
+        first = step._replace(lines=tuple(line for line in step.lines if line not in {*doomed, *gone}))
+        # The new rules come before the old ones go, and these before the chains that they lead to.
+        last = step._replace(lines=(f"*{step.table}", *gone, "COMMIT"))
+        return [_Part(first, tuple(doomed)), *([_Part(last)] if gone else [])]
+
+
+class _Part(NamedTuple):
+    """A restore, and what is deleted in another way behind it: `-D CHAIN ...`."""
+
+    step: Step
+    doomed: tuple[str, ...] = ()
+
+
+def _delete(part: _Part) -> None:
+    """Deletes the last rules that are as each line says. Raises HostError."""
+    if not part.doomed:
+        return
+    family, table = part.step.family, part.step.table
+    wanted = Counter(part.doomed)
+    doomed = []
+    # The new ones were put in front.
+    for rule in reversed(list(nf_tables.rules(family, table))):
+        line = f"-D {rule.chain} {in_place(rule)}"
+        if is_jump(rule) and wanted[line]:
+            wanted[line] -= 1
+            doomed.append(rule)
+    nf_tables.delete_rules(family, table, doomed)
 
 
 def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[str]:
@@ -105,7 +153,10 @@ def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[
     def remove(variant: Variant, family: Family) -> Iterator[str]:
         tables = list_tables(variant, family, _is_none)
         remove_hidden(family, tables, is_jump)
-        for step in removal(_entries(family, [table._replace(hidden=()) for table in tables])):
+        entries: Entries = {}
+        for table in tables:
+            entries |= parse_saved(family, table.name, table.lines)
+        for step in removal(entries):
             programs.restore(variant, step.family, step.text, wait=wait)
             yield f"iptables-{variant.value} {step}"
 
@@ -162,20 +213,6 @@ def _is_none(_: str) -> bool:
 
 def _state(done: str) -> str:
     return f"in force already: {done}; apply again for the rest" if done else "nothing was changed"
-
-
-def _read(variant: Variant) -> Entries:
-    entries: Entries = {}
-    for family in host_families():
-        entries |= _entries(family, list_tables(variant, family))
-    return entries
-
-
-def _entries(family: Family, tables: Iterable[Table]) -> Entries:
-    entries: Entries = {}
-    for table in tables:
-        entries |= parse_saved(family, table.name, (*table.lines, *in_words(family, table)))
-    return entries
 
 
 def _check_privileges() -> None:

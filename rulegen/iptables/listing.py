@@ -8,17 +8,15 @@ error, never an empty table. Changes nothing.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.errors import HostError, printable, shown
+from rulegen.errors import HostError, shown
 from rulegen.interfaces import host_families
 from rulegen.iptables import nf_tables, programs
 from rulegen.iptables.names import ESTABLISHED, PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
-from rulegen.iptables.program import built_in_rules, target_of
 from rulegen.iptables.programs import Variant
 
 # Those that the programs of either variant know.
@@ -28,8 +26,6 @@ _HINT = re.compile(r":KUBE-(?:IPTABLES-HINT|KUBELET-CANARY) ")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 _COUNTERS = re.compile(r"\[\d+:\d+\] (?=-A )")
 _VERDICTS = {"ACCEPT", "DROP", "QUEUE", "RETURN"}
-# A comment that is this as a whole: behind the length or the kind that the kernel's encoding has there.
-_OUR_COMMENT = re.compile(rb"[\x00\x14]%b\x00" % ESTABLISHED.encode())
 # Stands for matches that iptables has no words for.
 _UNKNOWN = "-m nft "
 
@@ -66,28 +62,23 @@ def list_tables(variant: Variant, family: Family, is_read: Callable[[str], bool]
     return [*found, *(_chain_by_chain(family, name, is_read) for name in missing)]
 
 
-def in_words(family: Family, table: Table) -> Iterator[str]:
-    """The hidden rules of the nft variant that matter to rulegen, as iptables-save would write them.
-
-    Those that are rulegen's, in full; of others' what they decide. Raises HostError where a rule leads to a chain of
-    rulegen's and is none that rulegen writes.
-    """
-    spelled: dict[tuple[str, str], list[str]] = {}
+def in_words(table: Table) -> Iterator[str]:
+    """The hidden rules that matter to rulegen, as iptables-save would write them; of others' only what they decide."""
     for rule in table.hidden:
         if is_jump(rule):
-            key = (rule.chain, rule.target)
-            if key not in spelled:
-                spelled[key] = _spellings(family, table.name, rule)
-            # Where there are more of a kind than spellings, the last is there many times.
-            words = spelled[key].pop(0) if len(spelled[key]) > 1 else spelled[key][0]
-            yield f"-A {rule.chain} {words}"
+            yield f"-A {rule.chain} {in_place(rule)}"
         elif rule.target in _VERDICTS:
             yield f"-A {rule.chain} {'' if rule.is_unconditional else _UNKNOWN}-j {rule.target}"
 
 
+def in_place(rule: HiddenRule) -> str:
+    """A hidden rule as an entry holds it."""
+    return rule.words or f"{_UNKNOWN}-j {rule.target}"
+
+
 def is_jump(rule: HiddenRule) -> bool:
     """Whether a hidden rule of somebody else's chain is one that rulegen put there."""
-    return not is_ours(rule.chain) and (is_ours(rule.target) or _OUR_COMMENT.search(rule.content) is not None)
+    return not is_ours(rule.chain) and (is_ours(rule.target) or rule.comment == ESTABLISHED)
 
 
 def detect() -> Variant:
@@ -169,18 +160,3 @@ def _chain_by_chain(family: Family, name: str, is_read: Callable[[str], bool]) -
         rules = programs.list_chain(family, name, chain)
         lines += [f"-A {chain} {_UNKNOWN.strip()}"] if rules is None else rules
     return Table(name, lines, tuple(rule for rule in nf_tables.rules(family, name) if not is_read(rule.chain)))
-
-
-def _spellings(family: Family, table: str, rule: HiddenRule) -> list[str]:
-    """The rules of a chain that lead where a hidden one leads and iptables knows of."""
-    # Of all versions of rulegen.
-    candidates = dict.fromkeys(words for words in built_in_rules(family) if target_of(words) == rule.target)
-    if is_ours(rule.target):
-        candidates |= dict.fromkeys([f"-j {rule.target}", f"-m conntrack --ctstate NEW -j {rule.target}"])
-    found = [words for words in candidates if programs.has_rule(family, table, rule.chain, shlex.split(words))]
-    if not found:
-        place = f"{family.value} {table} {printable(rule.chain)}"
-        raise HostError(
-            f"{place}: a rule leads to {printable(rule.target)} that iptables has no words for: remove it with nft"
-        )
-    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
@@ -37,9 +37,17 @@ _TABLE_NAME = 1
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_MATCH_NAME, _MATCH_INFO = 1, 3
 _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
 _TARGET_NAME = 1
 _CODES = {0: "DROP", 1: "ACCEPT", 3: "QUEUE", -5: "RETURN"}
+_GOTO = -4
+_COMMENT_DATA = 0
+# Of linux/netfilter/xt_conntrack.h: `match_flags` of xt_conntrack_mtinfo3 and what follows. All before is zero when
+# only the state is matched.
+_CONNTRACK = struct.Struct("=HHHH")
+_CONNTRACK_OFFSET, _BY_STATE = 146, 1
+_STATES = {8: "NEW", 6: "RELATED,ESTABLISHED"}
 _FAMILY_HEADER = 4
 
 _WAIT_SECONDS = 10.0
@@ -52,14 +60,16 @@ class HiddenRule(NamedTuple):
     """A rule, as far as it can be told without knowing what it matches.
 
     `target`: the chain, verdict or extension that it leads to, "" for none. `is_unconditional`: it matches all packets.
-    `content`: its bytes in the kernel's encoding, comments among them.
+    `words`: the rule as iptables-save writes it, where it is one of the few kinds that rulegen puts into others'
+    chains, else "".
     """
 
     chain: str
     handle: int
     target: str
     is_unconditional: bool
-    content: bytes
+    comment: str
+    words: str
 
 
 class _InterruptedError(Exception):
@@ -80,10 +90,9 @@ def chains(family: Family, table: str) -> tuple[str, ...]:
 def rules(family: Family, table: str) -> Iterator[HiddenRule]:
     """A table's rules, chain by chain in order. Raises HostError."""
     for parts in _dump(_GETRULE, family, attribute(_RULE_TABLE, _text(table))):
-        target, is_unconditional = _verdict(parts.get(_RULE_EXPRESSIONS, b""))
         handle = struct.unpack("!Q", parts[_RULE_HANDLE])[0]
-        content = parts.get(_RULE_EXPRESSIONS, b"") + parts.get(_RULE_USERDATA, b"")
-        yield HiddenRule(_name(parts[_RULE_CHAIN]), handle, target, is_unconditional, content)
+        read = _Reader(parts.get(_RULE_EXPRESSIONS, b""), parts.get(_RULE_USERDATA, b""))
+        yield HiddenRule(_name(parts[_RULE_CHAIN]), handle, read.target, not read.matches, read.comment, read.words())
 
 
 def delete_rules(family: Family, table: str, doomed: Iterable[HiddenRule]) -> None:
@@ -158,22 +167,60 @@ def _open() -> socket.socket:
     return connection
 
 
-def _verdict(expressions: bytes) -> tuple[str, bool]:
-    """Where a rule leads, and whether nothing but counting comes before."""
-    target, is_unconditional = "", True
-    for _, item in attributes(expressions):
-        parts = dict(attributes(item))
-        name, data = _name(parts.get(_EXPRESSION_NAME, b"")), dict(attributes(parts.get(_EXPRESSION_DATA, b"")))
+class _Reader:
+    """A rule's expressions, taken apart. `matches`: of each that is no counter its words, "" where it has none."""
+
+    def __init__(self, expressions: bytes, userdata: bytes) -> None:
+        self.target = ""
+        self.comment = _comment_in(userdata)
+        self.matches: list[str] = []
+        self._is_goto = False
+        for _, item in attributes(expressions):
+            parts = dict(attributes(item))
+            self._read(_name(parts.get(_EXPRESSION_NAME, b"")), dict(attributes(parts.get(_EXPRESSION_DATA, b""))))
+
+    def words(self) -> str:
+        """See `HiddenRule`."""
+        if not self.target or self._is_goto or not all(self.matches):
+            return ""
+        comment = f"-m comment --comment {self.comment}" if self.comment else ""
+        return " ".join(filter(None, (*self.matches, comment, f"-j {self.target}")))
+
+    def _read(self, name: str, data: Mapping[int, bytes]) -> None:
         if name == "immediate":
             verdict = dict(attributes(dict(attributes(data.get(_IMMEDIATE_DATA, b""))).get(_DATA_VERDICT, b"")))
             if _VERDICT_CODE in verdict:
                 code = struct.unpack("!i", verdict[_VERDICT_CODE])[0]
-                target = _name(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else _CODES.get(code, "")
+                self._is_goto = code == _GOTO
+                self.target = _name(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else _CODES.get(code, "")
         elif name == "target":
-            target = _name(data.get(_TARGET_NAME, b""))
+            self.target = _name(data.get(_TARGET_NAME, b""))
+        elif name == "match" and _name(data.get(_MATCH_NAME, b"")) == "comment":
+            self.comment = _name(data.get(_MATCH_INFO, b""))
+        elif name == "match" and _name(data.get(_MATCH_NAME, b"")) == "conntrack":
+            self.matches.append(_states(data.get(_MATCH_INFO, b"")))
         elif name != "counter":
-            is_unconditional = False
-    return target, is_unconditional
+            self.matches.append("")
+
+
+def _states(info: bytes) -> str:
+    """`-m conntrack --ctstate NEW`; "" for all other matches of conntrack."""
+    if len(info) < _CONNTRACK_OFFSET + _CONNTRACK.size or any(info[:_CONNTRACK_OFFSET]):
+        return ""
+    flags, inverted, states, _ = _CONNTRACK.unpack_from(info, _CONNTRACK_OFFSET)
+    return (
+        f"-m conntrack --ctstate {_STATES[states]}" if flags == _BY_STATE and not inverted and states in _STATES else ""
+    )
+
+
+def _comment_in(userdata: bytes) -> str:
+    """Some versions of iptables, and nft, keep a comment beside the rule: kind, length, text."""
+    while len(userdata) > 2:
+        kind, length = userdata[:2]
+        if kind == _COMMENT_DATA:
+            return _name(userdata[2 : 2 + length])
+        userdata = userdata[2 + length :]
+    return ""
 
 
 def _batch_mark(kind: int) -> bytearray:

@@ -64,12 +64,6 @@ def render_program(node: NodeRouting, masquerade_bit: int, extras: Extras) -> Pr
     return _render_program(node.family, node.nodeport_addresses, node.service_cidrs, masquerade_bit, extras)
 
 
-def built_in_rules(family: Family) -> tuple[str, ...]:
-    """All rules that a program may put into built-in chains; they depend on no configuration."""
-    program = _render_program(family, (), (), 0, Extras(True, True))
-    return tuple(dict.fromkeys(rule for key, rules in program.entries.items() if key.is_built_in for rule in rules))
-
-
 def is_our_rule(rule: str) -> bool:
     """Whether rulegen put a rule into somebody else's chain: it leads to a chain of rulegen's, or says so in a comment.
 

@@ -85,15 +85,6 @@ def list_chain(family: Family, table: str, chain: str) -> list[str] | None:
     return [line for line in _decoded(done.stdout).split("\n") if line.startswith("-A ")]
 
 
-def has_rule(family: Family, table: str, chain: str, rule: Sequence[str]) -> bool:
-    """Whether a chain of the nft variant has a rule, given as words; what else stands there does not matter."""
-    program = find(Variant.NFT, family)
-    done = _run([program, "-t", table, "-C", chain, *rule])
-    if done.returncode > 1 or done.returncode < 0:
-        raise HostError(f"{program} -t {table} -C {printable(chain)} {_failure(done)}")
-    return done.returncode == 0
-
-
 def restore(variant: Variant, family: Family, text: str, *, wait: int, test: bool = False) -> None:
     """Adds to the tables what `text` says. Raises RestoreError, HostError."""
     program = find(variant, family, "restore")
