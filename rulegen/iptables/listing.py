@@ -44,11 +44,10 @@ def list_tables(variant: Variant, family: Family, is_read: Callable[[str], bool]
     `is_read`: the chains whose rules are asked for one by one where iptables does not list their table; those of the
     others are hidden then. Raises HostError.
     """
+    # Asked first: a table that comes meanwhile need not be listed.
+    present = nf_tables.tables(family) if variant is Variant.NFT else programs.legacy_tables(family)
     saved = programs.save(variant, family)
     listed = _parse(f"iptables-{variant.value}-save ({family.value})", saved)
-    present = nf_tables.tables(family) if variant is Variant.NFT else programs.legacy_tables(family)
-    # What was removed since is not there, what was made since is nobody's whose rules could be missed; but a table that
-    # is there all the time and was not listed is looked at in another way.
     missing = [name for name in _TABLES if name in present and name not in listed]
     if variant is Variant.LEGACY:
         if missing:

@@ -50,13 +50,24 @@ class RestoreError(ApplyError):
         self.line = line
 
 
+class _MissingError(HostError):
+    """A program is not there."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(f"{program} is not installed: install the package iptables")
+
+
 class LockedError(RestoreError):
     """Another program held the lock all the time."""
 
 
 def installed(variant: Variant, family: Family = Family.IPV4) -> bool:
     """Whether the programs of a variant are there. Raises HostError when that cannot be told."""
-    return _find(variant, family, "save") is not None
+    try:
+        _find(variant, family, "save")
+    except _MissingError:
+        return False
+    return True
 
 
 def save(variant: Variant, family: Family) -> str:
@@ -98,11 +109,7 @@ def restore(variant: Variant, family: Family, text: str, *, wait: int, test: boo
 
 def find(variant: Variant, family: Family, what: str = "") -> str:
     """The program `iptables-nft-save`, or what it is called here; `what` "": `iptables-nft`. Raises HostError."""
-    program = _find(variant, family, what)
-    if program is None:
-        _find.cache_clear()  # it may come back
-        raise HostError(f"{_full_name(variant, family, what)} is not installed: install the package iptables")
-    return program
+    return _find(variant, family, what)
 
 
 def legacy_tables(family: Family) -> frozenset[str]:
@@ -143,18 +150,20 @@ def _run(arguments: Sequence[str], text: bytes = b"", more_seconds: float = 0.0)
 
 
 @lru_cache(maxsize=16)
-def _find(variant: Variant, family: Family, what: str) -> str | None:
-    """By its full name; else the plain name, if it is of this variant. Raises HostError when that cannot be told."""
+def _find(variant: Variant, family: Family, what: str) -> str:
+    """By its full name; else the plain name, if it is of this variant. What raises is tried again at the next call."""
     full = _full_name(variant, family, what)
     if shutil.which(full):
         return full
     plain = f"{NAME[family]}-{what}".removesuffix("-")
     if shutil.which(plain) is None or shutil.which(NAME[family]) is None:
-        return None
+        raise _MissingError(full)
     version = _decoded(_run([NAME[family], "--version"]).stdout)
     word = _VARIANT_WORD.search(version)
     is_nft = word is not None and word[1] == "nf_tables"
-    return plain if is_nft is (variant is Variant.NFT) else None
+    if is_nft is not (variant is Variant.NFT):
+        raise _MissingError(full)
+    return plain
 
 
 def _full_name(variant: Variant, family: Family, what: str) -> str:

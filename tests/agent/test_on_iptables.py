@@ -73,29 +73,29 @@ def test_files_are_followed_and_a_restart_applies_nothing(ground: IptablesGround
     file = ground.manifests / "all.json"
     save(file, *RICH, *web(2, 4))
     with ground.agent() as agent:
-        ground.wait_for([*RICH, *web(2, 4)], 15.0)
+        ground.wait_for([*RICH, *web(2, 4)], 45.0)
         save(file, *RICH, *web(2, 4, 5), *web(3, 6))
-        ground.wait_for([*RICH, *web(2, 4, 5), *web(3, 6)], 15.0)
+        ground.wait_for([*RICH, *web(2, 4, 5), *web(3, 6)], 45.0)
         save(file, *RICH, *web(3, 6))
-        ground.wait_for([*RICH, *web(3, 6)], 15.0)
+        ground.wait_for([*RICH, *web(3, 6)], 45.0)
         assert [line.split("mode=")[1].split()[0] for line in agent.syncs()] == ["full", *["partial"] * 2]
         _stop(agent)
     with ground.agent() as agent:
-        agent.wait_for("added=0 changed=0 removed=0", 15.0)
+        agent.wait_for("added=0 changed=0 removed=0", 45.0)
 
 
 def test_what_others_change_is_repaired_at_the_next_look(ground: IptablesGround) -> None:
     items = [*RICH, *web(2, 4)]
     save(ground.manifests / "all.json", *items)
     with ground.agent() as agent:
-        ground.wait_for(items, 15.0)
+        ground.wait_for(items, 45.0)
         for number, command in enumerate(
             ("-t nat -F RULEGEN-VIPS", "-t nat -D OUTPUT -j RULEGEN-SERVICES", "-t filter -F"), start=1
         ):
             ground.host.run(command)
-            ground.wait_for(items, 15.0)
-            agent.wait_for("repaired ", 15.0)
-            wait_until(lambda count=number: agent.log.count(" entries that were changed by") == count, 15.0)  # type: ignore[misc]
+            ground.wait_for(items, 45.0)
+            agent.wait_for("repaired ", 45.0)
+            wait_until(lambda count=number: agent.log.count(" entries that were changed by") == count, 45.0)  # type: ignore[misc]
 
 
 def test_a_jump_that_others_shadow_is_moved_once_in_a_period(ground: IptablesGround) -> None:
@@ -104,16 +104,16 @@ def test_a_jump_that_others_shadow_is_moved_once_in_a_period(ground: IptablesGro
     save(ground.manifests / "all.json", *items)
     first = "-t nat -I PREROUTING -s 192.0.2.0/24 -j ACCEPT"
     with ground.agent() as agent:
-        ground.wait_for(items, 15.0)
+        ground.wait_for(items, 45.0)
         ground.host.run(first)
-        agent.wait_for("# behind: -s 192.0.2.0/24 -j ACCEPT", 15.0)
+        agent.wait_for("# behind: -s 192.0.2.0/24 -j ACCEPT", 45.0)
         assert ground.differences(*items) == []
         # The other insists.
         ground.host.run(first)
         save(ground.manifests / "all.json", *items, *web(2, 2))
-        wait_until(lambda: len(agent.syncs()) >= 3, 15.0)
+        wait_until(lambda: len(agent.syncs()) >= 3, 45.0)
         assert ground.differences(*items, *web(2, 2)) == ["nat PREROUTING"]
-        ground.wait_for([*items, *web(2, 2)], 15.0)
+        ground.wait_for([*items, *web(2, 2)], 45.0)
         rules = [line for table, line in ground.host.foreign() if table == "IPv4 nat" and "192.0.2.0" in line]
         assert rules == ["-A PREROUTING -s 192.0.2.0/24 -j ACCEPT"] * 2
 
@@ -127,16 +127,16 @@ def test_a_service_that_cannot_be_read_at_the_start_keeps_what_is_live(ground: I
     assert broken != text
     file.write_bytes(broken)
     with ground.agent() as agent:
-        agent.wait_for("Service default/shop", 15.0)
-        agent.wait_for("added=0 changed=0 removed=0", 15.0)
+        agent.wait_for("Service default/shop", 45.0)
+        agent.wait_for("added=0 changed=0 removed=0", 45.0)
         assert ground.differences(*RICH, *web(2, 4)) == []
         file.write_bytes(broken.replace(b'"10.128.0.4"', b'"10.128.0.5"'))
-        ground.wait_for([*RICH, *web(2, 5)], 15.0)
+        ground.wait_for([*RICH, *web(2, 5)], 45.0)
         save(file, *RICH)
-        ground.wait_for(RICH, 15.0)
+        ground.wait_for(RICH, 45.0)
         # The Node's deletion is never told (rule 35).
         save(file, *web(1, 1))
-        ground.wait_for([RICH[0], *web(1, 1)], 15.0)
+        ground.wait_for([RICH[0], *web(1, 1)], 45.0)
 
 
 def test_killed_in_the_middle_the_next_one_makes_it_right(ground: IptablesGround) -> None:
@@ -149,7 +149,7 @@ def test_killed_in_the_middle_the_next_one_makes_it_right(ground: IptablesGround
         ]
         save(file, *items)
         with ground.agent() as agent:
-            agent.wait_for("following", 15.0)
+            agent.wait_for("following", 45.0)
             with pytest.raises(subprocess.TimeoutExpired):
                 agent.process.wait(0.15 * round_)
             agent.process.kill()
@@ -163,7 +163,7 @@ def test_the_other_target_goes_when_these_rules_are_in_force(ground: IptablesGro
     save(file, *items)
     assert ground.run("apply", "-f", str(file), "--node", "node-1").returncode == 0
     with ground.agent() as agent:
-        agent.wait_for("removed ip rulegen", 15.0)
-        ground.wait_for(items, 15.0)
+        agent.wait_for("removed ip rulegen", 45.0)
+        ground.wait_for(items, 45.0)
         _stop(agent)
     assert ground.run("cleanup").returncode == 0

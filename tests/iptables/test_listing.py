@@ -316,21 +316,21 @@ def test_programs_that_vanish_are_named_and_found_again(
 ) -> None:
     host.apply(*CLUSTER)
     whole = host.read()
+    host.run("restore --noflush", KUBE_PROXY.format(table="filter", hook="FORWARD"))
     programs = [f"{command}-{host.variant.value}-save" for command in COMMANDS.values()]
     for program in programs:
         wrap(program, "exec $REAL")
     folder = tmp_path / "bin"
     monkeypatch.setenv("PATH", str(folder))
     assert host.read() == whole
-    for damage in (
-        lambda path: path.unlink(),
-        lambda path: path.write_text("#!/no/such/interpreter\n"),
-        lambda path: path.chmod(0o644),
-    ):
-        damage(folder / programs[0])
+    for damage in ("", "#!/no/such/interpreter\n"):
+        (folder / programs[0]).unlink()
+        if damage:
+            (folder / programs[0]).write_text(damage)
+            (folder / programs[0]).chmod(0o755)
         with pytest.raises(HostError, match=f"^{programs[0]} (cannot be run: .*|is not installed: .*)$"):
             host.read()
-        with pytest.raises(HostError, match="not installed|cannot be run"):
+        with pytest.raises(HostError, match=r"not installed|cannot be run"):
             host.read()
         with host.namespace.entered(), pytest.raises(UnseenError, match=programs[0]) as unseen:
             remove_iptables_rules()
