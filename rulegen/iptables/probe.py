@@ -64,11 +64,14 @@ def _try(variant: Variant, family: Family, wait: int, features: dict[str, tuple[
     for table, rule in features.values():
         tables.setdefault(table, []).append(f"-A {_CHAIN} " + rule.format(address=_ADDRESS[family]))
     text = [line for table, rules in tables.items() for line in _table(table, rules)]
+    gone = [line for table in tables for line in _table(table, [f"-X {_CHAIN}"])]
+    # One that hangs, or is interrupted, is not asked a second time; the next apply removes the chain.
     try:
         programs.restore(variant, family, "\n".join(text), wait=wait)
-    finally:
-        gone = [line for table in tables for line in _table(table, [f"-X {_CHAIN}"])]
+    except RestoreError:
         programs.restore(variant, family, "\n".join(gone), wait=wait)
+        raise
+    programs.restore(variant, family, "\n".join(gone), wait=wait)
 
 
 def _table(table: str, lines: list[str]) -> list[str]:
