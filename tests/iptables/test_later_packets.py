@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from rulegen.iptables.program import NAT
 from rulegen.iptables.programs import Variant
@@ -44,6 +44,7 @@ def rules_met(rules: tuple[str, ...], state: str) -> int:
 
 
 @given(items=clusters())
+@settings(deadline=None)
 def test_a_later_packet_meets_one_rule_in_each_hook(items: list[Item]) -> None:
     asked = [item for item in items if isinstance(item, ServiceObject) and item.spec.health_check_node_port]
     entries = compiled([item for item in items if item not in asked]).entries()
