@@ -247,16 +247,17 @@ def _packets(bench: Bench, shape: Shape, rounds: int) -> None:
         ("iptables-nft", ", iptables-nft"),
         ("iptables-legacy", ", iptables-legacy"),
     ):
-        layouts = (*([] if suffix else [NOTHING]), f"rulegen{suffix}", f"kube-proxy's layout{suffix}")
+        layouts = (f"{FLOOR}{suffix}" if suffix else NOTHING, f"rulegen{suffix}", f"kube-proxy's layout{suffix}")
         figures = bench.measure("packets", shape, rounds, _CHUNK, *layouts, once=True)
         rows = []
-        for kind in common_packets(shape) | special_packets(shape):
+        # kube-proxy's layout has ClusterIPs only where it is one of iptables.
+        for kind in common_packets(shape) | ({} if suffix else special_packets(shape)):
             ratios = [interval(figures[f"{kind}, {name}"]) for name in layouts]
             cells = [f"{middle:.2f} ({low:.2f}-{high:.2f})" for middle, low, high in ratios]
             floor = f"{median(figures[f'{kind}, {FLOOR}']) * 1e6:.2f} us"
             rows.append([kind, floor, *cells, "" if suffix else targets.get(kind, "")])
         title = f"What a packet costs on {where} at {shape} Services, beside one DNAT rule: {rounds} rounds, 95 %"
-        columns = [name.removesuffix(suffix) for name in layouts]
+        columns = [name if name.startswith(FLOOR) else name.removesuffix(suffix) for name in layouts]
         table(title, ["", FLOOR, *columns, "target"], rows, _instructions(figures))
 
 

@@ -132,11 +132,35 @@ def usable_drivers() -> tuple[str, ...]:
     return ("iptables-restore", "python-iptables") if done.returncode == 0 else ("iptables-restore",)
 
 
-# ---- kube-proxy's layout ----
+# ---- other layouts ----
+
+# What kube-proxy 1.36 has in filter where every Service has an endpoint; counting what it drops left out.
+_KUBE_PROXY_FILTER = """\
+*filter
+:KUBE-EXTERNAL-SERVICES - [0:0]
+:KUBE-FORWARD - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-PROXY-FIREWALL - [0:0]
+:KUBE-SERVICES - [0:0]
+-A INPUT -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
+-A INPUT -j KUBE-NODEPORTS
+-A INPUT -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES
+-A FORWARD -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
+-A FORWARD -j KUBE-FORWARD
+-A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES
+-A FORWARD -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES
+-A OUTPUT -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
+-A OUTPUT -m conntrack --ctstate NEW -j KUBE-SERVICES
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+"""
 
 
 def _kube_proxy_lines(services: int) -> Iterator[str]:
     """A chain for each Service and each endpoint, and one chain that leads to all Services."""
+    yield from _KUBE_PROXY_FILTER.splitlines()
     yield "*nat"
     yield from (":KUBE-SERVICES - [0:0]", ":KUBE-MARK-MASQ - [0:0]", ":KUBE-POSTROUTING - [0:0]")
     for index in range(services):
@@ -182,3 +206,12 @@ def _endpoint_chain(index: int, number: int) -> str:
 def load_kube_proxy(variant: Variant, shape: Shape, _: Path) -> None:
     """Loads kube-proxy's layout, for other measurements."""
     kube_proxy_load(shape, variant.value)
+
+
+def load_one_rule(variant: Variant, shape: Shape, _: Path) -> None:
+    """Loads one DNAT rule and nothing else, for other measurements: to the last Service's first endpoint."""
+    last = shape.services - 1
+    rule = (
+        f"-d {cluster_ip(last)}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {endpoint_address(last, 0)}:8080"
+    )
+    programs.restore(variant, Family.IPV4, f"*nat\n-A PREROUTING {rule}\nCOMMIT\n", wait=_WAIT)

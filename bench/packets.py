@@ -263,6 +263,8 @@ LAYOUTS: dict[str, Callable[[Shape, Path], None]] = {
     NOTHING: _load_nothing,
     "rulegen": _load_ours,
     "kube-proxy's layout": _load_kube_proxy,
+    f"{FLOOR}, iptables-nft": partial(iptables.load_one_rule, Variant.NFT),
+    f"{FLOOR}, iptables-legacy": partial(iptables.load_one_rule, Variant.LEGACY),
     "rulegen, iptables-nft": partial(iptables.load_ours, Variant.NFT),
     "kube-proxy's layout, iptables-nft": partial(iptables.load_kube_proxy, Variant.NFT),
     "rulegen, iptables-legacy": partial(iptables.load_ours, Variant.LEGACY),

@@ -134,7 +134,7 @@ def _lines(saved: str) -> Iterator[str]:
     open_line = ""
     for part in saved.split("\n"):
         line = f"{open_line}\n{part}" if open_line else part
-        if '"' in line and _ESCAPED.sub("", line).count('"') % 2:
+        if (_ESCAPED.sub("", line) if "\\" in line else line).count('"') % 2:
             open_line = line
         else:
             open_line = ""

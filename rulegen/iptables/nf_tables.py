@@ -6,6 +6,7 @@ handle, which stands for one rule whatever others insert meanwhile. All in the n
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -52,6 +53,8 @@ _FAMILY_HEADER = 4
 
 _WAIT_SECONDS = 10.0
 _DATAGRAM = 1 << 20
+# A kernel without nf_tables knows no such messages.
+_UNSUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP}
 # A dump that others' changes interrupt is made again.
 _ATTEMPTS = 20
 
@@ -77,7 +80,7 @@ class _InterruptedError(Exception):
 
 
 def tables(family: Family) -> frozenset[str]:
-    """The names of the family's tables. Raises HostError."""
+    """The names of the family's tables; none in a kernel without nf_tables. Raises HostError."""
     return frozenset(_name(parts[_TABLE_NAME]) for parts in _dump(_GETTABLE, family, b""))
 
 
@@ -133,6 +136,8 @@ def _dump(kind: int, family: Family, payload: bytes) -> list[dict[int, bytes]]:
         except _InterruptedError:
             continue
         except OSError as error:
+            if kind == _GETTABLE and error.errno in _UNSUPPORTED:
+                return []
             raise _error("cannot list the chains of nf_tables", error.errno or 0) from error
     raise HostError("cannot list the chains of nf_tables: others change them all the time")
 
