@@ -11,8 +11,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 _LOG = logging.getLogger("rulegen")
@@ -47,7 +47,8 @@ def run(arguments: Sequence[str], text: bytes = b"", *, timeout: float) -> Ended
     try:
         with _lock:
             _running.add(process)
-        stdout, stderr = _communicate(process, text, timeout)
+        with _told_when_slow(arguments[0], timeout):
+            stdout, stderr = process.communicate(text, timeout)
     finally:
         with _lock:
             _running.discard(process)
@@ -74,16 +75,17 @@ def how(ended: Ended) -> str:
         return f"was killed by signal {-ended.returncode}"
 
 
-def _communicate(process: subprocess.Popen[bytes], text: bytes, timeout: float) -> tuple[bytes, bytes]:
-    if timeout <= SLOW_SECONDS:
-        return process.communicate(text, timeout)
+@contextmanager
+def _told_when_slow(name: str, timeout: float) -> Iterator[None]:
+    """Says after a while what is being waited for; `communicate` itself forgets its input at a timeout."""
+    words = "%s has not ended for %.0f s: it is killed after %.0f s"
+    timer = threading.Timer(SLOW_SECONDS, _LOG.warning, (words, name, SLOW_SECONDS, timeout))
+    timer.daemon = True
+    timer.start()
     try:
-        return process.communicate(text, SLOW_SECONDS)
-    except subprocess.TimeoutExpired:
-        words = "%s has not ended for %.0f s: it is killed after %.0f s"
-        _LOG.warning(words, os.path.basename(str(process.args[0])), SLOW_SECONDS, timeout)  # type: ignore[index]  # noqa: PTH119
-    # What was sent and received so far is kept.
-    return process.communicate(timeout=timeout - SLOW_SECONDS)
+        yield
+    finally:
+        timer.cancel()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
