@@ -6,6 +6,7 @@ with all that it started. Decides nothing about what a program says.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -22,8 +23,12 @@ SLOW_SECONDS = 10.0
 # How long a killed program may take to be gone; one in an uninterruptible call of the kernel may never be.
 _GONE_SECONDS = 0.2
 
-_running: set[subprocess.Popen[bytes]] = set()
+# How long a thread may take to end after its program was killed.
+_END_SECONDS = 0.3
+
+_running: dict[subprocess.Popen[bytes], threading.Thread] = {}
 _lock = threading.Lock()
+_is_ending = threading.Event()
 
 
 class Ended(NamedTuple):
@@ -41,28 +46,35 @@ def run(arguments: Sequence[str], text: bytes = b"", *, timeout: float) -> Ended
         OSError: it cannot be started.
         subprocess.TimeoutExpired: it did not end within `timeout` seconds, and was killed.
     """
-    process = subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+    if _is_ending.is_set():
+        raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+    with _as_file(text) as standard_input:
+        process = subprocess.Popen(
+            arguments, stdin=standard_input, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
     try:
         with _lock:
-            _running.add(process)
-        with _told_when_slow(arguments[0], timeout):
-            stdout, stderr = process.communicate(text, timeout)
+            _running[process] = threading.current_thread()
+        stdout, stderr = _communicate(process, timeout)
     finally:
         with _lock:
-            _running.discard(process)
+            _running.pop(process, None)
         if process.returncode is None:
             _kill(process)
     return Ended(process.returncode, stdout, stderr)
 
 
 def end_all() -> None:
-    """Kills the programs that any thread waits for; those threads go on as after a program that was killed."""
+    """At the end of the process: kills the programs that other threads wait for, and waits for these threads."""
+    _is_ending.set()
     with _lock:
-        running = tuple(_running)
+        running = dict(_running)
     for process in running:
         _kill_group(process)
+    for thread in running.values():
+        # A thread that works while the interpreter goes down can take it down.
+        if thread is not threading.current_thread():
+            thread.join(_END_SECONDS)
 
 
 def how(ended: Ended) -> str:
@@ -76,23 +88,36 @@ def how(ended: Ended) -> str:
 
 
 @contextmanager
-def _told_when_slow(name: str, timeout: float) -> Iterator[None]:
-    """Says after a while what is being waited for; `communicate` itself forgets its input at a timeout."""
-    words = "%s has not ended for %.0f s: it is killed after %.0f s"
-    timer = threading.Timer(SLOW_SECONDS, _LOG.warning, (words, name, SLOW_SECONDS, timeout))
-    timer.daemon = True
-    timer.start()
+def _as_file(text: bytes) -> Iterator[int]:
+    """A file in memory: unlike through a pipe, nobody has to be there to hand it over."""
+    file = os.memfd_create("stdin", os.MFD_CLOEXEC)
     try:
-        yield
+        view = memoryview(text)
+        while view:
+            view = view[os.write(file, view) :]
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
     finally:
-        timer.cancel()
+        os.close(file)
+
+
+def _communicate(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:
+    if timeout > SLOW_SECONDS:
+        try:
+            return process.communicate(timeout=SLOW_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            words = "%s has not ended for %.0f s: it is killed after %.0f s"
+            _LOG.warning(words, error.cmd[0], SLOW_SECONDS, timeout)
+            timeout -= SLOW_SECONDS
+    # What was received so far is kept.
+    return process.communicate(timeout=timeout)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     _kill_group(process)
     with suppress(subprocess.TimeoutExpired):
         process.wait(_GONE_SECONDS)
-    for pipe in (process.stdin, process.stdout, process.stderr):
+    for pipe in (process.stdout, process.stderr):
         with suppress(OSError):
             if pipe is not None:
                 pipe.close()

@@ -86,9 +86,14 @@ def test_another_thread_ends_it(forever: str) -> None:
     )
     thread.start()
     wait_until(lambda: is_running(forever), 10.0)
-    children.end_all()
-    thread.join(10)
-    assert ended == ["was killed by SIGKILL"]
+    try:
+        children.end_all()
+        thread.join(10)
+        assert ended == ["was killed by SIGKILL"]
+        with pytest.raises(OSError, match="canceled"):
+            children.run(["true"], timeout=1)
+    finally:
+        children._is_ending.clear()
 
 
 def test_one_that_cannot_be_started_says_so() -> None:
