@@ -389,6 +389,43 @@ def _warn_once() -> Callable[[str], None]:
     return warn
 
 
+# ---- sysctls ----
+
+
+@main.command()
+@click.option("--config", metavar="FILE", help="A KubeProxyConfiguration [default: what kube-proxy sets without one].")
+@click.option("--tolerate-refusal", is_flag=True, help="Exit status 0 also when the host refuses something.")
+def sysctls(config: str | None, tolerate_refusal: bool) -> None:
+    """Set the conntrack sysctls of the configuration, as kube-proxy does at its start. Exit status 1 if one is refused.
+
+    For hosts, and for a short privileged container before the agent's, whose own /proc/sys is read-only.
+
+    \b
+    Examples:
+      rulegen sysctls
+      rulegen sysctls --config /etc/rulegen/config.conf
+    """
+    from rulegen.config import KUBE_PROXY_CONNTRACK
+    from rulegen.config import Target as Kind
+    from rulegen.configuration_file import load_configuration
+    from rulegen.conntrack.sysctls import set_sysctls
+
+    settings = KUBE_PROXY_CONNTRACK
+    if config:
+        # Whatever the file's mode is.
+        configuration, warnings = load_configuration(config, Kind.NFTABLES)
+        settings = configuration.agent.conntrack
+        for warning in warnings:
+            _say_warning(warning)
+    done = set_sysctls(settings)
+    for change in done.changes:
+        click.echo(str(change))
+    for problem in done.problems():
+        _say(problem)
+    if done.refusals and not tolerate_refusal:
+        sys.exit(EXIT_DIFFERENT)
+
+
 # ---- explain, lint ----
 
 
@@ -666,6 +703,7 @@ def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
     """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect."""
     from msgspec.structs import replace
 
+    from rulegen.config import Conntrack
     from rulegen.config import Target as Kind
     from rulegen.configuration_file import load_configuration, node_configuration, read_configuration
 
@@ -674,6 +712,8 @@ def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
         configuration, warnings = load_configuration(source.config, target)
     else:
         configuration, warnings = read_configuration({}, "", target)
+        # Only a file makes it kube-proxy's successor, which sets what the file does not say, too (D11).
+        configuration = replace(configuration, agent=replace(configuration.agent, conntrack=Conntrack()))
     for warning in warnings:
         warn(warning)
     return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))

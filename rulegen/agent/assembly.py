@@ -24,11 +24,12 @@ from rulegen.agent.printed import PrintedRules
 from rulegen.agent.readiness import Readiness
 from rulegen.agent.takeover import Takeover
 from rulegen.agent.worker import Worker
-from rulegen.config import Configuration, DetectLocalMode
+from rulegen.config import Configuration, Conntrack, DetectLocalMode
 from rulegen.errors import printable
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
 from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
+from rulegen.routing.model import Finding, Reason
 
 if TYPE_CHECKING:
     from rulegen.agent.events import EventRecorder
@@ -89,7 +90,6 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         engine = Engine(node, dataplane.rules)
         source, followed, observers = _source(options, configuration, inbox, engine)
         if options.print_line is None:
-            _set_sysctls(configuration)
             recorder = _recorder(options, configuration, stack)
             observers += _observers(dataplane, engine, recorder, stack)
         # What a source before this one has delivered is told anew.
@@ -118,12 +118,20 @@ def _source(
     return Follower(api, configuration.node.node_name, inbox.deliver), api.server, [Bootstrap(api.server, engine)]
 
 
-def _set_sysctls(configuration: Configuration) -> None:
-    """Rule 71."""
-    from rulegen.conntrack.sysctls import apply_sysctls
+def _set_sysctls(settings: Conntrack, node_name: str, recorder: EventRecorder | None) -> list[Finding]:
+    """Rule 71. What the host refuses is said, in the log and in an Event, and the node does without (D11)."""
+    from rulegen.agent.events import NodeReference
+    from rulegen.conntrack.sysctls import set_sysctls
 
-    for change in apply_sysctls(configuration.agent.conntrack):
+    done = set_sysctls(settings)
+    for change in done.changes:
         _LOG.info("sysctl %s", change)
+    findings = [Finding(f"Node {node_name}", Reason.SYSCTL_NOT_SET, problem) for problem in done.problems()]
+    for finding in findings:
+        _LOG.warning("%s", finding.message)
+        if recorder is not None:
+            recorder.record(NodeReference(node_name), finding.reason.value, finding.message, action="Start")
+    return findings
 
 
 def _recorder(options: Options, configuration: Configuration, stack: ExitStack) -> EventRecorder | None:
@@ -155,6 +163,7 @@ def _observers(
     families = configuration.node.families
     server = stack.enter_context(closing(HttpServer()))
     metrics = Metrics(configuration.target, families)
+    metrics.found_at_the_start(_set_sysctls(agent.conntrack, configuration.node.node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
     telling = Telling(engine, recorder)
     servers = ServiceHealthServers(health, server, telling.health_check)

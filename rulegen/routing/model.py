@@ -193,6 +193,8 @@ class Reason(StrEnum):
     MALFORMED_WEIGHT = "MalformedWeight"
     SKIPPED_PORT = "SkippedEndpointPort"
     UNKNOWN_NODE = "UnknownNode"
+    # Found by the agent at its start, about its host.
+    SYSCTL_NOT_SET = "SysctlNotSet"
     # These are found only by `lint`, which sees all objects at once.
     ALL_WEIGHTS_ZERO = "AllWeightsZero"
     IGNORED_AFFINITY_TIMEOUT = "AffinityTimeoutIgnored"
