@@ -88,10 +88,18 @@ class Conntrack(Struct, frozen=True, kw_only=True):
     udp_stream_timeout: float = 0.0
 
 
+class LogFormat(Enum):
+    """How the agent's log is written; values as in a KubeProxyConfiguration."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class AgentConfiguration(Struct, frozen=True, kw_only=True):
     """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (rules 85-97).
 
     `kubeconfig`: a path, "" when not stated. `bind_address_hard_fail`: a port that is taken ends the agent.
+    `log_verbosity`: 0 or more, as kube-proxy's `-v`.
     """
 
     kubeconfig: str = ""
@@ -101,6 +109,8 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
     sync_period: float = 30.0
     min_sync_period: float = 0.02
     conntrack: Conntrack = Conntrack()
+    log_format: LogFormat = LogFormat.TEXT
+    log_verbosity: int = 0
 
 
 class Configuration(Struct, frozen=True, kw_only=True):

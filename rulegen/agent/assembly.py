@@ -20,11 +20,13 @@ from rulegen.agent.engine import Engine
 from rulegen.agent.files import FileSource
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.observer import Observer
+from rulegen.agent.observers import Telling
 from rulegen.agent.printed import PrintedRules
 from rulegen.agent.readiness import Readiness
+from rulegen.agent.reporting import Reporting
 from rulegen.agent.takeover import Takeover
 from rulegen.agent.worker import Worker
-from rulegen.config import Configuration, DetectLocalMode
+from rulegen.config import AgentConfiguration, Configuration, DetectLocalMode
 from rulegen.errors import printable
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
@@ -42,7 +44,7 @@ class Options(Struct, frozen=True, kw_only=True):
     `load`: reads the configuration, with the node's name, as the options and the file `config_path` ("": none) say.
     `variant`: of iptables, None for the one that the host uses. `files`: none means the API server of the
     configuration's kubeconfig, at `server` if that is named. `print_line`: each change is printed with it, and none is
-    applied.
+    applied. `configure_log` is told what each configuration that is put to work says of the log.
     """
 
     load: Callable[[], Configuration]
@@ -51,6 +53,7 @@ class Options(Struct, frozen=True, kw_only=True):
     files: tuple[str, ...] = ()
     server: str = ""
     print_line: Callable[[str], None] | None = None
+    configure_log: Callable[[AgentConfiguration], None] = lambda settings: None
 
 
 class Control(NamedTuple):
@@ -79,6 +82,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         SourceError: following ended because of an error in the program.
     """
     inbox = control.inbox
+    options.configure_log(configuration.agent)
     with ExitStack() as stack:
         dataplane = stack.enter_context(open_dataplane(configuration, options.variant))
         if options.print_line is not None:
@@ -88,10 +92,13 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         node = configuration.node
         engine = Engine(node, dataplane.rules)
         source, followed, observers = _source(options, configuration, inbox, engine)
+        observers.append(Reporting())
         if options.print_line is None:
             _set_sysctls(configuration)
             recorder = _recorder(options, configuration, stack)
             observers += _observers(dataplane, engine, recorder, stack)
+        else:
+            observers.append(Telling(engine, None))
         # What a source before this one has delivered is told anew.
         inbox.take()
         source.start()
@@ -102,7 +109,10 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
             needs_node=not options.files,
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
-        Worker(engine, inbox, dataplane.watch, readiness, configuration.agent, observers).run(control.is_stopping)
+        worker = Worker(
+            engine, inbox, dataplane.watch, readiness, configuration.agent, dataplane.batch, observers
+        )
+        worker.run(control.is_stopping)
         control.worked()
 
 
@@ -146,7 +156,7 @@ def _observers(
     from rulegen.agent.health_checks import ServiceHealthServers
     from rulegen.agent.http import HttpServer
     from rulegen.agent.metrics import Metrics
-    from rulegen.agent.observers import Cleaning, HealthKeeping, Measuring, Telling
+    from rulegen.agent.observers import Cleaning, HealthKeeping, Measuring
     from rulegen.agent.pages import Page, Pages
     from rulegen.agent.status import status_application
     from rulegen.conntrack.cleaner import Cleaner

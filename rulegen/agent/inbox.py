@@ -7,21 +7,41 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Hashable, Iterable
+import time
+from collections.abc import Callable, Hashable, Iterable
+from math import inf
 from typing import TypeAlias
 
 from rulegen.kube.follow import Delete, FollowEvent, Invalid, Synced, Upsert
 from rulegen.kube.listing import WatchedKind, WatchedObject
+from rulegen.kube.objects import EndpointSlice, Service
 
 ObjectKey: TypeAlias = tuple[WatchedKind, str, str]
 
+# An object that was handed on so many seconds ago, or fewer, is one that changes all the time.
+_RESTLESS_SECONDS = 10.0
+_WAITING_KINDS: frozenset[WatchedKind] = frozenset({Service, EndpointSlice})
+# What handling so many endpoints costs is about what handling a change costs.
+_ENDPOINTS_PER_CHANGE = 50
+
 
 class Inbox:
-    """What has arrived and is not taken yet. Readable, for `select`, while there may be something."""
+    """What has arrived and is not taken yet. Readable, for `select`, while there may be something new.
 
-    def __init__(self) -> None:
+    Changes of Services and slices wait for their turn. Namespaces take turns, so that one in which much changes holds
+    up no other; and in each, objects that have been quiet come before those that change all the time, so that these
+    hold up no neighbour either. `clock`: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
-        self._events: dict[Hashable, FollowEvent] = {}
+        # What is handed on at once, and all of it together.
+        self._prompt: dict[Hashable, FollowEvent] = {}
+        self._quiet, self._restless = _Queue(), _Queue()
+        # When objects were handed on, those of the last seconds, the oldest first.
+        self._handed_on: dict[ObjectKey, float] = {}
+        self._must_wake_up = True
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -42,27 +62,53 @@ class Inbox:
 
     def deliver(self, event: FollowEvent) -> None:
         """Takes an event; never waits."""
-        self.deliver_together([event])
+        with self._lock:
+            self._forget_invalid(event)
+            if isinstance(event, Upsert | Delete) and object_key(event)[0] in _WAITING_KINDS:
+                self._queue(object_key(event)).put(event)
+            else:
+                self._prompt[_key(event)] = event
+        self._wake_up_once()
 
     def deliver_together(self, events: Iterable[FollowEvent]) -> None:
         """Takes events of which none is handed on without the others; never waits."""
         with self._lock:
-            was_empty = not self._events
             for event in events:
-                if isinstance(event, Upsert | Delete):
-                    # It is not invalid any more; but what it meant before it was so still holds.
-                    self._events.pop((Invalid, *object_key(event)), None)
-                self._events[_key(event)] = event
-        if was_empty:
-            self.wake_up()
+                self._forget_invalid(event)
+                self._prompt[_key(event)] = event
+        self._wake_up_once()
 
-    def take(self) -> list[FollowEvent]:
-        """All events since the last call, the first of each object's in its place."""
+    def take(self, most: int | None = None) -> list[FollowEvent]:
+        """What has arrived since the last call, of each object only the last state.
+
+        `most`: so many changes of Services and slices at the most, a large slice counting as several; the others wait.
+        What is no such change comes last, and always.
+        """
         with self._lock:
             self._drain()
-            events = list(self._events.values())
-            self._events.clear()
+            events: list[FollowEvent] = []
+            budget = inf if most is None else most
+            # Half of it for those that are quiet, then what is left for either: none waits for ever.
+            events += self._quiet.take(budget / 2)
+            events += self._restless.take(budget - _cost(events))
+            events += self._quiet.take(budget - _cost(events))
+            self._note_handed_on(events)
+            events += self._prompt.values()
+            self._prompt.clear()
         return events
+
+    def take_prompt(self) -> list[FollowEvent]:
+        """Only what need not wait for a turn."""
+        with self._lock:
+            self._drain()
+            events = list(self._prompt.values())
+            self._prompt.clear()
+        return events
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether changes wait for their turn."""
+        return bool(self._quiet or self._restless)
 
     def wake_up(self) -> None:
         """Makes it readable, from any thread."""
@@ -71,12 +117,82 @@ class Inbox:
         except BlockingIOError:
             return  # it is full of reasons to wake up
 
+    def _wake_up_once(self) -> None:
+        if self._must_wake_up:
+            self._must_wake_up = False
+            self.wake_up()
+
     def _drain(self) -> None:
+        self._must_wake_up = True
         try:
             while self._reader.recv(4096):
                 pass
         except BlockingIOError:
             return
+
+    def _forget_invalid(self, event: FollowEvent) -> None:
+        """It is not invalid any more; but what it meant before it was so still holds."""
+        if isinstance(event, Upsert | Delete):
+            self._prompt.pop((Invalid, *object_key(event)), None)
+
+    def _queue(self, key: ObjectKey) -> _Queue:
+        """Where the object waits already, or is to wait."""
+        for queue in (self._quiet, self._restless):
+            if key in queue:
+                return queue
+        is_restless = self._clock() - self._handed_on.get(key, -inf) < _RESTLESS_SECONDS
+        return self._restless if is_restless else self._quiet
+
+    def _note_handed_on(self, events: Iterable[FollowEvent]) -> None:
+        now = self._clock()
+        for event in events:
+            if isinstance(event, Upsert | Delete):
+                key = object_key(event)
+                self._handed_on.pop(key, None)
+                self._handed_on[key] = now
+        while self._handed_on and now - next(iter(self._handed_on.values())) >= _RESTLESS_SECONDS:
+            del self._handed_on[next(iter(self._handed_on))]
+
+
+class _Queue:
+    """Changes of objects by namespace, the first of each object's in its place."""
+
+    def __init__(self) -> None:
+        # The namespace whose turn it is comes first.
+        self._namespaces: dict[str, dict[ObjectKey, Upsert | Delete]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._namespaces)
+
+    def __contains__(self, key: ObjectKey) -> bool:
+        return key in self._namespaces.get(key[1], ())
+
+    def put(self, event: Upsert | Delete) -> None:
+        key = object_key(event)
+        self._namespaces.setdefault(key[1], {})[key] = event
+
+    def take(self, budget: float) -> list[FollowEvent]:
+        """One from each namespace in turn, until they have cost as much as that."""
+        taken: list[FollowEvent] = []
+        while budget > 0 and self._namespaces:
+            namespace = next(iter(self._namespaces))
+            changes = self._namespaces.pop(namespace)
+            event = changes.pop(next(iter(changes)))
+            if changes:
+                self._namespaces[namespace] = changes
+            taken.append(event)
+            budget -= _cost([event])
+        return taken
+
+
+def _cost(events: Iterable[FollowEvent]) -> float:
+    """What handling them costs, as a number of ordinary changes."""
+    return sum(
+        1 + len(event.item.endpoints or ()) / _ENDPOINTS_PER_CHANGE
+        if isinstance(event, Upsert) and isinstance(event.item, EndpointSlice)
+        else 1
+        for event in events
+    )
 
 
 def object_key(event: Upsert | Delete | Invalid) -> ObjectKey:

@@ -129,9 +129,3 @@ def _signals(inbox: Inbox, stop: _Stop) -> Iterator[None]:
         signal.set_wakeup_fd(wake_up_before)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def configure_logging() -> None:
-    """One line for each record, on standard error: time, level, message."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change

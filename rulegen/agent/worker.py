@@ -1,7 +1,6 @@
 """The agent's one working thread: waits for events, for drift and for the time to act, and has the engine sync.
 
-In: an inbox that sources fill, a watch over the kernel. Out: syncs, a line in the log for each, and observers that are
-told. Returns when it is told to stop; what is in the kernel stays there and goes on serving.
+In: an inbox that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is told to stop; what is in the kernel stays there and goes on serving.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from rulegen.targets.model import AnyDelta
 
 _LOG = logging.getLogger("rulegen.agent")
 
-_NAMED = 5
 _SHOWN_REPAIRS = 20
 
 
@@ -35,7 +33,10 @@ class SourceError(RulegenError):
 
 
 class Worker:
-    """Works in the thread that calls `run`. `observers` are told in this order."""
+    """Works in the thread that calls `run`. `observers` are told in this order.
+
+    `batch`: how many changes a sync works on at the most; the others wait for the next.
+    """
 
     def __init__(
         self,
@@ -44,12 +45,14 @@ class Worker:
         watch: Watch,
         readiness: Readiness,
         configuration: AgentConfiguration,
+        batch: int,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._engine = engine
         self._inbox = inbox
         self._watch = watch
         self._readiness = readiness
+        self._batch = batch
         self._observers = observers
         self._schedule = Schedule(configuration.min_sync_period, configuration.sync_period)
         self._allowance = Allowance(configuration.sync_period, time.monotonic())
@@ -68,7 +71,9 @@ class Worker:
         """
         while not is_stopping():
             self._wait()
-            if events := self._inbox.take():
+            for observer in self._observers:
+                observer.woke()
+            if events := self._take_events():
                 for event in events:
                     self._take(event)
                 for observer in self._observers:
@@ -81,12 +86,30 @@ class Worker:
             for observer in self._observers:
                 if (due := observer.wait(now)) is not None and due <= 0:
                     observer.act(now)
+            for observer in self._observers:
+                observer.rests()
 
     def _wait(self) -> None:
         now = time.monotonic()
         waits = [self._next_sync(), self._next_look(now), *(observer.wait(now) for observer in self._observers)]
+        if self._inbox.has_waiting:
+            waits.append(self._schedule.wait_if_wanted(now))
         times = [wait for wait in waits if wait is not None]
-        select.select([self._inbox.fileno(), *self._watch.files()], [], [], max(0.0, min(times)) if times else None)
+        poll = select.poll()
+        for file in (self._inbox.fileno(), *self._watch.files()):
+            poll.register(file, select.POLLIN)
+        poll.poll(max(0.0, min(times)) * 1000 if times else None)
+
+    def _take_events(self) -> list[FollowEvent]:
+        """What the next sync is to work on: so much that whoever comes meanwhile need not wait long.
+
+        The first is for all there is. While syncs fail, nobody is kept waiting by one, and health follows the Node.
+        """
+        if self._is_first or self._schedule.has_failed:
+            return self._inbox.take()
+        if self._schedule.wait_if_wanted(time.monotonic()) > 0:
+            return self._inbox.take_prompt()
+        return self._inbox.take(self._batch)
 
     def _next_sync(self) -> float | None:
         now = time.monotonic()
@@ -181,21 +204,6 @@ class Worker:
             _LOG.warning("not in force: %s", message)
         if sync.repaired:
             self._tell_repair(sync.repaired)
-        if not (sync.delta or self._is_first):
-            return
-        names = list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in sync.routes))
-        services = ",".join(names[:_NAMED]) + (f",+{len(names) - _NAMED}" if len(names) > _NAMED else "")
-        steps = " ".join(f"{step}_ms={seconds * 1000:.2f}" for step, seconds in sync.seconds.items())
-        _LOG.info(
-            "sync mode=%s services=%d added=%d changed=%d removed=%d %s names=%s",
-            "full" if sync.is_full else "partial",
-            len(names),
-            len(sync.delta.added),
-            len(sync.delta.changed),
-            len(sync.delta.removed),
-            steps,
-            services or "-",
-        )
 
     def _tell_repair(self, repaired: AnyDelta) -> None:
         who = ", ".join(self._blamed) or "another program"
