@@ -264,9 +264,9 @@ def _print_plan(difference: Difference) -> None:
 
 
 def _refuse_beside_agent() -> None:
-    from rulegen.agent.lock import running_agent
+    from rulegen.agent.lock import holder
 
-    agent = running_agent()
+    agent = holder()
     if agent is not None:
         _fail(f"an agent runs on this node ({agent}) and would undo it: stop it first, or use --force")
 
