@@ -371,7 +371,9 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     log = Log()
 
     def configure_log(settings: AgentConfiguration) -> None:
-        log.configure(settings.log_format, LEVELS[log_level] if log_level else level_of_verbosity(settings.log_verbosity))
+        log.configure(
+            settings.log_format, LEVELS[log_level] if log_level else level_of_verbosity(settings.log_verbosity)
+        )
 
     printout = Printout() if dry_run else None
     run(
@@ -482,7 +484,8 @@ def lint(output: str, **options: Any) -> None:
     else:
         for finding in findings:
             reason = click.style(finding.reason.value, fg="yellow")
-            _echo(f"{click.style(finding.subject, bold=True)}: {reason}: {finding.message}")
+            subject = click.style(one_line(finding.subject), bold=True)
+            click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
         _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
     sys.exit(EXIT_DIFFERENT if findings else 0)
 

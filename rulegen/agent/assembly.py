@@ -48,12 +48,12 @@ class Options(Struct, frozen=True, kw_only=True):
     """
 
     load: Callable[[], Configuration]
+    configure_log: Callable[[AgentConfiguration], None]
     config_path: str = ""
     variant: Variant | None = None
     files: tuple[str, ...] = ()
     server: str = ""
     print_line: Callable[[str], None] | None = None
-    configure_log: Callable[[AgentConfiguration], None] = lambda settings: None
 
 
 class Control(NamedTuple):
@@ -99,6 +99,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
             observers += _observers(dataplane, engine, recorder, stack)
         else:
             observers.append(Telling(engine, None))
+        inbox.weigh(engine.cluster.large)
         # What a source before this one has delivered is told anew.
         inbox.take()
         source.start()
@@ -109,10 +110,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
             needs_node=not options.files,
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
-        worker = Worker(
-            engine, inbox, dataplane.watch, readiness, configuration.agent, dataplane.batch, observers
-        )
-        worker.run(control.is_stopping)
+        Worker(engine, inbox, dataplane, readiness, observers).run(control.is_stopping)
         control.worked()
 
 

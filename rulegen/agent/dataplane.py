@@ -16,7 +16,6 @@ from rulegen.interfaces import host_families
 from rulegen.iptables.programs import Variant
 from rulegen.targets.model import LiveRules
 
-
 # A sync costs as much as its changes: so many take some 50 ms, and whoever comes meanwhile waits for no more.
 _NFTABLES_BATCH = 200
 # A sync costs about the same whatever it changes, a second on large nodes: smaller ones only fall behind.
@@ -57,7 +56,9 @@ def _nftables(configuration: Configuration) -> Iterator[Dataplane]:
     with Kernel() as kernel:
         configuration = _on_host(configuration, host_families())
         rules = LiveNftables(kernel, configuration.node)
-        yield Dataplane(configuration, rules, Notifications(kernel.monitor()), _NFTABLES_BATCH, (IptablesTarget().remove,))
+        yield Dataplane(
+            configuration, rules, Notifications(kernel.monitor()), _NFTABLES_BATCH, (IptablesTarget().remove,)
+        )
 
 
 @contextmanager

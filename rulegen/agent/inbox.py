@@ -8,19 +8,23 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from typing import TypeAlias
 
 from rulegen.kube.follow import Delete, FollowEvent, Invalid, Synced, Upsert
 from rulegen.kube.listing import WatchedKind, WatchedObject
-from rulegen.kube.objects import EndpointSlice, Service
+from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Service
+from rulegen.routing.model import ServiceKey
 
 ObjectKey: TypeAlias = tuple[WatchedKind, str, str]
 
 # An object that was handed on so many seconds ago, or fewer, is one that changes all the time.
 _RESTLESS_SECONDS = 10.0
 _WAITING_KINDS: frozenset[WatchedKind] = frozenset({Service, EndpointSlice})
+# What a large Service costs for each of its entries (seconds), and the part of the time that all large ones may take.
+_SECONDS_PER_ENTRY = 30e-6
+_SHARE_OF_LARGE = 0.1
 # What handling so many endpoints costs is about what handling a change costs.
 _ENDPOINTS_PER_CHANGE = 50
 
@@ -30,7 +34,8 @@ class Inbox:
 
     Changes of Services and slices wait for their turn. Namespaces take turns, so that one in which much changes holds
     up no other; and in each, objects that have been quiet come before those that change all the time, so that these
-    hold up no neighbour either. `clock`: seconds that only grow.
+    hold up no neighbour either. What compiling a Service costs grows with its endpoints: large ones wait in a queue of
+    their own, one is handed on at a time, and all together get a tenth of the time. `clock`: seconds that only grow.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,6 +44,9 @@ class Inbox:
         # What is handed on at once, and all of it together.
         self._prompt: dict[Hashable, FollowEvent] = {}
         self._quiet, self._restless = _Queue(), _Queue()
+        self._large: dict[ServiceKey, dict[ObjectKey, Upsert | Delete]] = {}
+        self._sizes: Mapping[ServiceKey, int] = {}
+        self._next_large = -inf
         # When objects were handed on, those of the last seconds, the oldest first.
         self._handed_on: dict[ObjectKey, float] = {}
         self._must_wake_up = True
@@ -60,12 +68,16 @@ class Inbox:
         """A byte written here, by a signal for example, makes the inbox readable."""
         return self._writer.fileno()
 
+    def weigh(self, sizes: Mapping[ServiceKey, int]) -> None:
+        """From now on, which Services are large, and about how many entries they have; read from any thread."""
+        self._sizes = sizes
+
     def deliver(self, event: FollowEvent) -> None:
         """Takes an event; never waits."""
         with self._lock:
             self._forget_invalid(event)
             if isinstance(event, Upsert | Delete) and object_key(event)[0] in _WAITING_KINDS:
-                self._queue(object_key(event)).put(event)
+                self._put(event)
             else:
                 self._prompt[_key(event)] = event
         self._wake_up_once()
@@ -86,12 +98,11 @@ class Inbox:
         """
         with self._lock:
             self._drain()
-            events: list[FollowEvent] = []
             budget = inf if most is None else most
+            events = self._take_large(everything=most is None)
             # Half of it for those that are quiet, then what is left for either: none waits for ever.
-            events += self._quiet.take(budget / 2)
-            events += self._restless.take(budget - _cost(events))
-            events += self._quiet.take(budget - _cost(events))
+            for queue, part in ((self._quiet, budget / 2), (self._restless, budget), (self._quiet, budget)):
+                events += queue.take(part - _cost(events))
             self._note_handed_on(events)
             events += self._prompt.values()
             self._prompt.clear()
@@ -105,10 +116,11 @@ class Inbox:
             self._prompt.clear()
         return events
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether changes wait for their turn."""
-        return bool(self._quiet or self._restless)
+    def wait(self) -> float | None:
+        """In how many seconds `take` has changes that wait for their turn; 0: now; None: there are none."""
+        if self._quiet or self._restless:
+            return 0.0
+        return max(0.0, self._next_large - self._clock()) if self._large else None
 
     def wake_up(self) -> None:
         """Makes it readable, from any thread."""
@@ -135,13 +147,30 @@ class Inbox:
         if isinstance(event, Upsert | Delete):
             self._prompt.pop((Invalid, *object_key(event)), None)
 
-    def _queue(self, key: ObjectKey) -> _Queue:
+    def _put(self, event: Upsert | Delete) -> None:
         """Where the object waits already, or is to wait."""
+        key = object_key(event)
         for queue in (self._quiet, self._restless):
             if key in queue:
-                return queue
+                queue.put(event)
+                return
+        # A slice that is gone does not say whose it was; if that is large, an earlier change may wait with it.
+        service = next((large for large, events in self._large.items() if key in events), _service(event))
+        if service in self._sizes:
+            self._large.setdefault(service, {})[key] = event
+            return
         is_restless = self._clock() - self._handed_on.get(key, -inf) < _RESTLESS_SECONDS
-        return self._restless if is_restless else self._quiet
+        (self._restless if is_restless else self._quiet).put(event)
+
+    def _take_large(self, *, everything: bool) -> list[FollowEvent]:
+        """All changes of one large Service, when it is time; or of all."""
+        events: list[FollowEvent] = []
+        while self._large and (everything or self._clock() >= self._next_large):
+            service = next(iter(self._large))
+            events += self._large.pop(service).values()
+            seconds = self._sizes.get(service, 0) * _SECONDS_PER_ENTRY
+            self._next_large = self._clock() + seconds / _SHARE_OF_LARGE
+        return events
 
     def _note_handed_on(self, events: Iterable[FollowEvent]) -> None:
         now = self._clock()
@@ -152,6 +181,16 @@ class Inbox:
                 self._handed_on[key] = now
         while self._handed_on and now - next(iter(self._handed_on.values())) >= _RESTLESS_SECONDS:
             del self._handed_on[next(iter(self._handed_on))]
+
+
+def _service(event: Upsert | Delete) -> ServiceKey:
+    """The Service that a change concerns, as far as it says."""
+    _, namespace, name = object_key(event)
+    if isinstance(event, Upsert) and isinstance(event.item, EndpointSlice):
+        name = (event.item.metadata.labels or {}).get(SERVICE_NAME, "")
+    elif not isinstance(event, Upsert) and event.kind is EndpointSlice:
+        name = ""
+    return namespace, name
 
 
 class _Queue:

@@ -1,7 +1,7 @@
 """Lines come in from any thread, and from signal handlers; a thread writes them to a file. Nobody who has one waits.
 
-A reader that has stopped reading, or a disk that hangs, holds up that thread alone. Of lines that come meanwhile so many
-are kept; the rest is dropped, and counted.
+A reader that has stopped reading, or a disk that hangs, holds up that thread alone. Of lines that come meanwhile so
+many are kept; the rest is dropped, and counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LineWriter:
         file: int,
         most: int,
         tell_dropped: Callable[[int], str],
-        fail: Callable[[OSError], None] = lambda error: None,
+        fail: Callable[[OSError], None],
     ) -> None:
         self._file = file
         self._most = most

@@ -70,6 +70,7 @@ def acquire() -> Lock | None:
     Raises:
         HostError: the privilege for it lacks.
     """
+    number = 0
     for is_last in (False, True):
         taken = _socket()
         try:

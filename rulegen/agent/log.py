@@ -110,7 +110,7 @@ class Log:
 
     def __init__(self) -> None:
         """Level info, format text, until `configure` says otherwise."""
-        self._writer = LineWriter(_STANDARD_ERROR, _MOST_WAITING, _dropped)
+        self._writer = LineWriter(_STANDARD_ERROR, _MOST_WAITING, _dropped, _give_up)
         sys.stderr = LineStream(lambda line: self._writer.write(one_line(line)))
         # After everything that may still have something to say, a traceback too.
         atexit.register(self._writer.close, _LAST_LINES_SECONDS)
@@ -128,6 +128,11 @@ class Log:
 def level_of_verbosity(verbosity: int) -> int:
     """The level, of module `logging`, that tells about as much as kube-proxy does at `-v`."""
     return logging.DEBUG if verbosity >= _DEBUG_VERBOSITY else logging.INFO
+
+
+def _give_up(error: OSError) -> None:
+    """Standard error takes no more, and there is nobody else to tell."""
+    del error
 
 
 def _dropped(lines: int) -> str:

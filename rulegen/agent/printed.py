@@ -12,7 +12,6 @@ from rulegen.errors import TargetError, one_line
 from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, RuleCount, ShownChange
 
-
 _STANDARD_OUTPUT = 1
 # A first sync prints a line for each entry of the cluster, all at once.
 _MOST_LINES = 1_000_000

@@ -1,6 +1,7 @@
 """The agent's one working thread: waits for events, for drift and for the time to act, and has the engine sync.
 
-In: an inbox that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is told to stop; what is in the kernel stays there and goes on serving.
+In: an inbox that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is told
+to stop; what is in the kernel stays there and goes on serving.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from rulegen import collector
-from rulegen.agent.drift import Watch
+from rulegen.agent.dataplane import Dataplane
 from rulegen.agent.engine import Engine, Sync
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.observer import Observer
 from rulegen.agent.readiness import Readiness
 from rulegen.agent.schedule import Allowance, Schedule
-from rulegen.config import AgentConfiguration
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.targets.model import AnyDelta
@@ -33,26 +33,22 @@ class SourceError(RulegenError):
 
 
 class Worker:
-    """Works in the thread that calls `run`. `observers` are told in this order.
-
-    `batch`: how many changes a sync works on at the most; the others wait for the next.
-    """
+    """Works in the thread that calls `run`. `observers` are told in this order."""
 
     def __init__(
         self,
         engine: Engine,
         inbox: Inbox,
-        watch: Watch,
+        dataplane: Dataplane,
         readiness: Readiness,
-        configuration: AgentConfiguration,
-        batch: int,
         observers: Sequence[Observer] = (),
     ) -> None:
+        configuration = dataplane.configuration.agent
         self._engine = engine
         self._inbox = inbox
-        self._watch = watch
+        self._watch = dataplane.watch
+        self._batch = dataplane.batch
         self._readiness = readiness
-        self._batch = batch
         self._observers = observers
         self._schedule = Schedule(configuration.min_sync_period, configuration.sync_period)
         self._allowance = Allowance(configuration.sync_period, time.monotonic())
@@ -73,27 +69,30 @@ class Worker:
             self._wait()
             for observer in self._observers:
                 observer.woke()
-            if events := self._take_events():
-                for event in events:
-                    self._take(event)
-                for observer in self._observers:
-                    observer.took(events)
-            self._look_for_drift()
-            wait = self._next_sync()
-            if wait is not None and wait <= 0 and not is_stopping():
-                self._sync()
-            now = time.monotonic()
-            for observer in self._observers:
-                if (due := observer.wait(now)) is not None and due <= 0:
-                    observer.act(now)
+            self._work(is_stopping)
             for observer in self._observers:
                 observer.rests()
+
+    def _work(self, is_stopping: Callable[[], bool]) -> None:
+        if events := self._take_events():
+            for event in events:
+                self._take(event)
+            for observer in self._observers:
+                observer.took(events)
+        self._look_for_drift()
+        wait = self._next_sync()
+        if wait is not None and wait <= 0 and not is_stopping():
+            self._sync()
+        now = time.monotonic()
+        for observer in self._observers:
+            if (due := observer.wait(now)) is not None and due <= 0:
+                observer.act(now)
 
     def _wait(self) -> None:
         now = time.monotonic()
         waits = [self._next_sync(), self._next_look(now), *(observer.wait(now) for observer in self._observers)]
-        if self._inbox.has_waiting:
-            waits.append(self._schedule.wait_if_wanted(now))
+        if (turn := self._inbox.wait()) is not None:
+            waits.append(max(turn, self._schedule.wait_if_wanted(now)))
         times = [wait for wait in waits if wait is not None]
         poll = select.poll()
         for file in (self._inbox.fileno(), *self._watch.files()):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from rulegen.config import PRIMARY_ADDRESSES, Cidr, DetectLocalMode, Family, NodeConfiguration
+from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Node, ServiceCIDR
 from rulegen.routing.addresses import (
@@ -81,7 +82,9 @@ def node_findings(
     """What is wrong with the Node and the ServiceCIDRs."""
     findings = [
         Finding(
-            f"ServiceCIDR {cidr.metadata.name}", Reason.UNUSABLE_RANGE, f"{text!r} is not a CIDR; skipped (rule 12)"
+            f"ServiceCIDR {cidr.metadata.name}",
+            Reason.UNUSABLE_RANGE,
+            f"{shown(text)} is not a CIDR; skipped (rule 12)",
         )
         for cidr in service_cidrs
         for text in cidr.spec.cidrs
@@ -94,7 +97,9 @@ def node_findings(
     stated = (node.status.addresses if node.status else None) or ()
     return findings + [
         Finding(
-            subject, Reason.UNUSABLE_ADDRESS, f"{entry.type} {entry.address!r} is not an IP address; skipped (rule 53)"
+            subject,
+            Reason.UNUSABLE_ADDRESS,
+            f"{entry.type} {shown(entry.address)} is not an IP address; skipped (rule 53)",
         )
         for entry in stated
         if entry.type in _ADDRESS_TYPES and canonical_address(entry.address) is None
