@@ -150,6 +150,7 @@ def _observers(
     dataplane: Dataplane, engine: Engine, recorder: EventRecorder | None, stack: ExitStack
 ) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
+    from rulegen.agent.descriptors import shares
     from rulegen.agent.health import Health, healthz_application
     from rulegen.agent.health_checks import ServiceHealthServers
     from rulegen.agent.http import HttpServer
@@ -161,11 +162,12 @@ def _observers(
 
     configuration, agent = dataplane.configuration, dataplane.configuration.agent
     families = configuration.node.families
-    server = stack.enter_context(closing(HttpServer()))
+    limits = shares()
+    server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families)
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
     telling = Telling(engine, recorder)
-    servers = ServiceHealthServers(health, server, telling.health_check)
+    servers = ServiceHealthServers(health, server, limits.listeners, telling.health_check)
     pages = [
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),

@@ -149,10 +149,15 @@ class HealthKeeping(Observer):
 
     def wait(self, now: float) -> float | None:
         """Ports that were taken may be free, addresses may have come."""
+        if self._servers.has_more:
+            return 0.0
         return None if self._next_retry is None else self._next_retry - now
 
     def act(self, now: float) -> None:
-        """Tries again."""
+        """Goes on, or tries again."""
+        if self._servers.has_more:
+            self._servers.proceed()
+            return
         self._next_retry = now + self._period
         self._servers.retry()
 

@@ -12,6 +12,7 @@ from types import FrameType
 
 from rulegen.agent import lock
 from rulegen.agent.assembly import Control, Options, work
+from rulegen.agent.descriptors import raise_limit
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.reload import ConfigurationWatch
 from rulegen.config import Configuration
@@ -45,6 +46,7 @@ def run(options: Options) -> None:
         HostError: the kernel or the privileges do not suffice.
         SourceError: following ended because of an error in the program.
     """
+    raise_limit()
     orders = _Orders()
     with closing(Inbox()) as inbox, _signals(inbox, orders), ExitStack() as stack:
         configuration = options.load()

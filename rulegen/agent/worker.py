@@ -1,7 +1,7 @@
 """The agent's one working thread: waits for events, for drift and for the time to act, and has the engine sync.
 
-In: an inbox that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is told
-to stop; what is in the kernel stays there and goes on serving.
+In: an inbox that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is
+told to stop; what is in the kernel stays there and goes on serving.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def node_findings(
         message = "not known: no endpoint's zone matches, and NodePorts are accepted on every address (rules 33, 61)"
         return [*findings, Finding(subject, Reason.UNKNOWN_NODE, message)]
     stated = (node.status.addresses if node.status else None) or ()
-    return findings + [
+    findings += [
         Finding(
             subject,
             Reason.UNUSABLE_ADDRESS,
@@ -104,6 +104,10 @@ def node_findings(
         for entry in stated
         if entry.type in _ADDRESS_TYPES and canonical_address(entry.address) is None
     ]
+    if not any(_nodeport_addresses(configuration, _family_addresses(configuration, node)).values()):
+        message = "states no address: NodePorts are accepted on every address (rules 53, 61)"
+        findings.append(Finding(subject, Reason.UNKNOWN_NODE, message))
+    return findings
 
 
 def _family_addresses(configuration: NodeConfiguration, node: Node | None) -> dict[Family, str]:
