@@ -239,7 +239,10 @@ class Cluster:
         findings: list[Finding] = []
         for digest in slices:
             findings += digest.findings
-        routes = self._compile_ports(intent, joined, findings) if intent is not None else {}
+        routes: dict[RouteKey, Route] = {}
+        if intent is not None:
+            routes, found = self._compile_ports(intent, joined)
+            findings += (*intent.findings, *bounded(found))
         before = self._routes.pop(key, {})
         for route_key in (*before, *routes):
             self._before.setdefault(route_key, before.get(route_key))
@@ -254,9 +257,9 @@ class Cluster:
         self._health_checks.replace(key, health_checks(self._services[key], intent, joined) if intent else {})
 
     def _compile_ports(
-        self, intent: ServiceIntent, slices: Mapping[Family, JoinedSlices], findings: list[Finding]
-    ) -> dict[RouteKey, Route]:
-        findings += intent.findings
+        self, intent: ServiceIntent, slices: Mapping[Family, JoinedSlices]
+    ) -> tuple[dict[RouteKey, Route], list[Finding]]:
+        findings: list[Finding] = []
         routes: dict[RouteKey, Route] = {}
         room = MAX_ENDPOINTS
         for port in intent.ports:
@@ -268,7 +271,7 @@ class Cluster:
                     findings.append(_too_many_endpoints(intent.key, port))
                     listed = _NO_SLICES
                 routes[port.name, port.family] = compile_port(intent, owned, listed, self._facts)
-        return routes
+        return routes, findings
 
     def _slices_by_name(self, key: ServiceKey) -> list[SliceDigest]:
         """A Service's slices by name."""
@@ -278,7 +281,7 @@ class Cluster:
     def _set_findings(self, key: ServiceKey, findings: list[Finding]) -> None:
         before = self._findings.pop(key, ())
         if findings:
-            self._findings[key] = tuple(sorted(set(bounded(findings))))
+            self._findings[key] = tuple(sorted(set(findings)))
         if findings or before:
             self._findings_before.setdefault(key, before)
 

@@ -123,11 +123,9 @@ time.sleep(60)
             process.kill()
 
 
-def test_without_such_tables_a_name_is_the_lock(
-    namespace: NetworkNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_such_tables_a_name_is_the_lock(namespace: NetworkNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on kernels before 5.12, which this cannot be tried on."""
-    monkeypatch.setattr(lock, "_make_table", lambda owner: errno.EOPNOTSUPP)
+    monkeypatch.setattr(lock, "_make_table", lambda _: errno.EOPNOTSUPP)
     with namespace.entered():
         taken = lock.acquire()
         assert isinstance(taken, socket.socket)

@@ -28,6 +28,10 @@ def _kept(lost: int) -> str:
     return f"lost {lost}"
 
 
+def _lost(told: list[str]) -> list[int]:
+    return [int(line.removeprefix("lost ")) for line in told if line.startswith("lost ")]
+
+
 # -- text --
 
 
@@ -57,14 +61,13 @@ def test_nobody_waits_for_a_reader_and_what_was_lost_is_counted() -> None:
         written.write(f"line {number}")
     assert time.monotonic() - begun < 5.0
     written.close(0.1)
-    found = b""
-    while b"lost " not in found:
-        found += os.read(reader, 1 << 16)
-    told = found.decode().splitlines()
-    lost = int(told[-1].removeprefix("lost "))
+    told: list[str] = []
+    begun_line = ""
+    while len(told) - len(_lost(told)) + sum(_lost(told)) < 50_000:
+        *complete, begun_line = (begun_line + os.read(reader, 1 << 16).decode()).split("\n")
+        told += complete
     assert told[:2] == ["line 0", "line 1"]
-    assert lost > 10_000
-    assert told[-2] == f"line {len(told) - 2}", "none of those that were kept is missing"
+    assert sum(_lost(told)) > 1000
     os.close(reader)
     os.close(writer)
 
@@ -170,8 +173,6 @@ def test_one_kind_of_message_does_not_fill_the_log(monkeypatch: pytest.MonkeyPat
 
 # -- agents --
 
-pytestmark = pytest.mark.kernel
-
 
 def _cluster(turn: int) -> list[Item]:
     return [item for number in range(40) for item in web(number, 1 + turn, 20 + turn)]
@@ -188,6 +189,7 @@ def _full_pipe() -> tuple[int, int]:
     return reader, writer
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("level", ["debug", "info"])
 def test_an_unread_stderr_stops_nothing(playground: Playground, level: str) -> None:
     file = playground.manifests / "all.json"
@@ -209,6 +211,7 @@ def test_an_unread_stderr_stops_nothing(playground: Playground, level: str) -> N
     os.close(writer)
 
 
+@pytest.mark.kernel
 def test_an_unread_stdout_does_not_stop_a_dry_run(playground: Playground) -> None:
     file = playground.manifests / "all.json"
     save(file, *_cluster(0))
@@ -230,6 +233,7 @@ def test_an_unread_stdout_does_not_stop_a_dry_run(playground: Playground) -> Non
     os.close(writer)
 
 
+@pytest.mark.kernel
 def test_a_dry_run_ends_when_its_reader_has_seen_enough(playground: Playground) -> None:
     save(playground.manifests / "all.json", *_cluster(0))
     reader, writer = os.pipe()
@@ -247,6 +251,7 @@ def test_a_dry_run_ends_when_its_reader_has_seen_enough(playground: Playground) 
         assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.kernel
 def test_at_level_info_many_syncs_are_one_line(playground: Playground) -> None:
     file = playground.manifests / "all.json"
     save(file, *web(1, 1))
@@ -262,6 +267,7 @@ def test_at_level_info_many_syncs_are_one_line(playground: Playground) -> None:
         assert "names=default/web-1" in agent.log
 
 
+@pytest.mark.kernel
 def test_the_configuration_says_how_the_log_is_written(playground: Playground) -> None:
     save(playground.manifests / "all.json", *web(1, 1))
     playground.configure("logging: {format: json, verbosity: 4}")
@@ -270,6 +276,7 @@ def test_the_configuration_says_how_the_log_is_written(playground: Playground) -
         assert all(json.loads(line)["level"] for line in agent.log.splitlines())
 
 
+@pytest.mark.kernel
 def test_names_of_tenants_cannot_write_to_a_terminal(playground: Playground) -> None:
     hostile = service("web", ["10.96.0.2"], annotations={"rulegen.io/weights": HOSTILE.replace("\ud800", "") * 1000})
     save(playground.manifests / "all.json", hostile)
