@@ -86,26 +86,27 @@ class _Flood:
 
     def __init__(self, put: Callable[[Any], object]) -> None:
         self._put = put
-        self._services = self._rate = 0
+        self._order = (1, 0)
         self.changes = 0
         threading.Thread(target=self._run, daemon=True).start()
 
     def set(self, services: int, rate: int) -> None:
-        self._services, self._rate = services, rate
+        self._order = (services, rate)
 
     def _run(self) -> None:
         due = time.monotonic()
         while True:
-            if not self._rate:
+            services, rate = self._order
+            if not rate:
                 time.sleep(0.01)
                 due = time.monotonic()
                 continue
-            turn, index = divmod(self.changes, self._services)
+            turn, index = divmod(self.changes, services)
             changed = slice_of(index, 0)
             changed["endpoints"][0]["addresses"] = [endpoint_address(index, ENDPOINTS + 1 + turn % 2)]
             self._put(changed)
             self.changes += 1
-            due += 1 / self._rate
+            due += 1 / rate
             time.sleep(max(0.0, due - time.monotonic()))
 
 
