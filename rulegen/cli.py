@@ -6,6 +6,7 @@ Rooms are imported inside the commands that need them, so that `--help` is there
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 import click
 
 from rulegen import collector
-from rulegen.errors import RulegenError
+from rulegen.errors import RulegenError, lines, one_line
 
 if TYPE_CHECKING:
-    from rulegen.config import Configuration, NodeConfiguration
+    from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.explain.model import Ruleset, View
     from rulegen.explain.text import TextLine
@@ -52,11 +53,16 @@ class Input(NamedTuple):
 
 
 def _say(message: str) -> None:
-    click.echo(f"rulegen: {message}", err=True)
+    click.echo(f"rulegen: {one_line(message)}", err=True)
+
+
+def _echo(text: str, **style: Any) -> None:
+    """Prints text of several lines perhaps, in which others' names and comments may be: no terminal obeys them."""
+    click.secho("\n".join(one_line(line, None) for line in text.split("\n")), **style)
 
 
 def _fail(message: str) -> NoReturn:
-    for line in message.splitlines():
+    for line in lines(message.strip()):
         _say(line)
     sys.exit(EXIT_ERROR)
 
@@ -215,7 +221,7 @@ def diff(against: str | None, output: str, **options: Any) -> None:
         _print_document({"summary": summary, "changes": [change.document for change in difference.changes()]})
     else:
         _print_changes(difference.changes())
-        click.echo(str(difference))
+        _echo(str(difference))
     sys.exit(EXIT_DIFFERENT if difference else 0)
 
 
@@ -241,26 +247,26 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     target = _make_target(configuration.target, options["iptables_variant"])
     done = target.apply(cluster, configuration.node, _print_plan, dry_run=dry_run)
     if done.difference:
-        click.echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
+        _echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
     if not dry_run:
         for place in [*done.removed, *_remove([_other_target(configuration.target)])]:
-            click.echo(f"removed {place}")
+            _echo(f"removed {place}")
 
 
 def _print_plan(difference: Difference) -> None:
     if not difference:
-        click.echo("nothing to change")
+        _echo("nothing to change")
     elif len(difference) <= _SHOWN_CHANGES:
         _print_changes(difference.changes())
     else:
         for line in difference.counts():
-            click.echo(line)
+            _echo(line)
 
 
 def _refuse_beside_agent() -> None:
-    from rulegen.agent.lock import running_agent
+    from rulegen.agent.lock import holder
 
-    agent = running_agent()
+    agent = holder()
     if agent is not None:
         _fail(f"an agent runs on this node ({agent}) and would undo it: stop it first, or use --force")
 
@@ -290,9 +296,9 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
 
         removed = _remove([NftablesTarget(), IptablesTarget()])
     for place in removed:
-        click.echo(f"removed {place}")
+        _echo(f"removed {place}")
     if not removed:
-        click.echo("nothing to remove")
+        _echo("nothing to remove")
 
 
 def _remove(targets: Sequence[Target]) -> list[str]:
@@ -337,10 +343,15 @@ def _refuse_beside_kube_proxy() -> None:
 @_target_options
 @click.option("--apiserver", metavar="URL", help="Where its API server is, instead of what the kubeconfig says.")
 @click.option("--dry-run", is_flag=True, help="Print each change, and apply none.")
-def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="How much to say on standard error; debug: every sync. [default: what --config says, or info]",
+)
+def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options: Any) -> None:
     """Follow the cluster, or files, and keep the kernel's rules equal. Exit status 0 on SIGTERM.
 
-    A change of the file that --config names takes effect at once.
+    A change of the file that --config names takes effect at once; on SIGHUP everything is read anew.
 
     \b
     Examples:
@@ -350,12 +361,21 @@ def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
     from functools import partial
 
     from rulegen.agent.assembly import Options
-    from rulegen.agent.process import configure_logging, run
+    from rulegen.agent.log import LEVELS, Log, level_of_verbosity
+    from rulegen.agent.printed import Printout
+    from rulegen.agent.process import run
 
     source = _pack(options)
     if "-" in source.files:
         _fail("the agent cannot follow standard input: name files or folders with -f")
-    configure_logging()
+    log = Log()
+
+    def configure_log(settings: AgentConfiguration) -> None:
+        log.configure(
+            settings.log_format, LEVELS[log_level] if log_level else level_of_verbosity(settings.log_verbosity)
+        )
+
+    printout = Printout() if dry_run else None
     run(
         Options(
             load=partial(_agent_configuration, source, _warn_once()),
@@ -363,9 +383,12 @@ def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
             variant=_variant(options["iptables_variant"]),
             files=source.files,
             server=apiserver or "",
-            print_line=click.echo if dry_run else None,
+            print_line=printout.print if printout else None,
+            configure_log=configure_log,
         )
     )
+    if printout is not None:
+        printout.close()
 
 
 def _agent_configuration(source: Input, warn: Callable[[str], None]) -> Configuration:
@@ -498,8 +521,9 @@ def lint(output: str, **options: Any) -> None:
     else:
         for finding in findings:
             reason = click.style(finding.reason.value, fg="yellow")
-            click.echo(f"{click.style(finding.subject, bold=True)}: {reason}: {finding.message}")
-        click.echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
+            subject = click.style(one_line(finding.subject), bold=True)
+            click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
+        _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
     sys.exit(EXIT_DIFFERENT if findings else 0)
 
 
@@ -567,7 +591,7 @@ def _print_explanation(
         Tone.BAD: {"fg": "red"},
     }
     for line in lines(explanation):
-        click.secho(line.text, **styles.get(line.tone, {}))
+        _echo(line.text, **styles.get(line.tone, {}))
 
 
 # ---- snapshot ----
@@ -612,11 +636,11 @@ def golden_check(folders: tuple[str, ...]) -> None:
     for folder in folder_paths:
         difference = scenarios.check(scenarios.read_scenario(folder))
         for line in difference.wrong_flows:
-            click.echo(line)
+            _echo(line)
         for line in difference.ruleset:
-            click.secho(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
+            _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
         different += bool(difference)
-    click.echo(f"{len(folder_paths)} scenarios, {different} different")
+    _echo(f"{len(folder_paths)} scenarios, {different} different")
     sys.exit(EXIT_DIFFERENT if different else 0)
 
 
@@ -637,8 +661,8 @@ def golden_update(folders: tuple[str, ...]) -> None:
         changed = scenarios.update(scenarios.read_scenario(folder))
         rewritten += bool(changed)
         for path in changed:
-            click.echo(f"rewrote {path}")
-    click.echo(f"{len(paths)} scenarios, {rewritten} rewritten")
+            _echo(f"rewrote {path}")
+    _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 
 @main.command()
@@ -751,10 +775,12 @@ def _make_target(kind: Kind, variant: str) -> Target:
 def _print_changes(changes: Iterable[ShownChange]) -> None:
     colours = {"+": "green", "~": "yellow", "-": "red"}
     for change in changes:
-        click.secho(change.text, fg=colours[change.sign])
+        _echo(change.text, fg=colours[change.sign])
 
 
 def _print_document(document: object) -> None:
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    # Marks that change the direction of writing are legal in JSON; a terminal would obey them.
+    click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))

@@ -28,6 +28,7 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     Family,
+    LogFormat,
     NodeConfiguration,
     SocketAddress,
     Target,
@@ -87,7 +88,9 @@ _UNSUPPORTED = {
     "featureGates": "there are no feature gates",
     "iptables.snatNodeInternalIP": "the source address is that of the interface by which a packet leaves",
     "ipvs": "there is no ipvs target",
-    "logging": "these are options of kube-proxy's own log",
+    "logging.flushFrequency": "each line is written at once",
+    "logging.options": "each line is written at once, to standard error",
+    "logging.vmodule": "there is one level for the whole program",
     "portRange": "kube-proxy does not use it either",
     "showHiddenMetricsForVersion": "no metric is hidden",
     "windowsRunAsService": "it is for Windows",
@@ -101,7 +104,6 @@ _UNSET: dict[str, Sequence[object]] = {
     "ipvs.minSyncPeriod": ("1s",),
     "ipvs.syncPeriod": ("30s",),
     "logging.flushFrequency": ("5s", 5 * 10**9),
-    "logging.format": ("text",),
 }
 
 
@@ -380,6 +382,8 @@ def _agent(fields: Fields, stanza: _TargetStanza, bind_address: str) -> AgentCon
         sync_period=stanza.syncPeriod,
         min_sync_period=stanza.minSyncPeriod,
         conntrack=_conntrack(fields),
+        log_format=fields.text("logging.format", one_of(LogFormat), LogFormat.TEXT),
+        log_verbosity=fields.integer("logging.verbosity", 0, INT32_MAX, 0),
     )
 
 

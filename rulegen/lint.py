@@ -170,17 +170,17 @@ def _rounded_weights(checked: _Checked) -> _Found:
 
 
 def _unmatched_weights(checked: _Checked) -> _Found:
-    subjects = {
-        (item.target, item.node, item.backend.address) for reasons in checked.reasons for item in reasons.endpoints
-    }
-    if not subjects:
+    endpoints = [item for reasons in checked.reasons for item in reasons.endpoints]
+    names = {name for item in endpoints for name in (item.target, item.node, item.backend.address)}
+    if not endpoints:
         return
     try:
         rules = parse_service_weights(checked.service.metadata.annotations)
     except ValueError:  # routing's own finding
         return
-    for rule in rules:
-        if not any(rule.matches(names) for names in subjects):
+    matched = {rule for name in names for rule in rules.matching(name)}
+    for rule in rules.rules:
+        if rule not in matched:
             message = f"annotation {SERVICE_ANNOTATION}: {shown(rule.glob)} matches no endpoint's pod, node or address"
             yield Reason.UNMATCHED_WEIGHT, f"{message} (D9)"
 

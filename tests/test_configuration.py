@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rulegen.agent.log import level_of_verbosity
 from rulegen.config import (
     KUBE_PROXY_CONNTRACK,
     AgentConfiguration,
@@ -19,6 +21,7 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     Family,
+    LogFormat,
     NodeConfiguration,
     SocketAddress,
     Target,
@@ -615,7 +618,8 @@ def test_localhost_nodeports_are_refused_by_name() -> None:
         ("ipvs.excludeCIDRs", ["10.0.0.0/8"]),
         ("ipvs.syncPeriod", "31s"),
         ("logging.options", {"json": {"splitStream": True}}),
-        ("logging.verbosity", 4),
+        ("logging.flushFrequency", "1s"),
+        ("logging.vmodule", [{"filePattern": "proxier", "verbosity": 5}]),
         ("clientConnection.qps", 50),
         ("clientConnection.burst", 100),
         ("configSyncPeriod", "5m"),
@@ -643,6 +647,19 @@ def test_keys_that_are_no_text_are_reported_on_one_line() -> None:
         "kp.yaml: 5: unknown field; has no effect",
         'kp.yaml: "a\\nb": unknown field; has no effect',
         "kp.yaml: conntrack.true: unknown field; has no effect",
+    ]
+
+
+def test_the_log() -> None:
+    configuration, warnings = read_configuration({"logging": {"format": "json", "verbosity": 4}}, "kp.yaml")
+    assert (configuration.agent.log_format, configuration.agent.log_verbosity) == (LogFormat.JSON, 4)
+    assert warnings == []
+    assert [level_of_verbosity(verbosity) for verbosity in (0, 2, 3, 4, 9)] == [logging.INFO] * 3 + [logging.DEBUG] * 2
+    with pytest.raises(InputError) as caught:
+        read_configuration({"logging": {"format": "xml", "verbosity": -1}}, "kp.yaml")
+    assert str(caught.value).splitlines() == [
+        'kp.yaml: logging.format: expected text or json, got "xml"',
+        f"kp.yaml: logging.verbosity: expected 0 to {2**31 - 1}, got -1",
     ]
 
 

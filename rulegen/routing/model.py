@@ -7,6 +7,8 @@ entries a target's.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from enum import Enum, StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -191,6 +193,7 @@ class Reason(StrEnum):
     UNUSABLE_RANGE = "UnusableSourceRange"
     OPEN_FAMILY = "SourceRangesLeaveFamilyOpen"
     MALFORMED_WEIGHT = "MalformedWeight"
+    TOO_MANY_ENDPOINTS = "TooManyEndpoints"
     SKIPPED_PORT = "SkippedEndpointPort"
     UNKNOWN_NODE = "UnknownNode"
     # Found by the agent at its start, about its host.
@@ -213,9 +216,29 @@ class Reason(StrEnum):
     UNMATCHED_WEIGHT = "WeightMatchesNothing"
 
 
+# Of one object and reason, so many findings; the last says how many more there were.
+_MOST_FINDINGS = 10
+
+
 class Finding(NamedTuple):
     """Something legal but probably wrong, for logs, `lint` and Events: the object (`Service default/web`) and why."""
 
     subject: str
     reason: Reason
     message: str
+
+
+def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The same findings, but of one object and reason only the first few: one object may hold thousands of mistakes."""
+    counts: Counter[tuple[str, Reason]] = Counter()
+    kept = []
+    for finding in findings:
+        counts[finding.subject, finding.reason] += 1
+        if counts[finding.subject, finding.reason] <= _MOST_FINDINGS:
+            kept.append(finding)
+    kept += (
+        Finding(subject, reason, f"and {count - _MOST_FINDINGS} more like these")
+        for (subject, reason), count in counts.items()
+        if count > _MOST_FINDINGS
+    )
+    return tuple(kept)

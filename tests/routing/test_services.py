@@ -157,7 +157,7 @@ def test_rule_12_unusable_addresses_are_skipped_and_reported_blank_ones_in_silen
     assert list(frontends(item)) == [(FrontendKind.CLUSTER_IP, "10.96.0.10")]
     reported = findings(item)
     assert [reason for reason, _ in reported] == [Reason.UNUSABLE_ADDRESS] * 5
-    assert any("'web'" in message and "externalIPs" in message for _, message in reported)
+    assert any('"web"' in message and "externalIPs" in message for _, message in reported)
 
 
 def vip(item: Service, family: Family = V4) -> Frontend:
@@ -171,7 +171,7 @@ def test_rule_13_ranges_trimmed_invalid_ones_dropped_collapsed() -> None:
     item = service(vips=["192.0.2.1"], ranges=[" 10.1.0.0/16 ", "10.1.2.0/24", "nonsense", "10.0.0.7/16", ""])
     assert vip(item).allowed_sources == ("10.0.0.0/15",)
     assert findings(item) == [
-        (Reason.UNUSABLE_RANGE, "loadBalancerSourceRanges: 'nonsense' is not a CIDR; skipped (rule 12)")
+        (Reason.UNUSABLE_RANGE, 'loadBalancerSourceRanges: "nonsense" is not a CIDR; skipped (rule 12)')
     ]
 
 
