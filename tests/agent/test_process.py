@@ -130,6 +130,7 @@ def test_from_an_empty_kernel_the_api_server_is_reached_directly(
     api_server.put(*web(1, 1), node(), service_cidr("10.96.0.0/16"))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*web(1, 1), node(), service_cidr("10.96.0.0/16")], 10.0)
+        agent.wait_for("sync mode=full", 10.0)
         assert "programmed by this agent" not in agent.log
         assert len(agent.syncs()) == 1
 
