@@ -26,11 +26,12 @@ from rulegen.agent.readiness import Readiness
 from rulegen.agent.reporting import Reporting
 from rulegen.agent.takeover import Takeover
 from rulegen.agent.worker import Worker
-from rulegen.config import AgentConfiguration, Configuration, DetectLocalMode
+from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode
 from rulegen.errors import printable
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
 from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
+from rulegen.routing.model import Finding, Reason
 
 if TYPE_CHECKING:
     from rulegen.agent.events import EventRecorder
@@ -94,7 +95,6 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         source, followed, observers = _source(options, configuration, inbox, engine)
         observers.append(Reporting())
         if options.print_line is None:
-            _set_sysctls(configuration)
             recorder = _recorder(options, configuration, stack)
             observers += _observers(dataplane, engine, recorder, stack)
         else:
@@ -122,16 +122,24 @@ def _source(
         return FileSource(options.files, inbox.deliver_together), ", ".join(map(printable, options.files)), []
     from rulegen.kube.api import connect
 
-    api = connect(configuration.agent.kubeconfig, options.server)
+    api = connect(configuration.agent.kubeconfig, options.server, _LOG.warning)
     return Follower(api, configuration.node.node_name, inbox.deliver), api.server, [Bootstrap(api.server, engine)]
 
 
-def _set_sysctls(configuration: Configuration) -> None:
-    """Rule 71."""
-    from rulegen.conntrack.sysctls import apply_sysctls
+def _set_sysctls(settings: Conntrack, node_name: str, recorder: EventRecorder | None) -> list[Finding]:
+    """Rule 71. What the host refuses is said, in the log and in an Event, and the node does without (D11)."""
+    from rulegen.agent.events import NodeReference
+    from rulegen.conntrack.sysctls import set_sysctls
 
-    for change in apply_sysctls(configuration.agent.conntrack):
+    done = set_sysctls(settings)
+    for change in done.changes:
         _LOG.info("sysctl %s", change)
+    findings = [Finding(f"Node {node_name}", Reason.SYSCTL_NOT_SET, problem) for problem in done.problems()]
+    for finding in findings:
+        _LOG.warning("%s", finding.message)
+        if recorder is not None:
+            recorder.record(NodeReference(node_name), finding.reason.value, finding.message, action="Start")
+    return findings
 
 
 def _recorder(options: Options, configuration: Configuration, stack: ExitStack) -> EventRecorder | None:
@@ -165,6 +173,7 @@ def _observers(
     limits = shares()
     server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families)
+    metrics.found_at_the_start(_set_sysctls(agent.conntrack, configuration.node.node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
     telling = Telling(engine, recorder)
     servers = ServiceHealthServers(health, server, limits.listeners, telling.health_check)

@@ -116,6 +116,11 @@ class Metrics:
             if changes.node_findings is not None:
                 self._findings.changed({None: changes.node_findings})
 
+    def found_at_the_start(self, findings: Sequence[Finding]) -> None:
+        """What is wrong with the host, and stays so."""
+        with self._lock:
+            self._findings.changed({"host": tuple(findings)})
+
     def drift(self) -> None:
         """Another program changed the rules."""
         self._drift.inc()
@@ -385,8 +390,8 @@ class _Findings:
         self._gauge = make.gauge("rulegen_findings", "Findings about objects: legal but probably wrong", "reason")
         # It is shown before there is one.
         self._gauge.labels(Reason.DUPLICATE_FRONTEND.value)
-        # None: the node.
-        self._now: dict[tuple[str, str] | None, tuple[Finding, ...]] = {}
+        # None: the node; "host": what the node runs on.
+        self._now: dict[tuple[str, str] | str | None, tuple[Finding, ...]] = {}
 
     def changed(self, findings: Mapping[Any, tuple[Finding, ...]]) -> None:
         for key, after in findings.items():

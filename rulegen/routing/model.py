@@ -196,6 +196,8 @@ class Reason(StrEnum):
     TOO_MANY_ENDPOINTS = "TooManyEndpoints"
     SKIPPED_PORT = "SkippedEndpointPort"
     UNKNOWN_NODE = "UnknownNode"
+    # Found by the agent at its start, about its host.
+    SYSCTL_NOT_SET = "SysctlNotSet"
     # These are found only by `lint`, which sees all objects at once.
     ALL_WEIGHTS_ZERO = "AllWeightsZero"
     IGNORED_AFFINITY_TIMEOUT = "AffinityTimeoutIgnored"

@@ -107,11 +107,14 @@ class Ground:
 
     def configure(self, *lines: str) -> None:
         """Writes the configuration: that of all tests, and lines of its own."""
+        # In a namespace that is not the host's some of kube-proxy's sysctls cannot be set.
+        conntrack = "conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}"
         text = "\n".join(
             [
                 "apiVersion: kubeproxy.config.k8s.io/v1alpha1",
                 "kind: KubeProxyConfiguration",
                 f"clusterCIDR: {','.join(CONFIGURATION.cluster_cidrs)}",
+                *([] if any(line.startswith("conntrack:") for line in lines) else [conntrack]),
                 *lines,
                 "",
             ]

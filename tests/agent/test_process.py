@@ -48,6 +48,29 @@ def test_a_changed_configuration_takes_effect_at_once(playground: Playground) ->
         assert agent.process.wait(patience(15)) == 0
 
 
+def test_a_mounted_config_map_that_is_exchanged_takes_effect(playground: Playground, tmp_path: Path) -> None:
+    """The kubelet writes another folder, and exchanges the link `..data` that the file's own link goes through."""
+    mounted = tmp_path / "mounted"
+    base = Path(playground.config).read_text()
+
+    def exchange(number: int, text: str) -> None:
+        (mounted / f"..{number}").mkdir(parents=True)
+        (mounted / f"..{number}" / "config.conf").write_text(text)
+        (mounted / "..new").symlink_to(f"..{number}")
+        (mounted / "..new").rename(mounted / "..data")
+
+    exchange(1, base)
+    (mounted / "config.conf").symlink_to("..data/config.conf")
+    save(playground.manifests / "all.json", *web(1, 1))
+    with playground.agent("-f", str(playground.manifests), "--config", str(mounted / "config.conf")) as agent:
+        agent.wait_for("sync mode=full", 10.0)
+        for bit in (15, 16):
+            exchange(bit, f"{base}nftables: {{masqueradeBit: {bit}}}\n")
+            mark = f"meta mark set meta mark | {1 << bit:#010x}"
+            wait_until(lambda mark=mark: mark in _ruleset(playground), 10.0)  # type: ignore[misc]
+        assert agent.log.count("starting over") == 2
+
+
 def test_a_configuration_that_the_host_cannot_follow_is_not_kept(playground: Playground) -> None:
     file = playground.manifests / "all.json"
     save(file, *web(1, 1))
