@@ -96,7 +96,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         observers.append(Reporting())
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
-            observers += _observers(dataplane, engine, recorder, stack)
+            observers += _observers(dataplane, engine, inbox, recorder, stack)
         else:
             observers.append(Telling(engine, None))
         inbox.weigh(engine.cluster.large)
@@ -155,7 +155,7 @@ def _recorder(options: Options, configuration: Configuration, stack: ExitStack) 
 
 
 def _observers(
-    dataplane: Dataplane, engine: Engine, recorder: EventRecorder | None, stack: ExitStack
+    dataplane: Dataplane, engine: Engine, inbox: Inbox, recorder: EventRecorder | None, stack: ExitStack
 ) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
     from rulegen.agent.descriptors import shares
@@ -173,6 +173,7 @@ def _observers(
     limits = shares()
     server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families)
+    metrics.count_waiting(inbox.waiting)
     metrics.found_at_the_start(_set_sysctls(agent.conntrack, configuration.node.node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
     telling = Telling(engine, recorder)

@@ -116,6 +116,11 @@ class Inbox:
             self._prompt.clear()
         return events
 
+    def waiting(self) -> int:
+        """How many changes wait for their turn; may be asked by any thread."""
+        with self._lock:
+            return len(self._quiet) + len(self._restless) + sum(map(len, self._large.values()))
+
     def wait(self) -> float | None:
         """In how many seconds `take` has changes that wait for their turn; 0: now; None: there are none."""
         if self._quiet or self._restless:
@@ -199,6 +204,9 @@ class _Queue:
     def __init__(self) -> None:
         # The namespace whose turn it is comes first.
         self._namespaces: dict[str, dict[ObjectKey, Upsert | Delete]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._namespaces.values()))
 
     def __bool__(self) -> bool:
         return bool(self._namespaces)

@@ -71,7 +71,9 @@ def test_a_namespace_in_which_much_changes_holds_up_no_other(inbox: Inbox) -> No
     for number in range(1000):
         inbox.deliver(_busy(number))
     inbox.deliver(_busy(1, "quiet"))
+    assert inbox.waiting() == 1001
     first = inbox.take(20)
+    assert inbox.waiting() == 981
     assert len(first) == 20
     assert _busy(1, "quiet") in first
     rest = []
