@@ -59,11 +59,21 @@ def following(*paths: Path) -> Iterator[Turns]:
         assert not followed.thread.is_alive()
 
 
-def replace(link: Path, target: str) -> None:
+def replace(link: Path, target: str | Path) -> Path:
     """As `ln -sfn`, and the kubelet: in one step."""
     fresh = link.with_name("..fresh")
     fresh.symlink_to(target)
-    fresh.rename(link)
+    return fresh.rename(link)
+
+
+def remove(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    return folder
+
+
+def remove_file(file: Path) -> Path:
+    file.unlink()
+    return file
 
 
 def written(file: Path, text: str) -> Path:
@@ -98,20 +108,20 @@ FOLDERS: dict[str, tuple[Change, list[Change]]] = {
         [
             lambda root: written(root / "m/sub/sub/b.yaml", "1"),
             lambda root: written(root / "m/sub/sub/b.yaml", "22"),
-            lambda root: shutil.rmtree(root / "m/sub"),
+            lambda root: remove(root / "m/sub"),
         ],
     ),
     "the folder is made anew": (
         lambda root: written(root / "m/a.yaml", "1"),
         [
-            lambda root: (shutil.rmtree(root / "m"), written(root / "m/a.yaml", "2")),
+            lambda root: (remove(root / "m"), written(root / "m/a.yaml", "2")),
             lambda root: written(root / "m/a.yaml", "33"),
         ],
     ),
     "the folder is gone for a while": (
         lambda root: written(root / "m/a.yaml", "1"),
         [
-            lambda root: shutil.rmtree(root / "m"),
+            lambda root: remove(root / "m"),
             lambda root: written(root / "m/a.yaml", "2"),
             lambda root: written(root / "m/a.yaml", "33"),
         ],
@@ -135,8 +145,8 @@ FOLDERS: dict[str, tuple[Change, list[Change]]] = {
         lambda root: (
             written(root / "m/..1/a.yaml", "1"),
             written(root / "m/..2/a.yaml", "1"),
-            (root / "m/..data").symlink_to("..1"),
-            (root / "m/a.yaml").symlink_to("..data/a.yaml"),
+            replace(root / "m/..data", "..1"),
+            replace(root / "m/a.yaml", "..data/a.yaml"),
         ),
         [lambda root: replace(root / "m/..data", "..2"), lambda root: replace(root / "m/..data", "..1")],
     ),
@@ -144,8 +154,8 @@ FOLDERS: dict[str, tuple[Change, list[Change]]] = {
         lambda root: (
             written(root / "v1/a.yaml", "1"),
             written(root / "v2/a.yaml", "1"),
-            (root / "current").symlink_to("v1"),
-            (root / "m").symlink_to(root / "current"),
+            replace(root / "current", "v1"),
+            replace(root / "m", root / "current"),
         ),
         [
             lambda root: written(root / "v1/a.yaml", "22"),
@@ -160,8 +170,8 @@ FOLDERS: dict[str, tuple[Change, list[Change]]] = {
             written(root / "m/b.yaml", "1"),
             written(root / "far/v1/a.yaml", "1"),
             written(root / "far/v2/a.yaml", "1"),
-            (root / "far/current").symlink_to("v1"),
-            (root / "m/a.yaml").symlink_to("../far/current/a.yaml"),
+            replace(root / "far/current", "v1"),
+            replace(root / "m/a.yaml", "../far/current/a.yaml"),
         ),
         [
             lambda root: written(root / "far/v1/a.yaml", "22"),
@@ -170,8 +180,8 @@ FOLDERS: dict[str, tuple[Change, list[Change]]] = {
         ],
     ),
     "a link that leads nowhere for a while": (
-        lambda root: (written(root / "m/b.yaml", "1"), (root / "m/a.yaml").symlink_to("../a.yaml")),
-        [lambda root: written(root / "a.yaml", "1"), lambda root: (root / "a.yaml").unlink()],
+        lambda root: (written(root / "m/b.yaml", "1"), replace(root / "m/a.yaml", "../a.yaml")),
+        [lambda root: written(root / "a.yaml", "1"), lambda root: remove_file(root / "a.yaml")],
     ),
 }
 
