@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from rulegen.errors import printable, shown
 from rulegen.kube.addresses import canonical_address
@@ -104,64 +104,67 @@ def _is_like_ours(group: str) -> bool:
 # ---- objects ----
 
 
+# What is found in an object, without its name.
+_Found: TypeAlias = Iterator[tuple[Mistake, str]]
+
+
 def mistakes_of(
     services: Sequence[Service], unselected: Sequence[Service], slices: Sequence[EndpointSlice]
 ) -> list[Notice]:
     """All that is found in objects. `unselected`: Services that other proxies serve (rule 1)."""
-    found = list(_in_all(services, unselected, slices))
+    found = [Notice(INPUT, *mistake) for mistake in _in_all(services, unselected, slices)]
     for service in services:
-        found += _in_service(service)
+        found += [Notice(_subject(service), *mistake) for mistake in _in_service(service)]
     for item in slices:
-        found += _in_slice(item)
+        found += [Notice(_subject(item), *mistake) for mistake in _in_slice(item)]
     return found
 
 
-def _in_all(
-    services: Sequence[Service], unselected: Sequence[Service], slices: Sequence[EndpointSlice]
-) -> Iterator[Notice]:
+def _subject(item: Service | EndpointSlice) -> str:
+    return f"{type(item).__name__} {item.metadata.namespace}/{item.metadata.name}"
+
+
+def _in_all(services: Sequence[Service], unselected: Sequence[Service], slices: Sequence[EndpointSlice]) -> _Found:
     if not services and not unselected:
-        yield Notice(INPUT, Mistake.NO_SERVICES, "holds no Service, so there are rules for none (rule 1)")
+        yield Mistake.NO_SERVICES, "holds no Service, so there are rules for none (rule 1)"
     elif not slices and any(service.spec.cluster_ip not in ("", "None") for service in services):
         message = "holds no EndpointSlice, so every Service rejects (rule 36); `kubectl get all` does not print them"
-        yield Notice(INPUT, Mistake.NO_SLICES, message)
+        yield Mistake.NO_SLICES, message
 
 
-def _in_service(service: Service) -> Iterator[Notice]:
+def _in_service(service: Service) -> _Found:
     spec = service.spec
-    subject = f"Service {service.metadata.namespace}/{service.metadata.name}"
     if spec.cluster_ips and spec.cluster_ips[0] != spec.cluster_ip:
         message = f"clusterIP is {shown(spec.cluster_ip)}, and the first of clusterIPs {shown(spec.cluster_ips[0])}"
-        yield Notice(subject, Mistake.CLUSTER_IP_MISMATCH, f"{message}: Kubernetes has them equal (rule 5)")
+        yield Mistake.CLUSTER_IP_MISMATCH, f"{message}: Kubernetes has them equal (rule 5)"
     elif not spec.cluster_ip and spec.type != "ExternalName":
-        message = "has no clusterIP, as before it is created: no rules for it (rule 4)"
-        yield Notice(subject, Mistake.NO_CLUSTER_IP, message)
-    yield from _unusual(subject, "clusterIP", dict.fromkeys([spec.cluster_ip, *(spec.cluster_ips or ())]))
+        yield Mistake.NO_CLUSTER_IP, "has no clusterIP, as before it is created: no rules for it (rule 4)"
+    yield from _unusual("clusterIP", dict.fromkeys(spec.cluster_ips or (spec.cluster_ip,)))
     if spec.external_ips:
-        yield from _unusual(subject, "externalIP", spec.external_ips)
+        yield from _unusual("externalIP", spec.external_ips)
     if service.status and service.status.load_balancer:
         ingresses = service.status.load_balancer.ingress or ()
-        yield from _unusual(subject, "load-balancer VIP", [ingress.ip for ingress in ingresses])
+        yield from _unusual("load-balancer VIP", [ingress.ip for ingress in ingresses])
 
 
-def _in_slice(item: EndpointSlice) -> Iterator[Notice]:
+def _in_slice(item: EndpointSlice) -> _Found:
     if item.address_type != "FQDN":
-        for endpoint in item.endpoints or ():
-            if endpoint.addresses and endpoint.addresses[0].startswith(_MAYBE_UNUSUAL):
-                subject = f"EndpointSlice {item.metadata.namespace}/{item.metadata.name}"
-                yield from _unusual(subject, "endpoint", endpoint.addresses[:1])
+        texts = [endpoint.addresses[0] for endpoint in item.endpoints or () if endpoint.addresses]
+        yield from _unusual("endpoint", [text for text in texts if text[:2] in _BEGINNINGS])
 
 
-# A quick look, since there are many: the beginnings of all that may be unusual.
-_MAYBE_UNUSUAL = ("0", "127.", "169.254.", "22", "23", "255.", ":", "fe", "ff", "FE", "FF", "Fe", "Ff", "fE", "fF")
+# A quick look, since there are many addresses: how all begin that may be unusual.
+_BEGINNINGS = frozenset(
+    ("0.", "00", "0:", "12", "16", "22", "23", "25", "::", "fe", "ff", "FE", "FF", "Fe", "Ff", "fE", "fF")
+)
 
 
-def _unusual(subject: str, field: str, addresses: Iterable[str]) -> Iterator[Notice]:
+def _unusual(field: str, addresses: Iterable[str]) -> _Found:
     for text in addresses:
-        address = canonical_address(text.strip()) if text.startswith(_MAYBE_UNUSUAL) else None
+        address = canonical_address(text.strip()) if text[:2] in _BEGINNINGS else None
         kind = _unusual_kind(address) if address else ""
         if kind:
-            message = f"{field} {address} is {kind} address, which is hardly meant (rule 12)"
-            yield Notice(subject, Mistake.UNUSUAL_ADDRESS, message)
+            yield Mistake.UNUSUAL_ADDRESS, f"{field} {address} is {kind} address, which is hardly meant (rule 12)"
 
 
 def _unusual_kind(address: str) -> str:
