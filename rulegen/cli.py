@@ -575,6 +575,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
 
         node = for_families(node, host_families())
     cluster = _cluster(manifests, node)
+    _say_mistakes(manifests)
     for finding in cluster.findings():
         if finding.subject.startswith("Node "):
             _say(f"warning: {finding.subject}: {finding.message}")
@@ -724,14 +725,18 @@ def _read_input(source: Input) -> tuple[Cluster, Configuration]:
 
 def _compile(manifests: Manifests, configuration: Configuration) -> Cluster:
     """The cluster as the node sees it; says what is probably wrong with it."""
-    from rulegen.kube.mistakes import summary
-
     cluster = _cluster(manifests, configuration.node)
-    for line in summary(manifests.mistakes()):
-        _say_warning(line)
+    _say_mistakes(manifests)
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
     return cluster
+
+
+def _say_mistakes(manifests: Manifests) -> None:
+    from rulegen.kube.mistakes import summary
+
+    for line in summary(manifests.mistakes()):
+        _say_warning(line)
 
 
 def _load(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import example, given
@@ -286,31 +287,42 @@ def test_folders_that_lead_to_each_other_are_read_once(tmp_path: Path) -> None:
     assert sorted(read(tmp_path)) == list(range(12))  # type: ignore[type-var]
 
 
-def test_a_file_is_read_as_it_was_at_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is overwritten in place, again and again, while it is read: half of one and half of the other is neither."""
-    monkeypatch.setattr(documents, "_PAUSE", 0.0)
-    texts = [f"a: {letter * 3_000_000}\n" for letter in "xyz"]
-    file = write(tmp_path / "a.yaml", texts[0])
-    stopping = threading.Event()
+@pytest.mark.parametrize("moment", [1, 2])
+def test_a_file_is_read_as_it_was_at_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+    """It is overwritten in place between a look at its state and the reading, or between the reading and a look."""
+    file = write(tmp_path / "a.yaml", "a: 1")
+    original, looks = documents._state, itertools.count(1)
 
-    def overwrite() -> None:
-        with file.open("r+") as output:
-            for text in itertools.cycle(texts):
-                if stopping.is_set():
-                    return
-                output.seek(0)
-                output.write(text)
-                output.flush()
+    def state(opened: BinaryIO) -> tuple[int, int]:
+        if next(looks) == moment:
+            found = original(opened)
+            file.write_text("a: 2\nb: 3")
+            return original(opened) if moment == 2 else found
+        return original(opened)
 
-    writer = threading.Thread(target=overwrite)
-    writer.start()
-    try:
-        for _ in range(5):
-            (found,) = read(file)
-            assert found == f"{file}: changes while it is read" or found in [{"a": text[3:-1]} for text in texts]
-    finally:
-        stopping.set()
-        writer.join()
+    monkeypatch.setattr(documents, "_state", state)
+    assert read(file) == [{"a": 2, "b": 3}]
+    assert next(looks) >= 5
+
+
+def test_a_file_that_was_changed_just_now_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a tick of the file system's clock, a second change leaves no trace in the file's state."""
+    file = write(tmp_path / "a.yaml", "a: 1")
+    before = file.stat()
+    pauses: list[float] = []
+
+    def overwrite(seconds: float) -> None:
+        pauses.append(seconds)
+        file.write_text("a: 2")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    monkeypatch.setattr(documents, "_TICK", 60.0)
+    monkeypatch.setattr(documents, "_ATTEMPTS", 3)
+    monkeypatch.setattr("rulegen.kube.documents.time.sleep", overwrite)
+    assert read(file) == [f"{file}: changes while it is read"]
+    assert len(pauses) == 2
+    monkeypatch.setattr(documents, "_TICK", 0.0)
+    assert read(file) == [{"a": 2}]
 
 
 def test_a_file_that_does_not_stop_changing_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
