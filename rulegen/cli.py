@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rulegen.explain.model import Ruleset, View
     from rulegen.explain.text import TextLine
     from rulegen.iptables.programs import Variant
-    from rulegen.kube.manifests import Manifests
+    from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.routing.cluster import Cluster
     from rulegen.targets.model import Difference, ShownChange, Target
 
@@ -48,6 +48,7 @@ class Input(NamedTuple):
     node: str = ""
     config: str = ""
     skip_invalid: bool = False
+    prune_unreadable: bool = False
     kubeconfig: str = ""
     target: str = ""
 
@@ -167,7 +168,8 @@ def _pack(options: Mapping[str, Any]) -> Input:
         options["files"],
         options["node"] or "",
         options["config"] or "",
-        options.get("skip_invalid", False),
+        options.get("skip_invalid", False) or options.get("prune_unreadable", False),
+        options.get("prune_unreadable", False),
         options["kubeconfig"] or "",
         options.get("target") or "",
     )
@@ -231,6 +233,11 @@ def diff(against: str | None, output: str, **options: Any) -> None:
 @_target_options
 @click.option("--dry-run", is_flag=True, help="Let the kernel check the change, and change nothing.")
 @click.option("--force", is_flag=True, help="Even while an agent runs on this node.")
+@click.option(
+    "--prune-unreadable",
+    is_flag=True,
+    help="As --skip-invalid, and also remove live rules that documents which cannot be read at all may ask for.",
+)
 def apply(dry_run: bool, force: bool, **options: Any) -> None:
     """Make the kernel's rules equal to the compiled ones, changing only what differs.
 
@@ -244,13 +251,26 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     """
     if not (force or dry_run):
         _refuse_beside_agent()
-    cluster, configuration = _read_input(_pack(options))
+    source = _pack(options)
+    configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
+    cluster = _compile(manifests, configuration)
     target = _make_target(configuration.target, options["iptables_variant"])
-    done = target.apply(cluster, configuration.node, _print_plan, dry_run=dry_run)
+
+    may_prune = source.prune_unreadable or not manifests.unreadable
+
+    def show(difference: Difference) -> None:
+        _print_plan(difference)
+        if difference.removed and not may_prune:
+            _refuse_to_prune(manifests.unreadable)
+
+    done = target.apply(cluster, configuration.node, show, dry_run=dry_run)
     if done.difference:
         _echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
     if not dry_run:
-        for place in [*done.removed, *_remove([_other_target(configuration.target)])]:
+        if not may_prune:
+            _say_warning("rules that are left in the other target stay, as a document cannot be read")
+        for place in [*done.removed, *(_remove([_other_target(configuration.target)]) if may_prune else [])]:
             _echo(f"removed {place}")
 
 
@@ -262,6 +282,14 @@ def _print_plan(difference: Difference) -> None:
     else:
         for line in difference.counts():
             _echo(line)
+
+
+def _refuse_to_prune(unreadable: int) -> NoReturn:
+    documents = "a document" if unreadable == 1 else f"{unreadable} documents"
+    _fail(
+        f"nothing was changed: {documents} that cannot be read may ask for what would be removed;"
+        " mend it, or use --prune-unreadable"
+    )
 
 
 def _refuse_beside_agent() -> None:
@@ -503,14 +531,17 @@ def lint(output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --node worker-1
     """
     from rulegen import lint as checks
+    from rulegen.kube.fields import unknown_fields
     from rulegen.routing.model import Reason
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
-    manifests = _load(source, configuration)
+    manifests = _load(source, configuration, unknown_fields)
     cluster = _cluster(manifests, configuration.node)
     findings = checks.lint(
-        checks.LintInput(cluster, manifests.services, manifests.unselected, manifests.endpoint_slices)
+        checks.LintInput(
+            cluster, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+        )
     )
     if not manifests.nodes:  # then the input says nothing about nodes, and that is no fault of it
         for finding in findings:
@@ -544,6 +575,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
 
         node = for_families(node, host_families())
     cluster = _cluster(manifests, node)
+    _say_mistakes(manifests)
     for finding in cluster.findings():
         if finding.subject.startswith("Node "):
             _say(f"warning: {finding.subject}: {finding.message}")
@@ -688,15 +720,28 @@ def demo() -> None:
 def _read_input(source: Input) -> tuple[Cluster, Configuration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
     configuration = _settings(source, _say_warning)
-    manifests = _load(source, configuration)
+    return _compile(_load(source, configuration), configuration), configuration
+
+
+def _compile(manifests: Manifests, configuration: Configuration) -> Cluster:
+    """The cluster as the node sees it; says what is probably wrong with it."""
     cluster = _cluster(manifests, configuration.node)
+    _say_mistakes(manifests)
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
-    return cluster, configuration
+    return cluster
 
 
-def _load(source: Input, configuration: Configuration) -> Manifests:
-    manifests = _read_manifests(source, configuration.agent.kubeconfig)
+def _say_mistakes(manifests: Manifests) -> None:
+    from rulegen.kube.mistakes import summary
+
+    for line in summary(manifests.mistakes()):
+        _say_warning(line)
+
+
+def _load(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:
+    """`inspect`: what else is looked at in each object of a file as it was written."""
+    manifests = _read_manifests(source, configuration.agent.kubeconfig, inspect)
     for problem in manifests.problems:
         _say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -707,12 +752,12 @@ def _load(source: Input, configuration: Configuration) -> Manifests:
     return manifests
 
 
-def _read_manifests(source: Input, configured: str) -> Manifests:
+def _read_manifests(source: Input, configured: str, inspect: Inspect | None) -> Manifests:
     """`configured`: the kubeconfig of the configuration, for where the options name none."""
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer)
+        return load(source.files, sys.stdin.buffer, inspect)
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 

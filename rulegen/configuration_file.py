@@ -49,7 +49,8 @@ from rulegen.configuration_fields import (
 )
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.decode import Fault, plain_value
-from rulegen.kube.documents import STDIN, Document, Unreadable, read_documents
+from rulegen.kube.document_text import Document, Unreadable
+from rulegen.kube.documents import STDIN, read_documents
 from rulegen.routing.addresses import family_of, is_loopback
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
@@ -245,11 +246,14 @@ def _parse(text: str, source: str) -> list[Document]:
 
 
 def _readable(documents: Iterable[Document | Unreadable]) -> list[Document]:
-    found = list(documents)
-    for document in found:
+    found = []
+    for document in documents:
         if isinstance(document, Unreadable):
             raise InputError(f"{document.source}: {document.reason}")
-    return [document for document in found if isinstance(document, Document)]
+        for note in (*document.faults, *document.repeated):
+            raise InputError(f"{document.source}:{note.line}:{note.column}: invalid YAML: {note.reason}")
+        found.append(document)
+    return found
 
 
 def _by_kind(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from rulegen.errors import shown
+from rulegen.kube.mistakes import Notice
 from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Service
 from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE, rounding_error, slot_counts
 from rulegen.routing.addresses import contains, parse_network
@@ -23,12 +24,16 @@ _OWN_ANNOTATIONS = "rulegen.io/"
 
 
 class LintInput(NamedTuple):
-    """What is looked at. `unselected`: Services that other proxies serve (rule 1); their slices are not without one."""
+    """What is looked at. `unselected`: Services that other proxies serve (rule 1); their slices are not without one.
+
+    `notices`: what was found in the objects before anybody asked what they mean.
+    """
 
     cluster: Cluster
     services: Sequence[Service]
     unselected: Sequence[Service]
     slices: Sequence[EndpointSlice]
+    notices: Sequence[Notice] = ()
 
 
 class _Checked(NamedTuple):
@@ -50,6 +55,7 @@ _Found: TypeAlias = Iterator[tuple[Reason, str]]
 def lint(given: LintInput) -> list[Finding]:
     """All findings, sorted, each once."""
     findings = set(given.cluster.findings())
+    findings |= {Finding(subject, Reason(mistake), message) for subject, mistake, message in given.notices}
     by_service = _slices_by_service(given.slices)
     for service in given.services:
         key = (service.metadata.namespace, service.metadata.name)

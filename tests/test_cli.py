@@ -121,7 +121,7 @@ def test_every_command_has_help_with_an_example() -> None:
         ),
         (SERVICE.replace("port: 80}", "port: 70000}"), "Service default/web: spec.ports[0].port: "),
         (
-            SERVICE.replace("10.244.0.5", "'::ffff:10.244.0.5'"),
+            SERVICE.replace("10.244.0.5", "'::ffff:10.244.0'"),
             "EndpointSlice default/web-1: endpoints[0].addresses[0]",
         ),
         (SERVICE.replace("{name: web,", r'{name: "web\"; flush ruleset #",'), "metadata.name"),
@@ -151,6 +151,20 @@ def test_skip_invalid_goes_on_without_the_bad_object(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "default/web:http" in done.stdout
     assert "default/bad" in done.stderr
+
+
+def test_what_is_probably_a_mistake_is_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    written = "apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {ports: [{port: 80}]}\n"
+    path.write_text("---\n".join([written % "a", written % "b", written.replace("Service", "service") % "c"]))
+    done = run("render", "-f", str(path), "--node", "n")
+    assert done.returncode == 0
+    warnings = [line for line in done.stderr.splitlines() if ": warning: " in line and "Node n" not in line]
+    assert warnings == [
+        f"rulegen: warning: {path}, document 3: service of v1 is not read; Service of v1 is (rules 1, 17)",
+        "rulegen: warning: Service default/a: has no clusterIP, as before it is created: no rules for it (rule 4);"
+        " 1 more like it, which rulegen lint names",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +261,60 @@ def test_bad_input_changes_nothing(tmp_path: Path) -> None:
     done = in_namespace(f"$R apply -f {CLUSTER} -f {path} --node node-a; echo $?; nft list tables")
     assert done.stdout == "2\n"
     assert "spec.ports[0].port" in error_of(done)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("target", ["nftables", "iptables"])
+def test_what_cannot_be_read_removes_nothing(tmp_path: Path, target: str) -> None:
+    """It is the document of a live Service: to go on without it takes more than --skip-invalid."""
+    both, broken = tmp_path / "both.yaml", tmp_path / "broken.yaml"
+    other = SERVICE.replace("web", "db").replace("10.96.0.10", "10.96.0.11").replace("10.244.0.5", "10.244.0.6")
+    both.write_text(f"{SERVICE}---{other}")
+    broken.write_text(f"{SERVICE}---{other}".replace("{name: db, namespace: default}", "{name: db, namespace: default"))
+    apply = f"$R apply --target {target} --node n -f"
+    done = in_namespace(f"""
+        {apply} {broken} --skip-invalid > /dev/null 2>&1; echo fresh $?
+        {apply} {both} > /dev/null 2>&1; echo both $?
+        {apply} {broken} > /dev/null; echo broken $?
+        for option in --skip-invalid "--skip-invalid --dry-run" "--skip-invalid --force"; do
+            {apply} {broken} $option > /dev/null; echo $option $?
+        done
+        {apply} {both} 2>/dev/null; echo still $?
+        {apply} {broken} --prune-unreadable > /dev/null 2>&1; echo pruned $?
+        {apply} {both} 2>/dev/null | tail -1
+    """)
+    lines = done.stdout.splitlines()
+    assert lines[:-1] == [
+        "fresh 0",
+        "both 0",
+        "broken 2",
+        "--skip-invalid 2",
+        "--skip-invalid --dry-run 2",
+        "--skip-invalid --force 2",
+        "nothing to change",
+        "still 0",
+        "pruned 0",
+    ], done.stderr
+    assert lines[-1].endswith(": applied")
+    assert (
+        done.stderr.count("nothing was changed: a document that cannot be read may ask for what would be removed") == 3
+    )
+    assert f"rulegen: {broken}:19:5: invalid YAML: " in done.stderr
+
+
+@pytest.mark.kernel
+def test_what_cannot_be_read_leaves_the_other_target_as_it_is(tmp_path: Path) -> None:
+    good, broken = tmp_path / "good.yaml", tmp_path / "broken.yaml"
+    good.write_text(SERVICE)
+    broken.write_text(f"{SERVICE}---\nkind: [\n")
+    done = in_namespace(f"""
+        $R apply --target nftables --node n -f {good} > /dev/null 2>&1
+        $R apply --target iptables --node n -f {broken} --skip-invalid > /dev/null 2>&1; echo $?
+        nft list table ip rulegen > /dev/null; echo $?
+        $R apply --target iptables --node n -f {good} > /dev/null 2>&1
+        nft list table ip rulegen > /dev/null 2>&1; echo $?
+    """)
+    assert done.stdout.split() == ["0", "0", "1"]
 
 
 @pytest.mark.kernel

@@ -364,6 +364,9 @@ def test_all_faults_are_reported_a_line_each(tmp_path: Path) -> None:
         ({"hostnameOverride": "  Node-1.Example.ORG\n"}, {"node_name": "node-1.example.org"}),
         ({"clusterCIDR": "010.244.7.0/16"}, {"cluster_cidrs": ("10.244.0.0/16",)}),
         ({"clusterCIDR": "FD00::1/48, 10.244.0.0/16"}, {"cluster_cidrs": ("fd00::/48", "10.244.0.0/16")}),
+        ({"clusterCIDR": "::ffff:10.244.0.0/112"}, {"cluster_cidrs": ("10.244.0.0/16",)}),
+        ({"nodePortAddresses": ["::ffff:192.168.1.0/120"]}, {"nodeport_addresses": ("192.168.1.0/24",)}),
+        ({"bindAddress": "::ffff:192.0.2.1"}, {"bind_address": "192.0.2.1"}),
         ({"nodePortAddresses": []}, {"nodeport_addresses": ("primary",)}),
         ({"nodePortAddresses": ["primary"]}, {"nodeport_addresses": ("primary",)}),
         (
@@ -447,7 +450,7 @@ def test_fields_of_the_agent(fields: dict[str, Any], expected: dict[str, Any]) -
         ("mode", "ipvs", "nftables or iptables"),
         ("mode", "kernelspace", "nftables or iptables"),
         ("mode", 5, "str"),
-        ("bindAddress", "::ffff:192.0.2.1", "an IP address"),
+        ("bindAddress", "::ffff:192.0.2", "an IP address"),
         ("bindAddress", "node-1", "an IP address"),
         ("hostnameOverride", "node_1", "a node's name (a DNS subdomain name)"),
         ("hostnameOverride", "  ", "a node's name (a DNS subdomain name)"),

@@ -214,6 +214,17 @@ class Reason(StrEnum):
     UNMATCHED_PORT = "NoSlicePort"
     UNMATCHED_SLICE_PORT = "NoServicePort"
     UNMATCHED_WEIGHT = "WeightMatchesNothing"
+    # Those of `kube.mistakes`, by the same words.
+    CLUSTER_IP_MISMATCH = "ClusterIPMismatch"
+    MISSPELT_KIND = "MisspeltKind"
+    NO_CLUSTER_IP = "NoClusterIP"
+    NO_SERVICES = "NoServices"
+    NO_SLICES = "NoSlices"
+    REPEATED_KEY = "RepeatedKey"
+    UNKNOWN_FIELD = "UnknownField"
+    UNREAD_VERSION = "UnreadVersion"
+    UNREADABLE_DOCUMENT = "UnreadableDocument"
+    UNUSUAL_ADDRESS = "UnusualAddress"
 
 
 # Of one object and reason, so many findings; the last says how many more there were.

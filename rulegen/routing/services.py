@@ -254,12 +254,13 @@ def _allowed_sources(ranges: list[Network], vips: tuple[str, ...], node_address:
 
 
 def _cluster_ip(spec: ServiceSpec, family: Family, report: Report) -> str | None:
-    """Rule 5."""
-    text = spec.cluster_ip
+    """Rule 5. What a manifest leaves out, the API server sets: `clusterIPs`, and then `ipFamilies`."""
+    cluster_ips = spec.cluster_ips or (spec.cluster_ip,)
     if spec.ip_families:
-        cluster_ips = spec.cluster_ips or ()
         index = spec.ip_families.index(family.value) if family.value in spec.ip_families else len(cluster_ips)
         text = cluster_ips[index] if index < len(cluster_ips) else ""
+    else:
+        text = next((text for text in cluster_ips if _is_of(text, family)), cluster_ips[0])
     if text in ("", "None"):
         return None
     address = canonical_address(text)
@@ -268,6 +269,11 @@ def _cluster_ip(spec: ServiceSpec, family: Family, report: Report) -> str | None
     if address is None or spec.ip_families:
         report(Reason.UNUSABLE_ADDRESS, f"ClusterIP {shown(text)} is not an {family.value} address; skipped (rule 5)")
     return None
+
+
+def _is_of(text: str, family: Family) -> bool:
+    address = canonical_address(text)
+    return address is not None and family_of(address) is family
 
 
 def _vip_texts(service: Service) -> list[str]:
