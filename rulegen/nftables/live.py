@@ -7,7 +7,7 @@ then; so neither the version of nft that wrote a rule nor the one that would lis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from struct import calcsize
@@ -20,6 +20,8 @@ from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, 
 from rulegen.nftables.program import AFFINITY_SIZE
 
 ALTERED = Value(b"altered")
+# Among the fingerprints, which are of chains, that of the declarations of the sets.
+SETS = "(sets)"
 _SCHEMA_COMMENT = "rulegen schema "
 _ATTEMPTS = 20
 _VERDICT_LENGTH = 2 * calcsize("P")  # the kernel's own structure: a code, and a pointer to the chain
@@ -39,11 +41,12 @@ class Fingerprint:
 class LiveTable:
     """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's.
 
-    By chain: `fingerprints`, `rules` and `declarations` (its hook, empty without one) as the kernel holds them, and
-    `listed_as`, the digest of these two.
+    `declared_as`: the digest of what the kernel lists of them. By chain: `fingerprints`, `rules` and `declarations`
+    (its hook, empty without one) as the kernel holds them, and `listed_as`, the digest of these two.
     """
 
     schema: str
+    declared_as: str = ""
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     rules: dict[str, list[bytes]] = field(default_factory=dict)
     listed_as: dict[str, str] = field(default_factory=dict)
@@ -107,9 +110,11 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
     if info is None:
         return None
     layout = LAYOUTS[family]
-    if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(connection, layout):
+    sets = {found.name: found for found in connection.sets(family, TABLE)}
+    if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(layout, sets):
         return LiveTable("")
-    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT))
+    declared_as = declarations_digest(found.declaration for found in sets.values())
+    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as)
     table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
     for rule in connection.rules(family, TABLE):
         table.rules.setdefault(rule.chain, []).append(rule.expressions)
@@ -131,13 +136,20 @@ def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
     return state.hexdigest()[:16]
 
 
-def _has_sets(connection: Connection, layout: Layout) -> bool:
-    live = {info.name: info for info in connection.sets(layout.family, TABLE)}
-    return all(live.get(container.name) == _set_info(layout, container) for container in layout.sets)
+def declarations_digest(declarations: Iterable[bytes]) -> str:
+    """Names sets as the kernel lists their declarations, in whatever order."""
+    return listing_digest(b"", sorted(declarations))
 
 
-def _set_info(layout: Layout, container: Container) -> netlink.SetInfo:
-    """What the kernel says of a set or map that nft declared as the template has it."""
+def _has_sets(layout: Layout, sets: Mapping[str, netlink.SetInfo]) -> bool:
+    return all(
+        container.name in sets and sets[container.name][1:5] == _set_info(layout, container)
+        for container in layout.sets
+    )
+
+
+def _set_info(layout: Layout, container: Container) -> tuple[int, int, int, int]:
+    """What the kernel says of a set or map that nft declared as the template has it: flags, lengths, size."""
     flags = netlink.SET_MAP if container.data else 0
     if container.interval:
         flags |= netlink.SET_INTERVAL | (netlink.SET_CONCATENATION if len(container.key) > 1 else 0)
@@ -146,7 +158,7 @@ def _set_info(layout: Layout, container: Container) -> netlink.SetInfo:
         flags |= netlink.SET_TIMEOUT | netlink.SET_DYNAMIC
         size = AFFINITY_SIZE
     data_length = _VERDICT_LENGTH if container.is_verdict_map else container.data_length
-    return netlink.SetInfo(container.name, flags, container.key_length, data_length, size)
+    return flags, container.key_length, data_length, size
 
 
 def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprint]]:

@@ -37,15 +37,11 @@ def render(programs: Mapping[Family, Program], entries: Mapping[EntryKey, Value]
         yield from render_table(program, groups)
 
 
-def render_table(
-    program: Program, groups: Mapping[Container, Mapping[bytes, Value]], listed_as: Mapping[str, str] | None = None
-) -> Iterator[str]:
+def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Value]]) -> Iterator[str]:
     """One family's table; the first two lines make the file replace what is there, in the same transaction.
 
     Elements come after the program: a rule that is added while its map is full costs the kernel a walk over the map.
-    `listed_as`: what each chain will be in the kernel, where that is known.
     """
-    listed_as = listed_as or {}
     ip = IP_KEYWORD[program.family]
     layout = LAYOUTS[program.family]
     chains = balance_chains(groups.get(layout.chains, {}))
@@ -61,10 +57,7 @@ def render_table(
         if not container.is_chains:
             yield from _render_elements(container, groups.get(container, {}))
     loaded = groups.get(layout.chains, {})
-    notes = (
-        fingerprint(name, loaded[name.encode()].data.decode(), listed_as.get(name, ""))
-        for name in (*program.chains, *chains)
-    )
+    notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*program.chains, *chains))
     yield from _render_elements(layout.fingerprints, dict(notes))
 
 
