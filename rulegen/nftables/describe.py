@@ -64,10 +64,10 @@ def describe(delta: Delta[EntryKey, Value], names: Names) -> Iterator[Line]:
 
 def count(delta: Delta[EntryKey, Value]) -> Iterator[str]:
     """A line for each container that the Delta touches: `ip endpoints: 12 added, 1 changed`."""
-    counts: dict[Container, Counter[str]] = {}
+    counts: dict[Container, dict[str, int]] = {}
     for word, part in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
-        for container, _ in part:
-            counts.setdefault(container, Counter())[word] += 1
+        for container, number in Counter(container for container, _ in part).items():
+            counts.setdefault(container, {})[word] = number
     for container in sorted(counts, key=lambda container: (container.ip, container.rank)):
         numbers = ", ".join(f"{number} {word}" for word, number in counts[container].items())
         yield f"{container.ip} {container.name}: {numbers}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
@@ -61,11 +62,11 @@ def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Val
     yield from _render_elements(layout.fingerprints, dict(notes))
 
 
-def group(entries: Mapping[EntryKey, Value]) -> dict[Container, dict[bytes, Value]]:
+def group(entries: Mapping[EntryKey, Value]) -> Mapping[Container, dict[bytes, Value]]:
     """Entries by container."""
-    groups: dict[Container, dict[bytes, Value]] = {}
+    groups: defaultdict[Container, dict[bytes, Value]] = defaultdict(dict)
     for (container, key), value in entries.items():
-        groups.setdefault(container, {})[key] = value
+        groups[container][key] = value
     return groups
 
 

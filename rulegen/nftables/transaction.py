@@ -338,11 +338,12 @@ def plan(
     for family in kept:
         additions += _new_chains(family, delta, live.tables[family], programs[family])
         changes += _changed_chains(family, delta, live.tables[family], programs[family])
-    leaving, left = _removed(delta, kept)
-    changes += _in_parts(DeleteElements, leaving)
-    changes += _in_parts(AddElements, _grouped(_added(delta), kept))
+    if kept:
+        leaving, left = _removed(delta, kept)
+        changes += _in_parts(DeleteElements, leaving)
+        changes += _in_parts(AddElements, _grouped(_added(delta), kept))
+        removals += _in_parts(DeleteElements, left)
     changes += (RetimeClient(client) for client in clients if client.family in kept)
-    removals += _in_parts(DeleteElements, left)
     for family in kept:
         removals += _unneeded_chains(family, delta, live.tables[family])
     return Transaction(programs, tables, tuple(additions), tuple(changes), tuple(removals))
