@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.nftables.layout import (
     ID_SHIFT,
+    LAYOUTS,
     MAX_ID,
     Container,
     EntryKey,
@@ -94,7 +95,7 @@ def _line(
         before = data_text(container, value.data)
     else:
         after = data_text(container, value.data)
-    name = "chain" if container.is_chains else container.name
+    name = "chain" if container is LAYOUTS[container.family].chains else container.name
     service = _service(container, key, change.after if change else value, names)
     return Line(sign, container.ip, name, key_text(container, key), before, after, service)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from types import TracebackType
@@ -20,8 +20,9 @@ from rulegen.interfaces import host_families
 from rulegen.nftables import netlink, text
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, TABLE, EntryKey, Value
-from rulegen.nftables.live import Live, LiveTable, read
+from rulegen.nftables.live import SETS, Fingerprint, Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
+from rulegen.nftables.program import Program, balance_chain
 from rulegen.nftables.refusals import kind_of_number
 from rulegen.nftables.rules import (
     Compiled,
@@ -29,6 +30,8 @@ from rulegen.nftables.rules import (
     CompiledTable,
     derive_chain,
     hooks_in_front,
+    live_model,
+    model_of,
     workbench_text,
 )
 from rulegen.nftables.transaction import (
@@ -109,6 +112,32 @@ class Kernel:
         """What the kernel holds of ours."""
         return read(self._connection)
 
+    def prove(self, live: Live, programs: Mapping[Family, Program], desired: Mapping[EntryKey, Value]) -> None:
+        """Compares in full what no fingerprint of the kernel's says anything about, and corrects `live`.
+
+        A table that nft loaded from rendered text has none: what nft makes of the same text now is what it should be.
+        Raises HostError, ApplyError, StaleError.
+        """
+        wanted: dict[Family, tuple[Program, list[str]]] = {}
+        for family, program in programs.items():
+            table = live.tables.get(family)
+            if table is not None and table.schema == program.schema:
+                names = unproven(live, family, desired)
+                if names or not table.is_declared:
+                    wanted[family] = program, names
+        self._check_namespace()
+        self._nft_compiles(
+            {
+                family: (program, names)
+                for family, (program, names) in wanted.items()
+                if (family, program.schema) not in self._declared
+                or any((family, chain_of(program, name).digest) not in self._compiled for name in names)
+            }
+        )
+        for family, (program, names) in wanted.items():
+            digests = {name: self._compiled[family, chain_of(program, name).digest].listed_as for name in names}
+            prove(live, family, self._declared[family, program.schema].listed_as, digests)
+
     def clients(self, delta: Delta[EntryKey, Value]) -> list[Client]:
         """The remembered clients of service-ports whose affinity timeout the Delta changes; mostly there are none."""
         timeouts = changed_timeouts(delta)
@@ -177,13 +206,15 @@ class Kernel:
         chains, tables = self._missing(transaction, live)
         families = dict.fromkeys([*chains, *tables])
         wanted = {family: (transaction.programs[family], chains.get(family, [])) for family in families}
-        if wanted:
-            for family, (declared, rules) in self._workbench.compile(wanted).items():
-                program = transaction.programs[family]
-                self._declared[family, program.schema] = declared
-                for name, compiled in rules.items():
-                    self._compiled[family, chain_of(program, name).digest] = compiled
+        self._nft_compiles(wanted)
         return self._known(transaction)
+
+    def _nft_compiles(self, wanted: Mapping[Family, tuple[Program, list[str]]]) -> None:
+        for family, (declared, rules) in (self._workbench.compile(wanted) if wanted else {}).items():
+            program = wanted[family][0]
+            self._declared[family, program.schema] = declared
+            for name, compiled in rules.items():
+                self._compiled[family, chain_of(program, name).digest] = compiled
 
     def _missing(self, transaction: Transaction, live: Live) -> tuple[dict[Family, list[str]], list[Family]]:
         """The chains, and the families whose set declarations, that the transaction needs and only nft can make."""
@@ -192,7 +223,7 @@ class Kernel:
             digest = chain_of(transaction.programs[family], name).digest
             if (family, digest) in self._compiled:
                 continue
-            derived = derive_chain(live.tables.get(family), family, name)
+            derived = self._derived(live, family, name)
             if derived is None:
                 chains.setdefault(family, []).append(name)
             else:
@@ -201,6 +232,15 @@ class Kernel:
         return chains, [
             program.family for program in replaced if (program.family, program.schema) not in self._declared
         ]
+
+    def _derived(self, live: Live, family: Family, name: str) -> CompiledChain | None:
+        """`lb-N` or `pick-N`, where the one for 1 is known."""
+        model = model_of(name)
+        if model is None:
+            return None
+        compiled = self._compiled.get((family, balance_chain(family, model).digest))
+        compiled = compiled or live_model(live.tables.get(family), family, model)
+        return derive_chain(compiled, name) if compiled else None
 
     def _known(self, transaction: Transaction) -> Compiled:
         """Of what the transaction writes, all that is compiled."""
@@ -349,7 +389,9 @@ def _messages(changes: Iterable[Change], compiled: Compiled) -> list[Message]:
 def _loaded(table: ReplaceTable, compiled: Compiled) -> LiveTable:
     """What the kernel holds after a load."""
     family, program = table.program.family, table.program
-    live = LiveTable(program.schema, declared_as=compiled.tables[family].listed_as)
+    declared_as = compiled.tables[family].listed_as
+    live = LiveTable(program.schema, declared_as)
+    live.fingerprints[SETS] = Fingerprint(program.schema, declared_as)
     for name in table.chains:
         written = compiled.chains[family, name]
         live.note(name, chain_of(program, name).digest, written.declaration, list(written.rules))

@@ -2,7 +2,8 @@
 
 In: a netlink connection. Out: `Live`: entries as the compiler makes them, and what is needed to change chains. A chain
 counts as what its fingerprint says it was loaded from, as long as the kernel still holds what it made of that text
-then; so neither the version of nft that wrote a rule nor the one that would list it matters. Changes nothing.
+then; so neither the version of nft that wrote a rule nor the one that would list it matters. Where a fingerprint does
+not say what the kernel made of a text, as in a table that `nft -f` loaded, `unproven` and `prove` do. Changes nothing.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class Fingerprint:
 class LiveTable:
     """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's.
 
-    `declared_as`: the digest of what the kernel lists of them. By chain: `fingerprints`, `rules` and `declarations`
+    `declared_as`: the digest of what the kernel lists of them. `foreign`: by kind and name, with the kernel's number of
+    the kind, what is none of rulegen's. By chain: `fingerprints`, `rules` and `declarations`
     (its hook, empty without one) as the kernel holds them, and `listed_as`, the digest of these two.
     """
 
     schema: str
     declared_as: str = ""
+    foreign: dict[str, int] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     rules: dict[str, list[bytes]] = field(default_factory=dict)
     listed_as: dict[str, str] = field(default_factory=dict)
@@ -59,6 +62,11 @@ class LiveTable:
         self.listed_as[name] = listed_as
         self.declarations[name] = declaration
         self.rules[name] = rules
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it is known what the kernel made of the declarations of the sets."""
+        return SETS in self.fingerprints and bool(self.fingerprints[SETS].loaded_as)
 
     def forget(self, name: str) -> None:
         """Follows a chain that was deleted."""
@@ -113,9 +121,11 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
     sets = {found.name: found for found in connection.sets(family, TABLE)}
     if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(layout, sets):
         return LiveTable("")
-    declared_as = declarations_digest(found.declaration for found in sets.values())
-    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as)
+    declared_as = declarations_digest(sets[container.name].declaration for container in layout.sets)
+    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as, _foreign(connection, layout, sets))
     table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
+    if table.is_declared and table.fingerprints[SETS].loaded_as != declared_as:
+        return LiveTable("")
     for rule in connection.rules(family, TABLE):
         table.rules.setdefault(rule.chain, []).append(rule.expressions)
     for chain in connection.chains(family, TABLE):
@@ -148,6 +158,35 @@ def _has_sets(layout: Layout, sets: Mapping[str, netlink.SetInfo]) -> bool:
     )
 
 
+# linux/netfilter/nf_tables.h, NFT_OBJECT_*.
+_OBJECT_WORDS = {
+    1: "counter",
+    2: "quota",
+    3: "ct helper",
+    4: "limit",
+    5: "connlimit",
+    6: "tunnel",
+    7: "ct timeout",
+    8: "secmark",
+    9: "ct expectation",
+    10: "synproxy",
+}
+SET_WORDS = ("set", "map")
+FLOWTABLE_WORD = "flowtable"
+
+
+def _foreign(connection: Connection, layout: Layout, sets: Mapping[str, netlink.SetInfo]) -> dict[str, int]:
+    """Sets without a name belong to a rule, and go with it."""
+    found = {
+        f"{SET_WORDS[bool(info.flags & (netlink.SET_MAP | netlink.SET_OBJECT_MAP))]} {name}": 0
+        for name, info in sets.items()
+        if name not in layout.by_name and not info.flags & netlink.SET_ANONYMOUS
+    }
+    for kind, name in connection.objects(layout.family, TABLE):
+        found[f"{_OBJECT_WORDS.get(kind, f'object-{kind}')} {name}"] = kind
+    return found | {f"{FLOWTABLE_WORD} {name}": 0 for name in connection.flowtables(layout.family, TABLE)}
+
+
 def _set_info(layout: Layout, container: Container) -> tuple[int, int, int, int]:
     """What the kernel says of a set or map that nft declared as the template has it: flags, lengths, size."""
     flags = netlink.SET_MAP if container.data else 0
@@ -173,11 +212,41 @@ def _entries(connection: Connection, layout: Layout, table: LiveTable) -> Iterat
         known = table.fingerprints.get(name)
         intact = known is not None and known.loaded_as in {"", listed_as}
         yield (layout.chains, name.encode()), Value(known.loaded_from.encode()) if known and intact else ALTERED
+    for name in table.foreign:
+        yield (layout.foreign, name.encode()), Value()
     for container in layout.containers:
         if not container.is_chains:
             elements = connection.elements(layout.family, TABLE, container.name)
             for key, value in _keyed(container, elements):
                 yield (container, key), value
+
+
+def unproven(live: Live, family: Family, desired: Mapping[EntryKey, Value]) -> list[str]:
+    """The chains that count as what is wanted, though nobody has noted what the kernel made of their text."""
+    table, chains = live.tables[family], LAYOUTS[family].chains
+    return [
+        name
+        for name, known in table.fingerprints.items()
+        if not known.loaded_as
+        and (value := live.entries.get((chains, name.encode()))) is not None
+        and value == desired.get((chains, name.encode()))
+    ]
+
+
+def prove(live: Live, family: Family, declared_as: str, listed_as: Mapping[str, str]) -> None:
+    """Corrects what counted as wanted and is something else: the whole table, or chains.
+
+    `declared_as` and `listed_as`: what the kernel makes of the set declarations, and of the chains that are unproven.
+    """
+    table, chains = live.tables[family], LAYOUTS[family].chains
+    if not table.is_declared and table.declared_as != declared_as:
+        live.tables[family] = LiveTable("")
+        for entry in [entry for entry in live.entries if entry[0].family is family]:
+            del live.entries[entry]
+        return
+    for name, digest in listed_as.items():
+        if table.listed_as[name] != digest:
+            live.entries[chains, name.encode()] = ALTERED
 
 
 def _keyed(container: Container, elements: Iterator[Element]) -> Iterator[tuple[bytes, Value]]:

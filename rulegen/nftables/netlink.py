@@ -52,6 +52,8 @@ _NEWRULE, _GETRULE, _DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
 _NEWSET, _GETSET, _DELSET = _SUBSYSTEM | 9, _SUBSYSTEM | 10, _SUBSYSTEM | 11
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
 _GETGEN = _SUBSYSTEM | 16
+_GETOBJ, _DELOBJ = _SUBSYSTEM | 19, _SUBSYSTEM | 20
+_GETFLOWTABLE, _DELFLOWTABLE = _SUBSYSTEM | 23, _SUBSYSTEM | 24
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 
 _CREATE, _APPEND = 0x400, 0x800
@@ -87,8 +89,11 @@ _SET_DECLARATION = (
     _SET_GC_INTERVAL,
     _SET_USERDATA,
 )
-SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_DYNAMIC, SET_CONCATENATION = 0x01, 0x04, 0x08, 0x10, 0x20, 0x80
+SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT = 0x01, 0x04, 0x08, 0x10
+SET_DYNAMIC, SET_OBJECT_MAP, SET_CONCATENATION = 0x20, 0x40, 0x80
 _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
+_OBJECT_TABLE, _OBJECT_NAME, _OBJECT_TYPE = 1, 2, 3
+_FLOWTABLE_TABLE, _FLOWTABLE_NAME = 1, 2
 _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS = 1, 2, 3
 _ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 4, 5, 6, 10
 _DATA_VALUE, _DATA_VERDICT = 1, 2
@@ -163,6 +168,13 @@ class SetInfo(NamedTuple):
     declaration: bytes
 
 
+class ObjectInfo(NamedTuple):
+    """A named object; `kind` is the kernel's number for counter, quota and the like."""
+
+    kind: int
+    name: str
+
+
 class Element(Struct, frozen=True, gc=False):
     """An element as the kernel lists it. Times in milliseconds; `expiration` is what is left, None without a timeout.
 
@@ -198,6 +210,24 @@ def new_set(family: Family, table: str, number: int, declaration: bytes) -> byte
     """`add set ip rulegen NAME { ... }`; `declaration` as in `SetInfo`, `number` its own within the transaction."""
     payload = _text(_SET_TABLE, table) + declaration + attribute(_SET_ID, _U32.pack(number))
     return message(_NEWSET, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+
+
+def delete_set(family: Family, table: str, name: str) -> bytearray:
+    """`delete set ip rulegen NAME`, or a map."""
+    payload = _text(_SET_TABLE, table) + _text(_SET_NAME, name)
+    return message(_DELSET, REQUEST, _FAMILY_NUMBERS[family], payload)
+
+
+def delete_object(family: Family, table: str, kind: int, name: str) -> bytearray:
+    """`delete counter ip rulegen NAME`, or another object; `kind` as in `ObjectInfo`."""
+    payload = _text(_OBJECT_TABLE, table) + _text(_OBJECT_NAME, name) + attribute(_OBJECT_TYPE, _U32.pack(kind))
+    return message(_DELOBJ, REQUEST, _FAMILY_NUMBERS[family], payload)
+
+
+def delete_flowtable(family: Family, table: str, name: str) -> bytearray:
+    """`delete flowtable ip rulegen NAME`."""
+    payload = _text(_FLOWTABLE_TABLE, table) + _text(_FLOWTABLE_NAME, name)
+    return message(_DELFLOWTABLE, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_chain(family: Family, table: str, name: str, declaration: bytes) -> bytearray:
@@ -565,6 +595,21 @@ class Connection:
                 )
             )
         return found
+
+    def objects(self, family: Family, table: str) -> list[ObjectInfo]:
+        """The table's counters, quotas and other named objects."""
+        found = []
+        for answer in self._dump(_GETOBJ, _FAMILY_NUMBERS[family], _text(_OBJECT_TABLE, table)):
+            parts = dict(attributes(answer))
+            if _name(parts[_OBJECT_TABLE]) == table:
+                found.append(ObjectInfo(_number(parts, _OBJECT_TYPE), _name(parts[_OBJECT_NAME])))
+        return found
+
+    def flowtables(self, family: Family, table: str) -> list[str]:
+        """The names of the table's flowtables."""
+        listed = self._dump(_GETFLOWTABLE, _FAMILY_NUMBERS[family], _text(_FLOWTABLE_TABLE, table))
+        tables = (dict(attributes(answer)) for answer in listed)
+        return [_name(parts[_FLOWTABLE_NAME]) for parts in tables if _name(parts[_FLOWTABLE_TABLE]) == table]
 
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
         """The elements of one set or map."""

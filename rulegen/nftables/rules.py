@@ -83,18 +83,28 @@ def read_workbench(connection: Connection, family: Family) -> tuple[CompiledTabl
     return CompiledTable(table.comment_attribute if table else b"", sets), chains
 
 
-def derive_chain(table: LiveTable | None, family: Family, name: str) -> CompiledChain | None:
-    """The chain `lb-N` or `pick-N` made from `lb-1` or `pick-1`, if that is in the kernel as it should be."""
-    kind, _, number = name.rpartition("-")
-    model = f"{kind}-1"
-    if table is None or kind not in {"lb", "pick"}:
+def model_of(name: str) -> str | None:
+    """The chain from which one of those that stand once for each number is made; None for any other."""
+    kind = name.rpartition("-")[0]
+    return f"{kind}-1" if kind in {"lb", "pick"} and is_balance_chain(name) else None
+
+
+def live_model(table: LiveTable | None, family: Family, name: str) -> CompiledChain | None:
+    """The chain `lb-1` or `pick-1`, if it is in the kernel as it should be."""
+    if table is None:
         return None
-    known = table.fingerprints.get(model)
-    rules = table.rules.get(model, [])
-    intact = known is not None and rules and known.loaded_as == table.listed_as.get(model)
-    if known is None or not intact or known.loaded_from != balance_chain(family, model).digest:
+    known = table.fingerprints.get(name)
+    rules = table.rules.get(name, [])
+    intact = known is not None and rules and known.loaded_as == table.listed_as.get(name)
+    if known is None or not intact or known.loaded_from != balance_chain(family, name).digest:
         return None
-    return CompiledChain(b"", (netlink.with_modulus(rules[0], int(number)), *rules[1:]))
+    return CompiledChain(b"", tuple(rules))
+
+
+def derive_chain(model: CompiledChain, name: str) -> CompiledChain:
+    """The chain `lb-N` or `pick-N`, made from the one for 1."""
+    first, *others = model.rules
+    return CompiledChain(b"", (netlink.with_modulus(first, int(name.rpartition("-")[2])), *others))
 
 
 def hooks_in_front(connection: Connection, family: Family) -> list[bytearray]:

@@ -25,7 +25,7 @@ from rulegen.nftables.layout import (
     key_text,
     service_port_of,
 )
-from rulegen.nftables.live import SETS, Live, LiveTable
+from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTable
 from rulegen.nftables.netlink import chunks
 from rulegen.nftables.program import Chain, Program, balance_chain, is_balance_chain
 from rulegen.nftables.rules import Compiled
@@ -205,6 +205,42 @@ class DeleteChains:
 
 
 @dataclass(frozen=True)
+class DeleteForeign:
+    """Removes what others have put into the table, and empties their `chains`, whose rules may refer to it.
+
+    `things`: by kind and name, with the kernel's number of the kind.
+    """
+
+    family: Family
+    things: tuple[tuple[str, int], ...]
+    chains: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As nft would read it."""
+        table = f"{IP_KEYWORD[self.family]} {TABLE}"
+        return ", ".join(f"delete {kind} {table} {name}" for kind, name, _ in self._split())
+
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
+        """As netlink messages: elements of sets refer to objects, rules to all of them."""
+        for name in self.chains:
+            yield netlink.flush_chain(self.family, TABLE, name)
+        others = []
+        for kind, name, number in self._split():
+            if kind in SET_WORDS:
+                yield netlink.delete_set(self.family, TABLE, name)
+            elif kind == FLOWTABLE_WORD:
+                others.append(netlink.delete_flowtable(self.family, TABLE, name))
+            else:
+                others.append(netlink.delete_object(self.family, TABLE, number, name))
+        yield from others
+
+    def _split(self) -> Iterator[tuple[str, str, int]]:
+        for thing, number in self.things:
+            kind, _, name = thing.rpartition(" ")
+            yield kind, name, number
+
+
+@dataclass(frozen=True)
 class AddElements:
     """Adds elements to a set or map."""
 
@@ -270,6 +306,7 @@ Change: TypeAlias = (
     | MoveHook
     | WriteRules
     | DeleteChains
+    | DeleteForeign
     | AddElements
     | DeleteElements
     | RetimeClient
@@ -343,6 +380,8 @@ def plan(
         changes += _in_parts(DeleteElements, leaving)
         changes += _in_parts(AddElements, _grouped(_added(delta), kept))
         removals += _in_parts(DeleteElements, left)
+    for family in kept:
+        changes += _foreign(family, delta, live.tables[family])
     changes += (RetimeClient(client) for client in clients if client.family in kept)
     for family in kept:
         removals += _unneeded_chains(family, delta, live.tables[family])
@@ -427,6 +466,15 @@ def _changed_chains(
 def _chains(family: Family, keys: Iterable[EntryKey], program: Program) -> list[Chain]:
     chains = LAYOUTS[family].chains
     return [chain_of(program, name) for name in sorted(key.decode() for container, key in keys if container is chains)]
+
+
+def _foreign(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
+    """What is in the table beside rulegen's sets and chains."""
+    layout = LAYOUTS[family]
+    things = tuple(key.decode() for container, key in delta.removed if container is layout.foreign)
+    if things:
+        chains = tuple(sorted(key.decode() for container, key in delta.removed if container is layout.chains))
+        yield DeleteForeign(family, tuple((thing, table.foreign[thing]) for thing in things), chains)
 
 
 def _unneeded_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
