@@ -17,6 +17,7 @@ from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.nftables import netlink
 from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
+from rulegen.nftables.likely import likely_keys
 from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, KernelError
 from rulegen.nftables.program import AFFINITY_SIZE
 
@@ -25,6 +26,8 @@ ALTERED = Value(b"altered")
 SETS = "(sets)"
 _SCHEMA_COMMENT = "rulegen schema "
 _ATTEMPTS = 20
+# From so many elements on, looking up each costs less than a listing.
+_LARGE = 150_000
 _VERDICT_LENGTH = 2 * calcsize("P")  # the kernel's own structure: a code, and a pointer to the chain
 # ENOENT, ENOBUFS: a table that another program just removed; a listing that outran its reader.
 _GONE_MEANWHILE = {2, 105}
@@ -43,13 +46,15 @@ class LiveTable:
     """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's.
 
     `declared_as`: the digest of what the kernel lists of them. `foreign`: by kind and name, with the kernel's number of
-    the kind, what is none of rulegen's. By chain: `fingerprints`, `rules` and `declarations`
-    (its hook, empty without one) as the kernel holds them, and `listed_as`, the digest of these two.
+    the kind, what is none of rulegen's. `sizes`: how many elements a set had, None on a kernel that does not say. By
+    chain: `fingerprints`, `rules` and `declarations` (its hook, empty without one) as the kernel holds them, and
+    `listed_as`, the digest of these two.
     """
 
     schema: str
     declared_as: str = ""
     foreign: dict[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     rules: dict[str, list[bytes]] = field(default_factory=dict)
     listed_as: dict[str, str] = field(default_factory=dict)
@@ -103,7 +108,7 @@ def _read(connection: Connection) -> Live:
             continue
         live.tables[family] = table
         if table.schema:
-            live.entries.update(_entries(connection, layout, table))
+            live.entries |= _entries(connection, layout, table)
     return live
 
 
@@ -123,6 +128,7 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
         return LiveTable("")
     declared_as = declarations_digest(sets[container.name].declaration for container in layout.sets)
     table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as, _foreign(connection, layout, sets))
+    table.sizes = {name: found.elements for name, found in sets.items()}
     table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
     if table.is_declared and table.fingerprints[SETS].loaded_as != declared_as:
         return LiveTable("")
@@ -207,18 +213,29 @@ def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprin
             yield words[0], Fingerprint(words[1], words[2] if len(words) == 3 else "")
 
 
-def _entries(connection: Connection, layout: Layout, table: LiveTable) -> Iterator[tuple[EntryKey, Value]]:
+def _entries(connection: Connection, layout: Layout, table: LiveTable) -> dict[EntryKey, Value]:
+    entries: dict[EntryKey, Value] = {}
     for name, listed_as in table.listed_as.items():
         known = table.fingerprints.get(name)
         intact = known is not None and known.loaded_as in {"", listed_as}
-        yield (layout.chains, name.encode()), Value(known.loaded_from.encode()) if known and intact else ALTERED
+        entries[layout.chains, name.encode()] = Value(known.loaded_from.encode()) if known and intact else ALTERED
     for name in table.foreign:
-        yield (layout.foreign, name.encode()), Value()
+        entries[layout.foreign, name.encode()] = Value()
     for container in layout.containers:
         if not container.is_chains:
-            elements = connection.elements(layout.family, TABLE, container.name)
-            for key, value in _keyed(container, elements):
-                yield (container, key), value
+            size = table.sizes.get(container.name) or 0
+            found = _by_key(connection, container, likely_keys(layout, container, entries)) if size >= _LARGE else []
+            is_whole = len(found) == size >= _LARGE
+            for key, value in found if is_whole else _keyed(connection, container):
+                entries[container, key] = value
+    return entries
+
+
+def _by_key(connection: Connection, container: Container, keys: list[bytes]) -> list[tuple[bytes, Value]]:
+    """The elements of `keys` that are there; none when the ruleset changed meanwhile."""
+    generation = connection.generation()
+    found = connection.lookup(container, TABLE, keys)
+    return found if connection.generation() == generation else []
 
 
 def unproven(live: Live, family: Family, desired: Mapping[EntryKey, Value]) -> list[str]:
@@ -249,9 +266,10 @@ def prove(live: Live, family: Family, declared_as: str, listed_as: Mapping[str, 
             live.entries[chains, name.encode()] = ALTERED
 
 
-def _keyed(container: Container, elements: Iterator[Element]) -> Iterator[tuple[bytes, Value]]:
+def _keyed(connection: Connection, container: Container) -> Iterator[tuple[bytes, Value]]:
     if not container.interval:
-        return ((element.key, element.value) for element in elements)
+        return connection.entries(container, TABLE)
+    elements = connection.elements(container.family, TABLE, container.name)
     if len(container.key) > 1:
         return ((element.key + (element.key_end or element.key), element.value) for element in elements)
     return _ranges(container.key[0], elements)

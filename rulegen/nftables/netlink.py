@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -24,6 +24,7 @@ from msgspec import Struct
 from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.netlink import (
+    ACK,
     ATTRIBUTE,
     DUMP,
     DUMP_INTERRUPTED,
@@ -75,6 +76,7 @@ _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _SET_DATA_TYP
     7,
 )
 _SET_POLICY, _SET_DESCRIPTION, _SET_ID, _SET_TIMEOUT, _SET_GC_INTERVAL, _SET_USERDATA = 8, 9, 10, 11, 12, 13
+_SET_COUNT = 20
 _DESCRIPTION_SIZE, _DESCRIPTION_CONCATENATION = 1, 2
 # What a set was declared with. A listing has more: what the kernel counts, how it has built the set.
 _SET_DECLARATION = (
@@ -115,6 +117,8 @@ _TWO_ATTRIBUTES = struct.Struct("=HHHH")
 _U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
 _ELEMENTS_PER_MESSAGE = 128
+# Answers come in a packet each, of some kilobytes; so many fit into the receive buffer of a user without privileges.
+_KEYS_PER_REQUEST = 64
 
 # The marks around a transaction, and what the kernel keeps of a socket's buffer for itself.
 _BATCH_OVERHEAD = 256
@@ -157,7 +161,8 @@ class RuleInfo(NamedTuple):
 class SetInfo(NamedTuple):
     """A set or map: lengths in bytes, 0 for no data; a `size` of 0 is no limit to the number of elements.
 
-    `declaration`: the attributes that declare it, its name among them.
+    `declaration`: the attributes that declare it, its name among them. `elements`: how many it has, None before Linux
+    6.16 or so, which does not say.
     """
 
     name: str
@@ -166,6 +171,7 @@ class SetInfo(NamedTuple):
     data_length: int
     size: int
     declaration: bytes
+    elements: int | None
 
 
 class ObjectInfo(NamedTuple):
@@ -402,6 +408,46 @@ def _parse_element(data: bytes) -> Element:
     return _parse_any_element(data)
 
 
+def _any_entries(payload: bytes) -> list[tuple[bytes, Value]]:
+    """The entries of a list of elements."""
+    elements = (_parse_element(item) for _, item in attributes(payload))
+    return [(element.key, element.value) for element in elements]
+
+
+def _plain_entries(container: Container, payload: bytes) -> list[tuple[bytes, Value]] | None:
+    """The same where all elements have a key, a value if it is a map of data, and nothing else; None for any other.
+
+    Then they are equally long, and their headers are those of the first.
+    """
+    if container.is_verdict_map or not payload:
+        return None
+    layout = _plain_layout(container.key_length, container.data_length)
+    if len(payload) % layout.size or _LIST_LENGTH.unpack_from(payload)[0] != layout.size:
+        return None
+    if not container.data:
+        first, _ = next(layout.iter_unpack(payload))
+        found = [(key, _EMPTY) for header, key in layout.iter_unpack(payload) if header == first]
+    else:
+        first, _, second, _ = next(layout.iter_unpack(payload))
+        found = [
+            (key, Value(data))
+            for header, key, data_header, data in layout.iter_unpack(payload)
+            if header == first and data_header == second
+        ]
+    known = _any_entries(payload[: layout.size]) == found[:1]
+    return found if known and len(found) * layout.size == len(payload) else None
+
+
+_LIST_LENGTH = struct.Struct("=H")
+
+
+@lru_cache(maxsize=64)
+def _plain_layout(key_length: int, data_length: int) -> struct.Struct:
+    """An item of a list: headers, key, and, of a map, headers and data."""
+    data = f"8s{data_length}s" if data_length else ""
+    return struct.Struct(f"=12s{key_length}s{data}")
+
+
 def _parse_any_element(data: bytes) -> Element:
     parts = dict(attributes(data))
     content = parts.get(_ELEMENT_DATA)
@@ -592,6 +638,7 @@ class Connection:
                     data_length=_number(parts, _SET_DATA_LENGTH),
                     size=_number(dict(attributes(parts.get(_SET_DESCRIPTION, b""))), _DESCRIPTION_SIZE),
                     declaration=_set_declaration(parts),
+                    elements=_number(parts, _SET_COUNT) if _SET_COUNT in parts else None,
                 )
             )
         return found
@@ -610,6 +657,46 @@ class Connection:
         listed = self._dump(_GETFLOWTABLE, _FAMILY_NUMBERS[family], _text(_FLOWTABLE_TABLE, table))
         tables = (dict(attributes(answer)) for answer in listed)
         return [_name(parts[_FLOWTABLE_NAME]) for parts in tables if _name(parts[_FLOWTABLE_TABLE]) == table]
+
+    def entries(self, container: Container, table: str) -> Iterator[tuple[bytes, Value]]:
+        """The keys and values of a set or map without intervals; much faster than `elements`."""
+        wanted = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name)
+        for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[container.family], wanted):
+            for kind, payload in attributes(answer):
+                if kind == _ELEMENTS:
+                    yield from _plain_entries(container, payload) or _any_entries(payload)
+
+    def lookup(self, container: Container, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
+        """Those of `keys`, in a set or map without intervals, that are there."""
+        found: list[tuple[bytes, Value]] = []
+        position = 0
+        while position < len(keys):
+            part = keys[position : position + _KEYS_PER_REQUEST]
+            payloads, is_complete = self._get_elements(container, table, part)
+            found += _plain_entries(container, b"".join(payloads)) or _any_entries(b"".join(payloads))
+            # The kernel answers up to the first that is not there.
+            position += len(payloads) + (not is_complete)
+        return found
+
+    def _get_elements(self, container: Container, table: str, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
+        """The lists of one element that answer a request for `keys`, and whether there is one for each."""
+        self._sequence += 1
+        request = _elements(_GETSETELEM, REQUEST | ACK, container, table, [_key(key) for key in keys])
+        struct.pack_into("=I", request, 8, self._sequence)
+        self._socket.send(request)
+        # An answer is as the request: the names of the table and of the set, then the list.
+        start = HEADER.size + 4 + len(_text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name))
+        payloads: list[bytes] = []
+        while True:
+            data = self._receive()
+            _, kind, _, sequence, _ = HEADER.unpack_from(data)
+            if kind == NLMSG_ERROR and sequence == self._sequence:
+                number = -struct.unpack_from("=i", data, HEADER.size)[0]
+                if number not in {0, errno.ENOENT}:
+                    raise KernelError(number, -1)
+                return payloads, not number
+            if sequence == self._sequence:
+                payloads.append(data[start + ATTRIBUTE.size :])
 
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
         """The elements of one set or map."""
