@@ -593,11 +593,13 @@ def _nftables_ruleset(cluster: Cluster, configuration: NodeConfiguration, live: 
     from rulegen.nftables.kernel import Kernel
     from rulegen.targets.on_nftables import compile_cluster
 
-    entries = None
-    if live:
-        with Kernel() as kernel:
-            entries = kernel.read().entries
-    return NftablesRuleset(compile_cluster(cluster, configuration, entries), configuration.families, entries)
+    if not live:
+        return NftablesRuleset(compile_cluster(cluster, configuration), configuration.families)
+    with Kernel() as kernel:
+        found = kernel.read()
+        compiler = compile_cluster(cluster, configuration, found.entries)
+        kernel.prove(found, compiler.programs, compiler.entries())
+    return NftablesRuleset(compiler, configuration.families, found.entries)
 
 
 def _iptables_ruleset(variant: str, cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:

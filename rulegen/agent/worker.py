@@ -67,6 +67,9 @@ class Worker:
             SourceError: a source cannot go on.
             HostError: what the first sync needs has not come in time.
         """
+        if self._watch.is_prompt:
+            with collector.paused():
+                self._engine.read_ahead()
         while not is_stopping():
             self._wait()
             for observer in self._observers:
@@ -150,7 +153,9 @@ class Worker:
         now = time.monotonic()
         self._intruders |= dict.fromkeys(self._watch.look(now))
         if not self._intruders or self._is_first:
-            # The first sync reads the kernel anyway.
+            if self._intruders:
+                # What was read for the first sync is not so any more.
+                self._engine.distrust()
             self._intruders.clear()
             return
         wait = self._allowance.wait(now)
