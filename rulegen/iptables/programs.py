@@ -25,7 +25,8 @@ from rulegen.iptables.names import escaped
 # A program that takes longer is killed: 100 times what the largest clusters need. A large restore may take longer.
 _SECONDS = 60.0
 _SECONDS_PER_LINE = 0.001
-LOCK = Path("/run/xtables.lock")
+# As iptables(8) itself: the variable moves its lock.
+LOCK = Path(os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock")
 
 NAME = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 _VARIANT_WORD = re.compile(r"\((nf_tables|legacy)\)")
