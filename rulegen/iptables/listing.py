@@ -47,7 +47,7 @@ def list_tables(variant: Variant, family: Family, is_read: Callable[[str], bool]
     # Asked first: a table that comes meanwhile need not be listed.
     present = nf_tables.tables(family) if variant is Variant.NFT else programs.legacy_tables(family)
     if not present:
-        # Legacy tables would be made by asking for them; a kernel without nf_tables would be a fault of iptables-nft.
+        # To iptables-nft, a kernel without nf_tables would be a fault.
         return []
     saved = programs.save(variant, family)
     listed = _parse(f"iptables-{variant.value}-save ({family.value})", saved)
