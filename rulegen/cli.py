@@ -118,8 +118,9 @@ def main() -> None:
 _KUBECONFIG = click.option(
     "--kubeconfig",
     metavar="FILE",
-    help="Without -f: the cluster to read [default: $KUBECONFIG, ~/.kube/config, or the one this pod is in].",
+    help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
 )
+_CONFIG = click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
 _SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded.")
 
 
@@ -136,7 +137,7 @@ def _input_options(command: Command) -> Command:
             ),
             _KUBECONFIG,
             click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
-            click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration."),
+            _CONFIG,
             _SKIP_INVALID,
         )
     ):
@@ -505,8 +506,9 @@ def lint(output: str, **options: Any) -> None:
     from rulegen.routing.model import Reason
 
     source = _pack(options)
-    manifests = _load(source)
-    cluster = _cluster(manifests, _settings(source, _say_warning).node)
+    configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
+    cluster = _cluster(manifests, configuration.node)
     findings = checks.lint(
         checks.LintInput(cluster, manifests.services, manifests.unselected, manifests.endpoint_slices)
     )
@@ -533,8 +535,8 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
     from rulegen.explain.model import View
 
     source = _pack(options)
-    manifests = _load(source)
     configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
     node = configuration.node
     if live:
         from rulegen.configuration_file import for_families
@@ -599,8 +601,9 @@ def _print_explanation(
 
 @main.command()
 @_KUBECONFIG
+@_CONFIG
 @_SKIP_INVALID
-def snapshot(kubeconfig: str | None, skip_invalid: bool) -> None:
+def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> None:
     """Write what a cluster holds of all that rulegen reads as one manifest file, for later -f.
 
     \b
@@ -609,7 +612,8 @@ def snapshot(kubeconfig: str | None, skip_invalid: bool) -> None:
     """
     from rulegen.kube.snapshot import write_manifests
 
-    write_manifests(_load(Input(skip_invalid=skip_invalid, kubeconfig=kubeconfig or "")), sys.stdout)
+    source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "")
+    write_manifests(_load(source, _written_settings(source, _say_warning)), sys.stdout)
 
 
 # ---- golden, demo ----
@@ -683,16 +687,16 @@ def demo() -> None:
 
 def _read_input(source: Input) -> tuple[Cluster, Configuration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
-    manifests = _load(source)
     configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
     cluster = _cluster(manifests, configuration.node)
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
     return cluster, configuration
 
 
-def _load(source: Input) -> Manifests:
-    manifests = _read_manifests(source)
+def _load(source: Input, configuration: Configuration) -> Manifests:
+    manifests = _read_manifests(source, configuration.agent.kubeconfig)
     for problem in manifests.problems:
         _say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -703,7 +707,8 @@ def _load(source: Input) -> Manifests:
     return manifests
 
 
-def _read_manifests(source: Input) -> Manifests:
+def _read_manifests(source: Input, configured: str) -> Manifests:
+    """`configured`: the kubeconfig of the configuration, for where the options name none."""
     if source.files:
         from rulegen.kube.manifests import load
 
@@ -711,7 +716,10 @@ def _read_manifests(source: Input) -> Manifests:
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(connect(source.kubeconfig))
+    api = connect(source.kubeconfig or configured)
+    for warning in api.warnings:
+        _say_warning(warning)
+    return read_cluster(api)
 
 
 def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
@@ -727,9 +735,19 @@ def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
     """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect."""
     from msgspec.structs import replace
 
+    from rulegen.configuration_file import node_configuration
+
+    configuration = _written_settings(source, warn)
+    return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))
+
+
+def _written_settings(source: Input, warn: Callable[[str], None]) -> Configuration:
+    """The same, whichever node it is for."""
+    from msgspec.structs import replace
+
     from rulegen.config import Conntrack
     from rulegen.config import Target as Kind
-    from rulegen.configuration_file import load_configuration, node_configuration, read_configuration
+    from rulegen.configuration_file import load_configuration, read_configuration
 
     target = Kind(source.target) if source.target else None
     if source.config:
@@ -740,7 +758,7 @@ def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
         configuration = replace(configuration, agent=replace(configuration.agent, conntrack=Conntrack()))
     for warning in warnings:
         warn(warning)
-    return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))
+    return configuration
 
 
 def _say_warning(warning: str) -> None:

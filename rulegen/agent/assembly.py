@@ -123,6 +123,8 @@ def _source(
     from rulegen.kube.api import connect
 
     api = connect(configuration.agent.kubeconfig, options.server)
+    for warning in api.warnings:
+        _LOG.warning("%s", warning)
     return Follower(api, configuration.node.node_name, inbox.deliver), api.server, [Bootstrap(api.server, engine)]
 
 

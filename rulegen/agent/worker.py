@@ -17,6 +17,7 @@ from rulegen.agent.dataplane import Dataplane
 from rulegen.agent.engine import Engine, Sync
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.observer import Observer
+from rulegen.agent.outages import Outages
 from rulegen.agent.readiness import Readiness
 from rulegen.agent.schedule import Allowance, Schedule
 from rulegen.errors import RulegenError
@@ -57,6 +58,7 @@ class Worker:
         self._intruders: dict[str, None] = {}
         self._blamed: dict[str, None] = {}
         self._is_held_back = False
+        self._outages = Outages()
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Works until `is_stopping`; whoever sets that wakes the inbox up.
@@ -136,10 +138,9 @@ class Worker:
             case Invalid(_, _, _, error):
                 self._engine.take_invalid(event)
                 _LOG.warning("object not used: %s; it keeps what it last meant", error)
-            case Interrupted(kind, error, seconds):
-                _LOG.warning("not following %s, next attempt in %.1f s: %s", kind.__name__, seconds, error)
-            case Resumed(kind):
-                _LOG.info("following %s again", kind.__name__)
+            case Interrupted() | Resumed():
+                for line in self._outages.take(event):
+                    _LOG.log(logging.WARNING if isinstance(event, Interrupted) else logging.INFO, "%s", line)
             case Failed(_, error):
                 raise SourceError("a source of events has failed") from error
 
