@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
@@ -206,12 +206,10 @@ class Api:
         with self._lock:
             if time.monotonic() - self._renewed > _CREDENTIALS_SECONDS:
                 self._renewed = time.monotonic()
-                try:
+                # Files are in the middle of being replaced, perhaps. What was there is good until it is refused.
+                with suppress(InputError):
                     self._renew(self._read())
-                except InputError:
-                    # Files are in the middle of being replaced, perhaps. What was there is good until it is refused.
-                    return self._way, self._renew_credential()
-            return self._way, self._renew_credential()
+            return self._with_credential()
 
     def _replaced(self, way: _Way, credential: Credential | None) -> tuple[_Way, Credential | None]:
         """What to ask with after these were refused."""
@@ -221,7 +219,7 @@ class Api:
                 self._renewed = time.monotonic()
                 self._credential = None
                 self._renew(self._read())
-            return self._way, self._renew_credential()
+            return self._with_credential()
 
     def _renew(self, access: Access) -> None:
         """Takes the access over; connections stay where nothing about them has changed. Hold the lock."""
@@ -229,18 +227,18 @@ class Api:
             self._credential = None
         self._take(access)
 
-    def _renew_credential(self) -> Credential | None:
-        """What the plugin gives, if there is one and it is needed; run when there is nothing of it. Hold the lock."""
+    def _with_credential(self) -> tuple[_Way, Credential | None]:
+        """Runs the plugin if there is one, it is needed, and what it gave is not there or has expired. Hold the lock."""
         access = self._way.access
         if access.plugin is None or any(name == "Authorization" for name, _ in access.headers):
-            return None
+            return self._way, None
         if self._credential is None or self._credential.is_expired():
             from rulegen.kube.plugin import run_plugin
 
             with _failures_of(self.server):
                 self._credential = run_plugin(access.plugin, self._waiting)
             self._take(access)
-        return self._credential
+        return self._way, self._credential
 
     def _take(self, access: Access) -> None:
         plugin, trust = access.plugin, access.trust

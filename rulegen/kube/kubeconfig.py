@@ -493,7 +493,7 @@ def _check_plugin(plugin: _Exec, place: str) -> None:
     if not plugin.command:
         raise InputError(f"{place}.command: expected a program, it is not set")
     if plugin.api_version not in _PLUGIN_VERSIONS:
-        found = shown(plugin.api_version) if plugin.api_version else "it is not set"
+        found = f"got {shown(plugin.api_version)}" if plugin.api_version else "it is not set"
         raise InputError(f"{place}.apiVersion: expected {' or '.join(_PLUGIN_VERSIONS)}, {found}")
     if any(not variable.name or "=" in variable.name for variable in plugin.env):
         raise InputError(f"{place}.env: expected the name of a variable")
@@ -506,7 +506,7 @@ def _check_plugin(plugin: _Exec, place: str) -> None:
         raise InputError(f"{place}: a program cannot be given text with a zero byte")
     modes = _INTERACTIVE_MODES if plugin.api_version == _PLUGIN_VERSIONS[0] else ("", *_INTERACTIVE_MODES)
     if plugin.interactive_mode not in modes:
-        found = shown(plugin.interactive_mode) if plugin.interactive_mode else "it is not set"
+        found = f"got {shown(plugin.interactive_mode)}" if plugin.interactive_mode else "it is not set"
         raise InputError(f"{place}.interactiveMode: expected {', '.join(_INTERACTIVE_MODES)}, {found}")
 
 

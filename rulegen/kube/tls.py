@@ -26,6 +26,7 @@ def client_context(trust: Trust) -> ssl.SSLContext:
         InputError: a certificate or key cannot be used; says which.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     # An authority that another one has signed is enough.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -24,10 +24,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, SecurityWarning
 from urllib3.util import Url, parse_url
 
-# It tells of each connection what is said here once, and prints what servers send with a traceback.
-urllib3.disable_warnings(SecurityWarning)
-logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-
 PoolClasses: TypeAlias = dict[str, type[HTTPConnectionPool]]
 Place: TypeAlias = tuple[Any, ...]
 
@@ -117,6 +113,9 @@ def _call(shutdown: Callable[[], None]) -> None:
 
 def pool_classes(waiting: Waiting, socks_proxy: str = "") -> PoolClasses:
     """The pools for a PoolManager's `pool_classes_by_scheme`; `socks_proxy`: the URL of one to go through."""
+    # It warns with each connection, and prints what servers send with a traceback.
+    urllib3.disable_warnings(SecurityWarning)
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     fields: dict[str, object] = {"waiting": waiting}
     plain, tls = (_SocksConnection, _SocksTLSConnection) if socks_proxy else (_Connection, _TLSConnection)
     if socks_proxy:
@@ -168,7 +167,7 @@ class _Connection(HTTPConnection):
             super().connect()
         if not hasattr(self.sock, "shutdown"):
             # TLS within the TLS of a proxy cannot be shut down itself; who reads an answer will want to.
-            self.sock.shutdown = self._shutdown()  # type: ignore[method-assign]
+            self.sock.shutdown = partial(socket.socket.shutdown, self._plain_socket())  # type: ignore[method-assign]
 
     def _new_conn(self) -> socket.socket:
         return self._connect_to(self._dns_host, self.port, lambda place: (socket.socket(*place[:3]), place[4]))
@@ -219,10 +218,12 @@ class _Connection(HTTPConnection):
         seconds = self._seconds()
         return None if seconds is None else 2 * seconds
 
+    def _plain_socket(self) -> socket.socket:
+        return self.sock if isinstance(self.sock, socket.socket) else self.sock.socket
+
     def _shutdown(self) -> Callable[[], None]:
         # The method of plain sockets: that of a TLS socket takes TLS away from the thread that reads.
-        sock = self.sock if isinstance(self.sock, socket.socket) else self.sock.socket
-        return partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)
+        return partial(socket.socket.shutdown, self._plain_socket(), socket.SHUT_RDWR)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override] # urllib3's own is no http.client.HTTPResponse
         with self.waiting.bounded(self._shutdown(), self._seconds_for_all()):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,31 +16,16 @@ from rulegen.errors import InputError
 from rulegen.kube import api as api_module
 from rulegen.kube.api import Api, ApiError, connect
 from rulegen.kube.kubeconfig import find_access, from_service_account
-from rulegen.kube.listing import Item, NotServedError, list_pages, service_cidrs, services
+from rulegen.kube.listing import NotServedError, list_pages, service_cidrs
 from rulegen.kube.objects import Service
 from tests.apiserver import EVENT, ApiServer
 from tests.apiserver.faults import Answer, Hang
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.builders import service
+from tests.kube.conftest import listed, refusal
 
 
-@pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A host that knows of no cluster."""
-    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-def listed(api: Api, limit: int = 500) -> list[Item]:
-    return [item for page in list_pages(api, services(), limit) for item in page.items]
-
-
-def refusal(call: Callable[[], object], kind: type[ApiError] | type[InputError] = ApiError) -> str:
-    with pytest.raises(kind) as raised:
-        call()
-    assert str(raised.value).isprintable()
-    return str(raised.value)
+pytestmark = pytest.mark.usefixtures("nowhere")
 
 
 # Where the cluster is.
