@@ -228,7 +228,7 @@ class Api:
         self._take(access)
 
     def _with_credential(self) -> tuple[_Way, Credential | None]:
-        """Runs the plugin if there is one, it is needed, and what it gave is not there or has expired. Hold the lock."""
+        """Runs the plugin where there is one, it is needed, and what it gave has expired or was none. Hold the lock."""
         access = self._way.access
         if access.plugin is None or any(name == "Authorization" for name, _ in access.headers):
             return self._way, None
@@ -361,5 +361,8 @@ def status_error(server: str, text: bytes | memoryview, status: int = 0, retry_a
 def _refusal(server: str, path: str, response: BaseHTTPResponse) -> ApiError:
     seconds = response.headers.get("Retry-After", "")
     retry_after = float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0
+    if location := response.headers.get("Location", "") if response.status // 100 == 3 else "":
+        elsewhere = f"sends us elsewhere, which is not followed: {printable(location)}"
+        return ApiError(f"{server}{path}: status {response.status}: {elsewhere}", response.status)
     body = response.read(_REFUSAL_BYTES, decode_content=True)
     return status_error(f"{server}{path}", body, response.status, retry_after)

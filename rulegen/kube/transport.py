@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -74,7 +76,7 @@ class Waiting:
 
         Raises:
             EndedError: `end` was called already.
-            TooSlowError: it lasted longer, and failed for that.
+            TooSlowError: it lasted longer.
         """
         late = threading.Event()
 
@@ -91,11 +93,14 @@ class Waiting:
                 yield
             except Exception as error:
                 if late.is_set() and not self._ended:
-                    raise TooSlowError(f"not complete within {seconds:g} s") from error
+                    raise TooSlowError(f"not complete within {seconds} s") from error
                 raise
             finally:
                 if timer is not None:
                     timer.cancel()
+        # What was cut off may look complete.
+        if late.is_set() and not self._ended:
+            raise TooSlowError(f"not complete within {seconds} s")
 
     def end(self) -> None:
         """Ends all waiting, for good. May be called more than once."""
@@ -124,6 +129,14 @@ def pool_classes(waiting: Waiting, socks_proxy: str = "") -> PoolClasses:
         "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": type("Connection", (plain,), fields)}),
         "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": type("TLSConnection", (tls,), fields)}),
     }
+
+
+def _shutdown(reference: weakref.ref[socket.socket], how: int = socket.SHUT_RDWR) -> None:
+    """Ends a connection in both directions, whoever reads or writes; nothing where the socket is gone."""
+    del how
+    sock = reference()
+    if sock is not None:
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _resolve(waiting: Waiting, host: str, port: int, seconds: float | None) -> list[Place]:
@@ -165,9 +178,10 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         with ExitStack() as self._while_connecting:
             super().connect()
-        if not hasattr(self.sock, "shutdown"):
-            # TLS within the TLS of a proxy cannot be shut down itself; who reads an answer will want to.
-            self.sock.shutdown = partial(socket.socket.shutdown, self._plain_socket())  # type: ignore[method-assign]
+        if not isinstance(self.sock, socket.socket) or isinstance(self.sock, ssl.SSLSocket):
+            # What urllib3 gives to answers. That of a TLS socket takes TLS away from the thread that reads, which may
+            # then read what was meant to be decrypted; TLS within the TLS of a proxy has none.
+            self.sock.shutdown = partial(_shutdown, weakref.ref(self._plain_socket()))  # type: ignore[method-assign]
 
     def _new_conn(self) -> socket.socket:
         return self._connect_to(self._dns_host, self.port, lambda place: (socket.socket(*place[:3]), place[4]))
@@ -221,12 +235,8 @@ class _Connection(HTTPConnection):
     def _plain_socket(self) -> socket.socket:
         return self.sock if isinstance(self.sock, socket.socket) else self.sock.socket
 
-    def _shutdown(self) -> Callable[[], None]:
-        # The method of plain sockets: that of a TLS socket takes TLS away from the thread that reads.
-        return partial(socket.socket.shutdown, self._plain_socket(), socket.SHUT_RDWR)
-
     def getresponse(self) -> HTTPResponse:  # type: ignore[override] # urllib3's own is no http.client.HTTPResponse
-        with self.waiting.bounded(self._shutdown(), self._seconds_for_all()):
+        with self.waiting.bounded(partial(_shutdown, weakref.ref(self._plain_socket())), self._seconds_for_all()):
             return super().getresponse()
 
 

@@ -1,4 +1,4 @@
-"""Proxies for tests, on a port of 127.0.0.1: HTTP (CONNECT, in TLS or not) and SOCKS 5. They note what they were asked."""
+"""Proxies for tests, on a port of 127.0.0.1: HTTP (CONNECT, in TLS or not) and SOCKS 5; they note what was asked."""
 
 from __future__ import annotations
 

@@ -59,9 +59,7 @@ def fails(server: ApiServer, tmp_path: Path, user: dict[str, Any], cluster: dict
 
 
 @pytest.mark.parametrize("text", ["{}", "{}\n", "{}\r\n", "\r\n\t {} \n\n", "\v{}\f"])
-def test_white_space_around_a_token_in_a_file_is_not_a_part_of_it(
-    server: ApiServer, tmp_path: Path, text: str
-) -> None:
+def test_white_space_around_a_token_in_a_file_is_not_a_part_of_it(server: ApiServer, tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_bytes(text.format(TOKEN).encode())
     works(server, tmp_path, {"tokenFile": str(tmp_path / "token")})
 
@@ -99,9 +97,7 @@ def test_files_that_cannot_be_read(server: ApiServer, tmp_path: Path) -> None:
     assert fails(server, tmp_path, {"tokenFile": "none"}) == (
         "PATH/config: user me: tokenFile: PATH/none: No such file or directory"
     )
-    assert fails(server, tmp_path, {"tokenFile": "."}) == (
-        "PATH/config: user me: tokenFile: PATH: Is a directory"
-    )
+    assert fails(server, tmp_path, {"tokenFile": "."}) == ("PATH/config: user me: tokenFile: PATH: Is a directory")
     for path in ("pipe", "/dev/zero"):
         assert fails(server, tmp_path, {"tokenFile": path}).endswith("expected a regular file")
     assert fails(server, tmp_path, {"tokenFile": "a\0b"}).endswith("no name of a file")
@@ -220,9 +216,7 @@ def test_nobody_in_particular(server: ApiServer, tmp_path: Path) -> None:
 # -- certificates --
 
 
-def test_a_client_certificate_as_data_or_in_files(
-    server: ApiServer, tmp_path: Path, client: trustme.LeafCert
-) -> None:
+def test_a_client_certificate_as_data_or_in_files(server: ApiServer, tmp_path: Path, client: trustme.LeafCert) -> None:
     server.tokens = set()
     works(
         server,
@@ -250,9 +244,7 @@ def test_a_certificate_that_is_replaced_is_used(server: ApiServer, tmp_path: Pat
     both.write_bytes(chain_of(other) + key_of(other))
     server.put(service("web"))
     server.tokens = set()
-    api = connect(
-        server.kubeconfig(tmp_path / "k", user={"client-certificate": str(both), "client-key": str(both)})
-    )
+    api = connect(server.kubeconfig(tmp_path / "k", user={"client-certificate": str(both), "client-key": str(both)}))
     assert "ertificate" in refusal(lambda: listed(api)) or server.connections
     both.write_bytes(chain_of(client) + key_of(client))
     api = connect(str(tmp_path / "k"))

@@ -33,7 +33,9 @@ class Plugin:
         self.folder = folder
         self.path = folder / "bin/plugin"
         self.path.parent.mkdir()
-        self.script(f'echo run >> {folder}/runs; printf %s "$KUBERNETES_EXEC_INFO" > {folder}/info; cat {folder}/output')
+        self.script(
+            f'echo run >> {folder}/runs; printf %s "$KUBERNETES_EXEC_INFO" > {folder}/info; cat {folder}/output'
+        )
         self.gives(token=TOKEN)
 
     def script(self, text: str) -> None:
@@ -415,5 +417,3 @@ def test_a_key_is_never_shown(using: Callable[..., Api], plugin: Plugin, tmp_pat
     plugin.gives(clientCertificateData=certificate, clientKeyData=other.private_key_pem.bytes().decode())
     said = message(lambda: listed(using()), tmp_path)
     assert said == ": clientKeyData: the key is not that of the certificate"
-
-

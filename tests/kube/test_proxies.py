@@ -121,9 +121,7 @@ def test_a_proxy_that_is_not_there(through: Callable[[str], Api], scheme: str) -
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
-def test_a_proxy_that_says_nothing(
-    through: Callable[[str], Api], scheme: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_says_nothing(through: Callable[[str], Api], scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rulegen.kube.api._CONNECT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         api = through(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}")

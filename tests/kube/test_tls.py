@@ -92,8 +92,8 @@ def strictness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         return
     make = ssl.SSLContext.__new__
 
-    def strict(cls: type[ssl.SSLContext], *arguments: object, **named: object) -> ssl.SSLContext:
-        context = make(cls, *arguments, **named)  # type: ignore[arg-type]
+    def strict(cls: type[ssl.SSLContext], protocol: int) -> ssl.SSLContext:
+        context = make(cls, protocol)
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         return context
 
@@ -195,8 +195,8 @@ def named(name: str) -> tuple[x509.ExtensionType, ...]:
         (lambda authority: issue("s", named("elsewhere"), authority), "IP address mismatch"),
         # As Go: the common name is no name of a server.
         (lambda authority: issue("127.0.0.1", (), authority), "IP address mismatch"),
-        (lambda authority: issue("s", SERVER, issue("kubernetes", AUTHORITY)), "certificate signature failure"),
-        (lambda authority: issue("s", SERVER), "self-signed certificate"),
+        (lambda _: issue("s", SERVER, issue("kubernetes", AUTHORITY)), "certificate signature failure"),
+        (lambda _: issue("s", SERVER), "self-signed certificate"),
     ],
 )
 def test_servers_that_are_refused(
