@@ -96,7 +96,7 @@ def _is_interactive(plugin: Plugin) -> bool:
 def _start(plugin: Plugin, *, is_interactive: bool) -> subprocess.Popen[bytes]:
     command = shutil.which(plugin.command)
     if command is None:
-        hint = f"; {printable(plugin.install_hint)}" if plugin.install_hint else ""
+        hint = f"; {printable(' '.join(plugin.install_hint.split()))}" if plugin.install_hint else ""
         raise InputError(f"{plugin.place}.command: {printable(plugin.command)}: no such program{hint}")
     try:
         # A group of its own, so that all of it can be ended; one that reads from the terminal has to stay in ours.

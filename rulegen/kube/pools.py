@@ -10,7 +10,6 @@ import ipaddress
 import os
 from contextlib import suppress
 from urllib.parse import unquote
-from urllib.request import getproxies_environment
 
 from urllib3 import PoolManager, ProxyManager, make_headers
 from urllib3.util import parse_url
@@ -55,11 +54,14 @@ def environment_proxy(server: str) -> str:
         InputError: what it names is no URL of a proxy.
     """
     url = parse_url(server)
-    proxy = getproxies_environment().get(url.scheme or "", "")
+    proxy = _variable(f"{url.scheme}_proxy")
     if not proxy or _is_loopback((url.host or "").strip("[]")) or _is_exempt(server):
         return ""
-    place = "$HTTPS_PROXY" if url.scheme == "https" else "$HTTP_PROXY"
-    return checked_proxy(proxy if "://" in proxy else f"http://{proxy}", place)
+    return checked_proxy(proxy if "://" in proxy else f"http://{proxy}", f"${url.scheme}_proxy".upper())
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(name.upper()) or os.environ.get(name, "")
 
 
 def _is_loopback(host: str) -> bool:
@@ -69,7 +71,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_exempt(server: str) -> bool:
-    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    exempt = _variable("no_proxy")
     if not exempt:
         return False
     from kubernetes.client.rest import should_bypass_proxies

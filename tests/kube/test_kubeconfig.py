@@ -457,6 +457,24 @@ def test_a_kubeconfig_with_a_mistake(tmp_path: Path, was: str, now: str, expecte
     assert message.replace(str(path), "PATH").startswith(f"PATH: {expected}")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        KUBECONFIG.replace("\n", "\r\n").encode(),
+        b"\xef\xbb\xbf" + KUBECONFIG.encode(),
+        KUBECONFIG.encode("utf-16"),
+        f"---{KUBECONFIG}---\n".encode(),
+        b"# a comment\n" + KUBECONFIG.encode(),
+        KUBECONFIG.replace("users:", "preferences: {}\nextensions: null\nsomething: else\nusers:").encode(),
+    ],
+)
+def test_a_kubeconfig_as_other_programs_write_it(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "config").write_bytes(text)
+    access = from_kubeconfig(str(tmp_path / "config"))
+    assert access.server == "https://192.0.2.1"
+    assert access.headers == (("Authorization", "Bearer t"),)
+
+
 def test_a_kubeconfig_that_cannot_be_read(tmp_path: Path) -> None:
     assert refusal(lambda: connect(str(tmp_path)), InputError) == f"{tmp_path}: Is a directory"
     assert refusal(lambda: connect("a\0b"), InputError).endswith("no name of a file")
