@@ -329,9 +329,12 @@ def test_a_plugin_may_ask_at_a_terminal(
 
 
 def processes(tmp_path: Path) -> list[str]:
-    """Those that a plugin has begun and noted the numbers of."""
+    """Those that a plugin has begun and noted the numbers of, and that do not end."""
     numbers = (tmp_path / "pids").read_text().split()
-    return [number for number in numbers if _state(number) not in ("Z", "")]
+    end = time.monotonic() + 5
+    while (left := [number for number in numbers if _state(number) not in ("Z", "")]) and time.monotonic() < end:
+        time.sleep(0.01)
+    return left
 
 
 def _state(number: str) -> str:
