@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import socket
 import time
@@ -23,20 +24,20 @@ from tests.apiserver.faults import Drip, Hang, Raw
 from tests.apiserver.faults import Fault as ServerFault
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.builders import Item, node, service_cidr
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
 NODE: list[Item] = [node(), service_cidr("10.96.0.0/16")]
 KINDS: tuple[WatchedKind, ...] = (Service, EndpointSlice, Node, ServiceCIDR)
-# Less than what is waited for without end, or for the ten seconds of a connection; a busy host has time to end.
-SECONDS = 4.0
 
 
 def stops_at_once(agent: Any) -> None:
     start = time.monotonic()
     agent.process.send_signal(signal.SIGTERM)
-    assert agent.process.wait(20) == 0
-    assert time.monotonic() - start < SECONDS
+    assert agent.process.wait(60) == 0
+    # What hangs would hang for ten seconds at least.
+    assert time.monotonic() - start < patience(1)
     assert "Traceback" not in agent.log
 
 
@@ -112,8 +113,6 @@ def test_sigterm_while_a_plugin_hangs(
 
 
 def test_sigterm_while_a_kubeconfig_is_a_pipe_without_a_writer(playground: Playground, tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     with playground.agent("--kubeconfig", str(tmp_path / "pipe")) as agent:
         time.sleep(1.5)

@@ -7,11 +7,15 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rulegen.errors import InputError
 from rulegen.kube.api import Api, connect
@@ -555,6 +559,101 @@ def test_a_kubeconfig_from_a_pipe_is_read_once(
     assert listed(api) == []
     assert listed(api) == []
     writing.join()
+
+
+# -- anything at all --
+
+WHOLE: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "current-context": "here",
+    "contexts": [{"name": "here", "context": {"cluster": "it", "user": "me", "namespace": "x"}}],
+    "clusters": [
+        {
+            "name": "it",
+            "cluster": {
+                "server": "https://192.0.2.1",
+                "proxy-url": "http://proxy:3128",
+                "tls-server-name": "api",
+                "certificate-authority-data": "",
+                "insecure-skip-tls-verify": False,
+                "disable-compression": False,
+                "extensions": [{"name": "client.authentication.k8s.io/exec", "extension": {}}],
+            },
+        }
+    ],
+    "users": [
+        {
+            "name": "me",
+            "user": {
+                "token": "t",
+                "tokenFile": "",
+                "as": "jane",
+                "as-uid": "1",
+                "as-groups": ["g"],
+                "as-user-extra": {"k": ["v"]},
+                "client-certificate": "",
+                "client-certificate-data": "",
+                "client-key-data": "",
+                "username": "",
+                "password": "",
+                "exec": {
+                    "command": "plugin",
+                    "args": ["a"],
+                    "env": [{"name": "N", "value": "v"}],
+                    "apiVersion": "client.authentication.k8s.io/v1",
+                    "interactiveMode": "Never",
+                    "provideClusterInfo": True,
+                    "installHint": "x",
+                },
+            },
+        }
+    ],
+}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something can be changed in it."""
+    items: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    return [path, *(place for key, item in items for place in places(item, (*path, key)))]
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.sampled_from(["\0", "../..", "/dev/null", "/", "\n", "https://[", "\ud800", "%", "a" * 5000, "http://\u00fc"]),
+    st.lists(st.text(max_size=3), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(places(WHOLE)[1:]), ODD), min_size=1, max_size=3))
+@settings(max_examples=150)
+def test_a_kubeconfig_of_any_kind_is_used_or_is_one_line(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+    document = json.loads(json.dumps(WHOLE))
+    for path, value in changes:
+        with suppress(KeyError, IndexError, TypeError):
+            inner = document
+            for step in path[:-1]:
+                inner = inner[step]
+            inner[path[-1]] = value
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "config")
+        file.write_text(json.dumps(document))
+        line = "used"
+        try:
+            connect(str(file)).close()
+        except InputError as error:
+            line = str(error)
+    assert line.isprintable()
+    assert len(line) < 1000
 
 
 # -- pods --

@@ -19,6 +19,7 @@ from rulegen.kube.api import Api, ApiError, connect
 from tests.apiserver import ApiServer
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.kube.conftest import listed, refusal
+from tests.patience import patience
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 
@@ -331,7 +332,7 @@ def test_a_plugin_may_ask_at_a_terminal(
 def processes(tmp_path: Path) -> list[str]:
     """Those that a plugin has begun and noted the numbers of, and that do not end."""
     numbers = (tmp_path / "pids").read_text().split()
-    end = time.monotonic() + 5
+    end = time.monotonic() + patience(1)
     while (left := [number for number in numbers if _state(number) not in ("Z", "")]) and time.monotonic() < end:
         time.sleep(0.01)
     return left
@@ -369,14 +370,14 @@ def test_a_plugin_that_hangs_can_be_ended(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    end = time.monotonic() + 10
+    end = time.monotonic() + patience(2)
     while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
         assert time.monotonic() < end
         time.sleep(0.01)
     start = time.monotonic()
     api.close()
-    asking.join(10)
-    assert time.monotonic() - start < 1
+    asking.join(20)
+    assert time.monotonic() - start < patience(1)
     assert len(errors) == 1
     assert processes(tmp_path) == []
     assert refusal(lambda: listed(api))
@@ -398,7 +399,8 @@ def test_what_a_plugin_leaves_behind_is_not_waited_for(
     plugin.script(f"cat {tmp_path}/output; sleep 30 & echo $! > {tmp_path}/pids")
     start = time.monotonic()
     listed(using())
-    assert time.monotonic() - start < 10
+    # It sleeps for thirty.
+    assert time.monotonic() - start < patience(2)
     os.kill(int((tmp_path / "pids").read_text()), 9)
 
 

@@ -212,8 +212,8 @@ def test_a_common_name_is_no_name_of_a_server(tmp_path: Path) -> None:
     """As Go has it; a name of the system, not an address, which no common name is compared with anyway."""
     authority = issue("kubernetes", AUTHORITY)
     with served(tmp_path, [issue("localhost", (), authority)], authority.pem) as api:
-        api = connect(str(tmp_path / "k"), api.server.replace("127.0.0.1", "localhost"))
-        assert "its certificate is not accepted: Hostname mismatch" in refusal(lambda: listed(api))
+        by_name = connect(str(tmp_path / "k"), api.server.replace("127.0.0.1", "localhost"))
+        assert "its certificate is not accepted: Hostname mismatch" in refusal(lambda: listed(by_name))
 
 
 def test_an_authority_that_may_not_sign_is_none(tmp_path: Path) -> None:
