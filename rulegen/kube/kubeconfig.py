@@ -245,6 +245,8 @@ def _parse(path: Path, text: bytes) -> _Config:
         config = msgspec.convert(_without_nulls(documents[0]) if documents else {}, _Config)
     except msgspec.ValidationError as error:
         raise InputError(f"{place}: not a kubeconfig: {_plain(str(error))}") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: not a kubeconfig: it holds half of a surrogate pair") from error
     if (config.kind or "Config", config.api_version or "v1") != ("Config", "v1"):
         found = f"{shown(config.kind)} of {shown(config.api_version)}"
         raise InputError(f'{place}: not a kubeconfig: expected kind "Config" of apiVersion "v1", got {found}')
@@ -252,11 +254,17 @@ def _parse(path: Path, text: bytes) -> _Config:
 
 
 def _without_nulls(value: Any) -> Any:
-    """To Kubernetes, a field that is null is one that is not there."""
+    """To Kubernetes, a field that is null is one that is not there.
+
+    Raises:
+        UnicodeEncodeError: a text holds half of a surrogate pair, which nothing can be given.
+    """
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {_without_nulls(key): _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
+    if isinstance(value, str):
+        value.encode()
     return value
 
 
