@@ -716,10 +716,7 @@ def _read_manifests(source: Input, configured: str) -> Manifests:
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    api = connect(source.kubeconfig or configured)
-    for warning in api.warnings:
-        _say_warning(warning)
-    return read_cluster(api)
+    return read_cluster(connect(source.kubeconfig or configured, warn=_say_warning))
 
 
 def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:

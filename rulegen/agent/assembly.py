@@ -122,9 +122,7 @@ def _source(
         return FileSource(options.files, inbox.deliver_together), ", ".join(map(printable, options.files)), []
     from rulegen.kube.api import connect
 
-    api = connect(configuration.agent.kubeconfig, options.server)
-    for warning in api.warnings:
-        _LOG.warning("%s", warning)
+    api = connect(configuration.agent.kubeconfig, options.server, _LOG.warning)
     return Follower(api, configuration.node.node_name, inbox.deliver), api.server, [Bootstrap(api.server, engine)]
 
 

@@ -106,16 +106,19 @@ class Api:
     """An API server and the credentials to ask it; several threads may ask at once.
 
     `read` reads the access; it is called again when credentials may have been replaced. Raises what it raises, and
-    InputError for certificates that cannot be used. No program is run before the first request.
+    InputError for certificates that cannot be used. No program is run before the first request. `warn` gets each of the
+    access's warnings once, by the thread that asks.
     """
 
-    def __init__(self, read: Callable[[], Access]) -> None:
+    def __init__(self, read: Callable[[], Access], warn: Callable[[str], None] | None = None) -> None:
         from rulegen.kube.transport import Waiting
 
         self._read = read
         self._lock = threading.Lock()
         self._waiting = Waiting()
         self._credential: Credential | None = None
+        self._warn = warn
+        self._warned: set[str] = set()
         access = read()
         self._way = self._make_way(access, access.trust)
         self._renewed = time.monotonic()
@@ -124,11 +127,6 @@ class Api:
     def server(self) -> str:
         """Its URL, as safe text."""
         return printable(self._way.access.server)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a person should know about the access; lines."""
-        return self._way.access.warnings
 
     @contextmanager
     def get(self, path: str, query: Mapping[str, str], read_seconds: float) -> Iterator[Answer]:
@@ -251,6 +249,10 @@ class Api:
     def _make_way(self, access: Access, trust: Trust) -> _Way:
         from rulegen.kube.pools import make_pools
 
+        for warning in access.warnings:
+            if self._warn is not None and warning not in self._warned:
+                self._warned.add(warning)
+                self._warn(warning)
         return _Way(access, trust, make_pools(access, trust, self._waiting))
 
 
@@ -267,13 +269,13 @@ def _headers(access: Access, credential: Credential | None) -> HTTPHeaderDict:
     return headers
 
 
-def connect(kubeconfig: str = "", server: str = "") -> Api:
-    """The API server of a kubeconfig, or of the cluster that this pod is in; see `find_access`.
+def connect(kubeconfig: str = "", server: str = "", warn: Callable[[str], None] | None = None) -> Api:
+    """The API server of a kubeconfig, or of the cluster that this pod is in; see `find_access` and `Api`.
 
     Raises:
         InputError: there is none, or it cannot be used. Nothing is sent yet.
     """
-    return Api(find_access(kubeconfig, server))
+    return Api(find_access(kubeconfig, server), warn)
 
 
 @contextmanager

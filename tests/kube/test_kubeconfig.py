@@ -355,16 +355,25 @@ def test_an_authority_in_a_file_beside_the_kubeconfig(
 
 
 def test_a_server_that_is_not_checked_is_warned_of_once(
-    server: ApiServer, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    server: ApiServer, tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = works(
-        server, tmp_path, {"token": TOKEN}, {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
+    """Also when the kubeconfig says so later only."""
+    monkeypatch.setattr("rulegen.kube.api._CREDENTIALS_SECONDS", 0.0)
+    warnings: list[str] = []
+    api = connect(server.kubeconfig(tmp_path / "config"), warn=warnings.append)
+    listed(api)
+    assert warnings == []
+    server.kubeconfig(
+        tmp_path / "config", cluster={"certificate-authority-data": None, "insecure-skip-tls-verify": True}
     )
     listed(api)
-    assert api.warnings == (
+    (tmp_path / "config").write_text((tmp_path / "config").read_text().replace("first-token", "another"))
+    server.tokens.add("another")
+    listed(api)
+    assert warnings == [
         f"{tmp_path}/config: cluster it: insecure-skip-tls-verify: whoever answers at {server.url} is believed, "
         "and is given the credentials",
-    )
+    ]
     assert not recwarn.list
 
 
@@ -393,6 +402,20 @@ def test_a_server_without_a_scheme(server: ApiServer, tmp_path: Path) -> None:
     works(server, tmp_path, {"token": TOKEN}, {"server": server.url.removeprefix("https://")})
     path = server.kubeconfig(tmp_path / "k", user={}, cluster={"server": "h:1", "certificate-authority-data": None})
     assert connect(path).server == "http://h:1"
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("https://h/k8s/clusters/c-1/", "https://h/k8s/clusters/c-1"),
+        ("HTTPS://H:6443", "https://h:6443"),
+        ("https://h:6443/", "https://h:6443"),
+        ("https://[2001:DB8::1]:6443", "https://[2001:db8::1]:6443"),
+        ("http://192.0.2.1:8080", "http://192.0.2.1:8080"),
+    ],
+)
+def test_servers_as_they_are_written(server: ApiServer, tmp_path: Path, url: str, meant: str) -> None:
+    assert connect(server.kubeconfig(tmp_path / "k", cluster={"server": url})).server == meant
 
 
 def test_answers_that_are_not_to_be_compressed(server: ApiServer, tmp_path: Path) -> None:
