@@ -18,7 +18,7 @@ from msgspec import Struct
 from rulegen.errors import InputError, printable, shown
 
 # As for a kubeconfig that holds thousands of contexts, and for bundles of every public authority.
-_LARGEST_FILE = 16 << 20
+LARGEST_FILE = 16 << 20
 _SCHEMES = ("http", "https")
 PROXY_SCHEMES = ("http", "https", "socks5")
 # What a header can carry without another reader seeing more than one value in it.
@@ -91,12 +91,12 @@ def read_file(path: str | Path, place: str) -> bytes:
         with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise InputError(f"{place}: {printable(str(path))}: expected a regular file")
-            text = file.read(_LARGEST_FILE + 1)
+            text = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no name of a file"
         raise InputError(f"{place}: {printable(str(path))}: {reason}") from error
-    if len(text) > _LARGEST_FILE:
-        raise InputError(f"{place}: {printable(str(path))}: larger than {_LARGEST_FILE >> 20} MiB")
+    if len(text) > LARGEST_FILE:
+        raise InputError(f"{place}: {printable(str(path))}: larger than {LARGEST_FILE >> 20} MiB")
     return text
 
 

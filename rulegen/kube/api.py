@@ -155,8 +155,8 @@ class Api:
     def close(self) -> None:
         """Ends all requests, from any thread; those who wait get an ApiError. The Api cannot be used afterwards."""
         self._waiting.end()
-        with self._lock:
-            self._way.pools.clear()
+        # Not under the lock: a thread that reads credentials holds it, and what it reads may hang.
+        self._way.pools.clear()
 
     @contextmanager
     def _answer(self, request: _Request, read_seconds: float) -> Iterator[Answer]:

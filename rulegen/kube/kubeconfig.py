@@ -11,6 +11,7 @@ import base64
 import binascii
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -21,6 +22,7 @@ from msgspec import Struct, field
 
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.access import (
+    LARGEST_FILE,
     Access,
     Plugin,
     Trust,
@@ -36,7 +38,6 @@ from rulegen.kube.access import (
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _DEFAULT_KUBECONFIG = "~/.kube/config"
-_LARGEST_FILE = 16 << 20
 _PLUGIN_GROUP = "client.authentication.k8s.io"
 _PLUGIN_VERSIONS = (f"{_PLUGIN_GROUP}/v1", f"{_PLUGIN_GROUP}/v1beta1")
 # What a header's name may hold beside letters, digits and `_.-~`; the rest goes percent-encoded.
@@ -149,9 +150,8 @@ def find_access(kubeconfig: str = "", server: str = "") -> Read:
         InputError: there is none of these.
     """
     path = kubeconfig or os.environ.get("KUBECONFIG", "")
-    default = Path(_DEFAULT_KUBECONFIG).expanduser()
-    if not path.strip(os.pathsep) and default.exists():
-        path = str(default)
+    if not path.strip(os.pathsep) and _exists(_DEFAULT_KUBECONFIG):
+        path = _DEFAULT_KUBECONFIG
     if path.strip(os.pathsep):
         return partial(from_kubeconfig, path, server, _Files())
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
@@ -160,6 +160,20 @@ def find_access(kubeconfig: str = "", server: str = "") -> Read:
         "nothing to read: no manifests (-f), "
         f"no kubeconfig (--kubeconfig, $KUBECONFIG, {_DEFAULT_KUBECONFIG}), and this is no pod of a cluster"
     )
+
+
+def _exists(name: str) -> bool:
+    # What cannot even be looked for is said when it is read.
+    with suppress(OSError, ValueError):
+        return _expanded(name).exists()
+    return False
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such home
+        return Path(name)
 
 
 class _Files:
@@ -178,14 +192,14 @@ class _Files:
             return self._read_once[path]
         try:
             with path.open("rb") as file:
-                text = file.read(_LARGEST_FILE + 1)
+                text = file.read(LARGEST_FILE + 1)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no name of a file"
             raise InputError(f"{printable(str(path))}: {reason}") from error
-        if len(text) > _LARGEST_FILE:
-            raise InputError(f"{printable(str(path))}: larger than {_LARGEST_FILE >> 20} MiB")
+        if len(text) > LARGEST_FILE:
+            raise InputError(f"{printable(str(path))}: larger than {LARGEST_FILE >> 20} MiB")
         if not path.is_file():
             self._read_once[path] = text
         return text
@@ -204,10 +218,10 @@ def from_kubeconfig(path: str, server: str = "", files: _Files | None = None) ->
         InputError: it is missing, or cannot be used.
     """
     # A name may itself hold the separator.
-    names = [path] if Path(path).expanduser().exists() else [name for name in path.split(os.pathsep) if name]
+    names = [path] if _exists(path) else [name for name in path.split(os.pathsep) if name]
     merged = _Merged(printable(path))
     files = files or _Files()
-    for file in dict.fromkeys(Path(name).expanduser() for name in names):
+    for file in dict.fromkeys(map(_expanded, names)):
         text = files.read(file)
         if text is not None:
             merged.add(file, _parse(file, text))

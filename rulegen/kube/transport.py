@@ -9,6 +9,7 @@ Nothing is known here of Kubernetes. Import this module where it is used: urllib
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import ssl
@@ -87,8 +88,7 @@ class Waiting:
         timer = threading.Timer(seconds, give_up) if seconds is not None else None
         with self.endable(shutdown):
             if timer is not None:
-                timer.daemon = True
-                timer.start()
+                _start(timer)
             try:
                 yield
             except Exception as error:
@@ -114,6 +114,15 @@ def _call(shutdown: Callable[[], None]) -> None:
     # A socket that the other side has closed meanwhile cannot be shut down.
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         shutdown()
+
+
+def _start(thread: threading.Thread) -> None:
+    """Starts a thread that nobody waits for at the end. Raises OSError where there are too many."""
+    thread.daemon = True
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
 
 
 def pool_classes(waiting: Waiting, socks_proxy: str = "") -> PoolClasses:
@@ -162,7 +171,7 @@ def _resolve(waiting: Waiting, host: str, port: int, seconds: float | None) -> l
         done.set()
 
     with waiting.endable(done.set):
-        threading.Thread(target=ask, name="resolve", daemon=True).start()
+        _start(threading.Thread(target=ask, name="resolve"))
         if not done.wait(seconds):
             raise socket.gaierror(f"no answer within {seconds} s")
     if waiting.is_ended:

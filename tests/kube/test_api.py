@@ -319,6 +319,16 @@ def test_a_server_that_speaks_no_tls(
     assert len(message) < 300
 
 
+def test_a_host_without_room_for_a_thread(api: Api, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", start)
+        assert refusal(lambda: listed(api)) == f"{server.url}: no thread can be started"
+    assert listed(api) == []
+
+
 def test_a_handshake_has_an_end(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rulegen.kube.api._CONNECT_SECONDS", 0.5)
 

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.apiserver import ApiServer
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.builders import service
 from tests.kube.conftest import listed, refusal
+from tests.patience import patience
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 
@@ -508,6 +510,37 @@ def test_a_kubeconfig_that_cannot_be_read(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as large:
         large.truncate(17 << 20)
     assert refusal(lambda: connect(str(tmp_path / "large")), InputError) == f"{tmp_path}/large: larger than 16 MiB"
+
+
+def test_names_of_files_that_are_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "x" * 5000
+    assert refusal(lambda: connect(long), InputError).endswith(": File name too long")
+    assert refusal(lambda: connect("~nobody-of-this-name/config"), InputError).endswith(": no such file")
+    monkeypatch.setenv("HOME", f"/{long}")
+    assert refusal(connect, InputError).startswith("nothing to read")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".kube").mkdir()
+    (tmp_path / ".kube/config").write_text(KUBECONFIG)
+    assert connect("~/.kube/config").server == connect().server == "https://192.0.2.1"
+
+
+def test_a_kubeconfig_that_hangs_holds_no_end_up(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulegen.kube.api._CREDENTIALS_SECONDS", 0.0)
+    path = tmp_path / "config"
+    text = Path(server.kubeconfig(path)).read_text()
+    api = connect(str(path))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe").rename(path)
+    asking = threading.Thread(target=lambda: refusal(lambda: listed(api)), daemon=True)
+    asking.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    api.close()
+    assert time.monotonic() - began < patience(0.5)
+    path.write_text(text)
+    asking.join()
 
 
 def write(path: Path, **fields: Any) -> str:
