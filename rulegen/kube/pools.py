@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from urllib3 import PoolManager, ProxyManager, make_headers
 from urllib3.util import parse_url
 
+from rulegen.errors import InputError, printable
 from rulegen.kube.access import Access, Trust, checked_proxy
 from rulegen.kube.tls import client_context
 from rulegen.kube.transport import Waiting, pool_classes
@@ -25,7 +26,7 @@ def make_pools(access: Access, trust: Trust, waiting: Waiting) -> PoolManager:
     """Pools for the server of `access` alone. `trust`: that of `access`, with what a plugin has given.
 
     Raises:
-        InputError: a certificate or the URL of the proxy cannot be used.
+        InputError: a certificate or the URL of the proxy cannot be used, or the headers cannot go through it.
     """
     context = client_context(trust)
     proxy = environment_proxy(access.server) if access.proxy is None else access.proxy
@@ -33,6 +34,7 @@ def make_pools(access: Access, trust: Trust, waiting: Waiting) -> PoolManager:
     name = trust.server_name or None
     pools: PoolManager
     if proxy and not is_socks:
+        _check_forwarding(access)
         pools = ProxyManager(
             _without_login(proxy),
             proxy_headers=_login(proxy),
@@ -45,6 +47,16 @@ def make_pools(access: Access, trust: Trust, waiting: Waiting) -> PoolManager:
         pools = PoolManager(maxsize=_MOST_CONNECTIONS, ssl_context=context, server_hostname=name)
     pools.pool_classes_by_scheme = pool_classes(waiting, proxy if is_socks else "")
     return pools
+
+
+def _check_forwarding(access: Access) -> None:
+    names = [name for name, _ in access.headers]
+    if access.server.startswith("http:") and len(set(names)) < len(names):
+        # urllib3 makes one header of several that it forwards, which names another group than any of them.
+        raise InputError(
+            f"{printable(access.server)}: several as-groups, or values of an as-user-extra, cannot be sent through an "
+            "HTTP proxy without TLS"
+        )
 
 
 def environment_proxy(server: str) -> str:

@@ -6,8 +6,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,7 +19,7 @@ from rulegen.kube.api import Api, connect
 from rulegen.kube.pools import environment_proxy
 from tests.apiserver import ApiServer
 from tests.apiserver.proxies import http_connect, proxy, socks5
-from tests.apiserver.server import certificate_authority
+from tests.apiserver.server import TOKEN, certificate_authority
 from tests.builders import service
 from tests.kube.conftest import listed, refusal
 from tests.patience import patience
@@ -158,3 +161,55 @@ def test_the_kubeconfigs_proxy_comes_before_that_of_the_environment(
     with proxy(http_connect) as running:
         listed(through(f"http://127.0.0.1:{running.port}"))
         assert running.asked == [place(server)]
+
+
+# -- servers without TLS --
+
+
+class Plain(BaseHTTPRequestHandler):
+    """An API server without TLS and without objects, also as a proxy would forward to it."""
+
+    headers_seen: ClassVar[list[Message]] = []
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        self.headers_seen.append(self.headers)
+        body = b'{"metadata": {"resourceVersion": "1"}, "items": []}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def plain() -> Iterator[str]:
+    """Its place."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Plain) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_a_server_without_tls(server: ApiServer, plain: str, tmp_path: Path) -> None:
+    for cluster in (
+        {"server": f"http://{plain}"},
+        {"server": f"http://{plain}/", "insecure-skip-tls-verify": True, "certificate-authority-data": None},
+        {"server": plain, "certificate-authority-data": None},
+        # A proxy for HTTP without TLS is asked as the server is.
+        {"server": "http://nowhere.invalid", "proxy-url": f"http://{plain}"},
+    ):
+        warnings: list[str] = []
+        assert listed(connect(server.kubeconfig(tmp_path / "k", cluster=cluster), warn=warnings.append)) == []
+        assert Plain.headers_seen[-1]["Authorization"] == f"Bearer {TOKEN}"
+        assert warnings == []
+
+
+def test_several_groups_are_sent_as_several_or_not_at_all(server: ApiServer, plain: str, tmp_path: Path) -> None:
+    user = {"as": "jane", "as-groups": ["a", "b"]}
+    cluster = {"server": f"http://{plain}"}
+    listed(connect(server.kubeconfig(tmp_path / "k", user=user, cluster=cluster)))
+    assert Plain.headers_seen[-1].get_all("Impersonate-Group") == ["a", "b"]
+    path = server.kubeconfig(tmp_path / "k", user=user, cluster={**cluster, "proxy-url": f"http://{plain}"})
+    assert refusal(lambda: connect(path), InputError).startswith(f"http://{plain}: several as-groups")
