@@ -211,6 +211,8 @@ class Reason(StrEnum):
     UNMATCHED_PORT = "NoSlicePort"
     UNMATCHED_SLICE_PORT = "NoServicePort"
     UNMATCHED_WEIGHT = "WeightMatchesNothing"
+    # Of the host, by `lint --live` and the agent.
+    FOREIGN_DROP = "ForeignDrop"
 
 
 class Finding(NamedTuple):
