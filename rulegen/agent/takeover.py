@@ -18,7 +18,7 @@ from rulegen.kube_proxy.judgement import judge
 from rulegen.kube_proxy.presence import look
 from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
 from rulegen.kube_proxy.rules import find, open_connection
-from rulegen.kube_proxy.witness import Arrival, arrive, seconds_since_boot
+from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
 from rulegen.nftables.netlink import Connection
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -67,9 +67,11 @@ class Takeover(Observer):
         arrival = self._arrive()
         self._has_arrived.set()
         self._is_in_force.wait()
+        if arrival is not None:
+            self._note(arrival)
         for remove in self._own:
             self._do(remove)
-        if arrival is not None and not self._stopping.is_set():
+        if arrival is not None:
             self._follow_kube_proxy(arrival)
 
     def _arrive(self) -> Arrival | None:
@@ -79,6 +81,15 @@ class Takeover(Observer):
         except RulegenError as error:
             _LOG.warning("what kube-proxy may have left stays, as it cannot be told whose it is: %s", error)
             return None
+
+    def _note(self, arrival: Arrival) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            with closing(open_connection()) as connection:
+                note(connection, arrival)
+        except RulegenError as error:
+            _LOG.warning("an agent after this one cannot tell whose kube-proxy's rules are: %s", error)
 
     # -- kube-proxy --
 

@@ -38,23 +38,34 @@ class Arrival(NamedTuple):
 
 
 def arrive(connection: Connection) -> Arrival:
-    """What was there when rulegen came: as noted by one before us, or noted now. Raises HostError.
+    """What was there when rulegen came: as one before us has noted it, or as it is now. Raises HostError, StaleError.
 
     To be called before our own rules come in. Where they are there already and nobody has noted anything, kube-proxy's
-    may have come after them.
+    may have come after them. Changes nothing.
     """
+    if (noted := _noted(connection)) is not None:
+        return noted
+    are_here = any(undisturbed(partial(_has_rules, connection, family)) for family in host_families())
+    return Arrival(int(seconds_since_boot()), None if are_here else find(connection))
+
+
+def note(connection: Connection, arrival: Arrival) -> None:
+    """Leaves it to those after us, now that our rules are in force. Raises HostError, StaleError."""
+    if _noted(connection) is not None:
+        return
     family = host_families()[0]
-    noted = undisturbed(lambda: connection.table(family, TABLE))
-    if noted is not None and (arrival := _parse(noted.comment)) is not None:
-        return arrival
-    rules = None if _were_here(connection) else find(connection)
-    arrival = Arrival(int(seconds_since_boot()), rules)
-    old = [] if noted is None else [netlink.delete_table(family, TABLE)]
+    table = undisturbed(lambda: connection.table(family, TABLE))
+    old = [] if table is None else [netlink.delete_table(family, TABLE)]
     try:
         connection.commit([*old, netlink.new_table(family, TABLE, _comment(arrival))])
     except KernelError as error:
         raise HostError(f"cannot note what was there when rulegen came: {error}") from error
-    return arrival
+
+
+def _noted(connection: Connection) -> Arrival | None:
+    family = host_families()[0]
+    table = undisturbed(lambda: connection.table(family, TABLE))
+    return None if table is None else _parse(table.comment)
 
 
 def forget() -> None:
@@ -71,11 +82,6 @@ def forget() -> None:
 def seconds_since_boot() -> float:
     """Also while the machine slept."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _were_here(connection: Connection) -> bool:
-    """Whether rules of rulegen's are there, on either target."""
-    return any(undisturbed(partial(_has_rules, connection, family)) for family in host_families())
 
 
 def _has_rules(connection: Connection, family: Family) -> bool:
