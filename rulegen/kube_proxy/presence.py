@@ -19,8 +19,8 @@ _NAME = "kube-proxy"
 # Distributions that run kube-proxy's code in a process of another name, or do not: it cannot be told from outside.
 _MAY_HOLD_ONE = frozenset({"k3s", "k3s-server", "k3s-agent", "kubelite", "hyperkube"})
 _INTERPRETERS = ("python", "sh", "bash", "dash", "busybox")
-# PROC_PID_INIT_INO of linux/proc_ns.h: the namespace in which every process of the machine has a number.
-_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+# Of linux/proc_ns.h. In the first PID namespace every process of the machine has a number.
+_FIRST_PID_NAMESPACE, _FIRST_USER_NAMESPACE = 0xEFFFFFFC, 0xEFFFFFFD
 
 _STATUS_PORT, _HEALTH_PORT = 10249, 10256
 _HOSTS = (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"))
@@ -80,6 +80,8 @@ def _processes() -> tuple[str, str]:
         except FileNotFoundError:  # ended meanwhile
             continue
         except OSError:
+            if _is_foreign_user(process):
+                continue
             shown = f"{shown}, of which it cannot be told whether it is in this network namespace"
         if is_one:
             return shown, ""
@@ -91,6 +93,16 @@ def _sees_all() -> bool:
     """Every process of the machine has a number in the first PID namespace, and /proc hides none of them (hidepid)."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE and Path("/proc/1/stat").exists()  # noqa: PTH116 - a Path resolves the link
+    except OSError:
+        return False
+
+
+def _is_foreign_user(process: _Process) -> bool:
+    """Of a user that this user namespace does not know, and so nobody in a network namespace that belongs to it."""
+    try:
+        unknown = int(Path("/proc/sys/kernel/overflowuid").read_text())
+        in_own = os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE  # noqa: PTH116 - a Path resolves the link
+        return in_own and (_PROC / process.number).stat().st_uid == unknown
     except OSError:
         return False
 
