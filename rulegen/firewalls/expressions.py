@@ -31,8 +31,8 @@ _EXTENSION_NAME, _EXTENSION_INFO = 1, 3
 _IPS_DST_NAT = 0x20
 
 # struct xt_conntrack_mtinfo2 and 3 from `match_flags` on, after eight addresses and masks, two times and five numbers.
-_CONNTRACK_FLAGS = struct.Struct("=146xHHHH")
-_XT_STATE, _XT_STATUS, _XT_STATE_ALIAS = 1 << 0, 1 << 6, 1 << 13
+_CONNTRACK_FLAGS = struct.Struct("=146xHHH")
+_XT_STATE, _XT_STATE_ALIAS = 1 << 0, 1 << 13
 _XT_STATE_DNAT = 1 << 7
 
 _Expression: TypeAlias = tuple[str, Mapping[int, bytes]]
@@ -82,16 +82,11 @@ def _is_status_test(parts: list[_Expression]) -> bool:
 
 
 def _is_of_translated(information: bytes) -> bool:
-    """`-m conntrack --ctstate DNAT` or `--ctstatus DNAT`, perhaps with other words beside."""
+    """`-m conntrack --ctstate DNAT`, perhaps with other states beside."""
     if len(information) < _CONNTRACK_FLAGS.size:
         return False
-    flags, inverted, states, statuses = _CONNTRACK_FLAGS.unpack_from(information)
-    if inverted:
-        return False
-    compared = flags & ~_XT_STATE_ALIAS
-    return (compared == _XT_STATE and bool(states & _XT_STATE_DNAT)) or (
-        compared == _XT_STATUS and bool(statuses & _IPS_DST_NAT)
-    )
+    flags, inverted, states = _CONNTRACK_FLAGS.unpack_from(information)
+    return flags & ~_XT_STATE_ALIAS == _XT_STATE and not inverted and bool(states & _XT_STATE_DNAT)
 
 
 def _verdict(data: Mapping[int, bytes]) -> tuple[Verdict, str]:

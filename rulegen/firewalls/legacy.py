@@ -9,7 +9,7 @@ from rulegen.firewalls.model import Hooked, Match, Obstacle, Rule, Verdict, obst
 
 _COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ')
 _RULE = re.compile(
-    r"(?:-m (?:conntrack --ctstate|conntrack --ctstatus|state --state) (?P<states>[A-Z,]+) )?"
+    r"(?:-m conntrack --ctstate (?P<states>[A-Z,]+) )?"
     r"-(?P<kind>[jg]) (?P<target>\S+)(?: .*)?"
 )
 _VERDICTS = {

@@ -25,9 +25,7 @@ from rulegen.nftables.layout import TABLE as OWN_TABLE
 from rulegen.nftables.netlink import Connection, KernelError
 
 TABLE = "rulegen-arrival"
-_COMMENT = re.compile(
-    r"kube-proxy's at (?P<boot>\d+) s after boot: (?P<rules>unknown|none|\w+=[0-9a-f]+(?: \w+=[0-9a-f]+)*)"
-)
+_COMMENT = re.compile(r"found (?P<boot>\d+) s after boot: (?P<rules>unknown|none|\w+=[0-9a-f]+(?: \w+=[0-9a-f]+)*)")
 
 
 class Arrival(NamedTuple):
@@ -95,7 +93,7 @@ def _has_rules(connection: Connection, family: Family) -> bool:
 def _comment(arrival: Arrival) -> str:
     rules = arrival.rules
     words = "unknown" if rules is None else " ".join(f"{place}={digest}" for place, digest in rules.items()) or "none"
-    return f"kube-proxy's at {arrival.boot} s after boot: {words}"
+    return f"found {arrival.boot} s after boot: {words}"
 
 
 def _parse(comment: str) -> Arrival | None:

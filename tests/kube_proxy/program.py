@@ -1,7 +1,8 @@
-"""A stand-in for kube-proxy, run by the system's Python under that name: writes its rules, holds its ports, until killed.
+"""A stand-in for kube-proxy, run by the system's Python under that name: writes its rules and holds its ports.
 
 `kube-proxy program.py COMMAND FILE [ports|no-ports]`: COMMAND is what loads FILE (`nft -f`, `iptables-nft-restore
---noflush`); SIGUSR1 has it loaded again, as at a full sync. A port that is taken is tried again. Knows nothing of rulegen.
+--noflush`); SIGUSR1 has it loaded again, as at a full sync. A port that is taken is tried again. Runs until it is
+killed, and knows nothing of rulegen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in http.server
         pass
 
 
@@ -59,7 +60,8 @@ def main() -> None:
     if sys.argv[3] == "ports":
         for port in PORTS:
             threading.Thread(target=serve, args=(port,), daemon=True).start()
-    print("synced", flush=True)
+    sys.stdout.write("synced\n")
+    sys.stdout.flush()
     while True:
         signal.pause()
 
