@@ -13,7 +13,8 @@ from rulegen.firewalls.expressions import read_rule
 from rulegen.firewalls.model import Hooked, Obstacle, Rule, obstacle
 from rulegen.iptables import programs
 from rulegen.iptables.programs import Variant
-from rulegen.nftables.netlink import BaseChain, Connection, InterruptedDumpError, KernelError
+from rulegen.nftables.foreign import BaseChain, base_chains, rules_of
+from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError
 
 # NFPROTO_* of linux/netfilter.h; arp is not about Services.
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -44,7 +45,7 @@ def _in_nf_tables() -> list[Obstacle]:
     with closing(Connection()) as connection:
         for _ in range(_ATTEMPTS):
             try:
-                return list(_others(connection, connection.base_chains()))
+                return list(_others(connection, base_chains(connection)))
             except InterruptedDumpError:
                 continue
             except KernelError as error:
@@ -58,10 +59,10 @@ def _others(connection: Connection, chains: Iterable[BaseChain]) -> Iterable[Obs
             continue
 
         @cache
-        def rules_of(name: str, chain: BaseChain = chain) -> list[Rule]:
-            return [read_rule(rule) for rule in connection.rules_of(chain.family, chain.table, name)]
+        def rules(name: str, chain: BaseChain = chain) -> list[Rule]:
+            return [read_rule(rule) for rule in rules_of(connection, chain.family, chain.table, name)]
 
-        if found := obstacle(_hooked(chain), rules_of):
+        if found := obstacle(_hooked(chain), rules):
             yield found
 
 

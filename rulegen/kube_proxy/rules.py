@@ -20,6 +20,7 @@ from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.iptables import programs
 from rulegen.iptables.programs import Variant
+from rulegen.nftables.foreign import handles
 from rulegen.nftables.netlink import SET_DYNAMIC, SET_TIMEOUT, Connection, InterruptedDumpError, KernelError
 
 NFTABLES_TABLE = "kube-proxy"
@@ -118,13 +119,13 @@ def _read(connection: Connection, family: Family) -> Found:
     found = Found()
     own, iptables, _ = _PLACES[family]
     if connection.table(family, NFTABLES_TABLE) is not None:
-        numbers = [f"{name} {number}" for name, number in connection.handles(family, NFTABLES_TABLE)]
+        numbers = [f"{name} {number}" for name, number in handles(connection, family, NFTABLES_TABLE)]
         found[own] = _digest([*numbers, *_elements(connection, family)])
     lines = []
     for table in _IPTABLES_TABLES:
-        handles = connection.handles(family, table)
-        if any(CHAIN.fullmatch(name) for name, _ in handles):
-            lines += [f"{table} {name} {number}" for name, number in handles if not name or CHAIN.fullmatch(name)]
+        numbered = handles(connection, family, table)
+        if any(CHAIN.fullmatch(name) for name, _ in numbered):
+            lines += [f"{table} {name} {number}" for name, number in numbered if not name or CHAIN.fullmatch(name)]
     if lines:
         found[iptables] = _digest(lines)
     return found

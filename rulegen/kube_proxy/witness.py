@@ -21,6 +21,7 @@ from rulegen.iptables.names import PREFIX
 from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.rules import Found, find, open_connection, undisturbed
 from rulegen.nftables import netlink
+from rulegen.nftables.foreign import new_empty_table
 from rulegen.nftables.layout import TABLE as OWN_TABLE
 from rulegen.nftables.netlink import Connection, KernelError
 
@@ -55,7 +56,7 @@ def note(connection: Connection, arrival: Arrival) -> None:
     table = undisturbed(lambda: connection.table(family, TABLE))
     old = [] if table is None else [netlink.delete_table(family, TABLE)]
     try:
-        connection.commit([*old, netlink.new_table(family, TABLE, _comment(arrival))])
+        connection.commit([*old, new_empty_table(family, TABLE, _comment(arrival))])
     except KernelError as error:
         raise HostError(f"cannot note what was there when rulegen came: {error}") from error
 

@@ -45,7 +45,7 @@ _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
 _SUBSYSTEM = 10 << 8
-_NEWTABLE, _GETTABLE, _DELTABLE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 2
+_GETTABLE, _DELTABLE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _NEWCHAIN, _GETCHAIN, _DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4, _SUBSYSTEM | 5
 _NEWRULE, _GETRULE, _DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
 _GETSET = _SUBSYSTEM | 10
@@ -56,13 +56,12 @@ _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _CREATE, _APPEND = 0x400, 0x800
 _CAPPED, _ACK_TLVS = 0x100, 0x200
 
-_TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE, _TABLE_USERDATA = 1, 2, 4, 6
+_TABLE_NAME, _TABLE_FLAGS, _TABLE_USERDATA = 1, 2, 6
 _DORMANT = 0x1
-_CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 2, 3, 4, 5, 7
-_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
-_POLICY_DROP = 0
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
+_HOOK_PRIORITY = 2
 _CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, NESTED), (_CHAIN_POLICY, 0))
-_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
+_RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH, _SET_DESCRIPTION = 1, 2, 3, 5, 7, 9
 _DESCRIPTION_SIZE = 1
 SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_DYNAMIC, SET_CONCATENATION = 0x04, 0x08, 0x10, 0x20, 0x80
@@ -72,7 +71,6 @@ _ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 4, 
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _GENERATION_ID = 1
-_BATCH_GENERATION = 1
 _LIST_ITEM = 1
 _EXPRESSION_NAME, _EXPRESSION_DATA, _NUMGEN_MODULUS = 1, 2, 2
 _USERDATA_COMMENT = 0  # the same in tables and in elements
@@ -84,6 +82,7 @@ _VERDICT_WORDS = {code: word for word, code in _VERDICT_CODES.items()}
 _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 
 _FAMILY_HEADER = 4  # struct nfgenmsg
+_BATCH_GENERATION = 1
 _TWO_ATTRIBUTES = struct.Struct("=HHHH")
 _U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
@@ -124,20 +123,6 @@ class RuleInfo(NamedTuple):
     expressions: bytes
 
 
-class BaseChain(NamedTuple):
-    """A chain with a hook, anybody's. `family`: the kernel's number (NFPROTO_*); `hook`: the number of the hook there.
-
-    `drops`: its policy is drop.
-    """
-
-    family: int
-    table: str
-    name: str
-    hook: int
-    priority: int
-    drops: bool
-
-
 class SetInfo(NamedTuple):
     """A set or map: lengths in bytes, 0 for no data; a `size` of 0 is no limit to the number of elements."""
 
@@ -172,13 +157,6 @@ def _text(kind: int, text: str) -> bytes:
 def delete_table(family: Family, table: str) -> bytearray:
     """`delete table ip rulegen`."""
     return message(_DELTABLE, REQUEST, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table))
-
-
-def new_table(family: Family, table: str, comment: str) -> bytearray:
-    """`add table ip NAME { comment "..." ; }`; a comment of at most 128 bytes, as nft has it."""
-    text = comment.encode() + b"\0"
-    payload = _text(_TABLE_NAME, table) + attribute(_TABLE_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
-    return message(_NEWTABLE, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
 
 
 def new_chain(family: Family, table: str, name: str, declaration: bytes) -> bytearray:
@@ -410,10 +388,13 @@ class Connection:
 
     def _dump(self, kind: int, family: Family, payload: bytes = b"") -> list[bytes]:
         """All answers to a listing, each without its headers. Raises InterruptedDumpError."""
-        return [answer[_FAMILY_HEADER:] for answer in self._dump_any(kind, _FAMILY_NUMBERS[family], payload)]
+        return [answer[_FAMILY_HEADER:] for answer in self.dump(kind, _FAMILY_NUMBERS[family], payload)]
 
-    def _dump_any(self, kind: int, family: int, payload: bytes = b"") -> list[bytes]:
-        """The same for any family, 0 for all; each with the header whose first byte is the family."""
+    def dump(self, kind: int, family: int, payload: bytes = b"") -> list[bytes]:
+        """All answers to a listing of anybody's, each with the header whose first byte is the family.
+
+        `kind`: NFT_MSG_*, with the subsystem; `family`: NFPROTO_*, 0 for all. Raises InterruptedDumpError, KernelError.
+        """
         self._sequence += 1
         request = message(kind, REQUEST | DUMP, family, payload)
         struct.pack_into("=I", request, 8, self._sequence)
@@ -474,44 +455,6 @@ class Connection:
                 )
                 found.append(ChainInfo(_name(parts[_CHAIN_NAME]), declaration))
         return found
-
-    def base_chains(self) -> list[BaseChain]:
-        """The chains with a hook of all families and tables."""
-        found = []
-        for answer in self._dump_any(_GETCHAIN, 0):
-            parts = dict(attributes(answer[_FAMILY_HEADER:]))
-            if _CHAIN_HOOK not in parts:
-                continue
-            hook = dict(attributes(parts[_CHAIN_HOOK]))
-            priority = _S32.unpack(hook[_HOOK_PRIORITY])[0] if _HOOK_PRIORITY in hook else 0
-            drops = _CHAIN_POLICY in parts and _number(parts, _CHAIN_POLICY) == _POLICY_DROP
-            names = _name(parts[_CHAIN_TABLE]), _name(parts[_CHAIN_NAME])
-            found.append(BaseChain(answer[0], *names, _number(hook, _HOOK_NUMBER), priority, drops))
-        return found
-
-    def rules_of(self, family: int, table: str, chain: str) -> list[bytes]:
-        """The expressions of each rule of one chain; `family` as in `BaseChain`. Nothing else is listed."""
-        payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, chain)
-        answers = [dict(attributes(answer[_FAMILY_HEADER:])) for answer in self._dump_any(_GETRULE, family, payload)]
-        return [parts.get(_RULE_EXPRESSIONS, b"") for parts in answers if _name(parts[_RULE_CHAIN]) == chain]
-
-    def handles(self, family: Family, table: str) -> list[tuple[str, int]]:
-        """The number of a table ("" as its chain), and the chain and the number of each of its chains and rules.
-
-        A number is given once in the life of a namespace, or of the table: who writes a rule anew, even the same one,
-        or makes the table anew, changes them. Nothing for a table that is not there.
-        """
-        named = [
-            (_TABLE_NAME, 0, _TABLE_HANDLE, self._dump(_GETTABLE, family)),
-            (_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HANDLE, self._dump(_GETCHAIN, family)),
-            (_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, self._dump(_GETRULE, family, _text(_RULE_TABLE, table))),
-        ]
-        return [
-            (_name(parts.get(chain, b"")), _number(parts, handle))
-            for of_table, chain, handle, answers in named
-            for parts in map(dict, map(attributes, answers))
-            if _name(parts[of_table]) == table
-        ]
 
     def rules(self, family: Family, table: str) -> list[RuleInfo]:
         """The table's rules, chain by chain in order."""
