@@ -147,7 +147,9 @@ def test_virtual_servers_of_kube_proxy_go_and_those_of_others_stay(host: Host) -
     ]
     with host.namespace.entered(), IPVS() as servers:
         for address, port, protocol in places:
-            service = IPVSService(addr=address, port=port, protocol=protocol)
+            # The length of an IPv6 prefix stands where the mask of an IPv4 address would.
+            mask = {"netmask": "128.0.0.0"} if ":" in address else {}
+            service = IPVSService(addr=address, port=port, protocol=protocol, **mask)
             servers.service("add", service=service)
             servers.dest(
                 "add", service=service, dest=IPVSDest(addr="fd00::1" if ":" in address else "10.1.0.1", port=1)
