@@ -311,18 +311,25 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
 
     from rulegen.kube_proxy import ipvs
     from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-    from rulegen.kube_proxy.rules import open_connection
+    from rulegen.nftables.foreign import open_connection
 
     with closing(open_connection()) as connection:
         if not force:
             _refuse_beside_kube_proxy()
             _refuse_without_rules(connection)
         removed = remove_nftables_tables(connection)
-    removed += remove_iptables_rules()
-    left = ipvs.clean_up()
-    _print_removed([*removed, *left.removed])
-    if left.left:
-        _fail("\n".join(f"left: {line}" for line in left.left))
+    for place in removed:
+        click.echo(f"removed {place}")
+    chains = remove_iptables_rules()
+    for place in chains:
+        click.echo(f"removed {place}")
+    others = ipvs.clean_up()
+    for place in others.removed:
+        click.echo(f"removed {place}")
+    if others.left:
+        _fail("\n".join(f"left: {line}" for line in others.left))
+    if not (removed or chains or others.removed):
+        click.echo("nothing to remove")
 
 
 def _refuse_without_rules(connection: Connection) -> None:

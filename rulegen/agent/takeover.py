@@ -13,12 +13,14 @@ from contextlib import closing
 from rulegen.agent.engine import Sync
 from rulegen.agent.observer import Observer
 from rulegen.errors import HostError, RulegenError, StaleError
+from rulegen.kube.backoff import Backoff
 from rulegen.kube_proxy.ipvs import leftovers
 from rulegen.kube_proxy.judgement import judge
 from rulegen.kube_proxy.presence import look
 from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-from rulegen.kube_proxy.rules import find, open_connection
+from rulegen.kube_proxy.rules import find
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
+from rulegen.nftables.foreign import open_connection
 from rulegen.nftables.netlink import Connection
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -26,7 +28,7 @@ _LOG = logging.getLogger("rulegen.agent")
 # How long the start may wait until it is known what of kube-proxy's is there; until what was disturbed is tried again;
 # and between two looks at a kube-proxy that runs.
 _ARRIVAL_SECONDS = 2.0
-_STALE_SECONDS = 1.0
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 _POLL_SECONDS = 5.0
 
 # What removes rules, and says where there were some. Raises RulegenError.
@@ -96,6 +98,7 @@ class Takeover(Observer):
     def _follow_kube_proxy(self, arrival: Arrival) -> None:
         """Until its rules have gone, or are to stay."""
         again: float | None = 0.0
+        disturbed = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         while again is not None:
             if self._stopping.wait(again):
                 return
@@ -103,7 +106,7 @@ class Takeover(Observer):
                 with closing(open_connection()) as connection:
                     again = self._look_once(connection, arrival)
             except StaleError:
-                again = _STALE_SECONDS
+                again = disturbed.next()
             except RulegenError as error:
                 self._tell(f"what kube-proxy may have left stays: {error}")
                 self._count_failure()

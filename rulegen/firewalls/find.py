@@ -13,7 +13,7 @@ from rulegen.firewalls.expressions import read_rule
 from rulegen.firewalls.model import Hooked, Obstacle, Rule, obstacle
 from rulegen.iptables import programs
 from rulegen.iptables.programs import Variant
-from rulegen.nftables.foreign import BaseChain, base_chains, rules_of
+from rulegen.nftables.foreign import BaseChain, base_chains, open_connection, rules_of
 from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError
 
 # NFPROTO_* of linux/netfilter.h; arp is not about Services.
@@ -42,7 +42,7 @@ def obstacles_beside(target: Target) -> list[Obstacle]:
 
 
 def _in_nf_tables() -> list[Obstacle]:
-    with closing(Connection()) as connection:
+    with closing(open_connection()) as connection:
         for _ in range(_ATTEMPTS):
             try:
                 return list(_others(connection, base_chains(connection)))

@@ -28,6 +28,7 @@ _ANSWER_SECONDS = 1.0
 _MODES = ("iptables", "ipvs", "nftables")
 _HEALTH_WORDS = ('"lastUpdated"', '"currentTime"')
 _LONGEST_ANSWER = 8192
+_LONGEST_ARGUMENTS = 4096
 _OWN_HEADER = "Server: rulegen"
 
 
@@ -108,15 +109,16 @@ def _is_foreign_user(process: _Process) -> bool:
 
 
 def _list() -> Iterator[_Process]:
-    for path in _PROC.glob("[0-9]*"):
+    for path in _PROC.glob("[0-9]*/stat"):
         try:
             # `4711 (kube-proxy) S ...`
-            name, _, rest = (path / "stat").read_text(errors="replace").partition(" (")[2].rpartition(") ")
-            arguments = (path / "cmdline").read_bytes().split(b"\0", 2)[:2]
+            name, _, rest = path.read_text(errors="replace").partition(" (")[2].rpartition(") ")
+            with (path.parent / "cmdline").open("rb") as file:
+                arguments = file.read(_LONGEST_ARGUMENTS).split(b"\0", 2)[:2]
         except OSError:  # ended meanwhile
             continue
         if not rest.startswith(("Z", "X")):
-            yield _Process(path.name, name, tuple(os.fsdecode(argument) for argument in arguments))
+            yield _Process(path.parent.name, name, tuple(os.fsdecode(argument) for argument in arguments))
 
 
 def _namespace(process: Path) -> tuple[int, int]:

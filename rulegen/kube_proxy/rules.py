@@ -8,7 +8,6 @@ has no such numbers; there it is of the text. Changes nothing.
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -34,7 +33,6 @@ CHAIN = re.compile(
 # Chains that there are only when kube-proxy serves a Service.
 _OF_SERVICE = re.compile(r"KUBE-(?:SVC|SVL|SEP|FW|EXT|XLB)-|(?:service|endpoint|external|firewall)-")
 _LEGACY = "legacy"
-_FORBIDDEN = (errno.EPERM, errno.EACCES)
 _ATTEMPTS = 20
 _DIGEST_BYTES = 4
 
@@ -67,19 +65,6 @@ _PLACES: Mapping[Family, tuple[str, str, str]] = {
     Family.IPV4: ("ip", "nft4", "legacy4"),
     Family.IPV6: ("ip6", "nft6", "legacy6"),
 }
-
-
-def open_connection() -> Connection:
-    """To nf_tables. Raises HostError when the kernel has none or privileges lack."""
-    connection = Connection()
-    try:
-        connection.generation()
-    except KernelError as error:
-        connection.close()
-        if error.number in _FORBIDDEN:
-            raise HostError("reading and changing nftables needs root, or the capability CAP_NET_ADMIN") from error
-        raise HostError(f"this kernel has no usable nf_tables: {error}") from error
-    return connection
 
 
 def find(connection: Connection) -> Found:

@@ -19,9 +19,9 @@ from rulegen.interfaces import host_families
 from rulegen.iptables import programs
 from rulegen.iptables.names import PREFIX
 from rulegen.iptables.programs import Variant
-from rulegen.kube_proxy.rules import Found, find, open_connection, undisturbed
+from rulegen.kube_proxy.rules import Found, find, undisturbed
 from rulegen.nftables import netlink
-from rulegen.nftables.foreign import new_empty_table
+from rulegen.nftables.foreign import new_empty_table, open_connection
 from rulegen.nftables.layout import TABLE as OWN_TABLE
 from rulegen.nftables.netlink import Connection, KernelError
 

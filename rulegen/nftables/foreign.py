@@ -6,13 +6,15 @@ set. A table may be made here that holds nothing but a comment. Attributes are t
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
+from rulegen.errors import HostError
 from rulegen.netlink import REQUEST, attribute, attributes, message
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.netlink import Connection, KernelError
 
 _SUBSYSTEM = 10 << 8
 _NEWTABLE, _GETTABLE, _GETCHAIN, _GETRULE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 4, _SUBSYSTEM | 7
@@ -25,6 +27,7 @@ _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
 _POLICY_DROP = 0
 _USERDATA_COMMENT = 0
 _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+_FORBIDDEN = (errno.EPERM, errno.EACCES)
 _S32 = struct.Struct("!i")
 
 
@@ -40,6 +43,19 @@ class BaseChain(NamedTuple):
     hook: int
     priority: int
     drops: bool
+
+
+def open_connection() -> Connection:
+    """To nf_tables. Raises HostError when the kernel has none or privileges lack."""
+    connection = Connection()
+    try:
+        connection.generation()
+    except KernelError as error:
+        connection.close()
+        if error.number in _FORBIDDEN:
+            raise HostError("reading and changing nftables needs root, or the capability CAP_NET_ADMIN") from error
+        raise HostError(f"this kernel has no usable nf_tables: {error}") from error
+    return connection
 
 
 def base_chains(connection: Connection) -> list[BaseChain]:
