@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from rulegen.errors import printable
+
 _PROC = Path("/proc")
 _NAME = "kube-proxy"
-# Distributions that run kube-proxy's code in a process of another name, or do not: it cannot be told from outside.
+# Distributions that run kube-proxy's code in a process of another name, or do not: it cannot be told from outside. So
+# it is with names that only begin as its own does.
 _MAY_HOLD_ONE = frozenset({"k3s", "k3s-server", "k3s-agent", "kubelite", "hyperkube"})
 _INTERPRETERS = ("python", "sh", "bash", "dash", "busybox")
-# Of linux/proc_ns.h. In the first PID namespace every process of the machine has a number.
-_FIRST_PID_NAMESPACE, _FIRST_USER_NAMESPACE = 0xEFFFFFFC, 0xEFFFFFFD
+# PROC_PID_INIT_INO of linux/proc_ns.h: the namespace in which every process of the machine has a number.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 _STATUS_PORT, _HEALTH_PORT = 10249, 10256
 _HOSTS = (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"))
@@ -72,7 +75,7 @@ def _processes() -> tuple[str, str]:
     here = _namespace(Path("/proc/thread-self"))
     for process in _list():
         is_one = process.is_kube_proxy
-        if not is_one and process.name not in _MAY_HOLD_ONE:
+        if not (is_one or process.name in _MAY_HOLD_ONE or process.name.startswith(_NAME)):
             continue
         shown = f"process {process.number}"
         try:
@@ -81,12 +84,10 @@ def _processes() -> tuple[str, str]:
         except FileNotFoundError:  # ended meanwhile
             continue
         except OSError:
-            if _is_foreign_user(process):
-                continue
             shown = f"{shown}, of which it cannot be told whether it is in this network namespace"
         if is_one:
             return shown, ""
-        unseen = f"{process.name} ({shown}) may run it inside"
+        unseen = f"{printable(process.name)} ({shown}) may be it, or run it inside"
     return "", unseen
 
 
@@ -94,16 +95,6 @@ def _sees_all() -> bool:
     """Every process of the machine has a number in the first PID namespace, and /proc hides none of them (hidepid)."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE and Path("/proc/1/stat").exists()  # noqa: PTH116 - a Path resolves the link
-    except OSError:
-        return False
-
-
-def _is_foreign_user(process: _Process) -> bool:
-    """Of a user that this user namespace does not know, and so nobody in a network namespace that belongs to it."""
-    try:
-        unknown = int(Path("/proc/sys/kernel/overflowuid").read_text())
-        in_own = os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE  # noqa: PTH116 - a Path resolves the link
-        return in_own and (_PROC / process.number).stat().st_uid == unknown
     except OSError:
         return False
 
@@ -121,9 +112,12 @@ def _list() -> Iterator[_Process]:
             yield _Process(path.parent.name, name, tuple(os.fsdecode(argument) for argument in arguments))
 
 
-def _namespace(process: Path) -> tuple[int, int]:
-    status = os.stat(process / "ns/net")  # noqa: PTH116 - a Path resolves the link
-    return status.st_dev, status.st_ino
+def _namespace(process: Path) -> int:
+    """Names a process's network namespace, whatever the privileges: each has a file `dev` of its own.
+
+    `ns/net` says the same only to those who might trace the process. Raises OSError.
+    """
+    return (process / "net/dev").stat().st_ino
 
 
 def _answering() -> str:

@@ -19,7 +19,7 @@ from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.iptables import programs
 from rulegen.iptables.programs import Variant
-from rulegen.nftables.foreign import handles
+from rulegen.nftables.foreign import numbers
 from rulegen.nftables.netlink import SET_DYNAMIC, SET_TIMEOUT, Connection, InterruptedDumpError, KernelError
 
 NFTABLES_TABLE = "kube-proxy"
@@ -103,17 +103,17 @@ def serving(connection: Connection) -> dict[Family, bool]:
 def _read(connection: Connection, family: Family) -> Found:
     found = Found()
     own, iptables, _ = _PLACES[family]
+    listed = numbers(connection, family, _is_kube_proxys)
     if connection.table(family, NFTABLES_TABLE) is not None:
-        numbers = [f"{name} {number}" for name, number in handles(connection, family, NFTABLES_TABLE)]
-        found[own] = _digest([*numbers, *_elements(connection, family)])
-    lines = []
-    for table in _IPTABLES_TABLES:
-        numbered = handles(connection, family, table)
-        if any(CHAIN.fullmatch(name) for name, _ in numbered):
-            lines += [f"{table} {name} {number}" for name, number in numbered if not name or CHAIN.fullmatch(name)]
-    if lines:
+        lines = [f"{one.chain} {one.number}" for one in listed if one.table == NFTABLES_TABLE]
+        found[own] = _digest([NFTABLES_TABLE, *lines, *_elements(connection, family)])
+    if lines := [f"{one.table} {one.chain} {one.number}" for one in listed if one.table != NFTABLES_TABLE]:
         found[iptables] = _digest(lines)
     return found
+
+
+def _is_kube_proxys(table: str, chain: str) -> bool:
+    return table == NFTABLES_TABLE or (table in _IPTABLES_TABLES and CHAIN.fullmatch(chain) is not None)
 
 
 def _chains(connection: Connection, family: Family) -> list[str] | None:

@@ -45,7 +45,8 @@ def arrive(connection: Connection) -> Arrival:
     if (noted := _noted(connection)) is not None:
         return noted
     are_here = any(undisturbed(partial(_has_rules, connection, family)) for family in host_families())
-    return Arrival(int(seconds_since_boot()), None if are_here else find(connection))
+    rules = find(connection)
+    return Arrival(int(seconds_since_boot()), None if are_here and rules else rules)
 
 
 def note(connection: Connection, arrival: Arrival) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
@@ -81,23 +81,38 @@ def rules_of(connection: Connection, family: int, table: str, chain: str) -> lis
     return [parts.get(_RULE_EXPRESSIONS, b"") for parts in rules if _name(parts, _RULE_CHAIN) == chain]
 
 
-def handles(connection: Connection, family: Family, table: str) -> list[tuple[str, int]]:
-    """The number of a table ("" as its chain), and the chain and the number of each of its chains and rules.
+class Number(NamedTuple):
+    """Of a table (`chain` is ""), a chain or a rule.
 
     A number is given once in the life of a namespace, or of the table: who writes a rule anew, even the same one, or
-    makes the table anew, changes them. Nothing for a table that is not there. Raises InterruptedDumpError, KernelError.
+    makes the table anew, changes them.
     """
-    kinds = (
-        (_GETTABLE, b"", _TABLE_NAME, 0, _TABLE_HANDLE),
-        (_GETCHAIN, b"", _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HANDLE),
-        (_GETRULE, _text(_RULE_TABLE, table), _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE),
-    )
-    return [
-        (_name(parts, chain), _number(parts, handle))
-        for kind, payload, of_table, chain, handle in kinds
-        for _, parts in _list(connection, kind, _FAMILY_NUMBERS[family], payload)
-        if _name(parts, of_table) == table
+
+    table: str
+    chain: str
+    number: int
+
+
+def numbers(connection: Connection, family: Family, is_wanted: Callable[[str, str], bool]) -> list[Number]:
+    """Those of the chains, given by table and name, that are wanted, of their rules and their tables.
+
+    Raises InterruptedDumpError, KernelError.
+    """
+    number = _FAMILY_NUMBERS[family]
+    found = [
+        Number(_name(parts, _CHAIN_TABLE), _name(parts, _CHAIN_NAME), _number(parts, _CHAIN_HANDLE))
+        for _, parts in _list(connection, _GETCHAIN, number)
     ]
+    found = [one for one in found if is_wanted(one.table, one.chain)]
+    tables, wanted = {one.table for one in found}, {(one.table, one.chain) for one in found}
+    for _, parts in _list(connection, _GETTABLE, number):
+        if (name := _name(parts, _TABLE_NAME)) in tables:
+            found.append(Number(name, "", _number(parts, _TABLE_HANDLE)))
+    for table in sorted(tables):
+        for _, parts in _list(connection, _GETRULE, number, _text(_RULE_TABLE, table)):
+            if (place := (_name(parts, _RULE_TABLE), _name(parts, _RULE_CHAIN))) in wanted:
+                found.append(Number(*place, _number(parts, _RULE_HANDLE)))
+    return found
 
 
 def new_empty_table(family: Family, table: str, comment: str) -> bytearray:

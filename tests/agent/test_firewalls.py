@@ -19,12 +19,12 @@ def test_it_is_said_once_and_when_it_is_over(playground: Playground) -> None:
     host.nft(DROP)
     save(playground.manifests / "all.json", *web(1, 1))
     with playground.agent() as agent:
-        agent.wait_for(f"{WORDS}; docs/deploy.md", 15.0)
+        agent.wait_for(f"{WORDS}; docs/deploy.md", 10.0)
         host.nft("delete table ip rulegen")
-        agent.wait_for("repaired", 15.0)
-        wait_until(lambda: agent.log.count("sync mode=full") == 2, 15.0)
+        agent.wait_for("repaired", 10.0)
+        wait_until(lambda: agent.log.count("sync mode=full") == 2, 10.0)
         host.nft("delete table inet other; delete table ip rulegen")
-        agent.wait_for("no chain of another program may drop traffic of Services any more", 60.0)
+        agent.wait_for("no chain of another program may drop traffic of Services any more", 20.0)
         assert agent.log.count("may drop Services") == 1
 
 
@@ -32,7 +32,7 @@ def test_it_is_an_event_of_the_node(playground: Playground, api_server: ApiServe
     playground.host.nft(DROP)
     api_server.put(node(), service_cidr("10.96.0.0/16"), *web(1, 1))
     with playground.agent("--kubeconfig", kubeconfig):
-        wait_until(lambda: bool(api_server.events), 30.0)
+        wait_until(lambda: bool(api_server.events), 10.0)
     (event,) = api_server.events
     assert event["regarding"] == {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-1"}
     assert (event["metadata"]["namespace"], event["reason"]) == ("default", "ForeignDrop")

@@ -13,6 +13,7 @@ from tests.agent.running import RULEGEN, manifest, web
 from tests.builders import node
 from tests.kube_proxy.stand_in import MODES, running
 from tests.nftables.host import Host, host_or_skip
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -37,7 +38,7 @@ def objects(tmp_path: Path) -> str:
 
 
 def _rulegen(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return host.run(RULEGEN, *arguments, timeout=60)
+    return host.run(RULEGEN, *arguments, timeout=patience(20.0))
 
 
 def _left_behind(host: Host, folder: Path, mode: str) -> None:
@@ -62,6 +63,7 @@ def test_it_refuses_while_rulegens_rules_are_not_in_force(host: Host, tmp_path: 
     assert not _is_there(host, mode)
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("mode", MODES)
 def test_it_works_when_they_are(host: Host, tmp_path: Path, objects: str, mode: str, target: str) -> None:

@@ -71,11 +71,11 @@ def test_a_script_of_that_name_is_one_and_a_word_that_is_none_is_not(
         assert _look(namespace).running == ""
 
 
-@pytest.mark.parametrize("name", ["k3s-server", "kubelite"])
+@pytest.mark.parametrize("name", ["k3s-server", "kubelite", "kube-proxy-1.36"])
 def test_a_program_that_may_hold_one_inside_is_doubt(namespace: NetworkNamespace, tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/bin/sleep")
     with _process(namespace, str(tmp_path / name), "60") as here:
-        assert _look(namespace) == Presence("", f"{name} (process {here.pid}) may run it inside")
+        assert _look(namespace) == Presence("", f"{name} (process {here.pid}) may be it, or run it inside")
 
 
 def test_what_answers_at_its_ports_is_one_and_what_is_silent_there_is_doubt(
@@ -92,14 +92,19 @@ def test_what_answers_at_its_ports_is_one_and_what_is_silent_there_is_doubt(
     assert nobody.unseen or silent.unseen == "a program that is not rulegen has port 10256 of 127.0.0.1"
 
 
-def test_one_whose_network_namespace_cannot_be_read_counts_as_here(namespace: NetworkNamespace, tmp_path: Path) -> None:
+def test_without_privileges_over_others_it_is_seen_where_they_are(namespace: NetworkNamespace, tmp_path: Path) -> None:
     (tmp_path / "kube-proxy").symlink_to("/bin/sleep")
     code = "from rulegen.kube_proxy.presence import look; print(look().running)"
-    with namespace_or_skip() as other, _process(other, str(tmp_path / "kube-proxy"), "60") as there:
-        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code]
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code]
+
+    def running_here() -> str:
         with namespace.entered():
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"process {there.pid}, of which it cannot be told")
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    with namespace_or_skip() as other, _process(other, str(tmp_path / "kube-proxy"), "60"):
+        assert running_here() == ""
+        with _process(namespace, str(tmp_path / "kube-proxy"), "60") as here:
+            assert running_here() == f"process {here.pid}"
 
 
 def test_in_a_container_it_is_said_that_processes_of_others_do_not_show(

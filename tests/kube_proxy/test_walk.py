@@ -17,6 +17,7 @@ from tests.agent.running import RULEGEN, Agent, wait_until
 from tests.kube_proxy.stand_in import MODES, running
 from tests.lab import Fate, Lab
 from tests.lab.fixtures import MakeLab
+from tests.patience import patience
 from tests.switching import OBJECTS, Node
 
 pytestmark = pytest.mark.kernel
@@ -29,7 +30,7 @@ TARGETS = {
 # The agent as the DaemonSet runs it: without a look at other processes.
 POD = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 IN_FORCE = "sync mode=full"
-SECONDS = 30.0
+SECONDS = 10.0
 
 
 class Place(SimpleNamespace):
@@ -79,7 +80,7 @@ def place(make_lab: MakeLab, tmp_path: Path) -> Place:
 
 def _stop(agent: Agent) -> None:
     agent.process.send_signal(signal.SIGTERM)
-    assert agent.process.wait(SECONDS) == 0
+    assert agent.process.wait(patience(SECONDS)) == 0
 
 
 def _sees_all(place: Place) -> bool:

@@ -16,6 +16,7 @@ from rulegen.kube_proxy.witness import Arrival, arrive, forget, note
 from rulegen.nftables.foreign import open_connection
 from tests.agent.running import Playground, save, wait_until, web
 from tests.nftables.host import Host, host_or_skip
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -141,11 +142,11 @@ def test_it_outlives_agents_and_a_change_of_the_target_and_goes_with_the_rules(p
     notes = []
     for target in ("nftables", "iptables", "nftables"):
         with playground.agent("--target", target, "-f", str(playground.manifests)) as agent:
-            agent.wait_for("sync mode=full", 20.0)
-            wait_until(lambda: _note(playground) != "", 20.0)
-            agent.wait_for("removed ", 20.0)
+            agent.wait_for("sync mode=full", 10.0)
+            wait_until(lambda: _note(playground) != "", 10.0)
+            agent.wait_for("removed ", 10.0)
             agent.process.send_signal(signal.SIGTERM)
-            assert agent.process.wait(20.0) == 0
+            assert agent.process.wait(patience(10.0)) == 0
         notes.append(_note(playground))
     assert len(set(notes)) == 1
     assert re.fullmatch(r"found \d+ s after boot: ip=[0-9a-f]{8}", notes[0])
