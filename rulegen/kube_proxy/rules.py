@@ -31,7 +31,7 @@ CHAIN = re.compile(
     r"|(?:SVC|SVL|SEP|FW|EXT|XLB)-[A-Z0-9]+)"
 )
 # Chains that there are only when kube-proxy serves a Service.
-_OF_SERVICE = re.compile(r"KUBE-(?:SVC|SVL|SEP|FW|EXT|XLB)-|(?:service|endpoint|external|firewall)-")
+_OF_SERVICE = re.compile(r"KUBE-(?:SVC|SVL|SEP|FW|EXT|XLB)-|(?:service|endpoint|external|firewall|local)-[A-Z2-7]{8}-")
 _LEGACY = "legacy"
 _ATTEMPTS = 20
 _DIGEST_BYTES = 4

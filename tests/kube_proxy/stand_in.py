@@ -15,14 +15,14 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 # As kube-proxy's transactions: tables and chains are made where they are missing, and each chain is written anew.
 _NFTABLES = """
 add table ip kube-proxy { comment "rules for kube-proxy" ; }
-add chain ip kube-proxy service-web
+add chain ip kube-proxy service-2QRHZV4L-default/web/tcp/
 add chain ip kube-proxy services
 add chain ip kube-proxy nat-prerouting { type nat hook prerouting priority -100 ; }
 add chain ip kube-proxy nat-output { type nat hook output priority -100 ; }
 flush table ip kube-proxy
-add rule ip kube-proxy service-web meta l4proto tcp dnat to 10.128.0.5:8080
-add rule ip kube-proxy services ip daddr 10.96.0.10 tcp dport 80 goto service-web
-add rule ip kube-proxy services fib daddr type local tcp dport 30080 goto service-web
+add rule ip kube-proxy service-2QRHZV4L-default/web/tcp/ meta l4proto tcp dnat to 10.128.0.5:8080
+add rule ip kube-proxy services ip daddr 10.96.0.10 tcp dport 80 goto service-2QRHZV4L-default/web/tcp/
+add rule ip kube-proxy services fib daddr type local tcp dport 30080 goto service-2QRHZV4L-default/web/tcp/
 add rule ip kube-proxy nat-prerouting jump services
 add rule ip kube-proxy nat-output jump services
 """

@@ -112,13 +112,15 @@ def test_rules_without_services_are_not_in_force(host: Host, tmp_path: Path) -> 
 
 
 def test_a_family_without_services_of_kube_proxys_needs_none_of_rulegens(host: Host, objects: str) -> None:
-    host.nft("add table ip kube-proxy; add table ip6 kube-proxy; add chain ip6 kube-proxy services")
+    fixed = ("services", "service-endpoints-check", "nodeport-endpoints-check", "firewall-check", "nat-prerouting")
+    host.nft("add table ip kube-proxy; add table ip6 kube-proxy")
+    host.nft("".join(f"add chain ip6 kube-proxy {name}\n" for name in fixed))
     assert _rulegen(host, "apply", "-f", objects, "--node", "node-1").returncode == 0
     assert _rulegen(host, "cleanup", "--kube-proxy").stdout == "removed ip kube-proxy\nremoved ip6 kube-proxy\n"
 
 
 def test_a_family_with_services_of_kube_proxys_needs_rulegens(host: Host, objects: str) -> None:
-    host.nft("add table ip6 kube-proxy; add chain ip6 kube-proxy service-AAAA-default/web/tcp/")
+    host.nft("add table ip6 kube-proxy; add chain ip6 kube-proxy service-2QRHZV4L-default/web/tcp/")
     assert _rulegen(host, "apply", "-f", objects, "--node", "node-1").returncode == 0
     done = _rulegen(host, "cleanup", "--kube-proxy")
     assert done.returncode == 2

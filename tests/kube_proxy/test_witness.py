@@ -22,9 +22,9 @@ pytestmark = pytest.mark.kernel
 
 TABLE = """
 add table ip kube-proxy
-add chain ip kube-proxy service-web
+add chain ip kube-proxy service-2QRHZV4L-default/web/tcp/
 flush table ip kube-proxy
-add rule ip kube-proxy service-web accept
+add rule ip kube-proxy service-2QRHZV4L-default/web/tcp/ accept
 """
 CHAINS = "*nat\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SVC-AAAAAAAAAAAAAAAA -j ACCEPT\nCOMMIT\n"
 
