@@ -7,10 +7,13 @@ was altered), and the tables serve Services.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import RulegenError
+
+if TYPE_CHECKING:
+    from rulegen.iptables.program import Entries, EntryKey
 
 
 class InForce(NamedTuple):
@@ -54,13 +57,29 @@ def _on_nftables() -> Iterator[tuple[Family, bool]]:
 def _on_iptables() -> Iterator[tuple[Family, bool]]:
     from rulegen.iptables import programs
     from rulegen.iptables.kernel import Kernel
-    from rulegen.iptables.names import is_of_service
     from rulegen.iptables.program import NAT, EntryKey
     from rulegen.iptables.transaction import REMARK
 
     for variant in filter(programs.installed, programs.Variant):
         entries = Kernel(variant).read()
         for family in Family:
-            jumps = [entries.get(EntryKey(family, NAT, chain), ()) for chain in ("PREROUTING", "OUTPUT")]
-            if all(rules and not rules[0].startswith(REMARK) for rules in jumps):
-                yield family, any(key.family is family and is_of_service(key.chain) for key in entries)
+            starts = [EntryKey(family, NAT, chain) for chain in ("PREROUTING", "OUTPUT")]
+            if all(rules and not rules[0].startswith(REMARK) for rules in (entries.get(key, ()) for key in starts)):
+                yield family, all(_leads_to_service(entries, start) for start in starts)
+
+
+def _leads_to_service(entries: Entries, start: EntryKey) -> bool:
+    """Whether the jumps from there reach a Service's own chain, with rules in it."""
+    from rulegen.iptables.names import is_of_service
+    from rulegen.iptables.program import target_of
+
+    seen, waiting = {start}, [start]
+    while waiting:
+        key = waiting.pop()
+        rules = entries.get(key, ())
+        if rules and is_of_service(key.chain):
+            return True
+        reached = {key._replace(chain=target_of(rule)) for rule in rules} - seen
+        seen |= reached
+        waiting += reached
+    return False

@@ -83,6 +83,8 @@ def test_it_works_when_they_are(host: Host, tmp_path: Path, objects: str, mode: 
         ("nftables", "nft delete table ip rulegen"),
         ("iptables-nft", "iptables-nft -t nat -D PREROUTING -j RULEGEN-SERVICES"),
         ("iptables-legacy", "iptables-legacy -t nat -F OUTPUT"),
+        ("iptables-nft", "iptables-nft -t nat -F RULEGEN-SERVICES"),
+        ("iptables-legacy", "iptables-legacy -t nat -F RULEGEN-VIPS"),
         ("iptables-legacy", "iptables-legacy -t nat -I PREROUTING -j ACCEPT"),
     ],
 )
