@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ _ANSWER_SECONDS = 1.0
 _MODES = ("iptables", "ipvs", "nftables")
 _HEALTH_WORDS = ('"lastUpdated"', '"currentTime"')
 _LONGEST_ANSWER = 8192
+_LISTENING = "0A"
 _LONGEST_ARGUMENTS = 4096
 _OWN_HEADER = "Server: rulegen"
 
@@ -136,9 +138,25 @@ def _stranger() -> str:
     """Whoever else has one of the two ports, whether or not it answers."""
     for host, shown in _HOSTS:
         for port in (_STATUS_PORT, _HEALTH_PORT):
-            if _ask(host, port, "/healthz") is not None:
+            if _ask(host, port, "/healthz") is not None and not _is_own(port):
                 return f"a program that is not rulegen has port {port} of {shown}"
     return ""
+
+
+def _is_own(port: int) -> bool:
+    """Whether this process listens there, and only was too busy to answer."""
+    own = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            own.add(str(path.readlink()))
+    for name in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError), Path("/proc/thread-self/net", name).open() as lines:  # no IPv6
+            for line in lines:
+                # `0: 0100007F:2809 00000000:0000 0A ... 4711 1 ...`
+                fields = line.split()
+                if fields[3] == _LISTENING and fields[1].endswith(f":{port:04X}") and f"socket:[{fields[9]}]" in own:
+                    return True
+    return False
 
 
 class _Answer(NamedTuple):

@@ -85,11 +85,20 @@ def test_what_answers_at_its_ports_is_one_and_what_is_silent_there_is_doubt(
         assert "answers at http://127.0.0.1:102" in _look(namespace).running
         proxy.end()
     nobody = _look(namespace)
-    with namespace.entered(), socket.create_server(("127.0.0.1", 10256)):
-        silent = look()
-    assert (nobody.running, silent.running) == ("", "")
+    code = "import socket, time; kept = socket.create_server(('127.0.0.1', 10256)); print(flush=True); time.sleep(60)"
+    with _process(namespace, sys.executable, "-c", code) as silent:
+        assert silent.stdout is not None
+        silent.stdout.readline()
+        seen = _look(namespace)
+    assert (nobody.running, seen.running) == ("", "")
     # In a container there is doubt anyway.
-    assert nobody.unseen or silent.unseen == "a program that is not rulegen has port 10256 of 127.0.0.1"
+    assert nobody.unseen or seen.unseen == "a program that is not rulegen has port 10256 of 127.0.0.1"
+
+
+def test_an_agent_that_is_too_busy_to_answer_does_not_doubt_itself(namespace: NetworkNamespace) -> None:
+    nobody = _look(namespace)
+    with namespace.entered(), socket.create_server(("127.0.0.1", 10256)):
+        assert look() == nobody
 
 
 def test_without_privileges_over_others_it_is_seen_where_they_are(namespace: NetworkNamespace, tmp_path: Path) -> None:
