@@ -326,6 +326,9 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
     others = ipvs.clean_up()
     for place in others.removed:
         click.echo(f"removed {place}")
+    if others.removed:
+        for place in others.others:
+            click.echo(f"stays, not known to be kube-proxy's: {place}")
     if others.left:
         _fail("\n".join(f"left: {line}" for line in others.left))
     if not (removed or chains or others.removed):

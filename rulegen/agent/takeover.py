@@ -18,7 +18,7 @@ from rulegen.kube_proxy.ipvs import leftovers
 from rulegen.kube_proxy.judgement import judge
 from rulegen.kube_proxy.presence import look
 from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-from rulegen.kube_proxy.rules import find
+from rulegen.kube_proxy.rules import find, undisturbed
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
 from rulegen.nftables.foreign import open_connection
 from rulegen.nftables.netlink import Connection
@@ -119,7 +119,7 @@ class Takeover(Observer):
             self._tell(f"kube-proxy runs on this node ({presence.running}): its rules stay until it ends")
             return _POLL_SECONDS
         # What is written from here on is noticed when its tables are to go.
-        generation = connection.generation()
+        generation = undisturbed(connection.generation)
         judgement = judge(arrival, find(connection), presence, seconds_since_boot())
         if not judgement.is_gone:
             self._tell(judgement.why)

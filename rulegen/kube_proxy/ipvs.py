@@ -52,10 +52,11 @@ _PROTOCOL_NAMES = {number: name.lower() for name, number in _PROTOCOLS.items()}
 
 
 class Cleaned(NamedTuple):
-    """What was removed, and what was found and stays; in words."""
+    """In words: what was removed; what of kube-proxy's could not be; virtual servers that are others', or may be."""
 
     removed: list[str]
     left: list[str]
+    others: list[str]
 
 
 class _Server(NamedTuple):
@@ -84,12 +85,12 @@ def leftovers() -> list[str]:
 
 def clean_up() -> Cleaned:
     """Removes all of it, when the chains that name the sets are gone. Raises HostError when it cannot be read."""
-    cleaned = Cleaned([], [])
+    cleaned = Cleaned([], [], [])
     sets = _sets()
     servers, foreign = _kube_proxys(_servers(), sets)
     for server in servers:
         _attempt(cleaned, str(server), partial(_delete_server, server))
-    cleaned.left.extend(f"{server}: not kube-proxy's" for server in foreign)
+    cleaned.others.extend(map(str, foreign))
     dummy = _dummy()
     if dummy is not None and dummy.kind != _DUMMY_KIND:
         cleaned.left.append(f"interface {_DUMMY}: it is of the kind {dummy.kind or 'unknown'}, not {_DUMMY_KIND}")
