@@ -293,16 +293,17 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
     from rulegen.targets.on_iptables import IptablesTarget
     from rulegen.targets.on_nftables import NftablesTarget
 
-    _print_removed(_remove([NftablesTarget(), IptablesTarget()]))
+    removed = _remove([NftablesTarget(), IptablesTarget()])
+    _print_removed(removed)
+    if not removed:
+        click.echo("nothing to remove")
     with suppress(HostError):  # a host without nf_tables has no note either
         forget()
 
 
-def _print_removed(removed: Sequence[str]) -> None:
-    for place in removed:
+def _print_removed(places: Iterable[str]) -> None:
+    for place in places:
         click.echo(f"removed {place}")
-    if not removed:
-        click.echo("nothing to remove")
 
 
 def _clean_up_after_kube_proxy(*, force: bool) -> None:
@@ -318,17 +319,13 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
             _refuse_beside_kube_proxy()
             _refuse_without_rules(connection)
         removed = remove_nftables_tables(connection)
-    for place in removed:
-        click.echo(f"removed {place}")
+    _print_removed(removed)
     chains = remove_iptables_rules()
-    for place in chains:
-        click.echo(f"removed {place}")
+    _print_removed(chains)
     others = ipvs.clean_up()
-    for place in others.removed:
-        click.echo(f"removed {place}")
-    if others.removed:
-        for place in others.others:
-            click.echo(f"stays, not known to be kube-proxy's: {place}")
+    _print_removed(others.removed)
+    for place in others.others if others.removed else ():
+        click.echo(f"stays, not known to be kube-proxy's: {place}")
     if others.left:
         _fail("\n".join(f"left: {line}" for line in others.left))
     if not (removed or chains or others.removed):
