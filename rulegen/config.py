@@ -94,11 +94,19 @@ KUBE_PROXY_CONNTRACK = Conntrack(
 )
 
 
+class LogFormat(Enum):
+    """How the agent's log is written; values as in a KubeProxyConfiguration."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class AgentConfiguration(Struct, frozen=True, kw_only=True):
     """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (rules 85-97).
 
     `kubeconfig`: a path, "" when not stated. `bind_address_hard_fail`: a port that is taken ends the agent.
     `accelerate`: established connections to Services go past the node's rules.
+    `log_verbosity`: 0 or more, as kube-proxy's `-v`.
     """
 
     kubeconfig: str = ""
@@ -109,6 +117,8 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
     min_sync_period: float = 0.02
     conntrack: Conntrack = Conntrack()
     accelerate: bool = False
+    log_format: LogFormat = LogFormat.TEXT
+    log_verbosity: int = 0
 
 
 class Configuration(Struct, frozen=True, kw_only=True):

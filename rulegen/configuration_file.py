@@ -28,6 +28,7 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     Family,
+    LogFormat,
     NodeConfiguration,
     SocketAddress,
     Target,
@@ -48,7 +49,8 @@ from rulegen.configuration_fields import (
 )
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.decode import Fault, plain_value
-from rulegen.kube.documents import STDIN, Document, Unreadable, read_documents
+from rulegen.kube.document_text import Document, Unreadable
+from rulegen.kube.documents import STDIN, read_documents
 from rulegen.routing.addresses import family_of, is_loopback
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
@@ -87,7 +89,9 @@ _UNSUPPORTED = {
     "featureGates": "there are no feature gates",
     "iptables.snatNodeInternalIP": "the source address is that of the interface by which a packet leaves",
     "ipvs": "there is no ipvs target",
-    "logging": "these are options of kube-proxy's own log",
+    "logging.flushFrequency": "each line is written at once",
+    "logging.options": "each line is written at once, to standard error",
+    "logging.vmodule": "there is one level for the whole program",
     "portRange": "kube-proxy does not use it either",
     "showHiddenMetricsForVersion": "no metric is hidden",
     "windowsRunAsService": "it is for Windows",
@@ -101,7 +105,6 @@ _UNSET: dict[str, Sequence[object]] = {
     "ipvs.minSyncPeriod": ("1s",),
     "ipvs.syncPeriod": ("30s",),
     "logging.flushFrequency": ("5s", 5 * 10**9),
-    "logging.format": ("text",),
 }
 
 
@@ -243,11 +246,14 @@ def _parse(text: str, source: str) -> list[Document]:
 
 
 def _readable(documents: Iterable[Document | Unreadable]) -> list[Document]:
-    found = list(documents)
-    for document in found:
+    found = []
+    for document in documents:
         if isinstance(document, Unreadable):
             raise InputError(f"{document.source}: {document.reason}")
-    return [document for document in found if isinstance(document, Document)]
+        for note in (*document.faults, *document.repeated):
+            raise InputError(f"{document.source}:{note.line}:{note.column}: invalid YAML: {note.reason}")
+        found.append(document)
+    return found
 
 
 def _by_kind(
@@ -380,6 +386,8 @@ def _agent(fields: Fields, stanza: _TargetStanza, bind_address: str) -> AgentCon
         sync_period=stanza.syncPeriod,
         min_sync_period=stanza.minSyncPeriod,
         conntrack=_conntrack(fields),
+        log_format=fields.text("logging.format", one_of(LogFormat), LogFormat.TEXT),
+        log_verbosity=fields.integer("logging.verbosity", 0, INT32_MAX, 0),
     )
 
 

@@ -18,6 +18,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,8 @@ class Guest(NamedTuple):
 
 def main() -> None:
     """As the command line says."""
+    # As an interrupt from the keyboard does: no guest goes on without us.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(usage="%(prog)s KERNEL... [-- arguments of pytest]")
@@ -93,7 +96,7 @@ def _run(kernel: str, guest: Guest, tests: Sequence[str]) -> bool:
 def make_guest(release: str) -> Guest:
     """The release's kernel and file system; made when it is not there, or what belongs in it has changed."""
     versions = (REPOSITORY / "constraints.txt").read_text()
-    made_of = "\n".join([*_PACKAGES, *_MODULES, *_USELESS, *_python_packages(), versions])
+    made_of = "\n".join([*_PACKAGES, *_MODULES, *_USELESS, *python_packages(), versions])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     guest = Guest(BUILD / f"{release}-{digest}.vmlinuz", BUILD / f"{release}-{digest}.cpio")
     if not guest.root.exists():
@@ -125,12 +128,13 @@ def _add_environment(root: Path) -> None:
         copy_path(REPOSITORY / name, root / "rulegen" / name)
     pip = ("/venv/bin/python", "-m", "pip", "install", "--quiet", "--constraint", "/rulegen/constraints.txt")
     run_in(root, "python3", "-m", "venv", "--system-site-packages", "/venv")
-    run_in(root, *pip, *_python_packages())
+    run_in(root, *pip, *python_packages())
     run_in(root, *pip, "--no-deps", "--editable", "/rulegen")
     shutil.rmtree(root / "rulegen")
 
 
-def _python_packages() -> list[str]:
+def python_packages() -> list[str]:
+    """What the project depends on, as far as a guest needs it."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     return [package for package in wanted if not package.startswith(_NOT_IN_A_GUEST)]
@@ -175,7 +179,7 @@ def run_guest(guest: Guest, command: Sequence[str]) -> int:
             subprocess.run(["cat", guest.root, folder / "more.cpio"], stdout=output, check=True)
         status = folder / "status"
         machine = subprocess.Popen(_machine(guest.kernel, initramfs, status), stdin=subprocess.DEVNULL)
-        # A guest that hangs is ended; so is this one's when we are interrupted.
+        # A guest that hangs is ended.
         bound = threading.Timer(LONGEST_SECONDS, machine.kill)
         bound.start()
         try:

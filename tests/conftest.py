@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.patience import FACTOR, be_patient
-from tests.selection import Extent, left_out
+from tests.selection import Extent, choose, left_out
 
 pytest_plugins = ["tests.lab.fixtures"]
 
@@ -84,6 +84,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     be_patient(config.getoption("patience"))
+    choose(config.getoption("one_in"))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -14,6 +14,19 @@ from typing import NamedTuple
 
 import pytest
 
+_one_in = 1
+
+
+def choose(one_in: int) -> None:
+    """What `examples` goes by, before the modules of tests are imported."""
+    global _one_in  # noqa: PLW0603 - hypothesis takes numbers when a module is imported
+    _one_in = one_in
+
+
+def examples(usual: int) -> int:
+    """How many examples hypothesis makes of a test for which each costs a second or more on a slow machine."""
+    return max(2, usual // _one_in)
+
 
 class Extent(NamedTuple):
     """How much is to be tried. `seed`: chooses the part, where it is not `exhaustive`. `one_in`: and of the part."""

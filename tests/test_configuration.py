@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rulegen.agent.log import level_of_verbosity
 from rulegen.config import (
     KUBE_PROXY_CONNTRACK,
     AgentConfiguration,
@@ -19,6 +21,7 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     Family,
+    LogFormat,
     NodeConfiguration,
     SocketAddress,
     Target,
@@ -361,6 +364,9 @@ def test_all_faults_are_reported_a_line_each(tmp_path: Path) -> None:
         ({"hostnameOverride": "  Node-1.Example.ORG\n"}, {"node_name": "node-1.example.org"}),
         ({"clusterCIDR": "010.244.7.0/16"}, {"cluster_cidrs": ("10.244.0.0/16",)}),
         ({"clusterCIDR": "FD00::1/48, 10.244.0.0/16"}, {"cluster_cidrs": ("fd00::/48", "10.244.0.0/16")}),
+        ({"clusterCIDR": "::ffff:10.244.0.0/112"}, {"cluster_cidrs": ("10.244.0.0/16",)}),
+        ({"nodePortAddresses": ["::ffff:192.168.1.0/120"]}, {"nodeport_addresses": ("192.168.1.0/24",)}),
+        ({"bindAddress": "::ffff:192.0.2.1"}, {"bind_address": "192.0.2.1"}),
         ({"nodePortAddresses": []}, {"nodeport_addresses": ("primary",)}),
         ({"nodePortAddresses": ["primary"]}, {"nodeport_addresses": ("primary",)}),
         (
@@ -444,7 +450,7 @@ def test_fields_of_the_agent(fields: dict[str, Any], expected: dict[str, Any]) -
         ("mode", "ipvs", "nftables or iptables"),
         ("mode", "kernelspace", "nftables or iptables"),
         ("mode", 5, "str"),
-        ("bindAddress", "::ffff:192.0.2.1", "an IP address"),
+        ("bindAddress", "::ffff:192.0.2", "an IP address"),
         ("bindAddress", "node-1", "an IP address"),
         ("hostnameOverride", "node_1", "a node's name (a DNS subdomain name)"),
         ("hostnameOverride", "  ", "a node's name (a DNS subdomain name)"),
@@ -615,7 +621,8 @@ def test_localhost_nodeports_are_refused_by_name() -> None:
         ("ipvs.excludeCIDRs", ["10.0.0.0/8"]),
         ("ipvs.syncPeriod", "31s"),
         ("logging.options", {"json": {"splitStream": True}}),
-        ("logging.verbosity", 4),
+        ("logging.flushFrequency", "1s"),
+        ("logging.vmodule", [{"filePattern": "proxier", "verbosity": 5}]),
         ("clientConnection.qps", 50),
         ("clientConnection.burst", 100),
         ("configSyncPeriod", "5m"),
@@ -643,6 +650,19 @@ def test_keys_that_are_no_text_are_reported_on_one_line() -> None:
         "kp.yaml: 5: unknown field; has no effect",
         'kp.yaml: "a\\nb": unknown field; has no effect',
         "kp.yaml: conntrack.true: unknown field; has no effect",
+    ]
+
+
+def test_the_log() -> None:
+    configuration, warnings = read_configuration({"logging": {"format": "json", "verbosity": 4}}, "kp.yaml")
+    assert (configuration.agent.log_format, configuration.agent.log_verbosity) == (LogFormat.JSON, 4)
+    assert warnings == []
+    assert [level_of_verbosity(verbosity) for verbosity in (0, 2, 3, 4, 9)] == [logging.INFO] * 3 + [logging.DEBUG] * 2
+    with pytest.raises(InputError) as caught:
+        read_configuration({"logging": {"format": "xml", "verbosity": -1}}, "kp.yaml")
+    assert str(caught.value).splitlines() == [
+        'kp.yaml: logging.format: expected text or json, got "xml"',
+        f"kp.yaml: logging.verbosity: expected 0 to {2**31 - 1}, got -1",
     ]
 
 

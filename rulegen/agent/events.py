@@ -51,6 +51,7 @@ _FOR_OWNERS = frozenset(
         Reason.UNUSABLE_ADDRESS,
         Reason.UNUSABLE_RANGE,
         Reason.OPEN_FAMILY,
+        Reason.TOO_MANY_ENDPOINTS,
     }
 )
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from rulegen.nftables.describe import entry_order
 from rulegen.nftables.layout import (
     ID_SHIFT,
+    LAYOUTS,
     LOCAL_LIST,
     MAX_HANDLE,
     MAX_ID,
@@ -42,6 +43,8 @@ def in_words(entries: Iterable[tuple[EntryKey, Value]]) -> tuple[EntryInWords, .
 
 
 def _in_words(container: Container, key: bytes, value: Value) -> EntryInWords:
+    if container is LAYOUTS[container.family].foreign:
+        return EntryInWords(container.ip, "foreign", key.decode(), "is none of rulegen's, and will be removed")
     if container.is_chains:
         name = key.decode()
         return EntryInWords(container.ip, "chain", name, _chain(name))

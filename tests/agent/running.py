@@ -130,7 +130,8 @@ class Ground:
         folder = self._folder / f"agent-{self._count}"
         folder.mkdir()
         what = arguments or ("-f", str(self.manifests))
-        command = [RULEGEN, "agent", "--node", "node-1", "--config", self.config, *self._arguments, *what]
+        command = [RULEGEN, "agent", "--node", "node-1", "--config", self.config, "--log-level", "debug"]
+        command += [*self._arguments, *what]
         with (folder / "log").open("wb") as log, (folder / "printed").open("wb") as printed:
             with self.namespace.entered():
                 process = subprocess.Popen(

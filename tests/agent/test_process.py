@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.kube.objects import Node, ServiceCIDR
-from tests.agent.running import Playground, save, wait_until, web
+from tests.agent.running import RULEGEN, Playground, save, wait_until, web
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import Answer
 from tests.builders import Item, node, port, service, service_cidr
@@ -82,6 +83,52 @@ def test_a_configuration_that_the_host_cannot_follow_is_not_kept(playground: Pla
         playground.wait_for(web(1, 2), 10.0)
 
 
+def test_sighup_reads_the_configuration_and_the_files_anew(playground: Playground) -> None:
+    save(playground.manifests / "all.json", *web(1, 1))
+    with playground.agent() as agent:
+        playground.wait_for(web(1, 1))
+        generation = playground.host.generation()
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for("are read anew", 10.0)
+        wait_until(lambda: len(agent.syncs()) == 2, 10.0)
+        assert playground.host.generation() == generation, "nothing has changed"
+        Path(playground.config).write_text("nonsense: [")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(agent.syncs()) == 3, 10.0)
+        assert "configuration not used, the one before stays in force" in agent.log
+        save(playground.manifests / "all.json", *web(1, 2))
+        playground.wait_for(web(1, 2), 10.0)
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(15) == 0
+
+
+def test_a_changed_host_name_counts_at_a_reload(playground: Playground) -> None:
+    """In a UTS namespace of its own."""
+    save(playground.manifests / "all.json", *web(1, 1))
+    script = "hostname before; echo $$; exec rulegen agent -f $0"
+    with playground.namespace.entered():
+        process = subprocess.Popen(
+            ["unshare", "--uts", "sh", "-c", script, str(playground.manifests)],
+            env={**os.environ, "PATH": f"{Path(RULEGEN).parent}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            number = process.stdout.readline().strip()
+            said = iter(process.stderr.readline, "")
+            assert any("for node before, " in line for line in said)
+            assert any("sync mode=full" in line for line in said)
+            subprocess.run(["nsenter", "--target", number, "--uts", "hostname", "after"], check=True)
+            process.send_signal(signal.SIGHUP)
+            assert any("for node after, " in line for line in said)
+        finally:
+            process.kill()
+
+
 def test_a_configuration_can_change_the_target(playground: Playground) -> None:
     save(playground.manifests / "all.json", *web(1, 1))
     with playground.agent() as agent:
@@ -133,7 +180,7 @@ def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
         agent.wait_for("sync mode=full", 15.0)
         assert "added=0 changed=0 removed=0" in agent.log
         assert "not following Node" in agent.log
-    assert playground.host.generation() == generation
+    assert playground.host.generation() == generation + 1  # its lock
 
 
 def test_what_the_api_server_denies_is_not_waited_for(
