@@ -17,7 +17,7 @@ from rulegen.errors import HostError, UnseenError
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.listing import detect, list_tables
 from rulegen.iptables.programs import Variant
-from rulegen.kube_proxy import remove_iptables_rules
+from rulegen.kube_proxy.removal import remove_iptables_rules
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import COMMANDS, Host
 

@@ -1,4 +1,4 @@
-"""What kube-proxy leaves behind, removed (rule 99); and whether it runs.
+"""What kube-proxy leaves behind in its modes nftables and iptables, removed (rule 99).
 
 Of iptables, in: the rules as `iptables-save` lists them, in each variant and family. Out: one `iptables-restore` for
 each table that holds chains of kube-proxy. KUBE-FIREWALL and the kubelet's own chains stay; so do all other rules, in
@@ -7,41 +7,45 @@ their order.
 
 from __future__ import annotations
 
-import re
+import errno
 from collections.abc import Collection, Iterator
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
-from pathlib import Path
+from functools import partial
 
 from rulegen.config import Family
+from rulegen.errors import ApplyError, StaleError
+from rulegen.interfaces import host_families
 from rulegen.iptables import programs
 from rulegen.iptables.kernel import remove_everywhere, remove_hidden
 from rulegen.iptables.listing import list_tables
 from rulegen.iptables.programs import Variant
 from rulegen.iptables.rules import parse_rule
+from rulegen.kube_proxy.rules import CHAIN, NFTABLES_TABLE, undisturbed
+from rulegen.nftables import netlink
+from rulegen.nftables.layout import IP_KEYWORD
+from rulegen.nftables.netlink import Connection, KernelError
 
-_NFTABLES_TABLE = "kube-proxy"
-
-_CHAIN = re.compile(
-    r"KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY"
-    r"|(?:SVC|SVL|SEP|FW|EXT|XLB)-[A-Z0-9]+)"
-)
 _LOCK_SECONDS = 60
-
-_STATUS_PORT = 10249
-_STATUS_HOSTS = (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"))
-_STATUS_SECONDS = 1.0
-_MODES = ("iptables", "ipvs", "nftables")
-_LONGEST_MODE = 16
-_OWN_NAME = "rulegen"
+_STALE = (errno.ERESTART, errno.ENOENT)
 
 
-def remove_nftables_tables() -> list[str]:
-    """Removes kube-proxy's tables; says which there were. Raises ApplyError, HostError."""
-    from rulegen.nftables.kernel import Kernel
+def remove_nftables_tables(connection: Connection, generation: int | None = None) -> list[str]:
+    """Removes kube-proxy's tables, in one transaction; says which there were.
 
-    with Kernel() as kernel:
-        return kernel.delete_tables([_NFTABLES_TABLE])
+    `generation`: only if nobody has committed anything to nf_tables since then. Raises StaleError when somebody has,
+    HostError and ApplyError.
+    """
+    families = [
+        family
+        for family in host_families()
+        if undisturbed(partial(connection.table, family, NFTABLES_TABLE)) is not None
+    ]
+    if families:
+        try:
+            connection.commit([netlink.delete_table(family, NFTABLES_TABLE) for family in families], generation)
+        except KernelError as error:
+            kind = StaleError if error.number in _STALE else ApplyError
+            raise kind(f"cannot remove kube-proxy's tables: {error}") from error
+    return [f"{IP_KEYWORD[family]} {NFTABLES_TABLE}" for family in families]
 
 
 def remove_iptables_rules() -> list[str]:
@@ -62,43 +66,6 @@ def _remove_chains(variant: Variant, family: Family) -> Iterator[str]:
             yield f"{programs.NAME[family]}-{variant.value} {table.name}"
 
 
-def find_running() -> str | None:
-    """Where a kube-proxy is that runs on this node, as words; None where none can be seen.
-
-    In a container only the second is possible: processes of others do not show, but the network is the host's.
-    """
-    return _find_process() or _find_status_page()
-
-
-def _find_process() -> str | None:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # `4711 (kube-proxy) S ...`
-            name, _, rest = path.read_text().partition(" (")[2].rpartition(") ")
-        except OSError:  # ended meanwhile
-            continue
-        if name == "kube-proxy" and not rest.startswith("Z"):
-            return f"process {path.parent.name}"
-    return None
-
-
-def _find_status_page() -> str | None:
-    """Rule 88; an agent of rulegen answers there too, and says who it is."""
-    for host, shown in _STATUS_HOSTS:
-        connection = HTTPConnection(host, _STATUS_PORT, timeout=_STATUS_SECONDS)
-        try:
-            connection.request("GET", "/proxyMode")
-            answer = connection.getresponse()
-            mode = answer.read(_LONGEST_MODE + 1).decode("ascii", "replace").strip()
-        except (OSError, HTTPException):
-            continue
-        finally:
-            connection.close()
-        if answer.status == HTTPStatus.OK and mode in _MODES and answer.getheader("Server") != _OWN_NAME:
-            return f"it answers at http://{shown}:{_STATUS_PORT}/proxyMode"
-    return None
-
-
 def removal(lines: list[str]) -> list[str]:
     """What `iptables-restore --noflush` must be told to free one table, given as saved, of kube-proxy's chains."""
     chains = [line[1:].split(" ")[0] for line in lines if line.startswith(":")]
@@ -112,7 +79,7 @@ def removal(lines: list[str]) -> list[str]:
 
 
 def _is_chain(name: str) -> bool:
-    return _CHAIN.fullmatch(name) is not None
+    return CHAIN.fullmatch(name) is not None
 
 
 def _is_foreign_jump(line: str, ours: Collection[str]) -> bool:
