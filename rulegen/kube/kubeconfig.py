@@ -253,8 +253,6 @@ def _parse(path: Path, text: bytes) -> _Config:
     except YamlError as error:
         where = f":{error.line}:{error.column}" if error.line else ""
         raise InputError(f"{place}{where}: not a kubeconfig: {error}") from error
-    for note in [note for document in documents for note in (*document.faults, *document.repeated)]:
-        raise InputError(f"{place}:{note.line}:{note.column}: not a kubeconfig: {note.reason}")
     if len(documents) > 1:
         raise InputError(f"{place}: not a kubeconfig: it holds {len(documents)} documents")
     for fault in (fault for document in documents for fault in document.faults):
