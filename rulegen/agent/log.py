@@ -122,7 +122,9 @@ class Log:
         formatter = _JsonFormatter() if format_ is LogFormat.JSON else _TextFormatter()
         root = logging.getLogger()
         root.handlers[:] = [_Handler(self._writer, formatter)]
-        root.setLevel(level)
+        # What libraries say at level debug is for who works on them.
+        root.setLevel(max(level, logging.INFO))
+        logging.getLogger("rulegen").setLevel(level)
 
 
 def level_of_verbosity(verbosity: int) -> int:

@@ -185,9 +185,11 @@ def test_there_is_no_war(playground: Playground) -> None:
     save(playground.manifests / "all.json", *web(1, 1))
     with playground.agent() as agent:
         agent.wait_for("sync mode=full")
-        for _ in range(30):
+        for turn in range(300):  # on a busy machine several are noticed at one look
             playground.host.nft("flush ruleset")
             time.sleep(0.03)
+            if turn >= 30 and "again and again" in agent.log:
+                break
         agent.wait_for("again and again")
         assert agent.log.count("repaired ") <= 11
 
