@@ -494,6 +494,8 @@ def test_a_kubeconfig_with_a_mistake(tmp_path: Path, was: str, now: str, expecte
         KUBECONFIG.encode("utf-16"),
         f"---{KUBECONFIG}---\n".encode(),
         b"# a comment\n" + KUBECONFIG.encode(),
+        # Of a key that is set twice the last one counts, as for kubectl.
+        b"current-context: elsewhere\n" + KUBECONFIG.encode(),
         KUBECONFIG.replace("users:", "preferences: {}\nextensions: null\nsomething: else\nusers:").encode(),
     ],
 )
