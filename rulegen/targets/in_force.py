@@ -42,14 +42,14 @@ def in_force() -> InForce:
 def _on_nftables() -> Iterator[tuple[Family, bool]]:
     from rulegen.nftables.describe import names_in
     from rulegen.nftables.kernel import Kernel
-    from rulegen.nftables.live import ALTERED
+    from rulegen.nftables.live import ALTERED, SETS
 
     with Kernel() as kernel:
         live = kernel.read()
     altered = {container.family for (container, _), value in live.entries.items() if value == ALTERED}
     serving = {family for family, _ in names_in(live.entries)}
     for family, table in live.tables.items():
-        is_whole = table.schema and table.fingerprints.keys() <= table.declarations.keys()
+        is_whole = table.schema and table.fingerprints.keys() - {SETS} <= table.declarations.keys()
         if is_whole and family not in altered and any(table.declarations.values()):
             yield family, family in serving
 
