@@ -6,6 +6,7 @@ one in a million.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -97,12 +98,18 @@ def test_rule_57_a_record_outside_the_list_does_not_count_there(scene: Scene) ->
 
 
 def test_rule_56_a_connection_refreshes_and_silence_ends(running: Scene) -> None:
-    running.services(replace(SERVICE, affinity=2))
+    running.services(SERVICE)
+    began = time.monotonic()
+    running.reached(CLIENTS, CLUSTER_IP)
+    running.reached(CLIENTS_V6, CLUSTER_IP_V6)
+    # Long enough for all clients to come again within it.
+    timeout = max(2, math.ceil(4 * (time.monotonic() - began)))
+    running.services(replace(SERVICE, affinity=timeout))
     met = running.reached(CLIENTS, CLUSTER_IP) | running.reached(CLIENTS_V6, CLUSTER_IP_V6)
     for _ in range(2):
-        time.sleep(1.1)
+        time.sleep(0.55 * timeout)
         assert running.reached(CLIENTS, VIP) | running.reached(CLIENTS_V6, VIP_V6) == met
-    time.sleep(2.2)
+    time.sleep(1.1 * timeout)
     for clients, cluster_ip in ((CLIENTS, CLUSTER_IP), (CLIENTS_V6, CLUSTER_IP_V6)):
         assert running.reached(clients, cluster_ip) != {client: met[client] for client in clients}
 
