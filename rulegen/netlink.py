@@ -24,6 +24,16 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
 
 
+def text_attribute(kind: int, text: str) -> bytes:
+    """One attribute that holds a string."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def text_of(data: bytes) -> str:
+    """The string that an attribute's payload holds."""
+    return data.rstrip(b"\0").decode("utf-8", "replace")
+
+
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The kinds and payloads of attributes that follow each other."""
     offset, end = 0, len(data)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from rulegen.firewalls.model import Match, Rule, Verdict
-from rulegen.netlink import attributes
+from rulegen.netlink import attributes, text_of
 
 _NAME, _DATA = 1, 2
 _IMMEDIATE_DATA, _DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 1, 2, 1, 2
@@ -61,9 +61,9 @@ def read_rule(expressions: bytes) -> Rule:
 def _parts(expressions: bytes) -> Iterator[_Expression]:
     for _, expression in attributes(expressions):
         parts = dict(attributes(expression))
-        name, data = _text(parts.get(_NAME, b"")), dict(attributes(parts.get(_DATA, b"")))
+        name, data = text_of(parts.get(_NAME, b"")), dict(attributes(parts.get(_DATA, b"")))
         if name in {"match", "target"}:  # an extension of x_tables
-            name = _text(data.get(_EXTENSION_NAME, b""))
+            name = text_of(data.get(_EXTENSION_NAME, b""))
         yield name, data
 
 
@@ -92,7 +92,7 @@ def _is_of_translated(information: bytes) -> bool:
 def _verdict(data: Mapping[int, bytes]) -> tuple[Verdict, str]:
     content = dict(attributes(data.get(_IMMEDIATE_DATA, b"")))
     verdict = dict(attributes(content.get(_DATA_VERDICT, b"")))
-    return _CODES.get(_number(verdict, _VERDICT_CODE), Verdict.NONE), _text(verdict.get(_VERDICT_CHAIN, b""))
+    return _CODES.get(_number(verdict, _VERDICT_CODE), Verdict.NONE), text_of(verdict.get(_VERDICT_CHAIN, b""))
 
 
 def _number(parts: Mapping[int, bytes], kind: int) -> int:
@@ -102,7 +102,3 @@ def _number(parts: Mapping[int, bytes], kind: int) -> int:
 def _value(parts: Mapping[int, bytes], kind: int) -> int:
     """Data of a register, in the machine's byte order."""
     return int.from_bytes(dict(attributes(parts.get(kind, b""))).get(_DATA_VALUE, b""), sys.byteorder)
-
-
-def _text(data: bytes) -> str:
-    return data.rstrip(b"\0").decode("utf-8", "replace")

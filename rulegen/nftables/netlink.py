@@ -37,6 +37,8 @@ from rulegen.netlink import (
     attribute,
     attributes,
     message,
+    text_attribute,
+    text_of,
 )
 from rulegen.nftables.layout import Container, Value
 
@@ -200,47 +202,47 @@ class Element(Struct, frozen=True, gc=False):
 # ---- writing ----
 
 
-def _text(kind: int, text: str) -> bytes:
-    return attribute(kind, text.encode() + b"\0")
-
-
 def delete_table(family: Family, table: str) -> bytearray:
     """`delete table ip rulegen`."""
-    return message(_DELTABLE, REQUEST, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table))
+    return message(_DELTABLE, REQUEST, _FAMILY_NUMBERS[family], text_attribute(_TABLE_NAME, table))
 
 
 def new_table(family: Family, table: str, comment: bytes) -> bytearray:
     """`add table ip rulegen { comment ... }`; `comment` as in `TableInfo.comment_attribute`."""
-    return message(_NEWTABLE, REQUEST | _CREATE, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table) + comment)
+    return message(_NEWTABLE, REQUEST | _CREATE, _FAMILY_NUMBERS[family], text_attribute(_TABLE_NAME, table) + comment)
 
 
 def new_set(family: Family, table: str, number: int, declaration: bytes) -> bytearray:
     """`add set ip rulegen NAME { ... }`; `declaration` as in `SetInfo`, `number` its own within the transaction."""
-    payload = _text(_SET_TABLE, table) + declaration + attribute(_SET_ID, _U32.pack(number))
+    payload = text_attribute(_SET_TABLE, table) + declaration + attribute(_SET_ID, _U32.pack(number))
     return message(_NEWSET, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
 
 
 def delete_set(family: Family, table: str, name: str) -> bytearray:
     """`delete set ip rulegen NAME`, or a map."""
-    payload = _text(_SET_TABLE, table) + _text(_SET_NAME, name)
+    payload = text_attribute(_SET_TABLE, table) + text_attribute(_SET_NAME, name)
     return message(_DELSET, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def delete_object(family: Family, table: str, kind: int, name: str) -> bytearray:
     """`delete counter ip rulegen NAME`, or another object; `kind` as in `ObjectInfo`."""
-    payload = _text(_OBJECT_TABLE, table) + _text(_OBJECT_NAME, name) + attribute(_OBJECT_TYPE, _U32.pack(kind))
+    payload = (
+        text_attribute(_OBJECT_TABLE, table)
+        + text_attribute(_OBJECT_NAME, name)
+        + attribute(_OBJECT_TYPE, _U32.pack(kind))
+    )
     return message(_DELOBJ, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def delete_flowtable(family: Family, table: str, name: str) -> bytearray:
     """`delete flowtable ip rulegen NAME`."""
-    payload = _text(_FLOWTABLE_TABLE, table) + _text(_FLOWTABLE_NAME, name)
+    payload = text_attribute(_FLOWTABLE_TABLE, table) + text_attribute(_FLOWTABLE_NAME, name)
     return message(_DELFLOWTABLE, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_chain(family: Family, table: str, name: str, declaration: bytes) -> bytearray:
     """`add chain ip rulegen NAME`; `declaration` as in `ChainInfo`."""
-    payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name) + declaration
+    payload = text_attribute(_CHAIN_TABLE, table) + text_attribute(_CHAIN_NAME, name) + declaration
     return message(_NEWCHAIN, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
 
 
@@ -256,19 +258,19 @@ def one_step_earlier(declaration: bytes) -> bytes:
 
 def delete_chain(family: Family, table: str, name: str) -> bytearray:
     """`delete chain ip rulegen NAME`."""
-    payload = _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name)
+    payload = text_attribute(_CHAIN_TABLE, table) + text_attribute(_CHAIN_NAME, name)
     return message(_DELCHAIN, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def flush_chain(family: Family, table: str, name: str) -> bytearray:
     """`flush chain ip rulegen NAME`."""
-    payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, name)
+    payload = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, name)
     return message(_DELRULE, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_rule(family: Family, table: str, chain: str, expressions: bytes) -> bytearray:
     """`add rule ip rulegen CHAIN ...`, the rule given as the kernel listed one."""
-    payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, chain)
+    payload = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, chain)
     payload += attribute(_RULE_EXPRESSIONS | NESTED, expressions)
     return message(_NEWRULE, REQUEST | _CREATE | _APPEND, _FAMILY_NUMBERS[family], payload)
 
@@ -328,7 +330,7 @@ def delete_elements(container: Container, table: str, entries: list[tuple[bytes,
 
 
 def _elements(kind: int, flags: int, container: Container, table: str, items: list[bytes]) -> bytearray:
-    payload = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name)
+    payload = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, container.name)
     listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, _LIST_ITEM | NESTED) + item for item in items])
     payload += attribute(_ELEMENTS | NESTED, listed)
     return message(kind, flags, _FAMILY_NUMBERS[container.family], payload)
@@ -361,7 +363,7 @@ def _content(container: Container, value: Value) -> bytes:
     content = b""
     if container.is_verdict_map:
         word, chain = value.data.decode().split(" ")
-        verdict = attribute(_VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + _text(_VERDICT_CHAIN, chain)
+        verdict = attribute(_VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + text_attribute(_VERDICT_CHAIN, chain)
         content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VERDICT | NESTED, verdict))
     elif container.data:
         content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VALUE, value.data))
@@ -374,10 +376,6 @@ def _content(container: Container, value: Value) -> bytes:
 # ---- reading ----
 
 
-def _name(data: bytes) -> str:
-    return data.rstrip(b"\0").decode("utf-8", "replace")
-
-
 def _number(parts: Mapping[int, bytes], kind: int) -> int:
     """The number that an attribute holds, 0 without it."""
     return int.from_bytes(parts.get(kind, b""), "big")
@@ -388,7 +386,7 @@ def _comment(userdata: bytes) -> str:
     while offset + 2 <= len(userdata):
         kind, length = userdata[offset], userdata[offset + 1]
         if kind == _USERDATA_COMMENT:
-            return _name(userdata[offset + 2 : offset + 2 + length])
+            return text_of(userdata[offset + 2 : offset + 2 + length])
         offset += 2 + length
     return ""
 
@@ -469,7 +467,7 @@ def _parse_data(payload: bytes) -> bytes:
         return payload[4:length]
     parts = dict(attributes(payload[4:length]))
     word = _VERDICT_WORDS.get(_U32.unpack(parts[_VERDICT_CODE])[0], "?")
-    return f"{word} {_name(parts.get(_VERDICT_CHAIN, b''))}".encode()
+    return f"{word} {text_of(parts.get(_VERDICT_CHAIN, b''))}".encode()
 
 
 def _set_declaration(parts: Mapping[int, bytes]) -> bytes:
@@ -598,7 +596,7 @@ class Connection:
     def tables_with_sets(self) -> list[str]:
         """Everybody's tables that have sets or maps, as `ip NAME`."""
         found = dict.fromkeys(
-            f"{word} {_name(dict(attributes(answer))[_SET_TABLE])}"
+            f"{word} {text_of(dict(attributes(answer))[_SET_TABLE])}"
             for word, number in _FAMILY_WORDS.items()
             for answer in self._dump(_GETSET, number)
         )
@@ -608,7 +606,7 @@ class Connection:
         """The table, None when there is none."""
         for answer in self._dump(_GETTABLE, _FAMILY_NUMBERS[family]):
             parts = dict(attributes(answer))
-            if _name(parts[_TABLE_NAME]) == name:
+            if text_of(parts[_TABLE_NAME]) == name:
                 userdata = parts.get(_TABLE_USERDATA, b"")
                 is_dormant = bool(_number(parts, _TABLE_FLAGS) & _DORMANT)
                 return TableInfo(_comment(userdata), attribute(_TABLE_USERDATA, userdata), is_dormant)
@@ -619,29 +617,29 @@ class Connection:
         found = []
         for answer in self._dump(_GETCHAIN, _FAMILY_NUMBERS[family]):
             parts = dict(attributes(answer))
-            if _name(parts[_CHAIN_TABLE]) == table:
+            if text_of(parts[_CHAIN_TABLE]) == table:
                 declaration = b"".join(
                     attribute(kind | nested, parts[kind]) for kind, nested in _CHAIN_DECLARATION if kind in parts
                 )
-                found.append(ChainInfo(_name(parts[_CHAIN_NAME]), declaration))
+                found.append(ChainInfo(text_of(parts[_CHAIN_NAME]), declaration))
         return found
 
     def rules(self, family: Family, table: str) -> list[RuleInfo]:
         """The table's rules, chain by chain in order."""
         found = []
-        for answer in self._dump(_GETRULE, _FAMILY_NUMBERS[family], _text(_RULE_TABLE, table)):
+        for answer in self._dump(_GETRULE, _FAMILY_NUMBERS[family], text_attribute(_RULE_TABLE, table)):
             parts = dict(attributes(answer))
-            found.append(RuleInfo(_name(parts[_RULE_CHAIN]), parts.get(_RULE_EXPRESSIONS, b"")))
+            found.append(RuleInfo(text_of(parts[_RULE_CHAIN]), parts.get(_RULE_EXPRESSIONS, b"")))
         return found
 
     def sets(self, family: Family, table: str) -> list[SetInfo]:
         """The table's sets and maps."""
         found = []
-        for answer in self._dump(_GETSET, _FAMILY_NUMBERS[family], _text(_SET_TABLE, table)):
+        for answer in self._dump(_GETSET, _FAMILY_NUMBERS[family], text_attribute(_SET_TABLE, table)):
             parts = dict(attributes(answer))
             found.append(
                 SetInfo(
-                    name=_name(parts[_SET_NAME]),
+                    name=text_of(parts[_SET_NAME]),
                     flags=_number(parts, _SET_FLAGS),
                     key_length=_number(parts, _SET_KEY_LENGTH),
                     data_length=_number(parts, _SET_DATA_LENGTH),
@@ -655,21 +653,21 @@ class Connection:
     def objects(self, family: Family, table: str) -> list[ObjectInfo]:
         """The table's counters, quotas and other named objects."""
         found = []
-        for answer in self._dump(_GETOBJ, _FAMILY_NUMBERS[family], _text(_OBJECT_TABLE, table)):
+        for answer in self._dump(_GETOBJ, _FAMILY_NUMBERS[family], text_attribute(_OBJECT_TABLE, table)):
             parts = dict(attributes(answer))
-            if _name(parts[_OBJECT_TABLE]) == table:
-                found.append(ObjectInfo(_number(parts, _OBJECT_TYPE), _name(parts[_OBJECT_NAME])))
+            if text_of(parts[_OBJECT_TABLE]) == table:
+                found.append(ObjectInfo(_number(parts, _OBJECT_TYPE), text_of(parts[_OBJECT_NAME])))
         return found
 
     def flowtables(self, family: Family, table: str) -> list[str]:
         """The names of the table's flowtables."""
-        listed = self._dump(_GETFLOWTABLE, _FAMILY_NUMBERS[family], _text(_FLOWTABLE_TABLE, table))
+        listed = self._dump(_GETFLOWTABLE, _FAMILY_NUMBERS[family], text_attribute(_FLOWTABLE_TABLE, table))
         tables = (dict(attributes(answer)) for answer in listed)
-        return [_name(parts[_FLOWTABLE_NAME]) for parts in tables if _name(parts[_FLOWTABLE_TABLE]) == table]
+        return [text_of(parts[_FLOWTABLE_NAME]) for parts in tables if text_of(parts[_FLOWTABLE_TABLE]) == table]
 
     def entries(self, container: Container, table: str) -> Iterator[tuple[bytes, Value]]:
         """The keys and values of a set or map without intervals; much faster than `elements`."""
-        wanted = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name)
+        wanted = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, container.name)
         for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[container.family], wanted):
             for kind, payload in attributes(answer):
                 if kind == _ELEMENTS:
@@ -694,7 +692,11 @@ class Connection:
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
         # An answer is as the request: the names of the table and of the set, then the list.
-        start = HEADER.size + 4 + len(_text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name))
+        start = (
+            HEADER.size
+            + 4
+            + len(text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, container.name))
+        )
         payloads: list[bytes] = []
         while True:
             data = self._receive()
@@ -709,7 +711,7 @@ class Connection:
 
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
         """The elements of one set or map."""
-        wanted = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, name)
+        wanted = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, name)
         for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[family], wanted):
             for kind, payload in attributes(answer):
                 if kind == _ELEMENTS:
@@ -785,7 +787,7 @@ def _refusal(body: bytes, flags: int, index: int) -> KernelError:
     text = ""
     if flags & _ACK_TLVS:
         start = 4 + (HEADER.size if flags & _CAPPED else struct.unpack_from("=I", body, 4)[0])
-        text = _name(dict(attributes(body[start:])).get(1, b""))
+        text = text_of(dict(attributes(body[start:])).get(1, b""))
     return KernelError(number, index, text)
 
 
