@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
@@ -329,10 +329,11 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
         _refuse_beside_agent()
     from rulegen.errors import HostError
     from rulegen.kube_proxy.witness import forget
+    from rulegen.nftables.acceleration import remove_acceleration
     from rulegen.targets.on_iptables import IptablesTarget
     from rulegen.targets.on_nftables import NftablesTarget
 
-    removed = _remove([NftablesTarget().remove, IptablesTarget().remove])
+    removed = _remove([NftablesTarget().remove, IptablesTarget().remove, remove_acceleration])
     _print_removed(removed)
     if not removed:
         _echo("nothing to remove")
@@ -347,8 +348,6 @@ def _print_removed(places: Iterable[str]) -> None:
 
 def _clean_up_after_kube_proxy(*, force: bool) -> None:
     """What cannot be removed is named, and the exit status is then 2."""
-    from contextlib import closing
-
     from rulegen.kube_proxy import ipvs
     from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
     from rulegen.nftables.foreign import open_connection

@@ -64,6 +64,26 @@ def ipvs_gap() -> str | None:
     return None if probe.returncode == 0 else probe.stderr.strip() or "ip_vs is not loaded"
 
 
+@functools.cache
+def flowtables_gap() -> str | None:
+    """Why this kernel has no flowtables, or not the expression that fills them."""
+    script = "add table inet p; add flowtable inet p f { hook ingress priority 0; }; add chain inet p c; "
+    script += "add rule inet p c flow add @f"
+    probe = subprocess.run(["unshare", "--net", "nft", script], capture_output=True, text=True, timeout=30, check=False)
+    return None if probe.returncode == 0 else probe.stderr.strip().splitlines()[0]
+
+
+_CAPABILITIES = {"flowtables": flowtables_gap, "ipvs": ipvs_gap, "user_namespace": user_namespace_gap}
+
+
+def _missing(item: pytest.Item) -> str | None:
+    """What the kernel lacks that the test is marked to need."""
+    gaps = (
+        f"no {name}: {gap}" for name, find in _CAPABILITIES.items() if item.get_closest_marker(name) and (gap := find())
+    )
+    return next(gaps, None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fail-on-skip",
@@ -110,10 +130,8 @@ def extent(request: pytest.FixtureRequest) -> Extent:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("kernel") and (gap := kernel_gap()):
         pytest.skip(f"no nf_tables in a network namespace here: {gap}")
-    if item.get_closest_marker("user_namespace") and (gap := user_namespace_gap()):
-        pytest.skip(f"no user namespace here: {gap}")
-    if item.get_closest_marker("ipvs") and (gap := ipvs_gap()):
-        pytest.skip(f"this kernel has no IPVS: {gap}")
+    if gap := _missing(item):
+        pytest.skip(f"this kernel has {gap}")
 
 
 def _skips_refused(config: pytest.Config) -> bool:
@@ -130,9 +148,7 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    is_out_of_reach = (item.get_closest_marker("user_namespace") and user_namespace_gap()) or (
-        item.get_closest_marker("ipvs") and ipvs_gap()
-    )
+    is_out_of_reach = _missing(item)
     if _skips_refused(item.config) and report.skipped and not (hasattr(report, "wasxfail") or is_out_of_reach):
         _refuse_skip(report)
     return report

@@ -17,7 +17,7 @@ _PERIOD_AFTER_FAILURE_SECONDS = 30.0
 
 
 class AccelerationObserver(Observer):
-    """Begins after the first sync. `acceleration`: None where it is off; then a table of an earlier agent goes."""
+    """Begins after the first sync. `is_wanted` False: the table of an earlier agent goes, once."""
 
     def __init__(self, acceleration: Acceleration, *, is_wanted: bool) -> None:
         self._acceleration = acceleration

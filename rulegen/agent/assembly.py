@@ -158,6 +158,7 @@ def _observers(
     dataplane: Dataplane, engine: Engine, inbox: Inbox, recorder: EventRecorder | None, stack: ExitStack
 ) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
+    from rulegen.agent.acceleration import AccelerationObserver
     from rulegen.agent.descriptors import shares
     from rulegen.agent.health import Health, healthz_application
     from rulegen.agent.health_checks import ServiceHealthServers
@@ -169,6 +170,7 @@ def _observers(
     from rulegen.agent.status import status_application
     from rulegen.conntrack.cleaner import Cleaner
     from rulegen.firewalls.find import obstacles_beside
+    from rulegen.nftables.acceleration import Acceleration
 
     configuration, agent = dataplane.configuration, dataplane.configuration.agent
     families = configuration.node.families
@@ -188,6 +190,7 @@ def _observers(
     stack.callback(takeover.close)
     firewalls = FirewallWatch(partial(obstacles_beside, configuration.target), configuration.node.node_name, recorder)
     stack.callback(firewalls.close)
+    acceleration = stack.enter_context(closing(Acceleration()))
     return [
         Measuring(metrics, engine),
         HealthKeeping(health, servers, engine, agent.sync_period),
@@ -196,4 +199,5 @@ def _observers(
         Pages(server, pages, must_listen=agent.bind_address_hard_fail),
         takeover,
         firewalls,
+        AccelerationObserver(acceleration, is_wanted=agent.accelerate),
     ]

@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from rulegen.errors import ApplyError, HostError
 from rulegen.netlink import NESTED, REQUEST, attribute, attributes, message, text_attribute, text_of
@@ -147,6 +148,12 @@ class Acceleration:
             if (_named(answer, _NAME), _named(answer, _FLOWTABLE_NAME)) == (TABLE, _FLOWTABLE):
                 return answer
         return None
+
+
+def remove_acceleration() -> list[str]:
+    """Removes the table from the calling thread's network namespace; what there was. Raises ApplyError, HostError."""
+    with closing(Acceleration()) as acceleration:
+        return acceleration.remove()
 
 
 def _interfaces() -> list[str]:
