@@ -70,7 +70,7 @@ def test_the_table_reads_as_documented(node: NetworkNamespace, acceleration: Acc
     assert acceleration.ensure() == [f"made table inet {TABLE}", "accelerating one, two"]
     text = " ".join(listed(node).split())
     assert "flowtable established { hook ingress priority filter devices = { one, two } }" in text
-    assert "chain forward { type filter hook forward priority 10; policy accept;" in text
+    assert "chain forward { type filter hook forward priority filter + 10; policy accept;" in text
     assert "ct state established ct status dnat flow add @established" in text
     assert acceleration.ensure() == []
     assert acceleration.remove() == [f"inet {TABLE}"]
