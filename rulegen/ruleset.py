@@ -49,9 +49,9 @@ class Delta(Generic[Key, Value]):
 
 
 def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, Value]:
-    """The Delta that makes `live` equal to `desired`."""
+    """The Delta that makes `live` equal to `desired`, which may be a part of it as it is: nobody changes either."""
     if not live:
-        return Delta(dict(desired))
+        return Delta(desired if isinstance(desired, dict) else dict(desired))
     added: dict[Key, Value] = {}
     changed: dict[Key, Change[Value]] = {}
     for key, after in desired.items():

@@ -163,16 +163,18 @@ class Engine:
         steps = _Steps()
         is_full, self.must_read = self.must_read, True
         if is_full:
-            has_read, self._has_read = self._has_read, False
-            if self._kept or not has_read:
-                self._rules.keep(frozenset(self._kept))
-                self._rules.read()
+            self._read()
             steps.done("read")
-        delta = compiled = self._compile(steps)
+        compiled = self._compile(steps)
         was_equal, self._was_equal = self._was_equal, False
         if is_full:
+            if not was_equal:
+                # Nothing can be a repair; at the first sync this is as large as the ruleset.
+                compiled = Delta()
             delta = self._rules.difference()
             steps.done("compare")
+        else:
+            delta = compiled
         if delta:
             try:
                 self._rules.apply(delta)
@@ -183,9 +185,15 @@ class Engine:
                     raise
                 delta = self._apply_without_refused(error)
             steps.done("apply")
-        repaired = delta.without(compiled) if is_full and was_equal else Delta()
+        repaired: AnyDelta = delta.without(compiled) if is_full and was_equal else Delta()
         routes, refused = self._pending_changes(), self._untold_refusals
         return self._finish(Sync(is_full, delta, repaired, routes, refused, self._untold, steps.seconds))
+
+    def _read(self) -> None:
+        has_read, self._has_read = self._has_read, False
+        if self._kept or not has_read:
+            self._rules.keep(frozenset(self._kept))
+            self._rules.read()
 
     def _compile(self, steps: _Steps) -> AnyDelta:
         changes = self._cluster.take_changes()

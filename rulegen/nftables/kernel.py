@@ -20,7 +20,7 @@ from rulegen.interfaces import host_families
 from rulegen.nftables import netlink, text
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
 from rulegen.nftables.layout import IP_KEYWORD, TABLE, EntryKey, Value
-from rulegen.nftables.live import SETS, Fingerprint, Live, LiveTable, prove, read, unproven
+from rulegen.nftables.live import Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
 from rulegen.nftables.program import Program, balance_chain
 from rulegen.nftables.refusals import kind_of_number
@@ -390,8 +390,7 @@ def _loaded(table: ReplaceTable, compiled: Compiled) -> LiveTable:
     """What the kernel holds after a load."""
     family, program = table.program.family, table.program
     declared_as = compiled.tables[family].listed_as
-    live = LiveTable(program.schema, declared_as)
-    live.fingerprints[SETS] = Fingerprint(program.schema, declared_as)
+    live = LiveTable(program.schema, declared_as, declared_as)
     for name in table.chains:
         written = compiled.chains[family, name]
         live.note(name, chain_of(program, name).digest, written.declaration, list(written.rules))

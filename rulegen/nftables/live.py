@@ -45,14 +45,15 @@ class Fingerprint:
 class LiveTable:
     """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's.
 
-    `declared_as`: the digest of what the kernel lists of them. `foreign`: by kind and name, with the kernel's number of
-    the kind, what is none of rulegen's. `sizes`: how many elements a set had, None on a kernel that does not say. By
-    chain: `fingerprints`, `rules` and `declarations` (its hook, empty without one) as the kernel holds them, and
-    `listed_as`, the digest of these two.
+    `declared_as`: the digest of what the kernel lists of them, `noted_as` the same as it was when they were loaded ("":
+    not known). `foreign`: by kind and name, with the kernel's number of the kind, what is none of rulegen's. `sizes`:
+    how many elements a set had, None on a kernel that does not say. By chain: `fingerprints`, `rules` and
+    `declarations` (its hook, empty without one) as the kernel holds them, and `listed_as`, the digest of these two.
     """
 
     schema: str
     declared_as: str = ""
+    noted_as: str = ""
     foreign: dict[str, int] = field(default_factory=dict)
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class LiveTable:
     @property
     def is_declared(self) -> bool:
         """Whether it is known what the kernel made of the declarations of the sets."""
-        return SETS in self.fingerprints and bool(self.fingerprints[SETS].loaded_as)
+        return bool(self.noted_as)
 
     def forget(self, name: str) -> None:
         """Follows a chain that was deleted."""
@@ -127,10 +128,12 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
     if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(layout, sets):
         return LiveTable("")
     declared_as = declarations_digest(sets[container.name].declaration for container in layout.sets)
-    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as, _foreign(connection, layout, sets))
+    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as)
+    table.foreign = _foreign(connection, layout, sets)
     table.sizes = {name: found.elements for name, found in sets.items()}
     table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
-    if table.is_declared and table.fingerprints[SETS].loaded_as != declared_as:
+    table.noted_as = table.fingerprints.pop(SETS, Fingerprint("", "")).loaded_as
+    if table.is_declared and table.noted_as != declared_as:
         return LiveTable("")
     for rule in connection.rules(family, TABLE):
         table.rules.setdefault(rule.chain, []).append(rule.expressions)

@@ -17,7 +17,8 @@ def compare_once(rules: LiveRules, cluster: Cluster) -> tuple[AnyDelta, Differen
     rules.read()
     routes = {(route.name, route.family): route for route in cluster.routes()}
     nodes = {family: node for family in Family if (node := cluster.node_routing(family)) is not None}
-    _, errors = rules.update(routes, nodes)
+    # The Delta is as large as the ruleset, and not what is asked for.
+    errors = rules.update(routes, nodes)[1]
     if errors:
         raise TargetError("\n".join(map(str, errors.values())))
     delta = rules.difference()

@@ -175,7 +175,8 @@ def _without_elements(host: Host) -> list[str]:
 
 def _declarations(family: Family) -> dict[str, SetInfo]:
     with Connection() as connection:
-        return {found.name: found for found in connection.sets(family, TABLE)}
+        # There is one fingerprint more than text can hold.
+        return {found.name: found._replace(elements=None) for found in connection.sets(family, TABLE)}
 
 
 @pytest.mark.parametrize("items", [CROWD, [node()]], ids=["crowd", "nothing"])

@@ -204,7 +204,8 @@ def test_beside_sets_of_a_newer_nft_everything_works(beside_a_newer_nft: Host, t
     with ground.agent() as agent:
         agent.wait_for("sync mode=full", 20)
         assert lines_of(host.delta(*ITEMS)) == []
-    assert host.run(RULEGEN, "cleanup", "--kube-proxy").stdout == "removed ip kube-proxy\n"
+    done = host.run(RULEGEN, "cleanup", "--kube-proxy")
+    assert done.stdout == "removed ip kube-proxy\n", done.stderr
     assert host.run(RULEGEN, "cleanup").stdout == "removed ip rulegen\nremoved ip6 rulegen\n"
 
 
