@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from rulegen.config import Family
+from rulegen.claims import HOOKS
+from rulegen.config import Cidr, Family
 from rulegen.nftables.layout import IP_KEYWORD
 from rulegen.routing.model import NodeRouting, PodDetector
 
@@ -89,11 +91,17 @@ class Program:
 
 def render_program(node: NodeRouting, masquerade_bit: int) -> Program:
     """The program for this node. `masquerade_bit`: 0 to 31."""
-    return _render_program(node.family, node.detector, node.masquerade_all, masquerade_bit)
+    return _render_program(node.family, node.detector, node.masquerade_all, masquerade_bit, node.service_cidrs)
 
 
 @lru_cache(maxsize=16)
-def _render_program(family: Family, detector: PodDetector | None, masquerade_all: bool, masquerade_bit: int) -> Program:
+def _render_program(
+    family: Family,
+    detector: PodDetector | None,
+    masquerade_all: bool,
+    masquerade_bit: int,
+    service_cidrs: tuple[Cidr, ...],
+) -> Program:
     variables = {
         "ip": IP_KEYWORD[family],
         "loopback": _LOOPBACK[family],
@@ -102,6 +110,8 @@ def _render_program(family: Family, detector: PodDetector | None, masquerade_all
         "is_pod": _source_is_pod(family, detector, ""),
         "not_pod": _source_is_pod(family, detector, "!= "),
         "masquerade_all": masquerade_all,
+        "service_range": _service_range(service_cidrs),
+        "hook": HOOKS,
         "client_type": _CLIENT_TYPE[family],
         "affinity_size": AFFINITY_SIZE,
     }
@@ -109,6 +119,20 @@ def _render_program(family: Family, detector: PodDetector | None, masquerade_all
     schema = digest(template.render(variables, schema="").partition("# ---- program ----")[0])
     text = template.render(variables, schema=schema)
     return Program(family, text, schema, {m["name"]: Chain(m["name"], m[0]) for m in _CHAIN.finditer(text)})
+
+
+def _service_range(cidrs: tuple[Cidr, ...]) -> str:
+    """What a destination is compared with before it is looked up in set service-cidrs: a prefix costs next to nothing.
+
+    It holds all of them, and may hold more; should it hold everything, the set itself is as good. "" for none.
+    """
+    networks = [ip_network(cidr) for cidr in cidrs]
+    if not networks:
+        return ""
+    covering = networks[0]
+    while not all(network.subnet_of(covering) for network in networks):  # type: ignore[arg-type]
+        covering = covering.supernet()
+    return str(covering) if covering.prefixlen else "@service-cidrs"
 
 
 def _source_is_pod(family: Family, detector: PodDetector | None, negation: str) -> str:
