@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kernel
 VIP, PORT = "203.0.113.80", 80
 DAMAGE = [
     "flush map ip rulegen endpoints",
-    "flush chain ip rulegen services",
+    "flush chain ip rulegen frontend",
     "delete chain ip rulegen prerouting",
 ]
 # The kernel tracks and translates no connection while there is no rule at all that needs it.

@@ -67,9 +67,9 @@ def loaded_by_another(tmp_path: Path) -> LoadChanged:
 
 def _other_rules(text: str) -> str:
     return (
-        text.replace("\t\tjump route\n", "\t\tjump old-route\n")
-        .replace("\tchain route {", "\tchain old-route {")
-        .replace("hook prerouting priority -99;", "hook prerouting priority -98;")
+        text.replace("jump translated\n", "jump old-translated\n")
+        .replace("\tchain translated {", "\tchain old-translated {")
+        .replace('{{ hook["input"] }}', "type nat hook input priority 98; policy accept;")
     )
 
 
@@ -103,7 +103,7 @@ def test_other_rules_are_rewritten_and_elements_stay(make_lab: MakeLab, loaded_b
     assert elements_of(transaction) == []
     changes = [change for stage in transaction.stages for change in stage]
     written = {(change.family, change.chain.name) for change in changes if isinstance(change, WriteRules)}
-    names = ("route", "services", "prerouting-release")
+    names = ("translated", "postrouting", "input")
     assert written == {(family, name) for family in Family for name in names}
     assert all(isinstance(change, WriteRules | AddChains | MoveHook | DeleteChains) for change in changes)
 
@@ -129,7 +129,7 @@ def test_a_table_that_goes_is_met_first(host: Host) -> None:
         host.kernel._keep_in_front(Family.IPV4)
     copies = {(f"{name}-in-front", kind, hook, priority - 1) for name, kind, hook, priority in before}
     assert _hooks(host) == before | copies
-    assert "jump services" in host.run("nft", "list", "chain", "ip", "rulegen", "prerouting-in-front").stdout
+    assert "goto frontend" in host.run("nft", "list", "chain", "ip", "rulegen", "prerouting-in-front").stdout
     host.apply(*ITEMS)
     assert _hooks(host) == before
 
@@ -141,11 +141,16 @@ def _hooks(host: Host) -> set[tuple[str, str, str, int]]:
     return {(chain["name"], chain["type"], chain["hook"], chain["prio"]) for chain in chains if "hook" in chain}
 
 
+def _with_a_counter(text: str) -> str:
+    hook = '{{ hook["prerouting"] }}'
+    return text.replace(hook, f"{hook}\n\t\tcounter")
+
+
 def test_other_rules_leave_the_hook_where_it_is(make_lab: MakeLab, loaded_by_another: LoadChanged) -> None:
     lab = make_lab()
     traffic = Traffic(lab)
     with host_in(lab.namespace) as host, lab.entered():
-        loaded_by_another(host, lambda text: text.replace("\t\tjump services\n", "\t\tcounter\n\t\tjump services\n"))
+        loaded_by_another(host, _with_a_counter)
         before = _handles(host)
         _apply_in_traffic(host, traffic)
         assert _handles(host) == before
