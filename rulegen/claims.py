@@ -1,6 +1,6 @@
-"""What rulegen claims for itself of the kernel's hooks and of a packet, on all targets and for all features. Only values.
+"""What rulegen claims for itself of the kernel's hooks and of a packet, for all targets and features. Only values.
 
-A new feature enters here what it hooks into, marks or keeps in a packet; nothing else in the project names such a number.
+A new feature enters here what it hooks into, marks or keeps in a packet; nothing else names such a number.
 Priorities are those of `enum nf_ip_hook_priorities` (linux/netfilter_ipv4.h), which IPv6 shares.
 """
 

@@ -338,7 +338,7 @@ def test_an_interrupted_apply_leaves_the_old_ruleset_or_the_new_one(tmp_path: Pa
             assert b"Traceback" not in errors
             time.sleep(0.3)  # an nft that was left behind ends by itself
             listing = subprocess.run(
-                [*inside, "nft", "list", "map", "ip", "rulegen", "internal"],
+                [*inside, "nft", "list", "map", "ip", "rulegen", "frontends"],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -55,7 +55,7 @@ def trace(
 
 
 class _Tracer:
-    """Looks up what the fixed program looks up, and remembers what it found. `is_own`: sent to an address of the node."""
+    """Looks up what the program looks up, and remembers what it found. `is_own`: sent to an address of the node."""
 
     def __init__(
         self, entries: Mapping[EntryKey, Value], family: Family, packet: Packet, origin: Origin, is_own: bool

@@ -118,7 +118,7 @@ def _frontends(container: Container, key: bytes, value: Value) -> str:
         slots = _slots_text(register & MAX_HANDLE)
         return f"ClusterIP {_frontend(container, key)} leads to {_list(value.data)}, which has {slots}"
     meaning = _KINDS[Kind(register & MAX_HANDLE & ~RESTRICTED)].format(_frontend(container, key), _id(value.data))
-    return f"{meaning}, for sources in source-ranges only" if register & RESTRICTED else meaning
+    return f"for sources in source-ranges only: {meaning}" if register & RESTRICTED else meaning
 
 
 _KINDS: Mapping[Kind, str] = {

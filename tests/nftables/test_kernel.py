@@ -65,7 +65,7 @@ def test_an_apply_begins_anew_when_others_were_quicker(host: Host, meddling: str
 
     def meddle(difference: Difference) -> None:
         if not shown:
-            host.nft(f"{meddling}\nflush chain ip6 rulegen services")
+            host.nft(f"{meddling}\nflush chain ip6 rulegen frontend")
         shown.append(difference)
 
     with host.namespace.entered():

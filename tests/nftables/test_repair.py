@@ -314,8 +314,7 @@ def test_what_another_version_of_nft_makes_of_a_rule_is_no_damage(loaded: Host) 
     """It is noted what the kernel held when the chain was loaded; how this nft would encode the rule plays no part."""
     noted = loaded.read().tables[Family.IPV4].fingerprints["input"]
     loaded.nft(
-        "flush chain ip rulegen input\n"
-        "add rule ip rulegen input meta priority & 0x80000000 != 0 meta priority set none"
+        "flush chain ip rulegen input\nadd rule ip rulegen input meta priority & 0x80000000 != 0 meta priority set none"
     )
     assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains input"]
     listed_as = loaded.read().tables[Family.IPV4].listed_as["input"]
