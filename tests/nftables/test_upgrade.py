@@ -1,6 +1,7 @@
 """A table that another version of rulegen loaded becomes this version's, in one transaction, with traffic flowing.
 
-The other version is this one with other templates.
+The other version is this one with other templates; or an earlier one, of which `fixtures/` holds what it rendered:
+`filter-hooks.nft`, with hooks of type filter as well, is ITEMS.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from rulegen.config import Family
 from rulegen.nftables import program
 from rulegen.nftables.transaction import AddChains, DeleteChains, MoveHook, Transaction, WriteRules
 from tests.builders import Item, endpoint, endpoint_slice, node, service
-from tests.lab import Packet
+from tests.lab import Fate, Packet
 from tests.lab.fixtures import MakeLab
 from tests.nftables.host import Host, elements_of, host_in, lines_of
-from tests.nftables.traffic import Traffic
+from tests.nftables.traffic import ADDRESSES, Traffic
 
 pytestmark = pytest.mark.kernel
 
+FIXTURES = Path(__file__).with_name("fixtures")
 ITEMS: list[Item] = [
     node(),
     service(external_ips=["198.51.100.1"], affinity=600),
@@ -116,6 +118,23 @@ def test_other_sets_mean_another_table_in_one_transaction(make_lab: MakeLab, loa
         transaction = _apply_in_traffic(host, traffic)
         assert lines_of(host.delta(*ITEMS)) == []
         assert "old-hairpin" not in host.run("nft", "list", "table", "ip", "rulegen").stdout
+    assert [table.program.family for table in transaction.tables] == list(Family)
+    assert list(transaction.stages) == []
+
+
+def test_the_table_with_hooks_of_type_filter_is_replaced_at_once(make_lab: MakeLab) -> None:
+    """What it remembers of clients does not come along: whom a record leads to stood in maps that are no more."""
+    lab = make_lab()
+    traffic = Traffic(lab)
+    with host_in(lab.namespace) as host, lab.entered():
+        host.nft((FIXTURES / "filter-hooks.nft").read_text())
+        assert {kind for _, kind, _, _ in _hooks(host)} == {"filter", "nat"}
+        transaction = _apply_in_traffic(host, traffic)
+        assert lines_of(host.delta(*ITEMS)) == []
+        assert {kind for _, kind, _, _ in _hooks(host)} == {"nat"}
+        lab.forget_connections()
+        outcomes = lab.send([Packet("203.0.113.9", address, 80) for address in ADDRESSES])
+        assert {outcome.fate for outcome in outcomes} == {Fate.DELIVERED}
     assert [table.program.family for table in transaction.tables] == list(Family)
     assert list(transaction.stages) == []
 
