@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ Entries: TypeAlias = dict[EntryKey, Value]
 
 _NOTHING = Value()
 _LAST_HANDLE = re.compile(r"last handle (\d{1,4})")
+# So many are put into an ordered list one by one; more at once.
+_FEW = 64
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
@@ -103,6 +106,9 @@ class Compiler:
         self._masquerade_bit = masquerade_bit
         self._compiled: dict[RouteKey, _Compiled] = {}
         self._nodes: dict[Family, Entries] = {family: {} for family in families}
+        self._routing: dict[Family, NodeRouting] = {}
+        # In order, for the sake of the first and the last.
+        self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
         self.programs: dict[Family, program.Program] = {}
         self._shared: Counter[EntryKey] = Counter()
         for family in families:
@@ -143,10 +149,13 @@ class Compiler:
                 touched.subtract(old.shared)
         self._adoption = _Adoption({})
         self._count_shared(touched, before, after)
-        for family, node in (nodes or {}).items():
-            if family in self._nodes:
+        changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
+        self._routing |= changed_nodes
+        for family, node in self._routing.items():
+            rendered = self._render(node)
+            if family in changed_nodes or rendered is not self.programs.get(family):
+                self.programs[family] = rendered
                 before |= self._nodes[family]
-                self.programs[family] = program.render_program(node, self._masquerade_bit)
                 self._nodes[family] = self._node_entries(node)
                 after |= self._nodes[family]
         return diff(before, after), errors
@@ -179,6 +188,7 @@ class Compiler:
         }
 
     def _count_shared(self, touched: Counter[EntryKey], before: Entries, after: Entries) -> None:
+        cluster_ips: dict[Family, list[bytes]] = {family: [] for family in self._nodes}
         for key, difference in touched.items():
             if not difference:
                 continue
@@ -186,9 +196,21 @@ class Compiler:
             self._shared[key] = count + difference
             if not count:
                 after[key] = self._shared_value(key)
+                if key[0].name == "cluster-ips":
+                    cluster_ips[key[0].family].append(key[1])
             elif not count + difference:
                 before[key] = self._shared_value(key)
                 del self._shared[key]
+                if key[0].name == "cluster-ips":
+                    addresses = self._cluster_ips[key[0].family]
+                    del addresses[bisect_left(addresses, key[1])]
+        for family, new in cluster_ips.items():
+            _insert(self._cluster_ips[family], new)
+
+    def _render(self, node: NodeRouting) -> program.Program:
+        addresses = self._cluster_ips[node.family]
+        ranges = program.service_ranges(node.family, node.service_cidrs, tuple(addresses[:1] + addresses[-1:]))
+        return program.render_program(node, self._masquerade_bit, ranges)
 
     @staticmethod
     def _shared_value(key: EntryKey) -> Value:
@@ -236,6 +258,15 @@ class Compiler:
         if route is not None:
             _RouteEntries(LAYOUTS[family], route, compiled).compile()
         return compiled
+
+
+def _insert(ordered: list[bytes], new: list[bytes]) -> None:
+    if len(new) > _FEW:
+        ordered += new
+        ordered.sort()
+    else:
+        for item in new:
+            insort(ordered, item)
 
 
 def _leads_anywhere(route: Route) -> bool:
