@@ -104,7 +104,11 @@ class _Tracer:
         ranges = self._layout.source_ranges
         if register & RESTRICTED and not self._meet_range(ranges, self._destination + self._port, self._source):
             return
-        self._follow_kind(self._layout.kinds, register & ~RESTRICTED)
+        if register & MAX_HANDLE == Kind.EXTERNAL:
+            self.chains.append("external")
+            self._follow_external(register & ~SPECIAL & ~MAX_HANDLE)
+        else:
+            self._follow_kind(self._layout.kinds, register & ~RESTRICTED)
 
     def _follow_node_port(self) -> None:
         layout = self._layout
@@ -121,7 +125,9 @@ class _Tracer:
             return
         self.chains.append(_target(verdict))
         list_ = register & ~SPECIAL & ~MAX_HANDLE
-        if kind in {Kind.EXTERNAL, Kind.INTERNAL_LISTED}:
+        if kind == Kind.EXTERNAL:
+            self._follow_external(list_)
+        elif kind == Kind.INTERNAL_LISTED:
             self._follow_list(list_)
         elif kind == Kind.INTERNAL_LOCAL:
             self._follow_list(list_ | LOCAL_LIST)
@@ -133,10 +139,18 @@ class _Tracer:
     def _follow_external_local(self, list_: int, *, is_local: bool) -> None:
         if self._origin is Origin.NODE:
             self.chains.append("external")
-        if self._origin is not Origin.OUTSIDE:
+            self._follow_external(list_)
+        elif self._origin is Origin.POD:
             self._follow_list(list_)
         elif is_local:
             self._follow_list(list_ | LOCAL_LIST)
+
+    def _follow_external(self, list_: int) -> None:
+        """Chain external looks into slots itself."""
+        if counted := self._meet(self._layout.slots, pack_register(list_)):
+            self._follow_balancer(unpack_register(counted.data))
+        else:
+            self._follow_list(list_)
 
     def _follow_unused(self, hook: str) -> None:
         layout = self._layout
