@@ -1,7 +1,7 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test test-all check bench soak golden lock clean
+.PHONY: help install packages demo test test-all kernels check bench soak golden lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
@@ -25,11 +25,16 @@ endif
 SECONDS = 600
 SEED =
 
+# Of `make kernels`: Debian's kernels, and what pytest is told instead of its own choice.
+KERNELS = 6.1 6.12
+TESTS =
+
 help:
 	@echo 'install  the command, at $(BIN)/rulegen'
 	@echo 'demo     a playground in network namespaces of its own'
 	@echo 'test     check, then every test, with a part of the large matrices'
 	@echo 'test-all check, then every test, with all cases'
+	@echo 'kernels  tests on kernels of Debian, emulated: KERNELS="6.1 6.12 newest", TESTS="tests/nftables -k churn"'
 	@echo 'check    style, types and the import rules'
 	@echo 'bench    the measurements'
 	@echo 'soak     an agent in a cluster that changes and fails all the time, for SECONDS=600, SEED=number'
@@ -55,6 +60,11 @@ test: check
 
 test-all: check
 	$(PYTEST) $(SIDE_BY_SIDE) --exhaustive
+
+# Only root can make another Debian. The tests are chosen as on a command line of pytest.
+kernels: install
+	scripts/install-packages kernels
+	$(BIN)/python scripts/kernels.py $(KERNELS) $(if $(TESTS),-- $(TESTS))
 
 check: install
 	$(BIN)/ruff check

@@ -26,6 +26,8 @@ _STAGES = ("decode", "compile", "first apply", "read back", "diff")
 _CHUNK = 2_000
 # Seconds in which the agent has nothing to do.
 _IDLE_SECONDS = 10
+# Changes in a second.
+_FLOOD = 2000
 _WHEN = ("after start", "after changes")
 _CHANGES = ("endpoint replaced", "endpoint added", "service added")
 
@@ -71,6 +73,7 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
         layouts = (Shape(1_000), *([_TARGET_SHAPE] if large else []))
         theirs = {shape: _kube_proxy(bench, shape) for shape in layouts}
         _agent(bench, (Shape(1_000), _TARGET_SHAPE), theirs)
+        _flood(bench, _TARGET_SHAPE)
         for shape in (Shape(1_000), _TARGET_SHAPE):
             _iptables(bench, shape)
         _beside_kube_proxy_iptables(bench, Shape(1_000))
@@ -204,6 +207,14 @@ def _agent(bench: Bench, shapes: Sequence[Shape], theirs: Mapping[Shape, float])
     )
     note = f"kube-proxy's layout by the agent's whole time: {', '.join(known)}; kube-proxy's own work comes on top"
     table(title, ["", *map(str, shapes), "target at 10,000"], rows, note)
+
+
+def _flood(bench: Bench, shape: Shape) -> None:
+    figures = bench.measure("flood", shape, bench.samples, _FLOOD)
+    rows = [[when, spread(figures, when)] for when in ("alone", "in the flood")]
+    rate = median(figures["changes in a second"])
+    title = f"One endpoint of a quiet Service replaced, {shape} Services: median / 99th percentile"
+    table(title, ["", "event to commit"], rows, f"in the flood: {rate:,.0f} changes of other Services in a second")
 
 
 def _iptables(bench: Bench, shape: Shape) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from socket import inet_aton
 from types import TracebackType
 from typing import Self
 
 from bench.api_server import ApiServer
 from bench.clock import peak_memory, processor_seconds, resident_memory
-from bench.clusters import NODE, POD_CIDRS, Shape
+from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address
+from rulegen.netlink import NETLINK_NETFILTER
 from rulegen.nftables.monitor import Monitor
 from rulegen.nftables.netlink import Connection
 
@@ -36,6 +39,10 @@ _LONGEST_CHANGE = 10.0
 # More than minSyncPeriod, and whatever else follows a change is over too.
 _QUIET = 0.08
 _SETTLED = 2.0
+_FLOODED = 8.0
+_LONGEST_FLOODED = 60.0
+_GROUP_NFTABLES = 1 << 6
+_SO_RCVBUFFORCE = 33
 
 
 class Agent:
@@ -93,6 +100,45 @@ def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "n
         with Agent(server, target, folder) as agent:
             _restart(agent, figures)
     return figures
+
+
+def flood(shape: Shape, folder: Path, samples: int, rate: int) -> dict[str, list[float]]:
+    """Seconds that a change of a Service takes while others change, `rate` times in a second, and while none does."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    figures: dict[str, list[float]] = {}
+    busy = shape.services - 2 * samples
+    with ApiServer(shape, folder) as server, Agent(server, "nftables", folder) as agent, closing(_listen()) as kernel:
+        _until_synced(agent)
+        time.sleep(_SETTLED)
+        quiet = iter(range(busy, shape.services))
+        figures["alone"] = [_quiet_change(server, kernel, next(quiet)) for _ in range(samples)]
+        server.flood(busy, rate)
+        # Until all of them are known to change all the time, and the queue is as long as it gets.
+        time.sleep(_FLOODED)
+        before, begun = server.flooded(), time.monotonic()
+        figures["in the flood"] = [_quiet_change(server, kernel, next(quiet)) for _ in range(samples)]
+        figures["changes in a second"] = [(server.flooded() - before) / (time.monotonic() - begun)]
+        server.flood(busy, 0)
+    return figures
+
+
+def _listen() -> socket.socket:
+    """Every commit, with the elements that it adds."""
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    kernel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
+    kernel.bind((0, _GROUP_NFTABLES))
+    return kernel
+
+
+def _quiet_change(server: ApiServer, kernel: socket.socket, index: int) -> float:
+    """Seconds from the moment when the server has a change to the commit that has its endpoint."""
+    time.sleep(_QUIET)
+    address = inet_aton(endpoint_address(index, ENDPOINTS))
+    begun = server.replace_quiet_endpoint(index)
+    kernel.settimeout(_LONGEST_FLOODED)
+    while address not in kernel.recv(1 << 17):
+        assert time.monotonic() < begun + _LONGEST_FLOODED, f"not within {_LONGEST_FLOODED:.0f} s"
+    return time.monotonic() - begun
 
 
 def _start(agent: Agent, server: ApiServer, figures: dict[str, list[float]]) -> None:

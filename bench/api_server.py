@@ -8,6 +8,9 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,11 +46,25 @@ class ApiServer:
         self._order("spoke")
         return float(self._answer())
 
+    def replace_quiet_endpoint(self, index: int) -> float:
+        """As `replace_endpoint`; when that was about to be told, by `time.monotonic`."""
+        self._order(["quiet", index])
+        return float(self._answer())
+
+    def flood(self, services: int, rate: int) -> None:
+        """From now on one of the first so many Services after the other changes, `rate` in a second; 0 ends it."""
+        self._order(["flood", services, rate])
+
+    def flooded(self) -> int:
+        """How many changes that were so far."""
+        self._order("flooded")
+        return int(self._answer())
+
     def processor_seconds(self) -> float:
         """What it has taken so far."""
         return processor_seconds(self._process.pid)
 
-    def _order(self, order: int | str) -> None:
+    def _order(self, order: int | str | list[int | str]) -> None:
         assert self._process.stdin
         self._process.stdin.write(msgspec.json.encode(order) + b"\n")
         self._process.stdin.flush()
@@ -64,22 +81,60 @@ def with_other_endpoint(index: int) -> dict[str, Any]:
     return changed
 
 
+class _Flood:
+    """Changes without an end, from a thread of its own. `changes`: how many there were."""
+
+    def __init__(self, put: Callable[[Any], object]) -> None:
+        self._put = put
+        self._order = (1, 0)
+        self.changes = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def set(self, services: int, rate: int) -> None:
+        self._order = (services, rate)
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while True:
+            services, rate = self._order
+            if not rate:
+                time.sleep(0.01)
+                due = time.monotonic()
+                continue
+            turn, index = divmod(self.changes, services)
+            changed = slice_of(index, 0)
+            changed["endpoints"][0]["addresses"] = [endpoint_address(index, ENDPOINTS + 1 + turn % 2)]
+            self._put(changed)
+            self.changes += 1
+            due += 1 / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+
+
 def _serve(path: Path, kubeconfig: Path) -> None:
     from tests.apiserver import ApiServer as Server
 
     with Server() as server:
         server.put(*msgspec.json.decode(path.read_bytes())["items"])
         server.kubeconfig(kubeconfig)
+        flood = _Flood(server.put)
         # No collection while an event is on its way.
         gc.collect()
         gc.freeze()
         _say(True)
         for line in sys.stdin:
-            order = msgspec.json.decode(line)
-            if order == "spoke":
-                _say(server.spoke)
-            else:
-                server.put(with_other_endpoint(order))
+            match msgspec.json.decode(line):
+                case "spoke":
+                    _say(server.spoke)
+                case "flooded":
+                    _say(flood.changes)
+                case ["flood", int(services), int(rate)]:
+                    flood.set(services, rate)
+                case ["quiet", int(index)]:
+                    changed = with_other_endpoint(index)
+                    _say(time.monotonic())
+                    server.put(changed)
+                case order:
+                    server.put(with_other_endpoint(order))
 
 
 def _say(value: object) -> None:

@@ -50,6 +50,7 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "kube-proxy change": lambda shape, _, repeats: kube_proxy.change(shape, repeats),
         "packets": packets.packets,
         "agent": agent.follow,
+        "flood": agent.flood,
         "iptables stages": iptables.stages,
         "iptables changes": iptables.changes,
         "kube-proxy iptables load": lambda shape, _, variant: iptables.kube_proxy_load(shape, variant),

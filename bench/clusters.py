@@ -33,7 +33,7 @@ SOURCE_RANGE = "203.0.113.0/24"
 
 
 class Shape(NamedTuple):
-    """A cluster: so many Services of `ENDPOINTS` endpoints.
+    """A cluster: so many Services of so many endpoints, `ENDPOINTS` at most.
 
     `mixed`: dual-stack; of ten Services two have a NodePort, and one is a LoadBalancer with two VIPs and policy Local.
     `special`: behind them one Service of each `Kind`.
@@ -42,10 +42,12 @@ class Shape(NamedTuple):
     services: int
     mixed: bool = False
     special: bool = False
+    endpoints: int = ENDPOINTS
 
     def __str__(self) -> str:
         """As the tables call it."""
-        return f"{self.services:,}{' mixed' if self.mixed else ''}"
+        each = "" if self.endpoints == ENDPOINTS else f" x {self.endpoints}"
+        return f"{self.services:,}{each}{' mixed' if self.mixed else ''}"
 
     @property
     def kinds(self) -> dict[int, Kind]:
@@ -60,7 +62,8 @@ class Shape(NamedTuple):
 
 def manifest(shape: Shape, folder: Path) -> Path:
     """The file with the cluster, one `List` as `kubectl get -o json` prints it; written when it is not there yet."""
-    path = folder / f"{shape.services}{'-mixed' if shape.mixed else ''}{'-special' if shape.special else ''}.json"
+    words = [f"{shape.services}-{shape.endpoints}", *["mixed"] * shape.mixed, *["special"] * shape.special]
+    path = folder / f"{'-'.join(words)}.json"
     if not path.exists():
         with path.open("w") as file:
             file.write('{"apiVersion": "v1", "kind": "List", "items": [\n')
@@ -76,7 +79,7 @@ def _items(shape: Shape) -> Iterator[dict[str, Any]]:
     for index in range(shape.services):
         yield service(shape, index)
         for family in range(shape.families):
-            yield slice_of(index, family)
+            yield slice_of(index, family, shape.endpoints)
     for index, kind in shape.kinds.items():
         yield _special_service(shape, index, kind)
         yield slice_of(index, 0)
@@ -186,7 +189,7 @@ def _special_service(shape: Shape, index: int, kind: Kind) -> dict[str, Any]:
     return found
 
 
-def slice_of(index: int, family: int) -> dict[str, Any]:
+def slice_of(index: int, family: int, endpoints: int = ENDPOINTS) -> dict[str, Any]:
     """Its EndpointSlice of a family: 0 is IPv4, 1 is IPv6."""
     name = f"{service_name(index)}-{'ab'[family]}"
     metadata = _metadata(name, index)
@@ -197,7 +200,7 @@ def slice_of(index: int, family: int) -> dict[str, Any]:
         "metadata": metadata,
         "addressType": ("IPv4", "IPv6")[family],
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [_endpoint(index, number, family) for number in range(ENDPOINTS)],
+        "endpoints": [_endpoint(index, number, family) for number in range(endpoints)],
     }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from rulegen import collector, ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import Endpoint, EndpointSlice, Service
+from rulegen.nftables import text
 from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.layout import LAYOUTS, Value
+from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live
 from rulegen.nftables.program import Chain, Program
 from rulegen.nftables.transaction import Transaction, plan
@@ -116,6 +118,20 @@ def _stages(shape: Shape, folder: Path, numbers: Numbers) -> None:
             delta = ruleset.diff(live.entries, desired)
     assert not delta, delta
     numbers["read back memory"] = peak_memory()
+    _load_text(compiler.programs, desired, folder, numbers)
+
+
+def _load_text(
+    programs: Mapping[Family, Program], entries: Mapping[EntryKey, Value], folder: Path, numbers: Numbers
+) -> None:
+    """The same ruleset as text, by nft alone; what it takes to write the text does not count."""
+    with Kernel() as kernel:
+        kernel.delete_tables([TABLE])
+    path = folder / "ruleset.nft"
+    with path.open("w") as file:
+        file.writelines(text.render(programs, entries))
+    with watched_children(numbers, "nft -f memory"), measured(numbers, "nft -f"):
+        subprocess.run(["nft", "-f", str(path)], check=True)
 
 
 def command(shape: Shape, folder: Path) -> Numbers:

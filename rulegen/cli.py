@@ -6,6 +6,7 @@ Rooms are imported inside the commands that need them, so that `--help` is there
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,15 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 import click
 
 from rulegen import collector
-from rulegen.errors import RulegenError
+from rulegen.errors import RulegenError, lines, one_line
 
 if TYPE_CHECKING:
-    from rulegen.config import Configuration, NodeConfiguration
+    from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.explain.model import Ruleset, View
     from rulegen.explain.text import TextLine
     from rulegen.iptables.programs import Variant
-    from rulegen.kube.manifests import Manifests
+    from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.routing.cluster import Cluster
     from rulegen.targets.model import Difference, ShownChange, Target
 
@@ -47,16 +48,22 @@ class Input(NamedTuple):
     node: str = ""
     config: str = ""
     skip_invalid: bool = False
+    prune_unreadable: bool = False
     kubeconfig: str = ""
     target: str = ""
 
 
 def _say(message: str) -> None:
-    click.echo(f"rulegen: {message}", err=True)
+    click.echo(f"rulegen: {one_line(message)}", err=True)
+
+
+def _echo(text: str, **style: Any) -> None:
+    """Prints text of several lines perhaps, in which others' names and comments may be: no terminal obeys them."""
+    click.secho("\n".join(one_line(line, None) for line in text.split("\n")), **style)
 
 
 def _fail(message: str) -> NoReturn:
-    for line in message.splitlines():
+    for line in lines(message.strip()):
         _say(line)
     sys.exit(EXIT_ERROR)
 
@@ -112,8 +119,9 @@ def main() -> None:
 _KUBECONFIG = click.option(
     "--kubeconfig",
     metavar="FILE",
-    help="Without -f: the cluster to read [default: $KUBECONFIG, ~/.kube/config, or the one this pod is in].",
+    help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
 )
+_CONFIG = click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
 _SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded.")
 
 
@@ -130,7 +138,7 @@ def _input_options(command: Command) -> Command:
             ),
             _KUBECONFIG,
             click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
-            click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration."),
+            _CONFIG,
             _SKIP_INVALID,
         )
     ):
@@ -160,7 +168,8 @@ def _pack(options: Mapping[str, Any]) -> Input:
         options["files"],
         options["node"] or "",
         options["config"] or "",
-        options.get("skip_invalid", False),
+        options.get("skip_invalid", False) or options.get("prune_unreadable", False),
+        options.get("prune_unreadable", False),
         options["kubeconfig"] or "",
         options.get("target") or "",
     )
@@ -215,7 +224,7 @@ def diff(against: str | None, output: str, **options: Any) -> None:
         _print_document({"summary": summary, "changes": [change.document for change in difference.changes()]})
     else:
         _print_changes(difference.changes())
-        click.echo(str(difference))
+        _echo(str(difference))
     sys.exit(EXIT_DIFFERENT if difference else 0)
 
 
@@ -224,6 +233,11 @@ def diff(against: str | None, output: str, **options: Any) -> None:
 @_target_options
 @click.option("--dry-run", is_flag=True, help="Let the kernel check the change, and change nothing.")
 @click.option("--force", is_flag=True, help="Even while an agent runs on this node.")
+@click.option(
+    "--prune-unreadable",
+    is_flag=True,
+    help="As --skip-invalid, and also remove live rules that documents which cannot be read at all may ask for.",
+)
 def apply(dry_run: bool, force: bool, **options: Any) -> None:
     """Make the kernel's rules equal to the compiled ones, changing only what differs.
 
@@ -237,30 +251,51 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     """
     if not (force or dry_run):
         _refuse_beside_agent()
-    cluster, configuration = _read_input(_pack(options))
+    source = _pack(options)
+    configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
+    cluster = _compile(manifests, configuration)
     target = _make_target(configuration.target, options["iptables_variant"])
-    done = target.apply(cluster, configuration.node, _print_plan, dry_run=dry_run)
+
+    may_prune = source.prune_unreadable or not manifests.unreadable
+
+    def show(difference: Difference) -> None:
+        _print_plan(difference)
+        if difference.removed and not may_prune:
+            _refuse_to_prune(manifests.unreadable)
+
+    done = target.apply(cluster, configuration.node, show, dry_run=dry_run)
     if done.difference:
-        click.echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
+        _echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
     if not dry_run:
-        for place in [*done.removed, *_remove([_other_target(configuration.target)])]:
-            click.echo(f"removed {place}")
+        if not may_prune:
+            _say_warning("rules that are left in the other target stay, as a document cannot be read")
+        for place in [*done.removed, *(_remove([_other_target(configuration.target)]) if may_prune else [])]:
+            _echo(f"removed {place}")
 
 
 def _print_plan(difference: Difference) -> None:
     if not difference:
-        click.echo("nothing to change")
+        _echo("nothing to change")
     elif len(difference) <= _SHOWN_CHANGES:
         _print_changes(difference.changes())
     else:
         for line in difference.counts():
-            click.echo(line)
+            _echo(line)
+
+
+def _refuse_to_prune(unreadable: int) -> NoReturn:
+    documents = "a document" if unreadable == 1 else f"{unreadable} documents"
+    _fail(
+        f"nothing was changed: {documents} that cannot be read may ask for what would be removed;"
+        " mend it, or use --prune-unreadable"
+    )
 
 
 def _refuse_beside_agent() -> None:
-    from rulegen.agent.lock import running_agent
+    from rulegen.agent.lock import holder
 
-    agent = running_agent()
+    agent = holder()
     if agent is not None:
         _fail(f"an agent runs on this node ({agent}) and would undo it: stop it first, or use --force")
 
@@ -290,9 +325,9 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
 
         removed = _remove([NftablesTarget(), IptablesTarget()])
     for place in removed:
-        click.echo(f"removed {place}")
+        _echo(f"removed {place}")
     if not removed:
-        click.echo("nothing to remove")
+        _echo("nothing to remove")
 
 
 def _remove(targets: Sequence[Target]) -> list[str]:
@@ -337,10 +372,15 @@ def _refuse_beside_kube_proxy() -> None:
 @_target_options
 @click.option("--apiserver", metavar="URL", help="Where its API server is, instead of what the kubeconfig says.")
 @click.option("--dry-run", is_flag=True, help="Print each change, and apply none.")
-def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="How much to say on standard error; debug: every sync. [default: what --config says, or info]",
+)
+def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options: Any) -> None:
     """Follow the cluster, or files, and keep the kernel's rules equal. Exit status 0 on SIGTERM.
 
-    A change of the file that --config names takes effect at once.
+    A change of the file that --config names takes effect at once; on SIGHUP everything is read anew.
 
     \b
     Examples:
@@ -350,12 +390,21 @@ def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
     from functools import partial
 
     from rulegen.agent.assembly import Options
-    from rulegen.agent.process import configure_logging, run
+    from rulegen.agent.log import LEVELS, Log, level_of_verbosity
+    from rulegen.agent.printed import Printout
+    from rulegen.agent.process import run
 
     source = _pack(options)
     if "-" in source.files:
         _fail("the agent cannot follow standard input: name files or folders with -f")
-    configure_logging()
+    log = Log()
+
+    def configure_log(settings: AgentConfiguration) -> None:
+        log.configure(
+            settings.log_format, LEVELS[log_level] if log_level else level_of_verbosity(settings.log_verbosity)
+        )
+
+    printout = Printout() if dry_run else None
     run(
         Options(
             load=partial(_agent_configuration, source, _warn_once()),
@@ -363,9 +412,12 @@ def agent(apiserver: str | None, dry_run: bool, **options: Any) -> None:
             variant=_variant(options["iptables_variant"]),
             files=source.files,
             server=apiserver or "",
-            print_line=click.echo if dry_run else None,
+            print_line=printout.print if printout else None,
+            configure_log=configure_log,
         )
     )
+    if printout is not None:
+        printout.close()
 
 
 def _agent_configuration(source: Input, warn: Callable[[str], None]) -> Configuration:
@@ -387,6 +439,43 @@ def _warn_once() -> Callable[[str], None]:
             _say_warning(warning)
 
     return warn
+
+
+# ---- sysctls ----
+
+
+@main.command()
+@click.option("--config", metavar="FILE", help="A KubeProxyConfiguration [default: what kube-proxy sets without one].")
+@click.option("--tolerate-refusal", is_flag=True, help="Exit status 0 also when the host refuses something.")
+def sysctls(config: str | None, tolerate_refusal: bool) -> None:
+    """Set the conntrack sysctls of the configuration, as kube-proxy does at its start. Exit status 1 if one is refused.
+
+    For hosts, and for a short privileged container before the agent's, whose own /proc/sys is read-only.
+
+    \b
+    Examples:
+      rulegen sysctls
+      rulegen sysctls --config /etc/rulegen/config.conf
+    """
+    from rulegen.config import KUBE_PROXY_CONNTRACK
+    from rulegen.config import Target as Kind
+    from rulegen.configuration_file import load_configuration
+    from rulegen.conntrack.sysctls import set_sysctls
+
+    settings = KUBE_PROXY_CONNTRACK
+    if config:
+        # Whatever the file's mode is.
+        configuration, warnings = load_configuration(config, Kind.NFTABLES)
+        settings = configuration.agent.conntrack
+        for warning in warnings:
+            _say_warning(warning)
+    done = set_sysctls(settings)
+    for change in done.changes:
+        click.echo(str(change))
+    for problem in done.problems():
+        _say(problem)
+    if done.refusals and not tolerate_refusal:
+        sys.exit(EXIT_DIFFERENT)
 
 
 # ---- explain, lint ----
@@ -442,13 +531,17 @@ def lint(output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --node worker-1
     """
     from rulegen import lint as checks
+    from rulegen.kube.fields import unknown_fields
     from rulegen.routing.model import Reason
 
     source = _pack(options)
-    manifests = _load(source)
-    cluster = _cluster(manifests, _settings(source, _say_warning).node)
+    configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration, unknown_fields)
+    cluster = _cluster(manifests, configuration.node)
     findings = checks.lint(
-        checks.LintInput(cluster, manifests.services, manifests.unselected, manifests.endpoint_slices)
+        checks.LintInput(
+            cluster, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+        )
     )
     if not manifests.nodes:  # then the input says nothing about nodes, and that is no fault of it
         for finding in findings:
@@ -461,8 +554,9 @@ def lint(output: str, **options: Any) -> None:
     else:
         for finding in findings:
             reason = click.style(finding.reason.value, fg="yellow")
-            click.echo(f"{click.style(finding.subject, bold=True)}: {reason}: {finding.message}")
-        click.echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
+            subject = click.style(one_line(finding.subject), bold=True)
+            click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
+        _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
     sys.exit(EXIT_DIFFERENT if findings else 0)
 
 
@@ -472,8 +566,8 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
     from rulegen.explain.model import View
 
     source = _pack(options)
-    manifests = _load(source)
     configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
     node = configuration.node
     if live:
         from rulegen.configuration_file import for_families
@@ -481,6 +575,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
 
         node = for_families(node, host_families())
     cluster = _cluster(manifests, node)
+    _say_mistakes(manifests)
     for finding in cluster.findings():
         if finding.subject.startswith("Node "):
             _say(f"warning: {finding.subject}: {finding.message}")
@@ -498,11 +593,13 @@ def _nftables_ruleset(cluster: Cluster, configuration: NodeConfiguration, live: 
     from rulegen.nftables.kernel import Kernel
     from rulegen.targets.on_nftables import compile_cluster
 
-    entries = None
-    if live:
-        with Kernel() as kernel:
-            entries = kernel.read().entries
-    return NftablesRuleset(compile_cluster(cluster, configuration, entries), configuration.families, entries)
+    if not live:
+        return NftablesRuleset(compile_cluster(cluster, configuration), configuration.families)
+    with Kernel() as kernel:
+        found = kernel.read()
+        compiler = compile_cluster(cluster, configuration, found.entries)
+        kernel.prove(found, compiler.programs, compiler.entries())
+    return NftablesRuleset(compiler, configuration.families, found.entries)
 
 
 def _iptables_ruleset(variant: str, cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
@@ -530,7 +627,7 @@ def _print_explanation(
         Tone.BAD: {"fg": "red"},
     }
     for line in lines(explanation):
-        click.secho(line.text, **styles.get(line.tone, {}))
+        _echo(line.text, **styles.get(line.tone, {}))
 
 
 # ---- snapshot ----
@@ -538,8 +635,9 @@ def _print_explanation(
 
 @main.command()
 @_KUBECONFIG
+@_CONFIG
 @_SKIP_INVALID
-def snapshot(kubeconfig: str | None, skip_invalid: bool) -> None:
+def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> None:
     """Write what a cluster holds of all that rulegen reads as one manifest file, for later -f.
 
     \b
@@ -548,7 +646,8 @@ def snapshot(kubeconfig: str | None, skip_invalid: bool) -> None:
     """
     from rulegen.kube.snapshot import write_manifests
 
-    write_manifests(_load(Input(skip_invalid=skip_invalid, kubeconfig=kubeconfig or "")), sys.stdout)
+    source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "")
+    write_manifests(_load(source, _written_settings(source, _say_warning)), sys.stdout)
 
 
 # ---- golden, demo ----
@@ -575,11 +674,11 @@ def golden_check(folders: tuple[str, ...]) -> None:
     for folder in folder_paths:
         difference = scenarios.check(scenarios.read_scenario(folder))
         for line in difference.wrong_flows:
-            click.echo(line)
+            _echo(line)
         for line in difference.ruleset:
-            click.secho(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
+            _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
         different += bool(difference)
-    click.echo(f"{len(folder_paths)} scenarios, {different} different")
+    _echo(f"{len(folder_paths)} scenarios, {different} different")
     sys.exit(EXIT_DIFFERENT if different else 0)
 
 
@@ -600,8 +699,8 @@ def golden_update(folders: tuple[str, ...]) -> None:
         changed = scenarios.update(scenarios.read_scenario(folder))
         rewritten += bool(changed)
         for path in changed:
-            click.echo(f"rewrote {path}")
-    click.echo(f"{len(paths)} scenarios, {rewritten} rewritten")
+            _echo(f"rewrote {path}")
+    _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 
 @main.command()
@@ -622,16 +721,29 @@ def demo() -> None:
 
 def _read_input(source: Input) -> tuple[Cluster, Configuration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
-    manifests = _load(source)
     configuration = _settings(source, _say_warning)
+    return _compile(_load(source, configuration), configuration), configuration
+
+
+def _compile(manifests: Manifests, configuration: Configuration) -> Cluster:
+    """The cluster as the node sees it; says what is probably wrong with it."""
     cluster = _cluster(manifests, configuration.node)
+    _say_mistakes(manifests)
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
-    return cluster, configuration
+    return cluster
 
 
-def _load(source: Input) -> Manifests:
-    manifests = _read_manifests(source)
+def _say_mistakes(manifests: Manifests) -> None:
+    from rulegen.kube.mistakes import summary
+
+    for line in summary(manifests.mistakes()):
+        _say_warning(line)
+
+
+def _load(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:
+    """`inspect`: what else is looked at in each object of a file as it was written."""
+    manifests = _read_manifests(source, configuration.agent.kubeconfig, inspect)
     for problem in manifests.problems:
         _say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -642,15 +754,16 @@ def _load(source: Input) -> Manifests:
     return manifests
 
 
-def _read_manifests(source: Input) -> Manifests:
+def _read_manifests(source: Input, configured: str, inspect: Inspect | None) -> Manifests:
+    """`configured`: the kubeconfig of the configuration, for where the options name none."""
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer)
+        return load(source.files, sys.stdin.buffer, inspect)
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(connect(source.kubeconfig))
+    return read_cluster(connect(source.kubeconfig or configured, warn=_say_warning))
 
 
 def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
@@ -666,17 +779,30 @@ def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
     """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect."""
     from msgspec.structs import replace
 
+    from rulegen.configuration_file import node_configuration
+
+    configuration = _written_settings(source, warn)
+    return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))
+
+
+def _written_settings(source: Input, warn: Callable[[str], None]) -> Configuration:
+    """The same, whichever node it is for."""
+    from msgspec.structs import replace
+
+    from rulegen.config import Conntrack
     from rulegen.config import Target as Kind
-    from rulegen.configuration_file import load_configuration, node_configuration, read_configuration
+    from rulegen.configuration_file import load_configuration, read_configuration
 
     target = Kind(source.target) if source.target else None
     if source.config:
         configuration, warnings = load_configuration(source.config, target)
     else:
         configuration, warnings = read_configuration({}, "", target)
+        # Only a file makes it kube-proxy's successor, which sets what the file does not say, too (D11).
+        configuration = replace(configuration, agent=replace(configuration.agent, conntrack=Conntrack()))
     for warning in warnings:
         warn(warning)
-    return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))
+    return configuration
 
 
 def _say_warning(warning: str) -> None:
@@ -711,10 +837,12 @@ def _make_target(kind: Kind, variant: str) -> Target:
 def _print_changes(changes: Iterable[ShownChange]) -> None:
     colours = {"+": "green", "~": "yellow", "-": "red"}
     for change in changes:
-        click.secho(change.text, fg=colours[change.sign])
+        _echo(change.text, fg=colours[change.sign])
 
 
 def _print_document(document: object) -> None:
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    # Marks that change the direction of writing are legal in JSON; a terminal would obey them.
+    click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))

@@ -90,10 +90,25 @@ class Conntrack(Struct, frozen=True, kw_only=True):
     udp_stream_timeout: float = 0.0
 
 
+# What kube-proxy sets where its configuration says nothing else (rule 71).
+KUBE_PROXY_CONNTRACK = Conntrack(
+    max_per_core=32768, minimum=131072, tcp_established_timeout=86400.0, tcp_close_wait_timeout=3600.0
+)
+
+
+class LogFormat(Enum):
+    """How the agent's log is written; values as in a KubeProxyConfiguration."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class AgentConfiguration(Struct, frozen=True, kw_only=True):
     """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (rules 85-97).
 
     `kubeconfig`: a path, "" when not stated. `bind_address_hard_fail`: a port that is taken ends the agent.
+    `accelerate`: established connections to Services go past the node's rules.
+    `log_verbosity`: 0 or more, as kube-proxy's `-v`.
     """
 
     kubeconfig: str = ""
@@ -103,6 +118,9 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
     sync_period: float = 30.0
     min_sync_period: float = 0.02
     conntrack: Conntrack = Conntrack()
+    accelerate: bool = False
+    log_format: LogFormat = LogFormat.TEXT
+    log_verbosity: int = 0
 
 
 class Configuration(Struct, frozen=True, kw_only=True):

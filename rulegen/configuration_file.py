@@ -1,13 +1,18 @@
-"""A KubeProxyConfiguration file comes in; a Configuration goes out, with warnings, or every fault of the file.
+"""A configuration file comes in; a Configuration goes out, with warnings, or every fault of the file.
+
+It holds a KubeProxyConfiguration, a RulegenConfiguration, or one of each; or a ConfigMap that holds these, as
+`kubectl get configmap -o yaml` prints it.
 
 The fields, their defaults and their ranges are those of `kubeproxy.config.k8s.io/v1alpha1` (rules 95-97); what
-kube-proxy reads and rulegen does not is a warning, and so is a field that neither knows. Reads the file and nothing
-else: what the host has is the caller's to say.
+kube-proxy reads and rulegen does not is a warning, and so is a field that neither knows. A RulegenConfiguration has
+what kube-proxy has no field for, and is ours: an unknown field is a fault. Reads the file and nothing else: what the
+host has is the caller's to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +20,7 @@ import msgspec
 from msgspec import Raw
 
 from rulegen.config import (
+    KUBE_PROXY_CONNTRACK,
     PRIMARY_ADDRESSES,
     AgentConfiguration,
     Cidr,
@@ -22,6 +28,7 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     Family,
+    LogFormat,
     NodeConfiguration,
     SocketAddress,
     Target,
@@ -42,11 +49,19 @@ from rulegen.configuration_fields import (
 )
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.decode import Fault, plain_value
-from rulegen.kube.documents import Document, Unreadable, read_documents
+from rulegen.kube.document_text import Document, Unreadable
+from rulegen.kube.documents import STDIN, read_documents
 from rulegen.routing.addresses import family_of, is_loopback
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
+OWN_API_VERSION = "rulegen.io/v1alpha1"
+OWN_KIND = "RulegenConfiguration"
+_CONFIG_MAP = "ConfigMap"
+# Kind -> its version.
+_VERSIONS = {KIND: API_VERSION, OWN_KIND: OWN_API_VERSION, _CONFIG_MAP: "v1"}
+# The key that kubeadm gives it.
+_KEY = "config.conf"
 
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what is bound
 _HEALTHZ_PORT = 10256
@@ -74,7 +89,9 @@ _UNSUPPORTED = {
     "featureGates": "there are no feature gates",
     "iptables.snatNodeInternalIP": "the source address is that of the interface by which a packet leaves",
     "ipvs": "there is no ipvs target",
-    "logging": "these are options of kube-proxy's own log",
+    "logging.flushFrequency": "each line is written at once",
+    "logging.options": "each line is written at once, to standard error",
+    "logging.vmodule": "there is one level for the whole program",
     "portRange": "kube-proxy does not use it either",
     "showHiddenMetricsForVersion": "no metric is hidden",
     "windowsRunAsService": "it is for Windows",
@@ -88,7 +105,6 @@ _UNSET: dict[str, Sequence[object]] = {
     "ipvs.minSyncPeriod": ("1s",),
     "ipvs.syncPeriod": ("30s",),
     "logging.flushFrequency": ("5s", 5 * 10**9),
-    "logging.format": ("text",),
 }
 
 
@@ -113,17 +129,58 @@ def load_configuration(path: str, target: Target | None = None) -> tuple[Configu
 
     `target`: from the command line; wins over the file's `mode`.
 
+    Without a KubeProxyConfiguration nobody has asked for what kube-proxy does to the host (D11).
+
     Raises:
         InputError: the file is missing, empty, or not such a configuration, or fields are unusable: a line for each.
     """
     source = printable(path)
-    document = _read(path, source)
-    for name, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if document.get(name) != expected:
-            found = shown(document[name]) if name in document else "nothing"
-            raise InputError(f"{source}: {name}: expected {expected}, got {found}")
-    fields = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
-    return read_configuration(fields, source, target)
+    if Path(path).is_dir():
+        inside = f"; it holds {_KEY}: name that" if (Path(path) / _KEY).is_file() else ""
+        raise InputError(f"{source}: expected a file, got a folder{inside}")
+    documents = _by_kind(_read(path), source)
+    config_map = documents.pop(_CONFIG_MAP, None)
+    if config_map is not None:
+        if documents:
+            raise InputError(f"{source}: expected nothing beside the {_CONFIG_MAP}, got a {next(iter(documents))}")
+        text, source = _inner_text(config_map, source)
+        documents = _by_kind(_parse(text, source), source, (KIND, OWN_KIND))
+    return _combined(documents, source, target)
+
+
+def _combined(
+    documents: Mapping[str, Mapping[Any, Any]], source: str, target: Target | None
+) -> tuple[Configuration, list[str]]:
+    faults: list[str] = []
+    warnings: list[str] = []
+    configuration, accelerate = Configuration(), False
+    try:
+        configuration, warnings = read_configuration(documents.get(KIND, {}), source, target)
+    except InputError as error:
+        faults.append(str(error))
+    if KIND not in documents:
+        configuration = _with_agent(configuration, conntrack=Conntrack())
+    try:
+        accelerate = _read_own(documents.get(OWN_KIND, {}), source)
+    except InputError as error:
+        faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return _with_agent(configuration, accelerate=accelerate), warnings
+
+
+def _with_agent(configuration: Configuration, **settings: Any) -> Configuration:
+    return msgspec.structs.replace(configuration, agent=msgspec.structs.replace(configuration.agent, **settings))
+
+
+def _read_own(document: Mapping[Any, Any], source: str) -> bool:
+    """What a RulegenConfiguration says: whether to accelerate. Raises InputError with a line for each fault."""
+    fields = Fields(document)
+    accelerate = fields.flag("accelerate")
+    faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
+    if faults:
+        raise InputError("\n".join(f"{source}: {OWN_KIND}: {fault}" for fault in faults))
+    return accelerate
 
 
 def read_configuration(
@@ -174,19 +231,65 @@ def for_families(node: NodeConfiguration, families: Sequence[Family]) -> NodeCon
     return msgspec.structs.replace(node, families=tuple(families))
 
 
-def _read(path: str, source: str) -> Mapping[Any, Any]:
-    if Path(path).is_dir():
-        raise InputError(f"{source}: expected a file, got a folder")
-    documents = list(read_documents([path], None))
-    last = documents[-1]
-    if isinstance(last, Unreadable):
-        raise InputError(f"{last.source}: {last.reason}")
-    if len(documents) > 1:
-        raise InputError(f"{source}: expected one document, got {len(documents)}")
-    value = _plain(last, source)
-    if not isinstance(value, Mapping):
-        raise InputError(f"{source}: expected an object, got {shown(value)}")
-    return value
+def _read(path: str) -> list[Document]:
+    return _readable(read_documents([path], None))
+
+
+def _parse(text: str, source: str) -> list[Document]:
+    """As `_read`, from text that stands in another document."""
+    stream = BytesIO(text.encode(errors="surrogatepass"))
+    try:
+        documents = _readable(read_documents([STDIN], stream))
+    except InputError as error:
+        raise InputError(str(error).replace("standard input", source, 1)) from error
+    return [document._replace(source=source) for document in documents]
+
+
+def _readable(documents: Iterable[Document | Unreadable]) -> list[Document]:
+    found = []
+    for document in documents:
+        if isinstance(document, Unreadable):
+            raise InputError(f"{document.source}: {document.reason}")
+        for note in (*document.faults, *document.repeated):
+            raise InputError(f"{document.source}:{note.line}:{note.column}: invalid YAML: {note.reason}")
+        found.append(document)
+    return found
+
+
+def _by_kind(
+    documents: Sequence[Document], source: str, kinds: Sequence[str] = tuple(_VERSIONS)
+) -> dict[str, Mapping[Any, Any]]:
+    """Each kind's fields, without those that every object has."""
+    found: dict[str, Mapping[Any, Any]] = {}
+    for document in documents:
+        value = _plain(document, source)
+        if not isinstance(value, Mapping):
+            raise InputError(f"{source}: expected an object, got {shown(value)}")
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in kinds:
+            raise InputError(f"{source}: kind: expected {' or '.join(kinds)}, got {_shown_field(value, 'kind')}")
+        if value.get("apiVersion") != _VERSIONS[kind]:
+            found_version = _shown_field(value, "apiVersion")
+            raise InputError(f"{source}: apiVersion: expected {_VERSIONS[kind]}, got {found_version}")
+        if kind in found:
+            raise InputError(f"{source}: expected one {kind}, got another one")
+        found[kind] = {name: item for name, item in value.items() if name not in ("apiVersion", "kind")}
+    return found
+
+
+def _shown_field(value: Mapping[Any, Any], name: str) -> str:
+    return shown(value[name]) if name in value else "nothing"
+
+
+def _inner_text(config_map: Mapping[Any, Any], source: str) -> tuple[str, str]:
+    """The text of a ConfigMap's key `config.conf`, and what to call it in messages."""
+    data = config_map.get("data")
+    text = data.get(_KEY) if isinstance(data, Mapping) else None
+    if not isinstance(text, str):
+        keys = ", ".join(shown(key) for key in data) if isinstance(data, Mapping) and data else "nothing"
+        found = shown(text) if text is not None else keys
+        raise InputError(f"{source}: data: expected the key {_KEY} with a text, got {found}")
+    return text, f"{source}: data.{_KEY}"
 
 
 def _plain(document: Document, source: str) -> object:
@@ -283,15 +386,21 @@ def _agent(fields: Fields, stanza: _TargetStanza, bind_address: str) -> AgentCon
         sync_period=stanza.syncPeriod,
         min_sync_period=stanza.minSyncPeriod,
         conntrack=_conntrack(fields),
+        log_format=fields.text("logging.format", one_of(LogFormat), LogFormat.TEXT),
+        log_verbosity=fields.integer("logging.verbosity", 0, INT32_MAX, 0),
     )
 
 
 def _conntrack(fields: Fields) -> Conntrack:
+    """Here 0 says something, and nothing is kube-proxy's default (rule 71, D11)."""
+    default = KUBE_PROXY_CONNTRACK
+    established = fields.text("conntrack.tcpEstablishedTimeout", duration, default.tcp_established_timeout)
+    close_wait = fields.text("conntrack.tcpCloseWaitTimeout", duration, default.tcp_close_wait_timeout)
     return Conntrack(
-        max_per_core=fields.integer("conntrack.maxPerCore", 0, INT32_MAX, 0),
-        minimum=fields.integer("conntrack.min", 0, INT32_MAX, 131072),
-        tcp_established_timeout=fields.text("conntrack.tcpEstablishedTimeout", duration, 0.0),
-        tcp_close_wait_timeout=fields.text("conntrack.tcpCloseWaitTimeout", duration, 0.0),
+        max_per_core=fields.integer("conntrack.maxPerCore", 0, INT32_MAX, default.max_per_core),
+        minimum=fields.integer("conntrack.min", 0, INT32_MAX, default.minimum),
+        tcp_established_timeout=established,
+        tcp_close_wait_timeout=close_wait,
         tcp_be_liberal=fields.flag("conntrack.tcpBeLiberal"),
         udp_timeout=fields.text("conntrack.udpTimeout", duration, 0.0),
         udp_stream_timeout=fields.text("conntrack.udpStreamTimeout", duration, 0.0),

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 _SHOWN_LENGTH = 60
+_LINE_LENGTH = 2000
+_MOST_LINES = 1000
 
 
 class RulegenError(Exception):
@@ -61,6 +63,26 @@ def printable(text: str) -> str:
     """`text` itself where it is short and harmless in a message, else as `shown` writes it."""
     harmless = text.isascii() and text.isprintable() and 0 < len(text) <= 4 * _SHOWN_LENGTH and text == text.strip()
     return text if harmless else shown(text)
+
+
+def one_line(text: str, length: int | None = _LINE_LENGTH) -> str:
+    """`text` as one line that is safe for a log or a terminal, whoever wrote it; the last barrier on the way out.
+
+    What is not printable (controls, line ends, marks that change the direction of writing, surrogates) is written as in
+    a Python string, and what is longer than `length` characters is cut (None: never). What people may write goes
+    through `shown` or `printable` where the message is made; this is for what comes from libraries and other programs.
+    """
+    cut = text if length is None else text[:length]
+    safe = cut if cut.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+    return safe if len(cut) == len(text) else f"{safe}... ({len(text) - len(cut)} more characters)"
+
+
+def lines(text: str, most: int = _MOST_LINES) -> list[str]:
+    """`text`, which may have several lines, as lines that are safe; of more than `most` only the number is told."""
+    found = text.split("\n", most)
+    rest = found.pop().count("\n") + 1 if len(found) > most else 0
+    safe = [one_line(line) for line in found]
+    return [*safe, f"{rest} more lines"] if rest else safe
 
 
 def _ascii(text: str) -> str:

@@ -220,7 +220,10 @@ def _read_flows_file(path: Path) -> FlowsFile:
         documents = list(parse_documents(path.read_bytes()))
         if len(documents) != 1:
             raise InputError(f"{path}: expected one document, got {len(documents)}")
-        return msgspec.convert(documents[0], FlowsFile)
+        (document,) = documents
+        for note in (*document.faults, *document.repeated):
+            raise InputError(f"{path}:{note.line}:{note.column}: {note.reason}")
+        return msgspec.convert(document.value, FlowsFile)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except YamlError as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from rulegen.errors import shown
+from rulegen.kube.mistakes import Notice
 from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Service
 from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE, rounding_error, slot_counts
 from rulegen.routing.addresses import contains, parse_network
@@ -23,12 +24,16 @@ _OWN_ANNOTATIONS = "rulegen.io/"
 
 
 class LintInput(NamedTuple):
-    """What is looked at. `unselected`: Services that other proxies serve (rule 1); their slices are not without one."""
+    """What is looked at. `unselected`: Services that other proxies serve (rule 1); their slices are not without one.
+
+    `notices`: what was found in the objects before anybody asked what they mean.
+    """
 
     cluster: Cluster
     services: Sequence[Service]
     unselected: Sequence[Service]
     slices: Sequence[EndpointSlice]
+    notices: Sequence[Notice] = ()
 
 
 class _Checked(NamedTuple):
@@ -50,6 +55,7 @@ _Found: TypeAlias = Iterator[tuple[Reason, str]]
 def lint(given: LintInput) -> list[Finding]:
     """All findings, sorted, each once."""
     findings = set(given.cluster.findings())
+    findings |= {Finding(subject, Reason(mistake), message) for subject, mistake, message in given.notices}
     by_service = _slices_by_service(given.slices)
     for service in given.services:
         key = (service.metadata.namespace, service.metadata.name)
@@ -170,17 +176,17 @@ def _rounded_weights(checked: _Checked) -> _Found:
 
 
 def _unmatched_weights(checked: _Checked) -> _Found:
-    subjects = {
-        (item.target, item.node, item.backend.address) for reasons in checked.reasons for item in reasons.endpoints
-    }
-    if not subjects:
+    endpoints = [item for reasons in checked.reasons for item in reasons.endpoints]
+    names = {name for item in endpoints for name in (item.target, item.node, item.backend.address)}
+    if not endpoints:
         return
     try:
         rules = parse_service_weights(checked.service.metadata.annotations)
     except ValueError:  # routing's own finding
         return
-    for rule in rules:
-        if not any(rule.matches(names) for names in subjects):
+    matched = {rule for name in names for rule in rules.matching(name)}
+    for rule in rules.rules:
+        if rule not in matched:
             message = f"annotation {SERVICE_ANNOTATION}: {shown(rule.glob)} matches no endpoint's pod, node or address"
             yield Reason.UNMATCHED_WEIGHT, f"{message} (D9)"
 

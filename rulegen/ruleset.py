@@ -60,5 +60,8 @@ def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, 
             added[key] = after
         elif before != after:
             changed[key] = Change(before, after)
+    if len(desired) - len(added) == len(live):
+        # All that is live was found: mostly so, and as long a search again is spared.
+        return Delta(added, changed)
     removed = {key: before for key, before in live.items() if key not in desired}
     return Delta(added, changed, removed)

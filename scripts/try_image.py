@@ -4,8 +4,7 @@
     scripts/try_image.py /var/tmp/rulegen-image && chroot /var/tmp/rulegen-image/2 /opt/rulegen/bin/rulegen --version
 
 Needs root, debootstrap and the network. Each stage is a folder, 1 and 2, that begins as the Debian that debootstrap
-makes and gets this host's way to the network: name servers, authorities, settings of apt and pip. It is no builder: it
-knows the instructions that the Containerfile uses, and leaves the folder to be removed.
+makes. It is no builder: it knows the instructions that the Containerfile uses, and leaves the folder to be removed.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from debian_root import copy_path, make_root
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONTAINERFILE = REPOSITORY / "deploy" / "Containerfile"
 
 _RELEASE = re.compile(r"debian:(\w+)-slim")
-_ARCHIVE = "http://deb.debian.org"
-# The package ca-certificates looks for the host's own authorities in the first of these.
-_NETWORK = ("usr/local/share/ca-certificates", "etc/resolv.conf", "etc/pip.conf", "etc/xdg/pip", "root/.config/pip")
 
 
 def main() -> None:
@@ -32,7 +30,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     text = CONTAINERFILE.read_text()
     base = folder / "base"
-    _make_base(base, _RELEASE.findall(text)[0])
+    make_root(base, _RELEASE.findall(text)[0])
     stages: list[Path] = []
     names: dict[str, Path] = {}
     for word, rest in instructions(text):
@@ -61,32 +59,13 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
         yield word, " ".join(rest.split())
 
 
-def _make_base(base: Path, release: str) -> None:
-    subprocess.run(["debootstrap", "--variant=minbase", release, base, f"{_ARCHIVE}/debian"], check=True)
-    suites = [f"debian {release}", f"debian {release}-updates", f"debian-security {release}-security"]
-    (base / "etc/apt/sources.list").write_text("".join(f"deb {_ARCHIVE}/{suite} main\n" for suite in suites))
-    settings = [path for path in Path("/etc/apt/apt.conf.d").iterdir() if "Acquire::" in path.read_text()]
-    for source in (*(Path("/", name) for name in _NETWORK), *settings):
-        if source.exists():
-            _copy_path(source, base / source.relative_to("/"))
-
-
 def _copy(words: list[str], stage: Path, names: dict[str, Path]) -> None:
     source = REPOSITORY
     if words[0].startswith("--from="):
         source = names[words.pop(0).removeprefix("--from=")]
     *files, last = (word.lstrip("/") for word in words)
     for file in files:
-        _copy_path(source / file, stage / last / ("" if (source / file).is_dir() else file))
-
-
-def _copy_path(source: Path, target: Path) -> None:
-    """Makes the target's folder first; a folder's content is copied into what is there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-    else:
-        shutil.copyfile(source, target)
+        copy_path(source / file, stage / last / ("" if (source / file).is_dir() else file))
 
 
 if __name__ == "__main__":

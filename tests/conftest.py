@@ -6,20 +6,27 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
+import tempfile
 from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.patience import FACTOR, be_patient
-from tests.selection import Extent, left_out
+from tests.selection import Extent, choose, left_out
 
 pytest_plugins = ["tests.lab.fixtures"]
 
 # How long an example takes says something about the machine alone.
 settings.register_profile("rulegen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rulegen")
+
+# Each process of tests has a lock of its own for legacy iptables: others hold the host's, and tests hold theirs. A name
+# is read once, when rulegen is imported.
+_LOCK_FOLDER = tempfile.TemporaryDirectory(prefix="rulegen-tests-")
+os.environ["XTABLES_LOCKFILE"] = f"{_LOCK_FOLDER.name}/xtables.lock"
 
 _PROBE = "add table inet probe; add chain inet probe nat { type nat hook prerouting priority -100; }"
 
@@ -55,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--exhaustive", action="store_true", help="all cases of the large matrices, not a part of them")
     parser.addoption("--part-seed", type=int, default=0, metavar="N", help="chooses the part of the large matrices")
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help="of each test's cases so many times less")
     parser.addoption(
         "--patience",
         type=float,
@@ -66,6 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     be_patient(config.getoption("patience"))
+    choose(config.getoption("one_in"))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -73,11 +82,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    extent = Extent.of(config)
-    if extent.exhaustive or any("::" in argument for argument in config.args):
-        # A case that is named is meant.
-        return
-    dropped = left_out(items, extent.seed)
+    # A case that is named is meant.
+    is_named = any("::" in argument for argument in config.args)
+    dropped = [] if is_named else left_out(items, Extent.of(config))
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         gone = set(dropped)

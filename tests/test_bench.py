@@ -43,6 +43,7 @@ def test_the_mixed_cluster_is_mixed(tmp_path: Path) -> None:
         Order("beside", SMALL, (2,)),
         Order("upgrade", MIXED),
         Order("agent", SMALL, (5, 1)),
+        Order("flood", SMALL, (2, 100)),
         Order("kube-proxy load", SMALL),
         Order("kube-proxy change", SMALL, (2,)),
         Order("iptables stages", MIXED, ("nft",)),

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rulegen.agent.log import level_of_verbosity
 from rulegen.config import (
+    KUBE_PROXY_CONNTRACK,
     AgentConfiguration,
     Configuration,
     Conntrack,
     DetectLocalMode,
     Family,
+    LogFormat,
     NodeConfiguration,
     SocketAddress,
     Target,
@@ -25,6 +30,8 @@ from rulegen.configuration_fields import Unexpected, duration
 from rulegen.configuration_file import (
     API_VERSION,
     KIND,
+    OWN_API_VERSION,
+    OWN_KIND,
     for_families,
     load_configuration,
     node_configuration,
@@ -34,6 +41,7 @@ from rulegen.errors import InputError
 from rulegen.routing.node import node_routing
 
 BOTH = (Family.IPV4, Family.IPV6)
+KINDS = "KubeProxyConfiguration or RulegenConfiguration or ConfigMap"
 
 # What kubeadm puts into a cluster's ConfigMap: nearly every field, none of them set.
 KUBEADM = """\
@@ -148,7 +156,7 @@ def test_kubeadms_file_is_the_defaults_without_a_warning(tmp_path: Path) -> None
     assert warnings == []
     assert configuration == Configuration(
         node=NodeConfiguration(cluster_cidrs=("10.244.0.0/16",)),
-        agent=AgentConfiguration(kubeconfig="/var/lib/kube-proxy/kubeconfig.conf"),
+        agent=AgentConfiguration(kubeconfig="/var/lib/kube-proxy/kubeconfig.conf", conntrack=KUBE_PROXY_CONNTRACK),
     )
 
 
@@ -158,9 +166,21 @@ def test_defaults_are_those_of_rule_97() -> None:
     assert _read({"mode": "iptables"}).agent.min_sync_period == 1
     assert agent.healthz_bind_address == ("0.0.0.0", 10256)  # noqa: S104
     assert agent.metrics_bind_address == ("127.0.0.1", 10249)
-    assert agent.conntrack == Conntrack()
+    assert agent.conntrack == KUBE_PROXY_CONNTRACK
+    assert (KUBE_PROXY_CONNTRACK.max_per_core, KUBE_PROXY_CONNTRACK.minimum) == (32768, 131072)
     assert _read({}).node.masquerade_bit == 14
     assert _read({}).target is Target.NFTABLES
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}])
+def test_conntrack_settings_of_nobody_are_kube_proxys_and_those_of_0_leave_the_hosts(nothing: object) -> None:
+    """Rule 71 and D11: null is not 0."""
+    assert _read({"conntrack": nothing} if nothing != "" else {}).agent.conntrack == KUBE_PROXY_CONNTRACK
+    fields = {"maxPerCore": nothing or None, "tcpEstablishedTimeout": nothing or None, "tcpCloseWaitTimeout": "0s"}
+    found = _read({"conntrack": fields}).agent.conntrack
+    assert found == msgspec.structs.replace(KUBE_PROXY_CONNTRACK, tcp_close_wait_timeout=0.0)
+    left = {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
+    assert _read({"conntrack": left}).agent.conntrack == Conntrack()
 
 
 def test_json_is_read_whatever_the_files_name(tmp_path: Path) -> None:
@@ -179,14 +199,130 @@ def test_json_is_read_whatever_the_files_name(tmp_path: Path) -> None:
         ("a: [\n", "kp.yaml:2:1: invalid YAML: did not find expected node content"),
         ("a: 1\na: 2\n", 'kp.yaml:2:1: invalid YAML: the key "a" is set twice'),
         (b"a: \xff\n", "kp.yaml:1:4: not UTF-8 (invalid start byte)"),
-        ("a: 1\n---\nb: 2\n", "kp.yaml: expected one document, got 2"),
+        ("a: 1\n---\nb: 2\n", f"kp.yaml: kind: expected {KINDS}, got nothing"),
         ("kind: KubeProxyConfiguration\n", f"kp.yaml: apiVersion: expected {API_VERSION}, got nothing"),
-        (f"apiVersion: {API_VERSION}\nkind: ConfigMap\n", f'kp.yaml: kind: expected {KIND}, got "ConfigMap"'),
+        (f"apiVersion: {API_VERSION}\nkind: ConfigMap\n", f'kp.yaml: apiVersion: expected v1, got "{API_VERSION}"'),
+        ("apiVersion: v1\nkind: List\nitems: []\n", f'kp.yaml: kind: expected {KINDS}, got "List"'),
+        ("apiVersion: v1\nkind: [ConfigMap]\n", f"kp.yaml: kind: expected {KINDS}, got an array"),
         (f"apiVersion: v1\nkind: {KIND}\n", f'kp.yaml: apiVersion: expected {API_VERSION}, got "v1"'),
     ],
 )
 def test_what_is_no_such_file_is_one_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     assert _refusal(tmp_path, text) == message
+
+
+# -- a RulegenConfiguration beside it --
+
+HEAD = f"apiVersion: {API_VERSION}\nkind: {KIND}\n"
+OWN = f"apiVersion: {OWN_API_VERSION}\nkind: {OWN_KIND}\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "accelerate"), [("", False), ("accelerate: true", True), ("accelerate: null", False)]
+)
+def test_what_kube_proxy_has_no_field_for(tmp_path: Path, field: str, accelerate: bool) -> None:
+    kube_proxy = f"{HEAD}clusterCIDR: 10.0.0.0/8\n"
+    for text in (f"{kube_proxy}---\n{OWN}{field}\n", f"---\n{OWN}{field}\n---\n# nothing\n---\n{kube_proxy}"):
+        configuration, warnings = _load(tmp_path, text)
+        assert configuration.agent.accelerate is accelerate
+        assert configuration.node.cluster_cidrs == ("10.0.0.0/8",)
+        assert configuration.agent.conntrack == KUBE_PROXY_CONNTRACK
+        assert warnings == []
+
+
+def test_it_can_stand_alone_and_then_nobody_has_asked_for_kube_proxys_sysctls(tmp_path: Path) -> None:
+    for text in (f"{OWN}accelerate: true\n", json.dumps({"apiVersion": OWN_API_VERSION, "kind": OWN_KIND})):
+        configuration, warnings = _load(tmp_path, text)
+        assert configuration.agent.conntrack == Conntrack()
+        assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (f"{OWN}acelerate: true\n", ["kp.yaml: RulegenConfiguration: acelerate: unknown field"]),
+        (f"{OWN}mode: nftables\n", ["kp.yaml: RulegenConfiguration: mode: unknown field"]),
+        (f"{OWN}metadata: {{name: x}}\n", ["kp.yaml: RulegenConfiguration: metadata.name: unknown field"]),
+        (f"{OWN}accelerate: 'yes'\n", ['kp.yaml: RulegenConfiguration: accelerate: expected bool, got "yes"']),
+        (f"{OWN}accelerate: 1\n", ["kp.yaml: RulegenConfiguration: accelerate: expected bool, got 1"]),
+        (
+            f"{OWN}accelerate: {{}}\nspeed: 5\n---\n{HEAD}mode: fast\n",
+            [
+                'kp.yaml: mode: expected nftables or iptables, got "fast"',
+                "kp.yaml: RulegenConfiguration: accelerate: expected bool, got an object",
+                "kp.yaml: RulegenConfiguration: speed: unknown field",
+            ],
+        ),
+        (f"{OWN}---\n{HEAD}---\n{OWN}", ["kp.yaml: expected one RulegenConfiguration, got another one"]),
+        (f"{HEAD}---\n{HEAD}", ["kp.yaml: expected one KubeProxyConfiguration, got another one"]),
+        (
+            f"apiVersion: rulegen.io/v1\nkind: {OWN_KIND}\n",
+            [f'kp.yaml: apiVersion: expected {OWN_API_VERSION}, got "rulegen.io/v1"'],
+        ),
+    ],
+)
+def test_it_is_strict(tmp_path: Path, text: str, lines: list[str]) -> None:
+    assert _refusal(tmp_path, text).splitlines() == lines
+
+
+def test_a_fields_name_in_it_is_printable(tmp_path: Path) -> None:
+    assert _refusal(tmp_path, f'{OWN}"\\e[31m": 1\n').isprintable()
+
+
+# -- a ConfigMap around them --
+
+
+def _config_map(data: object, **fields: object) -> str:
+    return json.dumps(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kube-proxy"}, "data": data} | fields
+    )
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_config_map_is_what_its_key_says(tmp_path: Path, mark: str) -> None:
+    inner = f"{mark}{HEAD}clusterCIDR: 10.0.0.0/8\nfuture: 1\n---\n{OWN}accelerate: true\n"
+    text = _config_map({"config.conf": inner, "kubeconfig.conf": "apiVersion: v1"})
+    as_yaml = yaml.safe_dump(json.loads(text))
+    for form in (text, as_yaml, f"\ufeff{as_yaml}"):
+        configuration, warnings = _load(tmp_path, form)
+        assert configuration.node.cluster_cidrs == ("10.0.0.0/8",)
+        assert configuration.agent.accelerate
+        (warning,) = warnings
+        assert warning.endswith("kp.yaml: data.config.conf: future: unknown field; has no effect")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_config_map({"kubeconfig.conf": ""}), 'data: expected the key config.conf with a text, got "kubeconfig.conf"'),
+        (_config_map({}), "data: expected the key config.conf with a text, got nothing"),
+        (_config_map(None), "data: expected the key config.conf with a text, got nothing"),
+        (_config_map({"config.conf": 5}), "data: expected the key config.conf with a text, got 5"),
+        (_config_map({"config.conf": ""}), "data.config.conf: holds no object"),
+        (_config_map({"config.conf": "a: 1\na: 2"}), 'data.config.conf:2:1: invalid YAML: the key "a" is set twice'),
+        (
+            _config_map({"config.conf": _config_map({})}),
+            f'data.config.conf: kind: expected {KIND} or {OWN_KIND}, got "',
+        ),
+        (
+            _config_map({"config.conf": f"{HEAD}mode: x"}),
+            'data.config.conf: mode: expected nftables or iptables, got "x"',
+        ),
+        (f"{_config_map({'config.conf': HEAD})}\n---\n{OWN}", "expected nothing beside the ConfigMap, got a Rul"),
+    ],
+)
+def test_another_config_map_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    refusal = _refusal(tmp_path, text)
+    assert refusal.startswith(f"kp.yaml: {message}")
+    assert refusal.isprintable()
+
+
+def test_the_folder_of_a_mounted_config_map_says_which_file_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r": expected a file, got a folder$"):
+        load_configuration(str(tmp_path))
+    (tmp_path / "config.conf").write_text(HEAD)
+    with pytest.raises(InputError, match=r": expected a file, got a folder; it holds config\.conf: name that$"):
+        load_configuration(str(tmp_path))
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "holds no object"), ("{", "invalid JSON"), ("[]", "an object")])
@@ -228,6 +364,9 @@ def test_all_faults_are_reported_a_line_each(tmp_path: Path) -> None:
         ({"hostnameOverride": "  Node-1.Example.ORG\n"}, {"node_name": "node-1.example.org"}),
         ({"clusterCIDR": "010.244.7.0/16"}, {"cluster_cidrs": ("10.244.0.0/16",)}),
         ({"clusterCIDR": "FD00::1/48, 10.244.0.0/16"}, {"cluster_cidrs": ("fd00::/48", "10.244.0.0/16")}),
+        ({"clusterCIDR": "::ffff:10.244.0.0/112"}, {"cluster_cidrs": ("10.244.0.0/16",)}),
+        ({"nodePortAddresses": ["::ffff:192.168.1.0/120"]}, {"nodeport_addresses": ("192.168.1.0/24",)}),
+        ({"bindAddress": "::ffff:192.0.2.1"}, {"bind_address": "192.0.2.1"}),
         ({"nodePortAddresses": []}, {"nodeport_addresses": ("primary",)}),
         ({"nodePortAddresses": ["primary"]}, {"nodeport_addresses": ("primary",)}),
         (
@@ -311,7 +450,7 @@ def test_fields_of_the_agent(fields: dict[str, Any], expected: dict[str, Any]) -
         ("mode", "ipvs", "nftables or iptables"),
         ("mode", "kernelspace", "nftables or iptables"),
         ("mode", 5, "str"),
-        ("bindAddress", "::ffff:192.0.2.1", "an IP address"),
+        ("bindAddress", "::ffff:192.0.2", "an IP address"),
         ("bindAddress", "node-1", "an IP address"),
         ("hostnameOverride", "node_1", "a node's name (a DNS subdomain name)"),
         ("hostnameOverride", "  ", "a node's name (a DNS subdomain name)"),
@@ -482,7 +621,8 @@ def test_localhost_nodeports_are_refused_by_name() -> None:
         ("ipvs.excludeCIDRs", ["10.0.0.0/8"]),
         ("ipvs.syncPeriod", "31s"),
         ("logging.options", {"json": {"splitStream": True}}),
-        ("logging.verbosity", 4),
+        ("logging.flushFrequency", "1s"),
+        ("logging.vmodule", [{"filePattern": "proxier", "verbosity": 5}]),
         ("clientConnection.qps", 50),
         ("clientConnection.burst", 100),
         ("configSyncPeriod", "5m"),
@@ -510,6 +650,19 @@ def test_keys_that_are_no_text_are_reported_on_one_line() -> None:
         "kp.yaml: 5: unknown field; has no effect",
         'kp.yaml: "a\\nb": unknown field; has no effect',
         "kp.yaml: conntrack.true: unknown field; has no effect",
+    ]
+
+
+def test_the_log() -> None:
+    configuration, warnings = read_configuration({"logging": {"format": "json", "verbosity": 4}}, "kp.yaml")
+    assert (configuration.agent.log_format, configuration.agent.log_verbosity) == (LogFormat.JSON, 4)
+    assert warnings == []
+    assert [level_of_verbosity(verbosity) for verbosity in (0, 2, 3, 4, 9)] == [logging.INFO] * 3 + [logging.DEBUG] * 2
+    with pytest.raises(InputError) as caught:
+        read_configuration({"logging": {"format": "xml", "verbosity": -1}}, "kp.yaml")
+    assert str(caught.value).splitlines() == [
+        'kp.yaml: logging.format: expected text or json, got "xml"',
+        f"kp.yaml: logging.verbosity: expected 0 to {2**31 - 1}, got -1",
     ]
 
 

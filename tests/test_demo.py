@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from rulegen.demo import playground
 from rulegen.demo.servers import REFUSED
+from tests.lab.fixtures import namespace_or_skip
 from tests.lab.statistics import assert_shares
 
 pytestmark = pytest.mark.kernel
@@ -29,6 +31,13 @@ def _host_state() -> tuple[str, str, int]:
 def _counted(text: str) -> dict[str, int]:
     """The last column of numbers, by who answered."""
     return {name: int(count) for name, count in re.findall(r"(\S+-\d|connection refused) +\d+ +(\d+)", text)}
+
+
+@pytest.fixture(autouse=True)
+def _host() -> Iterator[None]:
+    """A namespace that nobody else changes stands for the host's."""
+    with namespace_or_skip() as namespace, namespace.entered():
+        yield
 
 
 def test_the_story() -> None:

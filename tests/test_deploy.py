@@ -18,8 +18,8 @@ import yaml
 
 from rulegen import __version__
 from rulegen.cli import main
-from rulegen.config import AgentConfiguration, Target
-from rulegen.configuration_file import load_configuration
+from rulegen.config import KUBE_PROXY_CONNTRACK, AgentConfiguration, Target
+from rulegen.configuration_file import API_VERSION, KIND, load_configuration
 from rulegen.kube.api import connect
 from rulegen.kube.kubeconfig import SERVICE_ACCOUNT
 from rulegen.kube.listing import endpoint_slices, list_pages, nodes, service_cidrs, services
@@ -41,6 +41,7 @@ DOCUMENTS: list[Document] = [
 BY_KIND: dict[str, Document] = {document["kind"]: document for document in DOCUMENTS}
 POD: Document = BY_KIND["DaemonSet"]["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
+(INIT_CONTAINER,) = POD["initContainers"]
 CAPABILITIES: list[str] = CONTAINER["securityContext"]["capabilities"]["add"]
 CONTAINERFILE = (REPOSITORY / "deploy/Containerfile").read_text()
 
@@ -73,7 +74,7 @@ def test_manifests_refer_to_each_other_and_to_nothing_else() -> None:
 
 
 def test_the_image_is_of_this_version() -> None:
-    assert CONTAINER["image"] == f"rulegen:{__version__}"
+    assert CONTAINER["image"] == INIT_CONTAINER["image"] == f"rulegen:{__version__}"
 
 
 # -- rights --
@@ -114,6 +115,14 @@ def test_the_pod_has_no_more_of_the_node_than_its_network_and_the_lock() -> None
     assert not POD.keys() & {"hostPID", "hostIPC"}
     host_paths = [volume["hostPath"]["path"] for volume in POD["volumes"] if "hostPath" in volume]
     assert host_paths == ["/run/xtables.lock"]
+
+
+def test_more_rights_end_before_the_agent_starts() -> None:
+    """A container that is privileged sets sysctls, sees the configuration, and nothing else of the node."""
+    assert INIT_CONTAINER["securityContext"]["privileged"] is True
+    # It would otherwise go on beside the agent.
+    assert "restartPolicy" not in INIT_CONTAINER
+    assert INIT_CONTAINER["volumeMounts"] == [mount for mount in CONTAINER["volumeMounts"] if mount["name"] == "config"]
 
 
 @pytest.fixture
@@ -216,7 +225,26 @@ def test_the_command_line_takes_the_arguments() -> None:
     parameters = command.make_context(name, arguments).params
     assert parameters.pop("node") == "the-node"
     assert {parameters.pop("config"), parameters.pop("kubeconfig")} == set(_mounted())
+    assert parameters.pop("target") == "nftables"
     assert {name: value for name, value in parameters.items() if value} == {"iptables_variant": "auto"}
+
+
+def test_the_command_line_takes_those_of_the_init_container() -> None:
+    name, *arguments = INIT_CONTAINER["args"]
+    command = main.commands[name]
+    assert isinstance(command, click.Command)
+    parameters = command.make_context(name, arguments).params
+    # A node that refuses must not keep the agent from its start.
+    assert parameters == {"config": _mounted()[0], "tolerate_refusal": True}
+
+
+def test_kube_proxys_mode_does_not_choose_the_target(tmp_path: Path) -> None:
+    path = tmp_path / "config.conf"
+    name, *arguments = _arguments()
+    target = main.commands[name].make_context(name, arguments).params["target"]
+    for mode in ("iptables", "ipvs", ""):
+        path.write_text(f"apiVersion: {API_VERSION}\nkind: {KIND}\nmode: '{mode}'\n")
+        assert load_configuration(str(path), Target(target))[0].target is Target.NFTABLES
 
 
 def test_other_commands_in_the_pod_find_the_same_api_server() -> None:
@@ -249,7 +277,7 @@ def test_the_configuration_is_read_without_a_word(tmp_path: Path) -> None:
     configuration, warnings = load_configuration(str(path))
     assert warnings == []
     assert configuration.target is Target.NFTABLES
-    assert configuration.agent == AgentConfiguration()
+    assert configuration.agent == AgentConfiguration(conntrack=KUBE_PROXY_CONNTRACK)
 
 
 def test_the_kubeconfig_reaches_an_api_server_with_the_pods_own_account(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.lab.fixtures import MakeLab
 from tests.lab.statistics import assert_shares, packets_to_see_all
 from tests.targets import Ruleset
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.part(0)]
 
 FOLDER = Path(__file__).parent.parent / "golden"
 FATES = {"rejected": Fate.REJECTED, "dropped": Fate.DROPPED, "passed": Fate.PASSED}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -12,7 +13,9 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from rulegen.cli import main
-from rulegen.kube.objects import EndpointSlice, Service
+from rulegen.kube.fields import unknown_fields
+from rulegen.kube.mistakes import Mistake
+from rulegen.kube.objects import Endpoints, EndpointSlice, Service
 from rulegen.lint import LintInput, lint
 from rulegen.routing.model import Finding, Reason
 from tests.builders import (
@@ -170,3 +173,80 @@ def test_json(tmp_path: Path) -> None:
     )
     (finding,) = msgspec.json.decode(result.stdout)["findings"]
     assert (finding["object"], finding["reason"]) == ("Service default/one-without", "PartialTopologyHints")
+
+
+def test_mistakes_in_how_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        """
+apiVersion: v1
+kind: Service
+metadata: {name: web, lables: {a: b}}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIp: 10.96.0.11
+  externalTraficPolicy: Local
+  ports: [{port: 80, port: 81, targetport: 8080, nodePort: 0}]
+  sessionAffinityConfig: {clientIp: {timeoutSeconds: 5}}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1, IPMode: VIP}]}}
+---
+{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "adressType": "IPv4", "addressType": "IPv4",
+ "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+ "endpoints": [{"addresses": ["127.0.0.1"], "condition": {}, "conditions": {"raedy": true}}],
+ "ports": [{"port": 80, "nmae": "x"}]}
+---
+apiVersion: discovery.k8s.io/v1beta1
+kind: EndpointSlice
+---
+apiVersion: v1
+kind: Service
+metadata: {name: new}
+"""
+        "spec: {}\n"
+    )
+    result = CliRunner().invoke(main, ["lint", "-f", str(file), "--node", "n"])
+    assert result.exit_code == 1
+    unknown = "UnknownField: {} is no field that Kubernetes knows; {} is: it has no effect"
+    assert result.stdout.splitlines() == [
+        f"{file}, document 3: UnreadVersion: EndpointSlice of discovery.k8s.io/v1beta1, which is not read:"
+        " discovery.k8s.io/v1 is (rule 17)",
+        "EndpointSlice default/web-1: " + unknown.format("adressType", "addressType"),
+        "EndpointSlice default/web-1: " + unknown.format("endpoints[0].condition", "conditions"),
+        "EndpointSlice default/web-1: " + unknown.format("endpoints[0].conditions.raedy", "ready"),
+        "EndpointSlice default/web-1: " + unknown.format("ports[0].nmae", "name"),
+        "EndpointSlice default/web-1: UnusualAddress: endpoint 127.0.0.1 is a loopback address, which is hardly meant"
+        " (rule 12)",
+        "Service default/new: NoClusterIP: has no clusterIP, as before it is created: no rules for it (rule 4)",
+        f'Service default/web: RepeatedKey: {file}:9: the key "port" is set twice, and the last one counts'
+        " (as for kubectl)",
+        "Service default/web: " + unknown.format("metadata.lables", "labels"),
+        "Service default/web: " + unknown.format("spec.clusterIp", "clusterIP"),
+        "Service default/web: " + unknown.format("spec.externalTraficPolicy", "externalTrafficPolicy"),
+        "Service default/web: " + unknown.format("spec.ports[0].targetport", "targetPort"),
+        "Service default/web: " + unknown.format("spec.sessionAffinityConfig.clientIp", "clientIP"),
+        "Service default/web: " + unknown.format("status.loadBalancer.ingress[0].IPMode", "ipMode"),
+        "14 findings",
+    ]
+
+
+def test_every_field_that_is_read_is_known() -> None:
+    """Of the Structs, by the names that the API has."""
+
+    def names(struct: type[msgspec.Struct]) -> dict[str, Any]:
+        found = {}
+        for field in msgspec.structs.fields(struct):
+            inner = [part for part in parts(field.type) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+            found[field.encode_name] = names(inner[0]) if inner else "x"
+        return found
+
+    def parts(type_: Any) -> list[Any]:
+        return [type_, *(part for argument in get_args(type_) for part in parts(argument))]
+
+    for kind in (Service, EndpointSlice, Endpoints):
+        assert unknown_fields(kind.__name__, "x", names(kind)) == []
+
+
+def test_every_mistake_has_its_reason() -> None:
+    assert {mistake.value for mistake in Mistake} <= {reason.value for reason in Reason}
+    for mistake in Mistake:
+        assert Reason(mistake).name == mistake.name

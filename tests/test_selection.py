@@ -18,6 +18,9 @@ def test_of_many(number): pass
 @pytest.mark.part(2)
 @pytest.mark.parametrize("number", range(2))
 def test_of_two(number): pass
+@pytest.mark.part(0)
+@pytest.mark.parametrize("number", range(2))
+def test_of_few(number): pass
 def test_alone(extent): print("exhaustive" if extent.exhaustive else f"seed {extent.seed}")
 """
 SKIPS = """
@@ -47,16 +50,21 @@ def chosen(text: str) -> set[str]:
 def test_one_case_in_n_of_each_test(tmp_path: Path, processes: str) -> None:
     printed = run(tmp_path, MATRIX, "-n", processes)
     assert "tried: a part of the matrices, chosen by seed 0" in printed
-    # Three of seven, one of two, and the one that is no case.
-    assert printed.splitlines()[-1].split(" in ")[0].strip("= ").startswith("5 passed")
+    # Three of seven, one of two, both of few, and the one that is no case.
+    assert printed.splitlines()[-1].split(" in ")[0].strip("= ").startswith("7 passed")
 
 
 def test_the_seed_chooses_and_exhaustive_means_all(tmp_path: Path) -> None:
     parts = [chosen(run(tmp_path, MATRIX, "--collect-only", "-q", "--part-seed", str(seed))) for seed in (0, 0, 1, 2)]
     assert parts[0] == parts[1]
     assert len(set(map(frozenset, parts))) > 1
-    assert {len(part) for part in parts} == {5}
-    assert len(chosen(run(tmp_path, MATRIX, "--collect-only", "-q", "--exhaustive"))) == 10
+    assert {len(part) for part in parts} == {7}
+    assert len(chosen(run(tmp_path, MATRIX, "--collect-only", "-q", "--exhaustive"))) == 12
+
+
+def test_a_slow_machine_gets_less_of_the_rest(tmp_path: Path) -> None:
+    # One of seven, one of two, both of few, and the one that is no case.
+    assert len(chosen(run(tmp_path, MATRIX, "--collect-only", "-q", "--one-in", "4"))) == 5
 
 
 def test_a_test_learns_the_extent(tmp_path: Path) -> None:

@@ -20,15 +20,18 @@ from rulegen.agent.engine import Engine
 from rulegen.agent.files import FileSource
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.observer import Observer
+from rulegen.agent.observers import Telling
 from rulegen.agent.printed import PrintedRules
 from rulegen.agent.readiness import Readiness
+from rulegen.agent.reporting import Reporting
 from rulegen.agent.takeover import Takeover
 from rulegen.agent.worker import Worker
-from rulegen.config import Configuration, DetectLocalMode
+from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode
 from rulegen.errors import printable
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
 from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
+from rulegen.routing.model import Finding, Reason
 
 if TYPE_CHECKING:
     from rulegen.agent.events import EventRecorder
@@ -42,10 +45,11 @@ class Options(Struct, frozen=True, kw_only=True):
     `load`: reads the configuration, with the node's name, as the options and the file `config_path` ("": none) say.
     `variant`: of iptables, None for the one that the host uses. `files`: none means the API server of the
     configuration's kubeconfig, at `server` if that is named. `print_line`: each change is printed with it, and none is
-    applied.
+    applied. `configure_log` is told what each configuration that is put to work says of the log.
     """
 
     load: Callable[[], Configuration]
+    configure_log: Callable[[AgentConfiguration], None]
     config_path: str = ""
     variant: Variant | None = None
     files: tuple[str, ...] = ()
@@ -79,6 +83,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         SourceError: following ended because of an error in the program.
     """
     inbox = control.inbox
+    options.configure_log(configuration.agent)
     with ExitStack() as stack:
         dataplane = stack.enter_context(open_dataplane(configuration, options.variant))
         if options.print_line is not None:
@@ -88,10 +93,13 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         node = configuration.node
         engine = Engine(node, dataplane.rules)
         source, followed, observers = _source(options, configuration, inbox, engine)
+        observers.append(Reporting())
         if options.print_line is None:
-            _set_sysctls(configuration)
             recorder = _recorder(options, configuration, stack)
-            observers += _observers(dataplane, engine, recorder, stack)
+            observers += _observers(dataplane, engine, inbox, recorder, stack)
+        else:
+            observers.append(Telling(engine, None))
+        inbox.weigh(engine.cluster.large)
         # What a source before this one has delivered is told anew.
         inbox.take()
         source.start()
@@ -102,7 +110,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
             needs_node=not options.files,
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
-        Worker(engine, inbox, dataplane.watch, readiness, configuration.agent, observers).run(control.is_stopping)
+        Worker(engine, inbox, dataplane, readiness, observers).run(control.is_stopping)
         control.worked()
 
 
@@ -114,16 +122,24 @@ def _source(
         return FileSource(options.files, inbox.deliver_together), ", ".join(map(printable, options.files)), []
     from rulegen.kube.api import connect
 
-    api = connect(configuration.agent.kubeconfig, options.server)
+    api = connect(configuration.agent.kubeconfig, options.server, _LOG.warning)
     return Follower(api, configuration.node.node_name, inbox.deliver), api.server, [Bootstrap(api.server, engine)]
 
 
-def _set_sysctls(configuration: Configuration) -> None:
-    """Rule 71."""
-    from rulegen.conntrack.sysctls import apply_sysctls
+def _set_sysctls(settings: Conntrack, node_name: str, recorder: EventRecorder | None) -> list[Finding]:
+    """Rule 71. What the host refuses is said, in the log and in an Event, and the node does without (D11)."""
+    from rulegen.agent.events import NodeReference
+    from rulegen.conntrack.sysctls import set_sysctls
 
-    for change in apply_sysctls(configuration.agent.conntrack):
+    done = set_sysctls(settings)
+    for change in done.changes:
         _LOG.info("sysctl %s", change)
+    findings = [Finding(f"Node {node_name}", Reason.SYSCTL_NOT_SET, problem) for problem in done.problems()]
+    for finding in findings:
+        _LOG.warning("%s", finding.message)
+        if recorder is not None:
+            recorder.record(NodeReference(node_name), finding.reason.value, finding.message, action="Start")
+    return findings
 
 
 def _recorder(options: Options, configuration: Configuration, stack: ExitStack) -> EventRecorder | None:
@@ -139,25 +155,29 @@ def _recorder(options: Options, configuration: Configuration, stack: ExitStack) 
 
 
 def _observers(
-    dataplane: Dataplane, engine: Engine, recorder: EventRecorder | None, stack: ExitStack
+    dataplane: Dataplane, engine: Engine, inbox: Inbox, recorder: EventRecorder | None, stack: ExitStack
 ) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
+    from rulegen.agent.descriptors import shares
     from rulegen.agent.health import Health, healthz_application
     from rulegen.agent.health_checks import ServiceHealthServers
     from rulegen.agent.http import HttpServer
     from rulegen.agent.metrics import Metrics
-    from rulegen.agent.observers import Cleaning, HealthKeeping, Measuring, Telling
+    from rulegen.agent.observers import Cleaning, HealthKeeping, Measuring
     from rulegen.agent.pages import Page, Pages
     from rulegen.agent.status import status_application
     from rulegen.conntrack.cleaner import Cleaner
 
     configuration, agent = dataplane.configuration, dataplane.configuration.agent
     families = configuration.node.families
-    server = stack.enter_context(closing(HttpServer()))
+    limits = shares()
+    server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families)
+    metrics.count_waiting(inbox.waiting)
+    metrics.found_at_the_start(_set_sysctls(agent.conntrack, configuration.node.node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
     telling = Telling(engine, recorder)
-    servers = ServiceHealthServers(health, server, telling.health_check)
+    servers = ServiceHealthServers(health, server, limits.listeners, telling.health_check)
     pages = [
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),

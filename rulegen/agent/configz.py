@@ -63,6 +63,7 @@ def _agent_fields(agent: AgentConfiguration) -> dict[str, Any]:
         "healthzBindAddress": str(agent.healthz_bind_address),
         "metricsBindAddress": str(agent.metrics_bind_address),
         "bindAddressHardFail": agent.bind_address_hard_fail,
+        "logging": {"format": agent.log_format.value, "verbosity": agent.log_verbosity},
     }
 
 

@@ -16,17 +16,24 @@ from rulegen.interfaces import host_families
 from rulegen.iptables.programs import Variant
 from rulegen.targets.model import LiveRules
 
+# A sync costs as much as its changes: so many take some 50 ms, and whoever comes meanwhile waits for no more.
+_NFTABLES_BATCH = 200
+# A sync costs about the same whatever it changes, a second on large nodes: smaller ones only fall behind.
+_IPTABLES_BATCH = 5000
+
 
 class Dataplane(NamedTuple):
     """One target on this host. To be used by one thread, in the network namespace in which it was opened.
 
     `configuration`: the node's part has the host's families. `rules`: to be kept. `watch`: notices what others change.
-    `replaces`: what removes rulegen's rules of other targets.
+    `batch`: how many changes a sync should work on at the most. `replaces`: what removes rulegen's rules of other
+    targets.
     """
 
     configuration: Configuration
     rules: LiveRules
     watch: Watch
+    batch: int
     replaces: tuple[Removal, ...]
 
 
@@ -49,7 +56,9 @@ def _nftables(configuration: Configuration) -> Iterator[Dataplane]:
     with Kernel() as kernel:
         configuration = _on_host(configuration, host_families())
         rules = LiveNftables(kernel, configuration.node)
-        yield Dataplane(configuration, rules, Notifications(kernel.monitor()), (IptablesTarget().remove,))
+        yield Dataplane(
+            configuration, rules, Notifications(kernel.monitor()), _NFTABLES_BATCH, (IptablesTarget().remove,)
+        )
 
 
 @contextmanager
@@ -66,6 +75,7 @@ def _iptables(configuration: Configuration, variant: Variant | None) -> Iterator
         configuration,
         LiveIptables(kernel, configuration.node, patience=period),
         Turns(period, time.monotonic()),
+        _IPTABLES_BATCH,
         (NftablesTarget().remove, partial(remove_rules, others)),
     )
 

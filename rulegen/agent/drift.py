@@ -11,7 +11,12 @@ _SHARE = 0.01
 
 
 class Watch(Protocol):
-    """Says who may have changed our rules."""
+    """Says who may have changed our rules.
+
+    `is_prompt`: as soon as somebody has, so that what was read before is known to be so still.
+    """
+
+    is_prompt: bool
 
     def files(self) -> list[int]:
         """What to `select` on: readable as soon as there may be something."""
@@ -33,6 +38,8 @@ class Watch(Protocol):
 class Nobody:
     """Where drift is nobody's business, as in a dry run; see `Watch`."""
 
+    is_prompt = False
+
     def files(self) -> list[int]:
         """None."""
         return []
@@ -53,6 +60,8 @@ class Nobody:
 
 class Notifications:
     """The kernel says when somebody commits to nftables, and who; see `Watch`."""
+
+    is_prompt = True
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
@@ -80,6 +89,8 @@ class Turns:
 
     Comparing takes longer the more rules there are; it comes so seldom that it takes a hundredth of the time.
     """
+
+    is_prompt = False
 
     def __init__(self, period: float, now: float) -> None:
         self._period = period

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from rulegen.agent.inbox import object_key
@@ -69,6 +70,8 @@ class Engine:
         self._untold_refusals: dict[RouteKey, str] = {}
         # The next sync reads the kernel.
         self.must_read = True
+        # The kernel was read for the next sync, and holds what it did then.
+        self._has_read = False
         self._has_compiled = False
         # The last sync ended well: what the kernel lacks now, others have changed.
         self._was_equal = False
@@ -109,8 +112,17 @@ class Engine:
             self._early.add((namespace, name))
 
     def distrust(self) -> None:
-        """The kernel may hold something else than was put there: the next sync reads it."""
-        self.must_read = True
+        """The kernel may hold something else than was put there, or was read: the next sync reads it."""
+        self.must_read, self._has_read = True, False
+
+    def read_ahead(self) -> None:
+        """Reads the kernel for the first sync, while that has to wait for objects.
+
+        For those who call `distrust` as soon as others change something. Why it cannot be read, the sync will say.
+        """
+        with suppress(RulegenError):
+            self._rules.read()
+            self._has_read = True
 
     def in_words(self, delta: AnyDelta) -> Iterator[str]:
         """A Delta of the last sync, entry by entry, each as one line or more."""
@@ -151,8 +163,10 @@ class Engine:
         steps = _Steps()
         is_full, self.must_read = self.must_read, True
         if is_full:
-            self._rules.keep(frozenset(self._kept))
-            self._rules.read()
+            has_read, self._has_read = self._has_read, False
+            if self._kept or not has_read:
+                self._rules.keep(frozenset(self._kept))
+                self._rules.read()
             steps.done("read")
         delta = compiled = self._compile(steps)
         was_equal, self._was_equal = self._was_equal, False

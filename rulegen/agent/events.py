@@ -51,6 +51,7 @@ _FOR_OWNERS = frozenset(
         Reason.UNUSABLE_ADDRESS,
         Reason.UNUSABLE_RANGE,
         Reason.OPEN_FAMILY,
+        Reason.TOO_MANY_ENDPOINTS,
     }
 )
 
@@ -68,6 +69,35 @@ class ServiceReference(NamedTuple):
     namespace: str
     name: str
     uid: str
+
+    @property
+    def event_namespace(self) -> str:
+        """Where its Events are."""
+        return self.namespace
+
+    @property
+    def regarding(self) -> dict[str, str]:
+        """As an Event names it."""
+        return {"apiVersion": "v1", "kind": "Service", "namespace": self.namespace, "name": self.name, "uid": self.uid}
+
+
+class NodeReference(NamedTuple):
+    """The Node that an Event is about; its name stands for its uid, as in the kubelet's, where `kubectl` looks."""
+
+    name: str
+
+    @property
+    def event_namespace(self) -> str:
+        """Where Events of objects without a namespace are."""
+        return "default"
+
+    @property
+    def regarding(self) -> dict[str, str]:
+        """As an Event names it."""
+        return {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": self.name}
+
+
+Reference: TypeAlias = ServiceReference | NodeReference
 
 
 class Pace(Struct, frozen=True, kw_only=True):
@@ -88,13 +118,13 @@ class Pace(Struct, frozen=True, kw_only=True):
     answer: float = 10.0
 
 
-_Key: TypeAlias = tuple[ServiceReference, str, str]
+_Key: TypeAlias = tuple[Reference, str, str]
 
 
 class _Event(NamedTuple):
     """`at`: when it was recorded, in seconds since the epoch; `recorded`: the same by the monotonic clock."""
 
-    service: ServiceReference
+    about: Reference
     reason: str
     note: str
     type: EventType
@@ -104,7 +134,7 @@ class _Event(NamedTuple):
 
     @property
     def key(self) -> _Key:
-        return self.service, self.reason, self.note
+        return self.about, self.reason, self.note
 
 
 class EventRecorder:
@@ -140,18 +170,18 @@ class EventRecorder:
 
     def record(
         self,
-        service: ServiceReference,
+        about: Reference,
         reason: str,
         note: str,
         type_: EventType = EventType.WARNING,
         action: str = "Program",
     ) -> None:
-        """Something holds of a Service from now on; never waits, and does nothing when it holds already.
+        """Something holds of an object from now on; never waits, and does nothing when it holds already.
 
         `reason`: a word for programs, `note`: a sentence for people, which names the node where it is about the node;
         `action`: a word for what was to be done.
         """
-        event = _Event(service, reason, note, type_, action, time.time(), time.monotonic())
+        event = _Event(about, reason, note, type_, action, time.time(), time.monotonic())
         with self._changed:
             if event.key in self._holding:
                 return
@@ -159,11 +189,11 @@ class EventRecorder:
             if not self._was_sent(event.key, event.recorded):
                 self._wait_for_turn(event)
 
-    def resolve(self, service: ServiceReference, reason: str, note: str) -> None:
+    def resolve(self, about: Reference, reason: str, note: str) -> None:
         """It does not hold any more; if it was not sent yet, it is not. Never waits."""
         with self._changed:
-            self._holding.pop((service, reason, note), None)
-            self._waiting.pop((service, reason, note), None)
+            self._holding.pop((about, reason, note), None)
+            self._waiting.pop((about, reason, note), None)
 
     # -- under the lock --
 
@@ -221,7 +251,7 @@ class EventRecorder:
         return None
 
     def _send(self, event: _Event) -> None:
-        path = f"/apis/{_API_VERSION}/namespaces/{quote(event.service.namespace, safe='')}/events"
+        path = f"/apis/{_API_VERSION}/namespaces/{quote(event.about.event_namespace, safe='')}/events"
         try:
             self._api.post(path, _document(event, self._instance), self._pace.answer)
         except RulegenError as error:
@@ -261,26 +291,21 @@ class EventRecorder:
 
 
 def _document(event: _Event, instance: str) -> dict[str, Any]:
-    service = event.service
-    identity = "\0".join((service.uid, event.reason, event.note))
+    about = event.about
+    regarding = about.regarding
+    identity = "\0".join((regarding["uid"], event.reason, event.note))
     digest = hashlib.blake2b(identity.encode(errors="replace"), digest_size=8).hexdigest()
     return {
         "apiVersion": _API_VERSION,
         "kind": "Event",
-        "metadata": {"name": f"{service.name}.{digest}", "namespace": service.namespace},
+        "metadata": {"name": f"{about.name}.{digest}", "namespace": about.event_namespace},
         "eventTime": datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": _CONTROLLER,
         "reportingInstance": instance,
         "action": event.action,
         "reason": event.reason,
         "type": event.type.value,
-        "regarding": {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "namespace": service.namespace,
-            "name": service.name,
-            "uid": service.uid,
-        },
+        "regarding": regarding,
         "note": _printable(event.note),
     }
 

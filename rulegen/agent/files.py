@@ -20,6 +20,7 @@ from rulegen.kube.decode import Fault, ObjectError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Invalid, Synced, Upsert
 from rulegen.kube.listing import WatchedKind, WatchedObject
 from rulegen.kube.manifests import Manifests, Problem, load
+from rulegen.kube.mistakes import summary
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 
 _LOG = logging.getLogger(__name__)
@@ -31,13 +32,11 @@ class FileSource:
     """Follows manifests. `paths`: files and folders; `deliver` gets what each reading tells, in another thread.
 
     Raises:
-        InputError: a path is missing.
+        InputError: a path is missing, or is no file or folder.
     """
 
     def __init__(self, paths: Sequence[str], deliver: Callable[[list[FollowEvent]], None]) -> None:
-        for path in paths:
-            if not Path(path).exists():
-                raise InputError(f"{printable(path)}: No such file or directory")
+        _check(paths)
         self._paths = paths
         self._deliver = deliver
         # Each object that was told, and the file that it is from ("": not known).
@@ -46,6 +45,7 @@ class FileSource:
         self._unusable: set[ObjectKey] = set()
         self._events: list[FollowEvent] = []
         self._reported: set[str] = set()
+        self._mistakes: set[str] = set()
         self._is_synced = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow files", daemon=True)
@@ -70,6 +70,7 @@ class FileSource:
     def read(self) -> None:
         """Reads all of it, and tells what differs."""
         try:
+            _check(self._paths)
             manifests = load(self._paths, None)
         except InputError as error:
             self._report({str(error)})
@@ -86,6 +87,7 @@ class FileSource:
                 self._events.append(Delete(*key))
             self._unusable = invalid
         self._tell_problems(manifests.problems, broken)
+        self._tell_mistakes(summary(manifests.mistakes()))
         if not self._is_synced and not broken:
             self._is_synced = True
             for kind in _KINDS.values():
@@ -140,11 +142,27 @@ class FileSource:
         self._report(whole)
         self._reported |= {str(problem) for problem in problems}
 
+    def _tell_mistakes(self, mistakes: list[str]) -> None:
+        """Each once, as long as it stays."""
+        for line in mistakes:
+            if line not in self._mistakes:
+                _LOG.warning("probably a mistake: %s", line)
+        self._mistakes = set(mistakes)
+
     def _report(self, problems: set[str]) -> None:
         """Says each problem once, as long as it stays."""
         for problem in sorted(problems - self._reported):
             _LOG.warning("file not used: %s; its objects keep what they meant", problem)
         self._reported = problems
+
+
+def _check(paths: Sequence[str]) -> None:
+    """Raises InputError for what is missing, or could be read only once, or never ends."""
+    for path in paths:
+        if not Path(path).exists():
+            raise InputError(f"{printable(path)}: No such file or directory")
+        if not (Path(path).is_file() or Path(path).is_dir()):
+            raise InputError(f"{printable(path)}: neither a file nor a folder, so it cannot be followed")
 
 
 def _file_of(problem: Problem) -> str:

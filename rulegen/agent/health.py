@@ -80,6 +80,7 @@ class Health:
         self._now = now
         self._lock = threading.Lock()
         self._pending_since: float | None = None
+        self._working_since: float | None = None
         self._last_updated = _NEVER
         self._is_eligible = not requires_node
 
@@ -95,6 +96,16 @@ class Health:
             self._pending_since = None
             self._last_updated = self._now()
 
+    def woke(self) -> None:
+        """The working thread is at work from now on; what it waits for may hang, so this must not last."""
+        with self._lock:
+            self._working_since = self._clock()
+
+    def rests(self) -> None:
+        """The working thread has finished its work."""
+        with self._lock:
+            self._working_since = None
+
     def set_node(self, node: Node | None) -> None:
         """The own Node as it is now; None while it is not known, or not any more (rule 86)."""
         is_eligible = not self._requires_node if node is None else not _is_going_away(node)
@@ -102,7 +113,7 @@ class Health:
             self._is_eligible = is_eligible
 
     def is_healthy(self) -> bool:
-        """As /livez says: what is pending is younger than twice the sync period (rule 85)."""
+        """As /livez says: what is pending, or being worked on, is younger than twice the sync period (rule 85)."""
         return self._state().is_healthy
 
     def livez(self) -> Answer:
@@ -117,7 +128,9 @@ class Health:
 
     def _state(self) -> _State:
         with self._lock:
-            is_healthy = self._pending_since is None or self._clock() - self._pending_since < self._timeout
+            now = self._clock()
+            since = [time for time in (self._pending_since, self._working_since) if time is not None]
+            is_healthy = all(now - time < self._timeout for time in since)
             return _State(is_healthy, self._is_eligible, self._last_updated)
 
     def _answer(self, state: _State, is_good: bool, node_eligible: bool | UnsetType) -> Answer:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import msgspec
@@ -29,6 +30,10 @@ _LOG = logging.getLogger("rulegen.agent")
 _EVERY_ADDRESS = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}  # noqa: S104 - rule 77
 
 
+# Each takes a tenth of a millisecond.
+_AT_ONCE = 50
+
+
 class _Service(Struct):
     namespace: str
     name: str
@@ -45,11 +50,16 @@ class _Report(Struct, rename="camel"):
 class ServiceHealthServers:
     """The listeners of all Services; to be used by one thread, in the network namespace of the node.
 
-    `report` is called with the Service, what is wrong and True, once for as long as it stays so, and with False when
-    that has ended (rule 82).
+    `most`: so many listeners at the most, as each takes a file descriptor; further ones are reported as if their port
+    were taken. `report` is called with the Service, what is wrong and True, once for as long as it stays so, and with
+    False when that has ended (rule 82).
     """
 
-    def __init__(self, health: Health, server: HttpServer, report: Callable[[ServiceKey, str, bool], None]) -> None:
+    def __init__(
+        self, health: Health, server: HttpServer, most: int, report: Callable[[ServiceKey, str, bool], None]
+    ) -> None:
+        self._most = most
+        self._count = 0
         self._health = health
         self._server = server
         self._report = report
@@ -58,25 +68,29 @@ class ServiceHealthServers:
         # Read by the server's threads.
         self._checks: dict[HealthCheckKey, HealthCheck] = {}
         self._listeners: dict[HealthCheckKey, dict[str, Listener]] = {}
-        # Those that do not listen everywhere they should, and what was reported of them.
-        self._incomplete: set[HealthCheckKey] = set()
+        # Those that do not listen everywhere they should, those of them to be tried now, and what was reported.
+        self._incomplete: dict[HealthCheckKey, None] = {}
+        self._due: dict[HealthCheckKey, None] = {}
         self._reported: dict[HealthCheckKey, str] = {}
 
     def apply(self, changes: Mapping[HealthCheckKey, HealthCheck | None]) -> None:
         """After a successful sync: closes what is gone or has another port, opens what is new, counts (rule 82).
 
-        Those that failed before are tried again.
+        Some of those that failed are tried again.
         """
         for key, check in changes.items():
             before = self._checks.get(key)
             if before is not None and (check is None or check.port != before.port):
                 self._forget(key)
-        for key, check in changes.items():
+        for key in sorted(changes, key=_sort_key):
+            check = changes[key]
             if check is not None:
                 self._checks[key] = check
                 if key not in self._listeners:
-                    self._incomplete.add(key)
-        self._complete()
+                    self._want(key)
+        for key in list(islice(self._incomplete, _AT_ONCE)):
+            self._want(key)
+        self.proceed()
 
     def set_addresses(self, ranges: Mapping[Family, tuple[Cidr, ...]]) -> None:
         """The families in which other addresses accept NodePorts now: `NodeRouting.nodeport_addresses` (rule 77).
@@ -85,12 +99,29 @@ class ServiceHealthServers:
         """
         self._ranges |= ranges
         self._look_for_addresses(ranges)
-        self._complete()
+        self.proceed()
 
     def retry(self) -> None:
         """Tries those that failed again, and follows the host's addresses. To be called now and then."""
         self._look_for_addresses(self._ranges)
-        self._complete()
+        for key in sorted(self._incomplete, key=_sort_key):
+            self._want(key)
+        self.proceed()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `proceed` has something to do."""
+        return bool(self._due)
+
+    def proceed(self) -> None:
+        """Opens some of those that are to be opened; not all at once, as the rules of others must not wait for it."""
+        for key in list(islice(self._due, _AT_ONCE)):
+            del self._due[key]
+            if key[1] in self._addresses:
+                self._listen(key)
+
+    def _want(self, key: HealthCheckKey) -> None:
+        self._incomplete[key] = self._due[key] = None
 
     def _look_for_addresses(self, families: Iterable[Family]) -> None:
         for family in families:
@@ -101,30 +132,40 @@ class ServiceHealthServers:
                 continue
             if addresses != self._addresses.get(family):
                 self._addresses[family] = addresses
-                self._incomplete.update(key for key in self._checks if key[1] is family)
-
-    def _complete(self) -> None:
-        for key in sorted(self._incomplete, key=lambda key: (key[0], key[1].value)):
-            if key[1] in self._addresses:
-                self._listen(key)
+                for key in self._checks:
+                    if key[1] is family:
+                        self._want(key)
 
     def _listen(self, key: HealthCheckKey) -> None:
         port = self._checks[key].port
         addresses = self._addresses[key[1]]
         listeners = self._listeners.setdefault(key, {})
         for address in listeners.keys() - set(addresses):
-            listeners.pop(address).close()
+            self._close_one(listeners.pop(address))
         for address in addresses:
             if address in listeners:
                 continue
             try:
-                listeners[address] = self._server.open(SocketAddress(address, port), partial(self._answer, key))
+                listeners[address] = self._open(SocketAddress(address, port), key)
             except OSError as error:
                 self._close(key)
                 self._fail(key, address, error)
                 return
-        self._incomplete.discard(key)
+        self._incomplete.pop(key, None)
         self._end_report(key)
+
+    def _open(self, address: SocketAddress, key: HealthCheckKey) -> Listener:
+        if self._count >= self._most:
+            raise OSError(
+                f"there are {self._count} such listeners, and the limit of open files leaves room for no more"
+            )
+        listener = self._server.open(address, partial(self._answer, key))
+        self._count += 1
+        return listener
+
+    def _close_one(self, listener: Listener) -> None:
+        listener.close()
+        self._count -= 1
 
     def _end_report(self, key: HealthCheckKey) -> None:
         message = self._reported.pop(key, None)
@@ -132,7 +173,9 @@ class ServiceHealthServers:
             self._report(key[0], message, False)
 
     def _fail(self, key: HealthCheckKey, address: str, error: OSError) -> None:
-        self._incomplete.add(key)
+        # The others have their turn first.
+        self._incomplete.pop(key, None)
+        self._incomplete[key] = None
         reason = os.strerror(error.errno) if error.errno else str(error)
         message = f"no health checks: cannot listen on {address} port {self._checks[key].port}: {reason}"
         if self._reported.get(key) != message:
@@ -143,12 +186,13 @@ class ServiceHealthServers:
     def _forget(self, key: HealthCheckKey) -> None:
         self._close(key)
         self._checks.pop(key)
-        self._incomplete.discard(key)
+        self._incomplete.pop(key, None)
+        self._due.pop(key, None)
         self._end_report(key)
 
     def _close(self, key: HealthCheckKey) -> None:
         for listener in self._listeners.pop(key, {}).values():
-            listener.close()
+            self._close_one(listener)
 
     def _answer(self, key: HealthCheckKey, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Rules 78 to 80; GET and HEAD of any path (D7). A Service that has just gone has no endpoints."""
@@ -160,6 +204,10 @@ class ServiceHealthServers:
         status = HTTPStatus.OK if count and is_healthy else HTTPStatus.SERVICE_UNAVAILABLE
         body = msgspec.json.encode(_Report(_Service(*key[0]), count, is_healthy))
         return respond(start_response, status, body, [*JSON_HEADERS, ("X-Load-Balancing-Endpoint-Weight", str(count))])
+
+
+def _sort_key(key: HealthCheckKey) -> tuple[ServiceKey, str]:
+    return key[0], key[1].value
 
 
 def _listening_addresses(family: Family, ranges: tuple[Cidr, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rulegen import __version__
@@ -71,11 +71,16 @@ class Metrics:
         }
         self._drift = make.counter("rulegen_drift_total", "Times that the rules were changed by another program")
         self._repaired = make.counter("rulegen_repaired_entries_total", "Entries that were put back after that")
+        self._waiting = make.gauge("rulegen_waiting_changes", "Changes of Services and slices that wait for their turn")
         self._not_in_force = make.gauge(
             "rulegen_refused_services", "Services that are not in force as they are now: not expressible, or refused"
         )
 
     # -- what arrives --
+
+    def count_waiting(self, count: Callable[[], int]) -> None:
+        """`count` is asked whenever somebody reads the metrics: how many changes wait for their turn."""
+        self._waiting.set_function(count)
 
     def taken(self, events: Iterable[FollowEvent]) -> None:
         """Events were taken from the inbox, and a sync will follow where they are changes."""
@@ -115,6 +120,11 @@ class Metrics:
             self._findings.changed(changes.findings)
             if changes.node_findings is not None:
                 self._findings.changed({None: changes.node_findings})
+
+    def found_at_the_start(self, findings: Sequence[Finding]) -> None:
+        """What is wrong with the host, and stays so."""
+        with self._lock:
+            self._findings.changed({"host": tuple(findings)})
 
     def drift(self) -> None:
         """Another program changed the rules."""
@@ -385,8 +395,8 @@ class _Findings:
         self._gauge = make.gauge("rulegen_findings", "Findings about objects: legal but probably wrong", "reason")
         # It is shown before there is one.
         self._gauge.labels(Reason.DUPLICATE_FRONTEND.value)
-        # None: the node.
-        self._now: dict[tuple[str, str] | None, tuple[Finding, ...]] = {}
+        # None: the node; "host": what the node runs on.
+        self._now: dict[tuple[str, str] | str | None, tuple[Finding, ...]] = {}
 
     def changed(self, findings: Mapping[Any, tuple[Finding, ...]]) -> None:
         for key, after in findings.items():

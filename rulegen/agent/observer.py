@@ -16,6 +16,12 @@ from rulegen.kube.follow import FollowEvent
 class Observer:
     """Does nothing; for those who need only a part of it."""
 
+    def woke(self) -> None:
+        """The working thread begins to work: from now until `rests`, other calls included."""
+
+    def rests(self) -> None:
+        """The working thread has nothing more to do for now."""
+
     def took(self, events: Sequence[FollowEvent]) -> None:
         """Events have been taken; changes among them are to be applied by the next sync."""
 

@@ -96,7 +96,7 @@ class Cleaning(Observer):
         self._not_before, self._reported = 0.0, ""
         self._count(cleaned.removed, cleaned.seconds)
         if removed := sum(cleaned.removed.values()):
-            _LOG.info(
+            _LOG.debug(
                 "conntrack removed=%d frontends=%d clean_ms=%.2f", removed, cleaned.frontends, cleaned.seconds * 1000
             )
 
@@ -114,6 +114,14 @@ class HealthKeeping(Observer):
         self._engine = engine
         self._period = period
         self._next_retry: float | None = None
+
+    def woke(self) -> None:
+        """Whatever hangs now, hangs the agent: the first sync, too."""
+        self._health.woke()
+
+    def rests(self) -> None:
+        """Nothing hangs."""
+        self._health.rests()
 
     def took(self, events: Sequence[FollowEvent]) -> None:
         """Before the first sync nothing is late; the own Node decides whether this one is to stay."""
@@ -141,10 +149,15 @@ class HealthKeeping(Observer):
 
     def wait(self, now: float) -> float | None:
         """Ports that were taken may be free, addresses may have come."""
+        if self._servers.has_more:
+            return 0.0
         return None if self._next_retry is None else self._next_retry - now
 
     def act(self, now: float) -> None:
-        """Tries again."""
+        """Goes on, or tries again."""
+        if self._servers.has_more:
+            self._servers.proceed()
+            return
         self._next_retry = now + self._period
         self._servers.retry()
 

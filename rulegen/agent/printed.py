@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+from rulegen.agent.lines import LineWriter
 from rulegen.config import Family
-from rulegen.errors import TargetError
+from rulegen.errors import TargetError, one_line
 from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
 from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, RuleCount, ShownChange
+
+_STANDARD_OUTPUT = 1
+# A first sync prints a line for each entry of the cluster, all at once.
+_MOST_LINES = 1_000_000
+_LAST_LINES_SECONDS = 0.3
+
+
+class Printout:
+    """Standard output of a dry run, which nobody waits for; when it takes no more, the process is told to stop."""
+
+    def __init__(self) -> None:
+        """To be made once."""
+        self._error: OSError | None = None
+        self._writer = LineWriter(_STANDARD_OUTPUT, _MOST_LINES, _dropped, self._fail)
+
+    def print(self, text: str) -> None:
+        """Prints text of one line or more; never waits, never raises."""
+        for line in text.split("\n"):
+            self._writer.write(one_line(line, None))
+
+    def close(self) -> None:
+        """Waits a little for what is not written yet. Raises OSError when not all could be."""
+        self._writer.close(_LAST_LINES_SECONDS)
+        if self._error is not None:
+            raise self._error
+
+    def _fail(self, error: OSError) -> None:
+        self._error = error
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _dropped(lines: int) -> str:
+    return f"# {lines} lines were not printed: nobody read them, or not fast enough"
 
 
 class PrintedRules:

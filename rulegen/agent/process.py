@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import select
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from types import FrameType
 
 from rulegen.agent import lock
 from rulegen.agent.assembly import Control, Options, work
+from rulegen.agent.descriptors import raise_limit
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.reload import ConfigurationWatch
 from rulegen.config import Configuration
@@ -21,20 +22,20 @@ _LOG = logging.getLogger("rulegen.agent")
 
 # What is under way when a signal to stop arrives may take so many seconds; then it is left as a crash would leave it.
 _GRACE = 0.6
+# Nobody tells when another agent gives up the lock.
+_LOCK_SECONDS = 0.1
 
 
 class _StopNowError(BaseException):
     """The time to stop is over."""
 
 
-class _Stop:
-    """Set by the first signal."""
+class _Orders:
+    """What signals tell: to stop, and to read everything anew."""
 
     def __init__(self) -> None:
-        self.is_set = False
-
-    def __call__(self) -> bool:
-        return self.is_set
+        self.stop = False
+        self.reread = False
 
 
 def run(options: Options) -> None:
@@ -45,31 +46,33 @@ def run(options: Options) -> None:
         HostError: the kernel or the privileges do not suffice.
         SourceError: following ended because of an error in the program.
     """
-    stop = _Stop()
-    with closing(Inbox()) as inbox, _signals(inbox, stop), ExitStack() as stack:
+    raise_limit()
+    orders = _Orders()
+    with closing(Inbox()) as inbox, _signals(inbox, orders), ExitStack() as stack:
         configuration = options.load()
+        options.configure_log(configuration.agent)
         try:
             if options.print_line is None:
-                taken = _take_lock(inbox, stop)
+                taken = _take_lock(inbox, orders)
                 if taken is None:
                     return
                 stack.enter_context(closing(taken))
-            _work_with_reloads(options, configuration, inbox, stop)
+            _work_with_reloads(options, configuration, inbox, orders)
         except _StopNowError:
             _LOG.info("stopped in the middle of a sync; the next start goes on from there")
         else:
             _LOG.info("stopped; the rules stay and serve")
 
 
-def _work_with_reloads(options: Options, configuration: Configuration, inbox: Inbox, stop: _Stop) -> None:
+def _work_with_reloads(options: Options, configuration: Configuration, inbox: Inbox, orders: _Orders) -> None:
     """Works, and begins anew when the configuration has changed: what is live is adopted, as at any start."""
-    watch = ConfigurationWatch(options.config_path, options.load, inbox.wake_up)
-    watch.start(configuration)
     before: Configuration | None = None
-    with closing(watch):
-        while not stop.is_set:
+    while not orders.stop:
+        watch = ConfigurationWatch(options.config_path, options.load, inbox.wake_up)
+        watch.start(configuration)
+        with closing(watch):
             try:
-                work(options, configuration, Control(inbox, lambda: stop() or watch.changed is not None, _end_grace))
+                work(options, configuration, Control(inbox, partial(_is_over, orders, watch), _end_grace))
             except (InputError, HostError) as error:
                 if before is None:
                     raise
@@ -77,9 +80,26 @@ def _work_with_reloads(options: Options, configuration: Configuration, inbox: In
                 configuration, before = before, None
                 continue
             changed = watch.take()
-            if changed is not None and not stop.is_set:
-                _LOG.info("the configuration has changed: starting over")
-                configuration, before = changed, configuration
+        if orders.reread and not orders.stop:
+            orders.reread = False
+            changed = _reread(options) or changed
+            _LOG.info("the configuration, the credentials and the files are read anew")
+        elif changed is not None and not orders.stop:
+            _LOG.info("the configuration has changed: starting over")
+        if changed is not None:
+            configuration, before = changed, configuration
+
+
+def _is_over(orders: _Orders, watch: ConfigurationWatch) -> bool:
+    return orders.stop or orders.reread or watch.changed is not None
+
+
+def _reread(options: Options) -> Configuration | None:
+    try:
+        return options.load()
+    except InputError as error:
+        _LOG.error("configuration not used, the one before stays in force: %s", error)
+        return None
 
 
 def _end_grace() -> None:
@@ -87,39 +107,43 @@ def _end_grace() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _take_lock(inbox: Inbox, stop: _Stop) -> socket.socket | None:
+def _take_lock(inbox: Inbox, orders: _Orders) -> lock.Lock | None:
     """The lock, as soon as nobody else has it; None when told to stop before."""
     is_waiting = False
-    while not stop.is_set:
+    while not orders.stop:
         taken = lock.acquire()
         if taken is not None:
             return taken
-        other = lock.connect()
-        if other is None:
-            continue
-        with closing(other):
-            if not is_waiting:
-                _LOG.info("another agent runs in this network namespace (%s): waiting for it to end", lock.owner(other))
-                is_waiting = True
-            select.select([other.fileno(), inbox.fileno()], [], [])
+        if not is_waiting:
+            holder = lock.holder() or "it has just ended"
+            _LOG.info("another agent runs in this network namespace (%s): waiting for it to end", holder)
+            is_waiting = True
+        select.select([inbox.fileno()], [], [], _LOCK_SECONDS)
     return None
 
 
 @contextmanager
-def _signals(inbox: Inbox, stop: _Stop) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop` and wake the inbox up; should that not end the work soon, they interrupt it."""
+def _signals(inbox: Inbox, orders: _Orders) -> Iterator[None]:
+    """SIGTERM and SIGINT order to stop and wake the inbox up; should that not end the work soon, they interrupt it.
+
+    SIGHUP orders to read everything anew, when what is under way has ended.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame
         _LOG.info("stopping: %s", signal.Signals(number).name)
-        stop.is_set = True
+        orders.stop = True
         signal.setitimer(signal.ITIMER_REAL, _GRACE)
+
+    def reread(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        orders.reread = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
         raise _StopNowError
 
-    handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGALRM: interrupt}
+    handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGALRM: interrupt, signal.SIGHUP: reread}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     wake_up_before = signal.set_wakeup_fd(inbox.wake_up_fd)
     try:
@@ -129,9 +153,3 @@ def _signals(inbox: Inbox, stop: _Stop) -> Iterator[None]:
         signal.set_wakeup_fd(wake_up_before)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def configure_logging() -> None:
-    """One line for each record, on standard error: time, level, message."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change

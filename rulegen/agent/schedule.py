@@ -44,6 +44,15 @@ class Schedule:
         self._earliest = now + delay
         return delay
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last sync did."""
+        return self._has_failed
+
+    def wait_if_wanted(self, now: float) -> float:
+        """How long the next sync would have to wait if somebody asked for one; 0 or less: not at all."""
+        return self._earliest - now
+
     def wait(self, now: float) -> float | None:
         """How long to wait for the next sync; 0 or less when it is due, None when there is nothing to do."""
         return self._earliest - now if self._wanted else None

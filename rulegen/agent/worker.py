@@ -1,7 +1,7 @@
 """The agent's one working thread: waits for events, for drift and for the time to act, and has the engine sync.
 
-In: an inbox that sources fill, a watch over the kernel. Out: syncs, a line in the log for each, and observers that are
-told. Returns when it is told to stop; what is in the kernel stays there and goes on serving.
+In: an inbox that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is
+told to stop; what is in the kernel stays there and goes on serving.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from rulegen import collector
-from rulegen.agent.drift import Watch
+from rulegen.agent.dataplane import Dataplane
 from rulegen.agent.engine import Engine, Sync
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.observer import Observer
+from rulegen.agent.outages import Outages
 from rulegen.agent.readiness import Readiness
 from rulegen.agent.schedule import Allowance, Schedule
-from rulegen.config import AgentConfiguration
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.targets.model import AnyDelta
 
 _LOG = logging.getLogger("rulegen.agent")
 
-_NAMED = 5
 _SHOWN_REPAIRS = 20
 
 
@@ -41,14 +40,15 @@ class Worker:
         self,
         engine: Engine,
         inbox: Inbox,
-        watch: Watch,
+        dataplane: Dataplane,
         readiness: Readiness,
-        configuration: AgentConfiguration,
         observers: Sequence[Observer] = (),
     ) -> None:
+        configuration = dataplane.configuration.agent
         self._engine = engine
         self._inbox = inbox
-        self._watch = watch
+        self._watch = dataplane.watch
+        self._batch = dataplane.batch
         self._readiness = readiness
         self._observers = observers
         self._schedule = Schedule(configuration.min_sync_period, configuration.sync_period)
@@ -58,6 +58,7 @@ class Worker:
         self._intruders: dict[str, None] = {}
         self._blamed: dict[str, None] = {}
         self._is_held_back = False
+        self._outages = Outages()
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Works until `is_stopping`; whoever sets that wakes the inbox up.
@@ -66,27 +67,53 @@ class Worker:
             SourceError: a source cannot go on.
             HostError: what the first sync needs has not come in time.
         """
+        if self._watch.is_prompt:
+            with collector.paused():
+                self._engine.read_ahead()
         while not is_stopping():
             self._wait()
-            if events := self._inbox.take():
-                for event in events:
-                    self._take(event)
-                for observer in self._observers:
-                    observer.took(events)
-            self._look_for_drift()
-            wait = self._next_sync()
-            if wait is not None and wait <= 0 and not is_stopping():
-                self._sync()
-            now = time.monotonic()
             for observer in self._observers:
-                if (due := observer.wait(now)) is not None and due <= 0:
-                    observer.act(now)
+                observer.woke()
+            self._work(is_stopping)
+            for observer in self._observers:
+                observer.rests()
+
+    def _work(self, is_stopping: Callable[[], bool]) -> None:
+        if events := self._take_events():
+            for event in events:
+                self._take(event)
+            for observer in self._observers:
+                observer.took(events)
+        self._look_for_drift()
+        wait = self._next_sync()
+        if wait is not None and wait <= 0 and not is_stopping():
+            self._sync()
+        now = time.monotonic()
+        for observer in self._observers:
+            if (due := observer.wait(now)) is not None and due <= 0:
+                observer.act(now)
 
     def _wait(self) -> None:
         now = time.monotonic()
         waits = [self._next_sync(), self._next_look(now), *(observer.wait(now) for observer in self._observers)]
+        if (turn := self._inbox.wait()) is not None:
+            waits.append(max(turn, self._schedule.wait_if_wanted(now)))
         times = [wait for wait in waits if wait is not None]
-        select.select([self._inbox.fileno(), *self._watch.files()], [], [], max(0.0, min(times)) if times else None)
+        poll = select.poll()
+        for file in (self._inbox.fileno(), *self._watch.files()):
+            poll.register(file, select.POLLIN)
+        poll.poll(max(0.0, min(times)) * 1000 if times else None)
+
+    def _take_events(self) -> list[FollowEvent]:
+        """What the next sync is to work on: so much that whoever comes meanwhile need not wait long.
+
+        The first is for all there is. While syncs fail, nobody is kept waiting by one, and health follows the Node.
+        """
+        if self._is_first or self._schedule.has_failed:
+            return self._inbox.take()
+        if self._schedule.wait_if_wanted(time.monotonic()) > 0:
+            return self._inbox.take_prompt()
+        return self._inbox.take(self._batch)
 
     def _next_sync(self) -> float | None:
         now = time.monotonic()
@@ -114,10 +141,9 @@ class Worker:
             case Invalid(_, _, _, error):
                 self._engine.take_invalid(event)
                 _LOG.warning("object not used: %s; it keeps what it last meant", error)
-            case Interrupted(kind, error, seconds):
-                _LOG.warning("not following %s, next attempt in %.1f s: %s", kind.__name__, seconds, error)
-            case Resumed(kind):
-                _LOG.info("following %s again", kind.__name__)
+            case Interrupted() | Resumed():
+                for line in self._outages.take(event):
+                    _LOG.log(logging.WARNING if isinstance(event, Interrupted) else logging.INFO, "%s", line)
             case Failed(_, error):
                 raise SourceError("a source of events has failed") from error
 
@@ -127,7 +153,9 @@ class Worker:
         now = time.monotonic()
         self._intruders |= dict.fromkeys(self._watch.look(now))
         if not self._intruders or self._is_first:
-            # The first sync reads the kernel anyway.
+            if self._intruders:
+                # What was read for the first sync is not so any more.
+                self._engine.distrust()
             self._intruders.clear()
             return
         wait = self._allowance.wait(now)
@@ -181,21 +209,6 @@ class Worker:
             _LOG.warning("not in force: %s", message)
         if sync.repaired:
             self._tell_repair(sync.repaired)
-        if not (sync.delta or self._is_first):
-            return
-        names = list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in sync.routes))
-        services = ",".join(names[:_NAMED]) + (f",+{len(names) - _NAMED}" if len(names) > _NAMED else "")
-        steps = " ".join(f"{step}_ms={seconds * 1000:.2f}" for step, seconds in sync.seconds.items())
-        _LOG.info(
-            "sync mode=%s services=%d added=%d changed=%d removed=%d %s names=%s",
-            "full" if sync.is_full else "partial",
-            len(names),
-            len(sync.delta.added),
-            len(sync.delta.changed),
-            len(sync.delta.removed),
-            steps,
-            services or "-",
-        )
 
     def _tell_repair(self, repaired: AnyDelta) -> None:
         who = ", ".join(self._blamed) or "another program"

@@ -1,7 +1,8 @@
-"""The sysctls of connection tracking (rule 71): the configuration comes in, what was changed goes out.
+"""The sysctls of connection tracking (rule 71): the configuration comes in, what was changed and refused goes out.
 
 A setting that is 0, or off, is left as it is; with none, nothing is read or written. What differs is overwritten,
-upward or downward, except the size of the hash table, which is only raised.
+upward or downward, except the size of the hash table, which is only raised. What cannot be set holds up nothing else:
+a node serves without it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rulegen.config import Conntrack
-from rulegen.errors import HostError, shown
+from rulegen.conntrack.table import load_module
+from rulegen.errors import shown
 
 _SYSCTLS = "proc/sys/net/netfilter"
 _HASH_SIZE = "sys/module/nf_conntrack/parameters/hashsize"
@@ -22,14 +24,20 @@ _MAX = "nf_conntrack_max"
 _MAX_AT_MOST = 1048576
 _ENTRIES_PER_BUCKET = 4
 
-_ON_HOST = "set it on the host, or leave it out of the configuration"
+_ON_HOST = "set it on the host, with sysctl or `rulegen sysctls`, or leave it out of the configuration"
 _NOT_HERE = f"only the host's own network namespace may; {_ON_HOST}"
 _REMEDIES = {
+    errno.ENOENT: "load the kernel's module nf_conntrack",
     errno.EROFS: f"a container must be privileged, or have /proc/sys and /sys writable; else {_ON_HOST}",
     errno.EACCES: f"it needs root, and {_NOT_HERE}",
     errno.EPERM: f"it needs root, and {_NOT_HERE}",
     errno.EOPNOTSUPP: _NOT_HERE,
 }
+
+
+class _RefusedError(Exception):
+    def __init__(self, refusal: SysctlRefusal) -> None:
+        self.refusal = refusal
 
 
 class SysctlChange(NamedTuple):
@@ -44,23 +52,60 @@ class SysctlChange(NamedTuple):
         return f"{self.name}: {self.before} -> {self.after}"
 
 
-def apply_sysctls(settings: Conntrack, cpus: int | None = None, root: Path = Path("/")) -> list[SysctlChange]:
+class SysctlRefusal(NamedTuple):
+    """A sysctl that does not have the value `wanted`; `before`: what it has, None when that cannot be said."""
+
+    name: str
+    wanted: int
+    before: int | None
+    why: str
+
+    def __str__(self) -> str:
+        """Without the reason, which others may share."""
+        found = "" if self.before is None else f" (it is {self.before})"
+        return f"{self.name} to {self.wanted}{found}"
+
+
+class Sysctls(NamedTuple):
+    """What became of those that are configured and had another value, each in order."""
+
+    changes: tuple[SysctlChange, ...] = ()
+    refusals: tuple[SysctlRefusal, ...] = ()
+
+    def problems(self) -> list[str]:
+        """What was refused, in words: one line for each reason, with what would help."""
+        by_reason: dict[str, list[str]] = {}
+        for refusal in self.refusals:
+            by_reason.setdefault(refusal.why, []).append(str(refusal))
+        return [f"cannot set {', '.join(names)}: {why}" for why, names in by_reason.items()]
+
+
+def set_sysctls(settings: Conntrack) -> Sysctls:
     """Sets what is configured, of the network namespace of the calling thread where a sysctl belongs to one.
 
-    `cpus`: how many CPUs the host has, by default as the kernel says. `root`: the folder that holds `proc` and `sys`.
-    Returns what was changed, in order. Raises HostError that names the first sysctl that cannot be set; those before
-    it are set.
+    The kernel is asked to load connection tracking first where it has not: without it there are no such sysctls.
     """
-    changes = []
+    if any(_wanted(settings, 1)) and not Path("/", _SYSCTLS, _MAX).exists():
+        load_module()
+    return apply_sysctls(settings)
+
+
+def apply_sysctls(settings: Conntrack, cpus: int | None = None, root: Path = Path("/")) -> Sysctls:
+    """Sets what is configured, of what is there.
+
+    `cpus`: how many CPUs the host has, by default as the kernel says. `root`: the folder that holds `proc` and `sys`.
+    """
+    changes: list[SysctlChange] = []
+    refusals: list[SysctlRefusal] = []
     for name, wanted in _wanted(settings, cpus or os.cpu_count() or 1):
-        path = root / _SYSCTLS / name
-        before = _read(path, name)
-        if before != wanted:
-            _write(path, name, before, wanted)
-            changes.append(SysctlChange(name, before, wanted))
-        if name == _MAX:
-            changes += _raise_hash_size(root / _HASH_SIZE, wanted // _ENTRIES_PER_BUCKET)
-    return changes
+        try:
+            changes += _set(name, root / _SYSCTLS / name, wanted)
+            if name == _MAX:
+                name = f"/{_HASH_SIZE}"  # noqa: PLW2901 - what is being set
+                changes += _set(name, root / _HASH_SIZE, wanted // _ENTRIES_PER_BUCKET, is_least=True)
+        except _RefusedError as error:
+            refusals.append(error.refusal)
+    return Sysctls(tuple(changes), tuple(refusals))
 
 
 def connection_limit(settings: Conntrack, cpus: int) -> int:
@@ -88,30 +133,24 @@ def _seconds(timeout: float) -> int:
     return math.ceil(timeout)
 
 
-def _raise_hash_size(path: Path, wanted: int) -> list[SysctlChange]:
-    name = f"/{_HASH_SIZE}"
-    before = _read(path, name)
-    if before >= wanted:
-        return []
-    _write(path, name, before, wanted)
+def _set(name: str, path: Path, wanted: int, *, is_least: bool = False) -> list[SysctlChange]:
+    """`is_least`: a larger value stays. Raises _RefusedError."""
+    before: int | None = None
+    try:
+        before = _number(path.read_text())
+        if before == wanted or (is_least and before > wanted):
+            return []
+        path.write_text(f"{wanted}\n")
+    except OSError as error:
+        number = error.errno or 0
+        why = f"{os.strerror(number)}; {_REMEDIES.get(number, _ON_HOST)}"
+        raise _RefusedError(SysctlRefusal(name, wanted, before, why)) from error
+    except ValueError as error:
+        raise _RefusedError(SysctlRefusal(name, wanted, before, str(error))) from error
     return [SysctlChange(name, before, wanted)]
 
 
-def _read(path: Path, name: str) -> int:
-    try:
-        text = path.read_text().strip()
-    except FileNotFoundError as error:
-        raise HostError(f"{name}: not there; load the kernel's module nf_conntrack") from error
-    except OSError as error:
-        raise HostError(f"{name}: cannot be read: {error.strerror}") from error
-    if not text.isdecimal():
-        raise HostError(f"{name}: expected a number, found {shown(text)}")
+def _number(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(f"expected a number, found {shown(text.strip())}")
     return int(text)
-
-
-def _write(path: Path, name: str, before: int, wanted: int) -> None:
-    try:
-        path.write_text(f"{wanted}\n")
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, _ON_HOST)
-        raise HostError(f"{name}: cannot be set to {wanted} (it is {before}): {error.strerror}; {remedy}") from error

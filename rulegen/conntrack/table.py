@@ -11,6 +11,7 @@ linux/netfilter/nfnetlink_conntrack.h; numbers in them are big-endian, except th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -159,6 +160,16 @@ class ConnectionTable:
         """
         self._removing.send([_removal(tracked) for tracked in flows])
         return sum(self._removing.acknowledgements(len(flows), errno.ENOENT))
+
+
+def load_module() -> None:
+    """Has the kernel load its module, where connection tracking is one and is not loaded: being asked for flows does.
+
+    What fails here shows where the module is needed.
+    """
+    with contextlib.suppress(RulegenError), ConnectionTable() as table:
+        for _ in table.udp_flows(Filter(Family.IPV4, "0.0.0.0")):  # noqa: S104 - nothing is bound
+            pass
 
 
 class _Channel:

@@ -52,7 +52,7 @@ class NftablesRuleset:
         return ()
 
     def on_the_way(self, _: Delivery) -> Decision:
-        """Nothing: what is translated is not asked again (D11)."""
+        """Nothing: what is translated is not asked again (D20)."""
         return Decision(Fate.UNTOUCHED, "")
 
     def way(self, followed: FollowedPacket) -> Way:

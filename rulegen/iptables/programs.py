@@ -20,7 +20,8 @@ from rulegen.errors import ApplyError, HostError
 from rulegen.iptables.names import PREFIX
 
 TIMEOUT = 600.0
-LOCK = Path("/run/xtables.lock")
+# As iptables(8) itself: the variable moves its lock.
+LOCK = Path(os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock")
 
 NAME = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 # Chains by which the kubelet tells others which variant it uses.

@@ -10,8 +10,8 @@ _IPV4_MAPPED = b"\0" * 10 + b"\xff" * 2
 def canonical_address(text: str) -> str | None:
     """The canonical text of an address of either family, or None when it is not one.
 
-    Leading zeros of IPv4 octets are decimal (rule 12). IPv4-mapped IPv6 addresses are refused: whether they mean the
-    one family or the other is a matter of opinion.
+    As Kubernetes reads it (rule 12): leading zeros mean nothing, those of IPv4 octets are decimal, and an IPv4-mapped
+    IPv6 address is the IPv4 address.
     """
     if ":" in text:
         return _canonical_ipv6(text)
@@ -25,15 +25,23 @@ def canonical_address(text: str) -> str | None:
 
 
 def _canonical_ipv6(text: str) -> str | None:
-    head, colon, tail = text.rpartition(":")
-    if "." in tail:
-        text = head + colon + _without_leading_zeros(tail)
+    packed = _packed_ipv6(text)
+    if packed is None:
+        head, colon, tail = text.rpartition(":")
+        packed = _packed_ipv6(_without_leading_zeros(head, ":") + colon + _without_leading_zeros(tail))
+    if packed is None:
+        return None
+    if packed.startswith(_IPV4_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[len(_IPV4_MAPPED) :])
+    return socket.inet_ntop(socket.AF_INET6, packed)
+
+
+def _packed_ipv6(text: str) -> bytes | None:
     try:
-        packed = socket.inet_pton(socket.AF_INET6, text)
+        return socket.inet_pton(socket.AF_INET6, text)
     except (OSError, ValueError):
         return None
-    return None if packed.startswith(_IPV4_MAPPED) else socket.inet_ntop(socket.AF_INET6, packed)
 
 
-def _without_leading_zeros(dotted: str) -> str:
-    return ".".join(part.lstrip("0") or part[-1:] for part in dotted.split("."))
+def _without_leading_zeros(text: str, separator: str = ".") -> str:
+    return separator.join(part.lstrip("0") or part[-1:] for part in text.split(separator))

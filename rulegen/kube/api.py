@@ -1,7 +1,7 @@
-"""A configuration and requests come in; answers of the API server go out, as bytes, or an ApiError.
+"""An access and requests come in; answers of the API server go out, as bytes, or an ApiError.
 
-Credentials, TLS and proxies are the `kubernetes` client's; its classes for objects are not used. Every request is made
-once: when to ask again is the caller's to decide. What an answer means is not known here.
+Every request is made once: when to ask again is the caller's to decide. Credentials that may have been replaced are
+read again. What an answer means is not known here.
 """
 
 from __future__ import annotations
@@ -10,25 +10,33 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPException
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
 
-from rulegen.errors import RulegenError, printable
-from rulegen.kube.kubeconfig import find_configuration
+from rulegen.errors import InputError, RulegenError, printable
+from rulegen.kube.kubeconfig import find_access
 
 if TYPE_CHECKING:
-    from kubernetes.client import Configuration
-    from urllib3 import BaseHTTPResponse, PoolManager
+    from urllib3 import BaseHTTPResponse, HTTPHeaderDict, PoolManager
+
+    from rulegen.kube.access import Access, Trust
+    from rulegen.kube.plugin import Credential
+    from rulegen.kube.transport import Waiting
 
 _CONNECT_SECONDS = 10.0
 # Tokens and certificates in files are replaced from time to time; client-go reads them again as often.
 _CREDENTIALS_SECONDS = 60.0
 _CHUNK_BYTES = 1 << 16
 _REFUSAL_BYTES = 1 << 16
+_REFUSAL_SECONDS = 10.0
+# A page of the largest slices that there can be is a tenth of this.
+_LARGEST_BODY = 512 << 20
+_BODY_SECONDS = 300.0
 
 
 class ApiError(RulegenError):
@@ -50,14 +58,21 @@ class ApiError(RulegenError):
 class Answer:
     """A successful answer, to be read once."""
 
-    def __init__(self, response: BaseHTTPResponse, server: str) -> None:
+    def __init__(self, response: BaseHTTPResponse, server: str, waiting: Waiting) -> None:
         self._response = response
         self._server = server
+        self._waiting = waiting
 
     def body(self) -> bytes:
-        """All of it. Raises ApiError when it breaks off."""
-        with _failures_of(self._server):
-            return self._response.read(decode_content=True)
+        """All of it. Raises ApiError when it breaks off, has no end, or is not complete in five minutes."""
+        body = bytearray()
+        with _failures_of(self._server), self._waiting.bounded(self._response.shutdown, _BODY_SECONDS):
+            # In parts, since a few kilobytes can be decompressed to gigabytes.
+            for part in self._response.stream(_CHUNK_BYTES, decode_content=True):
+                body += part
+                if len(body) > _LARGEST_BODY:
+                    raise ApiError(f"{self._server}: sent an answer of more than {_LARGEST_BODY} bytes")
+        return bytes(body)
 
     def chunks(self) -> Iterator[bytes]:
         """Its parts as they arrive. Raises ApiError when it breaks off, or when nothing arrives for too long."""
@@ -79,24 +94,39 @@ class _Request(NamedTuple):
     body: bytes | None = None
 
 
+class _Way(NamedTuple):
+    """How requests are made with the credentials of one moment."""
+
+    access: Access
+    trust: Trust
+    pools: PoolManager
+
+
 class Api:
     """An API server and the credentials to ask it; several threads may ask at once.
 
-    `load` reads the configuration; it is called again when credentials may have been replaced. Raises what it raises.
+    `read` reads the access; it is called again when credentials may have been replaced. Raises what it raises, and
+    InputError for certificates that cannot be used. No program is run before the first request. `warn` gets each of the
+    access's warnings once, by the thread that asks.
     """
 
-    def __init__(self, load: Callable[[], Configuration]) -> None:
+    def __init__(self, read: Callable[[], Access], warn: Callable[[str], None] | None = None) -> None:
         from rulegen.kube.transport import Waiting
 
-        self._read_configuration = load
+        self._read = read
         self._lock = threading.Lock()
         self._waiting = Waiting()
-        self._load()
+        self._credential: Credential | None = None
+        self._warn = warn
+        self._warned: set[str] = set()
+        access = read()
+        self._way = self._make_way(access, access.trust)
+        self._renewed = time.monotonic()
 
     @property
     def server(self) -> str:
         """Its URL, as safe text."""
-        return printable(self._host)
+        return printable(self._way.access.server)
 
     @contextmanager
     def get(self, path: str, query: Mapping[str, str], read_seconds: float) -> Iterator[Answer]:
@@ -106,7 +136,7 @@ class Api:
 
         Raises:
             ApiError: there is no answer, or one that is no success.
-            InputError: the credentials cannot be read any more.
+            InputError: there are no credentials that can be used (any more).
         """
         request = _Request("GET", path, f"{path}?{urlencode(query)}")
         with self._answer(request, read_seconds) as answer:
@@ -117,7 +147,7 @@ class Api:
 
         Raises:
             ApiError: there is no answer, or one that is no success. Without an answer it may have been carried out.
-            InputError: the credentials cannot be read any more.
+            InputError: there are no credentials that can be used (any more).
         """
         with self._answer(_Request("POST", path, path, msgspec.json.encode(document)), read_seconds) as answer:
             return answer.body()
@@ -125,76 +155,127 @@ class Api:
     def close(self) -> None:
         """Ends all requests, from any thread; those who wait get an ApiError. The Api cannot be used afterwards."""
         self._waiting.end()
-        with self._lock:
-            self._pools.clear()
+        # Not under the lock: a thread that reads credentials holds it, and what it reads may hang.
+        self._way.pools.clear()
 
     @contextmanager
     def _answer(self, request: _Request, read_seconds: float) -> Iterator[Answer]:
-        response = self._send(request, read_seconds)
+        way, credential = self._current()
+        response = self._send(request, read_seconds, way, credential)
         if response.status == 401:
             response.close()
-            with self._lock:
-                self._load()
-            response = self._send(request, read_seconds)
+            way, credential = self._replaced(way, credential)
+            response = self._send(request, read_seconds, way, credential)
         with ExitStack() as stack:
             # A connection whose answer was read to the end is back in its pool, and is not closed by this.
             stack.callback(response.close)
             with _failures_of(self.server):
                 stack.enter_context(self._waiting.endable(response.shutdown))
                 if response.status // 100 != 2:
-                    raise _refusal(self.server, request.path, response)
-            yield Answer(response, self.server)
+                    with self._waiting.bounded(response.shutdown, _REFUSAL_SECONDS):
+                        raise _refusal(self.server, request.path, response)
+            yield Answer(response, self.server, self._waiting)
 
-    def _send(self, request: _Request, read_seconds: float) -> BaseHTTPResponse:
+    def _send(
+        self, request: _Request, read_seconds: float, way: _Way, credential: Credential | None
+    ) -> BaseHTTPResponse:
         from urllib3 import Timeout
 
-        with self._lock:
-            if time.monotonic() - self._loaded > _CREDENTIALS_SECONDS:
-                self._load()
-            pools, headers = self._pools, self._headers()
-            url = f"{self._host}{request.target}"
+        headers = _headers(way.access, credential)
         if request.body is not None:
             headers["Content-Type"] = "application/json"
-        timeout = Timeout(connect=_CONNECT_SECONDS, read=read_seconds)
         with _failures_of(self.server):
-            return pools.request(
+            return way.pools.request(
                 request.method,
-                url,
+                f"{way.access.server}{request.target}",
                 body=request.body,
                 headers=headers,
-                timeout=timeout,
+                timeout=Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
                 retries=False,
+                # Another server would be given the credentials.
+                redirect=False,
                 preload_content=False,
             )
 
-    def _headers(self) -> dict[str, str]:
-        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "rulegen"}
-        # This also runs the plugin that a kubeconfig may name, when the token that it gave has expired.
-        for setting in self._configuration.auth_settings().values():
-            if setting["value"]:
-                headers[setting["key"]] = setting["value"]
-        return headers
+    # -- credentials --
 
-    def _load(self) -> None:
-        from kubernetes.client.rest import RESTClientObject
+    def _current(self) -> tuple[_Way, Credential | None]:
+        """What to ask with now."""
+        with self._lock:
+            if time.monotonic() - self._renewed > _CREDENTIALS_SECONDS:
+                self._renewed = time.monotonic()
+                # Files are in the middle of being replaced, perhaps. What was there is good until it is refused.
+                with suppress(InputError):
+                    self._renew(self._read())
+            return self._with_credential()
 
-        from rulegen.kube.transport import pool_classes
+    def _replaced(self, way: _Way, credential: Credential | None) -> tuple[_Way, Credential | None]:
+        """What to ask with after these were refused."""
+        with self._lock:
+            # Another thread may have been told the same, and have done this already.
+            if (way, credential) == (self._way, self._credential):
+                self._renewed = time.monotonic()
+                self._credential = None
+                self._renew(self._read())
+            return self._with_credential()
 
-        self._configuration = self._read_configuration()
-        # Asked for a token, the client puts back the one that the file says.
-        self._host: str = self._configuration.host
-        self._pools: PoolManager = RESTClientObject(self._configuration).pool_manager
-        self._pools.pool_classes_by_scheme = pool_classes(self._waiting)
-        self._loaded = time.monotonic()
+    def _renew(self, access: Access) -> None:
+        """Takes the access over; connections stay where nothing about them has changed. Hold the lock."""
+        if access.plugin != self._way.access.plugin:
+            self._credential = None
+        self._take(access)
+
+    def _with_credential(self) -> tuple[_Way, Credential | None]:
+        """Runs the plugin where there is one, it is needed, and what it gave has expired or was none. Hold the lock."""
+        access = self._way.access
+        if access.plugin is None or any(name == "Authorization" for name, _ in access.headers):
+            return self._way, None
+        if self._credential is None or self._credential.is_expired():
+            from rulegen.kube.plugin import run_plugin
+
+            with _failures_of(self.server):
+                self._credential = run_plugin(access.plugin, self._waiting)
+            self._take(access)
+        return self._way, self._credential
+
+    def _take(self, access: Access) -> None:
+        plugin, trust = access.plugin, access.trust
+        if plugin is not None and self._credential is not None:
+            trust = self._credential.added_to(trust, plugin)
+        before = self._way
+        is_same = (access.server, access.proxy, trust) == (before.access.server, before.access.proxy, before.trust)
+        self._way = _Way(access, trust, before.pools) if is_same else self._make_way(access, trust)
+
+    def _make_way(self, access: Access, trust: Trust) -> _Way:
+        from rulegen.kube.pools import make_pools
+
+        for warning in access.warnings:
+            if self._warn is not None and warning not in self._warned:
+                self._warned.add(warning)
+                self._warn(warning)
+        return _Way(access, trust, make_pools(access, trust, self._waiting))
 
 
-def connect(kubeconfig: str = "", server: str = "") -> Api:
-    """The API server of a kubeconfig, or of the cluster that this pod is in; see `find_configuration`.
+def _headers(access: Access, credential: Credential | None) -> HTTPHeaderDict:
+    from urllib3 import HTTPHeaderDict
+
+    headers = HTTPHeaderDict({"Accept": "application/json", "User-Agent": "rulegen"})
+    if access.is_compressed:
+        headers["Accept-Encoding"] = "gzip"
+    for name, value in access.headers:
+        headers.add(name, value)
+    if credential is not None and credential.token:
+        headers["Authorization"] = f"Bearer {credential.token}"
+    return headers
+
+
+def connect(kubeconfig: str = "", server: str = "", warn: Callable[[str], None] | None = None) -> Api:
+    """The API server of a kubeconfig, or of the cluster that this pod is in; see `find_access` and `Api`.
 
     Raises:
         InputError: there is none, or it cannot be used. Nothing is sent yet.
     """
-    return Api(find_configuration(kubeconfig, server))
+    return Api(find_access(kubeconfig, server), warn)
 
 
 @contextmanager
@@ -208,24 +289,46 @@ def _failures_of(server: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
+    from rulegen.kube.transport import TooSlowError
 
-    for cause in _causes(error):
-        if isinstance(cause, NameResolutionError):
-            return "its name cannot be resolved"
-        if isinstance(cause, ConnectTimeoutError) and not isinstance(cause, NewConnectionError):
-            return f"no connection within {_CONNECT_SECONDS:g} s"
-        if isinstance(cause, ReadTimeoutError | TimeoutError):
-            return "silent for too long"
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not accepted: {printable(cause.verify_message)}"
-        if isinstance(cause, OSError) and cause.strerror:
-            return printable(cause.strerror)
+    causes = list(_causes(error))
+    late = [str(cause) for cause in causes if isinstance(cause, TooSlowError)]
+    known = [words for cause in causes if (words := _no_connection(cause) or _no_answer(cause))]
+    return [*late, *known, _one_line(error)][0]
+
+
+def _no_connection(cause: BaseException) -> str:
+    from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+    if isinstance(cause, NameResolutionError):
+        return "its name cannot be resolved"
+    if isinstance(cause, ConnectTimeoutError) and not isinstance(cause, NewConnectionError):
+        return f"no connection within {_CONNECT_SECONDS:g} s"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {printable(cause.verify_message)}"
+    return ""
+
+
+def _no_answer(cause: BaseException) -> str:
+    from urllib3.exceptions import ReadTimeoutError
+
+    if isinstance(cause, ReadTimeoutError | TimeoutError):
+        return "silent for too long"
+    if isinstance(cause, OSError) and cause.strerror:
+        return printable(cause.strerror)
+    if isinstance(cause, HTTPException) and not isinstance(cause, ConnectionError):
+        return f"the answer is no HTTP: {_one_line(cause)}"
+    return ""
+
+
+def _one_line(error: BaseException) -> str:
     return printable(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         inner = next((value for value in error.args if isinstance(value, BaseException)), None)
         error = inner or error.__cause__ or error.__context__
@@ -260,5 +363,8 @@ def status_error(server: str, text: bytes | memoryview, status: int = 0, retry_a
 def _refusal(server: str, path: str, response: BaseHTTPResponse) -> ApiError:
     seconds = response.headers.get("Retry-After", "")
     retry_after = float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0
+    if location := response.headers.get("Location", "") if response.status // 100 == 3 else "":
+        elsewhere = f"sends us elsewhere, which is not followed: {printable(location)}"
+        return ApiError(f"{server}{path}: status {response.status}: {elsewhere}", response.status)
     body = response.read(_REFUSAL_BYTES, decode_content=True)
     return status_error(f"{server}{path}", body, response.status, retry_after)

@@ -1,8 +1,8 @@
 """One object comes in, as JSON text or as plain values out of YAML; its Struct goes out, or every fault of it.
 
 A good object is decoded by msgspec in one pass. Only one that it refuses is walked field by field: an optional field
-that is null is absent, as the API server reads it; what is still wrong then is reported. Labels and policies are not
-judged here, and nothing is read.
+that is null is absent, as the API server reads it, and so is "" where that sets a default; what is still wrong then is
+reported. Labels and policies are not judged here, and nothing is read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from msgspec import Meta, Raw
 
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.addresses import canonical_address
-from rulegen.kube.objects import Endpoints, EndpointSlice, KubeStruct, Metadata, Node, Service, ServiceCIDR
+from rulegen.kube.objects import (
+    EMPTY_IS_ABSENT,
+    Endpoints,
+    EndpointSlice,
+    KubeStruct,
+    Metadata,
+    Node,
+    Service,
+    ServiceCIDR,
+)
 
 Kind: TypeAlias = type[Service] | type[EndpointSlice] | type[Node] | type[ServiceCIDR] | type[Endpoints]
 Encoded: TypeAlias = bytes | memoryview | Raw
@@ -151,8 +160,11 @@ def _slice_faults(item: EndpointSlice) -> Iterator[Fault]:
     colon = item.address_type == "IPv6"
     for index, endpoint in enumerate(item.endpoints or ()):
         for nth, address in enumerate(endpoint.addresses):
-            if (":" in address) is not colon or canonical_address(address) is None:
+            canonical = canonical_address(address)
+            if canonical is None or (":" in canonical) is not colon:
                 yield Fault(f"endpoints[{index}].addresses[{nth}]", _not_an_address(address, item.address_type))
+        if endpoint.node_name == "":
+            yield Fault(f"endpoints[{index}].nodeName", 'expected a name, got ""')
 
 
 def _endpoints_faults(item: Endpoints) -> Iterator[Fault]:
@@ -164,7 +176,8 @@ def _endpoints_faults(item: Endpoints) -> Iterator[Fault]:
 
 
 def _not_an_address(found: str, family: str = "IP") -> str:
-    mapped = ", which is IPv4-mapped" if found.lower().startswith("::ffff:") else ""
+    canonical = canonical_address(found) or ""
+    mapped = ", which is IPv4-mapped" if ":" in found and "." in canonical else ""
     return f"expected an {family} address, got {shown(found)}{mapped}"
 
 
@@ -198,6 +211,9 @@ def _walk(value: object, type_: Any, path: str, faults: list[Fault]) -> object:
         return _walk_dict(value, arguments[1], path, faults)
     if isinstance(type_, type) and issubclass(type_, KubeStruct):
         return _walk_struct(value, type_, path, faults)
+    if isinstance(value, float) and value.is_integer():
+        # 80.0 and 8e1 are 80 in the JSON that kubectl sends.
+        value = int(value)
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
@@ -212,8 +228,9 @@ def _walk_struct(value: object, type_: type[KubeStruct], path: str, faults: list
     cleaned = {}
     for name, field in _field_types(type_).items():
         field_path = f"{path}.{name}" if path else name
-        if value.get(name) is not None:
-            cleaned[name] = _walk(value[name], field.type, field_path, faults)
+        found = value.get(name)
+        if found is not None and not (found == "" and _empty_is_absent(field.type)):
+            cleaned[name] = _walk(found, field.type, field_path, faults)
         elif field.required:
             faults.append(Fault(field_path, "missing"))
     return cleaned
@@ -237,6 +254,11 @@ def _walk_dict(value: object, type_: Any, path: str, faults: list[Fault]) -> obj
         else:
             faults.append(Fault(path, f"expected str as a key, got {shown(key)}"))
     return cleaned
+
+
+@cache
+def _empty_is_absent(type_: Any) -> bool:
+    return any(isinstance(meta, Meta) and meta.extra == EMPTY_IS_ABSENT for meta in get_args(type_))
 
 
 @cache

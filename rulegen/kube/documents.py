@@ -1,44 +1,29 @@
 """Paths come in; the documents of their files go out, not yet looked into.
 
-A JSON document stays text, for msgspec to decode straight into Structs; a YAML document is plain values. What cannot be
-used of a file (a syntax error, text that is not UTF-8) goes out as `Unreadable` beside the documents before it; a path
-that cannot be used at all is an InputError.
+Documents do not depend on each other: one that cannot be read goes out as `Unreadable` in its place. A path that cannot
+be used at all is an InputError. Nothing is waited for that nobody named: in a folder, only plain files are read.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
-import re
+import stat
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import msgspec
-from msgspec import Raw
+from typing import BinaryIO
 
 from rulegen.errors import InputError, printable, shown
+from rulegen.kube.document_text import Document, Unreadable, parse_text
 
 STDIN = "-"
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_CHUNK = 1 << 20
-
-
-class Document(NamedTuple):
-    """A document: `source` is the file's name as safe text, `number` counts from 1 in it, `value` may be anything."""
-
-    source: str
-    number: int
-    value: object
-
-
-class Unreadable(NamedTuple):
-    """Where a file stops being readable, and why. `source` is as in `cluster.yaml:3:5` when the place is known."""
-
-    source: str
-    reason: str
+# How often a file is read that changes meanwhile, and how long to wait in between.
+_ATTEMPTS = 5
+_PAUSE = 0.02
+# A change may leave no trace while the clock of the file system has not gone on: that takes up to 10 ms.
+_TICK = 0.015
 
 
 def read_documents(paths: Sequence[str], stdin: BinaryIO | None) -> Iterator[Document | Unreadable]:
@@ -50,55 +35,111 @@ def read_documents(paths: Sequence[str], stdin: BinaryIO | None) -> Iterator[Doc
     seen: set[str] = set()
     for path in paths:
         empty = True
-        for file in _files(path):
+        is_folder, files = _files(path)
+        for file in files:
             identity = file if file == STDIN else os.path.realpath(file)
             empty = empty and identity not in seen
             if identity in seen:
                 continue
             seen.add(identity)
-            for document in _parse(file, _read(file, stdin)):
+            for document in _documents(file, stdin, is_named=not is_folder):
                 empty = False
                 yield document
         if empty:
             raise InputError(f"{_source(path)}: holds no object")
 
 
-def _files(path: str) -> list[str]:
+def _files(path: str) -> tuple[bool, list[str]]:
+    """Whether the path is a folder, and the files."""
     if not path or "\0" in path:
         raise InputError(f"{shown(path)}: not a path")
     if path == STDIN or not Path(path).is_dir():
-        return [path]
+        return False, [path]
     files = sorted(_manifests_below(Path(path), set()))
     if not files:
         raise InputError(f"{_source(path)}: holds no {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file")
-    return files
+    return True, files
 
 
-def _manifests_below(folder: Path, above: set[str]) -> Iterator[str]:
-    """The visible manifests of a folder. In a mounted ConfigMap these are links into the hidden `..data`."""
+def _manifests_below(folder: Path, seen: set[str]) -> Iterator[str]:
+    """The visible manifests of a folder. In a mounted ConfigMap these are links into the hidden `..data`.
+
+    Each folder counts once, by whatever links it is reached.
+    """
     real = os.path.realpath(folder)
-    if real in above:
+    if real in seen:
         return
+    seen.add(real)
     try:
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise _unusable(str(folder), error) from error
     for entry in entries:
         if entry.is_dir():
-            yield from _manifests_below(entry, above | {real})
+            yield from _manifests_below(entry, seen)
         elif entry.suffix in _SUFFIXES:
             yield str(entry)
 
 
-def _read(file: str, stdin: BinaryIO | None) -> bytes:
+def _documents(file: str, stdin: BinaryIO | None, *, is_named: bool) -> Iterator[Document | Unreadable]:
+    """`is_named`: somebody means this file, whatever it is; in a folder, only plain files are read."""
+    source = _source(file)
     try:
-        if file != STDIN:
-            return Path(file).read_bytes()
-        if stdin is None:
-            raise InputError("standard input: not open")
-        return stdin.read()
+        if file == STDIN:
+            if stdin is None:
+                raise InputError("standard input: not open")
+            text: bytes | None = stdin.read()
+        else:
+            mode = os.stat(file).st_mode  # noqa: PTH116 - a name as the person wrote it
+            refused = _why_not_read(mode, file, is_named=is_named)
+            if refused:
+                yield Unreadable(source, refused)
+                return
+            text = _read_file(file) if stat.S_ISREG(mode) else Path(file).read_bytes()
     except OSError as error:
         raise _unusable(file, error) from error
+    if text is None:
+        yield Unreadable(source, "changes while it is read")
+    else:
+        yield from parse_text(source, text, is_json=file.endswith(".json"))
+
+
+def _why_not_read(mode: int, file: str, *, is_named: bool) -> str:
+    """What a file is that must not be read; "" for one that may be."""
+    if stat.S_ISBLK(mode):
+        return "a block device, not a file"
+    if stat.S_ISCHR(mode) and not (is_named and _is_terminal(file)):
+        return "a device, not a file"
+    if is_named or stat.S_ISREG(mode):
+        return ""
+    return "a named pipe, not a file" if stat.S_ISFIFO(mode) else "not a file"
+
+
+def _is_terminal(file: str) -> bool:
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        return os.isatty(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_file(file: str) -> bytes | None:
+    """What a plain file says at one moment; None when it does not stop changing."""
+    # Not to wait, should it have become a named pipe.
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE)
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:  # noqa: PTH123
+            before = _state(opened)
+            text = opened.read()
+            if _state(opened) == before and abs(time.time() - before[1] / 1e9) > _TICK:
+                return text
+    return None
+
+
+def _state(opened: BinaryIO) -> tuple[int, int]:
+    found = os.fstat(opened.fileno())
+    return found.st_size, found.st_mtime_ns
 
 
 def _unusable(path: str, error: OSError) -> InputError:
@@ -107,103 +148,3 @@ def _unusable(path: str, error: OSError) -> InputError:
 
 def _source(path: str) -> str:
     return "standard input" if path == STDIN else printable(path)
-
-
-def _parse(file: str, text: bytes) -> Iterator[Document | Unreadable]:
-    text = text.removeprefix(_BYTE_ORDER_MARK)
-    source = _source(file)
-    fault = _text_fault(text)
-    if fault:
-        offset, reason = fault
-        yield Unreadable(_place(source, text, offset), reason)
-    elif _is_json(file, text):
-        yield from _parse_json(source, text)
-    else:
-        yield from _parse_yaml(source, text)
-
-
-def _text_fault(text: bytes) -> tuple[int, str] | None:
-    offset = text.find(b"\0")
-    if offset >= 0:
-        return offset, "a NUL byte"
-    if text.isascii():
-        return None
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    view = memoryview(text)
-    for start in range(0, len(text), _CHUNK):
-        pending = len(decoder.getstate()[0])
-        try:
-            decoder.decode(view[start : start + _CHUNK], final=start + _CHUNK >= len(text))
-        except UnicodeDecodeError as error:
-            return start - pending + error.start, f"not UTF-8 ({error.reason})"
-    return None
-
-
-def _is_json(file: str, text: bytes) -> bool:
-    suffix = Path(file).suffix
-    if suffix in _SUFFIXES:
-        return suffix == ".json"
-    return text.lstrip()[:1] in (b"{", b"[")
-
-
-def _parse_json(source: str, text: bytes) -> Iterator[Document | Unreadable]:
-    """JSON documents, one after the other, with or without space between them."""
-    start, number = 0, 1
-    while start < len(text):
-        rest = memoryview(text)[start:]
-        try:
-            length = _first_json_length(rest)
-        except msgspec.DecodeError as error:
-            reason, offset = _json_reason(error)
-            place = source if offset is None else _place(source, text, start + offset)
-            yield Unreadable(place, f"invalid JSON: {reason}")
-            return
-        except RecursionError:
-            yield Unreadable(source, "invalid JSON: nested too deeply")
-            return
-        if length == 0:
-            return
-        yield Document(source, number, Raw(rest[:length]))
-        start, number = start + length, number + 1
-
-
-def _first_json_length(text: memoryview) -> int:
-    """How many bytes the first JSON value takes; 0 when there is only space."""
-    try:
-        msgspec.json.decode(text, type=Raw)
-    except msgspec.DecodeError as error:
-        trailing = re.search(r"trailing characters \(byte (\d+)\)", str(error))
-        if trailing:
-            # msgspec counts the byte that it did not expect.
-            return int(trailing[1]) - 1
-        if not bytes(text).strip():
-            return 0
-        raise
-    return len(text)
-
-
-def _json_reason(error: msgspec.DecodeError) -> tuple[str, int | None]:
-    """Why msgspec refused a text, and the offset that it names."""
-    matched = re.fullmatch(r"(?:JSON is malformed: )?(.*?)(?: \(byte (\d+)\))?", str(error))
-    if not matched:
-        return str(error), None
-    return matched[1], int(matched[2]) if matched[2] else None
-
-
-def _parse_yaml(source: str, text: bytes) -> Iterator[Document | Unreadable]:
-    from rulegen.kube.yaml_documents import YamlError, parse_documents
-
-    try:
-        for number, value in enumerate(parse_documents(text), start=1):
-            if value is not None:
-                yield Document(source, number, value)
-    except YamlError as error:
-        place = f"{source}:{error.line}:{error.column}" if error.line else source
-        yield Unreadable(place, f"invalid YAML: {error}")
-
-
-def _place(source: str, text: bytes, offset: int) -> str:
-    line_start = text.rfind(b"\n", 0, offset) + 1
-    line = text.count(b"\n", 0, offset) + 1
-    column = len(text[line_start:offset].decode(errors="replace")) + 1
-    return f"{source}:{line}:{column}"

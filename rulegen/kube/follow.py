@@ -186,6 +186,8 @@ class _KindFollower:
         self._listed = False
         self._lost_event = False
         self._interrupted = False
+        # Whether the last list was made because the server had forgotten where a watch was to go on.
+        self._anew = False
         # When the watch was opened that runs now, or ended last; None before it is.
         self._opened: float | None = None
 
@@ -208,7 +210,9 @@ class _KindFollower:
         except NotServedError as error:
             return self._unserved(error)
         except RulegenError as error:
-            self._listed = self._listed and not _needs_list(error)
+            if self._listed and _needs_list(error):
+                self._listed = False
+                return self._list_anew(error)
             return self._interrupt(error)
         finally:
             self._listed = self._listed and not self._lost_event
@@ -286,6 +290,14 @@ class _KindFollower:
         self._synced(set())
         return self._timing.unserved
 
+    def _list_anew(self, error: RulegenError) -> float:
+        """At once: the server is there, however long it was not. Not again and again: that may be all that it says."""
+        if self._was_steady() or not self._anew:
+            self._anew = True
+            self._backoff.reset()
+            return 0.0
+        return self._interrupt(error)
+
     def _interrupt(self, error: RulegenError) -> float:
         self._was_steady()
         seconds = self._backoff.next(error.retry_after if isinstance(error, ApiError) else 0.0)
@@ -296,6 +308,7 @@ class _KindFollower:
     def _was_steady(self) -> bool:
         steady = self._opened is not None and time.monotonic() - self._opened >= self._timing.steady
         if steady:
+            self._anew = False
             self._backoff.reset()
         return steady
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import (
     SERVICE_NAME,
     Endpoint,
@@ -38,6 +39,7 @@ def to_slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
     """One slice for each subset and family that has an address."""
     for index, subset in enumerate(endpoints.subsets or ()):
         converted = list(_endpoints_of(subset))
+        ports = subset.ports or ()
         for address_type in ("IPv4", "IPv6"):
             members = [item for item in converted if (":" in item.addresses[0]) is (address_type == "IPv6")]
             if members:
@@ -45,7 +47,7 @@ def to_slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
                     metadata=_metadata(endpoints.metadata, f"{index}-{address_type.lower()}"),
                     address_type=address_type,
                     endpoints=members,
-                    ports=[_named(port) for port in subset.ports or ()],
+                    ports=[EndpointPort(name=port.name, port=port.port, protocol=port.protocol) for port in ports],
                 )
 
 
@@ -68,13 +70,9 @@ def _endpoints_of(subset: EndpointSubset) -> Iterator[Endpoint]:
 
 def _endpoint(address: EndpointAddress, *, ready: bool) -> Endpoint:
     return Endpoint(
-        addresses=[address.ip],
+        # Canonical, as its text decides the family.
+        addresses=[canonical_address(address.ip) or address.ip],
         conditions=EndpointConditions(ready=ready),
         node_name=address.node_name,
         target_ref=address.target_ref,
     )
-
-
-def _named(port: EndpointPort) -> EndpointPort:
-    # Without a name it is the unnamed port of its Service; in a slice, None would be skipped (rule 18).
-    return EndpointPort(name=port.name or "", port=port.port, protocol=port.protocol)

@@ -7,17 +7,23 @@ work; whether to go on without the bad ones is the caller's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw, Struct
 
 from rulegen.errors import printable, shown
-from rulegen.kube.decode import Fault, Kind, ObjectError, convert_object, decode_object, plain_value
-from rulegen.kube.documents import Document, Unreadable, read_documents
+from rulegen.kube.decode import Fault, Kind, ObjectError, convert_object, decode_object, object_name, plain_value
+from rulegen.kube.defaults import with_defaults
+from rulegen.kube.document_text import Document, Unreadable
+from rulegen.kube.documents import read_documents
 from rulegen.kube.legacy import slices_for_services_without
+from rulegen.kube.mistakes import Mistake, Notice, misspelt_kind, mistakes_of
 from rulegen.kube.objects import Endpoints, EndpointSlice, Node, Service, ServiceCIDR, is_selected
+
+if TYPE_CHECKING:
+    from rulegen.kube.yaml_documents import Note
 
 _KINDS: dict[tuple[str, str], Kind] = {
     ("v1", "Service"): Service,
@@ -79,6 +85,8 @@ class Manifests(Struct):
     `unselected`: Services that a watch would not deliver (rule 1); only to say why they are not there.
     `skipped` counts the objects of each kind that is not read: `kind`, or `kind (apiVersion)`, as safe text.
     `places`: where each object is, by kind, namespace and name; not that of slices made from Endpoints.
+    `unreadable`: how many documents cannot be read at all, so that each may hold any object. `notices`: what is
+    probably a mistake in how it is written.
     """
 
     services: list[Service]
@@ -89,15 +97,27 @@ class Manifests(Struct):
     problems: list[Problem]
     unselected: list[Service] = []
     places: dict[tuple[Kind, str, str], Place] = {}
+    unreadable: int = 0
+    notices: list[Notice] = []
+
+    def mistakes(self) -> list[Notice]:
+        """All that is probably a mistake: `notices`, and what a look at the objects shows."""
+        return self.notices + mistakes_of(self.services, self.unselected, self.endpoint_slices)
 
 
-def load(paths: Sequence[str], stdin: BinaryIO | None) -> Manifests:
+# What looks at an object as it was written: its kind, its name as in `default/web`, its plain values.
+Inspect: TypeAlias = Callable[[str, str, object], Iterable[Notice]]
+
+
+def load(paths: Sequence[str], stdin: BinaryIO | None, inspect: Inspect | None = None) -> Manifests:
     """The objects of all `paths`: files, folders, or `-` for `stdin`. Each file is read once.
+
+    What `inspect` finds is among the notices.
 
     Raises:
         InputError: a path is missing or unreadable, or holds no object. What is wrong inside is in `problems`.
     """
-    loader = _Loader()
+    loader = _Loader(inspect)
     for document in read_documents(paths, stdin):
         loader.add(document)
     return loader.finish()
@@ -118,30 +138,58 @@ class _EncodedHeader(_Header, rename="camel", gc=False):
 _ENCODED_HEADER = msgspec.json.Decoder(_EncodedHeader)
 
 
+class _Written(NamedTuple):
+    """An object as it stands in a document, and what is noted there about it."""
+
+    place: Place
+    value: object
+    faults: tuple[Note, ...]
+    repeated: tuple[Note, ...]
+
+
 class _Loader:
     """Collects what the documents hold. One is used for one `load`."""
 
-    def __init__(self) -> None:
+    def __init__(self, inspect: Inspect | None) -> None:
+        self._inspect = inspect
         self._objects: dict[Kind, list[Any]] = {kind: [] for kind in _KINDS.values()}
         self._places: dict[tuple[Kind, str, str], Place] = {}
         self._skipped: Counter[str] = Counter()
         self._problems: list[Problem] = []
+        self._unreadable = 0
+        self._notices: list[Notice] = []
 
     def add(self, document: Document | Unreadable) -> None:
         if isinstance(document, Unreadable):
-            self._problems.append(Problem(Place(document.source), document.reason))
+            self._add_unreadable(document)
             return
         place = Place(document.source, document.number)
         try:
             header = _header(document.value)
+            if document.lost_kinds and any(map(_may_be_read, (*document.lost_kinds, header.kind))):
+                raise _error("kind", "is set twice: a line --- is missing between two objects")
             items = _items(header)
         except ObjectError as error:
             self._refuse(place, error)
             return
         if items is None:
-            self._add_object(place, header, document.value)
+            self._add_object(_Written(place, document.value, document.faults, document.repeated), header)
         for index, item in enumerate(items or ()):
-            self._add_item(place._replace(item=index), header, item)
+            faults = tuple(note for note in document.faults if note.item == index)
+            repeated = tuple(note for note in document.repeated if note.item == index)
+            self._add_item(_Written(place._replace(item=index), item, faults, repeated), header)
+
+    def _add_unreadable(self, document: Unreadable) -> None:
+        """One of a kind that nobody reads is no reason to stop, unless the file may have been cut off in it."""
+        if document.header and not document.is_last:
+            api_version, kind = document.header
+            if not _may_be_read(kind) and not misspelt_kind(api_version, kind):
+                self._skipped[printable(kind)] += 1
+                message = f"{document.reason}; skipped, as it says that it is a {printable(kind)}"
+                self._notices.append(Notice(document.source, Mistake.UNREADABLE_DOCUMENT, message))
+                return
+        self._unreadable += 1
+        self._problems.append(Problem(Place(document.source), document.reason))
 
     def finish(self) -> Manifests:
         slices: list[EndpointSlice] = self._objects[EndpointSlice]
@@ -155,33 +203,49 @@ class _Loader:
             problems=self._problems,
             unselected=[service for service in self._objects[Service] if not is_selected(service)],
             places=self._places,
+            unreadable=self._unreadable,
+            notices=self._notices,
         )
 
-    def _add_item(self, place: Place, of_list: _Header, item: object) -> None:
+    def _add_item(self, written: _Written, of_list: _Header) -> None:
         try:
-            header = _header(item)
+            header = _header(written.value)
             if _items(header) is not None:
                 raise _error("", "a List inside a List is not read")
         except ObjectError as error:
-            self._refuse(place, error)
+            self._refuse(written.place, error)
             return
         if header.kind is None and of_list.kind != "List":
             # The API's own lists (`ServiceList`) say once what their items are.
             header.kind, header.api_version = of_list.kind.removesuffix("List"), of_list.api_version
-        self._add_object(place, header, item)
+        self._add_object(written, header)
 
-    def _add_object(self, place: Place, header: _Header, value: object) -> None:
+    def _add_object(self, written: _Written, header: _Header) -> None:
+        place, value = written.place, written.value
         try:
-            kind = self._kind(header)
+            kind = self._kind(place, header)
             if kind is None:
                 return
+            if written.faults:
+                faults = tuple(Fault("", f"line {note.line}: {note.reason}") for note in written.faults)
+                raise ObjectError(kind.__name__, object_name(kind, value), faults)
             item: Any = decode_object(kind, value) if isinstance(value, Raw) else convert_object(kind, value)
         except ObjectError as error:
             self._refuse(place, error)
         else:
-            self._keep(place, kind, item)
+            name = self._keep(place, kind, with_defaults(item) if kind is EndpointSlice else item)
+            self._notice(written, kind, name)
 
-    def _kind(self, header: _Header) -> Kind | None:
+    def _notice(self, written: _Written, kind: Kind, name: str) -> None:
+        subject = f"{kind.__name__} {name}"
+        for note in written.repeated:
+            message = f"{written.place.source}:{note.line}: {note.reason}, and the last one counts (as for kubectl)"
+            self._notices.append(Notice(subject, Mistake.REPEATED_KEY, message))
+        if self._inspect is not None:
+            value = plain_value(written.value) if isinstance(written.value, Raw) else written.value
+            self._notices += self._inspect(kind.__name__, name, value)
+
+    def _kind(self, place: Place, header: _Header) -> Kind | None:
         for field, found in (("apiVersion", header.api_version), ("kind", header.kind)):
             if not isinstance(found, str):
                 raise _error(field, "missing" if found is None else f"expected str, got {shown(found)}")
@@ -189,20 +253,30 @@ class _Loader:
         if kind is None:
             name = printable(header.kind)
             self._skipped[f"{name} ({printable(header.api_version)})" if name in _KNOWN_NAMES else name] += 1
+            mistake = misspelt_kind(header.api_version, header.kind)
+            if mistake:
+                self._notices.append(Notice(f"{place.source}, {place}", *mistake))
         return kind
 
-    def _keep(self, place: Place, kind: Kind, item: Any) -> None:
+    def _keep(self, place: Place, kind: Kind, item: Any) -> str:
+        """The name of the object, as in `default/web`."""
         namespace, name = getattr(item.metadata, "namespace", ""), item.metadata.name
+        full_name = f"{namespace}/{name}" if namespace else name
         first = self._places.setdefault((kind, namespace, name), place)
         if first is place:
             self._objects[kind].append(item)
-            return
-        full_name = f"{namespace}/{name}" if namespace else name
-        message = f"{place} repeats {first} of {first.source}"
-        self._problems.append(Problem(place, message, kind.__name__, full_name))
+        else:
+            message = f"{place} repeats {first} of {first.source}"
+            self._problems.append(Problem(place, message, kind.__name__, full_name))
+        return full_name
 
     def _refuse(self, place: Place, error: ObjectError) -> None:
         self._problems += [Problem(place, fault.message, error.kind, error.name, fault.path) for fault in error.faults]
+
+
+def _may_be_read(kind: object) -> bool:
+    """Whether a document with this kind may hold what is read: an object, or a list of any."""
+    return isinstance(kind, str) and (kind in _KNOWN_NAMES or kind.removesuffix("List") in _LIST_ITEMS)
 
 
 def _header(value: object) -> _Header:

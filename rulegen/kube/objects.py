@@ -7,7 +7,7 @@ policy: absent stays None where the spec distinguishes it.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,6 +15,9 @@ from msgspec import Meta, Struct
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 SERVICE_PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS: Final = "service.kubernetes.io/headless"
+
+# In a type's Meta: "" means the same as nothing.
+EMPTY_IS_ABSENT: Final[dict[str, Any]] = {"empty": "absent"}
 
 # \Z and not $, which would accept a newline after the name.
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z"
@@ -30,17 +33,24 @@ PortOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=65535, description="a port 
 # A Service's or slice's port name: a DNS label, or "" for the only port of a Service.
 PortName: TypeAlias = Annotated[str, Meta(pattern=rf"^({_DNS_LABEL[1:-2]})?\Z", description='a DNS label or ""')]
 Protocol: TypeAlias = Annotated[str, Meta(pattern=r"^(TCP|UDP|SCTP)\Z", description="TCP, UDP or SCTP")]
+# Of fields that the API server sets when they are empty; elsewhere it refuses "".
+Namespace: TypeAlias = Annotated[DnsLabel, Meta(extra=EMPTY_IS_ABSENT)]
+ProtocolOrEmpty: TypeAlias = Annotated[Protocol, Meta(extra=EMPTY_IS_ABSENT)]
 ServiceType: TypeAlias = Annotated[
     str,
     Meta(
         pattern=r"^(ClusterIP|NodePort|LoadBalancer|ExternalName)\Z",
         description="ClusterIP, NodePort, LoadBalancer or ExternalName",
+        extra=EMPTY_IS_ABSENT,
     ),
 ]
 IPFamily: TypeAlias = Annotated[str, Meta(pattern=r"^(IPv4|IPv6)\Z", description="IPv4 or IPv6")]
 AddressType: TypeAlias = Annotated[str, Meta(pattern=r"^(IPv4|IPv6|FQDN)\Z", description="IPv4, IPv6 or FQDN")]
-Policy: TypeAlias = Annotated[str, Meta(pattern=r"^(Cluster|Local|)\Z", description="Cluster or Local")]
+InternalPolicy: TypeAlias = Annotated[str, Meta(pattern=r"^(Cluster|Local)\Z", description="Cluster or Local")]
+ExternalPolicy: TypeAlias = Annotated[str, Meta(pattern=r"^(Cluster|Local|)\Z", description="Cluster or Local")]
 Affinity: TypeAlias = Annotated[str, Meta(pattern=r"^(None|ClientIP|)\Z", description="None or ClientIP")]
+# Others may come.
+IPMode: TypeAlias = Annotated[str, Meta(min_length=1, description="VIP or Proxy")]
 AffinityTimeout: TypeAlias = Annotated[int, Meta(ge=1, le=86400, description="seconds from 1 to 86400")]
 
 
@@ -60,12 +70,12 @@ class _ObjectMetadata(KubeStruct, frozen=True):
 
 class ServiceMetadata(_ObjectMetadata, frozen=True, kw_only=True):
     name: DnsLabel
-    namespace: DnsLabel = "default"
+    namespace: Namespace = "default"
 
 
 class NamespacedMetadata(_ObjectMetadata, frozen=True, kw_only=True):
     name: DnsSubdomain
-    namespace: DnsLabel = "default"
+    namespace: Namespace = "default"
 
 
 class Metadata(_ObjectMetadata, frozen=True, kw_only=True):
@@ -77,7 +87,7 @@ class Metadata(_ObjectMetadata, frozen=True, kw_only=True):
 class ServicePort(KubeStruct, frozen=True):
     port: Port
     name: PortName = ""
-    protocol: Protocol = "TCP"
+    protocol: ProtocolOrEmpty = "TCP"
     node_port: PortOrZero = 0
 
 
@@ -96,8 +106,8 @@ class ServiceSpec(KubeStruct, frozen=True):
     ip_families: list[IPFamily] | None = None
     ports: list[ServicePort] | None = None
     external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
-    internal_traffic_policy: Policy | None = None
-    external_traffic_policy: Policy | None = None
+    internal_traffic_policy: InternalPolicy | None = None
+    external_traffic_policy: ExternalPolicy | None = None
     health_check_node_port: PortOrZero = 0
     load_balancer_source_ranges: list[str] | None = None
     session_affinity: Affinity | None = None
@@ -107,7 +117,7 @@ class ServiceSpec(KubeStruct, frozen=True):
 class LoadBalancerIngress(KubeStruct, frozen=True):
     ip: str = ""
     hostname: str = ""
-    ip_mode: str | None = None
+    ip_mode: IPMode | None = None
 
 
 class LoadBalancerStatus(KubeStruct, frozen=True):
@@ -213,10 +223,16 @@ class EndpointAddress(KubeStruct, frozen=True):
     target_ref: ObjectReference | None = None
 
 
+class SubsetPort(KubeStruct, frozen=True):
+    name: PortName = ""
+    port: PortOrZero = 0
+    protocol: ProtocolOrEmpty = "TCP"
+
+
 class EndpointSubset(KubeStruct, frozen=True):
     addresses: list[EndpointAddress] | None = None
     not_ready_addresses: list[EndpointAddress] | None = None
-    ports: list[EndpointPort] | None = None
+    ports: list[SubsetPort] | None = None
 
 
 class Endpoints(KubeStruct, frozen=True):

@@ -78,6 +78,23 @@ def write_manifests(manifests: Manifests, output: TextIO) -> None:
     """YAML documents, sorted by kind and name, with the fields that rulegen reads, labels and annotations whole."""
     import yaml
 
+    from rulegen.kube.yaml_documents import FIRST_LETTERS, ScalarError, plain_value
+
+    class Text:
+        """Text that must be quoted; PyYAML itself resolves fewer words and numbers than kubectl does."""
+
+        @staticmethod
+        def match(text: str) -> bool:
+            try:
+                return not isinstance(plain_value(text), str)
+            except ScalarError:
+                return True
+
+    class Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]
+        """Writes what kubectl reads back as it was."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", Text, list(FIRST_LETTERS))
+
     kinds = (
         manifests.nodes,
         manifests.service_cidrs,
@@ -88,7 +105,7 @@ def write_manifests(manifests: Manifests, output: TextIO) -> None:
     yaml.dump_all(
         documents or [_EMPTY],
         output,
-        Dumper=yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper,
+        Dumper=Dumper,
         sort_keys=False,
         explicit_start=True,
         width=1 << 16,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.nftables.layout import (
+    LAYOUTS,
     Container,
     EntryKey,
     Field,
@@ -62,10 +63,10 @@ def describe(delta: Delta[EntryKey, Value], names: Names) -> Iterator[Line]:
 
 def count(delta: Delta[EntryKey, Value]) -> Iterator[str]:
     """A line for each container that the Delta touches: `ip endpoints: 12 added, 1 changed`."""
-    counts: dict[Container, Counter[str]] = {}
+    counts: dict[Container, dict[str, int]] = {}
     for word, part in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
-        for container, _ in part:
-            counts.setdefault(container, Counter())[word] += 1
+        for container, number in Counter(container for container, _ in part).items():
+            counts.setdefault(container, {})[word] = number
     for container in sorted(counts, key=lambda container: (container.ip, container.rank)):
         numbers = ", ".join(f"{number} {word}" for word, number in counts[container].items())
         yield f"{container.ip} {container.name}: {numbers}"
@@ -92,7 +93,7 @@ def _line(
         before = data_text(container, value.data)
     else:
         after = data_text(container, value.data)
-    name = "chain" if container.is_chains else container.name
+    name = "chain" if container is LAYOUTS[container.family].chains else container.name
     service = _service(container, key, change.after if change else value, names)
     return Line(sign, container.ip, name, key_text(container, key), before, after, service)
 

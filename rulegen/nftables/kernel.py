@@ -1,38 +1,37 @@
 """The kernel behind this target: reads the live table, checks and commits transactions.
 
-Two ways lead in. A table to be made anew goes through nft: a small one through libnftables in this process, a large one
-through `nft -f -`, whose memory is given back when it ends. All changes to a table that is there, of elements, chains
-and rules, go as netlink messages: their cost depends on nothing else on the host. Touches no table but rulegen's own.
+nft compiles the program, in a process of its own (`workbench`); all that is sent goes as netlink messages, whose cost
+depends on nothing else on the host. Touches no table but rulegen's own.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import subprocess
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
-from functools import partial
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import chain
 from types import TracebackType
-from typing import Any, Self
+from typing import NamedTuple, Self
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError, RulegenError, StaleError
+from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.nftables import netlink
+from rulegen.nftables import netlink, text
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
-from rulegen.nftables.layout import IP_KEYWORD, EntryKey, Value
-from rulegen.nftables.live import Live, read, read_table
+from rulegen.nftables.layout import IP_KEYWORD, TABLE, EntryKey, Value
+from rulegen.nftables.live import SETS, Fingerprint, Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
-from rulegen.nftables.program import Program
+from rulegen.nftables.program import Program, balance_chain
+from rulegen.nftables.refusals import kind_of_number
 from rulegen.nftables.rules import (
+    Compiled,
     CompiledChain,
-    CompiledChains,
-    compile_chains,
+    CompiledTable,
     derive_chain,
     hooks_in_front,
+    live_model,
+    model_of,
     workbench_text,
 )
 from rulegen.nftables.transaction import (
@@ -45,32 +44,41 @@ from rulegen.nftables.transaction import (
     chain_of,
     messages,
 )
+from rulegen.nftables.workbench import Workbench
 from rulegen.ruleset import Delta
 
 MINIMUM_KERNEL = (5, 15)
-MINIMUM_NFT = (1, 0, 6)
-# Lines up to which a transaction goes through libnftables in this process, which keeps the memory of what it parsed.
-_IN_PROCESS_LINES = 2000
-_NFT_TIMEOUT = 300.0
-_COMPILE_ATTEMPTS = 20
 # Before Linux 6.2 a chain could not go in the same transaction as the last reference to it.
 _JOINS = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 2)
+# A load that no packet meets before its end is sent in portions of so many bytes.
+_PORTION = 4 << 20
+# Notifications of more than that could fill the buffer of our own monitor, and cost the kernel as much as the change.
+_LARGE = 256 << 10
+
+
+class Message(NamedTuple):
+    """A netlink message, and what it is part of."""
+
+    change: Change
+    data: bytearray
 
 
 class Kernel:
     """rulegen's tables in the network namespace of the thread that opens it; all calls must come from there.
 
-    Raises HostError when the kernel, nft or privileges do not suffice.
+    Raises HostError when the kernel or privileges do not suffice; nft is looked at when it is needed.
     """
 
     def __init__(self) -> None:
-        """Checks versions and opens the socket; changes nothing."""
-        _check_versions()
+        """Checks the kernel's version and opens the socket; changes nothing."""
+        _check_version()
         self._connection = netlink.Connection()
         self._namespace = _network_namespace()
-        self._libnftables: Any = None
-        self._compiled: dict[tuple[Family, str], CompiledChain] = {}
         self._monitor: Monitor | None = None
+        self._workbench = Workbench(self._connection, self._own_commit)
+        # What nft made of a chain, by the digest of its text, and of set declarations, by that of theirs.
+        self._compiled: dict[tuple[Family, str], CompiledChain] = {}
+        self._declared: dict[tuple[Family, str], CompiledTable] = {}
         try:
             self._connection.generation()
         except netlink.KernelError as error:
@@ -104,6 +112,32 @@ class Kernel:
         """What the kernel holds of ours."""
         return read(self._connection)
 
+    def prove(self, live: Live, programs: Mapping[Family, Program], desired: Mapping[EntryKey, Value]) -> None:
+        """Compares in full what no fingerprint of the kernel's says anything about, and corrects `live`.
+
+        A table that nft loaded from rendered text has none: what nft makes of the same text now is what it should be.
+        Raises HostError, ApplyError, StaleError.
+        """
+        wanted: dict[Family, tuple[Program, list[str]]] = {}
+        for family, program in programs.items():
+            table = live.tables.get(family)
+            if table is not None and table.schema == program.schema:
+                names = unproven(live, family, desired)
+                if names or not table.is_declared:
+                    wanted[family] = program, names
+        self._check_namespace()
+        self._nft_compiles(
+            {
+                family: (program, names)
+                for family, (program, names) in wanted.items()
+                if (family, program.schema) not in self._declared
+                or any((family, chain_of(program, name).digest) not in self._compiled for name in names)
+            }
+        )
+        for family, (program, names) in wanted.items():
+            digests = {name: self._compiled[family, chain_of(program, name).digest].listed_as for name in names}
+            prove(live, family, self._declared[family, program.schema].listed_as, digests)
+
     def clients(self, delta: Delta[EntryKey, Value]) -> list[Client]:
         """The remembered clients of service-ports whose affinity timeout the Delta changes; mostly there are none."""
         timeouts = changed_timeouts(delta)
@@ -112,18 +146,20 @@ class Kernel:
     def check(self, transaction: Transaction, live: Live) -> None:
         """Asks the kernel whether it would take the transaction, and changes nothing. Raises ApplyError, HostError.
 
-        Rules that are not compiled yet are only shown to nft; in the check of the transaction their chains are empty.
+        Where nft cannot compile without a change to this namespace, rules are only shown to nft; in the check of the
+        transaction their chains are empty.
         """
-        compiled, missing = self._known_chains(transaction, live)
-        for family, names in missing.items():
-            self._in_process(workbench_text(transaction.programs[family], names), check=True)
-            compiled |= {(family, name): CompiledChain(b"", ()) for name in names}
-        if transaction.tables:
-            self._load(transaction.tables, compiled, check=True)
+        self._check_namespace()
+        if not self._needs_nft(transaction, live) or self._workbench.can_compile_apart():
+            compiled = self._compile(transaction, live)
+            if transaction.tables:
+                self._check_load(transaction.tables, compiled)
+        else:
+            compiled = self._check_text(transaction, live)
         # Alone, the removals could not be checked: until the changes are in force, their chains are referred to.
         to_check = [stage for stage in transaction.stages if _JOINS or stage is not transaction.removals]
         if to_check:
-            self._send(chain.from_iterable(to_check), compiled, self._connection.check)
+            self._send(_messages(chain.from_iterable(to_check), compiled), self._connection.check)
 
     def commit(self, transaction: Transaction, live: Live) -> None:
         """Applies the transaction, all or nothing, and brings `live.tables` up to date; its entries stay as they were.
@@ -131,64 +167,111 @@ class Kernel:
         Raises StaleError when somebody changed what it was planned on, HostError when the kernel takes nothing from us
         (a table that another program owns, no memory), ApplyError for any other refusal.
         """
+        self._check_namespace()
         compiled = self._compile(transaction, live)
-        for table in transaction.tables:
-            self._keep_in_front(table.program.family)
         if transaction.tables:
-            self._load(transaction.tables, compiled, check=False)
+            self._load(transaction.tables, compiled)
             for table in transaction.tables:
-                self._reread(table.program.family, live)
+                live.tables[table.program.family] = _loaded(table, compiled)
         for stage in transaction.stages:
-            self._send(stage, compiled, self._connection.commit)
+            to_send = _messages(stage, compiled)
+            with self._own_load() if sum(len(message.data) for message in to_send) > _LARGE else nullcontext():
+                self._commit(to_send)
         _note_chains(transaction, compiled, live)
 
     def delete_tables(self, names: Iterable[str]) -> list[str]:
         """Removes the tables of these names in both families; says which there were. Raises ApplyError, HostError."""
         found = [
-            f"{IP_KEYWORD[family]} {name}"
+            (family, name)
             for name in names
             for family in host_families()
             if self._connection.table(family, name) is not None
         ]
-        if found:
-            self._in_process("".join(f"delete table {table}\n" for table in found), check=False)
-        return found
+        try:
+            if found:
+                self._connection.commit([netlink.delete_table(family, name) for family, name in found])
+        except netlink.KernelError as error:
+            tables = ", ".join(f"{IP_KEYWORD[family]} {name}" for family, name in found)
+            raise kind_of_number(error.number)(f"the kernel refused to delete {tables}: {error}") from error
+        return [f"{IP_KEYWORD[family]} {name}" for family, name in found]
 
-    # -- rules --
+    # -- what only nft can make --
 
-    def _compile(self, transaction: Transaction, live: Live) -> CompiledChains:
-        """The chains that the transaction writes, in the kernel's encoding."""
-        _, missing = self._known_chains(transaction, live)
-        for family, names in missing.items():
-            program = transaction.programs[family]
-            for name, compiled in self._compile_chains(program, names).items():
+    def _needs_nft(self, transaction: Transaction, live: Live) -> bool:
+        chains, tables = self._missing(transaction, live)
+        return bool(chains or tables)
+
+    def _compile(self, transaction: Transaction, live: Live) -> Compiled:
+        """All that the transaction writes, in the kernel's encoding."""
+        chains, tables = self._missing(transaction, live)
+        families = dict.fromkeys([*chains, *tables])
+        wanted = {family: (transaction.programs[family], chains.get(family, [])) for family in families}
+        self._nft_compiles(wanted)
+        return self._known(transaction)
+
+    def _nft_compiles(self, wanted: Mapping[Family, tuple[Program, list[str]]]) -> None:
+        for family, (declared, rules) in (self._workbench.compile(wanted) if wanted else {}).items():
+            program = wanted[family][0]
+            self._declared[family, program.schema] = declared
+            for name, compiled in rules.items():
                 self._compiled[family, chain_of(program, name).digest] = compiled
-        return self._known_chains(transaction, live)[0]
 
-    def _known_chains(
-        self, transaction: Transaction, live: Live
-    ) -> tuple[dict[tuple[Family, str], CompiledChain], dict[Family, list[str]]]:
-        """Those that the transaction writes and that need no nft, and the names of those that do."""
-        known: dict[tuple[Family, str], CompiledChain] = {}
-        missing: dict[Family, list[str]] = {}
+    def _missing(self, transaction: Transaction, live: Live) -> tuple[dict[Family, list[str]], list[Family]]:
+        """The chains, and the families whose set declarations, that the transaction needs and only nft can make."""
+        chains: dict[Family, list[str]] = {}
         for family, name in transaction.chains():
             digest = chain_of(transaction.programs[family], name).digest
-            found = self._compiled.get((family, digest)) or derive_chain(live.tables.get(family), family, name)
-            if found is None:
-                missing.setdefault(family, []).append(name)
-            else:
-                known[family, name] = self._compiled[family, digest] = found
-        return known, missing
-
-    def _compile_chains(self, program: Program, names: list[str]) -> dict[str, CompiledChain]:
-        for _ in range(_COMPILE_ATTEMPTS):
-            try:
-                return compile_chains(self._connection, partial(self._in_process, check=False), program, names)
-            except netlink.InterruptedDumpError:
+            if (family, digest) in self._compiled:
                 continue
-            except netlink.KernelError as error:
-                raise StaleError(f"cannot compile rules: {error}") from error
-        raise StaleError(f"the ruleset changed during each of {_COMPILE_ATTEMPTS} attempts to compile rules")
+            derived = self._derived(live, family, name)
+            if derived is None:
+                chains.setdefault(family, []).append(name)
+            else:
+                self._compiled[family, digest] = derived
+        replaced = (table.program for table in transaction.tables)
+        return chains, [
+            program.family for program in replaced if (program.family, program.schema) not in self._declared
+        ]
+
+    def _derived(self, live: Live, family: Family, name: str) -> CompiledChain | None:
+        """`lb-N` or `pick-N`, where the one for 1 is known."""
+        model = model_of(name)
+        if model is None:
+            return None
+        compiled = self._compiled.get((family, balance_chain(family, model).digest))
+        compiled = compiled or live_model(live.tables.get(family), family, model)
+        return derive_chain(compiled, name) if compiled else None
+
+    def _known(self, transaction: Transaction) -> Compiled:
+        """Of what the transaction writes, all that is compiled."""
+        chains = {}
+        for family, name in transaction.chains():
+            compiled = self._compiled.get((family, chain_of(transaction.programs[family], name).digest))
+            if compiled is not None:
+                chains[family, name] = compiled
+        tables = {}
+        for table in transaction.tables:
+            family = table.program.family
+            declared = self._declared.get((family, table.program.schema))
+            if declared is not None:
+                tables[family] = declared
+        return Compiled(chains, tables)
+
+    def _check_text(self, transaction: Transaction, live: Live) -> Compiled:
+        """Shows nft what it would have to compile; what is known anyway, and empty chains for what is not."""
+        missing, _ = self._missing(transaction, live)
+        families = dict.fromkeys([*missing, *(table.program.family for table in transaction.tables)])
+        replaced = {table.program.family: table for table in transaction.tables}
+        commands = chain.from_iterable(
+            text.render_table(replaced[family].program, replaced[family].entries)
+            if family in replaced
+            else workbench_text(transaction.programs[family], missing[family])
+            for family in families
+        )
+        self._workbench.check("".join(commands), list(families))
+        known = self._known(transaction)
+        unknown = {(family, name): CompiledChain(b"", ()) for family, names in missing.items() for name in names}
+        return Compiled({**known.chains, **unknown}, known.tables)
 
     def _keep_in_front(self, family: Family) -> None:
         """Lets packets meet the table that is to be replaced before the one that replaces it.
@@ -206,58 +289,122 @@ class Kernel:
             # What somebody did to the table may make it impossible; it is replaced all the same.
             return
 
-    def _reread(self, family: Family, live: Live) -> None:
-        """Takes over what nft has loaded; should the ruleset change meanwhile, the next reading tells."""
-        with suppress(netlink.InterruptedDumpError):
-            table = read_table(self._connection, family)
-            if table is not None:
-                live.tables[family] = table
+    # -- sending --
 
-    # -- the two ways in --
+    def _load(self, tables: Iterable[ReplaceTable], compiled: Compiled) -> None:
+        """Makes tables anew. What packets can meet changes in one transaction, the last.
+
+        A table that is there goes in that same transaction, so all of the new one is in it. One that is not there is
+        filled before, in portions, without the chains that packets meet.
+        """
+        for table in tables:
+            self._keep_in_front(table.program.family)
+        last: list[Change] = []
+        filled: list[Family] = []
+        with self._own_load():
+            try:
+                for table in tables:
+                    family = table.program.family
+                    body = chain(table.frame(), table.elements())
+                    if self._connection.table(family, TABLE) is not None:
+                        last += (DeleteTable(family), *body)
+                    else:
+                        filled.append(family)
+                        for portion in self._portions(body, compiled):
+                            self._commit(portion)
+                    last += table.hooks()
+                self._commit(_messages(last, compiled))
+            except BaseException:
+                self._withdraw(filled)
+                raise
+
+    def _portions(self, changes: Iterable[Change], compiled: Compiled) -> Iterator[list[Message]]:
+        largest = self._connection.largest_batch(_PORTION)
+        portion: list[Message] = []
+        size = 0
+        for change, data in messages(changes, compiled):
+            if size + len(data) > largest and portion:
+                yield portion
+                portion, size = [], 0
+            portion.append(Message(change, data))
+            size += len(data)
+        yield portion
+
+    def _withdraw(self, families: Iterable[Family]) -> None:
+        """Removes what was filled and will not be finished."""
+        for family in families:
+            with suppress(netlink.KernelError):
+                self._connection.commit([netlink.delete_table(family, TABLE)])
+
+    def _check_load(self, tables: Iterable[ReplaceTable], compiled: Compiled) -> None:
+        """Each portion of elements together with the sets and rules; so does the last, with the hooks."""
+        for table in tables:
+            family = table.program.family
+            there = [DeleteTable(family)] if self._connection.table(family, TABLE) is not None else []
+            frame = _messages(chain(there, table.frame()), compiled)
+            for portion in self._portions(table.elements(), compiled):
+                self._send([*frame, *portion], self._connection.check)
+            self._send([*frame, *_messages(table.hooks(), compiled)], self._connection.check)
+
+    def _commit(self, to_send: list[Message]) -> None:
+        self._send(to_send, self._connection.commit)
 
     @staticmethod
-    def _send(changes: Iterable[Change], compiled: CompiledChains, send: Callable[[list[bytearray]], None]) -> None:
-        sent = list(messages(changes, compiled))
+    def _send(to_send: list[Message], send: Callable[[list[bytearray]], None]) -> None:
         try:
-            send([message for _, message in sent])
+            send([message.data for message in to_send])
         except netlink.KernelError as error:
-            refused = f": {sent[error.index][0]}" if 0 <= error.index < len(sent) else ""
-            kind = _kind(error.number in _STALE, error.number in _OF_THE_HOST)
-            raise kind(f"the kernel refused a transaction: {error}{refused}") from error
+            refused = f": {to_send[error.index].change}" if 0 <= error.index < len(to_send) else ""
+            raise kind_of_number(error.number)(f"the kernel refused a transaction: {error}{refused}") from error
 
-    def _load(self, tables: Iterable[ReplaceTable], compiled: CompiledChains, *, check: bool) -> None:
-        self._check_namespace()
-        lines = chain.from_iterable(table.lines(compiled) for table in tables)
-        first = list(islice(lines, _IN_PROCESS_LINES))
-        if len(first) < _IN_PROCESS_LINES:
-            self._in_process("".join(first), check=check)
-        else:
-            with self._monitor.own_load() if self._monitor and not check else nullcontext():
-                _in_subprocess(first, lines, check=check)
+    @contextmanager
+    def _own_load(self) -> Iterator[None]:
+        """A large change of ours that the monitor does not listen to."""
+        if self._monitor is None:
+            yield
+            return
+        with self._monitor.own_load() as load:
+            before = self._connection.commits
+            try:
+                yield
+            finally:
+                load.commits = self._connection.commits - before
+
+    @contextmanager
+    def _own_commit(self) -> Iterator[None]:
+        """What nft commits for us."""
+        with self._monitor.own_commit() if self._monitor is not None else nullcontext():
+            yield
 
     def _check_namespace(self) -> None:
-        """The socket stays where it was opened, but nft would work wherever its caller is."""
+        """The socket stays where it was opened, but nft works wherever its caller is."""
         if _network_namespace() != self._namespace:
             raise AssertionError("a Kernel was opened in one network namespace and is used in another")
 
-    def _in_process(self, commands: str, *, check: bool) -> None:
-        self._check_namespace()
-        if self._libnftables is None:
-            self._libnftables = _open_libnftables()
-        self._libnftables.set_dry_run(check)
-        with self._monitor.own_commit() if self._monitor and not check else nullcontext():
-            status, _, message = self._libnftables.cmd(commands)
-            if status:
-                raise _refusal(message, commands)
+
+def _messages(changes: Iterable[Change], compiled: Compiled) -> list[Message]:
+    return [Message(change, data) for change, data in messages(changes, compiled)]
 
 
-def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live) -> None:
+def _loaded(table: ReplaceTable, compiled: Compiled) -> LiveTable:
+    """What the kernel holds after a load."""
+    family, program = table.program.family, table.program
+    declared_as = compiled.tables[family].listed_as
+    live = LiveTable(program.schema, declared_as)
+    live.fingerprints[SETS] = Fingerprint(program.schema, declared_as)
+    for name in table.chains:
+        written = compiled.chains[family, name]
+        live.note(name, chain_of(program, name).digest, written.declaration, list(written.rules))
+    return live
+
+
+def _note_chains(transaction: Transaction, compiled: Compiled, live: Live) -> None:
     """Follows in memory what a transaction did to the chains."""
     for change in chain.from_iterable(transaction.stages):
         if isinstance(change, DeleteTable):
             live.tables.pop(change.family, None)
         elif isinstance(change, WriteRules):
-            written = compiled[change.family, change.chain.name]
+            written = compiled.chains[change.family, change.chain.name]
             table = live.tables[change.family]
             table.note(change.chain.name, change.chain.digest, written.declaration, list(written.rules))
         elif isinstance(change, DeleteChains):
@@ -265,101 +412,13 @@ def _note_chains(transaction: Transaction, compiled: CompiledChains, live: Live)
                 live.tables[change.family].forget(name)
 
 
-# ENOENT, EEXIST, EBUSY, ERESTART: another program's commit came between. ENOBUFS: the answer was lost, so nobody knows.
-_STALE = {2, 17, 16, 85, 105}
-_STALE_WORDS = re.compile(r"No such file or directory|File exists|Device or resource busy|Interrupted system call")
-# EPERM, EACCES, ENOMEM: whatever it is that the kernel was asked for. A table may be another program's own.
-_OF_THE_HOST = {1, 13, 12}
-_HOST_WORDS = re.compile(r"Operation not permitted|Permission denied|Cannot allocate memory")
-
-
-def _kind(is_stale: bool, is_of_the_host: bool) -> type[RulegenError]:
-    """Who has to do something about a refusal: we, by planning anew; the host's owner; or the owner of a Service."""
-    if is_stale:
-        return StaleError
-    return HostError if is_of_the_host else ApplyError
-
-
-def _in_subprocess(first: list[str], rest: Iterable[str], *, check: bool) -> None:
-    """Streams the commands into `nft -f -`. Raises ApplyError, HostError."""
-    import tempfile
-
-    # An nft that outlived this process would take the input's early end for its end, and load a part.
-    arguments = ["setpriv", "--pdeathsig", "KILL", "nft", *(["--check"] if check else []), "--file", "-"]
-    with tempfile.TemporaryFile("w+") as errors:
-        try:
-            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
-        except OSError as error:
-            raise HostError(f"cannot run setpriv: {error.strerror}") from error
-        try:
-            # An nft that stops reading says why on standard error.
-            with suppress(BrokenPipeError), io.TextIOWrapper(process.stdin or io.BytesIO(), "utf-8") as pipe:
-                pipe.writelines(first)
-                pipe.writelines(rest)
-            status = process.wait(_NFT_TIMEOUT)
-        except BaseException:
-            process.kill()  # before its input ended nft has sent nothing to the kernel
-            process.wait()
-            raise
-        if status:
-            errors.seek(0)
-            raise _refusal(errors.read(), "")
-
-
-_NFT_ERROR = re.compile(
-    r"^(?:\S+?:(?P<line>\d+):[\d-]+: |netlink: )?Error: (?P<message>.*)$",
-    re.MULTILINE,
-)
-_TOO_LARGE = "Message too long"
-
-
-def _refusal(output: str, commands: str) -> RulegenError:
-    """Nft's words as one line, with the command that it names."""
-    match = _NFT_ERROR.search(output)
-    if match is not None and _TOO_LARGE in match["message"]:
-        return ApplyError(f"the kernel refused a transaction: {_TOO_LARGE} ({netlink.SIZE_HINT})")
-    if match is None:
-        return ApplyError(f"nft failed: {' '.join(output.split())[:300] or 'without a message'}")
-    command = ""
-    if match["line"] and commands:
-        command = commands.splitlines()[int(match["line"]) - 1].strip()
-    else:
-        following = output[match.end() :].lstrip("\n").partition("\n")[0].strip()
-        command = "" if set(following) <= {"^", " "} else following
-    kind = _kind(bool(_STALE_WORDS.search(match["message"])), bool(_HOST_WORDS.search(match["message"])))
-    return kind(f"the kernel refused a transaction: {match['message']}{f': {command[:300]}' if command else ''}")
-
-
 def _network_namespace() -> tuple[int, int]:
     status = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - a Path resolves the link
     return status.st_dev, status.st_ino
 
 
-def _open_libnftables() -> Any:
-    try:
-        import nftables
-    except ImportError as error:
-        raise HostError(
-            "the Python module nftables is missing: install the distribution's python3-nftables "
-            "and use its Python (/usr/bin/python3)"
-        ) from error
-    return nftables.Nftables()
-
-
-def _check_versions() -> None:
-    """Raises HostError for a kernel or an nft that is too old, or no nft."""
+def _check_version() -> None:
+    """Raises HostError for a kernel that is too old."""
     release = os.uname().release
-    kernel = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
-    if kernel < MINIMUM_KERNEL:
-        raise HostError(f"rulegen needs Linux {_dotted(MINIMUM_KERNEL)} or newer, this is {release}")
-    try:
-        output = subprocess.run(["nft", "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostError("cannot run nft: install the package nftables") from error
-    version = tuple(int(part) for part in re.findall(r"\d+", output)[:3])
-    if version < MINIMUM_NFT:
-        raise HostError(f"rulegen needs nft {_dotted(MINIMUM_NFT)} or newer, this is {_dotted(version)}")
-
-
-def _dotted(version: Iterable[int]) -> str:
-    return ".".join(map(str, version))
+    if tuple(int(part) for part in re.findall(r"\d+", release)[:2]) < MINIMUM_KERNEL:
+        raise HostError(f"rulegen needs Linux {'.'.join(map(str, MINIMUM_KERNEL))} or newer, this is {release}")

@@ -172,6 +172,7 @@ class Container:
         self.key, self.data = fields
         self.interval = interval
         self.ip = IP_KEYWORD[family]
+        # Chains, or what others have put into the table: an entry's key is a name.
         self.is_chains = not self.key
         self.is_verdict_map = self.data == (Field.VERDICT,)
         self.key_length = sum(field.length for field in self.key)
@@ -236,6 +237,8 @@ class Layout:
         self.affinity = Container(
             family, len(self.containers) + 1, "affinity", ((Field.CLASSID, *client), register), interval=False
         )
+        # What others have put into the table, by kind and name: `set intruder`.
+        self.foreign = Container(family, len(self.containers) + 2, "foreign", ((), ()), interval=False)
         self.sets = [*(c for c in self.containers if not c.is_chains), self.fingerprints, self.affinity]
         self.by_name = {container.name: container for container in self.sets}
 

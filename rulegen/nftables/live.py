@@ -2,12 +2,13 @@
 
 In: a netlink connection. Out: `Live`: entries as the compiler makes them, and what is needed to change chains. A chain
 counts as what its fingerprint says it was loaded from, as long as the kernel still holds what it made of that text
-then; so neither the version of nft that wrote a rule nor the one that would list it matters. Changes nothing.
+then; so neither the version of nft that wrote a rule nor the one that would list it matters. Where a fingerprint does
+not say what the kernel made of a text, as in a table that `nft -f` loaded, `unproven` and `prove` do. Changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from struct import calcsize
@@ -16,12 +17,17 @@ from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.nftables import netlink
 from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
+from rulegen.nftables.likely import likely_keys
 from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, KernelError
 from rulegen.nftables.program import AFFINITY_SIZE
 
 ALTERED = Value(b"altered")
+# Among the fingerprints, which are of chains, that of the declarations of the sets.
+SETS = "(sets)"
 _SCHEMA_COMMENT = "rulegen schema "
 _ATTEMPTS = 20
+# From so many elements on, looking up each costs less than a listing.
+_LARGE = 150_000
 _VERDICT_LENGTH = 2 * calcsize("P")  # the kernel's own structure: a code, and a pointer to the chain
 # ENOENT, ENOBUFS: a table that another program just removed; a listing that outran its reader.
 _GONE_MEANWHILE = {2, 105}
@@ -39,11 +45,16 @@ class Fingerprint:
 class LiveTable:
     """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's.
 
-    By chain: `fingerprints`, `rules` and `declarations` (its hook, empty without one) as the kernel holds them, and
+    `declared_as`: the digest of what the kernel lists of them. `foreign`: by kind and name, with the kernel's number of
+    the kind, what is none of rulegen's. `sizes`: how many elements a set had, None on a kernel that does not say. By
+    chain: `fingerprints`, `rules` and `declarations` (its hook, empty without one) as the kernel holds them, and
     `listed_as`, the digest of these two.
     """
 
     schema: str
+    declared_as: str = ""
+    foreign: dict[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     rules: dict[str, list[bytes]] = field(default_factory=dict)
     listed_as: dict[str, str] = field(default_factory=dict)
@@ -56,6 +67,11 @@ class LiveTable:
         self.listed_as[name] = listed_as
         self.declarations[name] = declaration
         self.rules[name] = rules
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it is known what the kernel made of the declarations of the sets."""
+        return SETS in self.fingerprints and bool(self.fingerprints[SETS].loaded_as)
 
     def forget(self, name: str) -> None:
         """Follows a chain that was deleted."""
@@ -92,7 +108,7 @@ def _read(connection: Connection) -> Live:
             continue
         live.tables[family] = table
         if table.schema:
-            live.entries.update(_entries(connection, layout, table))
+            live.entries |= _entries(connection, layout, table)
     return live
 
 
@@ -107,10 +123,15 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
     if info is None:
         return None
     layout = LAYOUTS[family]
-    if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(connection, layout):
+    sets = {found.name: found for found in connection.sets(family, TABLE)}
+    if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(layout, sets):
         return LiveTable("")
-    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT))
+    declared_as = declarations_digest(sets[container.name].declaration for container in layout.sets)
+    table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as, _foreign(connection, layout, sets))
+    table.sizes = {name: found.elements for name, found in sets.items()}
     table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
+    if table.is_declared and table.fingerprints[SETS].loaded_as != declared_as:
+        return LiveTable("")
     for rule in connection.rules(family, TABLE):
         table.rules.setdefault(rule.chain, []).append(rule.expressions)
     for chain in connection.chains(family, TABLE):
@@ -131,13 +152,49 @@ def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
     return state.hexdigest()[:16]
 
 
-def _has_sets(connection: Connection, layout: Layout) -> bool:
-    live = {info.name: info for info in connection.sets(layout.family, TABLE)}
-    return all(live.get(container.name) == _set_info(layout, container) for container in layout.sets)
+def declarations_digest(declarations: Iterable[bytes]) -> str:
+    """Names sets as the kernel lists their declarations, in whatever order."""
+    return listing_digest(b"", sorted(declarations))
 
 
-def _set_info(layout: Layout, container: Container) -> netlink.SetInfo:
-    """What the kernel says of a set or map that nft declared as the template has it."""
+def _has_sets(layout: Layout, sets: Mapping[str, netlink.SetInfo]) -> bool:
+    return all(
+        container.name in sets and sets[container.name][1:5] == _set_info(layout, container)
+        for container in layout.sets
+    )
+
+
+# linux/netfilter/nf_tables.h, NFT_OBJECT_*.
+_OBJECT_WORDS = {
+    1: "counter",
+    2: "quota",
+    3: "ct helper",
+    4: "limit",
+    5: "connlimit",
+    6: "tunnel",
+    7: "ct timeout",
+    8: "secmark",
+    9: "ct expectation",
+    10: "synproxy",
+}
+SET_WORDS = ("set", "map")
+FLOWTABLE_WORD = "flowtable"
+
+
+def _foreign(connection: Connection, layout: Layout, sets: Mapping[str, netlink.SetInfo]) -> dict[str, int]:
+    """Sets without a name belong to a rule, and go with it."""
+    found = {
+        f"{SET_WORDS[bool(info.flags & (netlink.SET_MAP | netlink.SET_OBJECT_MAP))]} {name}": 0
+        for name, info in sets.items()
+        if name not in layout.by_name and not info.flags & netlink.SET_ANONYMOUS
+    }
+    for kind, name in connection.objects(layout.family, TABLE):
+        found[f"{_OBJECT_WORDS.get(kind, f'object-{kind}')} {name}"] = kind
+    return found | {f"{FLOWTABLE_WORD} {name}": 0 for name in connection.flowtables(layout.family, TABLE)}
+
+
+def _set_info(layout: Layout, container: Container) -> tuple[int, int, int, int]:
+    """What the kernel says of a set or map that nft declared as the template has it: flags, lengths, size."""
     flags = netlink.SET_MAP if container.data else 0
     if container.interval:
         flags |= netlink.SET_INTERVAL | (netlink.SET_CONCATENATION if len(container.key) > 1 else 0)
@@ -146,7 +203,7 @@ def _set_info(layout: Layout, container: Container) -> netlink.SetInfo:
         flags |= netlink.SET_TIMEOUT | netlink.SET_DYNAMIC
         size = AFFINITY_SIZE
     data_length = _VERDICT_LENGTH if container.is_verdict_map else container.data_length
-    return netlink.SetInfo(container.name, flags, container.key_length, data_length, size)
+    return flags, container.key_length, data_length, size
 
 
 def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprint]]:
@@ -156,21 +213,63 @@ def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprin
             yield words[0], Fingerprint(words[1], words[2] if len(words) == 3 else "")
 
 
-def _entries(connection: Connection, layout: Layout, table: LiveTable) -> Iterator[tuple[EntryKey, Value]]:
+def _entries(connection: Connection, layout: Layout, table: LiveTable) -> dict[EntryKey, Value]:
+    entries: dict[EntryKey, Value] = {}
     for name, listed_as in table.listed_as.items():
         known = table.fingerprints.get(name)
         intact = known is not None and known.loaded_as in {"", listed_as}
-        yield (layout.chains, name.encode()), Value(known.loaded_from.encode()) if known and intact else ALTERED
+        entries[layout.chains, name.encode()] = Value(known.loaded_from.encode()) if known and intact else ALTERED
+    for name in table.foreign:
+        entries[layout.foreign, name.encode()] = Value()
     for container in layout.containers:
         if not container.is_chains:
-            elements = connection.elements(layout.family, TABLE, container.name)
-            for key, value in _keyed(container, elements):
-                yield (container, key), value
+            size = table.sizes.get(container.name) or 0
+            found = _by_key(connection, container, likely_keys(layout, container, entries)) if size >= _LARGE else []
+            is_whole = len(found) == size >= _LARGE
+            for key, value in found if is_whole else _keyed(connection, container):
+                entries[container, key] = value
+    return entries
 
 
-def _keyed(container: Container, elements: Iterator[Element]) -> Iterator[tuple[bytes, Value]]:
+def _by_key(connection: Connection, container: Container, keys: list[bytes]) -> list[tuple[bytes, Value]]:
+    """The elements of `keys` that are there; none when the ruleset changed meanwhile."""
+    generation = connection.generation()
+    found = connection.lookup(container, TABLE, keys)
+    return found if connection.generation() == generation else []
+
+
+def unproven(live: Live, family: Family, desired: Mapping[EntryKey, Value]) -> list[str]:
+    """The chains that count as what is wanted, though nobody has noted what the kernel made of their text."""
+    table, chains = live.tables[family], LAYOUTS[family].chains
+    return [
+        name
+        for name, known in table.fingerprints.items()
+        if not known.loaded_as
+        and (value := live.entries.get((chains, name.encode()))) is not None
+        and value == desired.get((chains, name.encode()))
+    ]
+
+
+def prove(live: Live, family: Family, declared_as: str, listed_as: Mapping[str, str]) -> None:
+    """Corrects what counted as wanted and is something else: the whole table, or chains.
+
+    `declared_as` and `listed_as`: what the kernel makes of the set declarations, and of the chains that are unproven.
+    """
+    table, chains = live.tables[family], LAYOUTS[family].chains
+    if not table.is_declared and table.declared_as != declared_as:
+        live.tables[family] = LiveTable("")
+        for entry in [entry for entry in live.entries if entry[0].family is family]:
+            del live.entries[entry]
+        return
+    for name, digest in listed_as.items():
+        if table.listed_as[name] != digest:
+            live.entries[chains, name.encode()] = ALTERED
+
+
+def _keyed(connection: Connection, container: Container) -> Iterator[tuple[bytes, Value]]:
     if not container.interval:
-        return ((element.key, element.value) for element in elements)
+        return connection.entries(container, TABLE)
+    elements = connection.elements(container.family, TABLE, container.name)
     if len(container.key) > 1:
         return ((element.key + (element.key_end or element.key), element.value) for element in elements)
     return _ranges(container.key[0], elements)

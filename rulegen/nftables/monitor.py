@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rulegen.errors import HostError, printable
@@ -35,6 +36,13 @@ class Intrusion(NamedTuple):
     """Somebody else changed our table, or may have. `by`: the process, as words."""
 
     by: str
+
+
+@dataclass
+class OwnLoad:
+    """A load of ours: how many commits it took."""
+
+    commits: int = 0
 
 
 class Monitor:
@@ -85,16 +93,18 @@ class Monitor:
             self._own_generations.add(after)
 
     @contextmanager
-    def own_load(self) -> Iterator[None]:
-        """As `own_commit`, for a large one: while anybody listens, the kernel takes more than twice as long for it."""
-        expected = self._generation()
+    def own_load(self) -> Iterator[OwnLoad]:
+        """Not to be listened to: while anybody listens, the kernel takes more than twice as long for a large load.
+
+        What was committed within and is not counted as ours, somebody else has committed.
+        """
+        before, load = self._generation(), OwnLoad()
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_DROP_MEMBERSHIP, _GROUP_NFTABLES)
         try:
-            yield
-            expected += 1
+            yield load
         finally:
             self._listen()
-            self.has_missed = self.has_missed or self._generation() > expected
+            self.has_missed = self.has_missed or self._generation() > before + load.commits
 
     def read(self) -> list[Intrusion]:
         """What has happened since the last call; does not wait."""

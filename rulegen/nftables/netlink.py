@@ -2,7 +2,7 @@
 
 In: entries and bytes. Out: netlink batches, and what the kernel lists or refuses. The path of a change goes this way
 because libnftables fetches every set of the host for each command, other tables' too, and a listing as text depends
-on the version of nft. Loads of many elements are sent as text instead (`apply`). Knows no Service and decides nothing.
+on the version of nft. Knows no Service and decides nothing.
 
 Messages and attributes are those of linux/netfilter/nf_tables.h; numbers in them are big-endian.
 """
@@ -14,7 +14,8 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -23,6 +24,7 @@ from msgspec import Struct
 from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.netlink import (
+    ACK,
     ATTRIBUTE,
     DUMP,
     DUMP_INTERRUPTED,
@@ -45,12 +47,14 @@ _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
 _SUBSYSTEM = 10 << 8
-_GETTABLE, _DELTABLE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
+_NEWTABLE, _GETTABLE, _DELTABLE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _NEWCHAIN, _GETCHAIN, _DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4, _SUBSYSTEM | 5
 _NEWRULE, _GETRULE, _DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
-_GETSET = _SUBSYSTEM | 10
+_NEWSET, _GETSET, _DELSET = _SUBSYSTEM | 9, _SUBSYSTEM | 10, _SUBSYSTEM | 11
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
 _GETGEN = _SUBSYSTEM | 16
+_GETOBJ, _DELOBJ = _SUBSYSTEM | 19, _SUBSYSTEM | 20
+_GETFLOWTABLE, _DELFLOWTABLE = _SUBSYSTEM | 23, _SUBSYSTEM | 24
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 
 _CREATE, _APPEND = 0x400, 0x800
@@ -62,10 +66,36 @@ _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5,
 _HOOK_PRIORITY = 2
 _CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, NESTED), (_CHAIN_POLICY, 0))
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
-_SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH, _SET_DESCRIPTION = 1, 2, 3, 5, 7, 9
-_DESCRIPTION_SIZE = 1
-SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_DYNAMIC, SET_CONCATENATION = 0x04, 0x08, 0x10, 0x20, 0x80
+_SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _SET_DATA_TYPE, _SET_DATA_LENGTH = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+)
+_SET_POLICY, _SET_DESCRIPTION, _SET_ID, _SET_TIMEOUT, _SET_GC_INTERVAL, _SET_USERDATA = 8, 9, 10, 11, 12, 13
+_SET_COUNT = 20
+_DESCRIPTION_SIZE, _DESCRIPTION_CONCATENATION = 1, 2
+# What a set was declared with. A listing has more: what the kernel counts, how it has built the set.
+_SET_DECLARATION = (
+    _SET_NAME,
+    _SET_FLAGS,
+    _SET_KEY_TYPE,
+    _SET_KEY_LENGTH,
+    _SET_DATA_TYPE,
+    _SET_DATA_LENGTH,
+    _SET_POLICY,
+    _SET_TIMEOUT,
+    _SET_GC_INTERVAL,
+    _SET_USERDATA,
+)
+SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT = 0x01, 0x04, 0x08, 0x10
+SET_DYNAMIC, SET_OBJECT_MAP, SET_CONCATENATION = 0x20, 0x40, 0x80
 _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
+_OBJECT_TABLE, _OBJECT_NAME, _OBJECT_TYPE = 1, 2, 3
+_FLOWTABLE_TABLE, _FLOWTABLE_NAME = 1, 2
 _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS = 1, 2, 3
 _ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 4, 5, 6, 10
 _DATA_VALUE, _DATA_VERDICT = 1, 2
@@ -81,11 +111,17 @@ _VERDICT_WORDS = {code: word for word, code in _VERDICT_CODES.items()}
 
 _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 
+_FAMILY_WORDS = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
+
 _TWO_ATTRIBUTES = struct.Struct("=HHHH")
 _U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
 _ELEMENTS_PER_MESSAGE = 128
+# Answers come in a packet each, of some kilobytes; so many fit into the receive buffer of a user without privileges.
+_KEYS_PER_REQUEST = 64
 
+# The marks around a transaction, and what the kernel keeps of a socket's buffer for itself.
+_BATCH_OVERHEAD = 256
 # Root's socket buffers may be larger than that.
 SIZE_HINT = "without root a transaction is limited by the sysctl net.core.wmem_max"
 
@@ -101,9 +137,10 @@ class KernelError(Exception):
 
 
 class TableInfo(NamedTuple):
-    """A table of ours: its comment, and whether packets are kept from it."""
+    """A table: its comment, also as the attribute that declares it, and whether packets are kept from it."""
 
     comment: str
+    comment_attribute: bytes
     is_dormant: bool
 
 
@@ -122,13 +159,26 @@ class RuleInfo(NamedTuple):
 
 
 class SetInfo(NamedTuple):
-    """A set or map: lengths in bytes, 0 for no data; a `size` of 0 is no limit to the number of elements."""
+    """A set or map: lengths in bytes, 0 for no data; a `size` of 0 is no limit to the number of elements.
+
+    `declaration`: the attributes that declare it, its name among them. `elements`: how many it has, None before Linux
+    6.16 or so, which does not say.
+    """
 
     name: str
     flags: int
     key_length: int
     data_length: int
     size: int
+    declaration: bytes
+    elements: int | None
+
+
+class ObjectInfo(NamedTuple):
+    """A named object; `kind` is the kernel's number for counter, quota and the like."""
+
+    kind: int
+    name: str
 
 
 class Element(Struct, frozen=True, gc=False):
@@ -155,6 +205,35 @@ def _text(kind: int, text: str) -> bytes:
 def delete_table(family: Family, table: str) -> bytearray:
     """`delete table ip rulegen`."""
     return message(_DELTABLE, REQUEST, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table))
+
+
+def new_table(family: Family, table: str, comment: bytes) -> bytearray:
+    """`add table ip rulegen { comment ... }`; `comment` as in `TableInfo.comment_attribute`."""
+    return message(_NEWTABLE, REQUEST | _CREATE, _FAMILY_NUMBERS[family], _text(_TABLE_NAME, table) + comment)
+
+
+def new_set(family: Family, table: str, number: int, declaration: bytes) -> bytearray:
+    """`add set ip rulegen NAME { ... }`; `declaration` as in `SetInfo`, `number` its own within the transaction."""
+    payload = _text(_SET_TABLE, table) + declaration + attribute(_SET_ID, _U32.pack(number))
+    return message(_NEWSET, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+
+
+def delete_set(family: Family, table: str, name: str) -> bytearray:
+    """`delete set ip rulegen NAME`, or a map."""
+    payload = _text(_SET_TABLE, table) + _text(_SET_NAME, name)
+    return message(_DELSET, REQUEST, _FAMILY_NUMBERS[family], payload)
+
+
+def delete_object(family: Family, table: str, kind: int, name: str) -> bytearray:
+    """`delete counter ip rulegen NAME`, or another object; `kind` as in `ObjectInfo`."""
+    payload = _text(_OBJECT_TABLE, table) + _text(_OBJECT_NAME, name) + attribute(_OBJECT_TYPE, _U32.pack(kind))
+    return message(_DELOBJ, REQUEST, _FAMILY_NUMBERS[family], payload)
+
+
+def delete_flowtable(family: Family, table: str, name: str) -> bytearray:
+    """`delete flowtable ip rulegen NAME`."""
+    payload = _text(_FLOWTABLE_TABLE, table) + _text(_FLOWTABLE_NAME, name)
+    return message(_DELFLOWTABLE, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_chain(family: Family, table: str, name: str, declaration: bytes) -> bytearray:
@@ -206,8 +285,28 @@ def with_modulus(expressions: bytes, modulus: int) -> bytes:
 
 def add_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`add element ip rulegen NAME { ... }`; as many as `chunks` gives."""
-    items = [item for key, value in entries for item in _items(container, key, value)]
+    before_key, before_data = _frame(container)
+    items: list[bytes] = []
+    for key, value in entries:
+        if value.comment or before_data is None:
+            items += _items(container, key, value)
+        else:
+            items.append(b"".join((before_key, key, before_data, value.data)))
     return _elements(_NEWSETELEM, REQUEST | _CREATE, container, table, items)
+
+
+@lru_cache(maxsize=128)
+def _frame(container: Container) -> tuple[bytes, bytes | None]:
+    """What stands before an element's key and before its data, where no comment follows and all have the same length.
+
+    Nearly all elements of a large ruleset are of that kind. None in place of the second: these never are.
+    """
+    if container.interval or container.is_verdict_map:
+        return b"", None
+    key, data = bytes(container.key_length), bytes(container.data_length)
+    frame = _key(key) + _content(container, Value(data))
+    before_key = frame[: 2 * ATTRIBUTE.size]
+    return before_key, frame[len(before_key) + len(key) : len(frame) - len(data)]
 
 
 def add_expiring_element(
@@ -228,7 +327,8 @@ def delete_elements(container: Container, table: str, entries: list[tuple[bytes,
 
 def _elements(kind: int, flags: int, container: Container, table: str, items: list[bytes]) -> bytearray:
     payload = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name)
-    payload += attribute(_ELEMENTS | NESTED, b"".join(attribute(_LIST_ITEM | NESTED, item) for item in items))
+    listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, _LIST_ITEM | NESTED) + item for item in items])
+    payload += attribute(_ELEMENTS | NESTED, listed)
     return message(kind, flags, _FAMILY_NUMBERS[container.family], payload)
 
 
@@ -308,6 +408,46 @@ def _parse_element(data: bytes) -> Element:
     return _parse_any_element(data)
 
 
+def _any_entries(payload: bytes) -> list[tuple[bytes, Value]]:
+    """The entries of a list of elements."""
+    elements = (_parse_element(item) for _, item in attributes(payload))
+    return [(element.key, element.value) for element in elements]
+
+
+def _plain_entries(container: Container, payload: bytes) -> list[tuple[bytes, Value]] | None:
+    """The same where all elements have a key, a value if it is a map of data, and nothing else; None for any other.
+
+    Then they are equally long, and their headers are those of the first.
+    """
+    if container.is_verdict_map or not payload:
+        return None
+    layout = _plain_layout(container.key_length, container.data_length)
+    if len(payload) % layout.size or _LIST_LENGTH.unpack_from(payload)[0] != layout.size:
+        return None
+    if not container.data:
+        first, _ = next(layout.iter_unpack(payload))
+        found = [(key, _EMPTY) for header, key in layout.iter_unpack(payload) if header == first]
+    else:
+        first, _, second, _ = next(layout.iter_unpack(payload))
+        found = [
+            (key, Value(data))
+            for header, key, data_header, data in layout.iter_unpack(payload)
+            if header == first and data_header == second
+        ]
+    known = _any_entries(payload[: layout.size]) == found[:1]
+    return found if known and len(found) * layout.size == len(payload) else None
+
+
+_LIST_LENGTH = struct.Struct("=H")
+
+
+@lru_cache(maxsize=64)
+def _plain_layout(key_length: int, data_length: int) -> struct.Struct:
+    """An item of a list: headers, key, and, of a map, headers and data."""
+    data = f"8s{data_length}s" if data_length else ""
+    return struct.Struct(f"=12s{key_length}s{data}")
+
+
 def _parse_any_element(data: bytes) -> Element:
     parts = dict(attributes(data))
     content = parts.get(_ELEMENT_DATA)
@@ -330,16 +470,34 @@ def _parse_data(payload: bytes) -> bytes:
     return f"{word} {_name(parts.get(_VERDICT_CHAIN, b''))}".encode()
 
 
+def _set_declaration(parts: Mapping[int, bytes]) -> bytes:
+    description = dict(attributes(parts.get(_SET_DESCRIPTION, b"")))
+    known = (_DESCRIPTION_SIZE, _DESCRIPTION_CONCATENATION)
+    content = b"".join(
+        attribute(kind | (NESTED if kind == _DESCRIPTION_CONCATENATION else 0), description[kind])
+        for kind in known
+        if kind in description
+    )
+    return b"".join(
+        (
+            *(attribute(kind, parts[kind]) for kind in _SET_DECLARATION if kind in parts),
+            attribute(_SET_DESCRIPTION | NESTED, content) if content else b"",
+        )
+    )
+
+
 class Connection:
-    """A netlink socket to nf_tables in the network namespace of the thread that opens it.
+    """A netlink socket to nf_tables: `opened`, or one in the network namespace of the thread that opens it.
 
     Raises HostError when the kernel has no nf_tables or privileges lack, `KernelError` for what it refuses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opened: socket.socket | None = None) -> None:
         """Opens the socket."""
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+            self._socket = opened or socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+            )
             self._socket.bind((0, 0))
         except OSError as error:
             raise HostError(f"cannot open a netlink socket to netfilter: {error.strerror}") from error
@@ -347,6 +505,8 @@ class Connection:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._set_buffer(_SO_RCVBUFFORCE, socket.SO_RCVBUF, 4 << 20)
         self._sequence = 0
+        # How many transactions of this connection's are in force.
+        self.commits = 0
 
     def _set_buffer(self, force: int, ordinary: int, size: int) -> None:
         try:
@@ -384,10 +544,10 @@ class Connection:
 
     # -- listing --
 
-    def _dump(self, kind: int, family: Family | None, payload: bytes = b"") -> list[bytes]:
+    def _dump(self, kind: int, family: int, payload: bytes = b"") -> list[bytes]:
         """All answers to a listing, each without its headers. Raises InterruptedDumpError."""
         self._sequence += 1
-        request = message(kind, REQUEST | DUMP, 0 if family is None else _FAMILY_NUMBERS[family], payload)
+        request = message(kind, REQUEST | DUMP, family, payload)
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
         answers: list[bytes] = []
@@ -426,19 +586,29 @@ class Connection:
             raise KernelError(-struct.unpack_from("=i", data, HEADER.size)[0], -1)
         return [data[HEADER.size + 4 :]]
 
+    def tables_with_sets(self) -> list[str]:
+        """Everybody's tables that have sets or maps, as `ip NAME`."""
+        found = dict.fromkeys(
+            f"{word} {_name(dict(attributes(answer))[_SET_TABLE])}"
+            for word, number in _FAMILY_WORDS.items()
+            for answer in self._dump(_GETSET, number)
+        )
+        return list(found)
+
     def table(self, family: Family, name: str) -> TableInfo | None:
         """The table, None when there is none."""
-        for answer in self._dump(_GETTABLE, family):
+        for answer in self._dump(_GETTABLE, _FAMILY_NUMBERS[family]):
             parts = dict(attributes(answer))
             if _name(parts[_TABLE_NAME]) == name:
+                userdata = parts.get(_TABLE_USERDATA, b"")
                 is_dormant = bool(_number(parts, _TABLE_FLAGS) & _DORMANT)
-                return TableInfo(_comment(parts.get(_TABLE_USERDATA, b"")), is_dormant)
+                return TableInfo(_comment(userdata), attribute(_TABLE_USERDATA, userdata), is_dormant)
         return None
 
     def chains(self, family: Family, table: str) -> list[ChainInfo]:
         """The table's chains, in the order in which they were made."""
         found = []
-        for answer in self._dump(_GETCHAIN, family):
+        for answer in self._dump(_GETCHAIN, _FAMILY_NUMBERS[family]):
             parts = dict(attributes(answer))
             if _name(parts[_CHAIN_TABLE]) == table:
                 declaration = b"".join(
@@ -450,7 +620,7 @@ class Connection:
     def rules(self, family: Family, table: str) -> list[RuleInfo]:
         """The table's rules, chain by chain in order."""
         found = []
-        for answer in self._dump(_GETRULE, family, _text(_RULE_TABLE, table)):
+        for answer in self._dump(_GETRULE, _FAMILY_NUMBERS[family], _text(_RULE_TABLE, table)):
             parts = dict(attributes(answer))
             found.append(RuleInfo(_name(parts[_RULE_CHAIN]), parts.get(_RULE_EXPRESSIONS, b"")))
         return found
@@ -458,7 +628,7 @@ class Connection:
     def sets(self, family: Family, table: str) -> list[SetInfo]:
         """The table's sets and maps."""
         found = []
-        for answer in self._dump(_GETSET, family, _text(_SET_TABLE, table)):
+        for answer in self._dump(_GETSET, _FAMILY_NUMBERS[family], _text(_SET_TABLE, table)):
             parts = dict(attributes(answer))
             found.append(
                 SetInfo(
@@ -467,13 +637,71 @@ class Connection:
                     key_length=_number(parts, _SET_KEY_LENGTH),
                     data_length=_number(parts, _SET_DATA_LENGTH),
                     size=_number(dict(attributes(parts.get(_SET_DESCRIPTION, b""))), _DESCRIPTION_SIZE),
+                    declaration=_set_declaration(parts),
+                    elements=_number(parts, _SET_COUNT) if _SET_COUNT in parts else None,
                 )
             )
         return found
 
+    def objects(self, family: Family, table: str) -> list[ObjectInfo]:
+        """The table's counters, quotas and other named objects."""
+        found = []
+        for answer in self._dump(_GETOBJ, _FAMILY_NUMBERS[family], _text(_OBJECT_TABLE, table)):
+            parts = dict(attributes(answer))
+            if _name(parts[_OBJECT_TABLE]) == table:
+                found.append(ObjectInfo(_number(parts, _OBJECT_TYPE), _name(parts[_OBJECT_NAME])))
+        return found
+
+    def flowtables(self, family: Family, table: str) -> list[str]:
+        """The names of the table's flowtables."""
+        listed = self._dump(_GETFLOWTABLE, _FAMILY_NUMBERS[family], _text(_FLOWTABLE_TABLE, table))
+        tables = (dict(attributes(answer)) for answer in listed)
+        return [_name(parts[_FLOWTABLE_NAME]) for parts in tables if _name(parts[_FLOWTABLE_TABLE]) == table]
+
+    def entries(self, container: Container, table: str) -> Iterator[tuple[bytes, Value]]:
+        """The keys and values of a set or map without intervals; much faster than `elements`."""
+        wanted = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name)
+        for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[container.family], wanted):
+            for kind, payload in attributes(answer):
+                if kind == _ELEMENTS:
+                    yield from _plain_entries(container, payload) or _any_entries(payload)
+
+    def lookup(self, container: Container, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
+        """Those of `keys`, in a set or map without intervals, that are there."""
+        found: list[tuple[bytes, Value]] = []
+        position = 0
+        while position < len(keys):
+            part = keys[position : position + _KEYS_PER_REQUEST]
+            payloads, is_complete = self._get_elements(container, table, part)
+            found += _plain_entries(container, b"".join(payloads)) or _any_entries(b"".join(payloads))
+            # The kernel answers up to the first that is not there.
+            position += len(payloads) + (not is_complete)
+        return found
+
+    def _get_elements(self, container: Container, table: str, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
+        """The lists of one element that answer a request for `keys`, and whether there is one for each."""
+        self._sequence += 1
+        request = _elements(_GETSETELEM, REQUEST | ACK, container, table, [_key(key) for key in keys])
+        struct.pack_into("=I", request, 8, self._sequence)
+        self._socket.send(request)
+        # An answer is as the request: the names of the table and of the set, then the list.
+        start = HEADER.size + 4 + len(_text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, container.name))
+        payloads: list[bytes] = []
+        while True:
+            data = self._receive()
+            _, kind, _, sequence, _ = HEADER.unpack_from(data)
+            if kind == NLMSG_ERROR and sequence == self._sequence:
+                number = -struct.unpack_from("=i", data, HEADER.size)[0]
+                if number not in {0, errno.ENOENT}:
+                    raise KernelError(number, -1)
+                return payloads, not number
+            if sequence == self._sequence:
+                payloads.append(data[start + ATTRIBUTE.size :])
+
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
         """The elements of one set or map."""
-        for answer in self._dump(_GETSETELEM, family, _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, name)):
+        wanted = _text(_ELEMENTS_TABLE, table) + _text(_ELEMENTS_SET, name)
+        for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[family], wanted):
             for kind, payload in attributes(answer):
                 if kind == _ELEMENTS:
                     for _, item in attributes(payload):
@@ -481,9 +709,15 @@ class Connection:
 
     # -- changing --
 
+    def largest_batch(self, wanted: int) -> int:
+        """So many bytes, or fewer where a transaction may not be as large: without root in the host's namespace."""
+        self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, wanted)
+        return min(wanted, self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _BATCH_OVERHEAD)
+
     def commit(self, messages: list[bytearray]) -> None:
         """Sends the messages as one transaction. Raises KernelError; then nothing of it is in force."""
         self._send_batch([_batch_mark(_BATCH_BEGIN), *messages, _batch_mark(_BATCH_END)])
+        self.commits += 1
 
     def check(self, messages: list[bytearray]) -> None:
         """The same without the end, so that the kernel checks everything and then undoes it. Raises KernelError."""

@@ -1,20 +1,21 @@
 """Chains in the kernel's own encoding.
 
-In: chains as text. Out: what the kernel holds when nft has loaded them, found out in a table that no packet meets
-(dormant, and deleted at once), or derived from a chain that differs in one number only. So rules can be sent together
-with elements, over netlink, in one transaction, and it is known beforehand as what they will be listed. nft itself
-could not do that: version 1.0.6 refuses a rule with `dnat to ... map @m` once the map is in the kernel.
+In: the program as text, and a table that nft made of it. Out: what the kernel holds of it, or derived from a chain that
+differs in one number only. So sets and rules can be sent together with elements, over netlink, in one transaction, and
+it is known beforehand as what they will be listed. nft itself could not do that: version 1.0.6 refuses a rule with
+`dnat to ... map @m` once the map is in the kernel. Sends nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.nftables import netlink
 from rulegen.nftables.layout import IP_KEYWORD, TABLE
-from rulegen.nftables.live import LiveTable, listing_digest
+from rulegen.nftables.live import LiveTable, declarations_digest, listing_digest
 from rulegen.nftables.netlink import Connection
 from rulegen.nftables.program import Program, balance_chain, balance_chain_text, is_balance_chain
 
@@ -34,7 +35,24 @@ class CompiledChain(NamedTuple):
         return listing_digest(self.declaration, self.rules)
 
 
-CompiledChains: TypeAlias = Mapping[tuple[Family, str], CompiledChain]
+class CompiledTable(NamedTuple):
+    """A table without its chains as the kernel lists it: the attribute of its comment, its sets' declarations."""
+
+    comment: bytes
+    sets: tuple[bytes, ...]
+
+    @property
+    def listed_as(self) -> str:
+        """Names the declarations."""
+        return declarations_digest(self.sets)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What transactions are made of that only nft can make: chains by family and name, tables by family."""
+
+    chains: Mapping[tuple[Family, str], CompiledChain]
+    tables: Mapping[Family, CompiledTable]
 
 
 def workbench_text(program: Program, names: Iterable[str]) -> str:
@@ -51,35 +69,42 @@ def workbench_text(program: Program, names: Iterable[str]) -> str:
     )
 
 
-def compile_chains(
-    connection: Connection, run_nft: Callable[[str], None], program: Program, names: Iterable[str]
-) -> dict[str, CompiledChain]:
-    """What becomes of the chains of the program, and of the balance chains among `names`."""
-    run_nft(workbench_text(program, names))
-    try:
-        rules: dict[str, list[bytes]] = {}
-        for rule in connection.rules(program.family, WORKBENCH):
-            rules.setdefault(rule.chain, []).append(rule.expressions)
-        return {
-            chain.name: CompiledChain(chain.declaration, tuple(rules.get(chain.name, ())))
-            for chain in connection.chains(program.family, WORKBENCH)
-        }
-    finally:
-        connection.commit([netlink.delete_table(program.family, WORKBENCH)])
+def read_workbench(connection: Connection, family: Family) -> tuple[CompiledTable, dict[str, CompiledChain]]:
+    """What has become of a workbench's text. Raises InterruptedDumpError, KernelError."""
+    rules: dict[str, list[bytes]] = {}
+    for rule in connection.rules(family, WORKBENCH):
+        rules.setdefault(rule.chain, []).append(rule.expressions)
+    chains = {
+        chain.name: CompiledChain(chain.declaration, tuple(rules.get(chain.name, ())))
+        for chain in connection.chains(family, WORKBENCH)
+    }
+    table = connection.table(family, WORKBENCH)
+    sets = tuple(info.declaration for info in connection.sets(family, WORKBENCH))
+    return CompiledTable(table.comment_attribute if table else b"", sets), chains
 
 
-def derive_chain(table: LiveTable | None, family: Family, name: str) -> CompiledChain | None:
-    """The chain `lb-N` or `pick-N` made from `lb-1` or `pick-1`, if that is in the kernel as it should be."""
-    kind, _, number = name.rpartition("-")
-    model = f"{kind}-1"
-    if table is None or kind not in {"lb", "pick"}:
+def model_of(name: str) -> str | None:
+    """The chain from which one of those that stand once for each number is made; None for any other."""
+    kind = name.rpartition("-")[0]
+    return f"{kind}-1" if kind in {"lb", "pick"} and is_balance_chain(name) else None
+
+
+def live_model(table: LiveTable | None, family: Family, name: str) -> CompiledChain | None:
+    """The chain `lb-1` or `pick-1`, if it is in the kernel as it should be."""
+    if table is None:
         return None
-    known = table.fingerprints.get(model)
-    rules = table.rules.get(model, [])
-    intact = known is not None and rules and known.loaded_as == table.listed_as.get(model)
-    if known is None or not intact or known.loaded_from != balance_chain(family, model).digest:
+    known = table.fingerprints.get(name)
+    rules = table.rules.get(name, [])
+    intact = known is not None and rules and known.loaded_as == table.listed_as.get(name)
+    if known is None or not intact or known.loaded_from != balance_chain(family, name).digest:
         return None
-    return CompiledChain(b"", (netlink.with_modulus(rules[0], int(number)), *rules[1:]))
+    return CompiledChain(b"", tuple(rules))
+
+
+def derive_chain(model: CompiledChain, name: str) -> CompiledChain:
+    """The chain `lb-N` or `pick-N`, made from the one for 1."""
+    first, *others = model.rules
+    return CompiledChain(b"", (netlink.with_modulus(first, int(name.rpartition("-")[2])), *others))
 
 
 def hooks_in_front(connection: Connection, family: Family) -> list[bytearray]:

@@ -39,7 +39,12 @@ def difference(live: Mapping[EntryKey, Value], compiler: Compiler, scope: Scope)
     """What `apply` would change within the scope. `compiler` has adopted the ids of `live`."""
     desired = _desired(compiler, scope)
     concerned = _Concerned(compiler, scope, {**live, **desired})
-    found = {key: value for key, value in live.items() if key in desired or concerned(key, value)}
+    wanted = compiler.entries()
+    found = {
+        key: value
+        for key, value in live.items()
+        if key in desired or concerned(key, value) or (_is_of_program(key, scope) and key not in wanted)
+    }
     return ruleset.diff(found, desired)
 
 
@@ -66,6 +71,11 @@ def _desired(compiler: Compiler, scope: Scope) -> dict[EntryKey, Value]:
     for route in scope.routes:
         desired |= compiler.route_entries(route)
     return desired
+
+
+def _is_of_program(entry: EntryKey, scope: Scope) -> bool:
+    """A chain, or what somebody has put beside them: packets of anybody may meet it."""
+    return entry[0].is_chains and entry[0].family in scope.families
 
 
 class _Concerned:

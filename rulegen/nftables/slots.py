@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from heapq import heapify, heapreplace
 from math import gcd
 from typing import TypeVar
 
@@ -56,8 +57,12 @@ def _apportion(weights: Sequence[int], slots: int) -> list[int]:
     missing = slots - sum(counts)
     for index in remainders[: max(0, missing)]:
         counts[index] += 1
-    while sum(counts) > slots:
-        counts[max(range(len(counts)), key=lambda i: (counts[i], -i))] -= 1
+    heaviest = [(-count, index) for index, count in enumerate(counts)]
+    heapify(heaviest)
+    for _ in range(-missing):
+        count, index = heaviest[0]
+        heapreplace(heaviest, (count + 1, index))
+        counts[index] -= 1
     return counts
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
-from rulegen.errors import InputError
+from rulegen.errors import InputError, shown
 from rulegen.nftables.layout import (
     IP_KEYWORD,
     LAYOUTS,
@@ -24,9 +25,11 @@ from rulegen.nftables.layout import (
     parse_element,
 )
 from rulegen.nftables.program import Program, balance_chain_text, digest, is_balance_chain
+from rulegen.rendered import END, RenderedLines
 
 _ELEMENTS_LINE = re.compile(r"^add element (ip6?) rulegen (\S+) \{$")
-_TABLE_LINE = re.compile(r"^table (ip6?) rulegen \{$")
+_REPLACED_LINE = re.compile(r"^delete table (\S+ \S+)$")
+_TABLE_LINE = re.compile(r"^table (\S+ \S+) \{")
 _CHAIN_LINE = re.compile(r"^\tchain (\S+) \{$")
 
 
@@ -35,17 +38,14 @@ def render(programs: Mapping[Family, Program], entries: Mapping[EntryKey, Value]
     groups = group(entries)
     for program in programs.values():
         yield from render_table(program, groups)
+    yield END
 
 
-def render_table(
-    program: Program, groups: Mapping[Container, Mapping[bytes, Value]], listed_as: Mapping[str, str] | None = None
-) -> Iterator[str]:
+def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Value]]) -> Iterator[str]:
     """One family's table; the first two lines make the file replace what is there, in the same transaction.
 
     Elements come after the program: a rule that is added while its map is full costs the kernel a walk over the map.
-    `listed_as`: what each chain will be in the kernel, where that is known.
     """
-    listed_as = listed_as or {}
     ip = IP_KEYWORD[program.family]
     layout = LAYOUTS[program.family]
     chains = balance_chains(groups.get(layout.chains, {}))
@@ -61,18 +61,15 @@ def render_table(
         if not container.is_chains:
             yield from _render_elements(container, groups.get(container, {}))
     loaded = groups.get(layout.chains, {})
-    notes = (
-        fingerprint(name, loaded[name.encode()].data.decode(), listed_as.get(name, ""))
-        for name in (*program.chains, *chains)
-    )
+    notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*program.chains, *chains))
     yield from _render_elements(layout.fingerprints, dict(notes))
 
 
-def group(entries: Mapping[EntryKey, Value]) -> dict[Container, dict[bytes, Value]]:
+def group(entries: Mapping[EntryKey, Value]) -> Mapping[Container, dict[bytes, Value]]:
     """Entries by container."""
-    groups: dict[Container, dict[bytes, Value]] = {}
+    groups: defaultdict[Container, dict[bytes, Value]] = defaultdict(dict)
     for (container, key), value in entries.items():
-        groups.setdefault(container, {})[key] = value
+        groups[container][key] = value
     return groups
 
 
@@ -107,15 +104,17 @@ def fingerprint(chain: str, loaded_from: str, loaded_as: str = "") -> tuple[byte
 
 
 def parse(lines: Iterable[str], source: str) -> dict[EntryKey, Value]:
-    """The entries of a file that `render` wrote. Raises InputError with the file's name and line."""
+    """The entries of a file that `render` wrote, all of it. Raises InputError with the file's name and line."""
     reader = _Reader()
-    for number, line in enumerate(lines, 1):
+    rendered = RenderedLines(lines, source)
+    for number, line in enumerate(rendered, 1):
         try:
             reader.take(line.rstrip("\n"))
         except InputError as error:
             raise InputError(f"{source}:{number}: {error}") from error
     if reader.layout is None:
         raise InputError(f"{source}: expected a ruleset that `rulegen render` wrote, found no table of rulegen")
+    rendered.check()
     return reader.entries
 
 
@@ -125,25 +124,43 @@ class _Reader:
     def __init__(self) -> None:
         self.entries: dict[EntryKey, Value] = {}
         self.layout: Layout | None = None
+        self._replaced = ""
         self._container: Container | None = None
         self._chain: list[str] = []
 
     def take(self, line: str) -> None:
         """Reads one line, without its end. Raises InputError."""
-        if table := _TABLE_LINE.match(line):
-            self.layout = _LAYOUT_OF[table[1]]
-        elif self._chain:
+        if self._chain:
             self._take_rule(line)
-        elif _CHAIN_LINE.match(line):
-            self._chain = [line]
-        elif started := _ELEMENTS_LINE.match(line):
-            self._container = _LAYOUT_OF[started[1]].by_name.get(started[2])
-            if self._container is None:
-                raise InputError(f"expected a set or map that rulegen renders, got {started[2]!r}")
         elif line == "}":
             self._container = None
         elif self._container is not None:
             self._take_element(self._container, line.strip().removesuffix(","))
+        else:
+            self._begin(line)
+
+    def _begin(self, line: str) -> None:
+        """A line outside of elements and rules."""
+        if _CHAIN_LINE.match(line):
+            self._chain = [line]
+        elif table := _TABLE_LINE.match(line):
+            self._take_table(table[1])
+        elif replaced := _REPLACED_LINE.match(line):
+            self._replaced = replaced[1]
+        elif started := _ELEMENTS_LINE.match(line):
+            self._container = _LAYOUT_OF[started[1]].by_name.get(started[2])
+            if self._container is None:
+                raise InputError(f"expected a set or map that rulegen renders, got {started[2]!r}")
+
+    def _take_table(self, table: str) -> None:
+        """A listing begins with this line too; a rendered file says before that it replaces the table."""
+        family, _, name = table.partition(" ")
+        if name != TABLE or family not in _LAYOUT_OF or self._replaced != table:
+            raise InputError(
+                f"expected what `rulegen render` writes, got table {shown(table)}: this looks like a listing of "
+                "`nft list`, which does not say what the rules were made from"
+            )
+        self.layout = _LAYOUT_OF[family]
 
     def _take_element(self, container: Container, text: str) -> None:
         key, value = parse_element(container, text)

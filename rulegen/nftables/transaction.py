@@ -1,6 +1,6 @@
 """A Delta becomes one transaction: commands in an order in which each refers only to what is there.
 
-In: the Delta, the live tables and the programs. Out: the commands, as text for nft and as netlink messages. Sends
+In: the Delta, the live tables and the programs. Out: the commands as netlink messages, and as text for people. Sends
 nothing.
 """
 
@@ -26,10 +26,10 @@ from rulegen.nftables.layout import (
     pack_register,
     service_port_of,
 )
-from rulegen.nftables.live import Live, LiveTable
+from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTable
 from rulegen.nftables.netlink import chunks
 from rulegen.nftables.program import Chain, Program, balance_chain, is_balance_chain
-from rulegen.nftables.rules import CompiledChains
+from rulegen.nftables.rules import Compiled
 from rulegen.ruleset import Delta
 
 Elements = list[tuple[bytes, Value]]
@@ -40,16 +40,65 @@ _FIRST_SLOT = pack_register(0)
 
 @dataclass(frozen=True)
 class ReplaceTable:
-    """Makes a table anew with all its entries; an old one goes in the same transaction. Only nft can load it."""
+    """Makes a table anew with all its entries; an old one goes in the same transaction."""
 
     program: Program
     entries: Mapping[Container, Mapping[bytes, Value]]
 
-    def lines(self, compiled: CompiledChains) -> Iterator[str]:
-        """As nft reads it."""
+    def frame(self) -> Iterator[Change]:
+        """The table, its sets, and the chains that no packet meets before it meets those of `hooks`.
+
+        Rules come before elements: one that is added while its map is full costs the kernel a walk over the map.
+        """
+        yield NewTable(self.program)
+        yield from self._write([chain for chain in self._chains if not chain.declaration])
+
+    def elements(self) -> Iterator[Change]:
+        """All of them, in messages of bounded size."""
+        for container in LAYOUTS[self.program.family].containers:
+            if not container.is_chains:
+                for part in chunks(list(self.entries.get(container, {}).items())):
+                    yield AddElements(container, part)
+
+    def hooks(self) -> Iterator[Change]:
+        """The chains that packets meet."""
+        yield from self._write([chain for chain in self._chains if chain.declaration])
+
+    @property
+    def chains(self) -> list[str]:
+        """The names of all its chains."""
+        return [name.decode() for name in self.entries.get(LAYOUTS[self.program.family].chains, {})]
+
+    @property
+    def _chains(self) -> Iterator[Chain]:
+        return (chain_of(self.program, name) for name in self.chains)
+
+    def _write(self, chains: Sequence[Chain]) -> Iterator[Change]:
+        if chains:
+            yield AddChains(self.program.family, tuple(chains))
+        for chain in chains:
+            yield WriteRules(self.program.family, chain, known=False)
+
+
+@dataclass(frozen=True)
+class NewTable:
+    """Makes a table with its sets, all empty, and notes what they were declared from."""
+
+    program: Program
+
+    def __str__(self) -> str:
+        """As nft would read it."""
+        return f"add table {IP_KEYWORD[self.program.family]} {TABLE}, and its sets"
+
+    def messages(self, compiled: Compiled) -> Iterator[bytearray]:
+        """As netlink messages."""
         family = self.program.family
-        listed_as = {name: chain.listed_as for (of_family, name), chain in compiled.items() if of_family is family}
-        return text.render_table(self.program, self.entries, listed_as)
+        table = compiled.tables[family]
+        yield netlink.new_table(family, TABLE, table.comment)
+        for number, declaration in enumerate(table.sets, 1):
+            yield netlink.new_set(family, TABLE, number, declaration)
+        note = text.fingerprint(SETS, self.program.schema, table.listed_as)
+        yield netlink.add_elements(LAYOUTS[family].fingerprints, TABLE, [note])
 
 
 @dataclass(frozen=True)
@@ -62,7 +111,7 @@ class DeleteTable:
         """As nft would read it."""
         return f"delete table {IP_KEYWORD[self.family]} {TABLE}"
 
-    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
         yield netlink.delete_table(self.family, TABLE)
 
@@ -78,10 +127,12 @@ class AddChains:
         """As nft would read it."""
         return f"add chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(chain.name for chain in self.chains)}"
 
-    def messages(self, compiled: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, compiled: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
         for chain in self.chains:
-            yield netlink.new_chain(self.family, TABLE, chain.name, compiled[self.family, chain.name].declaration)
+            yield netlink.new_chain(
+                self.family, TABLE, chain.name, compiled.chains[self.family, chain.name].declaration
+            )
 
 
 @dataclass(frozen=True)
@@ -100,9 +151,9 @@ class MoveHook:
         hook = f" {{ {self.chain.declaration} }}" if self.chain.declaration else ""
         return f"add chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}{hook}"
 
-    def messages(self, compiled: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, compiled: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
-        declaration = compiled[self.family, self.chain.name].declaration
+        declaration = compiled.chains[self.family, self.chain.name].declaration
         if declaration != self.declaration:
             yield netlink.flush_chain(self.family, TABLE, self.chain.name)
             yield netlink.delete_chain(self.family, TABLE, self.chain.name)
@@ -121,9 +172,9 @@ class WriteRules:
         """As nft would read it."""
         return f"flush chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}, and add its rules"
 
-    def messages(self, compiled: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, compiled: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
-        chain = compiled[self.family, self.chain.name]
+        chain = compiled.chains[self.family, self.chain.name]
         yield netlink.flush_chain(self.family, TABLE, self.chain.name)
         for rule in chain.rules:
             yield netlink.new_rule(self.family, TABLE, self.chain.name, rule)
@@ -146,7 +197,7 @@ class DeleteChains:
         """As nft would read it."""
         return f"delete chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(self.names)}"
 
-    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
         for name in self.names:
             yield netlink.flush_chain(self.family, TABLE, name)
@@ -155,6 +206,42 @@ class DeleteChains:
         if self.known:
             notes = [text.fingerprint(name, "") for name in self.known]
             yield netlink.delete_elements(LAYOUTS[self.family].fingerprints, TABLE, notes)
+
+
+@dataclass(frozen=True)
+class DeleteForeign:
+    """Removes what others have put into the table, and empties their `chains`, whose rules may refer to it.
+
+    `things`: by kind and name, with the kernel's number of the kind.
+    """
+
+    family: Family
+    things: tuple[tuple[str, int], ...]
+    chains: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As nft would read it."""
+        table = f"{IP_KEYWORD[self.family]} {TABLE}"
+        return ", ".join(f"delete {kind} {table} {name}" for kind, name, _ in self._split())
+
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
+        """As netlink messages: elements of sets refer to objects, rules to all of them."""
+        for name in self.chains:
+            yield netlink.flush_chain(self.family, TABLE, name)
+        others = []
+        for kind, name, number in self._split():
+            if kind in SET_WORDS:
+                yield netlink.delete_set(self.family, TABLE, name)
+            elif kind == FLOWTABLE_WORD:
+                others.append(netlink.delete_flowtable(self.family, TABLE, name))
+            else:
+                others.append(netlink.delete_object(self.family, TABLE, number, name))
+        yield from others
+
+    def _split(self) -> Iterator[tuple[str, str, int]]:
+        for thing, number in self.things:
+            kind, _, name = thing.rpartition(" ")
+            yield kind, name, number
 
 
 @dataclass(frozen=True)
@@ -168,7 +255,7 @@ class AddElements:
         """As nft would read it."""
         return f"add element {self.container.ip} {TABLE} {self.container.name} {_braces(self.container, self.elements)}"
 
-    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
         yield netlink.add_elements(self.container, TABLE, self.elements)
 
@@ -185,7 +272,7 @@ class DeleteElements:
         elements = _braces(self.container, self.elements)
         return f"delete element {self.container.ip} {TABLE} {self.container.name} {elements}"
 
-    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
         yield netlink.delete_elements(self.container, TABLE, self.elements)
 
@@ -206,7 +293,7 @@ class RetimeClient:
         affinity = LAYOUTS[self.client.family].affinity
         return f"delete element {affinity.ip} {TABLE} {affinity.name} {{ {key_text(affinity, self.client.key)} }}"
 
-    def messages(self, _: CompiledChains) -> Iterator[bytearray]:
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
         """As netlink messages."""
         client = self.client
         affinity = LAYOUTS[client.family].affinity
@@ -217,7 +304,16 @@ class RetimeClient:
 
 
 Change: TypeAlias = (
-    DeleteTable | AddChains | MoveHook | WriteRules | DeleteChains | AddElements | DeleteElements | RetimeClient
+    NewTable
+    | DeleteTable
+    | AddChains
+    | MoveHook
+    | WriteRules
+    | DeleteChains
+    | DeleteForeign
+    | AddElements
+    | DeleteElements
+    | RetimeClient
 )
 
 
@@ -225,8 +321,8 @@ Change: TypeAlias = (
 class Transaction:
     """What is applied together or not at all.
 
-    Tables to be made anew are loaded by nft; all other changes are netlink messages. Where both are needed, because
-    only one family's table can be kept, they are two transactions: a packet meets only one family's table.
+    Tables to be made anew come before all other changes. Where both are needed, because only one family's table can be
+    kept, they are two transactions: a packet meets only one family's table.
 
     A packet on its way reads a chain as it was when the packet met the first rule, and an element as it is at that
     moment. So new chains come before the elements that lead to them (`additions`: nothing refers to them yet), and what
@@ -248,14 +344,13 @@ class Transaction:
     def chains(self) -> Iterator[tuple[Family, str]]:
         """The chains whose rules must be compiled for it."""
         for table in self.tables:
-            chains = table.entries.get(LAYOUTS[table.program.family].chains, {})
-            yield from ((table.program.family, name.decode()) for name in chains)
+            yield from ((table.program.family, name) for name in table.chains)
         for change in (*self.additions, *self.changes):
             if isinstance(change, WriteRules):
                 yield change.family, change.chain.name
 
 
-def messages(changes: Iterable[Change], compiled: CompiledChains) -> Iterator[tuple[Change, bytearray]]:
+def messages(changes: Iterable[Change], compiled: Compiled) -> Iterator[tuple[Change, bytearray]]:
     """Changes as netlink messages, each with what it is part of."""
     for change in changes:
         for message in change.messages(compiled):
@@ -284,11 +379,14 @@ def plan(
     for family in kept:
         additions += _new_chains(family, delta, live.tables[family], programs[family])
         changes += _changed_chains(family, delta, live.tables[family], programs[family])
-    leaving, left = _removed(delta, kept)
-    changes += _in_parts(DeleteElements, leaving)
-    changes += _in_parts(AddElements, _grouped(_added(delta), kept))
+    if kept:
+        leaving, left = _removed(delta, kept)
+        changes += _in_parts(DeleteElements, leaving)
+        changes += _in_parts(AddElements, _grouped(_added(delta), kept))
+        removals += _in_parts(DeleteElements, left)
+    for family in kept:
+        changes += _foreign(family, delta, live.tables[family])
     changes += (RetimeClient(client) for client in clients if client.family in kept)
-    removals += _in_parts(DeleteElements, left)
     for family in kept:
         removals += _unneeded_chains(family, delta, live.tables[family])
     return Transaction(programs, tables, tuple(additions), tuple(changes), tuple(removals))
@@ -376,6 +474,15 @@ def _changed_chains(
 def _chains(family: Family, keys: Iterable[EntryKey], program: Program) -> list[Chain]:
     chains = LAYOUTS[family].chains
     return [chain_of(program, name) for name in sorted(key.decode() for container, key in keys if container is chains)]
+
+
+def _foreign(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
+    """What is in the table beside rulegen's sets and chains."""
+    layout = LAYOUTS[family]
+    things = tuple(key.decode() for container, key in delta.removed if container is layout.foreign)
+    if things:
+        chains = tuple(sorted(key.decode() for container, key in delta.removed if container is layout.chains))
+        yield DeleteForeign(family, tuple((thing, table.foreign[thing]) for thing in things), chains)
 
 
 def _unneeded_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:

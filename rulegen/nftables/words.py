@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from rulegen.nftables.describe import entry_order
 from rulegen.nftables.layout import (
+    LAYOUTS,
     LOCAL_LIST,
     MAX_HANDLE,
     RESTRICTED,
@@ -44,6 +45,8 @@ def in_words(entries: Iterable[tuple[EntryKey, Value]]) -> tuple[EntryInWords, .
 
 
 def _in_words(container: Container, key: bytes, value: Value) -> EntryInWords:
+    if container is LAYOUTS[container.family].foreign:
+        return EntryInWords(container.ip, "foreign", key.decode(), "is none of rulegen's, and will be removed")
     if container.is_chains:
         name = key.decode()
         return EntryInWords(container.ip, "chain", name, _chain(name))

@@ -12,6 +12,8 @@ from rulegen.kube.addresses import canonical_address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 MATCH_ALL: dict[Family, Cidr] = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
+# How many bits an IPv4-mapped address begins with.
+_MAPPED = 96
 LOOPBACK: dict[Family, str] = {Family.IPV4: "127.0.0.1", Family.IPV6: "::1"}
 
 
@@ -31,13 +33,19 @@ def host_cidr(address: str) -> Cidr:
 
 
 def parse_network(text: str) -> Network | None:
-    """A CIDR, host bits cleared, or None when it is not one; leading zeros are decimal (rule 12)."""
+    """A CIDR, host bits cleared, or None when it is not one; read as leniently as addresses are (rule 12).
+
+    Of an IPv4-mapped range, the first 96 bits say only that; a shorter prefix holds more than IPv4 and is IPv6.
+    """
     address_text, slash, prefix = text.strip().partition("/")
     address = canonical_address(address_text)
     if address is None or not slash or not (prefix.isascii() and prefix.isdigit()):
         return None
     try:
-        return ip_network((address, int(prefix)), strict=False)
+        length = int(prefix)
+        if ":" in address_text and ":" not in address:
+            address, length = (address, length - _MAPPED) if length >= _MAPPED else (f"::ffff:{address}", length)
+        return ip_network((address, length), strict=False)
     except ValueError:
         return None
 

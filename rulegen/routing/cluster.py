@@ -6,19 +6,27 @@ Route depends on (the node's zone and addresses) recompiles all. Compiling waits
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from operator import attrgetter
+from collections.abc import Iterable, Mapping
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.routing.endpoints import SliceDigest, digest_slice
+from rulegen.routing.endpoints import JoinedSlices, SliceDigest, digest_slice
 from rulegen.routing.health import HealthChecks, health_checks
-from rulegen.routing.model import Changes, Finding, NodeRouting, Reason, Route, RouteKey, ServiceKey
+from rulegen.routing.model import Changes, Finding, NodeRouting, Reason, Route, RouteKey, ServiceKey, bounded
 from rulegen.routing.node import node_facts, node_findings, node_routing
 from rulegen.routing.ownership import Ownership
 from rulegen.routing.reasons import PortReasons, port_reasons
 from rulegen.routing.routes import OwnedPort, compile_port
 from rulegen.routing.services import PortIntent, ServiceIntent, read_service, service_subject
+from rulegen.routing.weights import NO_WEIGHTS
+
+# Of a Service, over all its ports and both families. What a slice lists counts once for each port that it has, so that
+# a few slices of a megabyte could stand for millions.
+MAX_ENDPOINTS = 200_000
+# From here on a Service is large: what it costs to compile can be noticed by others.
+_LARGE = 2000
+
+_NO_SLICES = JoinedSlices(())
 
 
 class Cluster:
@@ -33,9 +41,11 @@ class Cluster:
         self._intents: dict[ServiceKey, ServiceIntent] = {}
         self._ownership = Ownership()
         self._slices: dict[tuple[str, str], SliceDigest] = {}
-        self._slices_of: dict[ServiceKey, list[SliceDigest]] = {}
+        self._slices_of: dict[ServiceKey, dict[str, SliceDigest]] = {}
         self._pending: set[ServiceKey] = set()
         self._routes: dict[ServiceKey, dict[RouteKey, Route]] = {}
+        # The Services that have thousands of entries, and about how many; for reading.
+        self.large: dict[ServiceKey, int] = {}
         # Of Services that have any; and what they were, of those compiled since they were taken last.
         self._findings: dict[ServiceKey, tuple[Finding, ...]] = {}
         self._findings_before: dict[ServiceKey, tuple[Finding, ...]] = {}
@@ -85,9 +95,7 @@ class Cluster:
         if digest is not None:
             self._slices[name] = digest
             service = (digest.namespace, digest.service)
-            siblings = self._slices_of.setdefault(service, [])
-            siblings.append(digest)
-            siblings.sort(key=attrgetter("name"))
+            self._slices_of.setdefault(service, {})[digest.name] = digest
             self._pending.add(service)
 
     def remove_slice(self, namespace: str, name: str) -> None:
@@ -96,9 +104,9 @@ class Cluster:
         if digest is None:
             return
         service = (digest.namespace, digest.service)
-        siblings = [other for other in self._slices_of.pop(service) if other.name != name]
-        if siblings:
-            self._slices_of[service] = siblings
+        del self._slices_of[service][name]
+        if not self._slices_of[service]:
+            del self._slices_of[service]
         self._pending.add(service)
 
     def set_node(self, node: Node) -> None:
@@ -178,7 +186,7 @@ class Cluster:
         intent = self._intents.get(key)
         if intent is None:
             return []
-        slices = self._slices_of.get(key, ())
+        slices = self._slices_by_name(key)
         return [
             port_reasons(
                 port,
@@ -191,7 +199,9 @@ class Cluster:
         ]
 
     def _read_service(self, service: Service) -> ServiceIntent | None:
-        return read_service(service, self._configuration.families, self._facts.addresses)
+        before = self._intents.get((service.metadata.namespace, service.metadata.name))
+        weights = before.weights if before else NO_WEIGHTS
+        return read_service(service, self._configuration.families, self._facts.addresses, weights)
 
     def _read_node(self) -> None:
         self._node_routing = node_routing(self._configuration, self._node, self._service_cidrs.values())
@@ -224,25 +234,49 @@ class Cluster:
 
     def _compile(self, key: ServiceKey) -> None:
         intent = self._intents.get(key)
-        routes: dict[RouteKey, Route] = {}
+        slices = self._slices_by_name(key) if intent is not None else []
+        joined = {family: JoinedSlices([one for one in slices if one.family is family]) for family in Family}
         findings: list[Finding] = []
+        for digest in slices:
+            findings += digest.findings
+        routes: dict[RouteKey, Route] = {}
         if intent is not None:
-            slices = self._slices_of.get(key, ())
-            findings += intent.findings
-            for digest in slices:
-                findings += digest.findings
-            for port in intent.ports:
-                owned = self._owned(key, port, findings)
-                if owned.frontends:
-                    family_slices = [slice_ for slice_ in slices if slice_.family is port.family]
-                    routes[port.name, port.family] = compile_port(intent, owned, family_slices, self._facts)
+            routes, found = self._compile_ports(intent, joined)
+            findings += (*intent.findings, *bounded(found))
         before = self._routes.pop(key, {})
         for route_key in (*before, *routes):
             self._before.setdefault(route_key, before.get(route_key))
         if routes:
             self._routes[key] = routes
+        size = _size(routes.values())
+        if size >= _LARGE:
+            self.large[key] = size
+        else:
+            self.large.pop(key, None)
         self._set_findings(key, findings)
-        self._compile_health_checks(key)
+        self._health_checks.replace(key, health_checks(self._services[key], intent, joined) if intent else {})
+
+    def _compile_ports(
+        self, intent: ServiceIntent, slices: Mapping[Family, JoinedSlices]
+    ) -> tuple[dict[RouteKey, Route], list[Finding]]:
+        findings: list[Finding] = []
+        routes: dict[RouteKey, Route] = {}
+        room = MAX_ENDPOINTS
+        for port in intent.ports:
+            owned = self._owned(intent.key, port, findings)
+            if owned.frontends:
+                listed = slices[port.family]
+                room -= listed.count(port.name.port, port.name.protocol)
+                if room < 0:
+                    findings.append(_too_many_endpoints(intent.key, port))
+                    listed = _NO_SLICES
+                routes[port.name, port.family] = compile_port(intent, owned, listed, self._facts)
+        return routes, findings
+
+    def _slices_by_name(self, key: ServiceKey) -> list[SliceDigest]:
+        """A Service's slices by name."""
+        slices = self._slices_of.get(key, {})
+        return [slices[name] for name in sorted(slices)]
 
     def _set_findings(self, key: ServiceKey, findings: list[Finding]) -> None:
         before = self._findings.pop(key, ())
@@ -250,11 +284,6 @@ class Cluster:
             self._findings[key] = tuple(sorted(set(findings)))
         if findings or before:
             self._findings_before.setdefault(key, before)
-
-    def _compile_health_checks(self, key: ServiceKey) -> None:
-        intent = self._intents.get(key)
-        checks = health_checks(self._services[key], intent, self._slices_of.get(key, ())) if intent else {}
-        self._health_checks.replace(key, checks)
 
     def _owned(self, key: ServiceKey, port: PortIntent, findings: list[Finding]) -> OwnedPort:
         owned = []
@@ -267,6 +296,23 @@ class Cluster:
             message = f"{frontend.kind.value} {what} port {frontend.port}/{port.name.protocol} belongs to {owner} (D2)"
             findings.append(Finding(service_subject(key), Reason.DUPLICATE_FRONTEND, message))
         return OwnedPort(port, tuple(owned))
+
+
+def _too_many_endpoints(key: ServiceKey, port: PortIntent) -> Finding:
+    name = port.name.port or port.name.protocol
+    message = f"port {name}: no endpoint counts: with those of the other ports there are more than {MAX_ENDPOINTS}"
+    return Finding(service_subject(key), Reason.TOO_MANY_ENDPOINTS, message)
+
+
+def _size(routes: Iterable[Route]) -> int:
+    """About how many entries a Service has."""
+    return sum(
+        len(route.cluster)
+        + len(route.local)
+        + len(route.draining)
+        + sum(1 + len(frontend.allowed_sources or ()) for frontend in route.frontends)
+        for route in routes
+    )
 
 
 def _sort_key(key: RouteKey) -> tuple[tuple[str, ...], str]:

@@ -7,16 +7,17 @@ joins the digests of a Service's slices for one service-port.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from rulegen.config import Family
+from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Endpoint, EndpointConditions, EndpointHints, EndpointSlice
-from rulegen.routing.model import Backend, Finding, Reason
-from rulegen.routing.weights import WeightRule, parse_slice_weight, service_weight
+from rulegen.routing.model import Backend, Finding, Reason, bounded
+from rulegen.routing.weights import ServiceWeights, parse_slice_weight
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -95,45 +96,57 @@ def digest_slice(slice_: EndpointSlice, node_name: str) -> SliceDigest | None:
         _ports(slice_, findings),
         _endpoints(slice_, family, node_name, findings),
         weight,
-        tuple(findings),
+        bounded(findings),
     )
 
 
-def merge(
-    slices: Iterable[SliceDigest], port: str, protocol: str, rules: tuple[WeightRule, ...]
-) -> list[MergedEndpoint]:
-    """The endpoints of a service-port, sorted by `IP:port` (rules 18, 22).
+class JoinedSlices:
+    """The slices of a Service in one family, by name, found by what joins them to a service-port (rule 18)."""
+
+    def __init__(self, slices: Iterable[SliceDigest]) -> None:
+        self._by_port: dict[tuple[str, str], list[tuple[SliceDigest, int]]] = {}
+        for slice_ in slices:
+            for port in slice_.ports:
+                self._by_port.setdefault((port.name, port.protocol), []).append((slice_, port.number))
+
+    def of_port(self, name: str, protocol: str) -> Sequence[tuple[SliceDigest, int]]:
+        """The slices that have the port, each with its number there."""
+        return self._by_port.get((name, protocol), ())
+
+    def count(self, name: str, protocol: str) -> int:
+        """How many endpoints they list for the port."""
+        return sum(len(slice_.endpoints) for slice_, _ in self.of_port(name, protocol))
+
+
+def merge(joined: Iterable[tuple[SliceDigest, int]], rules: ServiceWeights) -> list[MergedEndpoint]:
+    """The endpoints of a service-port, sorted by `IP:port` (rule 22). `joined`: see `JoinedSlices`.
 
     Rule 22 leaves open which of several non-terminating duplicates wins when they are in different slices; here it
     is the one in the last slice in the order given, and the caller sorts slices by name.
     """
     merged: dict[str, MergedEndpoint] = {}
-    for slice_ in slices:
+    for slice_, number in joined:
         join = "[%s]:%d" if slice_.family is Family.IPV6 else "%s:%d"
         weight = slice_.weight
-        for slice_port in slice_.ports:
-            if slice_port.name != port or slice_port.protocol != protocol:
+        for endpoint in slice_.endpoints:
+            key = join % (endpoint.address, number)
+            if endpoint.terminating and key in merged:
                 continue
-            number = slice_port.number
-            for endpoint in slice_.endpoints:
-                key = join % (endpoint.address, number)
-                if endpoint.terminating and key in merged:
-                    continue
-                if rules:
-                    weight = endpoint_weight(rules, endpoint, slice_.weight)
-                merged[key] = MergedEndpoint(
-                    Backend(endpoint.address, number, weight, endpoint.local),
-                    endpoint.ready,
-                    endpoint.serving,
-                    endpoint.draining,
-                    endpoint.hints,
-                )
+            if rules:
+                weight = endpoint_weight(rules, endpoint, slice_.weight)
+            merged[key] = MergedEndpoint(
+                Backend(endpoint.address, number, weight, endpoint.local),
+                endpoint.ready,
+                endpoint.serving,
+                endpoint.draining,
+                endpoint.hints,
+            )
     return [merged[key] for key in sorted(merged)]
 
 
-def endpoint_weight(rules: tuple[WeightRule, ...], endpoint: SliceEndpoint, default: int) -> int:
+def endpoint_weight(rules: ServiceWeights, endpoint: SliceEndpoint, default: int) -> int:
     """The weight that a Service's rules give an endpoint, else that of its slice (D9)."""
-    weight = service_weight(rules, (endpoint.target, endpoint.node, endpoint.address))
+    weight = rules.weight((endpoint.target, endpoint.node, endpoint.address))
     return default if weight is None else weight
 
 
@@ -184,7 +197,7 @@ def _endpoints(
 def _address_problem(endpoint: Endpoint, family: Family) -> str:
     if not endpoint.addresses:
         return "an endpoint without addresses is skipped (rule 19)"
-    return f"endpoint {endpoint.addresses[0]!r} is skipped: not an {family.value} address (rule 19)"
+    return f"endpoint {shown(endpoint.addresses[0])} is skipped: not an {family.value} address (rule 19)"
 
 
 def _subject(slice_: EndpointSlice) -> str:

@@ -68,7 +68,7 @@ def parse_destination(text: str) -> Destination:
         raise ValueError(f"expected ADDRESS:PORT/tcp, udp or sctp, or ADDRESS/icmp, got {shown(text)}")
     address_text = parts["v6"] or parts["v4"] or ""
     address = canonical_address(address_text)
-    if address is None or (":" in address) is not (parts["v6"] is not None):
+    if address is None or (":" in address_text) is not (parts["v6"] is not None):
         raise ValueError(f"expected an IP address, in brackets if it is IPv6, got {shown(address_text)}")
     return Destination(address, int(parts["port"] or 0), parts["protocol"].upper())
 

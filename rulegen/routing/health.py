@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rulegen.config import Family
 from rulegen.kube.objects import Service
-from rulegen.routing.endpoints import SliceDigest, merge
+from rulegen.routing.endpoints import JoinedSlices, merge
 from rulegen.routing.model import HealthCheck, HealthCheckKey, ServiceKey
 from rulegen.routing.services import ServiceIntent
 
 
-def health_checks(service: Service, intent: ServiceIntent, slices: Sequence[SliceDigest]) -> dict[Family, HealthCheck]:
+def health_checks(
+    service: Service, intent: ServiceIntent, slices: Mapping[Family, JoinedSlices]
+) -> dict[Family, HealthCheck]:
     """The health check of each family in which the Service exists; none for most Services (rules 5, 77).
 
-    `slices`: the Service's, of both families, by name.
+    `slices`: the Service's.
     """
     spec = service.spec
     port = spec.health_check_node_port
     if not port or spec.type != "LoadBalancer" or spec.external_traffic_policy != "Local":
         return {}
     families = dict.fromkeys(port_intent.family for port_intent in intent.ports)
-    return {family: HealthCheck(intent.key, family, port, _local_count(intent, family, slices)) for family in families}
+    return {
+        family: HealthCheck(intent.key, family, port, _local_count(intent, family, slices[family]))
+        for family in families
+    }
 
 
-def _local_count(intent: ServiceIntent, family: Family, slices: Sequence[SliceDigest]) -> int:
+def _local_count(intent: ServiceIntent, family: Family, slices: JoinedSlices) -> int:
     """Rule 81; weight 0 as if absent (D9)."""
-    family_slices = [slice_ for slice_ in slices if slice_.family is family]
     addresses = {
         endpoint.backend.address
         for port in intent.ports
         if port.family is family
-        for endpoint in merge(family_slices, port.name.port, port.name.protocol, intent.weights)
+        for endpoint in merge(slices.of_port(port.name.port, port.name.protocol), intent.weights)
         if endpoint.ready and endpoint.backend.local and endpoint.backend.weight
     }
     return len(addresses)

@@ -7,6 +7,8 @@ entries a target's.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from enum import Enum, StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -191,8 +193,11 @@ class Reason(StrEnum):
     UNUSABLE_RANGE = "UnusableSourceRange"
     OPEN_FAMILY = "SourceRangesLeaveFamilyOpen"
     MALFORMED_WEIGHT = "MalformedWeight"
+    TOO_MANY_ENDPOINTS = "TooManyEndpoints"
     SKIPPED_PORT = "SkippedEndpointPort"
     UNKNOWN_NODE = "UnknownNode"
+    # Found by the agent at its start, about its host.
+    SYSCTL_NOT_SET = "SysctlNotSet"
     # These are found only by `lint`, which sees all objects at once.
     ALL_WEIGHTS_ZERO = "AllWeightsZero"
     IGNORED_AFFINITY_TIMEOUT = "AffinityTimeoutIgnored"
@@ -209,6 +214,21 @@ class Reason(StrEnum):
     UNMATCHED_PORT = "NoSlicePort"
     UNMATCHED_SLICE_PORT = "NoServicePort"
     UNMATCHED_WEIGHT = "WeightMatchesNothing"
+    # Those of `kube.mistakes`, by the same words.
+    CLUSTER_IP_MISMATCH = "ClusterIPMismatch"
+    MISSPELT_KIND = "MisspeltKind"
+    NO_CLUSTER_IP = "NoClusterIP"
+    NO_SERVICES = "NoServices"
+    NO_SLICES = "NoSlices"
+    REPEATED_KEY = "RepeatedKey"
+    UNKNOWN_FIELD = "UnknownField"
+    UNREAD_VERSION = "UnreadVersion"
+    UNREADABLE_DOCUMENT = "UnreadableDocument"
+    UNUSUAL_ADDRESS = "UnusualAddress"
+
+
+# Of one object and reason, so many findings; the last says how many more there were.
+_MOST_FINDINGS = 10
 
 
 class Finding(NamedTuple):
@@ -217,3 +237,19 @@ class Finding(NamedTuple):
     subject: str
     reason: Reason
     message: str
+
+
+def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The same findings, but of one object and reason only the first few: one object may hold thousands of mistakes."""
+    counts: Counter[tuple[str, Reason]] = Counter()
+    kept = []
+    for finding in findings:
+        counts[finding.subject, finding.reason] += 1
+        if counts[finding.subject, finding.reason] <= _MOST_FINDINGS:
+            kept.append(finding)
+    kept += (
+        Finding(subject, reason, f"and {count - _MOST_FINDINGS} more like these")
+        for (subject, reason), count in counts.items()
+        if count > _MOST_FINDINGS
+    )
+    return tuple(kept)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from rulegen.config import PRIMARY_ADDRESSES, Cidr, DetectLocalMode, Family, NodeConfiguration
+from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Node, ServiceCIDR
 from rulegen.routing.addresses import (
@@ -81,7 +82,9 @@ def node_findings(
     """What is wrong with the Node and the ServiceCIDRs."""
     findings = [
         Finding(
-            f"ServiceCIDR {cidr.metadata.name}", Reason.UNUSABLE_RANGE, f"{text!r} is not a CIDR; skipped (rule 12)"
+            f"ServiceCIDR {cidr.metadata.name}",
+            Reason.UNUSABLE_RANGE,
+            f"{shown(text)} is not a CIDR; skipped (rule 12)",
         )
         for cidr in service_cidrs
         for text in cidr.spec.cidrs
@@ -92,13 +95,19 @@ def node_findings(
         message = "not known: no endpoint's zone matches, and NodePorts are accepted on every address (rules 33, 61)"
         return [*findings, Finding(subject, Reason.UNKNOWN_NODE, message)]
     stated = (node.status.addresses if node.status else None) or ()
-    return findings + [
+    findings += [
         Finding(
-            subject, Reason.UNUSABLE_ADDRESS, f"{entry.type} {entry.address!r} is not an IP address; skipped (rule 53)"
+            subject,
+            Reason.UNUSABLE_ADDRESS,
+            f"{entry.type} {shown(entry.address)} is not an IP address; skipped (rule 53)",
         )
         for entry in stated
         if entry.type in _ADDRESS_TYPES and canonical_address(entry.address) is None
     ]
+    if not any(_nodeport_addresses(configuration, _family_addresses(configuration, node)).values()):
+        message = "states no address: NodePorts are accepted on every address (rules 53, 61)"
+        findings.append(Finding(subject, Reason.UNKNOWN_NODE, message))
+    return findings
 
 
 def _family_addresses(configuration: NodeConfiguration, node: Node | None) -> dict[Family, str]:

@@ -6,6 +6,7 @@ the owner goes, the next claimant takes over.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
@@ -34,27 +35,30 @@ class Ownership:
     """The claims to each Frontend, the owner's first."""
 
     def __init__(self) -> None:
-        self._claims: dict[FrontendKey, tuple[Claim, ...]] = {}
+        self._claims: dict[FrontendKey, list[Claim]] = {}
 
     def replace(self, before: ServiceIntent | None, after: ServiceIntent | None) -> set[ServiceKey]:
-        """Exchanges the claims of one Service; returns the other Services that share a Frontend with either."""
-        shared: set[ServiceKey] = set()
+        """Exchanges the claims of one Service; returns the other Services that claim a Frontend with another owner now.
+
+        A claim that does not win concerns nobody else, so that what it costs does not depend on how many there are.
+        """
         old, new = dict(_claims(before)), dict(_claims(after))
         if old == new:
-            return shared
+            return set()
+        owners = {key: self._first(key) for key in old.keys() | new.keys()}
         for key, claim in old.items():
-            rest = tuple(other for other in self._claims[key] if other != claim)
-            shared.update(other.service for other in rest)
-            if rest:
-                self._claims[key] = rest
-            else:
+            claims = self._claims[key]
+            del claims[bisect_left(claims, claim)]
+            if not claims:
                 del self._claims[key]
         for key, claim in new.items():
-            present = self._claims.get(key)
-            if present:
-                shared.update(other.service for other in present)
-            self._claims[key] = tuple(sorted((*present, claim))) if present else (claim,)
-        return shared
+            insort(self._claims.setdefault(key, []), claim)
+        contested = (key for key, owner in owners.items() if owner != self._first(key))
+        return {claim.service for key in contested for claim in self._claims.get(key, ())}
+
+    def _first(self, key: FrontendKey) -> Claim | None:
+        claims = self._claims.get(key)
+        return claims[0] if claims else None
 
     def owner(self, intent: PortIntent, frontend: Frontend) -> ServicePortName:
         """The service-port that a claimed Frontend belongs to."""

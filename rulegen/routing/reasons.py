@@ -16,7 +16,7 @@ from rulegen.routing.model import Backend, ServicePortName
 from rulegen.routing.node import NodeFacts
 from rulegen.routing.selection import HintMode, hint_mode, hinted_count, select
 from rulegen.routing.services import PortIntent
-from rulegen.routing.weights import WeightRule
+from rulegen.routing.weights import ServiceWeights
 
 
 class EndpointReasons(Struct, frozen=True):
@@ -73,7 +73,7 @@ def port_reasons(
     intent: PortIntent,
     owners: tuple[ServicePortName, ...],
     slices: Sequence[SliceDigest],
-    rules: tuple[WeightRule, ...],
+    rules: ServiceWeights,
     node: NodeFacts,
 ) -> PortReasons:
     """Reasons for all endpoints in `slices`, which are those of one family, by name. `rules`: the Service's weights."""
@@ -97,7 +97,7 @@ def _joined_ports(name: ServicePortName, slice_: SliceDigest) -> list[int]:
     return [port.number for port in slice_.ports if port.name == name.port and port.protocol == name.protocol]
 
 
-def _listed(name: ServicePortName, slices: Iterable[SliceDigest], rules: tuple[WeightRule, ...]) -> Iterator[_Listed]:
+def _listed(name: ServicePortName, slices: Iterable[SliceDigest], rules: ServiceWeights) -> Iterator[_Listed]:
     for slice_ in slices:
         for number in _joined_ports(name, slice_):
             for source in slice_.endpoints:

@@ -5,12 +5,11 @@ The verdicts of rules 36 and 37 are given here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from rulegen.routing.endpoints import MergedEndpoint, SliceDigest, merge
+from rulegen.routing.endpoints import JoinedSlices, MergedEndpoint, merge
 from rulegen.routing.model import Backend, Frontend, Route, TrafficPolicy, Verdict
 from rulegen.routing.node import NodeFacts
 from rulegen.routing.selection import Selection, select
@@ -24,10 +23,10 @@ class OwnedPort(NamedTuple):
     frontends: tuple[Frontend, ...]
 
 
-def compile_port(service: ServiceIntent, port: OwnedPort, slices: Iterable[SliceDigest], node: NodeFacts) -> Route:
-    """The Route of a service-port that owns at least one Frontend; `slices` are those of its family, by name."""
+def compile_port(service: ServiceIntent, port: OwnedPort, slices: JoinedSlices, node: NodeFacts) -> Route:
+    """The Route of a service-port that owns at least one Frontend; `slices` are those of its family."""
     intent = port.intent
-    endpoints = merge(slices, intent.name.port, intent.name.protocol, service.weights)
+    endpoints = merge(slices.of_port(intent.name.port, intent.name.protocol), service.weights)
     weighted = [endpoint for endpoint in endpoints if endpoint.backend.weight]
     selection = select(weighted, intent.uses_cluster, intent.uses_local, node.name, node.zone)
     draining: tuple[Backend, ...] = ()

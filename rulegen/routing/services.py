@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 from msgspec import Struct
 
 from rulegen.config import Cidr, Family
+from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Service, ServicePort, ServiceSpec
 from rulegen.routing.addresses import (
@@ -34,13 +35,24 @@ from rulegen.routing.model import (
     ServicePortName,
     TrafficPolicy,
     Verdict,
+    bounded,
 )
-from rulegen.routing.weights import SERVICE_ANNOTATION, WeightRule, parse_service_weights
+from rulegen.routing.weights import NO_WEIGHTS, SERVICE_ANNOTATION, ServiceWeights, parse_service_weights
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 DEFAULT_AFFINITY_TIMEOUT = 10800
 
 Report: TypeAlias = Callable[[Reason, str], None]
+
+# What a Service may list. An address is an entry for each port, a range one for each port and VIP, so that without
+# bounds one object of a few hundred kilobytes could ask for millions of entries.
+MAX_ADDRESSES = 1000
+MAX_EXTERNAL_ENTRIES = 20_000
+MAX_RANGES = 5000
+MAX_RANGE_ENTRIES = 20_000
+
+# No packet comes from there: what cannot be checked must not be open.
+_NOBODY: dict[Family, Cidr] = {Family.IPV4: "0.0.0.0/32", Family.IPV6: "::/128"}
 
 _KIND_ORDER = {kind: order for order, kind in enumerate(FrontendKind)}
 
@@ -62,7 +74,7 @@ class ServiceIntent(Struct, frozen=True, gc=False):
     created: float
     ports: tuple[PortIntent, ...]
     affinity_timeout: int | None
-    weights: tuple[WeightRule, ...]
+    weights: ServiceWeights
     findings: tuple[Finding, ...]
 
 
@@ -79,11 +91,15 @@ def service_subject(key: ServiceKey) -> str:
 
 
 def read_service(
-    service: Service, families: Iterable[Family], node_addresses: Mapping[Family, str]
+    service: Service,
+    families: Iterable[Family],
+    node_addresses: Mapping[Family, str],
+    weights_before: ServiceWeights = NO_WEIGHTS,
 ) -> ServiceIntent | None:
     """What a Service asks for in the families; None when it is not for this proxy or has no ClusterIP (rules 1, 4).
 
     `node_addresses`: this node's address in each family (rule 53), which opens a VIP's own ranges (rule 52).
+    `weights_before`: the Service's weights until now, which are parsed anew only when the annotation is another.
     """
     if why_skipped(service):
         return None
@@ -102,8 +118,8 @@ def read_service(
         _seconds(metadata.creation_timestamp),
         tuple([_port_intent(key, port, family, addresses[family], spec) for family in addresses for port in ports]),
         _affinity_timeout(spec),
-        _weights(metadata.annotations, report),
-        tuple(findings),
+        _weights(metadata.annotations, weights_before, report),
+        bounded(findings),
     )
 
 
@@ -173,6 +189,11 @@ def _addresses(
     cluster_ips = {family: address for family in families if (address := _cluster_ip(spec, family, report))}
     external_ips = _canonical(spec.external_ips or (), "spec.externalIPs", report)
     vips = _canonical(_vip_texts(service), "status.loadBalancer.ingress", report)
+    entries = (len(external_ips) + len(vips)) * len(spec.ports or ())
+    if entries > MAX_EXTERNAL_ENTRIES:
+        message = f"more than {MAX_EXTERNAL_ENTRIES} external addresses times ports ({entries}): none of them counts"
+        report(Reason.UNUSABLE_ADDRESS, message)
+        external_ips, vips = [], []
     if not external_ips and not vips:
         return {family: _FamilyAddresses(address) for family, address in cluster_ips.items()}
     for address in external_ips + vips:
@@ -181,36 +202,47 @@ def _addresses(
             report(Reason.UNUSED_ADDRESS, f"{address} is unused: the Service has no {family.value} ClusterIP (rule 5)")
     ranges = _source_ranges(spec, report)
     return {
-        family: _family_addresses(
-            cluster_ip,
-            tuple(address for address in external_ips if family_of(address) is family),
-            tuple(address for address in vips if family_of(address) is family),
+        family: _guarded(
+            _FamilyAddresses(
+                cluster_ip,
+                tuple(address for address in external_ips if family_of(address) is family),
+                tuple(address for address in vips if family_of(address) is family),
+            ),
             None if ranges is None else ranges[family],
             node_addresses[family],
+            len(spec.ports or ()),
             report,
         )
         for family, cluster_ip in cluster_ips.items()
     }
 
 
-def _family_addresses(
-    cluster_ip: str,
-    external_ips: tuple[str, ...],
-    vips: tuple[str, ...],
-    ranges: list[Network] | None,
-    node_address: str,
-    report: Report,
+def _guarded(
+    addresses: _FamilyAddresses, ranges: list[Network] | None, node_address: str, port_count: int, report: Report
 ) -> _FamilyAddresses:
-    allowed = None
-    if vips and ranges is not None:
-        if not ranges:
-            family = family_of(cluster_ip).value
-            open_vips = ", ".join(vips)
-            message = f"loadBalancerSourceRanges has no {family} range: {open_vips} open to all (rule 13, D8)"
-            report(Reason.OPEN_FAMILY, message)
-        else:
-            allowed = _allowed_sources(ranges, vips, node_address)
-    return _FamilyAddresses(cluster_ip, external_ips, vips, allowed)
+    """The addresses of a family with the sources that its VIPs let in."""
+    vips = addresses.vips
+    if not vips or ranges is None:
+        return addresses
+    family = family_of(addresses.cluster_ip)
+    if not ranges:
+        open_vips = ", ".join(vips)
+        message = f"loadBalancerSourceRanges has no {family.value} range: {open_vips} open to all (rule 13, D8)"
+        report(Reason.OPEN_FAMILY, message)
+        return addresses
+    allowed = _allowed_sources(ranges, vips, node_address)
+    entries = len(allowed or ()) * len(vips) * port_count
+    if entries > MAX_RANGE_ENTRIES:
+        report(Reason.UNUSABLE_RANGE, _too_many_ranges(f"{entries}, for {len(vips)} VIPs and {port_count} ports"))
+        allowed = (_NOBODY[family],)
+    return addresses._replace(allowed_sources=allowed)
+
+
+def _too_many_ranges(found: str) -> str:
+    return (
+        f"loadBalancerSourceRanges: expected at most {MAX_RANGES} ranges and {MAX_RANGE_ENTRIES} entries, "
+        f"found {found}: nobody is let in (rule 51)"
+    )
 
 
 def _allowed_sources(ranges: list[Network], vips: tuple[str, ...], node_address: str) -> tuple[Cidr, ...] | None:
@@ -222,20 +254,26 @@ def _allowed_sources(ranges: list[Network], vips: tuple[str, ...], node_address:
 
 
 def _cluster_ip(spec: ServiceSpec, family: Family, report: Report) -> str | None:
-    """Rule 5."""
-    text = spec.cluster_ip
+    """Rule 5. What a manifest leaves out, the API server sets: `clusterIPs`, and then `ipFamilies`."""
+    cluster_ips = spec.cluster_ips or (spec.cluster_ip,)
     if spec.ip_families:
-        cluster_ips = spec.cluster_ips or ()
         index = spec.ip_families.index(family.value) if family.value in spec.ip_families else len(cluster_ips)
         text = cluster_ips[index] if index < len(cluster_ips) else ""
+    else:
+        text = next((text for text in cluster_ips if _is_of(text, family)), cluster_ips[0])
     if text in ("", "None"):
         return None
     address = canonical_address(text)
     if address is not None and family_of(address) is family:
         return address
     if address is None or spec.ip_families:
-        report(Reason.UNUSABLE_ADDRESS, f"ClusterIP {text!r} is not an {family.value} address; skipped (rule 5)")
+        report(Reason.UNUSABLE_ADDRESS, f"ClusterIP {shown(text)} is not an {family.value} address; skipped (rule 5)")
     return None
+
+
+def _is_of(text: str, family: Family) -> bool:
+    address = canonical_address(text)
+    return address is not None and family_of(address) is family
 
 
 def _vip_texts(service: Service) -> list[str]:
@@ -249,12 +287,15 @@ def _vip_texts(service: Service) -> list[str]:
 def _canonical(texts: Iterable[str], field: str, report: Report) -> list[str]:
     """The different addresses among the texts; blank ones are skipped in silence (rule 12)."""
     addresses: dict[str, None] = {}
-    for text in texts:
+    listed = list(texts)
+    if len(listed) > MAX_ADDRESSES:
+        report(Reason.UNUSABLE_ADDRESS, f"{field}: only the first {MAX_ADDRESSES} of {len(listed)} addresses count")
+    for text in listed[:MAX_ADDRESSES]:
         address = canonical_address(text.strip())
         if address is not None:
             addresses[address] = None
         elif text.strip():
-            report(Reason.UNUSABLE_ADDRESS, f"{field}: {text!r} is not an IP address; skipped (rule 12)")
+            report(Reason.UNUSABLE_ADDRESS, f"{field}: {shown(text)} is not an IP address; skipped (rule 12)")
     return list(addresses)
 
 
@@ -263,11 +304,14 @@ def _source_ranges(spec: ServiceSpec, report: Report) -> dict[Family, list[Netwo
     texts = [text for text in spec.load_balancer_source_ranges or () if text.strip()]
     if not texts:
         return None
+    if len(texts) > MAX_RANGES:
+        report(Reason.UNUSABLE_RANGE, _too_many_ranges(str(len(texts))))
+        texts = list(_NOBODY.values())
     networks: list[Network] = []
     for text in texts:
         network = parse_network(text)
         if network is None:
-            report(Reason.UNUSABLE_RANGE, f"loadBalancerSourceRanges: {text!r} is not a CIDR; skipped (rule 12)")
+            report(Reason.UNUSABLE_RANGE, f"loadBalancerSourceRanges: {shown(text)} is not a CIDR; skipped (rule 12)")
         else:
             networks.append(network)
     return split_networks(networks)
@@ -291,12 +335,12 @@ def _affinity_timeout(spec: ServiceSpec) -> int | None:
     return (client_ip.timeout_seconds if client_ip else None) or DEFAULT_AFFINITY_TIMEOUT
 
 
-def _weights(annotations: Mapping[str, str] | None, report: Report) -> tuple[WeightRule, ...]:
+def _weights(annotations: Mapping[str, str] | None, before: ServiceWeights, report: Report) -> ServiceWeights:
     try:
-        return parse_service_weights(annotations)
+        return parse_service_weights(annotations, before)
     except ValueError as error:
         report(Reason.MALFORMED_WEIGHT, f"annotation {SERVICE_ANNOTATION}: {error}; ignored as a whole (D9)")
-        return ()
+        return NO_WEIGHTS
 
 
 def _seconds(timestamp: str | None) -> float:

@@ -53,6 +53,7 @@ class LiveNftables:
     def difference(self) -> Delta[EntryKey, Value]:
         """See `LiveRules`."""
         self._desired = self._compiled.entries()
+        self._kernel.prove(self._live, self._compiled.programs, self._desired)
         return self._kept.spare(ruleset.diff(self._live.entries, self._desired))
 
     def keep(self, services: Collection[ServiceKey]) -> None:

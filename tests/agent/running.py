@@ -107,11 +107,14 @@ class Ground:
 
     def configure(self, *lines: str) -> None:
         """Writes the configuration: that of all tests, and lines of its own."""
+        # In a namespace that is not the host's some of kube-proxy's sysctls cannot be set.
+        conntrack = "conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}"
         text = "\n".join(
             [
                 "apiVersion: kubeproxy.config.k8s.io/v1alpha1",
                 "kind: KubeProxyConfiguration",
                 f"clusterCIDR: {','.join(CONFIGURATION.cluster_cidrs)}",
+                *([] if any(line.startswith("conntrack:") for line in lines) else [conntrack]),
                 *lines,
                 "",
             ]
@@ -127,7 +130,8 @@ class Ground:
         folder = self._folder / f"agent-{self._count}"
         folder.mkdir()
         what = arguments or ("-f", str(self.manifests))
-        command = [RULEGEN, "agent", "--node", "node-1", "--config", self.config, *self._arguments, *what]
+        command = [RULEGEN, "agent", "--node", "node-1", "--config", self.config, "--log-level", "debug"]
+        command += [*self._arguments, *what]
         with (folder / "log").open("wb") as log, (folder / "printed").open("wb") as printed:
             with self.namespace.entered():
                 process = subprocess.Popen(

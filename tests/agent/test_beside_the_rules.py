@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -18,10 +20,11 @@ from rulegen.demo.network import Network
 from rulegen.demo.servers import Servers
 from rulegen.kube.objects import EndpointSlice, Node, NodeSpec, Service, Taint
 from tests.agent.asking import ask
-from tests.agent.running import Ground, Playground, save, wait_until, web
+from tests.agent.running import RULEGEN, Agent, Ground, Playground, save, wait_until, web
 from tests.apiserver import ApiServer
 from tests.builders import Item, endpoint, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.nftables.host import host_in
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -213,18 +216,77 @@ def test_udp_clients_move_at_once_when_their_endpoint_goes(tmp_path: Path) -> No
         assert metric(ground, deleted) >= 4
 
 
-def test_rule_71_only_what_is_configured_is_set(playground: Playground) -> None:
-    sysctls = ("nf_conntrack_tcp_timeout_established", "nf_conntrack_tcp_be_liberal", "nf_conntrack_udp_timeout")
+SYSCTLS = (
+    *("nf_conntrack_tcp_timeout_established", "nf_conntrack_tcp_timeout_close_wait"),
+    *("nf_conntrack_tcp_be_liberal", "nf_conntrack_udp_timeout"),
+)
 
-    def values() -> list[str]:
-        with playground.namespace.entered():
-            return [Path(f"/proc/sys/net/netfilter/{name}").read_text().strip() for name in sysctls]
 
+def sysctl_values(playground: Playground) -> list[str]:
+    with playground.namespace.entered():
+        return [Path(f"/proc/sys/net/netfilter/{name}").read_text().strip() for name in SYSCTLS]
+
+
+def test_rule_71_what_is_configured_is_set_and_what_is_not_is_kube_proxys(playground: Playground) -> None:
     save(playground.manifests / "all.json", *web(1, 1))
-    before = values()
+    before = sysctl_values(playground)
     with playground.agent() as agent:
         agent.wait_for("sync mode=full", 10.0)
-        assert values() == before
-        playground.configure("conntrack: {tcpEstablishedTimeout: 2h, tcpBeLiberal: true}")
-        wait_until(lambda: values() == ["7200", "1", before[2]], 10.0)
+        assert sysctl_values(playground) == before
+        playground.configure("conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 2h, tcpBeLiberal: true}")
+        wait_until(lambda: sysctl_values(playground) == ["7200", "3600", "1", before[3]], 10.0)
         agent.wait_for("nf_conntrack_tcp_timeout_established", 10.0)
+
+
+def test_without_a_configuration_file_no_sysctl_is_touched(playground: Playground) -> None:
+    """D11."""
+    save(playground.manifests / "all.json", *web(1, 1))
+    before = sysctl_values(playground)
+    with playground.agent("-f", str(playground.manifests), "--config", "") as agent:
+        agent.wait_for("sync mode=full", 10.0)
+        assert "sysctl" not in agent.log
+    assert sysctl_values(playground) == before
+
+
+def test_d11_a_sysctl_that_is_refused_is_said_and_nothing_waits_for_it(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    playground.configure("conntrack: {maxPerCore: 1, min: 777, udpTimeout: 7s}")
+    api_server.put(*NODE, *web(1, 1))
+    said = "cannot set nf_conntrack_max to 777 (it is "
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
+        agent.wait_for("sync mode=full", 10.0)
+        assert agent.log.count(said) == 1
+        assert sysctl_values(playground)[3] == "7"
+        assert metric(playground, 'rulegen_findings{reason="SysctlNotSet"}') == 1
+        wait_until(lambda: bool(api_server.events), 30.0)
+    (event,) = api_server.events
+    assert (event["reason"], event["type"], event["action"]) == ("SysctlNotSet", "Warning", "Start")
+    assert event["regarding"]["kind"] == "Node"
+    assert event["regarding"]["name"] == "node-1"
+    assert event["metadata"]["namespace"] == "default"
+    assert event["note"].startswith(said)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_d11_nor_does_a_read_only_file_system_end_the_agent(playground: Playground, tmp_path: Path) -> None:
+    """What a pod without rights sees, with kube-proxy's own file."""
+    playground.configure("conntrack: {}")
+    save(playground.manifests / "all.json", *web(1, 1))
+    script = (
+        "mount --make-rprivate /proc && mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && "
+        f"exec {RULEGEN} agent --node node-1 --config {playground.config} -f {playground.manifests}"
+    )
+    with (tmp_path / "log").open("wb") as log, playground.namespace.entered():
+        process = subprocess.Popen(["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script], stderr=log)
+    with process:
+        try:
+            agent = Agent(process, tmp_path)
+            agent.wait_for("sync mode=full", 10.0)
+            assert agent.log.count("Read-only file system; a container must be privileged") == 1
+            save(playground.manifests / "all.json", *web(1, 1, 2))
+            playground.wait_for(web(1, 1, 2), 10.0)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(patience(15)) == 0
+        finally:
+            process.kill()

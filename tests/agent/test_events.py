@@ -288,7 +288,7 @@ def test_owners_are_told_what_they_can_do_something_about(server: ApiServer, sta
         ("a", "DuplicateFrontend", "load-balancer VIP 19"),
         ("a", "SourceRangesLeaveFamilyOpen", "loadBalancerSourceRa"),
         ("a", "UnusableSourceRange", "loadBalancerSourceRa"),
-        ("b", "UnusableAddress", "spec.externalIPs: 'n"),
+        ("b", "UnusableAddress", 'spec.externalIPs: "n'),
         ("c", "MalformedWeight", "EndpointSlice defaul"),
     ]
 

@@ -87,6 +87,20 @@ def test_rule_85_pending_for_twice_the_sync_period_is_unhealthy_until_a_sync(hea
     assert health.is_healthy()
 
 
+def test_work_that_does_not_end_is_unhealthy_also_before_the_first_sync(health: Health, clock: Clock) -> None:
+    health.woke()
+    clock.seconds += 59.9
+    assert health.is_healthy()
+    clock.seconds += 0.1
+    assert not health.is_healthy()
+    assert health.livez().status == 503
+    health.rests()
+    assert health.is_healthy()
+    # Waiting for the API server is no work.
+    clock.seconds += 1000
+    assert health.livez().status == 200
+
+
 def test_rule_87_healthy_before_the_first_sync_as_long_as_nothing_waits(health: Health, clock: Clock) -> None:
     clock.seconds += 1000
     assert health.healthz().status == 200
@@ -208,10 +222,10 @@ def test_one_family_alone(clock: Clock, server: HttpServer) -> None:
 class Balancers:
     """The servers at work, and what they have reported."""
 
-    def __init__(self, health: Health, server: HttpServer) -> None:
+    def __init__(self, health: Health, server: HttpServer, most: int = 1000) -> None:
         self.reports: list[tuple[ServiceKey, str]] = []
         self.ended: list[tuple[ServiceKey, str]] = []
-        self.servers = ServiceHealthServers(health, server, self._take_report)
+        self.servers = ServiceHealthServers(health, server, most, self._take_report)
 
     def apply(self, *checks: HealthCheck, gone: tuple[HealthCheckKey, ...] = ()) -> None:
         changes: dict[HealthCheckKey, HealthCheck | None] = dict.fromkeys(gone)
@@ -444,3 +458,37 @@ def test_from_objects_to_answers(health: Health, server: HttpServer) -> None:
     made.remove_service("default", "web")
     sync()
     assert not is_open(32000, "192.168.0.2")
+
+
+def test_more_ports_than_there_are_descriptors_for_are_reported_and_opened_when_there_is_room(
+    health: Health, server: HttpServer
+) -> None:
+    balancers = Balancers(health, server, most=2)
+    balancers.servers.set_addresses(EVERYWHERE)
+    services = [("default", f"web-{number}") for number in range(3)]
+    balancers.apply(*(check(30000 + number, service=service) for number, service in enumerate(services)))
+    assert [is_open(30000 + number) for number in range(3)] == [True, True, False]
+    assert balancers.new_reports() == [
+        (
+            services[2],
+            "no health checks: cannot listen on 0.0.0.0 port 30002: there are 2 such listeners, and the limit of open "
+            "files leaves room for no more",
+        )
+    ]
+    balancers.apply(gone=((services[0], V4),))
+    assert [is_open(30000 + number) for number in range(3)] == [False, True, True]
+    assert len(balancers.ended) == 1
+
+
+def test_hundreds_of_new_ports_are_opened_in_turns(balancers: Balancers) -> None:
+    """The thread that programs Services opens them."""
+    checks = [check(20000 + number, service=("default", f"web-{number:03}")) for number in range(120)]
+    balancers.apply(*checks)
+    assert (is_open(20000), is_open(20119)) == (True, False)
+    turns = 0
+    while balancers.servers.has_more:
+        balancers.servers.proceed()
+        turns += 1
+    assert turns == 2
+    assert all(is_open(one.port) for one in checks)
+    assert balancers.reports == []

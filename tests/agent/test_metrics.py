@@ -363,6 +363,15 @@ def test_what_is_followed() -> None:
     assert value(metrics, "rulegen_following", kind="ServiceCIDR") == 0
 
 
+def test_changes_that_wait_are_counted_when_somebody_asks() -> None:
+    metrics = made()
+    waiting = [3]
+    metrics.count_waiting(lambda: waiting[0])
+    assert value(metrics, "rulegen_waiting_changes") == 3
+    waiting[0] = 0
+    assert value(metrics, "rulegen_waiting_changes") == 0
+
+
 def test_entries_drift_and_refusals() -> None:
     metrics = made()
     metrics.sync_done(diff({"a": 1, "b": 1, "c": 1}, {"b": 2, "c": 2, "d": 2, "e": 1}), 0.1, is_full=True)

@@ -17,7 +17,7 @@ from rulegen.kube.api import ApiError
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Interrupted, Invalid, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from tests.builders import node, service
+from tests.builders import endpoint_slice, node, service
 
 OTHER = service("web", ["10.96.0.99"])
 
@@ -53,6 +53,113 @@ def test_an_invalid_object_does_not_hide_what_it_meant_before(inbox: Inbox) -> N
     inbox.deliver(invalid)
     inbox.deliver(Upsert(OTHER))
     assert inbox.take() == [Upsert(OTHER)]
+
+
+# -- turns --
+
+
+def _busy(number: int, namespace: str = "tenant") -> Upsert:
+    return Upsert(service(f"web-{number}", namespace=namespace))
+
+
+def _slice(number: int, endpoints: int = 1, name: str = "big") -> Upsert:
+    addresses = [f"10.128.{host // 250}.{host % 250 + 1}" for host in range(endpoints)]
+    return Upsert(endpoint_slice(addresses, service_name=name, name=f"{name}-{number}"))
+
+
+def test_a_namespace_in_which_much_changes_holds_up_no_other(inbox: Inbox) -> None:
+    for number in range(1000):
+        inbox.deliver(_busy(number))
+    inbox.deliver(_busy(1, "quiet"))
+    assert inbox.waiting() == 1001
+    first = inbox.take(20)
+    assert inbox.waiting() == 981
+    assert len(first) == 20
+    assert _busy(1, "quiet") in first
+    rest = []
+    while (wait := inbox.wait()) is not None:
+        assert wait == 0.0
+        rest += inbox.take(20)
+    assert {event.item.metadata.name for event in rest if isinstance(event, Upsert)} == {
+        f"web-{number}" for number in range(1000)
+    } - {event.item.metadata.name for event in first if isinstance(event, Upsert) and event != _busy(1, "quiet")}
+
+
+def test_services_that_change_all_the_time_hold_up_no_neighbour(inbox: Inbox) -> None:
+    for number in range(1000):
+        inbox.deliver(_busy(number))
+    inbox.take(2000)
+    for number in range(1000):
+        inbox.deliver(_busy(number))
+    inbox.deliver(_busy(5000))
+    assert inbox.take(20)[0] == _busy(5000)
+    # And none of them waits for ever, however many quiet ones come.
+    for number in range(6000, 7000):
+        inbox.deliver(_busy(number))
+    assert _busy(30) in [event for _ in range(4) for event in inbox.take(20)]
+
+
+def test_an_object_that_is_quiet_again_counts_as_quiet() -> None:
+    now = 100.0
+    with closing(Inbox(lambda: now)) as inbox:
+        inbox.deliver(_busy(1))
+        inbox.take(10)
+        now += 10.0
+        inbox.deliver(_busy(2))
+        inbox.take(10)
+        inbox.deliver(_busy(2))
+        inbox.deliver(_busy(1))
+        assert inbox.take(10) == [_busy(1), _busy(2)]
+
+
+def test_a_large_slice_counts_as_several_changes(inbox: Inbox) -> None:
+    for number in range(10):
+        inbox.deliver(_slice(number, endpoints=500))
+    assert len(inbox.take(22)) == 2
+
+
+def test_large_services_wait_in_a_queue_of_their_own_and_get_a_tenth_of_the_time() -> None:
+    now = 100.0
+    with closing(Inbox(lambda: now)) as inbox:
+        inbox.weigh({("default", "big"): 100_000, ("default", "other"): 50_000})
+        for name in ("big", "other"):
+            for number in range(3):
+                inbox.deliver(_slice(number, name=name))
+        inbox.deliver(_busy(1))
+        # All changes of one, as compiling it costs the same.
+        assert inbox.take(200) == [*(_slice(number) for number in range(3)), _busy(1)]
+        inbox.deliver(_slice(0))
+        assert inbox.take(200) == []
+        assert inbox.wait() == pytest.approx(30.0)
+        now += 30.0
+        assert inbox.wait() == 0.0
+        assert inbox.take(200) == [_slice(number, name="other") for number in range(3)]
+        assert inbox.wait() == pytest.approx(15.0)
+        # A deletion follows the change that waits.
+        inbox.deliver(Delete(EndpointSlice, "default", "big-0"))
+        assert inbox.take(200) == []
+        now += 15.0
+        assert inbox.take(200) == [Delete(EndpointSlice, "default", "big-0")]
+        assert inbox.wait() is None
+
+
+def test_what_is_no_change_of_a_service_waits_for_nobody(inbox: Inbox) -> None:
+    for number in range(1000):
+        inbox.deliver(_busy(number))
+    inbox.take_prompt()
+    inbox.deliver(Upsert(node()))
+    assert _is_readable(inbox)
+    assert inbox.take_prompt() == [Upsert(node())]
+    inbox.deliver(Synced(Service))
+    assert inbox.take(5)[-1] == Synced(Service)
+
+
+def test_what_is_delivered_together_is_taken_together(inbox: Inbox) -> None:
+    inbox.deliver_together(_busy(number) for number in range(1000))
+    assert len(inbox.take(20)) == 1000
+
+
+# -- times --
 
 
 def test_rule_90_syncs_are_apart_and_the_first_after_quiet_is_at_once() -> None:

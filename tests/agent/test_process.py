@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.kube.objects import Node, ServiceCIDR
-from tests.agent.running import Playground, save, wait_until, web
+from tests.agent.running import RULEGEN, Playground, save, wait_until, web
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import Answer
 from tests.builders import Item, node, port, service, service_cidr
@@ -47,6 +48,29 @@ def test_a_changed_configuration_takes_effect_at_once(playground: Playground) ->
         assert agent.process.wait(patience(15)) == 0
 
 
+def test_a_mounted_config_map_that_is_exchanged_takes_effect(playground: Playground, tmp_path: Path) -> None:
+    """The kubelet writes another folder, and exchanges the link `..data` that the file's own link goes through."""
+    mounted = tmp_path / "mounted"
+    base = Path(playground.config).read_text()
+
+    def exchange(number: int, text: str) -> None:
+        (mounted / f"..{number}").mkdir(parents=True)
+        (mounted / f"..{number}" / "config.conf").write_text(text)
+        (mounted / "..new").symlink_to(f"..{number}")
+        (mounted / "..new").rename(mounted / "..data")
+
+    exchange(1, base)
+    (mounted / "config.conf").symlink_to("..data/config.conf")
+    save(playground.manifests / "all.json", *web(1, 1))
+    with playground.agent("-f", str(playground.manifests), "--config", str(mounted / "config.conf")) as agent:
+        agent.wait_for("sync mode=full", 10.0)
+        for bit in (15, 16):
+            exchange(bit, f"{base}nftables: {{masqueradeBit: {bit}}}\n")
+            mark = f"meta mark set meta mark | {1 << bit:#010x}"
+            wait_until(lambda mark=mark: mark in _ruleset(playground), 10.0)  # type: ignore[misc]
+        assert agent.log.count("starting over") == 2
+
+
 def test_a_configuration_that_the_host_cannot_follow_is_not_kept(playground: Playground) -> None:
     file = playground.manifests / "all.json"
     save(file, *web(1, 1))
@@ -57,6 +81,52 @@ def test_a_configuration_that_the_host_cannot_follow_is_not_kept(playground: Pla
             agent.wait_for("cannot be put to work, the one before is again: metricsBindAddress: cannot listen on", 10.0)
         save(file, *web(1, 2))
         playground.wait_for(web(1, 2), 10.0)
+
+
+def test_sighup_reads_the_configuration_and_the_files_anew(playground: Playground) -> None:
+    save(playground.manifests / "all.json", *web(1, 1))
+    with playground.agent() as agent:
+        playground.wait_for(web(1, 1))
+        generation = playground.host.generation()
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for("are read anew", 10.0)
+        wait_until(lambda: len(agent.syncs()) == 2, 10.0)
+        assert playground.host.generation() == generation, "nothing has changed"
+        Path(playground.config).write_text("nonsense: [")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(agent.syncs()) == 3, 10.0)
+        assert "configuration not used, the one before stays in force" in agent.log
+        save(playground.manifests / "all.json", *web(1, 2))
+        playground.wait_for(web(1, 2), 10.0)
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(15) == 0
+
+
+def test_a_changed_host_name_counts_at_a_reload(playground: Playground) -> None:
+    """In a UTS namespace of its own."""
+    save(playground.manifests / "all.json", *web(1, 1))
+    script = "hostname before; echo $$; exec rulegen agent -f $0"
+    with playground.namespace.entered():
+        process = subprocess.Popen(
+            ["unshare", "--uts", "sh", "-c", script, str(playground.manifests)],
+            env={**os.environ, "PATH": f"{Path(RULEGEN).parent}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            number = process.stdout.readline().strip()
+            said = iter(process.stderr.readline, "")
+            assert any("for node before, " in line for line in said)
+            assert any("sync mode=full" in line for line in said)
+            subprocess.run(["nsenter", "--target", number, "--uts", "hostname", "after"], check=True)
+            process.send_signal(signal.SIGHUP)
+            assert any("for node after, " in line for line in said)
+        finally:
+            process.kill()
 
 
 def test_a_configuration_can_change_the_target(playground: Playground) -> None:
@@ -83,6 +153,7 @@ def test_from_an_empty_kernel_the_api_server_is_reached_directly(
     api_server.put(*web(1, 1), node(), service_cidr("10.96.0.0/16"))
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*web(1, 1), node(), service_cidr("10.96.0.0/16")], 10.0)
+        agent.wait_for("sync mode=full", 10.0)
         assert "programmed by this agent" not in agent.log
         assert len(agent.syncs()) == 1
 
@@ -109,7 +180,7 @@ def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
         agent.wait_for("sync mode=full", 15.0)
         assert "added=0 changed=0 removed=0" in agent.log
         assert "not following Node" in agent.log
-    assert playground.host.generation() == generation
+    assert playground.host.generation() == generation + 1  # its lock
 
 
 def test_what_the_api_server_denies_is_not_waited_for(

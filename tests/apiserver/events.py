@@ -60,7 +60,7 @@ def _is_valid(event: dict[str, Any], namespace: str) -> bool:
         and _QUALIFIED.fullmatch(event.get("reportingController", "")) is not None
         and event.get("type") in ("Normal", "Warning")
         and len(event.get("note", "").encode()) <= _NOTE_BYTES
-        and event.get("regarding", {}).get("namespace") == namespace
+        and event.get("regarding", {}).get("namespace", "default") == namespace
         and _NAME.fullmatch(event["metadata"].get("name", "")) is not None
         and datetime.fromisoformat(event["eventTime"]).tzinfo is not None
         and re.fullmatch(r".*T.*\.\d{6}Z", event["eventTime"]) is not None

@@ -34,6 +34,21 @@ class HalfBody(NamedTuple):
     """A list that stops in the middle, by the connection being closed."""
 
 
+class Raw(NamedTuple):
+    """These bytes in place of an answer; then the connection is closed, or stays open if it `hangs`."""
+
+    text: bytes
+    hangs: bool = False
+
+
+class Drip(NamedTuple):
+    """`start`, then `part` again and again, each after `seconds`, for as long as the client listens."""
+
+    start: bytes
+    part: bytes
+    seconds: float
+
+
 # The rest happens in a watch.
 
 
@@ -63,6 +78,6 @@ class End(NamedTuple):
     """The stream ends as if its time were up."""
 
 
-RequestFault: TypeAlias = Answer | Late | Hang | Body | HalfBody
+RequestFault: TypeAlias = Answer | Late | Hang | Body | HalfBody | Raw | Drip
 StreamFault: TypeAlias = Silence | ErrorEvent | Line | Cut | End
 Fault: TypeAlias = RequestFault | StreamFault

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from email.message import Message
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,12 +24,13 @@ import trustme
 
 from rulegen.kube.objects import KubeStruct
 from tests.apiserver.events import EventStore, Refused
-from tests.apiserver.faults import Answer, Body, Fault, HalfBody, Hang, Late, StreamFault
+from tests.apiserver.faults import Answer, Body, Drip, Fault, HalfBody, Hang, Late, Raw, StreamFault
 from tests.apiserver.selectors import selector
 from tests.apiserver.store import EVENT, EVERY_KIND, ExpiredError, Kind, Plain, Store
 from tests.apiserver.stream import Bookmark, HangUp, Stream, status_object
 
 Verb: TypeAlias = Literal["list", "watch", "create"]
+Configure: TypeAlias = Callable[[ssl.SSLContext], None]
 
 TOKEN = "first-token"  # noqa: S105 - of a server that lives for one test
 
@@ -56,14 +58,18 @@ class Request(NamedTuple):
 
 
 class ApiServer:
-    """A running server on a port of 127.0.0.1.
+    """A running server on a port of 127.0.0.1, or of another address of this host.
 
-    `tokens`: who may ask; `served`: the paths that it knows; `events`: what clients have made; `connections`: how many
-    were made to it; `compressed`: how many lists were sent so; `spoke`: when it last wrote into a watch, by
-    `time.monotonic`.
+    `tokens`: who may ask, besides those with a certificate of the authority; `served`: the paths that it knows;
+    `events`: what clients have made; `headers`: of all requests; `connections`: how many were made to it; `compressed`:
+    how many lists were sent so; `spoke`: when it last wrote into a watch, by `time.monotonic`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1", configure_certificate: Configure | None = None) -> None:
+        """`configure_certificate`: puts another certificate into the server's TLS context."""
+        self.address = address
+        self.configure_certificate = configure_certificate or _server_certificate().configure_cert
+        self.headers: list[Message] = []
         self.store = Store()
         self.tokens = {TOKEN}
         self.served = {kind.path: kind for kind in EVERY_KIND.values()}
@@ -86,7 +92,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://{f'[{self.address}]' if ':' in self.address else self.address}:{self._port}"
 
     def start(self) -> None:
         """Listens, after a `stop` on the same port as before."""
@@ -99,14 +105,26 @@ class ApiServer:
             self._http.end()
             self._http = None
 
-    def kubeconfig(self, path: Path, *, token: str | None = TOKEN, token_file: Path | None = None) -> str:
-        """Writes a kubeconfig for this server; its name."""
+    def kubeconfig(
+        self,
+        path: Path,
+        *,
+        token_file: Path | None = None,
+        user: Plain | None = None,
+        cluster: Plain | None = None,
+    ) -> str:
+        """Writes a kubeconfig for this server; its name.
+
+        `user`: in place of a token; `cluster`: fields beside or instead of the usual ones, None takes one away.
+        """
         authority = base64.b64encode(certificate_authority().cert_pem.bytes()).decode()
-        user = {"tokenFile": str(token_file)} if token_file else {"token": token} if token else {}
+        if user is None:
+            user = {"tokenFile": str(token_file)} if token_file else {"token": TOKEN}
+        fields = {"server": self.url, "certificate-authority-data": authority, **(cluster or {})}
         document = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "it", "cluster": {"server": self.url, "certificate-authority-data": authority}}],
+            "clusters": [{"name": "it", "cluster": fields}],
             "users": [{"name": "me", "user": user}],
             "contexts": [{"name": "me@it", "context": {"cluster": "it", "user": "me"}}],
             "current-context": "me@it",
@@ -177,9 +195,12 @@ class _HttpServer(ThreadingHTTPServer):
         self.api = api
         self.ending = False
         self._connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        self.address_family = socket.AF_INET6 if ":" in api.address else socket.AF_INET
+        super().__init__((api.address, port), _Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        _server_certificate().configure_cert(context)
+        api.configure_certificate(context)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        certificate_authority().configure_trust(context)
         # Each connection's own thread shakes hands, when it reads for the first time.
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), name="API server", daemon=True)
@@ -232,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if kind is None:
                 self._refuse(Answer(404, "NotFound"), verb, url.path, query)
-            elif self._token() not in self.server.api.tokens:
+            elif not self._is_known():
                 self._refuse(Answer(401, "Unauthorized"), verb, kind.name, query)
             else:
                 self._serve(kind, verb, query)
@@ -245,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if namespace is None:
                 self._refuse(Answer(404, "NotFound"), "create", self.path, {})
-            elif self._token() not in self.server.api.tokens:
+            elif not self._is_known():
                 self._refuse(Answer(401, "Unauthorized"), "create", EVENT.name, {})
             elif not self._fails(self.server.api.take_fault(EVENT, "create"), "create", EVENT.name, {}):
                 self._create_event(namespace, body)
@@ -262,9 +283,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._note("create", EVENT.name, {}, 201)
         self._send(201, made, {})
 
-    def _token(self) -> str:
+    def _is_known(self) -> bool:
+        """By a token, as `Basic` or `Bearer`, or by a certificate."""
+        api = self.server.api
+        api.headers.append(self.headers)
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
-        return token if scheme.lower() == "bearer" else ""
+        if scheme.lower() == "basic":
+            token = base64.b64decode(token).decode()
+        return token in api.tokens or bool(self.connection.getpeercert())
 
     def _serve(self, kind: Kind, verb: Verb, query: Mapping[str, str]) -> None:
         fault = self.server.api.take_fault(kind, verb)
@@ -290,7 +316,25 @@ class _Handler(BaseHTTPRequestHandler):
                 raise HangUp
             case Late(seconds):
                 self._wait(seconds)
+            case Raw(text, hangs):
+                self._note(verb, kind, query, 0)
+                self.wfile.write(text)
+                self.wfile.flush()
+                self._wait(3600 if hangs else 0)
+                raise HangUp
+            case Drip():
+                self._note(verb, kind, query, 0)
+                self._drip(fault)
+                raise HangUp
         return False
+
+    def _drip(self, fault: Drip) -> None:
+        text = fault.start
+        while not self.server.ending:
+            self.wfile.write(text)
+            self.wfile.flush()
+            self._wait(fault.seconds)
+            text = fault.part
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds

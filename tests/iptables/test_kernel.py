@@ -21,11 +21,14 @@ from rulegen.ruleset import Delta
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import COMMANDS, Host, compiled
 from tests.nftables.clusters import clusters
+from tests.selection import examples
 
 pytestmark = pytest.mark.kernel
 
 _in_the_kernel = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(12),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 CLUSTER: list[Item] = [

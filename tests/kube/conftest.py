@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import pytest
 
-from rulegen.kube.api import Api, connect
+from rulegen.errors import InputError
+from rulegen.kube.api import Api, ApiError, connect
 from rulegen.kube.follow import Delete, Follower, FollowEvent, Synced, Timing, Upsert
-from rulegen.kube.listing import WatchedKind, WatchedObject
+from rulegen.kube.listing import Item, WatchedKind, WatchedObject, list_pages, services
 from tests.apiserver import EVERY_KIND, ApiServer
 from tests.patience import patience
 
@@ -102,3 +103,27 @@ def follow(server: ApiServer, tmp_path: Path) -> Iterator[Callable[..., Followed
     for followed in started:
         followed.follower.stop()
     assert not left_threads()
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A host that knows of no cluster and of no proxy."""
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def listed(api: Api, limit: int = 500) -> list[Item]:
+    """The Services."""
+    return [item for page in list_pages(api, services(), limit) for item in page.items]
+
+
+def refusal(call: Callable[[], object], kind: type[ApiError] | type[InputError] = ApiError) -> str:
+    """The one line with which it fails."""
+    with pytest.raises(kind) as raised:
+        call()
+    assert str(raised.value).isprintable()
+    return str(raised.value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,32 +18,17 @@ import trustme
 from rulegen.errors import InputError
 from rulegen.kube import api as api_module
 from rulegen.kube.api import Api, ApiError, connect
-from rulegen.kube.kubeconfig import find_configuration, from_service_account
-from rulegen.kube.listing import Item, NotServedError, list_pages, service_cidrs, services
+from rulegen.kube.kubeconfig import find_access, from_service_account
+from rulegen.kube.listing import NotServedError, list_pages, service_cidrs
 from rulegen.kube.objects import Service
 from tests.apiserver import EVENT, ApiServer
-from tests.apiserver.faults import Answer, Hang
+from tests.apiserver.faults import Answer, Drip, Hang, Raw
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.builders import service
+from tests.kube.conftest import listed, refusal
+from tests.patience import patience
 
-
-@pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A host that knows of no cluster."""
-    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-def listed(api: Api, limit: int = 500) -> list[Item]:
-    return [item for page in list_pages(api, services(), limit) for item in page.items]
-
-
-def refusal(call: Callable[[], object], kind: type[ApiError] | type[InputError] = ApiError) -> str:
-    with pytest.raises(kind) as raised:
-        call()
-    assert str(raised.value).isprintable()
-    return str(raised.value)
+pytestmark = pytest.mark.usefixtures("nowhere")
 
 
 # Where the cluster is.
@@ -85,10 +72,10 @@ def test_a_pod_uses_its_service_account(server: ApiServer, tmp_path: Path, monke
     server.tokens = {"second"}
     (tmp_path / "token").write_text("second")
     assert [item.name for item in listed(pod)] == ["web"]
-    message = refusal(find_configuration(), InputError)
+    message = refusal(find_access(), InputError)
     assert message == (
         "/var/run/secrets/kubernetes.io/serviceaccount: not a usable service account: "
-        "Service token file does not exist."
+        "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt: No such file or directory"
     )
 
 
@@ -102,21 +89,23 @@ def test_no_cluster_at_all() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "not a usable kubeconfig: Invalid kube-config. PATH file is empty"),
-        ("{", "not a usable kubeconfig: while parsing"),
-        ("5", "not a usable kubeconfig: it is not built as one"),
-        ("[]", "not a usable kubeconfig: it is not built as one"),
-        ("kind: Config", "not a usable kubeconfig: Invalid kube-config file. Expected key current-context"),
-        ("current-context: 5\ncontexts: 7", "not a usable kubeconfig: it is not built as one"),
-        ("current-context: a\ncontexts: [{name: b}]", "not a usable kubeconfig: Invalid kube-config file. Expected"),
-        ("\0", "not a usable kubeconfig: "),
+        ("", "PATH: current-context: expected the name of a context, it is not set"),
+        ("{", "PATH:2:1: not a kubeconfig: did not find expected node content"),
+        ("5", "PATH: not a kubeconfig: expected object, got int"),
+        ("[]", "PATH: not a kubeconfig: expected object, got array"),
+        ("kind: Config", "PATH: current-context: expected the name of a context, it is not set"),
+        ("contexts: 7", "PATH: not a kubeconfig: contexts: expected array, got int"),
+        ("current-context: 5", "PATH: not a kubeconfig: current-context: expected str, got int"),
+        ("contexts: [{name: b}]", 'PATH: current-context: expected the name of a context, it is not set; it has "b"'),
+        ("current-context: a\ncontexts: [{name: b}]", 'PATH: current-context: there is no context "a"; it has "b"'),
+        ("\0", "PATH:1:1: not a kubeconfig: control characters are not allowed"),
     ],
 )
 def test_a_kubeconfig_that_is_none(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "k"
     path.write_text(text)
     message = refusal(lambda: connect(str(path)), InputError)
-    assert message.replace(str(path), "PATH").startswith("PATH: " + expected)
+    assert message.replace(str(path), "PATH") == expected
 
 
 def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
@@ -205,6 +194,160 @@ def test_one_connection_serves_all_pages(server: ApiServer, api: Api) -> None:
     server.put(*(service(f"s-{number}") for number in range(50)))
     assert len(listed(api, limit=5)) == 50
     assert server.connections == 1
+
+
+# Answers of another kind.
+
+HTML = b"<html>\x1b[31m\n" + b"x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"", "Remote end closed connection without response"),
+        (b"\x16\x03\x01\x02\x00\x01" * 1000, "the answer is no HTTP: "),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the answer is no HTTP: "),
+        (b"HTTP/1.1 200 OK\r\n" + b"X" * 70_000, "the answer is no HTTP: got more than 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200, "the answer is no HTTP: got more than 100 headers"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nabc", ""),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", ""),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 70_000, ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", ""),
+        (b"HTTP/1.1 200 OK\r\n\x00\xff: \x1b[31m\r\n\r\n{}", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + HTML, "the answer is no list: "),
+        (b"HTTP/1.1 503 \x1b[31m\r\nContent-Type: text/html\r\n\r\n" + HTML, "status 503"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", "the answer is no list: "),
+        (b"HTTP/1.1 999 Odd\r\n\r\n", "status 999"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, ""),
+    ],
+)
+def test_an_answer_of_another_kind_is_one_short_line(
+    server: ApiServer, api: Api, text: bytes, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.inject(Service, "list", Raw(text))
+    message = refusal(lambda: listed(api))
+    assert message.startswith(server.url)
+    assert expected in message
+    assert len(message) < 500
+    assert not caplog.records
+    # The next one is another connection.
+    assert listed(api) == []
+
+
+def test_what_a_status_says_is_shortened_and_escaped(server: ApiServer, api: Api) -> None:
+    status = {"reason": "R\x1b[1m" + "r" * 5000, "message": "m\u202e\n" + "m" * 5000, "code": 500}
+    body = json.dumps(status).encode()
+    server.inject(Service, "list", Raw(b"HTTP/1.1 500 No\r\nContent-Length: %d\r\n\r\n" % len(body) + body))
+    message = refusal(lambda: listed(api))
+    assert message.isascii()
+    assert len(message) < 400
+
+
+def test_a_redirect_is_not_followed(server: ApiServer, api: Api) -> None:
+    """The other server would be given the token."""
+    with ApiServer() as other:
+        location = f"{other.url}/api/v1/services".encode()
+        for status in (301, 302, 307, 308):
+            head = b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, location)
+            server.inject(Service, "list", Raw(head))
+            message = refusal(lambda: listed(api))
+            assert message == (
+                f"{server.url}/api/v1/services: status {status}: sends us elsewhere, which is not followed: "
+                f"{other.url}/api/v1/services"
+            )
+        assert not other.headers
+
+
+def test_an_answer_has_an_end(server: ApiServer, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the server is never silent."""
+    monkeypatch.setattr("rulegen.kube.listing.LIST_SECONDS", 0.5)
+    monkeypatch.setattr("rulegen.kube.api._BODY_SECONDS", 1.0)
+    began = time.monotonic()
+    server.inject(Service, "list", Drip(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.05))
+    assert refusal(lambda: listed(api)) == f"{server.url}: not complete within 1.0 s"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server.inject(Service, "list", Drip(chunked, b"1\r\n \r\n", 0.05))
+    assert refusal(lambda: listed(api)) == f"{server.url}: not complete within 1.0 s"
+    monkeypatch.setattr("rulegen.kube.api._REFUSAL_SECONDS", 1.0)
+    server.inject(Service, "list", Drip(b"HTTP/1.1 500 No\r\nContent-Length: 60000\r\n\r\n", b"x", 0.05))
+    assert refusal(lambda: listed(api)) == f"{server.url}: not complete within 1.0 s"
+    # Each would go on for good.
+    assert time.monotonic() - began < patience(5)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_answer_is_not_larger_than_it_may_be(
+    server: ApiServer, api: Api, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    monkeypatch.setattr("rulegen.kube.api._LARGEST_BODY", 1 << 20)
+    body = b" " * (64 << 20)
+    encoding = b""
+    if compressed:
+        body, encoding = gzip.compress(body), b"Content-Encoding: gzip\r\n"
+    head = b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (encoding, len(body))
+    server.inject(Service, "list", Raw(head + body))
+    assert refusal(lambda: listed(api)) == f"{server.url}: sent an answer of more than 1048576 bytes"
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01"]
+)
+def test_a_server_that_speaks_no_tls(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr("rulegen.kube.api._CONNECT_SECONDS", 0.5)
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(said)
+            connection.recv(65536)
+            ended.wait(20)
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering = threading.Thread(target=answer)
+        answering.start()
+        elsewhere = connect(server.kubeconfig(tmp_path / "k"), f"https://127.0.0.1:{listening.getsockname()[1]}")
+        message = refusal(lambda: listed(elsewhere))
+        ended.set()
+        answering.join()
+    assert message.startswith(elsewhere.server)
+    assert len(message) < 300
+
+
+def test_a_host_without_room_for_a_thread(api: Api, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", start)
+        assert refusal(lambda: listed(api)) == f"{server.url}: no thread can be started"
+    assert listed(api) == []
+
+
+def test_a_handshake_has_an_end(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rulegen.kube.api._CONNECT_SECONDS", 0.5)
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"\x16\x03\x03\x40\x00")
+            while True:
+                connection.sendall(b"\x02")
+                time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        elsewhere = connect(server.kubeconfig(tmp_path / "k"), f"https://127.0.0.1:{listening.getsockname()[1]}")
+        began = time.monotonic()
+        assert refusal(lambda: listed(elsewhere))
+        assert time.monotonic() - began < patience(1.5)
+        dripping.join()
 
 
 # Making objects.

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.decode import ObjectError, convert_object, decode_object
-from rulegen.kube.objects import Endpoints, EndpointSlice, KubeStruct, Node, Service, ServiceCIDR
+from rulegen.kube.legacy import to_slices
+from rulegen.kube.objects import Endpoints, EndpointSlice, KubeStruct, Node, Service, ServiceCIDR, ServicePort
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -56,8 +57,8 @@ def faults(kind: type[KubeStruct], value: object) -> list[str]:
             {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}},
             "spec.sessionAffinityConfig.clientIP.timeoutSeconds: expected seconds from 1 to 86400, got 86401",
         ),
-        ({"clusterIP": "::ffff:10.96.0.1"}, "IPv4-mapped"),
-        ({"clusterIPs": ["10.96.0.1", "::FFFF:10.96.0.1"]}, "spec.clusterIPs[1]: expected an IP address"),
+        ({"clusterIP": "::ffff:10.96.0.256"}, 'spec.clusterIP: expected an IP address, got "::ffff:10.96.0.256"'),
+        ({"clusterIPs": ["10.96.0.1", "fd00::1%eth0"]}, "spec.clusterIPs[1]: expected an IP address"),
         ({"clusterIP": "ten"}, 'spec.clusterIP: expected an IP address, got "ten"'),
         ({"externalIPs": [7]}, "spec.externalIPs[0]: expected str, got 7"),
     ],
@@ -160,6 +161,123 @@ def test_zero_padded_addresses_are_decimal_and_accepted() -> None:
     assert canonical_address("172.30.0.041") == "172.30.0.41"
     decode_object(EndpointSlice, json.dumps(slice_of("IPv4", "010.000.000.009")).encode())
     decode_object(Service, json.dumps(service(clusterIP="010.096.000.001")).encode())
+
+
+MAPPED = ("::ffff:10.0.0.9", "::FFFF:010.0.0.9", "::ffff:a00:9", "0:0:0:0:0:ffff:10.0.0.9", "::00000:ffff:10.0.0.9")
+
+
+@pytest.mark.parametrize("address", MAPPED)
+def test_an_ipv4_mapped_address_is_the_ipv4_address(address: str) -> None:
+    """Rule 12: for Kubernetes it is, wherever it stands."""
+    assert canonical_address(address) == "10.0.0.9"
+    decode_object(EndpointSlice, json.dumps(slice_of("IPv4", address)).encode())
+    decode_object(Service, json.dumps(service(clusterIP=address, clusterIPs=[address])).encode())
+    assert faults(EndpointSlice, slice_of("IPv6", address)) == [
+        f'endpoints[0].addresses[0]: expected an IPv6 address, got "{address}", which is IPv4-mapped'
+    ]
+    subset = {"addresses": [{"ip": address}], "ports": [{"port": 80}]}
+    (converted,) = to_slices(convert_object(Endpoints, {"metadata": {"name": "web"}, "subsets": [subset]}))
+    assert (converted.address_type, [item.addresses for item in converted.endpoints or ()]) == ("IPv4", [["10.0.0.9"]])
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("::10.0.0.9", "::10.0.0.9"),
+        ("::fffe:10.0.0.9", "::fffe:a00:9"),
+        ("fd00:00000001::5", "fd00:1::5"),
+        ("::ffff:10.0.0", None),
+        ("::ffff:10.0.0.9/128", None),
+        ("fe80::1%eth0", None),
+        ("1:2:3:4:5:6:7:8:9", None),
+        (":", None),
+        ("", None),
+        ("0" * 100_000 + "1.2.3.4", "1.2.3.4"),
+        (":".join("0" * 100_000), None),
+    ],
+)
+def test_addresses(text: str, canonical: str | None) -> None:
+    assert canonical_address(text) == canonical
+
+
+NUMBERS = (80, 80.0, 8e1)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_number_without_a_fraction_is_whole(number: float) -> None:
+    """As kubectl sends it: 80."""
+    value = service(ports=[{"port": number, "nodePort": number}])
+    for decoded in (decode_object(Service, json.dumps(value).encode()), convert_object(Service, value)):
+        assert decoded.spec.ports == [ServicePort(port=80, node_port=80)]
+
+
+@pytest.mark.parametrize("number", [80.5, "80", True, [80], 1e300, -0.5, float("inf"), float("nan")])
+def test_what_is_no_whole_number_is_refused(number: object) -> None:
+    with pytest.raises(ObjectError, match=r"spec.ports\[0\].port: expected "):
+        convert_object(Service, service(ports=[{"port": number}]))
+
+
+# Each field that is read of an object and that the API server sets where it is empty or missing.
+DEFAULTS: list[tuple[type[KubeStruct], dict[str, Any], str, object]] = [
+    (Service, {"metadata": {"namespace": ""}}, "metadata.namespace", "default"),
+    (Service, {"spec": {"type": ""}}, "spec.type", "ClusterIP"),
+    (Service, {"spec": {"ports": [{"port": 80, "protocol": ""}]}}, "spec.ports.0.protocol", "TCP"),
+    (Service, {"spec": {"ports": [{"port": 80, "name": ""}]}}, "spec.ports.0.name", ""),
+    (Service, {"spec": {"ports": [{"port": 80, "nodePort": 0}]}}, "spec.ports.0.node_port", 0),
+    (Service, {"spec": {"sessionAffinity": ""}}, "spec.session_affinity", ""),
+    (Service, {"spec": {"externalTrafficPolicy": ""}}, "spec.external_traffic_policy", ""),
+    (Service, {"spec": {"clusterIP": ""}}, "spec.cluster_ip", ""),
+    (EndpointSlice, {"metadata": {"namespace": ""}}, "metadata.namespace", "default"),
+    (EndpointSlice, {"ports": [{"port": 80}]}, "ports.0.protocol", "TCP"),
+    (EndpointSlice, {"endpoints": [{"addresses": [], "conditions": {}}]}, "endpoints.0.conditions.ready", None),
+    (Endpoints, {"metadata": {"namespace": ""}}, "metadata.namespace", "default"),
+    (Endpoints, {"subsets": [{"ports": [{"port": 80, "protocol": ""}]}]}, "subsets.0.ports.0.protocol", "TCP"),
+    (Endpoints, {"subsets": [{"ports": [{"port": 80}]}]}, "subsets.0.ports.0.name", ""),
+    (Node, {"spec": {"podCIDR": ""}}, "spec.pod_cidr", ""),
+]
+REFUSED: list[tuple[type[KubeStruct], dict[str, Any], str]] = [
+    (Service, {"metadata": {"name": ""}}, "metadata.name"),
+    (Service, {"spec": {"internalTrafficPolicy": ""}}, "spec.internalTrafficPolicy"),
+    (Service, {"spec": {"ipFamilies": [""]}}, "spec.ipFamilies[0]"),
+    (Service, {"status": {"loadBalancer": {"ingress": [{"ip": "1.2.3.4", "ipMode": ""}]}}}, "ipMode"),
+    (Service, {"spec": {"type": "clusterIP"}}, "spec.type"),
+    (Service, {"spec": {"ports": [{"port": 0}]}}, "spec.ports[0].port"),
+    (EndpointSlice, {"addressType": ""}, "addressType"),
+    (EndpointSlice, {"ports": [{"port": 80, "protocol": ""}]}, "ports[0].protocol"),
+    (EndpointSlice, {"endpoints": [{"addresses": [""]}]}, "endpoints[0].addresses[0]"),
+    (EndpointSlice, {"endpoints": [{"addresses": ["10.0.0.1"], "nodeName": ""}]}, "endpoints[0].nodeName"),
+    (Endpoints, {"subsets": [{"addresses": [{"ip": ""}]}]}, "subsets[0].addresses[0].ip"),
+]
+
+
+def whole(kind: type[KubeStruct], value: dict[str, Any]) -> dict[str, Any]:
+    rest: dict[str, Any] = {"metadata": {"name": "web"}, "spec": {}, "addressType": "IPv4"}
+    return {**rest, **value, "metadata": {"name": "web", **value.get("metadata", {})}}
+
+
+@pytest.mark.parametrize(("kind", "value", "path", "default"), DEFAULTS)
+def test_what_the_api_server_sets_where_nothing_is(
+    kind: type[KubeStruct], value: dict[str, Any], path: str, default: object
+) -> None:
+    for empty in (value, nulls_for_empty(value)):
+        found: Any = decode_object(kind, json.dumps(whole(kind, empty)).encode())
+        for step in path.split("."):
+            found = found[int(step)] if step.isdigit() else getattr(found, step)
+        assert found in (default, None) if default == "" else found == default
+
+
+def nulls_for_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: nulls_for_empty(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [nulls_for_empty(item) for item in value]
+    return None if value in ("", 0) else value
+
+
+@pytest.mark.parametrize(("kind", "value", "path"), REFUSED)
+def test_what_the_api_server_refuses(kind: type[KubeStruct], value: dict[str, Any], path: str) -> None:
+    (fault,) = faults(kind, whole(kind, value))
+    assert f"{path}: expected " in fault
 
 
 def test_fqdn_slices_hold_anything() -> None:

@@ -19,7 +19,20 @@ from rulegen.kube.api import connect
 from rulegen.kube.follow import Delete, Follower, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from tests.apiserver import EVERY_KIND, ApiServer
-from tests.apiserver.faults import Answer, Body, Cut, End, ErrorEvent, HalfBody, Hang, Late, Line, Silence
+from tests.apiserver.faults import (
+    Answer,
+    Body,
+    Cut,
+    Drip,
+    End,
+    ErrorEvent,
+    HalfBody,
+    Hang,
+    Late,
+    Line,
+    Raw,
+    Silence,
+)
 from tests.builders import endpoint_slice, node, service, service_cidr
 from tests.kube.conftest import QUICK, Followed, left_threads
 
@@ -271,6 +284,38 @@ def test_after_410_what_differs_is_told_and_nothing_else(server: ApiServer, foll
     told = [event for event in followed.events[before:] if isinstance(event, Upsert | Delete)]
     assert [event.item.metadata.name for event in told if isinstance(event, Upsert)] == ["changes", "new"]
     assert [event for event in told if isinstance(event, Delete)] == [Delete(Service, "default", "goes")]
+
+
+def test_after_an_outage_a_410_is_not_waited_after(server: ApiServer, follow: Follow) -> None:
+    """The longest delay has been reached, and is that of the next failure; what the server forgot is none."""
+    server.put(service("old"))
+    followed = follow(msgspec.structs.replace(QUICK, first_delay=3.0, longest_delay=3.0))
+    followed.synced()
+    followed.until(lambda: server.watchers(Service) == 1)
+    server.stop()
+    followed.until(lambda: Service in {event.kind for event in followed.of(Interrupted)})
+    server.put(service("new"))
+    server.store.compact()
+    server.start()
+    followed.until(lambda: server.count(Service, "watch") >= 2)
+    began = time.monotonic()
+    followed.until(lambda: followed.events.count(Synced(Service)) == 2)
+    # The delay would be half of three seconds at least.
+    assert time.monotonic() - began < 1.5
+    assert not [event for event in followed.of(Interrupted) if getattr(event.error, "status", 0) == 410]
+    assert names(followed, Service) == ["new", "old"]
+
+
+def test_a_server_that_forgets_at_once_is_not_asked_without_a_pause(server: ApiServer, follow: Follow) -> None:
+    followed = follow(msgspec.structs.replace(QUICK, first_delay=0.2, longest_delay=5.0))
+    server.inject(Service, "watch", *[Answer(410, "Expired")] * 1000)
+    followed.synced()
+    followed.until(lambda: server.count(Service, "list") >= 2)
+    time.sleep(2.0)
+    # Without a pause there are hundreds in this time; with one, the second and each later one waits twice as long.
+    assert server.count(Service, "list") <= 10
+    server.put(service("new"))
+    followed.until(lambda: names(followed, Service) == ["new"])
 
 
 def test_a_bookmark_spares_the_list(server: ApiServer, follow: Follow) -> None:
@@ -554,9 +599,20 @@ def test_stopping_ends_watches(server: ApiServer, follow: Follow) -> None:
     stops_at_once(followed)
 
 
-@pytest.mark.parametrize("fault", [Hang(), Late(30), Answer(429, retry_after="60")])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Hang(),
+        Late(30),
+        Answer(429, retry_after="60"),
+        Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", hangs=True),
+        Raw(b"HTTP/1.1 500 No\r\nContent-Length: 99\r\n\r\n", hangs=True),
+        Drip(b"HTTP/1.1 200 OK\r\n", b"x", 0.01),
+        Drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.01),
+    ],
+)
 def test_stopping_waits_for_no_answer_and_no_delay(
-    server: ApiServer, follow: Follow, fault: Hang | Late | Answer
+    server: ApiServer, follow: Follow, fault: Hang | Late | Answer | Raw | Drip
 ) -> None:
     server.inject(Service, "list", fault)
     stops_at_once(follow())
@@ -570,3 +626,15 @@ def test_stopping_waits_for_no_connection(
     with port() as number:
         kubeconfig.write_text(kubeconfig.read_text().replace(server.url, f"https://127.0.0.1:{number}"))
         stops_at_once(follow(kubeconfig=str(kubeconfig)))
+
+
+def test_stopping_waits_for_no_name(
+    server: ApiServer, follow: Follow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resolver cannot be interrupted."""
+    answers = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait(60) and [])
+    try:
+        stops_at_once(follow())
+    finally:
+        answers.set()

@@ -162,6 +162,18 @@ def test_an_invalid_object_is_named_with_its_cluster(server: ApiServer, host: Ho
         assert host.run(command, "--skip-invalid").returncode == 0
 
 
+def test_a_server_that_is_not_checked_is_warned_of_in_one_line(server: ApiServer, host: Host, tmp_path: Path) -> None:
+    fill(server)
+    cluster = {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
+    path = server.kubeconfig(tmp_path / "insecure", cluster=cluster)
+    done = host.run("snapshot", "--kubeconfig", path)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"rulegen: warning: {path}: cluster it: insecure-skip-tls-verify: whoever answers at {server.url} is believed, "
+        "and is given the credentials\n"
+    )
+
+
 @pytest.mark.parametrize("what", ["nothing", "refused", "forbidden", "unauthorised"])
 def test_what_is_wrong_is_one_line(server: ApiServer, host: Host, what: str) -> None:
     match what:

@@ -8,6 +8,7 @@ of the tests.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import subprocess
 import time
@@ -37,6 +38,8 @@ from tests.lab.packets import (
 )
 
 Interfaces: TypeAlias = Mapping[str, Sequence[str]]
+# Interface, protocol, packet type, hardware type, hardware address.
+HardwareAddress: TypeAlias = tuple[str, int, int, int, bytes]
 
 POD_INTERFACES: Interfaces = {"pods": ("10.128.0.0/24", "fd00:10:128::/64")}
 NODE_ADDRESSES = ("192.0.2.10/24", "2001:db8:0:1::10/64")
@@ -50,6 +53,7 @@ _ITSELF = ""  # in place of an interface: the node sends the packet
 _BATCH = 64
 # Nearly always all has happened when the call that sends returns; silence of this length means that it has.
 _SETTLE_SECONDS = 0.05
+_QUEUE_SECONDS = 0.001
 _RECEIVED = [
     *((socket.AF_INET, protocol) for protocol in PROTOCOLS.values()),
     *((socket.AF_INET6, PROTOCOLS[name]) for name in ("TCP", "UDP", "SCTP")),
@@ -318,7 +322,23 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         """Lets a packet, from the IP header on, arrive at the node."""
-        self.socket.sendto(data, self._to[data[0] >> 4])
+        send_waiting(self.socket, data, self._to[data[0] >> 4])
+
+
+def send_waiting(sender: socket.socket, data: bytes, to: HardwareAddress) -> None:
+    """Sends a packet by a socket that does not block, when there is room: a slow machine may not keep up with us."""
+    while True:
+        try:
+            sender.sendto(data, to)
+        except BlockingIOError:
+            select.select([], [sender], [], 1.0)
+        except OSError as error:
+            # Of a queue between the socket and the wire nobody says when it has room.
+            if error.errno != errno.ENOBUFS:
+                raise
+            time.sleep(_QUEUE_SECONDS)
+        else:
+            return
 
 
 class _Seen:

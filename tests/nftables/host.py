@@ -80,8 +80,12 @@ class Host:
 
     def delta(self, *items: Item) -> Delta[EntryKey, Value]:
         """What `rulegen diff` would print."""
-        live = self.read().entries
-        return ruleset.diff(live, compiled(items, live).entries())
+        live = self.read()
+        compiler = compiled(items, live.entries)
+        desired = compiler.entries()
+        with self.namespace.entered():
+            self.kernel.prove(live, compiler.programs, desired)
+        return ruleset.diff(live.entries, desired)
 
     def apply(self, *items: Item) -> Transaction:
         """What `rulegen apply` does; the transaction that was committed."""
@@ -94,6 +98,8 @@ class Host:
         """What leads from `live` to the objects."""
         compiler = compiled(items, live.entries)
         desired = compiler.entries()
+        with self.namespace.entered():
+            self.kernel.prove(live, compiler.programs, desired)
         delta = ruleset.diff(live.entries, desired)
         return plan(delta, live, compiler.programs, desired, self.kernel.clients(delta))
 

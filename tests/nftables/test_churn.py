@@ -20,10 +20,14 @@ from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, 
 from tests.lab.fixtures import MakeLab
 from tests.nftables.host import Host, host_in, lines_of
 from tests.nftables.traffic import Traffic
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
 SECONDS = 3.0
+LEAST_PACKETS = 10_000
+# A slow machine goes on until it has done as much as others do meanwhile.
+LONGEST_SECONDS = 30.0
 
 
 def _slice(count: int, first: int = 0) -> Item:
@@ -62,6 +66,7 @@ OWNERS = [
 ]
 
 
+@pytest.mark.part(0)
 @pytest.mark.parametrize(
     ("states", "least_commits"),
     [
@@ -80,11 +85,14 @@ def test_no_new_connection_leaves_untranslated(
     traffic = Traffic(lab)
     with host_in(lab.namespace) as host, lab.entered():
         churn = _Churn(host, states)
+        commits = 0
+        end = time.monotonic() + patience(LONGEST_SECONDS)
         with traffic.flowing():
-            commits = churn.run(SECONDS)
+            while time.monotonic() < end and (commits < least_commits or traffic.seen <= LEAST_PACKETS):
+                commits += churn.run(SECONDS)
         churn.check()
     assert traffic.leaked == 0, f"{traffic.leaked} of {traffic.seen} packets in {commits} commits"
-    assert traffic.seen > 10_000
+    assert traffic.seen > LEAST_PACKETS
     assert commits >= least_commits
 
 

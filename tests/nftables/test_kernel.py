@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import time
+from collections.abc import Callable
 
 import pytest
 
-from rulegen.errors import ApplyError, StaleError
+from rulegen.config import Family
+from rulegen.errors import ApplyError, HostError, StaleError
+from rulegen.nftables import kernel
+from rulegen.nftables.layout import LAYOUTS, TABLE, Value, pack_register
+from rulegen.nftables.netlink import Connection, KernelError, SetInfo
 from rulegen.targets.model import Difference
 from rulegen.targets.on_nftables import NftablesTarget
 from tests.builders import CONFIGURATION, Item, cluster, endpoint_slice, node, service
-from tests.nftables.host import Host, lines_of
+from tests.nftables.host import Host, compiled, lines_of, rendered
 
 pytestmark = pytest.mark.kernel
 
@@ -77,41 +80,122 @@ def test_an_apply_begins_anew_when_others_were_quicker(host: Host, meddling: str
 
 def test_what_the_kernel_refuses_is_shown_with_the_command(host: Host) -> None:
     host.apply(*CROWD)
+    live = host.read()
+    transaction = host.plan(live, *WEB)
     host.nft("add map ip rulegen foreign { type mark : verdict; elements = { 1 : goto lb-20 }; }")
-    before = host.read().entries
     with pytest.raises(ApplyError) as raised:
-        host.apply(*WEB)
+        host.commit(transaction, live)
     assert str(raised.value) == (
         "the kernel refused a transaction: Device or resource busy: delete chain ip rulegen lb-20"
     )
     # What balances is in force; the chain that nobody may delete is left.
-    assert lines_of(host.delta(*WEB)) == ["- ip chains lb-20"]
-    assert before != host.read().entries
-    host.nft("delete map ip rulegen foreign")
+    assert lines_of(host.delta(*WEB)) == ["- ip chains lb-20", "- ip foreign map foreign"]
     host.apply(*WEB)
     assert lines_of(host.delta(*WEB)) == []
 
 
-_DIES = """
-import os, signal, sys
-from rulegen.nftables import kernel
-def commands():
-    yield "table ip half {\\n\\tset s { type mark; }\\n}\\n"
-    yield "add element ip half s {\\n"
-    for number in range(20000):
-        yield f"\\t{number},\\n"
-    yield "}\\n"
-    yield "#\\n" * 100000  # wherever this is cut off, all before it is complete
-    sys.stdout.write("sent")
-    sys.stdout.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-    yield ""
-kernel._in_subprocess([], commands(), check=False)
-"""
+def _hooks(host: Host) -> list[str]:
+    return [line for line in host.run("nft", "list", "ruleset").stdout.splitlines() if " hook " in line]
 
 
-def test_nft_does_not_outlive_the_process_that_feeds_it(host: Host) -> None:
-    done = host.run(sys.executable, "-c", _DIES)
-    assert (done.stdout, done.returncode) == ("sent", -9)
-    time.sleep(1)
+def _refuse_commit(monkeypatch: pytest.MonkeyPatch, host: Host, number: int, look: Callable[[], None]) -> None:
+    """The kernel refuses the commit of this number, counted from 1; `look` is called before it."""
+    calls = iter(range(1, number + 1))
+    commit = Connection.commit
+
+    def refusing(self: Connection, messages: list[bytearray]) -> None:
+        if next(calls, None) == number:
+            look()
+            raise KernelError(12, 0)
+        commit(self, messages)
+
+    monkeypatch.setattr(Connection, "commit", refusing)
+
+
+def test_a_first_load_comes_in_portions_and_no_packet_meets_it_before_the_last(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "_PORTION", 4096)
+    seen: list[list[str]] = []
+    generation = host.generation()
+    with monkeypatch.context() as patch:
+        _refuse_commit(patch, host, 12, lambda: seen.append(_hooks(host)))
+        with pytest.raises(HostError, match="Cannot allocate memory"):
+            host.apply(*CROWD)
+    assert seen == [[]]
+    # Nothing of it is left.
     assert host.run("nft", "list", "tables").stdout == ""
+    assert host.generation() - generation > 11
+    host.apply(*CROWD)
+    assert len(_hooks(host)) > 0
+    assert lines_of(host.delta(*CROWD)) == []
+
+
+def test_a_table_that_is_there_goes_in_the_transaction_that_replaces_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.apply(*CROWD)
+    before = _without_elements(host)
+    # Another schema: the tables must be made anew.
+    damage = "delete set ip rulegen {0}; add set ip rulegen {0} {{ type ipv4_addr . ipv4_addr; size 7; }}"
+    host.nft("flush chain ip rulegen postrouting\n" + damage.format("hairpin"))
+    damaged = host.nft("list ruleset")
+    monkeypatch.setattr(kernel, "_PORTION", 4096)
+    with monkeypatch.context() as patch:
+        # The first of these puts the old table's hooks in front.
+        _refuse_commit(patch, host, 2, lambda: None)
+        with pytest.raises(HostError, match="Cannot allocate memory"):
+            host.apply(*CROWD)
+    assert "size 7" in damaged
+    assert "size 7" in host.nft("list ruleset")
+    generation = host.generation()
+    transaction = host.apply(*CROWD)
+    assert [table.program.family for table in transaction.tables] == [Family.IPV4]
+    assert host.generation() - generation <= 2
+    assert _without_elements(host) == before
+    assert lines_of(host.delta(*CROWD)) == []
+
+
+def test_a_load_over_netlink_declares_what_nft_declares(host: Host) -> None:
+    host.apply(*CROWD)
+    over_netlink = _without_elements(host)
+    with host.namespace.entered():
+        by_netlink = {family: _declarations(family) for family in Family}
+    host.clear()
+    host.nft(rendered(compiled(CROWD)))
+    with host.namespace.entered():
+        assert {family: _declarations(family) for family in Family} == by_netlink
+    assert _without_elements(host) == over_netlink
+
+
+def _without_elements(host: Host) -> list[str]:
+    """Tables, sets, chains and rules; tables and chains are listed in the order in which they were made."""
+    return sorted(host.run("nft", "--terse", "list", "ruleset").stdout.splitlines())
+
+
+def _declarations(family: Family) -> dict[str, SetInfo]:
+    with Connection() as connection:
+        return {found.name: found for found in connection.sets(family, TABLE)}
+
+
+@pytest.mark.parametrize("items", [CROWD, [node()]], ids=["crowd", "nothing"])
+@pytest.mark.parametrize("there", [False, True], ids=["first", "again"])
+def test_a_check_of_a_load_changes_nothing_and_checks_all_of_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, items: list[Item], there: bool
+) -> None:
+    monkeypatch.setattr(kernel, "_PORTION", 4096)
+    if there:
+        host.apply(*WEB)
+        host.nft("add table ip rulegen { flags dormant; }\nadd table ip6 rulegen { flags dormant; }")
+    listed, generation = host.nft("list ruleset"), host.generation()
+    live = host.read()
+    transaction = host.plan(live, *items)
+    assert len(transaction.tables) == 2
+    with host.namespace.entered():
+        host.kernel.check(transaction, live)
+        assert host.nft("list ruleset") == listed
+        assert host.generation() == generation
+        entries = transaction.tables[0].entries
+        entries[LAYOUTS[Family.IPV4].balancers][pack_register(99)] = Value(b"goto nowhere")  # type: ignore[index]
+        with pytest.raises(ApplyError, match="add element ip rulegen balancers"):
+            host.kernel.check(transaction, live)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from rulegen.errors import ApplyError
-from rulegen.nftables.monitor import Monitor
+from rulegen.nftables import kernel
+from rulegen.nftables.monitor import Intrusion, Monitor
 from tests.agent.running import web
-from tests.nftables.host import Host, host_or_skip
+from tests.nftables.host import Host, host_or_skip, lines_of
 
 pytestmark = pytest.mark.kernel
 
@@ -64,18 +65,39 @@ def test_one_commit_of_nft_for_us_is_ours(host: Host, monitor: Monitor) -> None:
 
 def test_what_others_do_during_a_large_load_is_not_missed(host: Host, monitor: Monitor) -> None:
     host.apply(*web(1, 1))
-    with monitor.own_load():
+    with monitor.own_load() as load:
         host.nft(DAMAGE)
+        load.commits += 1
     assert not monitor.has_missed
     assert by(monitor) == []
-    with monitor.own_load():
+    with monitor.own_load() as load:
         host.nft(MORE_DAMAGE)
+        load.commits += 1
         host.nft("add table ip other")
     assert monitor.has_missed
     assert by(monitor) == ["another program, while rules were loaded"]
     assert not monitor.has_missed
     host.nft("delete table ip rulegen")
     assert len(by(monitor)) == 1
+
+
+def test_a_large_change_of_ours_fills_no_socket_and_hides_nobody(
+    host: Host, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notifications of a large change over netlink are not waited for, wherever it comes from."""
+    host.apply(*web(1, 1))
+    monkeypatch.setattr(kernel, "_LARGE", 0)
+    heard: list[bytes] = []
+
+    def hear(data: bytes) -> list[Intrusion]:
+        heard.append(data)
+        return []
+
+    monkeypatch.setattr(monitor, "_intrusions", hear)
+    host.apply(*web(1, 3), *web(2, 1))
+    assert by(monitor) == []
+    assert heard == []
+    assert lines_of(host.delta(*web(1, 3), *web(2, 1))) == []
 
 
 def fail_after(host: Host, damage: str) -> None:

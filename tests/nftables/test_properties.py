@@ -12,12 +12,15 @@ from rulegen.routing.cluster import Cluster
 from tests.builders import CONFIGURATION, Item
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, lines_of, meaning, rendered
+from tests.selection import examples
 
 pytestmark = pytest.mark.kernel
 
 # `host` is emptied in each example.
 _in_the_kernel = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -359,9 +359,11 @@ def test_a_table_that_packets_do_not_meet_is_woken(loaded: Host) -> None:
     assert "dormant" not in loaded.nft("list table ip rulegen")
 
 
-def test_a_foreign_set_or_map_in_the_table_is_removed_or_ignored(loaded: Host) -> None:
+def test_a_foreign_set_in_the_table_goes(loaded: Host) -> None:
     loaded.nft("add set ip rulegen intruder { type ipv4_addr; }\nadd element ip rulegen intruder { 10.0.0.1 }")
+    assert lines_of(loaded.delta(*EVERYTHING)) == ["- ip foreign set intruder"]
     _repaired(loaded)
+    assert "intruder" not in loaded.nft("list table ip rulegen")
 
 
 def test_what_the_kernel_remembers_of_clients_is_no_damage_and_is_kept(loaded: Host) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE, assign_slots, rounding_error, slot_counts
+from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE, _apportion, assign_slots, rounding_error, slot_counts
 
 weights = st.lists(st.integers(1, 65535), min_size=1, max_size=60)
 wanted = st.dictionaries(st.integers(0, 30), st.integers(1, 5), max_size=20)
@@ -85,3 +85,21 @@ def test_one_endpoint_less_moves_only_the_last_one() -> None:
     assert assign_slots(slots, dict.fromkeys("acdef", 1)) == list("afcde")
     assert assign_slots(slots, dict.fromkeys("abcdefg", 1)) == list("abcdefg")
     assert assign_slots(slots, dict.fromkeys("abXdef", 1)) == list("abXdef")
+
+
+@given(weights=weights, exponent=st.integers(0, 2))
+def test_d9_the_heaviest_give_way_one_slot_at_a_time(weights: list[int], exponent: int) -> None:
+    """As the rule says it, which takes the square of the number of endpoints."""
+    slots = 1 << (len(weights) - 1).bit_length() + exponent
+    total = sum(weights)
+    expected = [max(1, weight * slots // total) for weight in weights]
+    order = sorted(range(len(weights)), key=lambda index: (-(weights[index] * slots % total), index))
+    for index in order[: max(0, slots - sum(expected))]:
+        expected[index] += 1
+    while sum(expected) > slots:
+        expected[max(range(len(weights)), key=lambda index: (expected[index], -index))] -= 1
+    assert _apportion(weights, slots) == expected
+
+
+def test_d9_thousands_of_light_endpoints_and_a_heavy_one() -> None:
+    assert slot_counts([1] * 4000 + [65535]) == [1] * 4000 + [96]

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from tests.lab import UPLINK, Lab, Packet
 from tests.lab.conntrack import Conntrack
+from tests.lab.lab import send_waiting
 from tests.lab.packets import build
 from tests.patience import patience
 
@@ -66,18 +67,19 @@ class Traffic:
                 pass_fds=[wire.socket.fileno()],
             )
         try:
-            self.wait_for_more()
+            self._wait_for_more(sender)
             yield
-            self.wait_for_more()
+            self._wait_for_more(sender)
         finally:
             sender.terminate()
             status = sender.wait()
         assert status == -signal.SIGTERM
 
-    def wait_for_more(self) -> None:
+    def _wait_for_more(self, sender: subprocess.Popen[bytes]) -> None:
         """Until more packets have arrived."""
         before, end = self.seen, time.monotonic() + patience(30)
         while self.seen == before:
+            assert sender.poll() is None, f"the sender has ended with status {sender.returncode}"
             assert time.monotonic() < end, "no packets arrive"
 
 
@@ -94,7 +96,7 @@ def _send(wire: socket.socket, hardware_address: bytes) -> None:
     conntrack.events.close()
     while True:
         for packet in packets:
-            wire.sendto(packet, to)
+            send_waiting(wire, packet, to)
         conntrack.flush()
 
 

@@ -132,6 +132,20 @@ def test_what_is_wrong_with_the_node_is_reported() -> None:
     ]
 
 
+def test_rule_61_node_ports_on_every_address_are_never_in_silence() -> None:
+    """Whether the Node is not known, or states no address."""
+    stated = NodeConfiguration(node_name="node-1", nodeport_addresses=("192.168.1.0/24",))
+    for items in ((), (node(addresses=[]),), (node(addresses=["nonsense"]),)):
+        made = cluster(*items)
+        assert made.node_routing(V4).nodeport_addresses == ("0.0.0.0/0",)  # type: ignore[union-attr]
+        (found,) = [one for one in made.findings() if one.reason is Reason.UNKNOWN_NODE]
+        assert "NodePorts are accepted on every address" in found.message
+    # Not so where the configuration says where.
+    assert Reason.UNKNOWN_NODE not in {
+        one.reason for one in cluster(node(addresses=[]), configuration=stated).findings()
+    }
+
+
 def test_masquerade_all_is_handed_on() -> None:
     assert routing(V4, masquerade_all=True).masquerade_all
     assert not routing(V4).masquerade_all

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import LoadBalancerIngress, Service
+from rulegen.routing.addresses import parse_network
 from rulegen.routing.model import Finding, Frontend, FrontendKind, Reason, Route, TrafficPolicy, Verdict
 from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_slice, node, port, service
 
@@ -153,11 +154,69 @@ def test_rule_12_lenient_in_canonical_out() -> None:
 
 
 def test_rule_12_unusable_addresses_are_skipped_and_reported_blank_ones_in_silence() -> None:
-    item = service(external_ips=["", " ", "web", "1.2.3", "::ffff:1.2.3.4", "1.2.3.256"], vips=["x"])
+    item = service(external_ips=["", " ", "web", "1.2.3", "1.2.3.4%1", "1.2.3.256"], vips=["x"])
     assert list(frontends(item)) == [(FrontendKind.CLUSTER_IP, "10.96.0.10")]
     reported = findings(item)
     assert [reason for reason, _ in reported] == [Reason.UNUSABLE_ADDRESS] * 5
-    assert any("'web'" in message and "externalIPs" in message for _, message in reported)
+    assert any('"web"' in message and "externalIPs" in message for _, message in reported)
+
+
+def test_rule_12_ipv4_mapped_is_ipv4_in_every_field_of_a_service() -> None:
+    item = service(
+        external_ips=["::FFFF:172.30.0.41", "172.30.0.41"],
+        vips=["::ffff:c000:201"],
+        ranges=["::ffff:203.0.113.0/121", "::ffff:198.51.100.7/128"],
+    )
+    spec = replace(item.spec, cluster_ip="::ffff:10.96.0.10", cluster_ips=["::ffff:10.96.0.10"])
+    item = replace(item, spec=spec)
+    assert [address for _, address in frontends(item)] == ["10.96.0.10", "172.30.0.41", "192.0.2.1"]
+    found = frontends(item)[FrontendKind.LOAD_BALANCER, "192.0.2.1"]
+    assert found.allowed_sources == ("198.51.100.7/32", "203.0.113.0/25")
+    assert findings(item) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "cidr"),
+    [
+        ("::ffff:203.0.113.9/120", "203.0.113.0/24"),
+        ("::ffff:cb00:7109/0120", "203.0.113.0/24"),
+        ("::ffff:203.000.113.9/128", "203.0.113.9/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        # Shorter ones hold more than IPv4.
+        ("::ffff:203.0.113.9/95", "::fffe:0:0/95"),
+        ("::ffff:203.0.113.9/80", "::/80"),
+        ("::/0", "::/0"),
+        ("::203.0.113.9/120", "::cb00:7100/120"),
+        ("::ffff:203.0.113.9/129", None),
+        ("::ffff:203.0.113.9", None),
+        ("::ffff:203.0.113.9/", None),
+        ("::ffff:203.0.113.9/-1", None),
+        ("203.0.113.9/120", None),
+        ("::ffff:203.0.113.9/" + "1" * 5000, None),
+    ],
+)
+def test_rule_12_ipv4_mapped_ranges(text: str, cidr: str | None) -> None:
+    network = parse_network(text)
+    assert (str(network) if network else None) == cidr
+
+
+def test_rule_5_what_the_api_server_sets() -> None:
+    """A manifest as it was written says no more than `clusterIP`."""
+    written = service(cluster_ips=["10.96.0.10"]).spec
+    for spec in (
+        replace(written, cluster_ips=None),
+        replace(written, cluster_ips=None, ip_families=None),
+        replace(written, ip_families=None),
+        replace(written, cluster_ips=[], ip_families=[]),
+    ):
+        item = replace(service(), spec=spec)
+        assert list(frontends(item)) == [(FrontendKind.CLUSTER_IP, "10.96.0.10")]
+        assert frontends(item, V6) == {}
+    both = replace(written, cluster_ips=["10.96.0.10", "fd00::10"], ip_families=None)
+    for family, address in ((V4, "10.96.0.10"), (V6, "fd00::10")):
+        assert list(frontends(replace(service(), spec=both), family)) == [(FrontendKind.CLUSTER_IP, address)]
+    ipv6 = replace(written, cluster_ip="fd00::10", cluster_ips=None, ip_families=None)
+    assert list(frontends(replace(service(), spec=ipv6), V6)) == [(FrontendKind.CLUSTER_IP, "fd00::10")]
 
 
 def vip(item: Service, family: Family = V4) -> Frontend:
@@ -171,7 +230,7 @@ def test_rule_13_ranges_trimmed_invalid_ones_dropped_collapsed() -> None:
     item = service(vips=["192.0.2.1"], ranges=[" 10.1.0.0/16 ", "10.1.2.0/24", "nonsense", "10.0.0.7/16", ""])
     assert vip(item).allowed_sources == ("10.0.0.0/15",)
     assert findings(item) == [
-        (Reason.UNUSABLE_RANGE, "loadBalancerSourceRanges: 'nonsense' is not a CIDR; skipped (rule 12)")
+        (Reason.UNUSABLE_RANGE, 'loadBalancerSourceRanges: "nonsense" is not a CIDR; skipped (rule 12)')
     ]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from fnmatch import fnmatchcase
+
 import pytest
 
 from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.routing.model import Reason, Route, Verdict
-from rulegen.routing.weights import parse_service_weights
+from rulegen.routing.weights import ServiceWeights, WeightRule, parse_service_weights
 from tests.builders import cluster, draining, endpoint, endpoint_slice, node, port, service
 
 PODS = [
@@ -139,3 +142,47 @@ def test_d9_all_zero_with_affinity_still_drains() -> None:
     found = route(weighted("*=0", affinity=60))
     assert len(found.draining) == 3
     assert {frontend.verdict for frontend in found.frontends} == {Verdict.REJECT}
+
+
+# -- bounds --
+
+
+def test_d9_globs_mean_what_they_mean_in_file_names() -> None:
+    """Against the standard library's, all at once and in order."""
+    chance = random.Random(9)
+    for _ in range(3000):
+        globs = ["".join(chance.choices("ab*?[]!-^z", k=chance.randint(1, 8))) for _ in range(5)]
+        rules = ServiceWeights("", [WeightRule(glob, weight) for weight, glob in enumerate(globs)])
+        for _ in range(4):
+            name = "".join(chance.choices("abz-[]!^", k=chance.randint(0, 6)))
+            matching = [weight for weight, glob in enumerate(globs) if fnmatchcase(name, glob)]
+            assert rules.weight([name]) == (matching[0] if matching else None), (globs, name)
+            assert sorted(rule.weight for rule in rules.matching(name)) == matching
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("web-blue-1=5," * 20_000 + "a=1", "expected at most 32768 characters, found 260003"),
+        (",".join(f"pod-{number}=1" for number in range(1001)), "expected at most 1000 rules, found 1001"),
+        (",".join(f"pod-{number:03}*=1" for number in range(126)), "wildcards of at most 1000 characters, found 1008"),
+        ("[" * 1001 + "=1", "wildcards of at most 1000 characters, found 1001"),
+    ],
+)
+def test_d9_what_would_cost_others_their_time_is_reported_and_ignored_as_a_whole(text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        parse_service_weights({"rulegen.io/weights": text})
+    assert findings(weighted(text)) == [("Service default/web", Reason.MALFORMED_WEIGHT)]
+    assert weights(weighted(text)) == {"1": 1, "2": 1, "3": 1}
+
+
+def test_d9_a_thousand_exact_names() -> None:
+    text = ",".join([*(f"pod-{number}=1" for number in range(998)), "web-blue-2=4", "web-*=3"])
+    assert weights(weighted(text)) == {"1": 3, "2": 4, "3": 3}
+
+
+def test_d9_the_annotation_is_parsed_once_for_each_of_its_changes() -> None:
+    before = parse_service_weights({"rulegen.io/weights": "a=1"})
+    assert parse_service_weights({"rulegen.io/weights": "a=1"}, before) is before
+    assert parse_service_weights({"rulegen.io/weights": "a=2"}, before).weight(["a"]) == 2
+    assert not parse_service_weights({}, before)

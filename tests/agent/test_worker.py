@@ -1,0 +1,83 @@
+"""The working thread with a kernel that hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from rulegen.agent.dataplane import Dataplane
+from rulegen.agent.drift import Nobody
+from rulegen.agent.engine import Engine
+from rulegen.agent.health import Health
+from rulegen.agent.health_checks import ServiceHealthServers
+from rulegen.agent.http import HttpServer
+from rulegen.agent.inbox import Inbox
+from rulegen.agent.observers import HealthKeeping
+from rulegen.agent.readiness import Readiness
+from rulegen.agent.worker import Worker
+from rulegen.config import Configuration, Family
+from rulegen.kube.follow import Synced, Upsert
+from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.targets.live_nftables import LiveNftables
+from tests.agent.running import wait_until, web
+from tests.builders import CONFIGURATION, node
+from tests.nftables.host import Host, host_or_skip
+
+pytestmark = pytest.mark.kernel
+
+
+class Hanging(LiveNftables):
+    """The kernel, but reading it does not end before it is told to."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host.kernel, CONFIGURATION)
+        self.goes_on = threading.Event()
+
+    def read(self) -> None:
+        self.goes_on.wait(60)
+        super().read()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with host_or_skip() as made:
+        yield made
+
+
+def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
+    rules = Hanging(host)
+    engine = Engine(CONFIGURATION, rules)
+    health = Health(tuple(Family), 0.5, requires_node=False)
+    stopping = threading.Event()
+    with closing(Inbox()) as inbox, closing(HttpServer()) as server:
+        servers = ServiceHealthServers(health, server, 10, lambda *_: None)
+        dataplane = Dataplane(Configuration(node=CONFIGURATION), rules, Nobody(), 200, ())
+        readiness = Readiness(time.monotonic(), needs_node=False, needs_pod_cidrs=False)
+        worker = Worker(engine, inbox, dataplane, readiness, [HealthKeeping(health, servers, engine, 30.0)])
+
+        def work() -> None:
+            with host.namespace.entered():
+                worker.run(stopping.is_set)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            time.sleep(1.5)
+            assert health.is_healthy(), "it only waits for the API server"
+            for item in (node(), *web(1, 1)):
+                inbox.deliver(Upsert(item))
+            for kind in (Service, EndpointSlice, Node, ServiceCIDR):
+                inbox.deliver(Synced(kind))
+            wait_until(lambda: health.livez().status == 503, 10.0)
+            rules.goes_on.set()
+            wait_until(lambda: health.livez().status == 200, 10.0)
+            assert len(engine.applied()) == 1
+        finally:
+            stopping.set()
+            rules.goes_on.set()
+            inbox.wake_up()
+            thread.join(10)
