@@ -67,10 +67,10 @@ def test_a_set_that_is_declared_otherwise_makes_the_table_anew(host: Host, decla
     declared = (
         declaration.format("typeof ip saddr . ip daddr").replace("{ ", "{\n").replace("; ", "\n").replace(";", "\n")
     )
-    postrouting = host.run("nft", "list", "chain", "ip", "rulegen", "postrouting").stdout
+    postrouting = host.run("nft", "list", "chain", "ip", "rulegen", "translated").stdout
     elements = host.run("nft", "list", "set", "ip", "rulegen", "hairpin").stdout.partition("elements = ")[2]
     host.nft(
-        "flush chain ip rulegen postrouting\ndelete set ip rulegen hairpin\n"
+        "flush chain ip rulegen translated\ndelete set ip rulegen hairpin\n"
         f"table ip rulegen {{\n{declared}\n}}\n"
         f"add element ip rulegen hairpin {elements.partition('}')[0]}}}\n{postrouting}"
     )
