@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.api_server import ApiServer
-from bench.clock import peak_memory, processor_seconds, resident_memory
+from bench.clock import peak_memory, processor_seconds, resident_memory, tree_memory
 from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address
 from rulegen.netlink import NETLINK_NETFILTER
 from rulegen.nftables.monitor import Monitor
@@ -108,7 +108,7 @@ def flood(shape: Shape, folder: Path, samples: int, rate: int) -> dict[str, list
     figures: dict[str, list[float]] = {}
     busy = shape.services - 2 * samples
     with ApiServer(shape, folder) as server, Agent(server, "nftables", folder) as agent, closing(_listen()) as kernel:
-        _until_synced(agent)
+        _until_synced(agent, {})
         time.sleep(_SETTLED)
         quiet = iter(range(busy, shape.services))
         figures["alone"] = [_quiet_change(server, kernel, next(quiet)) for _ in range(samples)]
@@ -147,7 +147,7 @@ def _start(agent: Agent, server: ApiServer, figures: dict[str, list[float]]) -> 
     In between the kernel tells all listeners on the host what was committed; nothing else can be committed meanwhile.
     """
     server_before = server.processor_seconds()
-    line, synced, last_commit = _until_synced(agent)
+    line, synced, last_commit = _until_synced(agent, figures)
     assert " added=0 " not in line, line
     figures["in force"] = [last_commit - agent.begun]
     figures["start"] = [synced - agent.begun]
@@ -159,20 +159,25 @@ def _restart(agent: Agent, figures: dict[str, list[float]]) -> None:
     """From the start of the process to the end of the first sync, and what is committed though nothing has changed."""
     with closing(Connection()) as connection:
         generation = connection.generation()
-        _, synced, _ = _until_synced(agent)
+        _, synced, _ = _until_synced(agent, figures)
         figures["restart"] = [synced - agent.begun]
         figures["restart cpu"] = [processor_seconds(agent.process)]
         time.sleep(_SETTLED)
         figures["commits of the restart"] = [connection.generation() - generation]
 
 
-def _until_synced(agent: Agent) -> tuple[str, float, float]:
-    """The log's line of the first sync, when it came, and when the last commit was; that is the start without any."""
+def _until_synced(agent: Agent, figures: dict[str, list[float]]) -> tuple[str, float, float]:
+    """The log's line of the first sync, when it came, and when the last commit was; that is the start without any.
+
+    Meanwhile the most that the agent and its children have resident together.
+    """
     last_commit = agent.begun
+    peak = figures.setdefault("peak memory with children", [0.0])
     with closing(Connection()) as connection:
         generation = connection.generation()
         while time.monotonic() < agent.begun + _LONGEST_START:
             line = agent.first_sync()
+            peak[0] = max(peak[0], tree_memory(agent.process))
             synced, before = time.monotonic(), generation
             generation = connection.generation()
             last_commit = last_commit if generation == before else time.monotonic()

@@ -27,6 +27,7 @@ class ApiServer:
     def __init__(self, shape: Shape, folder: Path) -> None:
         self.kubeconfig = folder / "kubeconfig"
         command = [sys.executable, "-m", __name__, str(manifest(shape, folder)), str(self.kubeconfig)]
+        command.append(str(shape.endpoints))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._answer()
 
@@ -74,9 +75,9 @@ class ApiServer:
         return msgspec.json.decode(self._process.stdout.readline())
 
 
-def with_other_endpoint(index: int) -> dict[str, Any]:
-    """The IPv4 slice of the Service with this number, its first endpoint replaced."""
-    changed = slice_of(index, 0)
+def with_other_endpoint(index: int, endpoints: int) -> dict[str, Any]:
+    """The IPv4 slice of the Service with this number, its first of so many endpoints replaced."""
+    changed = slice_of(index, 0, endpoints)
     changed["endpoints"][0]["addresses"] = [endpoint_address(index, ENDPOINTS)]
     return changed
 
@@ -110,7 +111,7 @@ class _Flood:
             time.sleep(max(0.0, due - time.monotonic()))
 
 
-def _serve(path: Path, kubeconfig: Path) -> None:
+def _serve(path: Path, kubeconfig: Path, endpoints: int) -> None:
     from tests.apiserver import ApiServer as Server
 
     with Server() as server:
@@ -130,11 +131,11 @@ def _serve(path: Path, kubeconfig: Path) -> None:
                 case ["flood", int(services), int(rate)]:
                     flood.set(services, rate)
                 case ["quiet", int(index)]:
-                    changed = with_other_endpoint(index)
+                    changed = with_other_endpoint(index, endpoints)
                     _say(time.monotonic())
                     server.put(changed)
                 case order:
-                    server.put(with_other_endpoint(order))
+                    server.put(with_other_endpoint(order, endpoints))
 
 
 def _say(value: object) -> None:
@@ -143,4 +144,4 @@ def _say(value: object) -> None:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    _serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -41,6 +41,23 @@ def resident_memory(process: int | str = "self") -> float:
     return _status(process, "VmRSS:")
 
 
+def tree_memory(process: int) -> float:
+    """What a process and its children have resident now, in MB."""
+    found = 0.0
+    for number in (process, *_children(process)):
+        with suppress(OSError):
+            found += resident_memory(number)
+    return found
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
 def _status(process: int | str, field: str) -> float:
     """A field in kB of the status of a process, in MB; 0 once it has ended."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():

@@ -130,7 +130,7 @@ def _load_text(
     path = folder / "ruleset.nft"
     with path.open("w") as file:
         file.writelines(text.render(programs, entries))
-    with watched_children(numbers, "nft -f memory"), measured(numbers, "nft -f"):
+    with watched_children(numbers, "text nft memory"), measured(numbers, "nft -f"):
         subprocess.run(["nft", "-f", str(path)], check=True)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from rulegen.explain.text import TextLine
     from rulegen.iptables.programs import Variant
     from rulegen.kube.manifests import Inspect, Manifests
+    from rulegen.nftables.netlink import Connection
     from rulegen.routing.cluster import Cluster
+    from rulegen.routing.model import Finding
     from rulegen.targets.model import Difference, ShownChange, Target
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
@@ -302,7 +304,12 @@ def _refuse_beside_agent() -> None:
 
 @main.command()
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
-@click.option("--force", is_flag=True, help="Even while an agent, or kube-proxy, runs on this node.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even while an agent, or kube-proxy, runs on this node. With --kube-proxy also while rulegen's rules are not "
+    "in force here: then nothing on this node serves Services until one of the two writes its rules anew.",
+)
 def cleanup(kube_proxy: bool, force: bool) -> None:
     """Remove all that rulegen put into the kernel, on either target, and nothing else.
 
@@ -311,23 +318,71 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
       rulegen cleanup
       rulegen cleanup --kube-proxy
     """
-    if kube_proxy and not force:
-        _refuse_beside_kube_proxy()
-    elif not force:
-        _refuse_beside_agent()
     if kube_proxy:
-        from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
+        _clean_up_after_kube_proxy(force=force)
+        return
+    if not force:
+        _refuse_beside_agent()
+    from rulegen.errors import HostError
+    from rulegen.kube_proxy.witness import forget
+    from rulegen.targets.on_iptables import IptablesTarget
+    from rulegen.targets.on_nftables import NftablesTarget
 
-        removed = remove_nftables_tables() + remove_iptables_rules()
-    else:
-        from rulegen.targets.on_iptables import IptablesTarget
-        from rulegen.targets.on_nftables import NftablesTarget
-
-        removed = _remove([NftablesTarget(), IptablesTarget()])
-    for place in removed:
-        _echo(f"removed {place}")
+    removed = _remove([NftablesTarget(), IptablesTarget()])
+    _print_removed(removed)
     if not removed:
         _echo("nothing to remove")
+    with suppress(HostError):  # a host without nf_tables has no note either
+        forget()
+
+
+def _print_removed(places: Iterable[str]) -> None:
+    for place in places:
+        _echo(f"removed {place}")
+
+
+def _clean_up_after_kube_proxy(*, force: bool) -> None:
+    """What cannot be removed is named, and the exit status is then 2."""
+    from contextlib import closing
+
+    from rulegen.kube_proxy import ipvs
+    from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
+    from rulegen.nftables.foreign import open_connection
+
+    with closing(open_connection()) as connection:
+        if not force:
+            _refuse_beside_kube_proxy()
+            _refuse_without_rules(connection)
+        removed = remove_nftables_tables(connection)
+    _print_removed(removed)
+    chains = remove_iptables_rules()
+    _print_removed(chains)
+    others = ipvs.clean_up()
+    _print_removed(others.removed)
+    for place in others.others if others.removed else ():
+        _echo(f"stays, not known to be kube-proxy's: {place}")
+    if others.left:
+        _fail("\n".join(f"left: {line}" for line in others.left))
+    if not (removed or chains or others.removed):
+        _echo("nothing to remove")
+
+
+def _refuse_without_rules(connection: Connection) -> None:
+    from rulegen.kube_proxy.rules import serving
+    from rulegen.targets.in_force import in_force
+
+    found = serving(connection)
+    if not found:
+        return
+    ours = in_force()
+    lacking = [family for family, serves in found.items() if family not in (ours.serving if serves else ours.families)]
+    if lacking or not ours.serving:
+        names = " and ".join(family.value for family in lacking or found)
+        why = "".join(f" ({line})" for line in ours.unread)
+        _fail(
+            f"rulegen's rules are not in force here for {names}{why}, and without kube-proxy's nothing would serve "
+            "Services: start the agent or use `rulegen apply` first, or use --force"
+        )
 
 
 def _remove(targets: Sequence[Target]) -> list[str]:
@@ -347,11 +402,10 @@ def _remove(targets: Sequence[Target]) -> list[str]:
 
 
 def _refuse_beside_kube_proxy() -> None:
-    from rulegen.kube_proxy import find_running
+    from rulegen.kube_proxy.presence import look
 
-    found = find_running()
-    if found is not None:
-        _fail(f"kube-proxy runs on this node ({found}): stop it first, or use --force")
+    if running := look().running:
+        _fail(f"kube-proxy runs on this node ({running}): stop it first, or use --force")
 
 
 # ---- agent ----
@@ -522,13 +576,15 @@ def explain(
 
 @main.command()
 @_input_options
+@click.option("--live", is_flag=True, help="Also look for chains of others on this host that may drop (needs root).")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def lint(output: str, **options: Any) -> None:
+def lint(live: bool, output: str, **options: Any) -> None:
     """Report what is legal but probably wrong. Exit status 0: nothing, 1: findings, 2: error.
 
     \b
-    Example:
+    Examples:
       rulegen lint -f cluster.yaml --node worker-1
+      rulegen lint -f cluster.yaml --live
     """
     from rulegen import lint as checks
     from rulegen.kube.fields import unknown_fields
@@ -543,6 +599,8 @@ def lint(output: str, **options: Any) -> None:
             cluster, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
         )
     )
+    if live:
+        findings += _foreign_drops(configuration)
     if not manifests.nodes:  # then the input says nothing about nodes, and that is no fault of it
         for finding in findings:
             if finding.reason is Reason.UNKNOWN_NODE:
@@ -558,6 +616,16 @@ def lint(output: str, **options: Any) -> None:
             click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
         _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
     sys.exit(EXIT_DIFFERENT if findings else 0)
+
+
+def _foreign_drops(configuration: Configuration) -> list[Finding]:
+    """Of this host, whatever node the objects are looked at from."""
+    from rulegen.firewalls.find import obstacles_beside
+    from rulegen.routing.model import Finding, Reason
+
+    subject = f"Node {configuration.node.node_name}"
+    found = obstacles_beside(configuration.target)
+    return [Finding(subject, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
 def _view(options: Mapping[str, Any], live: bool) -> View:

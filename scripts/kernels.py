@@ -41,6 +41,7 @@ RELEASES = {"6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
 TESTS = (
     *("tests/nftables/test_churn.py", "tests/test_golden_kernel.py", "tests/conntrack", "tests/flows"),
     *("tests/iptables/test_kernel.py", "tests/iptables/test_switch.py", "tests/iptables/test_flows.py"),
+    "tests/kube_proxy/test_ipvs.py",
     *("-m", "kernel", "--one-in", "12"),
 )
 # An emulated processor is this much slower, times what tests wait anyway.

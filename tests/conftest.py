@@ -54,6 +54,16 @@ def user_namespace_gap() -> str | None:
     return None if probe.returncode == 0 else probe.stderr.strip()
 
 
+@functools.cache
+def ipvs_gap() -> str | None:
+    """Why this kernel has no IPVS with dummy interfaces, as kube-proxy's mode ipvs uses them."""
+    script = "ip link add probe type dummy && test -e /proc/net/ip_vs"
+    probe = subprocess.run(
+        ["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    return None if probe.returncode == 0 else probe.stderr.strip() or "ip_vs is not loaded"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fail-on-skip",
@@ -102,6 +112,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"no nf_tables in a network namespace here: {gap}")
     if item.get_closest_marker("user_namespace") and (gap := user_namespace_gap()):
         pytest.skip(f"no user namespace here: {gap}")
+    if item.get_closest_marker("ipvs") and (gap := ipvs_gap()):
+        pytest.skip(f"this kernel has no IPVS: {gap}")
 
 
 def _skips_refused(config: pytest.Config) -> bool:
@@ -118,7 +130,9 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    is_out_of_reach = item.get_closest_marker("user_namespace") and user_namespace_gap()
+    is_out_of_reach = (item.get_closest_marker("user_namespace") and user_namespace_gap()) or (
+        item.get_closest_marker("ipvs") and ipvs_gap()
+    )
     if _skips_refused(item.config) and report.skipped and not (hasattr(report, "wasxfail") or is_out_of_reach):
         _refuse_skip(report)
     return report

@@ -215,6 +215,73 @@ def test_each_capability_is_needed_and_named_where_it_is_missing(
     assert done.stderr.splitlines()[-1] == f"rulegen: reading and changing {message}"
 
 
+# -- what a person calls, as docs/deploy.md has it --
+
+GUIDE = (REPOSITORY / "docs/deploy.md").read_text()
+# Says what it was called with, and fails where it is told to.
+KUBECTL = """#!/bin/sh
+echo "$*" >>"$LOG"
+case "$*" in *"$FAILING"*) exit 1 ;; esac
+echo pod/one
+"""
+
+
+def _block(function: str) -> str:
+    """The shell text of the guide that defines and calls a function."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", GUIDE, re.MULTILINE | re.DOTALL)
+    (found,) = (block for block in blocks if f"{function}() (" in block)
+    return str(found)
+
+
+@pytest.mark.parametrize(
+    ("function", "failing"),
+    [
+        ("there", "label"),
+        ("there", "wait --for=delete pod -l k8s-app=kube-proxy"),
+        ("there", "wait --for=condition=Ready pod -l app.kubernetes.io/name=rulegen"),
+        ("back", "label"),
+        ("back", "wait --for=delete pod -l app.kubernetes.io/name=rulegen"),
+        ("back", "wait --for=condition=Ready pod -l k8s-app=kube-proxy"),
+    ],
+)
+def test_the_walk_of_a_node_stops_at_the_first_failure(tmp_path: Path, function: str, failing: str) -> None:
+    assert failing in _walk(tmp_path, function, failing)[-1]
+    (tmp_path / "log").unlink()
+    assert "rulegen cleanup" in _walk(tmp_path, function, "nothing")[-1]
+
+
+def _walk(folder: Path, function: str, failing: str) -> list[str]:
+    """The lines that kubectl was called with; the program of a pod is an argument of several lines."""
+    kubectl = folder / "kubectl"
+    kubectl.write_text(KUBECTL)
+    kubectl.chmod(0o755)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "LOG": str(folder / "log"), "FAILING": failing}
+    done = subprocess.run(["sh", "-c", _block(function)], env=environment, timeout=60, check=False)
+    assert (done.returncode == 0) is (failing == "nothing")
+    return (folder / "log").read_text().splitlines()
+
+
+@pytest.mark.kernel
+def test_the_way_back_waits_for_kube_proxys_rules(host: Host) -> None:
+    script = _block("back").split("sh -c '")[1].split("until synced")[0] + "synced"
+
+    def has_synced() -> bool:
+        return host.run("sh", "-c", script).returncode == 0
+
+    assert not has_synced()
+    host.nft("add table ip kube-proxy; add chain ip kube-proxy service-endpoints-check")
+    assert not has_synced()
+    host.nft("add chain ip kube-proxy service-2QRHZV4L-default/kubernetes/tcp/https")
+    assert has_synced()
+    host.nft("flush ruleset")
+    for variant in ("nft", "legacy"):
+        host.run(f"iptables-{variant}", "-t", "nat", "-N", "KUBE-SERVICES")
+        assert not has_synced()
+        host.run(f"iptables-{variant}", "-t", "nat", "-N", "KUBE-SVC-AAAAAAAAAAAAAAAA")
+        assert has_synced()
+        host.run(f"iptables-{variant}", "-t", "nat", "-X")
+
+
 # -- how the agent is started --
 
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -30,7 +31,6 @@ from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectL
 from rulegen.errors import printable
 from rulegen.iptables.programs import Variant
 from rulegen.kube.follow import Follower
-from rulegen.kube_proxy import remove_iptables_rules, remove_nftables_tables
 from rulegen.routing.model import Finding, Reason
 
 if TYPE_CHECKING:
@@ -163,10 +163,12 @@ def _observers(
     from rulegen.agent.health_checks import ServiceHealthServers
     from rulegen.agent.http import HttpServer
     from rulegen.agent.metrics import Metrics
+    from rulegen.agent.neighbours import FirewallWatch
     from rulegen.agent.observers import Cleaning, HealthKeeping, Measuring
     from rulegen.agent.pages import Page, Pages
     from rulegen.agent.status import status_application
     from rulegen.conntrack.cleaner import Cleaner
+    from rulegen.firewalls.find import obstacles_beside
 
     configuration, agent = dataplane.configuration, dataplane.configuration.agent
     families = configuration.node.families
@@ -182,8 +184,10 @@ def _observers(
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
     ]
-    takeover = Takeover(dataplane.replaces, (remove_nftables_tables, remove_iptables_rules), metrics.cleanup_failed)
+    takeover = Takeover(dataplane.replaces, metrics.cleanup_failed)
     stack.callback(takeover.close)
+    firewalls = FirewallWatch(partial(obstacles_beside, configuration.target), configuration.node.node_name, recorder)
+    stack.callback(firewalls.close)
     return [
         Measuring(metrics, engine),
         HealthKeeping(health, servers, engine, agent.sync_period),
@@ -191,4 +195,5 @@ def _observers(
         telling,
         Pages(server, pages, must_listen=agent.bind_address_hard_fail),
         takeover,
+        firewalls,
     ]

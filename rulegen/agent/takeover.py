@@ -8,14 +8,27 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 from rulegen.agent.engine import Sync
 from rulegen.agent.observer import Observer
-from rulegen.errors import HostError, RulegenError
-from rulegen.kube_proxy import find_running
+from rulegen.errors import HostError, RulegenError, StaleError
+from rulegen.kube.backoff import Backoff
+from rulegen.kube_proxy.ipvs import leftovers
+from rulegen.kube_proxy.judgement import judge
+from rulegen.kube_proxy.presence import look
+from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
+from rulegen.kube_proxy.rules import find, undisturbed
+from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
+from rulegen.nftables.foreign import open_connection
+from rulegen.nftables.netlink import Connection
 
 _LOG = logging.getLogger("rulegen.agent")
 
+# How long the start may wait until it is known what of kube-proxy's is there; until what was disturbed is tried again;
+# and between two looks at a kube-proxy that runs.
+_ARRIVAL_SECONDS = 2.0
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 _POLL_SECONDS = 5.0
 
 # What removes rules, and says where there were some. Raises RulegenError.
@@ -23,54 +36,115 @@ Removal = Callable[[], list[str]]
 
 
 class Takeover(Observer):
-    """Waits for the first sync.
+    """To be made before the first sync, and waits for it.
 
-    `own`: what rulegen itself left elsewhere. `kube_proxy`: what kube-proxy left; while it is seen to run, its rules
-    stay. `count_failure`: called when a removal fails, which is not tried again before the next start.
+    `own`: what rulegen itself left elsewhere. What kube-proxy left goes on positive evidence that it has ended
+    (`judgement`); in doubt it stays, and that is said once. `count_failure`: called when a removal fails, which is not
+    tried again before the next start.
     """
 
-    def __init__(
-        self, own: Iterable[Removal], kube_proxy: Iterable[Removal], count_failure: Callable[[], None]
-    ) -> None:
+    def __init__(self, own: Iterable[Removal], count_failure: Callable[[], None]) -> None:
         self._own = tuple(own)
-        self._kube_proxy = tuple(kube_proxy)
         self._count_failure = count_failure
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="takeover", daemon=True)
-        self._has_begun = False
+        self._has_arrived = threading.Event()
+        self._is_in_force = threading.Event()
+        self._told = ""
+        thread = threading.Thread(target=self._run, name="takeover", daemon=True)
+        thread.start()
+        # Our own rules come in after what is there was noted; but an iptables-save that hangs holds nobody up.
+        self._has_arrived.wait(_ARRIVAL_SECONDS)
 
     def synced(self, sync: Sync) -> None:
         """Begins, after the first."""
         del sync
-        if not self._has_begun:
-            self._has_begun = True
-            self._thread.start()
+        self._is_in_force.set()
 
     def close(self) -> None:
         """Ends soon; a table that is being cleaned is finished."""
         self._stopping.set()
+        self._is_in_force.set()
 
     def _run(self) -> None:
-        self._remove(self._own)
-        is_waiting = False
-        while found := find_running():
-            if not is_waiting:
-                _LOG.warning("kube-proxy runs on this node (%s): its rules stay until it ends", found)
-                is_waiting = True
-            if self._stopping.wait(_POLL_SECONDS):
-                return
-        self._remove(self._kube_proxy)
+        arrival = self._arrive()
+        self._has_arrived.set()
+        self._is_in_force.wait()
+        if arrival is not None:
+            self._note(arrival)
+        for remove in self._own:
+            self._do(remove)
+        if arrival is not None:
+            self._follow_kube_proxy(arrival)
 
-    def _remove(self, removals: Iterable[Removal]) -> None:
-        for remove in removals:
-            if self._stopping.is_set():
+    def _arrive(self) -> Arrival | None:
+        try:
+            with closing(open_connection()) as connection:
+                return arrive(connection)
+        except RulegenError as error:
+            _LOG.warning("what kube-proxy may have left stays, as it cannot be told whose it is: %s", error)
+            return None
+
+    def _note(self, arrival: Arrival) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            with closing(open_connection()) as connection:
+                note(connection, arrival)
+        except RulegenError as error:
+            _LOG.warning("an agent after this one cannot tell whose kube-proxy's rules are: %s", error)
+
+    # -- kube-proxy --
+
+    def _follow_kube_proxy(self, arrival: Arrival) -> None:
+        """Until its rules have gone, or are to stay."""
+        again: float | None = 0.0
+        disturbed = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+        while again is not None:
+            if self._stopping.wait(again):
                 return
             try:
-                for place in remove():
-                    _LOG.info("removed %s", place)
-            except HostError as error:
-                # A target that this host does not have left nothing here.
-                _LOG.debug("nothing to remove: %s", error)
+                with closing(open_connection()) as connection:
+                    again = self._look_once(connection, arrival)
+            except StaleError:
+                again = disturbed.next()
             except RulegenError as error:
-                _LOG.warning("cannot remove what an earlier program left: %s", error)
+                self._tell(f"what kube-proxy may have left stays: {error}")
                 self._count_failure()
+                return
+
+    def _look_once(self, connection: Connection, arrival: Arrival) -> float | None:
+        """In how many seconds to look again, None for never. Raises StaleError, HostError, ApplyError."""
+        presence = look()
+        if presence.running:
+            self._tell(f"kube-proxy runs on this node ({presence.running}): its rules stay until it ends")
+            return _POLL_SECONDS
+        # What is written from here on is noticed when its tables are to go.
+        generation = undisturbed(connection.generation)
+        judgement = judge(arrival, find(connection), presence, seconds_since_boot())
+        if not judgement.is_gone:
+            self._tell(judgement.why)
+            return judgement.again
+        for place in remove_nftables_tables(connection, generation):
+            _LOG.info("removed %s", place)
+        self._do(remove_iptables_rules)
+        if left := leftovers():
+            _LOG.warning("kube-proxy's mode ipvs has left %s; rulegen cleanup --kube-proxy removes it", ", ".join(left))
+        return None
+
+    def _tell(self, words: str) -> None:
+        if words != self._told:
+            self._told = words
+            _LOG.warning("%s", words)
+
+    def _do(self, remove: Removal) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            for place in remove():
+                _LOG.info("removed %s", place)
+        except HostError as error:
+            # A target that this host does not have left nothing here.
+            _LOG.debug("nothing to remove: %s", error)
+        except RulegenError as error:
+            _LOG.warning("cannot remove what an earlier program left: %s", error)
+            self._count_failure()

@@ -249,14 +249,18 @@ def _parse(path: Path, text: bytes) -> _Config:
 
     place = printable(str(path))
     try:
-        documents = [document for document in parse_documents(text) if document is not None]
+        documents = [document for document in parse_documents(text) if document.value is not None]
     except YamlError as error:
         where = f":{error.line}:{error.column}" if error.line else ""
         raise InputError(f"{place}{where}: not a kubeconfig: {error}") from error
+    for note in [note for document in documents for note in (*document.faults, *document.repeated)]:
+        raise InputError(f"{place}:{note.line}:{note.column}: not a kubeconfig: {note.reason}")
     if len(documents) > 1:
         raise InputError(f"{place}: not a kubeconfig: it holds {len(documents)} documents")
+    for fault in (fault for document in documents for fault in document.faults):
+        raise InputError(f"{place}:{fault.line}:{fault.column}: not a kubeconfig: {fault.reason}")
     try:
-        config = msgspec.convert(_without_nulls(documents[0]) if documents else {}, _Config)
+        config = msgspec.convert(_without_nulls(documents[0].value) if documents else {}, _Config)
     except msgspec.ValidationError as error:
         raise InputError(f"{place}: not a kubeconfig: {_plain(str(error))}") from error
     except UnicodeEncodeError as error:

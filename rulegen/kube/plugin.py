@@ -81,6 +81,9 @@ def run_plugin(plugin: Plugin, waiting: Waiting) -> Credential:
         EndedError: `waiting` was ended.
     """
     is_interactive = _is_interactive(plugin)
+    if waiting.is_ended:
+        # Who ended it may be gone before what is begun now could be ended.
+        raise EndedError("ended")
     output = _output(plugin, _start(plugin, is_interactive=is_interactive), waiting, is_interactive=is_interactive)
     return _credential(plugin, output)
 

@@ -113,6 +113,8 @@ _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV
 
 _FAMILY_WORDS = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 
+_FAMILY_HEADER = 4  # struct nfgenmsg
+_BATCH_GENERATION = 1
 _TWO_ATTRIBUTES = struct.Struct("=HHHH")
 _U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
@@ -546,6 +548,13 @@ class Connection:
 
     def _dump(self, kind: int, family: int, payload: bytes = b"") -> list[bytes]:
         """All answers to a listing, each without its headers. Raises InterruptedDumpError."""
+        return [answer[_FAMILY_HEADER:] for answer in self.dump(kind, family, payload)]
+
+    def dump(self, kind: int, family: int, payload: bytes = b"") -> list[bytes]:
+        """All answers to a listing of anybody's, each with the header whose first byte is the family.
+
+        `kind`: NFT_MSG_*, with the subsystem; `family`: NFPROTO_*, 0 for all. Raises InterruptedDumpError, KernelError.
+        """
         self._sequence += 1
         request = message(kind, REQUEST | DUMP, family, payload)
         struct.pack_into("=I", request, 8, self._sequence)
@@ -567,7 +576,7 @@ class Connection:
                     if number:
                         raise KernelError(number, -1)
                     return answers
-                answers.append(body[4:])
+                answers.append(body)
 
     def generation(self) -> int:
         """The number of the ruleset's generation; every commit in the namespace, by anyone, counts it up."""
@@ -714,9 +723,12 @@ class Connection:
         self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, wanted)
         return min(wanted, self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _BATCH_OVERHEAD)
 
-    def commit(self, messages: list[bytearray]) -> None:
-        """Sends the messages as one transaction. Raises KernelError; then nothing of it is in force."""
-        self._send_batch([_batch_mark(_BATCH_BEGIN), *messages, _batch_mark(_BATCH_END)])
+    def commit(self, messages: list[bytearray], generation: int | None = None) -> None:
+        """Sends the messages as one transaction. Raises KernelError; then nothing of it is in force.
+
+        `generation`: the kernel takes it only if nobody has committed anything since then; else the error is ERESTART.
+        """
+        self._send_batch([_batch_mark(_BATCH_BEGIN, generation), *messages, _batch_mark(_BATCH_END)])
         self.commits += 1
 
     def check(self, messages: list[bytearray]) -> None:
@@ -757,8 +769,9 @@ class Connection:
             raise refusal
 
 
-def _batch_mark(kind: int) -> bytearray:
-    mark = message(kind, REQUEST, 0, b"")
+def _batch_mark(kind: int, generation: int | None = None) -> bytearray:
+    payload = b"" if generation is None else attribute(_BATCH_GENERATION, _U32.pack(generation))
+    mark = message(kind, REQUEST, 0, payload)
     mark[18:20] = struct.pack("!H", _SUBSYSTEM >> 8)  # nfgenmsg.res_id
     return mark
 

@@ -214,6 +214,8 @@ class Reason(StrEnum):
     UNMATCHED_PORT = "NoSlicePort"
     UNMATCHED_SLICE_PORT = "NoServicePort"
     UNMATCHED_WEIGHT = "WeightMatchesNothing"
+    # Of the host, by `lint --live` and the agent.
+    FOREIGN_DROP = "ForeignDrop"
     # Those of `kube.mistakes`, by the same words.
     CLUSTER_IP_MISMATCH = "ClusterIPMismatch"
     MISSPELT_KIND = "MisspeltKind"

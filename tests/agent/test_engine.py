@@ -220,3 +220,34 @@ def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant)
         assert (sync.is_full, sync.refused) == (False, {})
         assert [str(key[0]) for key in engine.refusals()] == ["default/web-78"]
         assert not host.delta(*good, *web(77, 5))
+
+
+def test_what_was_read_ahead_is_read_once_and_not_trusted_for_ever(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = web(1, 1, 2)
+    scene.host.apply(*items)
+    reads: list[int] = []
+    read = scene.target.read
+
+    def counted() -> None:
+        reads.append(1)
+        read()
+
+    monkeypatch.setattr(scene.target, "read", counted)
+    scene.engine.read_ahead()
+    scene.take(*items)
+    assert scene.sync() == []
+    assert len(reads) == 1
+    scene.host.nft("flush map ip rulegen endpoints")
+    scene.engine.distrust()
+    assert len(scene.sync()) == 2
+    assert len(reads) == 2
+    # Changed between the reading and the first sync.
+    scene = Scene(scene.host)
+    scene.engine.read_ahead()
+    scene.host.nft("flush map ip rulegen endpoints")
+    scene.engine.distrust()
+    scene.take(*items)
+    assert len(scene.sync()) == 2
+    assert scene.is_equal_to(*items)

@@ -226,17 +226,20 @@ def test_what_kube_proxy_left_goes_when_it_has_ended(playground: Playground, tmp
     save(playground.manifests / "all.json", *web(1, 1))
     program = tmp_path / "kube-proxy"
     program.symlink_to("/bin/sleep")
-    with subprocess.Popen([program, "60"]) as running:
-        try:
-            with playground.agent() as agent:
-                agent.wait_for(f"kube-proxy runs on this node (process {running.pid})", 10.0)
-                playground.wait_for(web(1, 1))
-                assert "table ip kube-proxy" in _ruleset(playground)
+    with subprocess.Popen([program, "60"]) as elsewhere, playground.namespace.entered():
+        running = subprocess.Popen([program, "60"])
+        with running:
+            try:
+                with playground.agent() as agent:
+                    agent.wait_for(f"kube-proxy runs on this node (process {running.pid})", 10.0)
+                    playground.wait_for(web(1, 1))
+                    assert "table ip kube-proxy" in _ruleset(playground)
+                    running.kill()
+                    agent.wait_for("removed ip kube-proxy", 20.0)
+                    agent.wait_for("removed iptables-nft nat", 20.0)
+            finally:
                 running.kill()
-                agent.wait_for("removed ip kube-proxy", 20.0)
-                agent.wait_for("removed iptables-nft nat", 20.0)
-        finally:
-            running.kill()
+                elsewhere.kill()
     left = _ruleset(playground)
     assert "KUBE-SERVICES" not in left
     assert "kube-proxy" not in left

@@ -380,7 +380,10 @@ def test_a_plugin_that_hangs_can_be_ended(
     assert time.monotonic() - start < patience(1)
     assert len(errors) == 1
     assert processes(tmp_path) == []
-    assert refusal(lambda: listed(api))
+    # Nothing is begun any more.
+    (tmp_path / "pids").unlink()
+    assert refusal(lambda: listed(api)).endswith(": ended")
+    assert not (tmp_path / "pids").exists()
 
 
 @pytest.mark.parametrize("script", HANGS)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rulegen.kube_proxy import removal
+from rulegen.kube_proxy.removal import removal
 
 _NAT = """\
 *nat
@@ -78,7 +78,7 @@ def test_chains_of_kube_proxy_go_and_all_others_stay(variant: str) -> None:
         iptables-{variant}-restore <<'RULES'
 {_NAT}{_FILTER}RULES
         {sys.executable} -c '
-from rulegen.kube_proxy import remove_iptables_rules
+from rulegen.kube_proxy.removal import remove_iptables_rules
 print(*sorted(remove_iptables_rules()), sep=", ")
 print(*remove_iptables_rules(), sep=", ")'
         iptables-{variant}-save
