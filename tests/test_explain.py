@@ -299,6 +299,13 @@ def test_packets_that_nobody_gets(destination: str, fate: str, chains: tuple[str
     assert rule in " ".join(found.reasons)
 
 
+def test_what_is_translated_is_not_asked_again() -> None:
+    """D20: an endpoint that is another Service's ClusterIP, at a port that it does not have."""
+    items: list[Item] = [service(), endpoint_slice(["10.96.0.20"]), service("other", ["10.96.0.20"])]
+    (delivery,) = packet(POD, "10.96.0.10:80/tcp", *items).deliveries
+    assert (delivery.endpoint, delivery.decision) == ("10.96.0.20:8080", "")
+
+
 def test_pods_told_by_their_interface() -> None:
     bridge = replace(CONFIGURATION, detect_local_mode=DetectLocalMode.BRIDGE_INTERFACE, detect_local_interface="cni0")
     items: list[Item] = [service(), endpoint_slice(BACKENDS)]

@@ -103,6 +103,14 @@ def test_who_translates_first_has_it(lab: Lab, host: Host) -> None:
     assert sent(lab, [POD], VIP, 81) == {(Fate.DELIVERED, THEIRS)}
 
 
+def test_what_is_translated_is_not_asked_again(lab: Lab, host: Host) -> None:
+    """D20: an endpoint that is another Service's ClusterIP, at a port that it does not have."""
+    host.apply(*ITEMS, service("other", ["10.96.0.20"]), endpoint_slice(["10.96.0.20"]))
+    for source in (POD, NODE):
+        assert sent(lab, [source], VIP) == {(Fate.DELIVERED, "10.96.0.20")}
+        assert sent(lab, [source], "10.96.0.20", 8080) == {(Fate.REJECTED, "")}
+
+
 @pytest.mark.parametrize(("vip", "client", "ours"), [(VIP, CLIENT, ENDPOINT), (VIP_V6, POD_V6, ENDPOINT_V6)])
 def test_a_cluster_ip_that_the_node_has_stays_reachable(lab: Lab, host: Host, vip: str, client: str, ours: str) -> None:
     """As NodeLocal DNS has it: what the Service does not have is the node's; its own port is balanced."""
