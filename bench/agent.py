@@ -95,7 +95,7 @@ def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "n
             figures["memory after changes"] = [resident_memory(agent.process)]
             figures["peak memory of the agent"] = [peak_memory(agent.process)]
             figures["idle cpu"] = [_idle(agent, idle)]
-            figures["repair of one element"] = [_repair("delete element ip rulegen slots { 8000:1000 }")]
+            figures["repair of one element"] = [_repair("delete element ip rulegen endpoints { 8000:1000 . tcp . 0 }")]
             figures["repair of all"] = [_repair("flush ruleset")]
         with Agent(server, target, folder) as agent:
             _restart(agent, figures)

@@ -225,7 +225,7 @@ def upgrade(shape: Shape, folder: Path) -> Numbers:
     proxy, _ = started(shape, folder)
     programs = proxy.compiler.programs
     with proxy.kernel, collector.paused():
-        for what, names in (("one chain", ["services"]), ("all chains", list(programs[Family.IPV4].chains))):
+        for what, names in (("one chain", ["frontend"]), ("all chains", list(programs[Family.IPV4].chains))):
             altered = {family: _altered(program, names) for family, program in programs.items()}
             _replace_program(proxy, altered, numbers, what)
             _replace_program(proxy, programs, {}, "")

@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from rulegen.claims import MASQUERADE_BIT
+
 
 class Family(Enum):
     """An IP family. The value is the name that Kubernetes gives it."""
@@ -59,7 +61,7 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     cluster_cidrs: tuple[Cidr, ...] = ()
     nodeport_addresses: tuple[Cidr, ...] = PRIMARY_ADDRESSES
     masquerade_all: bool = False
-    masquerade_bit: int = 14
+    masquerade_bit: int = MASQUERADE_BIT
 
 
 class SocketAddress(NamedTuple):

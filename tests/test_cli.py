@@ -427,7 +427,7 @@ def test_an_interrupted_apply_leaves_the_old_ruleset_or_the_new_one(tmp_path: Pa
             _, errors = apply.communicate()
             assert b"Traceback" not in errors
             listing = subprocess.run(
-                [*inside, "nft", "list", "map", "ip", "rulegen", "internal"],
+                [*inside, "nft", "list", "map", "ip", "rulegen", "frontends"],
                 capture_output=True,
                 text=True,
                 check=False,

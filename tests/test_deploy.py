@@ -177,7 +177,7 @@ def test_the_capabilities_suffice_for_the_agent(host: Host, tmp_path: Path) -> N
         try:
             agent = Agent(process, tmp_path)
             agent.wait_for("sync mode=full", 30)
-            host.nft("flush map ip rulegen internal\n")
+            host.nft("flush map ip rulegen frontends\n")
             agent.wait_for("repaired 5 entries", 30)
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0

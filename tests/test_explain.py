@@ -118,7 +118,7 @@ def test_every_service_of_a_scenario_can_be_explained(folder: Path) -> None:
             for entry in elements(explained_port.entries)
         }
     entries = {f"{key[0].ip} {key[0].name} {key_text(*key)}" for key in compiled(made) if not key[0].is_chains}
-    usual = ("balancers", "nodeport-addresses", "service-cidrs")
+    usual = ("kinds", "nodeport-kinds", "balancers", "nodeport-addresses", "service-cidrs")
     assert {entry for entry in entries - shown if entry.split(" ")[1] not in usual} == set()
 
 
@@ -245,8 +245,8 @@ def test_a_source_out_of_range_and_one_within() -> None:
     items: list[Item] = [service(vips=["192.0.2.1"], ranges=["198.51.100.0/24"]), endpoint_slice(BACKENDS)]
     dropped = packet(CLIENT, "192.0.2.1:80/tcp", *items)
     assert dropped.fate == "dropped"
-    assert dropped.chains == ("prerouting-firewall", "firewall")
-    assert [entry.name for entry in elements(dropped.entries)] == ["firewalled"]
+    assert dropped.chains == ("prerouting", "frontend", "special")
+    assert [entry.name for entry in elements(dropped.entries)] == ["frontends"]
     allowed = packet("198.51.100.7", "192.0.2.1:80/tcp", *items)
     assert allowed.fate == "balanced"
     assert "source-ranges" in [entry.name for entry in elements(allowed.entries)]
@@ -260,9 +260,7 @@ def test_the_way_of_a_packet_to_a_node_port() -> None:
     found = packet(CLIENT, "192.168.1.10:30080/tcp", *items)
     assert found.chains == (
         "prerouting",
-        "services",
-        "route",
-        "nodeports",
+        "nodeport",
         "external-local",
         "balance",
         "lb-1",
@@ -285,11 +283,11 @@ def test_hairpin_is_masqueraded() -> None:
 @pytest.mark.parametrize(
     ("destination", "fate", "chains", "rule"),
     [
-        ("10.96.0.10:81/tcp", "rejected", ("filter-forward", "cluster-ips-check"), "rule 67"),
-        ("10.96.0.10/icmp", "rejected", ("filter-forward", "cluster-ips-check"), "rule 67"),
-        ("10.96.0.99:80/udp", "dropped", ("filter-forward", "cluster-ips-check"), "rule 67"),
-        ("10.96.0.20:80/tcp", "rejected", ("filter-forward", "endpoints-check"), "rule 36"),
-        ("192.168.1.10:30081/tcp", "rejected", ("filter-input", "nodeports-check"), "rule 36"),
+        ("10.96.0.10:81/tcp", "rejected", ("prerouting-unused", "unused"), "rule 67"),
+        ("10.96.0.10/icmp", "rejected", ("prerouting-unused", "unused"), "rule 67"),
+        ("10.96.0.99:80/udp", "dropped", ("prerouting-unused", "unused"), "rule 67"),
+        ("10.96.0.20:80/tcp", "rejected", ("prerouting", "frontend", "special", "no-endpoints"), "rule 36"),
+        ("192.168.1.10:30081/tcp", "rejected", ("prerouting", "nodeport", "no-endpoints-nodeport"), "rule 36"),
         ("192.0.2.77:80/tcp", "untouched", (), "no Service"),
     ],
 )
@@ -299,6 +297,13 @@ def test_packets_that_nobody_gets(destination: str, fate: str, chains: tuple[str
     found = packet(POD, destination, *items)
     assert (found.fate, found.chains) == (fate, chains)
     assert rule in " ".join(found.reasons)
+
+
+def test_what_is_translated_is_not_asked_again() -> None:
+    """D20: an endpoint that is another Service's ClusterIP, at a port that it does not have."""
+    items: list[Item] = [service(), endpoint_slice(["10.96.0.20"]), service("other", ["10.96.0.20"])]
+    (delivery,) = packet(POD, "10.96.0.10:80/tcp", *items).deliveries
+    assert (delivery.endpoint, delivery.decision) == ("10.96.0.20:8080", "")
 
 
 def test_pods_told_by_their_interface() -> None:
@@ -340,11 +345,11 @@ def test_what_the_kernel_should_hold(name: str) -> None:
     assert (agreement.agrees, agreement.differences) == (True, ())
 
 
-@pytest.mark.parametrize("name", ["internal", "firewalled", "source-ranges", "handles", "sticky-endpoints"])
+@pytest.mark.parametrize("name", ["frontends", "source-ranges", "handles", "sticky-endpoints"])
 def test_an_entry_of_the_service_is_missing(name: str) -> None:
     live = _live()
     (key,) = islice(_keys(live, name), 1)
-    for missing in list(_keys(live, name)) if name == "internal" else [key]:
+    for missing in list(_keys(live, name)) if name == "frontends" else [key]:
         del live[missing]
     agreement = explained(*LIVE_ITEMS, live=live).live
     assert agreement is not None
@@ -375,16 +380,16 @@ def test_a_packet_and_the_kernel() -> None:
     right = packet(CLIENT, "10.96.0.11:80/tcp", *LIVE_ITEMS, live=live).live
     assert right is not None
     assert right.agrees
-    (frontend,) = _keys(live, "internal", "default/other")
+    (frontend,) = _keys(live, "frontends", "default/other")
     stale = live.pop(frontend)
     wrong = packet(CLIENT, "10.96.0.11:80/tcp", *LIVE_ITEMS, live=live).live
     assert wrong is not None
-    assert ["+", "ip", "internal"] in [line.split(" ")[:3] for line in wrong.differences]
+    assert ["+", "ip", "frontends"] in [line.split(" ")[:3] for line in wrong.differences]
     # What nobody owns any more, but the kernel still sends somewhere.
     live[frontend] = stale
     left = packet(CLIENT, "10.96.0.11:80/tcp", *LIVE_ITEMS[:2], live=live).live
     assert left is not None
-    assert ["-", "ip", "internal"] in [line.split(" ")[:3] for line in left.differences]
+    assert ["-", "ip", "frontends"] in [line.split(" ")[:3] for line in left.differences]
     removed = explained(*LIVE_ITEMS[:2], service("other", ["None"]), name="default/other", live=live).live
     assert removed is not None
     assert not removed.agrees
@@ -467,11 +472,11 @@ def test_live_in_a_real_kernel(make_lab: MakeLab) -> None:
         assert applied.exit_code == 0, applied.stderr
         for question in (["default/web"], ["default/dns:dns"], to_vip, ["--to", "10.96.0.30:80/tcp"]):
             assert "the kernel holds exactly these entries" in run(*question, "--live", *SCENARIO)[1]
-    lab.nft("delete element ip rulegen external { 203.0.113.100 . tcp . 80 }")
+    lab.nft("delete element ip rulegen frontends { 203.0.113.100 . tcp . 80 }")
     with lab.entered():
         for question in (["default/web"], to_vip):
             output = run(*question, "--live", *SCENARIO)[1]
             assert (
-                "the kernel differs; `rulegen apply` would change:\n  + ip external 203.0.113.100 . tcp . 80" in output
+                "the kernel differs; `rulegen apply` would change:\n  + ip frontends 203.0.113.100 . tcp . 80" in output
             )
         assert "the kernel holds exactly these entries" in run("default/dns", "--live", *SCENARIO)[1]

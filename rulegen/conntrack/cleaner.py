@@ -1,19 +1,27 @@
 """Removes stale UDP flows (rules 72-76, D5): changes come in, what is to be looked at is kept until that has succeeded.
 
-Nothing is opened and nothing listed unless a UDP Frontend is concerned; then the kernel lists the flows to that
-Frontend alone, or all UDP flows where many are concerned.
+Nothing is opened and nothing listed unless a UDP Frontend is concerned, or an address that nobody has any more; then
+the kernel lists the flows to that alone, or all UDP flows where many are concerned.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.conntrack.frontends import FrontendKey, Judge, UdpFrontends
-from rulegen.conntrack.table import REMOVED_AT_ONCE, ConnectionTable, Filter, TrackedFlow, narrowest_filter
+from rulegen.conntrack.frontends import Flow, FrontendKey, Judge, UdpFrontends
+from rulegen.conntrack.refusals import Closed, ClusterIps, Refusals
+from rulegen.conntrack.table import (
+    REMOVED_AT_ONCE,
+    ConnectionTable,
+    Filter,
+    TrackedFlow,
+    narrowest_filter,
+    unreplied_filter,
+)
 from rulegen.errors import ConntrackError
 from rulegen.interfaces import own_addresses
 from rulegen.routing.addresses import contains, is_loopback, parse_network
@@ -47,8 +55,9 @@ class Cleaner:
         """Knows no Route and has nothing to do."""
         self._open_table = open_table
         self._frontends = UdpFrontends()
-        self._nodes: dict[Family, NodeRouting] = {}
+        self._cluster_ips = ClusterIps()
         self._pending: set[FrontendKey] = set()
+        self._closed: set[Closed] = set()
 
     def note(self, changes: Changes) -> None:
         """Takes each change of the cluster once, in order, before or after it is applied.
@@ -57,19 +66,20 @@ class Cleaner:
         """
         self._pending |= self._frontends.replace(changes.routes)
         for family, node in changes.node.items():
-            before = self._nodes.get(family)
+            before = self._cluster_ips.nodes.get(family)
             if before is None or before.nodeport_addresses != node.nodeport_addresses:
                 self._pending.update(self._frontends.node_ports(family))
-        self._nodes |= changes.node
+        self._closed |= self._cluster_ips.note(changes)
 
     def note_all(self) -> None:
         """Rules were missing or wrong for a while: flows to any Frontend may be stale."""
         self._pending.update(self._frontends.all())
+        self._closed.update(Closed(family) for family, node in self._cluster_ips.nodes.items() if node.service_cidrs)
 
     @property
     def is_pending(self) -> bool:
         """Whether `clean` has something to do."""
-        return bool(self._pending)
+        return bool(self._pending or self._closed)
 
     def clean(self) -> Cleaned:
         """Removes stale flows to all pending Frontends; call it when the rules are in force.
@@ -80,33 +90,52 @@ class Cleaner:
         removed: dict[Family, int] = {}
         frontends = len(self._pending)
         listed = 0
-        if frontends:
+        if self.is_pending:
             with self._open_table() as table:
-                accept = _NodePortAddresses(self._nodes).accept
-                clean_up = _CleanUp(table, Judge(self._frontends, frozenset(self._pending), accept))
-                for wanted, done in _listings(self._pending).items():
+                clean_up = _CleanUp(table, *self._verdicts())
+                for wanted, done in _listings(self._pending, self._closed).items():
                     removed[wanted.family] = removed.get(wanted.family, 0) + clean_up.look_at(wanted)
-                    self._pending.difference_update(done)
+                    self._pending.difference_update(done.frontends)
+                    self._closed.difference_update(done.closed)
                 listed = table.listed
         return Cleaned(frontends, listed, removed, time.monotonic() - started)
+
+    def _verdicts(self) -> tuple[Judge, Refusals]:
+        """On the flows to all that is pending now."""
+        addresses = _Addresses(self._cluster_ips.nodes)
+        frontends, closed = frozenset(self._pending), frozenset(self._closed)
+        return (
+            Judge(self._frontends, frontends, addresses.accept_node_ports),
+            Refusals(
+                self._frontends,
+                self._cluster_ips,
+                (frontends, closed),
+                addresses.own,
+                addresses.accept_node_ports,
+            ),
+        )
 
 
 class _CleanUp:
     """One clean-up in an open table."""
 
-    def __init__(self, table: ConnectionTable, judge: Judge) -> None:
+    def __init__(self, table: ConnectionTable, judge: Judge, refusals: Refusals) -> None:
         self._table = table
         self._judge = judge
+        self._refusals = refusals
 
     def look_at(self, wanted: Filter) -> int:
         """Removes the stale ones among the flows that a filter lets through; returns how many there were."""
         removed = 0
         for _ in range(_ATTEMPTS):
             flows = self._table.udp_flows(wanted)
-            removed += self._remove(tracked for tracked in flows if self._judge.is_stale(tracked.flow))
+            removed += self._remove(tracked for tracked in flows if self._is_to_go(tracked.flow))
             if not self._table.is_partial:
                 return removed
         raise ConntrackError(f"listing connections: interrupted {_ATTEMPTS} times; what was listed is cleaned up")
+
+    def _is_to_go(self, flow: Flow) -> bool:
+        return self._judge.is_stale(flow) or self._refusals.refuses(flow)
 
     def _remove(self, stale: Iterator[TrackedFlow]) -> int:
         removed = 0
@@ -115,14 +144,21 @@ class _CleanUp:
         return removed
 
 
-class _NodePortAddresses:
-    """The node's own addresses that accept NodePorts; the kernel is asked when the first one matters."""
+class _Addresses:
+    """The node's own, and those that accept NodePorts; the kernel is asked when the first one matters."""
 
     def __init__(self, nodes: Mapping[Family, NodeRouting]) -> None:
         self._nodes = nodes
+        self._own: dict[Family, frozenset[str]] = {}
         self._accepting: dict[Family, frozenset[str]] = {}
 
-    def accept(self, family: Family, address: str) -> bool:
+    def own(self, family: Family) -> frozenset[str]:
+        """Those on interfaces."""
+        if family not in self._own:
+            self._own[family] = frozenset(own_addresses(family))
+        return self._own[family]
+
+    def accept_node_ports(self, family: Family, address: str) -> bool:
         """Rules 60-63, without loopback (rule 66)."""
         if family not in self._accepting:
             self._accepting[family] = frozenset(self._find(family))
@@ -132,19 +168,37 @@ class _NodePortAddresses:
         if family not in self._nodes:
             return
         networks = [network for cidr in self._nodes[family].nodeport_addresses if (network := parse_network(cidr))]
-        for address in own_addresses(family):
+        for address in self.own(family):
             if not is_loopback(address) and contains(networks, address):
                 yield address
 
 
-def _listings(pending: Iterable[FrontendKey]) -> dict[Filter, list[FrontendKey]]:
-    """What the kernel is asked for, and the Frontends that each answer is about, in a fixed order."""
-    listings: dict[Filter, list[FrontendKey]] = {}
+class _Answered(NamedTuple):
+    """What of the pending a listing is about."""
+
+    frontends: list[FrontendKey]
+    closed: list[Closed]
+
+
+def _listings(pending: Iterable[FrontendKey], closed: Iterable[Closed]) -> dict[Filter, _Answered]:
+    """What the kernel is asked for, and what each answer is about, in a fixed order."""
+    listings: dict[Filter, _Answered] = {}
     for family in Family:
-        narrow: dict[Filter, list[FrontendKey]] = {}
-        for key in sorted((key for key in pending if key.family is family), key=lambda key: key[1:]):
-            narrow.setdefault(narrowest_filter(key), []).append(key)
-        if len(narrow) > LISTINGS_AT_MOST:
-            narrow = {Filter(family): [key for keys in narrow.values() for key in keys]}
-        listings |= narrow
-    return listings
+        frontends = sorted((key for key in pending if key.family is family), key=lambda key: key[1:])
+        addresses = sorted((one for one in closed if one.family is family), key=lambda one: one.address)
+        listings |= _narrow_listings(frontends, addresses) or {Filter(family): _Answered(frontends, addresses)}
+    return {wanted: answered for wanted, answered in listings.items() if any(answered)}
+
+
+def _narrow_listings(frontends: Iterable[FrontendKey], closed: Sequence[Closed]) -> dict[Filter, _Answered]:
+    """Of one family; none where it is better to look at all flows at once."""
+    narrow: dict[Filter, _Answered] = {}
+    for key in frontends:
+        narrow.setdefault(narrowest_filter(key), _Answered([], [])).frontends.append(key)
+    if len(narrow) > LISTINGS_AT_MOST:
+        return {}
+    everywhere = len(closed) > LISTINGS_AT_MOST
+    for one in closed:
+        wanted = unreplied_filter(one.family, "" if everywhere else one.address)
+        narrow.setdefault(wanted, _Answered([], [])).closed.append(one)
+    return narrow

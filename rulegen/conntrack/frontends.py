@@ -24,7 +24,7 @@ class Flow(NamedTuple):
     """A tracked UDP connection, as far as it matters here. Addresses are canonical.
 
     `destination` and `port`: where the client sent its first packet. `reply_source` and `reply_port`: who answers.
-    `is_translated`: the destination was changed on the way.
+    `is_translated`: the destination was changed on the way. `source`: the client. `is_replied`: somebody has answered.
     """
 
     family: Family
@@ -33,6 +33,8 @@ class Flow(NamedTuple):
     reply_source: str
     reply_port: int
     is_translated: bool
+    source: str = ""
+    is_replied: bool = True
 
 
 class OwnedFrontend(NamedTuple):
@@ -55,8 +57,8 @@ class UdpFrontends:
     def replace(self, routes: Mapping[RouteKey, Route | None]) -> set[FrontendKey]:
         """Takes changed Routes (None: gone). Returns the Frontends to which there may be stale flows now (D5).
 
-        Those are the Frontends that are new, gone, or another Route's, whose verdict is another, and those of a Route
-        that lost an endpoint. One that moves between two Routes is in both, and its new owner counts.
+        Those are the Frontends that are new, gone, or another Route's, whose verdict or source ranges are others, and
+        those of a Route that lost an endpoint. One that moves between two Routes is in both, and its new owner counts.
         """
         changed = {key: route for key, route in routes.items() if key[0].protocol == "UDP"}
         if not changed:
@@ -156,5 +158,7 @@ def _is_concerned(before: OwnedFrontend | None, after: OwnedFrontend | None, shr
     if before is None or after is None or before.route.name != after.route.name:
         return True
     if before.frontend.verdict is not after.frontend.verdict:
+        return True
+    if before.frontend.allowed_sources != after.frontend.allowed_sources:
         return True
     return (after.route.name, after.route.family) in shrunk

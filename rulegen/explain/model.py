@@ -12,7 +12,7 @@ from rulegen.iptables.words import ChainInWords
 from rulegen.kube.objects import Service
 from rulegen.nftables.words import EntryInWords
 from rulegen.routing.cluster import Cluster
-from rulegen.routing.flow import Outcome, Packet
+from rulegen.routing.flow import Decision, Delivery, Outcome, Packet
 from rulegen.routing.model import Backend, Route, RouteKey
 
 Entry: TypeAlias = EntryInWords | ChainInWords
@@ -40,6 +40,10 @@ class Ruleset(Protocol):
 
     def notes(self, route: Route) -> tuple[str, ...]:
         """What the target cannot do as well as the Route asks for."""
+        ...
+
+    def on_the_way(self, delivery: Delivery) -> Decision:
+        """What becomes of a packet between DNAT and the endpoint; UNTOUCHED if it gets there."""
         ...
 
     def way(self, followed: FollowedPacket) -> Way:

@@ -15,7 +15,7 @@ from rulegen.iptables.program import EntryKey, Rules
 from rulegen.iptables.scope import Scope, difference, route_part
 from rulegen.iptables.trace import trace
 from rulegen.iptables.words import ChainInWords, in_words, place
-from rulegen.routing.flow import Destination, Origin
+from rulegen.routing.flow import Decision, Delivery, Destination, Origin
 from rulegen.routing.model import Backend, Route, RouteKey
 
 _REMEMBERED = (
@@ -61,6 +61,10 @@ class IptablesRuleset:
     def notes(self, route: Route) -> tuple[str, ...]:
         """How many clients session affinity remembers."""
         return () if route.affinity_timeout is None else (_REMEMBERED,)
+
+    def on_the_way(self, delivery: Delivery) -> Decision:
+        """The table filter sees where the packet is going by then (rule 38)."""
+        return delivery.decision
 
     def way(self, followed: FollowedPacket) -> Way:
         """Chains, and the rules that match there."""

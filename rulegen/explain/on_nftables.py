@@ -13,6 +13,7 @@ from rulegen.nftables.scope import Scope, difference, packet_keys
 from rulegen.nftables.slots import rounding_error, slot_counts
 from rulegen.nftables.trace import Path, trace
 from rulegen.nftables.words import EntryInWords, in_words
+from rulegen.routing.flow import Decision, Delivery, Fate
 from rulegen.routing.model import Backend, Route, RouteKey
 
 
@@ -49,6 +50,10 @@ class NftablesRuleset:
     def notes(self, _: Route) -> tuple[str, ...]:
         """None: there is nothing that this target lacks."""
         return ()
+
+    def on_the_way(self, _: Delivery) -> Decision:
+        """Nothing: what is translated is not asked again (D20)."""
+        return Decision(Fate.UNTOUCHED, "")
 
     def way(self, followed: FollowedPacket) -> Way:
         """Chains, and the elements that are looked up there."""

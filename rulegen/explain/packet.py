@@ -115,7 +115,7 @@ def _explanation(
 def _deliveries(ruleset: Ruleset, outcome: Outcome) -> Iterator[DeliveryExplanation]:
     weighed = ruleset.weigh([delivery.backend for delivery in outcome.deliveries])
     for delivery, member in zip(outcome.deliveries, weighed.members, strict=True):
-        fate, reason = delivery.decision
+        fate, reason = ruleset.on_the_way(delivery)
         yield DeliveryExplanation(
             member.endpoint,
             delivery.probability,

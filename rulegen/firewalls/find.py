@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from functools import cache
 
+from rulegen.claims import DSTNAT
 from rulegen.config import Family, Target
 from rulegen.errors import HostError, printable
 from rulegen.firewalls import legacy
@@ -21,7 +22,6 @@ _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
 _NETDEV = 5
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 _NETDEV_HOOKS = ("ingress", "egress")
-_DNAT_PRIORITY = -100
 # rulegen's and kube-proxy's own tables: all their names begin so.
 _NOT_OTHERS = ("rulegen", "kube-proxy")
 _IPTABLES_TABLES = frozenset({"raw", "mangle", "nat", "filter", "security"})
@@ -70,7 +70,7 @@ def _hooked(chain: BaseChain) -> Hooked:
     hooks = _NETDEV_HOOKS if chain.family == _NETDEV else _HOOKS
     hook = hooks[chain.hook] if chain.hook < len(hooks) else "unknown"
     is_translated = hook in {"input", "forward", "postrouting"} or (
-        hook in {"prerouting", "output"} and chain.priority > _DNAT_PRIORITY
+        hook in {"prerouting", "output"} and chain.priority > DSTNAT
     )
     return Hooked(_place(chain), chain.name, hook, chain.drops, is_translated)
 

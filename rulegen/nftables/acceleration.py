@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+from rulegen.claims import ACCELERATION
 from rulegen.errors import ApplyError, HostError
 from rulegen.netlink import NESTED, REQUEST, attribute, attributes, message, text_attribute, text_of
 from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError
@@ -47,8 +48,7 @@ _LIST_ITEM = 1
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _DATA_VALUE = 1
 
-# NF_INET_FORWARD; behind the rules of others at priority 0, so that what they drop is never accelerated.
-_FORWARD, _FORWARD_PRIORITY = 2, 10
+_FORWARD = 2  # NF_INET_FORWARD
 _ACCEPT = 1
 _REGISTER = 1  # NFT_REG_1
 _CT_STATE, _CT_STATUS = 0, 2
@@ -193,7 +193,7 @@ def _number(kind: int, value: int) -> bytes:
 
 def _table() -> list[bytearray]:
     chain_hook = _nested(
-        _CHAIN_HOOK, _number(_HOOK_NUMBER, _FORWARD), attribute(_HOOK_PRIORITY, _S32.pack(_FORWARD_PRIORITY))
+        _CHAIN_HOOK, _number(_HOOK_NUMBER, _FORWARD), attribute(_HOOK_PRIORITY, _S32.pack(ACCELERATION.priority))
     )
     chain = (
         text_attribute(_NAME, TABLE)
@@ -207,7 +207,7 @@ def _table() -> list[bytearray]:
     return [
         _message(_NEWTABLE, text_attribute(_NAME, TABLE), _CREATE),
         _flowtable([]),
-        _message(_NEWCHAIN, chain + text_attribute(_CHAIN_TYPE, "filter"), _CREATE),
+        _message(_NEWCHAIN, chain + text_attribute(_CHAIN_TYPE, ACCELERATION.kind), _CREATE),
         _message(_NEWRULE, rule, _CREATE | _APPEND),
     ]
 

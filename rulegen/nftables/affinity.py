@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from rulegen.config import Family
-from rulegen.nftables.layout import ID_SHIFT, LAYOUTS, MAX_ID, TABLE, EntryKey, Value, unpack_register
+from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value, id_of
 from rulegen.nftables.netlink import Connection
 from rulegen.ruleset import Delta
 
@@ -41,7 +41,7 @@ def changed_timeouts(delta: Delta[EntryKey, Value]) -> Timeouts:
         if container is LAYOUTS[container.family].lists:
             before, after = _STICKY.fullmatch(change.before.data), _STICKY.fullmatch(change.after.data)
             if before and after and before[1] != after[1]:
-                timeouts[container.family, _id(key)] = int(after[1])
+                timeouts[container.family, id_of(key)] = int(after[1])
     return timeouts
 
 
@@ -49,13 +49,9 @@ def read_clients(connection: Connection, timeouts: Timeouts) -> Iterator[Client]
     """The records of those service-ports, with the time that the new timeout leaves them."""
     for family in dict.fromkeys(family for family, _ in timeouts):
         for element in connection.elements(family, TABLE, LAYOUTS[family].affinity.name):
-            timeout = timeouts.get((family, _id(element.key)))
+            timeout = timeouts.get((family, id_of(element.key)))
             if timeout is None or element.expiration is None or element.expiration < _MARGIN:
                 continue
             age = (element.timeout or _SET_TIMEOUT) - element.expiration
             left = timeout * 1000 - age
             yield Client(family, element.key, element.value, timeout * 1000, left if left > 0 else None)
-
-
-def _id(key: bytes) -> int:
-    return unpack_register(key) >> ID_SHIFT & MAX_ID

@@ -9,31 +9,36 @@ from __future__ import annotations
 
 import re
 import secrets
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
+from rulegen.claims import ID_SHIFT, MAX_ID, OURS
 from rulegen.config import Family
 from rulegen.errors import TargetError
 from rulegen.nftables import program
 from rulegen.nftables.layout import (
-    ID_SHIFT,
+    KINDS,
     LAYOUTS,
     LOCAL_LIST,
     MAX_COUNTED_SLOTS,
     MAX_HANDLE,
-    MAX_ID,
-    OURS,
+    NODEPORT_KINDS,
     PROTOCOL_BYTES,
+    RESTRICTED,
+    SPECIAL,
     Container,
     EntryKey,
     Field,
+    Kind,
     Layout,
     Value,
     address_bytes,
     cidr_range,
+    id_of,
     pack_port,
     pack_register,
     safe_comment,
@@ -57,6 +62,8 @@ Entries: TypeAlias = dict[EntryKey, Value]
 
 _NOTHING = Value()
 _LAST_HANDLE = re.compile(r"last handle (\d{1,4})")
+# So many are put into an ordered list one by one; more at once.
+_FEW = 64
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
@@ -99,6 +106,9 @@ class Compiler:
         self._masquerade_bit = masquerade_bit
         self._compiled: dict[RouteKey, _Compiled] = {}
         self._nodes: dict[Family, Entries] = {family: {} for family in families}
+        self._routing: dict[Family, NodeRouting] = {}
+        # In order, for the sake of the first and the last.
+        self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
         self.programs: dict[Family, program.Program] = {}
         self._shared: Counter[EntryKey] = Counter()
         for family in families:
@@ -139,10 +149,13 @@ class Compiler:
                 touched.subtract(old.shared)
         self._adoption = _Adoption({})
         self._count_shared(touched, before, after)
-        for family, node in (nodes or {}).items():
-            if family in self._nodes:
+        changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
+        self._routing |= changed_nodes
+        for family, node in self._routing.items():
+            rendered = self._render(node)
+            if family in changed_nodes or rendered is not self.programs.get(family):
+                self.programs[family] = rendered
                 before |= self._nodes[family]
-                self.programs[family] = program.render_program(node, self._masquerade_bit)
                 self._nodes[family] = self._node_entries(node)
                 after |= self._nodes[family]
         return diff(before, after), errors
@@ -175,6 +188,7 @@ class Compiler:
         }
 
     def _count_shared(self, touched: Counter[EntryKey], before: Entries, after: Entries) -> None:
+        cluster_ips: dict[Family, list[bytes]] = {family: [] for family in self._nodes}
         for key, difference in touched.items():
             if not difference:
                 continue
@@ -182,9 +196,21 @@ class Compiler:
             self._shared[key] = count + difference
             if not count:
                 after[key] = self._shared_value(key)
+                if key[0].name == "cluster-ips":
+                    cluster_ips[key[0].family].append(key[1])
             elif not count + difference:
                 before[key] = self._shared_value(key)
                 del self._shared[key]
+                if key[0].name == "cluster-ips":
+                    addresses = self._cluster_ips[key[0].family]
+                    del addresses[bisect_left(addresses, key[1])]
+        for family, new in cluster_ips.items():
+            _insert(self._cluster_ips[family], new)
+
+    def _render(self, node: NodeRouting) -> program.Program:
+        addresses = self._cluster_ips[node.family]
+        ranges = program.service_ranges(node.family, node.service_cidrs, tuple(addresses[:1] + addresses[-1:]))
+        return program.render_program(node, self._masquerade_bit, ranges)
 
     @staticmethod
     def _shared_value(key: EntryKey) -> Value:
@@ -201,6 +227,9 @@ class Compiler:
             (layout.chains, name.encode()): Value(chain.digest.encode())
             for name, chain in self.programs[node.family].chains.items()
         }
+        for container, chains in ((layout.kinds, KINDS), (layout.nodeport_kinds, NODEPORT_KINDS)):
+            for kind, chain in chains.items():
+                entries[container, pack_register(SPECIAL | kind)] = Value(f"goto {chain}".encode())
         for container, cidrs in (
             (layout.nodeport_addresses, node.nodeport_addresses),
             (layout.service_cidrs, node.service_cidrs),
@@ -229,6 +258,15 @@ class Compiler:
         if route is not None:
             _RouteEntries(LAYOUTS[family], route, compiled).compile()
         return compiled
+
+
+def _insert(ordered: list[bytes], new: list[bytes]) -> None:
+    if len(new) > _FEW:
+        ordered += new
+        ordered.sort()
+    else:
+        for item in new:
+            insort(ordered, item)
 
 
 def _leads_anywhere(route: Route) -> bool:
@@ -288,11 +326,11 @@ class _RouteEntries:
         }
 
     def compile(self) -> None:
-        for frontend in self._route.frontends:
-            self._frontend(frontend)
         if self._lists.id:
             self._compile_lists()
             self._hairpins()
+        for frontend in self._route.frontends:
+            self._frontend(frontend)
 
     def _compile_lists(self) -> None:
         for list_bit, backends in ((0, self._route.cluster), (LOCAL_LIST, self._route.local)):
@@ -309,50 +347,44 @@ class _RouteEntries:
 
     def _frontend(self, frontend: Frontend) -> None:
         layout = self._layout
-        port = self._protocol + pack_port(frontend.port)
-        marker = Value(comment=self._comment)
-        if frontend.kind is FrontendKind.NODE_PORT:
-            verdicts = (layout.no_endpoint_nodeports, layout.no_local_endpoint_nodeports)
-            self._dispatch(frontend, port, (layout.nodeports, layout.nodeports_local, *verdicts))
-            return
-        address = address_bytes(layout.family, frontend.address)
-        key = address + port
-        if frontend.kind is FrontendKind.CLUSTER_IP:
-            self._shared.append((layout.cluster_ips, address))
-            self._cluster_ip(frontend, key, marker)
-            return
-        if frontend.allowed_sources is not None:
-            self._owned[layout.firewalled, key] = marker
-            for cidr in frontend.allowed_sources:
-                first, last = cidr_range(cidr)
-                self._owned[layout.source_ranges, key + first + key + last] = _NOTHING
-        self._dispatch(
-            frontend, key, (layout.external, layout.external_local, layout.no_endpoints, layout.no_local_endpoints)
-        )
+        key = self._protocol + pack_port(frontend.port)
+        low_bits = self._external(frontend)
+        container = layout.nodeports
+        if frontend.kind is not FrontendKind.NODE_PORT:
+            container = layout.frontends
+            address = address_bytes(layout.family, frontend.address)
+            key = address + key
+            if frontend.kind is FrontendKind.CLUSTER_IP:
+                self._shared.append((layout.cluster_ips, address))
+                low_bits = self._internal(frontend)
+        self._owned[container, key] = Value(pack_register(self._register | low_bits), self._comment)
+        for cidr in frontend.allowed_sources or ():
+            first, last = cidr_range(cidr)
+            self._owned[layout.source_ranges, key + first + key + last] = _NOTHING
 
-    def _cluster_ip(self, frontend: Frontend, key: bytes, marker: Value) -> None:
-        layout = self._layout
+    def _internal(self, frontend: Frontend) -> int:
+        """The low bits of a ClusterIP's value: the number of slots of the list, as nearly always, or a kind."""
         if frontend.verdict is Verdict.REJECT:
-            self._owned[layout.no_endpoints, key] = marker
-        elif frontend.verdict is Verdict.DROP:
-            self._owned[layout.no_local_endpoints, key] = marker
-        else:
-            list_bit = LOCAL_LIST if frontend.policy is TrafficPolicy.LOCAL else 0
-            self._owned[layout.internal, key] = Value(pack_register(self._register | list_bit), self._comment)
-
-    def _dispatch(
-        self, frontend: Frontend, key: bytes, containers: tuple[Container, Container, Container, Container]
-    ) -> None:
-        """An external frontend: `containers` are those for policy Cluster, policy Local, REJECT and DROP."""
-        cluster, local, reject, drop = containers
-        marker = Value(comment=self._comment)
-        if frontend.verdict is Verdict.REJECT:
-            self._owned[reject, key] = marker
-            return
+            return SPECIAL | Kind.NO_ENDPOINTS
         if frontend.verdict is Verdict.DROP:
-            self._owned[drop, key] = marker
-        container = local if frontend.policy is TrafficPolicy.LOCAL else cluster
-        self._owned[container, key] = Value(pack_register(self._register), self._comment)
+            return SPECIAL | Kind.INTERNAL_NONE_LOCAL
+        if frontend.policy is TrafficPolicy.LOCAL:
+            return SPECIAL | Kind.INTERNAL_LOCAL
+        slots = len(self._lists.slots[0])
+        is_counted = self._route.affinity_timeout is None and slots <= MAX_COUNTED_SLOTS
+        return slots if is_counted else SPECIAL | Kind.INTERNAL_LISTED
+
+    @staticmethod
+    def _external(frontend: Frontend) -> int:
+        """The same for the others: their number of slots stands in `slots`, where it may be missed without harm."""
+        restricted = 0 if frontend.allowed_sources is None else RESTRICTED
+        if frontend.verdict is Verdict.REJECT:
+            kind = Kind.NO_ENDPOINTS
+        elif frontend.policy is TrafficPolicy.CLUSTER:
+            kind = Kind.EXTERNAL
+        else:
+            kind = Kind.EXTERNAL_NONE_LOCAL if frontend.verdict is Verdict.DROP else Kind.EXTERNAL_LOCAL
+        return SPECIAL | restricted | kind
 
     # -- where packets go --
 
@@ -374,10 +406,10 @@ class _RouteEntries:
         prefix = register + self._protocol
         for slot, endpoint in enumerate(slots):
             self._owned[layout.endpoints, prefix + _slot_bytes(slot)] = Value(endpoint)
-        if len(slots) <= MAX_COUNTED_SLOTS:
-            self._owned[layout.slots, register] = Value(pack_register(self._register | list_bit | len(slots)))
-        else:
+        if len(slots) > MAX_COUNTED_SLOTS:
             self._owned[layout.lists, register] = Value(b"goto lb-%d" % len(slots))
+        elif list_bit or any(frontend.kind is not FrontendKind.CLUSTER_IP for frontend in self._route.frontends):
+            self._owned[layout.slots, register] = Value(pack_register(self._register | list_bit | len(slots)))
         self._shared += _balancer(layout, len(slots))
 
     def _sticky(self, timeout: int) -> None:
@@ -495,18 +527,18 @@ class _Adoption:
 
         Nobody knows which were in use before in a table that is there, so they go on anywhere.
         """
-        is_loaded = (layout.chains, b"services") in self._live
+        is_loaded = (layout.chains, b"prerouting") in self._live
         return _Ids(self._used_ids(layout), secrets.randbelow(MAX_ID) if is_loaded else 0)
 
     def _used_ids(self, layout: Layout) -> set[int]:
-        registers = {layout.internal, layout.external, layout.external_local, layout.nodeports, layout.nodeports_local}
-        used = set()
+        """Those that a frontend leads to, and those of lists and endpoints that are there."""
+        used = {register >> ID_SHIFT & MAX_ID for family, register in self._slots if family is layout.family}
         for (container, key), value in self._live.items():
-            if container in registers:
-                used.add(unpack_register(value.data) >> ID_SHIFT & MAX_ID)
+            if container in {layout.frontends, layout.nodeports}:
+                used.add(id_of(value.data))
             elif container in {layout.slots, layout.lists}:
-                used.add(unpack_register(key) >> ID_SHIFT & MAX_ID)
-        return used
+                used.add(id_of(key))
+        return used - {0}
 
     def lists(self, route: Route) -> _Lists | None:
         """What is live for a Route: of the id that its first frontend with one has, unless another Route has it.
@@ -526,7 +558,7 @@ class _Adoption:
     def _orphans(self) -> dict[tuple[Family, frozenset[bytes]], list[int]]:
         """The ids that no live frontend leads to, by their endpoints."""
         led_to = {
-            (container.family, unpack_register(value.data) >> ID_SHIFT & MAX_ID)
+            (container.family, id_of(value.data))
             for (container, _), value in self._live.items()
             if container.data == (Field.CLASSID,) and Field.CLASSID not in container.key
         }
@@ -546,14 +578,13 @@ class _Adoption:
         protocol = PROTOCOL_BYTES[route.name.protocol]
         for frontend in route.frontends:
             key = protocol + pack_port(frontend.port)
-            containers: tuple[Container, ...] = (layout.nodeports, layout.nodeports_local)
+            container = layout.nodeports
             if frontend.address:
+                container = layout.frontends
                 key = address_bytes(route.family, frontend.address) + key
-                containers = (layout.internal, layout.external, layout.external_local)
-            for container in containers:
-                value = self._live.get((container, key))
-                if value is not None:
-                    yield unpack_register(value.data)
+            value = self._live.get((container, key))
+            if value is not None:
+                yield unpack_register(value.data)
 
     def _adopt(self, family: Family, number: int) -> _Lists:
         lists = _Lists(number)

@@ -8,17 +8,15 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.nftables.layout import (
-    ID_SHIFT,
     LAYOUTS,
-    MAX_ID,
     Container,
     EntryKey,
     Field,
     Value,
     data_text,
+    id_of,
     key_text,
     service_port_of,
-    unpack_register,
 )
 from rulegen.ruleset import Change, Delta
 
@@ -47,8 +45,8 @@ def names_in(entries: Mapping[EntryKey, Value]) -> dict[tuple[Family, int], str]
     """The service-ports by family and id, as the comments of their frontends say."""
     names: dict[tuple[Family, int], str] = {}
     for (container, _), value in entries.items():
-        if container.data == (Field.CLASSID,) and _is_named(container) and value.comment:
-            names[container.family, unpack_register(value.data) >> ID_SHIFT & MAX_ID] = value.comment
+        if container.data == (Field.CLASSID,) and _is_named(container) and value.comment and id_of(value.data):
+            names[container.family, id_of(value.data)] = value.comment
     return names
 
 

@@ -11,7 +11,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from enum import Enum
+from enum import Enum, IntEnum
 from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network, summarize_address_range
 from itertools import accumulate
@@ -20,19 +20,20 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from rulegen.claims import ID_SHIFT, MAX_ID
 from rulegen.config import Family
 from rulegen.errors import InputError
 
 TABLE = "rulegen"
 
-# The scratch register (`meta priority`): bit 31 "set by rulegen", 19 bits service-port id, bit 11 Local list, then
-# 11 bits that hold the list's number of slots or the handle of an endpoint.
-OURS = 0x80000000
-ID_SHIFT = 12
+# The low 12 bits of the scratch register (`meta priority`, see `claims`).
+# Of a frontend: the number of slots of a plain ClusterIP, or SPECIAL and a `Kind`, perhaps RESTRICTED.
+SPECIAL = 0x800
+RESTRICTED = 0x10
+# Of a list: the Local one, and then the number of slots; of an endpoint: its handle.
 LOCAL_LIST = 0x800
-MAX_ID = (1 << 19) - 1
 MAX_HANDLE = LOCAL_LIST - 1
-# Lists of more slots than this go through `lists` instead of `slots` and `balancers`.
+# Lists of more slots than this go through `lists` instead of `balancers`.
 MAX_COUNTED_SLOTS = 1023
 
 # NFTNL_UDATA_COMMENT_MAXLEN, less the closing NUL.
@@ -43,6 +44,38 @@ _ADDRESS_FAMILY = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
 PROTOCOL_NUMBERS: Mapping[str, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _PROTOCOL_TEXT = {number: name.lower() for name, number in PROTOCOL_NUMBERS.items()}
 _PROTOCOL_FROM_TEXT = {text: number for number, text in _PROTOCOL_TEXT.items()}
+
+
+class Kind(IntEnum):
+    """Frontends that need more than their value says; the numbers stand in `kinds`, and some chains test bit 0."""
+
+    EXTERNAL = 1
+    EXTERNAL_LOCAL = 2
+    # No endpoint on this node: others than pods and the node are dropped.
+    EXTERNAL_NONE_LOCAL = 3
+    # A ClusterIP whose Cluster list goes through `lists`, and one with a Local list.
+    INTERNAL_LISTED = 4
+    INTERNAL_LOCAL = 5
+    NO_ENDPOINTS = 6
+    INTERNAL_NONE_LOCAL = 7
+
+
+# The chains that decide about a kind, for frontends with an address and for NodePorts. They never change.
+KINDS: Mapping[Kind, str] = {
+    Kind.EXTERNAL: "external",
+    Kind.EXTERNAL_LOCAL: "external-local",
+    Kind.EXTERNAL_NONE_LOCAL: "external-local",
+    Kind.INTERNAL_LISTED: "internal",
+    Kind.INTERNAL_LOCAL: "internal",
+    Kind.NO_ENDPOINTS: "no-endpoints",
+    Kind.INTERNAL_NONE_LOCAL: "no-local-endpoints",
+}
+NODEPORT_KINDS: Mapping[Kind, str] = {
+    Kind.EXTERNAL: "external",
+    Kind.EXTERNAL_LOCAL: "external-local",
+    Kind.EXTERNAL_NONE_LOCAL: "external-local",
+    Kind.NO_ENDPOINTS: "no-endpoints-nodeport",
+}
 
 
 class Field(Enum):
@@ -176,11 +209,10 @@ class Layout:
         nodeport = (Field.PROTOCOL, Field.PORT)
         register = (Field.CLASSID,)
         endpoint = (address, Field.PORT)
-        self.internal = self._container("internal", frontend, register)
-        self.external = self._container("external", frontend, register)
-        self.external_local = self._container("external-local", frontend, register)
+        self.frontends = self._container("frontends", frontend, register)
         self.nodeports = self._container("nodeports", nodeport, register)
-        self.nodeports_local = self._container("nodeports-local", nodeport, register)
+        self.kinds = self._container("kinds", register, (Field.VERDICT,))
+        self.nodeport_kinds = self._container("nodeport-kinds", register, (Field.VERDICT,))
         self.slots = self._container("slots", register, register)
         self.balancers = self._container("balancers", register, (Field.VERDICT,))
         self.lists = self._container("lists", register, (Field.VERDICT,))
@@ -191,12 +223,7 @@ class Layout:
         self.sticky_endpoints = self._container("sticky-endpoints", handle, endpoint)
         self.sticky_local_endpoints = self._container("sticky-local-endpoints", handle, endpoint)
         self.hairpin = self._container("hairpin", (address, address))
-        self.firewalled = self._container("firewalled", frontend)
         self.source_ranges = self._container("source-ranges", (*frontend, address), interval=True)
-        self.no_endpoints = self._container("no-endpoints", frontend)
-        self.no_local_endpoints = self._container("no-local-endpoints", frontend)
-        self.no_endpoint_nodeports = self._container("no-endpoint-nodeports", nodeport)
-        self.no_local_endpoint_nodeports = self._container("no-local-endpoint-nodeports", nodeport)
         self.cluster_ips = self._container("cluster-ips", (address,))
         self.service_cidrs = self._container("service-cidrs", (address,), interval=True)
         self.nodeport_addresses = self._container("nodeport-addresses", (address,), interval=True)
@@ -244,11 +271,20 @@ def unpack_register(data: bytes) -> int:
     return int.from_bytes(data[:4], sys.byteorder)
 
 
+def id_of(register: bytes) -> int:
+    """The service-port's id in a register; 0 for none."""
+    return unpack_register(register) >> ID_SHIFT & MAX_ID
+
+
+# Verdict maps by the low bits of the register, whatever the id.
+_BY_LOW_BITS = frozenset({"kinds", "nodeport-kinds", "balancers"})
+
+
 def service_port_of(container: Container, key: bytes) -> int:
     """The id of the service-port that an element belongs to by its key; 0 when by its key it belongs to none."""
-    if container.key[:1] != (Field.CLASSID,) or container.name == "balancers":
+    if container.key[:1] != (Field.CLASSID,) or container.name in _BY_LOW_BITS:
         return 0
-    return unpack_register(key) >> ID_SHIFT & MAX_ID
+    return id_of(key)
 
 
 def cidr_range(cidr: str) -> tuple[bytes, bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rulegen.nftables.layout import ID_SHIFT, LOCAL_LIST, MAX_ID, Container, EntryKey, Field, Layout, Value
+from rulegen.nftables.layout import LOCAL_LIST, SPECIAL, Container, EntryKey, Field, Layout, Value, id_of
 from rulegen.nftables.layout import pack_register as pack
 from rulegen.nftables.layout import unpack_register as unpack
 
@@ -37,12 +37,12 @@ def _slot_keys(layout: Layout, entries: Mapping[EntryKey, Value]) -> list[bytes]
         register = unpack(value.data)
         is_frontend = container.key[-1] is Field.PORT
         if is_frontend:
-            protocols.setdefault(register >> ID_SHIFT & MAX_ID, {})[key[-8:-4]] = None
-        if container is layout.slots or (is_frontend and not register & LOCAL_LIST):
+            protocols.setdefault(id_of(value.data), {})[key[-8:-4]] = None
+        if container is layout.slots or (is_frontend and not register & SPECIAL):
             counts[register & ~_COUNT] = register & _COUNT
     return [
         pack(register) + protocol + pack(slot)
         for register, count in counts.items()
-        for protocol in protocols.get(register >> ID_SHIFT & MAX_ID, ())
+        for protocol in protocols.get(id_of(pack(register)), ())
         for slot in range(count)
     ]

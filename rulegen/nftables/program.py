@@ -1,20 +1,22 @@
 """The fixed program of one family, rendered from `templates/nftables/`, taken apart into its chains.
 
-In: the node's routing and the mark bit. Out: the set declarations as text, and each chain as text with a digest that
-names it. The chains that exist once for each number in use (`lb-3`, `sticky-10800`) come from the same templates, one
-at a time. Never talks to the kernel; knows no Service.
+In: the node's routing, the mark bit, and where the ClusterIPs lie. Out: the set declarations as text, and each chain as
+text with a digest that names it. The chains that exist once for each number in use (`lb-3`, `sticky-10800`) come from
+the same templates, one at a time. Never talks to the kernel; knows no Service.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from rulegen.config import Family
+from rulegen.claims import HOOKS
+from rulegen.config import Cidr, Family
 from rulegen.nftables.layout import IP_KEYWORD
 from rulegen.routing.model import NodeRouting, PodDetector
 
@@ -87,13 +89,19 @@ class Program:
     chains: Mapping[str, Chain]
 
 
-def render_program(node: NodeRouting, masquerade_bit: int) -> Program:
-    """The program for this node. `masquerade_bit`: 0 to 31."""
-    return _render_program(node.family, node.detector, node.masquerade_all, masquerade_bit)
+def render_program(node: NodeRouting, masquerade_bit: int, ranges: tuple[str, ...]) -> Program:
+    """The program for this node. `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`."""
+    return _render_program(node.family, node.detector, node.masquerade_all, masquerade_bit, ranges)
 
 
 @lru_cache(maxsize=16)
-def _render_program(family: Family, detector: PodDetector | None, masquerade_all: bool, masquerade_bit: int) -> Program:
+def _render_program(
+    family: Family,
+    detector: PodDetector | None,
+    masquerade_all: bool,
+    masquerade_bit: int,
+    ranges: tuple[str, ...],
+) -> Program:
     variables = {
         "ip": IP_KEYWORD[family],
         "loopback": _LOOPBACK[family],
@@ -102,6 +110,8 @@ def _render_program(family: Family, detector: PodDetector | None, masquerade_all
         "is_pod": _source_is_pod(family, detector, ""),
         "not_pod": _source_is_pod(family, detector, "!= "),
         "masquerade_all": masquerade_all,
+        "service_ranges": ranges,
+        "hook": HOOKS,
         "client_type": _CLIENT_TYPE[family],
         "affinity_size": AFFINITY_SIZE,
     }
@@ -109,6 +119,37 @@ def _render_program(family: Family, detector: PodDetector | None, masquerade_all
     schema = digest(template.render(variables, schema="").partition("# ---- program ----")[0])
     text = template.render(variables, schema=schema)
     return Program(family, text, schema, {m["name"]: Chain(m["name"], m[0]) for m in _CHAIN.finditer(text)})
+
+
+# Without known ServiceCIDRs, prefixes around ClusterIPs are no longer than this: nearly every new one lies within.
+_COARSE = {Family.IPV4: 16, Family.IPV6: 64}
+
+
+@lru_cache(maxsize=64)
+def service_ranges(family: Family, cidrs: tuple[Cidr, ...], cluster_ips: tuple[bytes, ...]) -> tuple[str, ...]:
+    """What destinations must match to be looked up among the ClusterIPs and in the ServiceCIDRs (rule 67).
+
+    `cluster_ips`: the lowest and the highest one, or none. A prefix around all, which may hold more, costs next to
+    nothing beside a lookup; the sets themselves where that would be the whole address space.
+    """
+    networks: list[IPv4Network | IPv6Network] = [ip_network(cidr) for cidr in cidrs]
+    if networks:
+        networks = [_covering(networks)]
+    addresses = [ip_address(address) for address in cluster_ips]
+    if not all(any(address in network for network in networks) for address in addresses):
+        networks += [ip_network((int(address), _COARSE[family]), strict=False) for address in addresses]
+    if not networks:
+        return ()
+    covering = _covering(networks)
+    return (str(covering),) if covering.prefixlen else ("@cluster-ips", "@service-cidrs")
+
+
+def _covering(networks: Sequence[IPv4Network | IPv6Network]) -> IPv4Network | IPv6Network:
+    """The smallest network that holds all."""
+    covering = networks[0]
+    while not all(network.subnet_of(covering) for network in networks):  # type: ignore[arg-type]
+        covering = covering.supernet()
+    return covering
 
 
 def _source_is_pod(family: Family, detector: PodDetector | None, negation: str) -> str:

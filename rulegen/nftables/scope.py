@@ -9,17 +9,14 @@ from rulegen import ruleset
 from rulegen.config import Family
 from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.layout import (
-    ID_SHIFT,
     LAYOUTS,
-    MAX_ID,
     PROTOCOL_BYTES,
     EntryKey,
-    Field,
     Value,
     address_bytes,
     pack_port,
     safe_comment,
-    unpack_register,
+    service_port_of,
 )
 from rulegen.routing.flow import Packet
 from rulegen.routing.model import RouteKey
@@ -60,22 +57,7 @@ def packet_keys(family: Family, packet: Packet) -> set[EntryKey]:
     if protocol is None:
         return keys
     port = protocol + pack_port(packet.port)
-    by_address = (
-        layout.firewalled,
-        layout.internal,
-        layout.external,
-        layout.external_local,
-        layout.no_endpoints,
-        layout.no_local_endpoints,
-    )
-    by_port = (
-        layout.nodeports,
-        layout.nodeports_local,
-        layout.no_endpoint_nodeports,
-        layout.no_local_endpoint_nodeports,
-    )
-    keys.update((container, address + port) for container in by_address)
-    keys.update((container, port) for container in by_port)
+    keys.update({(layout.frontends, address + port), (layout.nodeports, port)})
     return keys
 
 
@@ -104,10 +86,10 @@ class _Concerned:
         self._comments = {(family, safe_comment(str(name))) for name, family in scope.routes}
         self._ids = {(family, compiler.route_id((name, family))) for name, family in scope.routes}
         self._ids -= {(family, 0) for family in Family}
-        self._firewalled = {
+        self._frontends = {
             (container.family, key)
             for (container, key), value in entries.items()
-            if container.name == "firewalled" and (container.family, value.comment) in self._comments
+            if container.name == "frontends" and (container.family, value.comment) in self._comments
         }
 
     def __call__(self, entry: EntryKey, value: Value) -> bool:
@@ -116,6 +98,5 @@ class _Concerned:
             return True
         if container.name == "source-ranges":
             address = container.key[-1].length
-            return (container.family, key[: container.key_length - address]) in self._firewalled
-        has_id = container.key[:1] == (Field.CLASSID,) and container.name != "balancers"
-        return has_id and (container.family, unpack_register(key) >> ID_SHIFT & MAX_ID) in self._ids
+            return (container.family, key[: container.key_length - address]) in self._frontends
+        return (container.family, service_port_of(container, key)) in self._ids

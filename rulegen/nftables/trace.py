@@ -14,8 +14,11 @@ from rulegen.nftables.layout import (
     LOCAL_LIST,
     MAX_HANDLE,
     PROTOCOL_BYTES,
+    RESTRICTED,
+    SPECIAL,
     Container,
     EntryKey,
+    Kind,
     Value,
     address_bytes,
     pack_port,
@@ -41,25 +44,27 @@ def trace(
     node_addresses: Collection[str],
 ) -> Path:
     """Where in `entries` the `outcome` of a packet comes from; no chains and no entries for one that is untouched."""
-    tracer = _Tracer(entries, family, packet, outcome.origin is Origin.NODE)
-    passed = tracer.firewall()
+    if outcome.fate is Fate.UNTOUCHED:
+        return Path((), ())
+    is_own = packet.destination in node_addresses or is_loopback(packet.destination)
+    tracer = _Tracer(entries, family, packet, outcome.origin, is_own)
+    tracer.decide()
     if outcome.fate is Fate.BALANCED:
-        tracer.dispatch(outcome.origin)
         tracer.masquerade(outcome)
-    elif passed:
-        received = packet.destination in node_addresses or is_loopback(packet.destination)
-        tracer.filters(received=received)
     return Path(tuple(tracer.chains), tuple(tracer.keys))
 
 
 class _Tracer:
-    """Looks up what the fixed program looks up, and remembers what it found."""
+    """Looks up what the program looks up, and remembers what it found. `is_own`: sent to an address of the node."""
 
-    def __init__(self, entries: Mapping[EntryKey, Value], family: Family, packet: Packet, sent: bool) -> None:
+    def __init__(
+        self, entries: Mapping[EntryKey, Value], family: Family, packet: Packet, origin: Origin, is_own: bool
+    ) -> None:
         self._entries = entries
         self._layout = LAYOUTS[family]
         self._packet = packet
-        self._sent = sent
+        self._origin = origin
+        self._is_own = is_own
         self._source = address_bytes(family, packet.source)
         self._destination = address_bytes(family, packet.destination)
         # Without ports nothing matches but the address.
@@ -68,69 +73,119 @@ class _Tracer:
         self.chains: list[str] = []
         self.keys: dict[EntryKey, None] = {}
 
-    def firewall(self) -> bool:
-        """Whether the source may go on (rule 51)."""
-        if not self._meet_frontend(self._layout.firewalled):
-            return True
-        self.chains += [f"{self._hook}-firewall", "firewall"]
-        return self._meet_range(self._layout.source_ranges, self._destination + self._port, self._source)
-
-    def dispatch(self, origin: Origin) -> None:
-        """From the Frontend to the endpoints."""
-        layout = self._layout
-        self.chains += [self._hook, "services", "route"]
-        for container in (layout.internal, layout.external, layout.external_local):
-            if register := self._meet_frontend(container):
-                self._follow(container.name, register, origin)
-                return
-        self._meet_range(layout.nodeport_addresses, b"", self._destination)
-        self.chains.append("nodeports")
-        for container, chain in ((layout.nodeports, "external"), (layout.nodeports_local, "external-local")):
-            if register := self._meet(container, self._port):
-                self._follow(chain, register, origin)
-                return
+    def decide(self) -> None:
+        """From where the packet enters to the endpoints, or to the chain that rejects or drops it."""
+        hook = "output" if self._origin is Origin.NODE else "prerouting"
+        found = self._meet(self._layout.frontends, self._destination + self._port) if self._port else None
+        if found is not None:
+            self.chains += [hook, "frontend"]
+            self._follow_frontend(unpack_register(found.data))
+        elif self._accepts_node_port():
+            self.chains.append(hook)
+            self._follow_node_port()
+        elif self._origin is Origin.NODE or not self._is_own:
+            self._follow_unused(f"{hook}-unused")
 
     def masquerade(self, outcome: Outcome) -> None:
         """Where the source address is replaced."""
         if any(delivery.masquerade for delivery in outcome.deliveries):
             self.chains.append("postrouting")
         if any(delivery.backend.address == self._packet.source for delivery in outcome.deliveries):
+            self.chains.append("translated")
             self._meet(self._layout.hairpin, self._source + self._source)
 
-    def filters(self, *, received: bool) -> None:
-        """Where a packet that nobody redirected is rejected or dropped; the order is that of `routing.flow`."""
-        outgoing = "filter-output" if self._sent else "filter-forward"
-        if (self._sent or not received) and (self._endpoints_check(outgoing) or self._cluster_ips_check(outgoing)):
+    # -- frontends --
+
+    def _follow_frontend(self, register: int) -> None:
+        if not register & SPECIAL:
+            self._follow_balancer(register)
             return
-        if received:
-            _ = self._nodeports_check() or self._endpoints_check("filter-input")
+        self.chains.append("special")
+        ranges = self._layout.source_ranges
+        if register & RESTRICTED and not self._meet_range(ranges, self._destination + self._port, self._source):
+            return
+        if register & MAX_HANDLE == Kind.EXTERNAL:
+            self.chains.append("external")
+            self._follow_external(register & ~SPECIAL & ~MAX_HANDLE)
+        else:
+            self._follow_kind(self._layout.kinds, register & ~RESTRICTED)
 
-    @property
-    def _hook(self) -> str:
-        return "output" if self._sent else "prerouting"
-
-    # -- from the Frontend to the endpoints --
-
-    def _follow(self, chain: str, found: Value, origin: Origin) -> None:
-        self.chains.append(chain)
-        register = unpack_register(found.data)
-        if chain == "external-local" and origin is Origin.OUTSIDE:
-            register |= LOCAL_LIST
-        self._follow_list(pack_register(register))
-
-    def _follow_list(self, register: bytes) -> None:
+    def _follow_node_port(self) -> None:
         layout = self._layout
+        found = self._meet(layout.nodeports, self._port)
+        self.chains.append("nodeport")
+        self._meet_range(layout.nodeport_addresses, b"", self._destination)
+        if found is not None:
+            self._follow_kind(layout.nodeport_kinds, unpack_register(found.data))
+
+    def _follow_kind(self, kinds: Container, register: int) -> None:
+        kind = register & MAX_HANDLE
+        verdict = self._meet(kinds, pack_register(SPECIAL | kind))
+        if verdict is None:
+            return
+        self.chains.append(_target(verdict))
+        list_ = register & ~SPECIAL & ~MAX_HANDLE
+        if kind == Kind.EXTERNAL:
+            self._follow_external(list_)
+        elif kind == Kind.INTERNAL_LISTED:
+            self._follow_list(list_)
+        elif kind == Kind.INTERNAL_LOCAL:
+            self._follow_list(list_ | LOCAL_LIST)
+        elif kind in {Kind.EXTERNAL_LOCAL, Kind.EXTERNAL_NONE_LOCAL}:
+            self._follow_external_local(list_, is_local=kind == Kind.EXTERNAL_LOCAL)
+        elif kinds is self._layout.kinds and self._accepts_node_port():
+            self._follow_node_port()
+
+    def _follow_external_local(self, list_: int, *, is_local: bool) -> None:
+        if self._origin is Origin.NODE:
+            self.chains.append("external")
+            self._follow_external(list_)
+        elif self._origin is Origin.POD:
+            self._follow_list(list_)
+        elif is_local:
+            self._follow_list(list_ | LOCAL_LIST)
+
+    def _follow_external(self, list_: int) -> None:
+        """Chain external looks into slots itself."""
+        if counted := self._meet(self._layout.slots, pack_register(list_)):
+            self._follow_balancer(unpack_register(counted.data))
+        else:
+            self._follow_list(list_)
+
+    def _follow_unused(self, hook: str) -> None:
+        layout = self._layout
+        if self._meet(layout.cluster_ips, self._destination) or self._meet_range(
+            layout.service_cidrs, b"", self._destination
+        ):
+            self.chains += [hook, "unused"]
+
+    def _accepts_node_port(self) -> bool:
+        layout = self._layout
+        if not self._port or not self._is_own or is_loopback(self._packet.destination):
+            return False
+        if (layout.nodeports, self._port) not in self._entries:
+            return False
+        return self._range(layout.nodeport_addresses, b"", self._destination) is not None
+
+    # -- from a list to the endpoints --
+
+    def _follow_list(self, list_: int) -> None:
+        layout = self._layout
+        register = pack_register(list_)
+        self.chains.append("balance")
         if counted := self._meet(layout.slots, register):
-            slots = unpack_register(counted.data) & MAX_HANDLE
-            self.chains.append("balance")
-            self._meet(layout.balancers, pack_register(slots))
-            self._follow_slots(f"lb-{slots}", register)
+            self._follow_balancer(unpack_register(counted.data))
         elif verdict := self._meet(layout.lists, register):
             chain = _target(verdict)
             if chain.startswith("lb-"):
                 self._follow_slots(chain, register)
             else:
                 self._follow_sticky(chain, register)
+
+    def _follow_balancer(self, register: int) -> None:
+        slots = register & MAX_HANDLE
+        self._meet(self._layout.balancers, pack_register(slots))
+        self._follow_slots(f"lb-{slots}", pack_register(register & ~MAX_HANDLE))
 
     def _follow_slots(self, chain: str, register: bytes) -> None:
         self._meet_chain(chain)
@@ -152,37 +207,6 @@ class _Tracer:
             if handle := self._meet(layout.handles, register + pack_register(slot)):
                 self._meet(endpoints, handle.data + (self._protocol or b""))
 
-    # -- verdicts --
-
-    def _endpoints_check(self, hook: str) -> bool:
-        layout = self._layout
-        met = self._meet_frontend(layout.no_endpoints) or self._meet_frontend(layout.no_local_endpoints)
-        return self._passed(bool(met), hook, "endpoints-check")
-
-    def _cluster_ips_check(self, hook: str) -> bool:
-        layout = self._layout
-        met = self._meet(layout.cluster_ips, self._destination) or self._meet_range(
-            layout.service_cidrs, b"", self._destination
-        )
-        return self._passed(bool(met), hook, "cluster-ips-check")
-
-    def _nodeports_check(self) -> bool:
-        layout = self._layout
-        if not self._port or is_loopback(self._packet.destination):
-            return False
-        containers = (layout.no_endpoint_nodeports, layout.no_local_endpoint_nodeports)
-        if not any((container, self._port) in self._entries for container in containers):
-            return False
-        if not self._meet_range(layout.nodeport_addresses, b"", self._destination):
-            return False
-        met = any(self._meet(container, self._port) for container in containers)
-        return self._passed(met, "filter-input", "nodeports-check")
-
-    def _passed(self, met: bool, *chains: str) -> bool:
-        if met:
-            self.chains += chains
-        return met
-
     # -- lookups --
 
     def _meet(self, container: Container, key: bytes) -> Value | None:
@@ -195,16 +219,17 @@ class _Tracer:
         self.chains.append(name)
         self._meet(self._layout.chains, name.encode())
 
-    def _meet_frontend(self, container: Container) -> Value | None:
-        return self._meet(container, self._destination + self._port) if self._port else None
-
     def _meet_range(self, container: Container, prefix: bytes, address: bytes) -> bool:
-        """A range of an interval set, whose keys hold both ends."""
+        found = self._range(container, prefix, address)
+        return found is not None and self._meet(container, found) is not None
+
+    def _range(self, container: Container, prefix: bytes, address: bytes) -> bytes | None:
+        """The key of a range of an interval set, which holds both ends."""
         half, start = container.key_length, len(prefix)
         for found, key in self._entries:
             if found is container and key.startswith(prefix) and key[start:half] <= address <= key[half + start :]:
-                return self._meet(container, key) is not None
-        return False
+                return key
+        return None
 
 
 def _target(verdict: Value) -> str:

@@ -23,6 +23,7 @@ from rulegen.nftables.layout import (
     Value,
     element_text,
     key_text,
+    pack_register,
     service_port_of,
 )
 from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTable
@@ -32,6 +33,9 @@ from rulegen.nftables.rules import Compiled
 from rulegen.ruleset import Delta
 
 Elements = list[tuple[bytes, Value]]
+
+# A list that there is has it.
+_FIRST_SLOT = pack_register(0)
 
 
 @dataclass(frozen=True)
@@ -411,7 +415,11 @@ def _moved_lists(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
 
     Not those of which a list gets longer or shorter: for these the chains fall back to the first slot.
     """
-    ended = [(container, key) for container, key in delta.removed if container is LAYOUTS[container.family].slots]
+    ended = [
+        (container, key)
+        for container, key in delta.removed
+        if container is LAYOUTS[container.family].endpoints and key.endswith(_FIRST_SLOT)
+    ]
     moved = [
         (container, key)
         for container, key in (*delta.removed, *delta.changed)

@@ -12,16 +12,18 @@ from msgspec import Struct
 
 from rulegen.nftables.describe import entry_order
 from rulegen.nftables.layout import (
-    ID_SHIFT,
     LAYOUTS,
     LOCAL_LIST,
     MAX_HANDLE,
-    MAX_ID,
+    RESTRICTED,
+    SPECIAL,
     Container,
     EntryKey,
     FieldText,
+    Kind,
     Value,
     data_text,
+    id_of,
     key_text,
     unpack_register,
 )
@@ -88,13 +90,12 @@ def _endpoint(container: Container, data: bytes) -> str:
 
 def _list(data: bytes) -> str:
     """What a register says: `id 5, Local list`."""
-    register = unpack_register(data)
-    which = "Local" if register & LOCAL_LIST else "Cluster"
-    return f"id {register >> ID_SHIFT & MAX_ID}, {which} list"
+    which = "Local" if unpack_register(data) & LOCAL_LIST else "Cluster"
+    return f"id {id_of(data)}, {which} list"
 
 
 def _id(data: bytes) -> str:
-    return f"id {unpack_register(data) >> ID_SHIFT & MAX_ID}"
+    return f"id {id_of(data)}"
 
 
 def _low_bits(data: bytes) -> int:
@@ -114,17 +115,28 @@ def _chain_of(value: Value) -> str:
 _Meaning: TypeAlias = Callable[[Container, bytes, Value], str]
 
 
-def _internal(container: Container, key: bytes, value: Value) -> str:
-    return f"ClusterIP {_frontend(container, key)} leads to {_list(value.data)}"
+def _frontends(container: Container, key: bytes, value: Value) -> str:
+    register = unpack_register(value.data)
+    if not register & SPECIAL:
+        slots = _slots_text(register & MAX_HANDLE)
+        return f"ClusterIP {_frontend(container, key)} leads to {_list(value.data)}, which has {slots}"
+    meaning = _KINDS[Kind(register & MAX_HANDLE & ~RESTRICTED)].format(_frontend(container, key), _id(value.data))
+    return f"for sources in source-ranges only: {meaning}" if register & RESTRICTED else meaning
 
 
-def _external(container: Container, key: bytes, value: Value) -> str:
-    return f"external {_frontend(container, key)} leads to {_list(value.data)}, masqueraded"
+_KINDS: Mapping[Kind, str] = {
+    Kind.EXTERNAL: "external {} leads to {}, Cluster list, masqueraded",
+    Kind.EXTERNAL_LOCAL: "external {} leads to {}: Cluster list for pods and this node, else Local list",
+    Kind.EXTERNAL_NONE_LOCAL: "external {} leads to {}: Cluster list for pods and this node, others are dropped",
+    Kind.INTERNAL_LISTED: "ClusterIP {} leads to {}, Cluster list",
+    Kind.INTERNAL_LOCAL: "ClusterIP {} leads to {}, Local list",
+    Kind.NO_ENDPOINTS: "{} has no endpoint: rejected",
+    Kind.INTERNAL_NONE_LOCAL: "{} has no endpoint on this node: dropped",
+}
 
 
-def _external_local(container: Container, key: bytes, value: Value) -> str:
-    where = f"external {_frontend(container, key)} leads to {_id(value.data)}"
-    return f"{where}: Cluster list for pods and this node, else Local list"
+def _kinds(_: Container, key: bytes, value: Value) -> str:
+    return f"frontends of kind {_low_bits(key)} are decided in {_chain_of(value)}"
 
 
 def _slots(_: Container, key: bytes, value: Value) -> str:
@@ -161,20 +173,8 @@ def _hairpin(container: Container, key: bytes, _: Value) -> str:
     return f"what {_fields(container.key_parts, key)[0]} sends to itself is masqueraded"
 
 
-def _firewalled(container: Container, key: bytes, _: Value) -> str:
-    return f"{_frontend(container, key)} lets in only the sources in source-ranges"
-
-
 def _source_ranges(container: Container, key: bytes, _: Value) -> str:
     return f"a source that {key_text(container, key).split(' . ')[0]} lets in"
-
-
-def _no_endpoints(container: Container, key: bytes, _: Value) -> str:
-    return f"{_frontend(container, key)} has no endpoint: rejected"
-
-
-def _no_local_endpoints(container: Container, key: bytes, _: Value) -> str:
-    return f"{_frontend(container, key)} has no endpoint on this node: dropped"
 
 
 def _cluster_ips(container: Container, key: bytes, _: Value) -> str:
@@ -190,11 +190,10 @@ def _nodeport_addresses(container: Container, key: bytes, _: Value) -> str:
 
 
 _MEANINGS: Mapping[str, _Meaning] = {
-    "internal": _internal,
-    "external": _external,
-    "external-local": _external_local,
-    "nodeports": _external,
-    "nodeports-local": _external_local,
+    "frontends": _frontends,
+    "nodeports": _frontends,
+    "kinds": _kinds,
+    "nodeport-kinds": _kinds,
     "slots": _slots,
     "balancers": _balancers,
     "lists": _lists,
@@ -204,12 +203,7 @@ _MEANINGS: Mapping[str, _Meaning] = {
     "sticky-endpoints": _sticky_endpoints,
     "sticky-local-endpoints": _sticky_endpoints,
     "hairpin": _hairpin,
-    "firewalled": _firewalled,
     "source-ranges": _source_ranges,
-    "no-endpoints": _no_endpoints,
-    "no-local-endpoints": _no_local_endpoints,
-    "no-endpoint-nodeports": _no_endpoints,
-    "no-local-endpoint-nodeports": _no_local_endpoints,
     "cluster-ips": _cluster_ips,
     "service-cidrs": _service_cidrs,
     "nodeport-addresses": _nodeport_addresses,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -162,8 +162,24 @@ class Treatment(NamedTuple):
     masquerade: bool = False
 
 
-class FrontendIndex:
+class Frontends(Protocol):
     """The Frontends of one family's Routes, by what a packet says."""
+
+    def by_address(self, address: str, port: int, protocol: str) -> Match | None:
+        """The ClusterIP, externalIP or VIP."""
+        ...
+
+    def by_node_port(self, port: int, protocol: str) -> Match | None:
+        """The NodePort."""
+        ...
+
+    def is_cluster_ip(self, address: str) -> bool:
+        """Whether an address is a ClusterIP, whatever the port."""
+        ...
+
+
+class FrontendIndex:
+    """`Frontends` that never change."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._matches = {
@@ -200,7 +216,7 @@ class _List(NamedTuple):
 class _Node(Struct, frozen=True):
     """Where a packet is followed."""
 
-    index: FrontendIndex
+    index: Frontends
     routing: NodeRouting
     addresses: Collection[str]
 
@@ -208,7 +224,7 @@ class _Node(Struct, frozen=True):
         return address in self.addresses or is_loopback(address)
 
 
-def follow(index: FrontendIndex, routing: NodeRouting, node_addresses: Collection[str], packet: Packet) -> Outcome:
+def follow(index: Frontends, routing: NodeRouting, node_addresses: Collection[str], packet: Packet) -> Outcome:
     """What becomes of a packet on a node whose interfaces have `node_addresses` (canonical; loopback is implied).
 
     Everything is of one family; ValueError when the packet's addresses are not.
@@ -229,6 +245,20 @@ def follow(index: FrontendIndex, routing: NodeRouting, node_addresses: Collectio
         return _undispatched(node, packet, origin, dispatched)
     reasons = (str(dispatched), chosen.reason)
     return Outcome(Fate.BALANCED, reasons, origin, dispatched, _deliveries(node, packet, chosen))
+
+
+def is_refused(index: Frontends, routing: NodeRouting, node_addresses: Collection[str], packet: Packet) -> bool:
+    """Whether a packet that `follow` would follow ends REJECTED or DROPPED, without asking to whom it may go else."""
+    node = _Node(index, routing, node_addresses)
+    addressed = index.by_address(packet.destination, packet.port, packet.protocol)
+    if addressed and not _allowed(addressed.frontend.allowed_sources, packet.source):
+        return True
+    dispatched = _dispatch(node, packet, addressed)
+    if dispatched is not None:
+        origin = _origin(node, packet)
+        if _choose(dispatched, routing, _is_detected(routing.detector, packet), origin).backends:
+            return False
+    return _verdict(node, packet).fate is not Fate.UNTOUCHED
 
 
 def treat(match: Match, routing: NodeRouting, origin: Origin) -> Treatment:

@@ -135,10 +135,10 @@ def test_a_service_that_cannot_be_used_at_the_start_keeps_what_is_live(playgroun
 
 
 _DRIFT = {
-    "element": "delete element ip rulegen internal { 10.96.0.2 . tcp . 80 }",
+    "element": "delete element ip rulegen frontends { 10.96.0.2 . tcp . 80 }",
     "stray element": "add element ip rulegen cluster-ips { 10.96.9.9 }",
     "emptied map": "flush map ip rulegen endpoints",
-    "rule": "flush chain ip rulegen services",
+    "rule": "flush chain ip rulegen frontend",
     "strange rule": "insert rule ip rulegen postrouting accept",
     "table": "delete table ip rulegen",
     "everything": "flush ruleset",
@@ -156,7 +156,7 @@ def test_drift_is_repaired_within_a_second(playground: Playground) -> None:
             seconds = playground.wait_for(items, 10.0)
             assert seconds < 5.0, kind
             wait_until(lambda count=number: agent.log.count("changed by nft (process") == count, 10.0)  # type: ignore[misc]
-        assert "repaired: + ip internal 10.96.0.2 . tcp . 80" in agent.log
+        assert "repaired: + ip frontends 10.96.0.2 . tcp . 80" in agent.log
 
 
 def test_other_tables_and_own_changes_are_no_drift(playground: Playground) -> None:

@@ -96,6 +96,8 @@ class Scene:
         for kind, namespace, name in self._known - known:
             if kind == "Service":
                 self._cluster.remove_service(namespace, name)
+            elif kind == "ServiceCIDR":
+                self._cluster.remove_service_cidr(name)
             else:
                 self._cluster.remove_slice(namespace, name)
         self._known = known
@@ -142,6 +144,10 @@ class Scene:
                     tuple_orig=NFCTAttrTuple(family, source, destination, protocol, source_port, number),
                     tuple_reply=NFCTAttrTuple(family, reply, source, protocol, reply_port, source_port),
                 )
+
+    def nft(self, commands: str) -> None:
+        """As another program."""
+        self._host.nft(commands)
 
     def delete_rules(self) -> None:
         """As if another program had."""

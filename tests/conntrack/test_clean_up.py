@@ -15,7 +15,7 @@ from rulegen.conntrack.cleaner import LISTINGS_AT_MOST
 from rulegen.errors import ConntrackError
 from rulegen.kube.objects import Endpoint
 from rulegen.netlink import DUMP_INTERRUPTED, HEADER, NLMSG_DONE
-from tests.builders import endpoint, port, service
+from tests.builders import endpoint, node, port, service, service_cidr
 from tests.conntrack.scene import (
     CLIENT,
     CLIENT_V6,
@@ -98,7 +98,7 @@ def test_a_flow_from_before_the_rules_moves_when_they_come(scene: Scene, side: S
     client.send(side.vip, PORT)
     assert [entry.reply_source for entry in entries_to(scene, side.vip)] == [side.vip]
     scene.apply(*name_server(side.endpoints, address=side.vip))
-    assert client.ask(side.vip, PORT) == REFUSED
+    client.send(side.vip, PORT)  # goes where the first one went: the rules are asked once for each entry
     assert [entry.reply_source for entry in entries_to(scene, side.vip)] == [side.vip]
     assert scene.removed() == 1
     assert client.ask(side.vip, PORT) in side.endpoints
@@ -196,6 +196,107 @@ def test_who_does_not_serve_any_more_loses_them(scene: Scene) -> None:
     scene.apply(*name_server([gone, ENDPOINTS[1]]))
     assert scene.removed() == 1
     assert client.ask(VIP, PORT) == ENDPOINTS[1]
+
+
+# ---- flows that nobody has answered: no rule sees them again (rules 36, 37, 51, 60, 67) ----
+
+
+def one_way(scene: Scene, address: str, number: int = PORT, source_port: int = CLIENT_PORT) -> None:
+    """A datagram that nobody answers, which leaves an entry all the same."""
+    scene.open_client(source_port).send(address, number)
+    assert [entry.source_port for entry in entries_to(scene, address, number)] == [source_port]
+
+
+def test_source_ranges_that_exclude_a_client_end_its_one_way_flow(scene: Scene) -> None:
+    def restricted(*ranges: str) -> None:
+        scene.apply(*name_server(ENDPOINTS, kind="LoadBalancer", vips=[EXTERNAL], ranges=ranges))
+
+    restricted()
+    reached = scene.open_client(CLIENT_PORT + 1).ask(EXTERNAL, PORT)
+    one_way(scene, VIP)
+    scene.clean()
+    sender = scene.open_client(CLIENT_PORT + 2)
+    for ranges in (("192.0.2.0/28", "198.51.100.0/24"), ("192.0.2.0/24",), ()):
+        sender.send(EXTERNAL, PORT)
+        restricted(*ranges)
+        assert scene.removed() == 0
+    restricted("198.51.100.0/24")
+    assert scene.removed() == 1
+    sender.send(EXTERNAL, PORT)
+    assert [(entry.source_port, entry.reply_source) for entry in entries_to(scene, EXTERNAL)] == [
+        (CLIENT_PORT + 1, reached)
+    ]
+    assert len(entries_to(scene, VIP)) == 1
+
+
+@both_families
+def test_an_endpoint_that_serves_but_gets_nothing_new_keeps_only_who_was_answered(scene: Scene, side: Side) -> None:
+    scene.apply(*name_server(side.endpoints[:1], address=side.vip))
+    answered, sender = scene.open_client(CLIENT_PORT, side.client), scene.open_client(CLIENT_PORT + 1, side.client)
+    assert answered.ask(side.vip, PORT) == side.endpoints[0]
+    sender.send(side.vip, PORT)
+    scene.clean()
+    scene.apply(*name_server([endpoint(side.endpoints[0], ready=False, serving=True)], address=side.vip))
+    assert scene.removed() == 1
+    assert sender.ask(side.vip, PORT) == REFUSED
+    assert [entry.source_port for entry in entries_to(scene, side.vip)] == [CLIENT_PORT]
+
+
+OTHER_PROXY = f"""
+table ip other-proxy {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat + 10
+    ip daddr 10.96.7.7 udp dport 53 dnat to {ENDPOINTS[2]}:{TARGET}
+  }}
+}}
+"""
+
+
+def test_service_ranges_that_come_end_one_way_flows_to_what_nobody_has(scene: Scene) -> None:
+    scene.apply(*name_server(ENDPOINTS))
+    scene.nft(OTHER_PROXY)
+    scene.open_client(CLIENT_PORT).ask(VIP, PORT)
+    one_way(scene, "10.96.0.99", source_port=CLIENT_PORT + 2)
+    one_way(scene, "10.97.0.99", source_port=CLIENT_PORT + 3)
+    one_way(scene, "10.96.7.7", source_port=CLIENT_PORT + 4)
+    scene.clean()
+    scene.apply(*name_server(ENDPOINTS), service_cidr("10.96.0.0/16"))
+    cleaned = scene.clean()
+    # The kernel keeps the flow that was answered for itself.
+    assert (cleaned.listed, cleaned.removed) == (3, {Family.IPV4: 1})
+    assert entries_to(scene, "10.96.0.99") == []
+    left = {entry.destination: entry.reply_source for entry in scene.entries()}
+    assert left.keys() == {VIP, "10.97.0.99", "10.96.7.7"}
+    assert left["10.96.7.7"] == ENDPOINTS[2]
+    assert not scene.cleaner.is_pending
+
+
+def test_a_cluster_ip_that_is_freed_is_closed(scene: Scene) -> None:
+    """Rule 67 drops what is sent there from now on, and the flows of before are no exception."""
+    ranges, other = service_cidr("10.96.0.0/16"), name_server(ENDPOINTS, "other", "10.96.0.11")
+    scene.apply(*name_server(ENDPOINTS), *other, ranges)
+    scene.clean()
+    made = [(UDP, CLIENT, 4000 + number, address, 9999, address) for number, address in enumerate((VIP, "10.96.0.11"))]
+    scene.add_entries(made)
+    scene.apply(*other, ranges)
+    cleaned = scene.clean()
+    assert (cleaned.listed, cleaned.removed) == (1, {Family.IPV4: 1})
+    assert [entry.destination for entry in scene.entries()] == ["10.96.0.11"]
+
+
+def test_an_address_that_accepts_no_node_ports_any_more(scene: Scene) -> None:
+    ports = name_server(ENDPOINTS, kind="NodePort", node_port=NODE_PORT)
+    scene.apply(*ports)
+    reached = scene.open_client(CLIENT_PORT + 1).ask(NODE, NODE_PORT)
+    sender = scene.open_client(CLIENT_PORT)
+    sender.send(NODE, NODE_PORT)
+    scene.clean()
+    assert len(entries_to(scene, NODE, NODE_PORT)) == 2
+    scene.apply(node(addresses=[SECOND_ADDRESS, NODE_V6]), *ports)
+    assert scene.removed() == 1
+    assert [(entry.source_port, entry.reply_source) for entry in entries_to(scene, NODE, NODE_PORT)] == [
+        (CLIENT_PORT + 1, reached)
+    ]
 
 
 # Nobody's business of a name server at 10.96.0.10 whose endpoint 10.244.1.9 went.

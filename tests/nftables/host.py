@@ -21,7 +21,7 @@ from rulegen.nftables import text
 from rulegen.nftables.compiler import Compiler, compile_ruleset
 from rulegen.nftables.describe import names_in
 from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.layout import ID_SHIFT, LOCAL_LIST, MAX_ID, EntryKey, Value, data_text, key_text, unpack_register
+from rulegen.nftables.layout import LOCAL_LIST, EntryKey, Value, data_text, id_of, key_text, unpack_register
 from rulegen.nftables.live import Live
 from rulegen.nftables.netlink import Connection
 from rulegen.nftables.transaction import AddElements, DeleteElements, Transaction, plan
@@ -177,23 +177,26 @@ def meaning(entries: Entries) -> Meaning:
         data = data_text(container, value.data) if container.data or container.is_chains else ""
         place = key_text(container, key)
         if container.name in _BY_REGISTER:
-            register = unpack_register(key)
-            place = _list_name(names, container.family, register)
+            place = _list_name(names, container.family, key)
             if container.name == "handles":
                 data = endpoint_of[container.family, unpack_register(value.data)].hex()
             elif container.name == "slots":
                 data = str(unpack_register(value.data) & (LOCAL_LIST - 1))
         elif container.name in _TO_REGISTER:
-            data = _list_name(names, container.family, unpack_register(value.data))
+            data = _frontend_name(names, container.family, value.data)
         comment = "" if container.name == "handles" else value.comment
         found.setdefault((container.ip, container.name, place), []).append(f"{data} {comment}")
     return {place: sorted(contents) for place, contents in found.items()}
 
 
 _BY_REGISTER = {"slots", "lists", "endpoints", "sticky-lists", "handles", "sticky-endpoints", "sticky-local-endpoints"}
-_TO_REGISTER = {"internal", "external", "external-local", "nodeports", "nodeports-local"}
+_TO_REGISTER = {"frontends", "nodeports"}
 
 
-def _list_name(names: Mapping[tuple[Family, int], str], family: Family, register: int) -> str:
-    number = register >> ID_SHIFT & MAX_ID
-    return f"{names[family, number]} {'Local' if register & LOCAL_LIST else 'Cluster'}"
+def _list_name(names: Mapping[tuple[Family, int], str], family: Family, key: bytes) -> str:
+    return f"{names[family, id_of(key)]} {'Local' if unpack_register(key) & LOCAL_LIST else 'Cluster'}"
+
+
+def _frontend_name(names: Mapping[tuple[Family, int], str], family: Family, data: bytes) -> str:
+    """Whose it is, if anybody's, and its kind or number of slots."""
+    return f"{names.get((family, id_of(data)), '')} {unpack_register(data) & 0xFFF:x}"

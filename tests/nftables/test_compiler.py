@@ -12,7 +12,7 @@ _LAYOUT = LAYOUTS[Family.IPV4]
 
 def _ids(entries: object) -> set[bytes]:
     assert isinstance(entries, dict)
-    return {value.data for (container, _), value in entries.items() if container is _LAYOUT.internal}
+    return {value.data for (container, _), value in entries.items() if container is _LAYOUT.frontends}
 
 
 def test_an_id_is_not_given_on_in_a_table_that_is_there() -> None:
@@ -36,6 +36,6 @@ def test_a_service_without_its_only_frontend_is_known_by_its_endpoints() -> None
     assert routing is not None
     routes = [route for route in made.routes() if route.family is Family.IPV4]
     entries = compile_ruleset(routes, {Family.IPV4: routing}, CONFIGURATION.masquerade_bit).entries()
-    damaged = {key: value for key, value in entries.items() if key[0] is not _LAYOUT.internal}
+    damaged = {key: value for key, value in entries.items() if key[0] is not _LAYOUT.frontends}
     again = compile_ruleset(routes, {Family.IPV4: routing}, CONFIGURATION.masquerade_bit, damaged).entries()
     assert again == entries

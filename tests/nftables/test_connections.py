@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,7 +22,7 @@ pytestmark = pytest.mark.kernel
 VIP, PORT = "203.0.113.80", 80
 DAMAGE = [
     "flush map ip rulegen endpoints",
-    "flush chain ip rulegen services",
+    "flush chain ip rulegen frontend",
     "delete chain ip rulegen prerouting",
 ]
 # The kernel tracks and translates no connection while there is no rule at all that needs it.
@@ -34,18 +37,45 @@ def _repair(host: Host, proxy: Proxy) -> None:
     host.commit(plan(ruleset.diff(live.entries, desired), live, compiler.programs, desired), live)
 
 
-def test_connections_in_flight_survive_damage_and_repair() -> None:
+class _Connected(NamedTuple):
+    """The sample cluster's node, and connections with what each server says."""
+
+    host: Host
+    proxy: Proxy
+    connections: list[socket.socket]
+    said: list[str]
+
+
+@contextmanager
+def _connected(rules: str = "") -> Iterator[_Connected]:
+    """`rules`: those on the node to begin with; "" for this version's."""
     sample = Sample()
     with ExitStack() as opened:
         network = opened.enter_context(Network(list(sample.pods)))
         servers = opened.enter_context(Servers())
         sample.serve(servers, network.pods)
-        proxy = opened.enter_context(closing(Proxy(sample.cluster, network.node)))
-        proxy.apply(proxy.plan_install())
-        connections = [opened.enter_context(connect(network.client, VIP, PORT)) for _ in range(12)]
-        before = [connection.recv(64).decode().strip() for connection in connections]
-        assert set(before) == {"web-1", "web-2", "web-3"}
         host = opened.enter_context(host_in(network.node))
+        if rules:
+            host.nft(rules)
+        proxy = opened.enter_context(closing(Proxy(sample.cluster, network.node)))
+        if not rules:
+            proxy.apply(proxy.plan_install())
+        connections = [opened.enter_context(connect(network.client, VIP, PORT)) for _ in range(12)]
+        said = [connection.recv(64).decode().strip() for connection in connections]
+        assert set(said) == {"web-1", "web-2", "web-3"}
+        yield _Connected(host, proxy, connections, said)
+
+
+def test_connections_in_flight_survive_an_upgrade_from_hooks_of_type_filter() -> None:
+    rules = Path(__file__).with_name("fixtures") / "filter-hooks-sample.nft"
+    with _connected(rules.read_text()) as (host, proxy, connections, before):
+        _repair(host, proxy)
+        assert "type filter" not in host.nft("list table ip rulegen")
+        assert [ask_again(connection) for connection in connections] == before
+
+
+def test_connections_in_flight_survive_damage_and_repair() -> None:
+    with _connected() as (host, proxy, connections, before):
         for commands in DAMAGE:
             host.nft(commands)
             assert [ask_again(connection) for connection in connections] == before, commands

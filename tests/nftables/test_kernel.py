@@ -68,7 +68,7 @@ def test_an_apply_begins_anew_when_others_were_quicker(host: Host, meddling: str
 
     def meddle(difference: Difference) -> None:
         if not shown:
-            host.nft(f"{meddling}\nflush chain ip6 rulegen services")
+            host.nft(f"{meddling}\nflush chain ip6 rulegen frontend")
         shown.append(difference)
 
     with host.namespace.entered():
@@ -138,7 +138,7 @@ def test_a_table_that_is_there_goes_in_the_transaction_that_replaces_it(
     before = _without_elements(host)
     # Another schema: the tables must be made anew.
     damage = "delete set ip rulegen {0}; add set ip rulegen {0} {{ type ipv4_addr . ipv4_addr; size 7; }}"
-    host.nft("flush chain ip rulegen postrouting\n" + damage.format("hairpin"))
+    host.nft("flush chain ip rulegen translated\n" + damage.format("hairpin"))
     damaged = host.nft("list ruleset")
     monkeypatch.setattr(kernel, "_PORTION", 4096)
     with monkeypatch.context() as patch:

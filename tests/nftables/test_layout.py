@@ -78,15 +78,15 @@ def test_an_element_is_read_back_from_its_text(container: Container, data: DataO
 @pytest.mark.parametrize(
     ("container", "line"),
     [
-        ("internal", "10.96.0.1 . tcp . 80"),
-        ("internal", "10.96.0.1 . tcp . 80 : nonsense"),
-        ("internal", "10.96.0.1 . tcp : 8000:1000"),
-        ("internal", "10.96.0.1 . tcp . 70000 : 8000:1000"),
-        ("internal", "10.96.0.999 . tcp . 80 : 8000:1000"),
-        ("internal", "10.96.0.1 . icmp6 . 80 : 8000:1000"),
-        ("internal", "10.96.0.1 . 300 . 80 : 8000:1000"),
-        ("internal", '10.96.0.1 . tcp . 80 comment "a" b" : 8000:1000'),
-        ("internal", "10.96.0.1 . tcp . 80 : 18000:1000"),
+        ("frontends", "10.96.0.1 . tcp . 80"),
+        ("frontends", "10.96.0.1 . tcp . 80 : nonsense"),
+        ("frontends", "10.96.0.1 . tcp : 8000:1000"),
+        ("frontends", "10.96.0.1 . tcp . 70000 : 8000:1000"),
+        ("frontends", "10.96.0.999 . tcp . 80 : 8000:1000"),
+        ("frontends", "10.96.0.1 . icmp6 . 80 : 8000:1000"),
+        ("frontends", "10.96.0.1 . 300 . 80 : 8000:1000"),
+        ("frontends", '10.96.0.1 . tcp . 80 comment "a" b" : 8000:1000'),
+        ("frontends", "10.96.0.1 . tcp . 80 : 18000:1000"),
         ("endpoints", "8000:1000 . tcp . -1 : 10.0.0.1 . 80"),
         ("hairpin", "10.0.0.1 . 10.0.0.1 : 1"),
         ("cluster-ips", ""),
@@ -182,7 +182,7 @@ def test_a_restart_adopts_what_is_live(items: list[Item]) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("add element ip rulegen internal {", "add element ip rulegen interna {"),
+        ("add element ip rulegen frontends {", "add element ip rulegen frontend {"),
         ("10.96.0.10 . tcp . 80", "10.96.0.10 . tcp"),
         ("table ip rulegen {", "table ip other {"),
     ],

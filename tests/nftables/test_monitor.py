@@ -15,7 +15,7 @@ from tests.nftables.host import Host, host_or_skip, lines_of
 pytestmark = pytest.mark.kernel
 
 # What is empty already is not committed again.
-DAMAGE, MORE_DAMAGE = "flush map ip rulegen endpoints", "flush map ip rulegen slots"
+DAMAGE, MORE_DAMAGE = "flush map ip rulegen endpoints", "flush map ip rulegen balancers"
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_neighbours_are_left_alone_and_both_translate(make_lab: MakeLab) -> None
         )
         assert ours.endpoint in {"10.244.1.1:8080", "10.244.1.2:8080"}
         assert (theirs.endpoint, mapped.endpoint) == ("10.244.9.9:6443", "10.244.7.7:80")
-        host.nft("flush chain ip rulegen services\ndelete chain ip rulegen output")
+        host.nft("flush chain ip rulegen frontend\ndelete chain ip rulegen output")
         host.apply(*ITEMS)
         assert lines_of(host.delta(*ITEMS)) == []
         assert _listed(host) == before

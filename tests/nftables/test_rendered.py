@@ -67,10 +67,10 @@ def test_a_set_that_is_declared_otherwise_makes_the_table_anew(host: Host, decla
     declared = (
         declaration.format("typeof ip saddr . ip daddr").replace("{ ", "{\n").replace("; ", "\n").replace(";", "\n")
     )
-    postrouting = host.run("nft", "list", "chain", "ip", "rulegen", "postrouting").stdout
+    postrouting = host.run("nft", "list", "chain", "ip", "rulegen", "translated").stdout
     elements = host.run("nft", "list", "set", "ip", "rulegen", "hairpin").stdout.partition("elements = ")[2]
     host.nft(
-        "flush chain ip rulegen postrouting\ndelete set ip rulegen hairpin\n"
+        "flush chain ip rulegen translated\ndelete set ip rulegen hairpin\n"
         f"table ip rulegen {{\n{declared}\n}}\n"
         f"add element ip rulegen hairpin {elements.partition('}')[0]}}}\n{postrouting}"
     )
@@ -95,7 +95,7 @@ add chain ip rulegen its-other-chain
 add rule ip rulegen its-chain ip saddr @intruder counter name "its-counter" drop
 add rule ip rulegen its-chain ip saddr { 10.0.0.3, 10.0.0.4 } quota name "its-quota" jump its-other-chain
 add rule ip rulegen its-chain meta mark vmap @its-map
-insert rule ip rulegen services limit name "its-limit" ip saddr @intruder drop
+insert rule ip rulegen frontend limit name "its-limit" ip saddr @intruder drop
 add element ip rulegen intruder { 10.0.0.1 }
 """
 
@@ -113,7 +113,7 @@ def test_what_others_have_put_into_the_table_is_seen_and_goes(host: Host, by: st
         "- ip chains its-chain",
         "- ip chains its-other-chain",
         *(f"- ip foreign {thing}" for thing in [*things, "set intruder"]),
-        "~ ip chains services",
+        "~ ip chains frontend",
     ]
     assert host.apply(*EVERYTHING).tables == ()
     assert lines_of(host.delta(*EVERYTHING)) == []
@@ -128,13 +128,13 @@ def test_the_commands_and_the_agent_see_it(host: Host, tmp_path: Path) -> None:
     host.nft(ground.run("render", *source).stdout)
     assert ground.run("diff", *source).stdout == "0 added, 0 changed, 0 removed\n"
     assert "nothing to change" in ground.run("apply", *source).stdout
-    host.nft("insert rule ip rulegen services drop\nadd counter ip6 rulegen its-counter")
+    host.nft("insert rule ip rulegen frontend drop\nadd counter ip6 rulegen its-counter")
     explained = ground.run("explain", "default/far", *source, "--live").stdout
-    assert "~ ip chain services" in explained
+    assert "~ ip chain frontend" in explained
     assert "its-counter" in explained
     done = ground.run("diff", *source)
     assert done.returncode == 1, done.stderr
-    assert "~ ip chain services" in done.stdout
+    assert "~ ip chain frontend" in done.stdout
     assert "- ip6 foreign counter its-counter" in done.stdout
     save(ground.manifests / "cluster.json", *EVERYTHING)
     with ground.agent() as agent:
@@ -153,7 +153,7 @@ def test_the_commands_and_the_agent_see_it(host: Host, tmp_path: Path) -> None:
         (lambda text: text[: text.index("add table ip6")], "was cut off"),
         (lambda text: text[: text.rindex("add element")], "was cut off"),
         (lambda text: text[:-1], "was cut off"),
-        (lambda text: text + "add rule ip rulegen services drop\n", "expected nothing after"),
+        (lambda text: text + "add rule ip rulegen frontend drop\n", "expected nothing after"),
         (lambda text: text[: text.index("\ntable ip ")], "found no table of rulegen"),
         (lambda _: "", "found no table of rulegen"),
     ],

@@ -162,23 +162,24 @@ def _rules(host: Host, chain: str) -> list[tuple[str, str]]:
 
 
 CHAINS = [
-    "firewall",
+    "frontend",
+    "special",
     "internal",
     "external",
     "external-local",
-    "nodeports",
-    "route",
+    "no-endpoints",
+    "no-local-endpoints",
+    "nodeport",
+    "no-endpoints-nodeport",
     "balance",
-    "services",
-    "endpoints-check",
-    "nodeports-check",
-    "cluster-ips-check",
-    "release",
+    "unused",
+    "translated",
     "prerouting",
     "output",
+    "prerouting-unused",
+    "output-unused",
+    "input",
     "postrouting",
-    "prerouting-firewall",
-    "filter-input",
     "lb-1",
     "lb-3",
     "pick-1",
@@ -215,22 +216,22 @@ def test_a_chain_whose_rules_differ_is_written_again(loaded: Host, chain: str, d
         ("prerouting", "type nat hook prerouting priority -90; policy accept;"),
         ("prerouting", "type nat hook input priority -100; policy accept;"),
         ("postrouting", "type nat hook postrouting priority 101; policy accept;"),
-        ("filter-input", "type filter hook forward priority 0; policy accept;"),
-        ("filter-input", "type filter hook input priority 0; policy drop;"),
+        ("input", "type nat hook output priority 99; policy accept;"),
+        ("input", "type filter hook input priority 0; policy drop;"),
         ("output", ""),
-        ("release", None),
+        ("translated", None),
         ("prerouting", None),
         ("postrouting", None),
-        ("filter-forward", None),
+        ("prerouting-unused", None),
         ("lb-3", None),
         ("lb-3", "type filter hook input priority 9; policy accept;"),
     ],
 )
 def test_a_chain_that_is_gone_or_hooked_elsewhere_is_made_again(loaded: Host, chain: str, damage: str | None) -> None:
     before = loaded.read().tables[Family.IPV4]
-    if chain in ("release", "lb-3"):
+    if chain in ("translated", "lb-3"):
         # Only a chain that nothing refers to can be deleted.
-        users = {"release": ["prerouting-release", "output-release"], "lb-3": []}[chain]
+        users = {"translated": ["postrouting"], "lb-3": []}[chain]
         loaded.nft("".join(f"flush chain ip rulegen {user}\n" for user in users))
         if chain == "lb-3":
             loaded.nft("delete element ip rulegen balancers { 0:3 }")
@@ -245,10 +246,10 @@ def test_a_chain_that_is_gone_or_hooked_elsewhere_is_made_again(loaded: Host, ch
 
 
 def test_policy_drop_set_on_a_chain_is_undone(loaded: Host) -> None:
-    loaded.nft("chain ip rulegen filter-forward { policy drop; }")
-    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains filter-forward"]
+    loaded.nft("chain ip rulegen prerouting-unused { policy drop; }")
+    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains prerouting-unused"]
     _repaired(loaded)
-    assert "policy accept" in loaded.nft("list chain ip rulegen filter-forward")
+    assert "policy accept" in loaded.nft("list chain ip rulegen prerouting-unused")
 
 
 @pytest.mark.parametrize("hook", ["", "{ type filter hook input priority 7; policy drop; }"])
@@ -264,13 +265,13 @@ def test_a_chain_that_is_not_ours_goes(loaded: Host, hook: str) -> None:
 def test_a_jump_into_a_foreign_chain_goes_with_it(loaded: Host) -> None:
     loaded.nft(
         "add chain ip rulegen intruder\nadd rule ip rulegen intruder drop\n"
-        "insert rule ip rulegen services jump intruder\n"
+        "insert rule ip rulegen frontend jump intruder\n"
         "add element ip rulegen balancers { 0:77 : goto intruder }"
     )
     assert lines_of(loaded.delta(*EVERYTHING)) == [
         "- ip balancers 0:77",
         "- ip chains intruder",
-        "~ ip chains services",
+        "~ ip chains frontend",
     ]
     _repaired(loaded)
 
@@ -288,7 +289,7 @@ def test_a_table_that_is_gone_is_loaded_again(loaded: Host, damage: str) -> None
 def test_both_tables_damaged_one_beyond_repair(loaded: Host) -> None:
     loaded.nft(
         "delete table ip rulegen\n"
-        "flush chain ip6 rulegen services\n"
+        "flush chain ip6 rulegen frontend\n"
         "delete element ip6 rulegen cluster-ips { fd00:10:96::1 }"
     )
     _repaired(loaded)
@@ -302,36 +303,35 @@ def test_both_tables_damaged_one_beyond_repair(loaded: Host) -> None:
     ],
 )
 def test_a_chain_that_is_not_noted_any_more_is_written_again(loaded: Host, damage: str) -> None:
-    loaded.nft(damage % zlib.crc32(b"services") if "%" in damage else damage)
+    loaded.nft(damage % zlib.crc32(b"frontend") if "%" in damage else damage)
     lines = lines_of(loaded.delta(*EVERYTHING))
-    assert "~ ip chains services" in lines
+    assert "~ ip chains frontend" in lines
     assert all(" chains " in line for line in lines)
     assert elements_of(_repaired(loaded)) == []
 
 
 def test_what_another_version_of_nft_makes_of_a_rule_is_no_damage(loaded: Host) -> None:
     """It is noted what the kernel held when the chain was loaded; how this nft would encode the rule plays no part."""
-    noted = loaded.read().tables[Family.IPV4].fingerprints["release"]
+    noted = loaded.read().tables[Family.IPV4].fingerprints["input"]
     loaded.nft(
-        "flush chain ip rulegen release\n"
-        "add rule ip rulegen release meta priority & 0x80000000 != 0 meta priority set none"
+        "flush chain ip rulegen input\nadd rule ip rulegen input meta priority & 0x80000000 != 0 meta priority set none"
     )
-    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains release"]
-    listed_as = loaded.read().tables[Family.IPV4].listed_as["release"]
+    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains input"]
+    listed_as = loaded.read().tables[Family.IPV4].listed_as["input"]
     assert listed_as != noted.loaded_as
-    key = zlib.crc32(b"release")
+    key = zlib.crc32(b"input")
     loaded.nft(
         f"delete element ip rulegen fingerprints {{ {key} }}\n"
-        f'add element ip rulegen fingerprints {{ {key} comment "release {noted.loaded_from} {listed_as}" }}'
+        f'add element ip rulegen fingerprints {{ {key} comment "input {noted.loaded_from} {listed_as}" }}'
     )
     assert lines_of(loaded.delta(*EVERYTHING)) == []
-    loaded.nft("add rule ip rulegen release counter")
-    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains release"]
+    loaded.nft("add rule ip rulegen input counter")
+    assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains input"]
     _repaired(loaded)
 
 
 def test_a_set_that_is_missing_makes_the_table_anew(loaded: Host) -> None:
-    loaded.nft("flush chain ip rulegen postrouting\ndelete set ip rulegen hairpin")
+    loaded.nft("flush chain ip rulegen translated\ndelete set ip rulegen hairpin")
     transaction = _repaired(loaded)
     assert [table.program.family for table in transaction.tables] == [Family.IPV4]
 
@@ -346,7 +346,7 @@ def test_a_set_that_is_missing_makes_the_table_anew(loaded: Host) -> None:
     ],
 )
 def test_a_set_of_another_kind_makes_the_table_anew(loaded: Host, declaration: str) -> None:
-    loaded.nft("flush chain ip rulegen postrouting\ndelete set ip rulegen hairpin")
+    loaded.nft("flush chain ip rulegen translated\ndelete set ip rulegen hairpin")
     loaded.nft(f"table ip rulegen {{ {declaration}\n }}")
     _repaired(loaded)
     assert "size 2" not in loaded.nft("list set ip rulegen hairpin")
@@ -372,7 +372,7 @@ def test_what_the_kernel_remembers_of_clients_is_no_damage_and_is_kept(loaded: H
     base, text = (f"{number >> 16:x}:{number & 0xFFFF:x}" for number in (register & 0xFFFFF000, register))
     loaded.nft(f"add element ip rulegen affinity {{ {base} . 203.0.113.9 timeout 600s : {text} }}")
     assert lines_of(loaded.delta(*EVERYTHING)) == []
-    loaded.nft("flush chain ip rulegen services")
+    loaded.nft("flush chain ip rulegen frontend")
     _repaired(loaded)
     assert "203.0.113.9" in loaded.nft("list map ip rulegen affinity")
 

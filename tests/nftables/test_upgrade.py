@@ -1,6 +1,7 @@
 """A table that another version of rulegen loaded becomes this version's, in one transaction, with traffic flowing.
 
-The other version is this one with other templates.
+The other version is this one with other templates; or an earlier one, of which `fixtures/` holds what it rendered:
+`filter-hooks.nft`, with hooks of type filter as well, is ITEMS.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from rulegen.config import Family
 from rulegen.nftables import program
 from rulegen.nftables.transaction import AddChains, DeleteChains, MoveHook, Transaction, WriteRules
 from tests.builders import Item, endpoint, endpoint_slice, node, service
-from tests.lab import Packet
+from tests.lab import Fate, Packet
 from tests.lab.fixtures import MakeLab
 from tests.nftables.host import Host, elements_of, host_in, lines_of
-from tests.nftables.traffic import Traffic
+from tests.nftables.traffic import ADDRESSES, Traffic
 
 pytestmark = pytest.mark.kernel
 
+FIXTURES = Path(__file__).with_name("fixtures")
 ITEMS: list[Item] = [
     node(),
     service(external_ips=["198.51.100.1"], affinity=600),
@@ -67,9 +69,9 @@ def loaded_by_another(tmp_path: Path) -> LoadChanged:
 
 def _other_rules(text: str) -> str:
     return (
-        text.replace("\t\tjump route\n", "\t\tjump old-route\n")
-        .replace("\tchain route {", "\tchain old-route {")
-        .replace("hook prerouting priority -99;", "hook prerouting priority -98;")
+        text.replace("jump translated\n", "jump old-translated\n")
+        .replace("\tchain translated {", "\tchain old-translated {")
+        .replace('{{ hook["input"] }}', "type nat hook input priority 98; policy accept;")
     )
 
 
@@ -103,7 +105,7 @@ def test_other_rules_are_rewritten_and_elements_stay(make_lab: MakeLab, loaded_b
     assert elements_of(transaction) == []
     changes = [change for stage in transaction.stages for change in stage]
     written = {(change.family, change.chain.name) for change in changes if isinstance(change, WriteRules)}
-    names = ("route", "services", "prerouting-release")
+    names = ("translated", "postrouting", "input")
     assert written == {(family, name) for family in Family for name in names}
     assert all(isinstance(change, WriteRules | AddChains | MoveHook | DeleteChains) for change in changes)
 
@@ -120,6 +122,23 @@ def test_other_sets_mean_another_table_in_one_transaction(make_lab: MakeLab, loa
     assert list(transaction.stages) == []
 
 
+def test_the_table_with_hooks_of_type_filter_is_replaced_at_once(make_lab: MakeLab) -> None:
+    """What it remembers of clients does not come along: whom a record leads to stood in maps that are no more."""
+    lab = make_lab()
+    traffic = Traffic(lab)
+    with host_in(lab.namespace) as host, lab.entered():
+        host.nft((FIXTURES / "filter-hooks.nft").read_text())
+        assert {kind for _, kind, _, _ in _hooks(host)} == {"filter", "nat"}
+        transaction = _apply_in_traffic(host, traffic)
+        assert lines_of(host.delta(*ITEMS)) == []
+        assert {kind for _, kind, _, _ in _hooks(host)} == {"nat"}
+        lab.forget_connections()
+        outcomes = lab.send([Packet("203.0.113.9", address, 80) for address in ADDRESSES])
+        assert {outcome.fate for outcome in outcomes} == {Fate.DELIVERED}
+    assert [table.program.family for table in transaction.tables] == list(Family)
+    assert list(transaction.stages) == []
+
+
 def test_a_table_that_goes_is_met_first(host: Host) -> None:
     """A packet that has passed the new table's empty hooks must not come to the old table's after it is gone."""
     host.apply(*ITEMS)
@@ -129,7 +148,7 @@ def test_a_table_that_goes_is_met_first(host: Host) -> None:
         host.kernel._keep_in_front(Family.IPV4)
     copies = {(f"{name}-in-front", kind, hook, priority - 1) for name, kind, hook, priority in before}
     assert _hooks(host) == before | copies
-    assert "jump services" in host.run("nft", "list", "chain", "ip", "rulegen", "prerouting-in-front").stdout
+    assert "goto frontend" in host.run("nft", "list", "chain", "ip", "rulegen", "prerouting-in-front").stdout
     host.apply(*ITEMS)
     assert _hooks(host) == before
 
@@ -141,11 +160,16 @@ def _hooks(host: Host) -> set[tuple[str, str, str, int]]:
     return {(chain["name"], chain["type"], chain["hook"], chain["prio"]) for chain in chains if "hook" in chain}
 
 
+def _with_a_counter(text: str) -> str:
+    hook = '{{ hook["prerouting"] }}'
+    return text.replace(hook, f"{hook}\n\t\tcounter")
+
+
 def test_other_rules_leave_the_hook_where_it_is(make_lab: MakeLab, loaded_by_another: LoadChanged) -> None:
     lab = make_lab()
     traffic = Traffic(lab)
     with host_in(lab.namespace) as host, lab.entered():
-        loaded_by_another(host, lambda text: text.replace("\t\tjump services\n", "\t\tcounter\n\t\tjump services\n"))
+        loaded_by_another(host, _with_a_counter)
         before = _handles(host)
         _apply_in_traffic(host, traffic)
         assert _handles(host) == before

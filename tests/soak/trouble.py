@@ -44,7 +44,7 @@ _IN_A_LIST: tuple[RequestFault, ...] = (*_REFUSALS, HalfBody(), Body(b"<html>not
 _DRIFT = (
     *("flush map ip rulegen endpoints", "flush map ip6 rulegen lists", "flush set ip rulegen hairpin"),
     *("flush set ip rulegen cluster-ips", "add element ip rulegen cluster-ips { 10.96.255.254 }"),
-    *("flush chain ip rulegen services", "insert rule ip6 rulegen postrouting accept"),
+    *("flush chain ip rulegen frontend", "insert rule ip6 rulegen postrouting accept"),
     *("delete table ip rulegen", "delete table ip6 rulegen", "flush ruleset"),
     "add table ip another; add chain ip another forward { type filter hook forward priority 0; }",
 )
