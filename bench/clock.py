@@ -42,11 +42,15 @@ def resident_memory(process: int | str = "self") -> float:
 
 
 def tree_memory(process: int) -> float:
-    """What a process and its children have resident now, in MB."""
-    found = 0.0
-    for number in (process, *_children(process)):
+    """What a process and its children have resident now, in MB.
+
+    A child that is about to become another program still shows its parent's memory, which it shares.
+    """
+    found, command = resident_memory(process), Path(f"/proc/{process}/cmdline").read_bytes()
+    for child in _children(process):
         with suppress(OSError):
-            found += resident_memory(number)
+            if Path(f"/proc/{child}/cmdline").read_bytes() != command:
+                found += resident_memory(child)
     return found
 
 

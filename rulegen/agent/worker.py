@@ -70,6 +70,8 @@ class Worker:
         if self._watch.is_prompt:
             with collector.paused():
                 self._engine.read_ahead()
+            # What was read has no cycles; collections while objects come in need not walk all of it.
+            gc.freeze()
         while not is_stopping():
             self._wait()
             for observer in self._observers:
