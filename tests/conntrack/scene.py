@@ -6,6 +6,7 @@ the node and all endpoints have a namespace each, joined by veth pairs; what no 
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
@@ -157,8 +158,22 @@ class Scene:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with namespace.entered():
             opened = self.opened.enter_context(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
-            opened.bind((address, number))
+            _bind(opened, address, number)
         return opened
+
+
+def _bind(opened: socket.socket, address: str, number: int) -> None:
+    """An IPv6 address can be used once its veth pair has a carrier."""
+    end = time.monotonic() + patience(_WAIT_SECONDS)
+    while True:
+        try:
+            opened.bind((address, number))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 class Client:
