@@ -25,7 +25,8 @@ from contextlib import closing
 from rulegen.claims import ACCELERATION
 from rulegen.errors import ApplyError, HostError
 from rulegen.netlink import NESTED, REQUEST, attribute, attributes, message, text_attribute, text_of
-from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError
+from rulegen.nftables.foreign import open_connection
+from rulegen.nftables.netlink import InterruptedDumpError, KernelError
 
 TABLE = "rulegen-acceleration"
 _FLOWTABLE, _CHAIN = "established", "forward"
@@ -74,7 +75,7 @@ class Acceleration:
     """
 
     def __init__(self) -> None:
-        self._connection = Connection()
+        self._connection = open_connection()
 
     def close(self) -> None:
         """Closes the socket; the table stays."""
