@@ -459,6 +459,7 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     from functools import partial
 
     from rulegen.agent.assembly import Options
+    from rulegen.agent.ending import ends_process
     from rulegen.agent.log import LEVELS, Log, level_of_verbosity
     from rulegen.agent.printed import Printout
     from rulegen.agent.process import run
@@ -474,19 +475,19 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
         )
 
     printout = Printout() if dry_run else None
-    run(
-        Options(
-            load=partial(_agent_configuration, source, _warn_once()),
-            config_path=source.config,
-            variant=_variant(options["iptables_variant"]),
-            files=source.files,
-            server=apiserver or "",
-            print_line=printout.print if printout else None,
-            configure_log=configure_log,
-        )
+    agent_options = Options(
+        load=partial(_agent_configuration, source, _warn_once()),
+        config_path=source.config,
+        variant=_variant(options["iptables_variant"]),
+        files=source.files,
+        server=apiserver or "",
+        print_line=printout.print if printout else None,
+        configure_log=configure_log,
     )
-    if printout is not None:
-        printout.close()
+    with ends_process(log.close), _errors_as_lines():
+        run(agent_options, log.close)
+        if printout is not None:
+            printout.close()
 
 
 def _agent_configuration(source: Input, warn: Callable[[str], None]) -> Configuration:
