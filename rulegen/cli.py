@@ -350,7 +350,7 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
     """What cannot be removed is named, and the exit status is then 2."""
     from rulegen.kube_proxy import ipvs
     from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-    from rulegen.nftables.foreign import open_connection
+    from rulegen.nftables.netlink import open_connection
 
     with closing(open_connection()) as connection:
         if not force:

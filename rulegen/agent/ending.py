@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
-
-_LOG = logging.getLogger("rulegen.agent")
 
 
 @contextmanager
@@ -26,9 +24,10 @@ def ends_process(close_log: Callable[[], None]) -> Iterator[None]:
     except BrokenPipeError:
         # Whoever reads standard output has seen enough.
         pass
-    except BaseException:
-        _LOG.critical("ended by an error in the program", exc_info=True)
     finally:
+        if error := sys.exception():
+            # An error in the program, told as the interpreter would.
+            sys.excepthook(type(error), error, error.__traceback__)
         leave(status, close_log)
 
 

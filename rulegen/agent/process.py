@@ -140,7 +140,9 @@ def _take_lock(inbox: Inbox, orders: _Orders) -> lock.Lock | None:
 def _signals(inbox: Inbox, orders: _Orders, close_log: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGINT order to stop and wake the inbox up; should that not end the work soon, they interrupt it.
 
-    Should even that not end it, the process ends. SIGHUP orders to read everything anew, when what is under way has ended.
+    Should even that not end it, the process ends.
+
+    SIGHUP orders to read everything anew, when what is under way has ended.
     """
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -75,7 +75,9 @@ Worker.run = run_and_lose
 @pytest.mark.parametrize("what", _BEFORE)
 def test_sigterm_ends_the_agent_whatever_hangs(playground: Playground, what: str) -> None:
     save(playground.manifests / "all.json", *web(1, 1))
-    code = f"import sys, threading, time\nsys.argv[0] = 'rulegen'\n{_BEFORE[what]}\nfrom rulegen.cli import main\nmain()"
+    code = (
+        f"import sys, threading, time\nsys.argv[0] = 'rulegen'\n{_BEFORE[what]}\nfrom rulegen.cli import main\nmain()"
+    )
     command = [sys.executable, "-c", code, "agent", "--node", "node-1", "--config", playground.config]
     with playground.namespace.entered():
         process = subprocess.Popen([*command, "-f", str(playground.manifests)], stderr=subprocess.PIPE, text=True)
