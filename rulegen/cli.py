@@ -459,7 +459,7 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     from functools import partial
 
     from rulegen.agent.assembly import Options
-    from rulegen.agent.ending import ends_process
+    from rulegen.agent.ending import EndsProcess
     from rulegen.agent.log import LEVELS, Log, level_of_verbosity
     from rulegen.agent.printed import Printout
     from rulegen.agent.process import run
@@ -484,7 +484,7 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
         print_line=printout.print if printout else None,
         configure_log=configure_log,
     )
-    with ends_process(log.close), _errors_as_lines():
+    with EndsProcess(log.close), _errors_as_lines():
         run(agent_options, log.close)
         if printout is not None:
             printout.close()

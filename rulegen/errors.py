@@ -13,6 +13,8 @@ _SHOWN_LENGTH = 60
 _LINE_LENGTH = 2000
 _MOST_LINES = 1000
 
+NEEDED_FOR_NFTABLES = "reading and changing nftables needs root, or the capability CAP_NET_ADMIN"
+
 
 class RulegenError(Exception):
     """Base of all expected errors; `str()` is one line without the program's name."""

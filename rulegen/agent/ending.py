@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import NoReturn
 
 
-@contextmanager
-def ends_process(close_log: Callable[[], None]) -> Iterator[None]:
-    """The process ends with its block: with status 0, that of a SystemExit, or 1 for an error in the program.
+class EndsProcess:
+    """A block with which the process ends: with status 0, that of a SystemExit, or 1 for an error in the program.
 
     `close_log` writes what is still to be written, in a bounded time.
     """
-    status = 1
-    try:
-        yield
-        status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BrokenPipeError:
-        # Whoever reads standard output has seen enough.
-        pass
-    finally:
-        if error := sys.exception():
-            # An error in the program, told as the interpreter would.
-            sys.excepthook(type(error), error, error.__traceback__)
-        leave(status, close_log)
+
+    def __init__(self, close_log: Callable[[], None]) -> None:
+        self._close_log = close_log
+
+    def __enter__(self) -> None:
+        """The block begins."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> NoReturn:
+        """Never returns."""
+        status = int(error is not None)
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        # Whoever reads standard output may have seen enough.
+        elif kind is not None and error is not None and not isinstance(error, BrokenPipeError):
+            sys.excepthook(kind, error, traceback)
+        leave(status, self._close_log)
 
 
 def leave(status: int, close_log: Callable[[], None]) -> NoReturn:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Protocol
 
-from rulegen.errors import HostError
+from rulegen.errors import NEEDED_FOR_NFTABLES, HostError
 from rulegen.netlink import (
     ACK,
     DUMP,
@@ -59,7 +59,6 @@ _HOLDER = re.compile(r"process (\d{1,10}) of (\d{1,10})")
 # The kernel has no nf_tables, or none that knows of owners.
 _UNKNOWN = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT, errno.EPROTONOSUPPORT})
 _ANSWER_SECONDS = 5.0
-_NEEDED = "nftables needs root, or the capability CAP_NET_ADMIN"
 _CANNOT = "cannot take the agent's lock"
 
 
@@ -95,8 +94,9 @@ def acquire() -> Lock | None:
             break
         if holder() is not None:
             return None
-    needed = f"; {_NEEDED}" if number == errno.EPERM else ""
-    raise HostError(f"{_CANNOT}, nf_tables table ip {_TABLE}: {os.strerror(number)}{needed}")
+    if number == errno.EPERM:
+        raise HostError(NEEDED_FOR_NFTABLES)
+    raise HostError(f"{_CANNOT}, nf_tables table ip {_TABLE}: {os.strerror(number)}")
 
 
 def holder() -> str | None:

@@ -35,7 +35,7 @@ from rulegen.netlink import (
     text_attribute,
     text_of,
 )
-from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError
+from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError, open_connection
 
 TABLE = "rulegen-acceleration"
 _FLOWTABLE, _CHAIN = "established", "forward"
@@ -161,6 +161,8 @@ class Acceleration:
 
 def remove_acceleration() -> list[str]:
     """Removes the table from the calling thread's network namespace; what there was. Raises ApplyError, HostError."""
+    # Says what lacks where there can be none.
+    open_connection().close()
     with closing(Acceleration()) as acceleration:
         return acceleration.remove()
 

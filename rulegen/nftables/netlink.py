@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from rulegen.config import Family
-from rulegen.errors import HostError
+from rulegen.errors import NEEDED_FOR_NFTABLES, HostError
 from rulegen.netlink import (
     ACK,
     ATTRIBUTE,
@@ -769,7 +769,7 @@ def open_connection() -> Connection:
     except KernelError as error:
         connection.close()
         if error.number in {errno.EPERM, errno.EACCES}:
-            raise HostError("reading and changing nftables needs root, or the capability CAP_NET_ADMIN") from error
+            raise HostError(NEEDED_FOR_NFTABLES) from error
         raise HostError(f"this kernel has no usable nf_tables: {error}") from error
     return connection
 

@@ -16,13 +16,13 @@ _HANGS = "lambda: time.sleep(3600)"
 _EXECUTED = f"""
 import atexit, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from rulegen.agent.ending import ends_process
+from rulegen.agent.ending import EndsProcess
 threading.Thread(target={_HANGS}).start()
 ThreadPoolExecutor(1).submit({_HANGS})
 atexit.register({_HANGS})
 def close_log():
     sys.stderr.write("log closed\\n")
-with ends_process(close_log):
+with EndsProcess(close_log):
     STATEMENT
 """
 
