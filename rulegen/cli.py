@@ -395,12 +395,15 @@ def _refuse_without_rules(connection: Connection) -> None:
 
 
 def _remove(removals: Sequence[Callable[[], list[str]]]) -> list[str]:
-    """Has rules removed of the targets that this host has; says what there was. Raises UnseenError at the end."""
-    from rulegen.errors import HostError
+    """Has rules removed of the targets that this host has; says what there was. Raises UnseenError at the end.
+
+    Raises HostError when nothing can be done at all.
+    """
+    from rulegen.errors import AbsentError, HostError
 
     removed: list[str] = []
-    missing = []
-    unseen = []
+    missing: list[HostError] = []
+    unseen: list[str] = []
     for remove in removals:
         try:
             removed += remove()
@@ -411,8 +414,9 @@ def _remove(removals: Sequence[Callable[[], list[str]]]) -> list[str]:
             missing.append(error)
     if len(missing) == len(removals) > 1:
         raise missing[0]
+    unseen += [str(error) for error in missing if not isinstance(error, AbsentError)]
     if unseen:
-        raise UnseenError("; ".join(unseen), removed)
+        raise UnseenError("; ".join(dict.fromkeys(unseen)), removed)
     return removed
 
 

@@ -65,9 +65,9 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
     raise_limit()
     orders = _Orders()
     with closing(Inbox()) as inbox, _signals(inbox, orders, close_log), ExitStack() as stack:
-        configuration = options.load()
-        options.configure_log(configuration.agent)
         try:
+            configuration = options.load()
+            options.configure_log(configuration.agent)
             if options.print_line is None:
                 taken = _take_lock(inbox, orders)
                 if taken is None:
@@ -75,7 +75,7 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
                 stack.enter_context(closing(taken))
             _work_with_reloads(options, configuration, inbox, orders)
         except _StopNowError:
-            _LOG.info("stopped in the middle of a sync; the next start goes on from there")
+            _LOG.info("stopped in the middle of its work; the next start goes on from there")
         else:
             _LOG.info("stopped; the rules stay and serve")
         finally:

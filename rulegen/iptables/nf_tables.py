@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.errors import HostError
+from rulegen.errors import NEEDED_FOR_IPTABLES, HostError
 from rulegen.netlink import (
     ACK,
     DUMP,
@@ -212,4 +212,6 @@ def _states(info: bytes) -> str:
 
 
 def _error(what: str, number: int) -> HostError:
+    if number in {errno.EPERM, errno.EACCES}:
+        return HostError(NEEDED_FOR_IPTABLES)
     return HostError(f"{what}: {os.strerror(number) if number else 'no answer'}")

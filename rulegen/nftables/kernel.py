@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rulegen.config import Family
-from rulegen.errors import HostError, StaleError
+from rulegen.errors import AbsentError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.nftables import netlink, text
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
@@ -413,4 +413,4 @@ def _check_version() -> None:
     """Raises HostError for a kernel that is too old."""
     release = os.uname().release
     if tuple(int(part) for part in re.findall(r"\d+", release)[:2]) < MINIMUM_KERNEL:
-        raise HostError(f"rulegen needs Linux {'.'.join(map(str, MINIMUM_KERNEL))} or newer, this is {release}")
+        raise AbsentError(f"rulegen needs Linux {'.'.join(map(str, MINIMUM_KERNEL))} or newer, this is {release}")

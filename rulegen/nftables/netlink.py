@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from rulegen.config import Family
-from rulegen.errors import NEEDED_FOR_NFTABLES, HostError
+from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError
 from rulegen.netlink import (
     ACK,
     ATTRIBUTE,
@@ -770,7 +770,7 @@ def open_connection() -> Connection:
         connection.close()
         if error.number in {errno.EPERM, errno.EACCES}:
             raise HostError(NEEDED_FOR_NFTABLES) from error
-        raise HostError(f"this kernel has no usable nf_tables: {error}") from error
+        raise AbsentError(f"this kernel has no usable nf_tables: {error}") from error
     return connection
 
 

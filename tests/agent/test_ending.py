@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.agent.running import Playground, save, web
+from tests.agent.running import RULEGEN, Playground, save, wait_until, web
 from tests.patience import patience
 
 # Longer than any test waits.
@@ -69,6 +71,31 @@ def run_and_lose(self, is_stopping):
 Worker.run = run_and_lose
 """,
 }
+
+
+@pytest.mark.kernel
+def test_sigterm_ends_an_agent_that_waits_for_its_configuration(playground: Playground, tmp_path: Path) -> None:
+    """Whoever should write into the pipe does not."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [RULEGEN, "agent", "--node", "node-1", "--config", str(pipe), "-f", str(playground.manifests)]
+    with playground.namespace.entered():
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            wait_until(lambda: _catches(process.pid, signal.SIGTERM), 15.0)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(patience(5)) == 0
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def _catches(process: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 @pytest.mark.kernel
