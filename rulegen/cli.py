@@ -350,7 +350,7 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
     """What cannot be removed is named, and the exit status is then 2."""
     from rulegen.kube_proxy import ipvs
     from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-    from rulegen.nftables.foreign import open_connection
+    from rulegen.nftables.netlink import open_connection
 
     with closing(open_connection()) as connection:
         if not force:
@@ -395,12 +395,15 @@ def _refuse_without_rules(connection: Connection) -> None:
 
 
 def _remove(removals: Sequence[Callable[[], list[str]]]) -> list[str]:
-    """Has rules removed of the targets that this host has; says what there was. Raises UnseenError at the end."""
-    from rulegen.errors import HostError
+    """Has rules removed of the targets that this host has; says what there was. Raises UnseenError at the end.
+
+    Raises HostError when nothing can be done at all.
+    """
+    from rulegen.errors import AbsentError, HostError
 
     removed: list[str] = []
-    missing = []
-    unseen = []
+    missing: list[HostError] = []
+    unseen: list[str] = []
     for remove in removals:
         try:
             removed += remove()
@@ -411,8 +414,9 @@ def _remove(removals: Sequence[Callable[[], list[str]]]) -> list[str]:
             missing.append(error)
     if len(missing) == len(removals) > 1:
         raise missing[0]
+    unseen += [str(error) for error in missing if not isinstance(error, AbsentError)]
     if unseen:
-        raise UnseenError("; ".join(unseen), removed)
+        raise UnseenError("; ".join(dict.fromkeys(unseen)), removed)
     return removed
 
 
@@ -459,6 +463,7 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     from functools import partial
 
     from rulegen.agent.assembly import Options
+    from rulegen.agent.ending import EndsProcess
     from rulegen.agent.log import LEVELS, Log, level_of_verbosity
     from rulegen.agent.printed import Printout
     from rulegen.agent.process import run
@@ -474,19 +479,19 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
         )
 
     printout = Printout() if dry_run else None
-    run(
-        Options(
-            load=partial(_agent_configuration, source, _warn_once()),
-            config_path=source.config,
-            variant=_variant(options["iptables_variant"]),
-            files=source.files,
-            server=apiserver or "",
-            print_line=printout.print if printout else None,
-            configure_log=configure_log,
-        )
+    agent_options = Options(
+        load=partial(_agent_configuration, source, _warn_once()),
+        config_path=source.config,
+        variant=_variant(options["iptables_variant"]),
+        files=source.files,
+        server=apiserver or "",
+        print_line=printout.print if printout else None,
+        configure_log=configure_log,
     )
-    if printout is not None:
-        printout.close()
+    with EndsProcess(log.close), _errors_as_lines():
+        run(agent_options, log.close)
+        if printout is not None:
+            printout.close()
 
 
 def _agent_configuration(source: Input, warn: Callable[[str], None]) -> Configuration:

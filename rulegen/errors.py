@@ -13,6 +13,9 @@ _SHOWN_LENGTH = 60
 _LINE_LENGTH = 2000
 _MOST_LINES = 1000
 
+NEEDED_FOR_IPTABLES = "reading and changing iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW"
+NEEDED_FOR_NFTABLES = "reading and changing nftables needs root, or the capability CAP_NET_ADMIN"
+
 
 class RulegenError(Exception):
     """Base of all expected errors; `str()` is one line without the program's name."""
@@ -24,6 +27,10 @@ class InputError(RulegenError):
 
 class HostError(RulegenError):
     """The host lacks something: a privilege, a kernel feature, a program or a version of it."""
+
+
+class AbsentError(HostError):
+    """The host does not have what rules could be in, so that there are none."""
 
 
 class UnseenError(RulegenError):

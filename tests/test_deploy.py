@@ -215,6 +215,16 @@ def test_each_capability_is_needed_and_named_where_it_is_missing(
     assert done.stderr.splitlines()[-1] == f"rulegen: reading and changing {message}"
 
 
+@pytest.mark.kernel
+def test_a_clean_up_that_could_not_look_at_a_target_does_not_say_that_nothing_is_left(host: Host) -> None:
+    assert host.run("apply", "-f", CLUSTER, "--node", "node-a", "--target", "iptables", timeout=60).returncode == 0
+    done = host.run(*with_capabilities(without("NET_RAW"), "cleanup"), timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "rulegen: rules may be left: reading and changing iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW\n"
+    )
+
+
 # -- what a person calls, as docs/deploy.md has it --
 
 GUIDE = (REPOSITORY / "docs/deploy.md").read_text()

@@ -47,6 +47,7 @@ class FileSource:
         self._reported: set[str] = set()
         self._mistakes: set[str] = set()
         self._is_synced = False
+        self._is_waiting = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow files", daemon=True)
 
@@ -88,12 +89,20 @@ class FileSource:
             self._unusable = invalid
         self._tell_problems(manifests.problems, broken)
         self._tell_mistakes(summary(manifests.mistakes()))
-        if not self._is_synced and not broken:
+        if not self._is_synced:
+            self._tell_whether_synced(is_whole=not broken)
+        events, self._events = self._events, []
+        self._deliver(events)
+
+    def _tell_whether_synced(self, *, is_whole: bool) -> None:
+        """The first reading that is whole is the one from which rules are made."""
+        if is_whole:
             self._is_synced = True
             for kind in _KINDS.values():
                 self._events.append(Synced(kind))
-        events, self._events = self._events, []
-        self._deliver(events)
+        elif not self._is_waiting:
+            self._is_waiting = True
+            _LOG.warning("nothing is programmed before every file has been read once, so that no rule goes by mistake")
 
     def _tell_objects(self, manifests: Manifests, broken: set[str]) -> set[ObjectKey]:
         """Tells those that differ, except from broken files; returns all that are there."""

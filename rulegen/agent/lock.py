@@ -17,37 +17,43 @@ import os
 import re
 import socket
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Protocol
 
-from rulegen.errors import HostError
+from rulegen.errors import NEEDED_FOR_NFTABLES, HostError
 from rulegen.netlink import (
     ACK,
     DUMP,
-    HEADER,
-    NETLINK_NETFILTER,
+    FAMILY_HEADER,
+    NF_TABLES,
     NLMSG_DONE,
     NLMSG_ERROR,
     REQUEST,
+    Message,
     attribute,
     attributes,
+    batch_begin,
+    batch_end,
+    comment_data,
+    comment_in,
     message,
+    messages,
+    numbered,
+    open_socket,
+    text_attribute,
+    text_of,
 )
 
 _TABLE = "rulegen-agent"
 _ABSTRACT_NAME = "\0rulegen-agent"
 _CREDENTIALS = struct.Struct("=iII")
 
-_SUBSYSTEM = 10
-_NEWTABLE, _GETTABLE = _SUBSYSTEM << 8, _SUBSYSTEM << 8 | 1
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_NEWTABLE, _GETTABLE = NF_TABLES << 8, NF_TABLES << 8 | 1
 _CREATE, _EXCLUSIVE = 0x400, 0x200
 _IPV4 = 2
 _NAME, _FLAGS, _USERDATA = 1, 2, 6
 _OWNER = 0x2
-_COMMENT = 0
 _TABLE_SEQUENCE = 2
 _HOLDER = re.compile(r"process (\d{1,10}) of (\d{1,10})")
 # The kernel has no nf_tables, or none that knows of owners.
@@ -77,7 +83,7 @@ def acquire() -> Lock | None:
             number = _make_table(taken)
         except OSError as error:
             taken.close()
-            raise HostError(f"{_CANNOT}: {error.strerror}") from error
+            raise HostError(f"{_CANNOT}: {error.strerror or 'the kernel does not answer'}") from error
         if not number:
             return taken
         taken.close()
@@ -88,6 +94,8 @@ def acquire() -> Lock | None:
             break
         if holder() is not None:
             return None
+    if number == errno.EPERM:
+        raise HostError(NEEDED_FOR_NFTABLES)
     raise HostError(f"{_CANNOT}, nf_tables table ip {_TABLE}: {os.strerror(number)}")
 
 
@@ -109,7 +117,7 @@ def holder() -> str | None:
 
 def _socket() -> socket.socket:
     try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        opened = open_socket()
     except OSError as error:
         raise HostError(f"cannot open a netlink socket to netfilter: {error.strerror}") from error
     opened.settimeout(_ANSWER_SECONDS)
@@ -119,55 +127,33 @@ def _socket() -> socket.socket:
 
 def _make_table(owner: socket.socket) -> int:
     """Makes the table; returns the errno of the refusal, 0 when it is made."""
-    comment = f"process {os.getpid()} of {_process_namespace()}".encode() + b"\0"
-    payload = attribute(_NAME, _TABLE.encode() + b"\0") + attribute(_FLAGS, struct.pack("!I", _OWNER))
-    payload += attribute(_USERDATA, bytes((_COMMENT, len(comment))) + comment)
+    comment = f"process {os.getpid()} of {_process_namespace()}"
+    payload = text_attribute(_NAME, _TABLE) + attribute(_FLAGS, struct.pack("!I", _OWNER))
+    payload += attribute(_USERDATA, comment_data(comment))
     table = message(_NEWTABLE, REQUEST | ACK | _CREATE | _EXCLUSIVE, _IPV4, payload)
-    batch = bytearray()
-    for sequence, part in enumerate((_batch_mark(_BATCH_BEGIN), table, _batch_mark(_BATCH_END)), 1):
-        struct.pack_into("=I", part, 8, sequence)
-        batch += part
-    owner.send(batch)
-    for kind, sequence, body in _answers(owner):
-        if kind == NLMSG_ERROR:
-            number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-            # Without nf_tables the kernel refuses the batch as such.
-            if number or sequence == _TABLE_SEQUENCE:
-                return number
+    owner.send(numbered((batch_begin(), table, batch_end()), _TABLE_SEQUENCE - 1))
+    for answer in _answers(owner):
+        # Without nf_tables the kernel refuses the batch as such.
+        if answer.kind == NLMSG_ERROR and (answer.error() or answer.sequence == _TABLE_SEQUENCE):
+            return answer.error()
     return 0
-
-
-def _batch_mark(kind: int) -> bytearray:
-    mark = message(kind, REQUEST, 0, b"")
-    mark[18:20] = struct.pack("!H", _SUBSYSTEM)  # nfgenmsg.res_id
-    return mark
 
 
 def _tables() -> Iterator[tuple[str, str]]:
     """The names and comments of the tables for IPv4; none where they cannot be listed."""
     with closing(_socket()) as asking, suppress(OSError):
         asking.send(message(_GETTABLE, REQUEST | DUMP, _IPV4, b""))
-        for kind, _, body in _answers(asking):
-            if kind in {NLMSG_ERROR, NLMSG_DONE}:
+        for answer in _answers(asking):
+            if answer.kind in {NLMSG_ERROR, NLMSG_DONE}:
                 return
-            parts = dict(attributes(body[4:]))
-            userdata = parts.get(_USERDATA, b"")
-            yield _text(parts.get(_NAME, b"")), _text(userdata[2:]) if userdata[:1] == bytes((_COMMENT,)) else ""
+            parts = dict(attributes(answer.body[FAMILY_HEADER:]))
+            yield text_of(parts.get(_NAME, b"")), comment_in(parts.get(_USERDATA, b""))
 
 
-def _answers(asked: socket.socket) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, sequence number and body of each message; without an end."""
+def _answers(asked: socket.socket) -> Iterator[Message]:
+    """Each message; without an end."""
     while True:
-        data = asked.recv(1 << 17)
-        offset = 0
-        while offset < len(data):
-            length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
-            yield kind, sequence, data[offset + HEADER.size : offset + length]
-            offset += (length + 3) & ~3
-
-
-def _text(data: bytes) -> str:
-    return data.rstrip(b"\0").decode("utf-8", "replace")
+        yield from messages(asked.recv(1 << 17))
 
 
 def _process_namespace() -> int:

@@ -7,7 +7,6 @@ in a while, so that an object that changes all the time does not fill a disk.
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import sys
@@ -112,8 +111,6 @@ class Log:
         """Level info, format text, until `configure` says otherwise."""
         self._writer = LineWriter(_STANDARD_ERROR, _MOST_WAITING, _dropped, _give_up)
         sys.stderr = LineStream(lambda line: self._writer.write(one_line(line)))
-        # After everything that may still have something to say, a traceback too.
-        atexit.register(self._writer.close, _LAST_LINES_SECONDS)
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change
         self.configure(LogFormat.TEXT, logging.INFO)
 
@@ -125,6 +122,10 @@ class Log:
         # What libraries say at level debug is for who works on them.
         root.setLevel(max(level, logging.INFO))
         logging.getLogger("rulegen").setLevel(level)
+
+    def close(self) -> None:
+        """Waits a little for what is not written yet; to be called last."""
+        self._writer.close(_LAST_LINES_SECONDS)
 
 
 def level_of_verbosity(verbosity: int) -> int:

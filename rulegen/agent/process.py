@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from types import FrameType
@@ -14,6 +14,7 @@ from rulegen import children
 from rulegen.agent import lock
 from rulegen.agent.assembly import Control, Options, work
 from rulegen.agent.descriptors import raise_limit
+from rulegen.agent.ending import leave
 from rulegen.agent.inbox import Inbox
 from rulegen.agent.reload import ConfigurationWatch
 from rulegen.config import Configuration
@@ -23,6 +24,8 @@ _LOG = logging.getLogger("rulegen.agent")
 
 # What is under way when a signal to stop arrives may take so many seconds; then it is left as a crash would leave it.
 _GRACE = 0.6
+# So long may the end of the parts take that had something under way; each has shorter bounds of its own.
+_END_SECONDS = 1.5
 # Nobody tells when another agent gives up the lock.
 _LOCK_SECONDS = 0.1
 
@@ -32,15 +35,27 @@ class _StopNowError(BaseException):
 
 
 class _Orders:
-    """What signals tell: to stop, and to read everything anew."""
+    """What signals tell: to stop, and to read everything anew.
+
+    `is_ending`: no sync is under way any more, what is left to do has bounds of its own.
+    """
 
     def __init__(self) -> None:
         self.stop = False
         self.reread = False
+        self.is_ending = False
+
+    def begin_end(self) -> None:
+        """The next alarm is the last."""
+        if self.stop:
+            self.is_ending = True
+            signal.setitimer(signal.ITIMER_REAL, _END_SECONDS)
 
 
-def run(options: Options) -> None:
+def run(options: Options, close_log: Callable[[], None]) -> None:
     """Works until SIGTERM or SIGINT; the rules stay and serve. To be called by the main thread.
+
+    When something hangs while it stops, it does not return, but ends the process with exit status 0 after `close_log`.
 
     Raises:
         InputError: the configuration, the files or the kubeconfig cannot be used.
@@ -49,10 +64,10 @@ def run(options: Options) -> None:
     """
     raise_limit()
     orders = _Orders()
-    with closing(Inbox()) as inbox, _signals(inbox, orders), ExitStack() as stack:
-        configuration = options.load()
-        options.configure_log(configuration.agent)
+    with closing(Inbox()) as inbox, _signals(inbox, orders, close_log), ExitStack() as stack:
         try:
+            configuration = options.load()
+            options.configure_log(configuration.agent)
             if options.print_line is None:
                 taken = _take_lock(inbox, orders)
                 if taken is None:
@@ -60,7 +75,7 @@ def run(options: Options) -> None:
                 stack.enter_context(closing(taken))
             _work_with_reloads(options, configuration, inbox, orders)
         except _StopNowError:
-            _LOG.info("stopped in the middle of a sync; the next start goes on from there")
+            _LOG.info("stopped in the middle of its work; the next start goes on from there")
         else:
             _LOG.info("stopped; the rules stay and serve")
         finally:
@@ -76,7 +91,7 @@ def _work_with_reloads(options: Options, configuration: Configuration, inbox: In
         watch.start(configuration)
         with closing(watch):
             try:
-                work(options, configuration, Control(inbox, partial(_is_over, orders, watch), _end_grace))
+                work(options, configuration, Control(inbox, partial(_is_over, orders, watch), orders.begin_end))
             except (InputError, HostError) as error:
                 if before is None:
                     raise
@@ -106,11 +121,6 @@ def _reread(options: Options) -> Configuration | None:
         return None
 
 
-def _end_grace() -> None:
-    """No sync is under way any more; what is left to do has bounds of its own."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 def _take_lock(inbox: Inbox, orders: _Orders) -> lock.Lock | None:
     """The lock, as soon as nobody else has it; None when told to stop before."""
     is_waiting = False
@@ -127,8 +137,10 @@ def _take_lock(inbox: Inbox, orders: _Orders) -> lock.Lock | None:
 
 
 @contextmanager
-def _signals(inbox: Inbox, orders: _Orders) -> Iterator[None]:
+def _signals(inbox: Inbox, orders: _Orders, close_log: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGINT order to stop and wake the inbox up; should that not end the work soon, they interrupt it.
+
+    Should even that not end it, the process ends.
 
     SIGHUP orders to read everything anew, when what is under way has ended.
     """
@@ -145,6 +157,11 @@ def _signals(inbox: Inbox, orders: _Orders) -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
+        if orders.is_ending:
+            _LOG.warning("something hangs while it stops: left as it is; the rules stay and serve")
+            children.end_all()
+            leave(0, close_log)
+        orders.begin_end()
         raise _StopNowError
 
     handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGALRM: interrupt, signal.SIGHUP: reread}

@@ -20,8 +20,7 @@ from rulegen.kube_proxy.presence import look
 from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
 from rulegen.kube_proxy.rules import find, undisturbed
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
-from rulegen.nftables.foreign import open_connection
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.netlink import Connection, open_connection
 
 _LOG = logging.getLogger("rulegen.agent")
 

@@ -28,15 +28,17 @@ from rulegen.netlink import (
     ACK,
     DUMP,
     DUMP_INTERRUPTED,
-    HEADER,
+    FAMILY_HEADER,
     NESTED,
-    NETLINK_NETFILTER,
     NLMSG_DONE,
     NLMSG_ERROR,
     REQUEST,
+    Message,
     attribute,
     attributes,
     message,
+    messages,
+    open_socket,
 )
 
 _SUBSYSTEM = 1 << 8
@@ -52,7 +54,6 @@ _BY_DESTINATION, _BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 1, 1 << 3, 1 << 5
 _SEEN_REPLY, _DESTINATION_TRANSLATED = 1 << 1, 1 << 5
 _UDP = bytes([socket.IPPROTO_UDP])
 
-_FAMILY_HEADER = 4
 _U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
 _S32 = struct.Struct("=i")
 
@@ -179,7 +180,7 @@ class _Channel:
         self._purpose = purpose
         self._sequence = 0
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+            self._socket = open_socket()
         except OSError as error:
             raise self._error(error.errno or 0) from error
         self._socket.settimeout(_WAIT_SECONDS)
@@ -201,7 +202,7 @@ class _Channel:
     def answers_to_listing(self) -> Iterator[tuple[int, bytes | None]]:
         """The flags and the content of each message; the last one has no content."""
         while True:
-            for kind, flags, body in self._answers():
+            for kind, flags, _, body in self._answers():
                 if kind in {NLMSG_DONE, NLMSG_ERROR}:
                     self._succeeded(body)
                     yield flags, None
@@ -211,19 +212,15 @@ class _Channel:
     def acknowledgements(self, count: int, expected: int) -> Iterator[bool]:
         """Of each request, whether it succeeded; the error `expected` is no failure."""
         while count > 0:
-            for _, _, body in self._answers():
+            for _, _, _, body in self._answers():
                 count -= 1
                 yield self._succeeded(body, expected)
 
-    def _answers(self) -> Iterator[tuple[int, int, bytes]]:
+    def _answers(self) -> Iterator[Message]:
         """The messages of one datagram that answer what was sent last."""
-        data = self._receive()
-        offset = 0
-        while offset < len(data):
-            length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-            if sequence == self._sequence:
-                yield kind, flags, data[offset + HEADER.size : offset + length]
-            offset += (length + 3) & ~3
+        for answer in messages(self._receive()):
+            if answer.sequence == self._sequence:
+                yield answer
 
     def _receive(self) -> bytes:
         try:
@@ -274,7 +271,7 @@ def _removal(tracked: TrackedFlow) -> bytearray:
 
 def _parse(family: Family, body: bytes) -> TrackedFlow | None:
     """What an entry says; None for one that is not UDP, or not in the default zone."""
-    parts = dict(attributes(body[_FAMILY_HEADER:]))
+    parts = dict(attributes(body[FAMILY_HEADER:]))
     there, back = dict(attributes(parts[_ORIGINAL])), dict(attributes(parts[_REPLY]))
     ports, ports_back = dict(attributes(there[_TUPLE_PROTO])), dict(attributes(back[_TUPLE_PROTO]))
     if _ZONE in parts or _TUPLE_ZONE in there or _TUPLE_ZONE in back or ports[_PROTO_NUMBER] != _UDP:

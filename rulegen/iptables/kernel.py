@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError, RulegenError, StaleError, UnseenError
+from rulegen.errors import (
+    NEEDED_FOR_IPTABLES,
+    AbsentError,
+    ApplyError,
+    HostError,
+    RulegenError,
+    StaleError,
+    UnseenError,
+)
 from rulegen.interfaces import host_families
 from rulegen.iptables import nf_tables, programs
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
@@ -221,6 +229,8 @@ def _check_privileges() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW):
             pass
     except PermissionError as error:
-        raise HostError("reading and changing iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW") from error
+        raise HostError(NEEDED_FOR_IPTABLES) from error
     except OSError as error:
-        raise HostError(f"no IPv4 on this host: {os.strerror(error.errno or 0)}") from error
+        raise AbsentError(f"no IPv4 on this host: {os.strerror(error.errno or 0)}") from error
+    # The kernel asks for CAP_NET_ADMIN before it looks whether it has nf_tables.
+    nf_tables.tables(Family.IPV4)

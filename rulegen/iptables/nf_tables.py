@@ -14,26 +14,32 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.errors import HostError
+from rulegen.errors import NEEDED_FOR_IPTABLES, HostError
 from rulegen.netlink import (
     ACK,
     DUMP,
     DUMP_INTERRUPTED,
-    HEADER,
-    NETLINK_NETFILTER,
+    FAMILY_HEADER,
+    NF_TABLES,
     NLMSG_DONE,
     NLMSG_ERROR,
     REQUEST,
     attribute,
     attributes,
+    batch_begin,
+    batch_end,
+    comment_in,
     message,
+    messages,
+    numbered,
+    open_socket,
+    text_attribute,
+    text_of,
 )
 
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
-# Of linux/netfilter/nfnetlink.h and nf_tables.h.
-_SUBSYSTEM = 10
-_GETTABLE, _GETCHAIN, _GETRULE, _DELRULE = (_SUBSYSTEM << 8 | number for number in (1, 4, 7, 8))
-_BATCH_BEGIN, _BATCH_END = 16, 17
+# Of linux/netfilter/nf_tables.h.
+_GETTABLE, _GETCHAIN, _GETRULE, _DELRULE = (NF_TABLES << 8 | number for number in (1, 4, 7, 8))
 _TABLE_NAME = 1
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
@@ -43,13 +49,11 @@ _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
 _TARGET_NAME = 1
 _CODES = {0: "DROP", 1: "ACCEPT", 3: "QUEUE", -5: "RETURN"}
 _GOTO = -4
-_COMMENT_DATA = 0
 # Of linux/netfilter/xt_conntrack.h: `match_flags` of xt_conntrack_mtinfo3 and what follows. All before is zero when
 # only the state is matched.
 _CONNTRACK = struct.Struct("=HHHH")
 _CONNTRACK_OFFSET, _BY_STATE = 146, 1
 _STATES = {8: "NEW", 6: "RELATED,ESTABLISHED"}
-_FAMILY_HEADER = 4
 
 _WAIT_SECONDS = 10.0
 _DATAGRAM = 1 << 20
@@ -81,36 +85,34 @@ class _InterruptedError(Exception):
 
 def tables(family: Family) -> frozenset[str]:
     """The names of the family's tables; none in a kernel without nf_tables. Raises HostError."""
-    return frozenset(_name(parts[_TABLE_NAME]) for parts in _dump(_GETTABLE, family, b""))
+    return frozenset(text_of(parts[_TABLE_NAME]) for parts in _dump(_GETTABLE, family, b""))
 
 
 def chains(family: Family, table: str) -> tuple[str, ...]:
     """The names of a table's chains. Raises HostError."""
     found = _dump(_GETCHAIN, family, b"")
-    return tuple(_name(parts[_CHAIN_NAME]) for parts in found if _name(parts[_CHAIN_TABLE]) == table)
+    return tuple(text_of(parts[_CHAIN_NAME]) for parts in found if text_of(parts[_CHAIN_TABLE]) == table)
 
 
 def rules(family: Family, table: str) -> Iterator[HiddenRule]:
     """A table's rules, chain by chain in order. Raises HostError."""
-    for parts in _dump(_GETRULE, family, attribute(_RULE_TABLE, _text(table))):
+    for parts in _dump(_GETRULE, family, text_attribute(_RULE_TABLE, table)):
         handle = struct.unpack("!Q", parts[_RULE_HANDLE])[0]
         read = _Reader(parts.get(_RULE_EXPRESSIONS, b""), parts.get(_RULE_USERDATA, b""))
-        yield HiddenRule(_name(parts[_RULE_CHAIN]), handle, read.target, not read.matches, read.comment, read.words())
+        yield HiddenRule(text_of(parts[_RULE_CHAIN]), handle, read.target, not read.matches, read.comment, read.words())
 
 
 def delete_rules(family: Family, table: str, doomed: Iterable[HiddenRule]) -> None:
     """Deletes rules, all or none. Raises HostError, also when one of them is gone."""
-    batch = [_batch_mark(_BATCH_BEGIN)]
+    batch = [batch_begin()]
     for rule in doomed:
-        place = attribute(_RULE_TABLE, _text(table)) + attribute(_RULE_CHAIN, _text(rule.chain))
+        place = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, rule.chain)
         handle = attribute(_RULE_HANDLE, struct.pack("!Q", rule.handle))
         batch.append(message(_DELRULE, REQUEST | ACK, _FAMILIES[family], place + handle))
-    batch.append(_batch_mark(_BATCH_END))
+    batch.append(batch_end())
     with _open() as connection:
-        for number, part in enumerate(batch):
-            struct.pack_into("=I", part, 8, number)
         try:
-            connection.send(b"".join(batch))
+            connection.send(numbered(batch, 0))
             for number, code in _acknowledgements(connection, len(batch) - 2):
                 if code:
                     raise _error(f"cannot delete rule {number} of {table}", code)
@@ -121,10 +123,10 @@ def delete_rules(family: Family, table: str, doomed: Iterable[HiddenRule]) -> No
 def _acknowledgements(connection: socket.socket, count: int) -> Iterator[tuple[int, int]]:
     """The number of each message and its error, 0 for none."""
     while count > 0:
-        for kind, _, number, body in _messages(connection.recv(_DATAGRAM)):
-            if kind == NLMSG_ERROR:
+        for answer in messages(connection.recv(_DATAGRAM)):
+            if answer.kind == NLMSG_ERROR:
                 count -= 1
-                yield number, -struct.unpack_from("=i", body)[0]
+                yield answer.sequence, answer.error()
 
 
 def _dump(kind: int, family: Family, payload: bytes) -> list[dict[int, bytes]]:
@@ -144,28 +146,19 @@ def _dump(kind: int, family: Family, payload: bytes) -> list[dict[int, bytes]]:
 
 def _answers(connection: socket.socket) -> Iterator[dict[int, bytes]]:
     while True:
-        for kind, flags, _, body in _messages(connection.recv(_DATAGRAM)):
-            if flags & DUMP_INTERRUPTED:
+        for answer in messages(connection.recv(_DATAGRAM)):
+            if answer.flags & DUMP_INTERRUPTED:
                 raise _InterruptedError
-            if kind == NLMSG_ERROR and (code := -struct.unpack_from("=i", body)[0]):
-                raise OSError(code, os.strerror(code))
-            if kind in {NLMSG_DONE, NLMSG_ERROR}:
+            if answer.kind in {NLMSG_DONE, NLMSG_ERROR}:
+                if code := answer.error():
+                    raise OSError(code, os.strerror(code))
                 return
-            yield dict(attributes(body[_FAMILY_HEADER:]))
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Kind, flags, number and body."""
-    offset = 0
-    while offset + HEADER.size <= len(data):
-        length, kind, flags, number, _ = HEADER.unpack_from(data, offset)
-        yield kind, flags, number, data[offset + HEADER.size : offset + length]
-        offset += (length + 3) & ~3
+            yield dict(attributes(answer.body[FAMILY_HEADER:]))
 
 
 def _open() -> socket.socket:
     try:
-        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        connection = open_socket()
     except OSError as error:
         raise _error("cannot open a netlink socket to netfilter", error.errno or 0) from error
     connection.settimeout(_WAIT_SECONDS)
@@ -177,12 +170,12 @@ class _Reader:
 
     def __init__(self, expressions: bytes, userdata: bytes) -> None:
         self.target = ""
-        self.comment = _comment_in(userdata)
+        self.comment = comment_in(userdata)
         self.matches: list[str] = []
         self._is_goto = False
         for _, item in attributes(expressions):
             parts = dict(attributes(item))
-            self._read(_name(parts.get(_EXPRESSION_NAME, b"")), dict(attributes(parts.get(_EXPRESSION_DATA, b""))))
+            self._read(text_of(parts.get(_EXPRESSION_NAME, b"")), dict(attributes(parts.get(_EXPRESSION_DATA, b""))))
 
     def words(self) -> str:
         """See `HiddenRule`."""
@@ -197,12 +190,12 @@ class _Reader:
             if _VERDICT_CODE in verdict:
                 code = struct.unpack("!i", verdict[_VERDICT_CODE])[0]
                 self._is_goto = code == _GOTO
-                self.target = _name(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else _CODES.get(code, "")
+                self.target = text_of(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else _CODES.get(code, "")
         elif name == "target":
-            self.target = _name(data.get(_TARGET_NAME, b""))
-        elif name == "match" and _name(data.get(_MATCH_NAME, b"")) == "comment":
-            self.comment = _name(data.get(_MATCH_INFO, b""))
-        elif name == "match" and _name(data.get(_MATCH_NAME, b"")) == "conntrack":
+            self.target = text_of(data.get(_TARGET_NAME, b""))
+        elif name == "match" and text_of(data.get(_MATCH_NAME, b"")) == "comment":
+            self.comment = text_of(data.get(_MATCH_INFO, b""))
+        elif name == "match" and text_of(data.get(_MATCH_NAME, b"")) == "conntrack":
             self.matches.append(_states(data.get(_MATCH_INFO, b"")))
         elif name != "counter":
             self.matches.append("")
@@ -218,29 +211,7 @@ def _states(info: bytes) -> str:
     )
 
 
-def _comment_in(userdata: bytes) -> str:
-    """Some versions of iptables, and nft, keep a comment beside the rule: kind, length, text."""
-    while len(userdata) > 2:
-        kind, length = userdata[:2]
-        if kind == _COMMENT_DATA:
-            return _name(userdata[2 : 2 + length])
-        userdata = userdata[2 + length :]
-    return ""
-
-
-def _batch_mark(kind: int) -> bytearray:
-    mark = message(kind, REQUEST, 0, b"")
-    mark[18:20] = struct.pack("!H", _SUBSYSTEM)  # nfgenmsg.res_id
-    return mark
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape") + b"\0"
-
-
-def _name(data: bytes) -> str:
-    return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
 def _error(what: str, number: int) -> HostError:
+    if number in {errno.EPERM, errno.EACCES}:
+        return HostError(NEEDED_FOR_IPTABLES)
     return HostError(f"{what}: {os.strerror(number) if number else 'no answer'}")

@@ -21,9 +21,9 @@ from rulegen.iptables.names import PREFIX
 from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.rules import Found, find, undisturbed
 from rulegen.nftables import netlink
-from rulegen.nftables.foreign import new_empty_table, open_connection
+from rulegen.nftables.foreign import new_empty_table
 from rulegen.nftables.layout import TABLE as OWN_TABLE
-from rulegen.nftables.netlink import Connection, KernelError
+from rulegen.nftables.netlink import Connection, KernelError, open_connection
 
 TABLE = "rulegen-arrival"
 _COMMENT = re.compile(r"found (?P<boot>\d+) s after boot: (?P<rules>unknown|none|\w+=[0-9a-f]+(?: \w+=[0-9a-f]+)*)")

@@ -24,22 +24,30 @@ from contextlib import closing
 
 from rulegen.claims import ACCELERATION
 from rulegen.errors import ApplyError, HostError
-from rulegen.netlink import NESTED, REQUEST, attribute, attributes, message, text_attribute, text_of
-from rulegen.nftables.foreign import open_connection
-from rulegen.nftables.netlink import InterruptedDumpError, KernelError
+from rulegen.netlink import (
+    FAMILY_HEADER,
+    NESTED,
+    NF_TABLES,
+    REQUEST,
+    attribute,
+    attributes,
+    message,
+    text_attribute,
+    text_of,
+)
+from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError, open_connection
 
 TABLE = "rulegen-acceleration"
 _FLOWTABLE, _CHAIN = "established", "forward"
 
 _INET = 1  # NFPROTO_INET
-_SUBSYSTEM = 10 << 8
+_SUBSYSTEM = NF_TABLES << 8
 _NEWTABLE, _GETTABLE, _DELTABLE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _NEWCHAIN = _SUBSYSTEM | 3
 _NEWRULE, _GETRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7
 _NEWFLOWTABLE, _GETFLOWTABLE = _SUBSYSTEM | 22, _SUBSYSTEM | 23
 _CREATE, _APPEND = 0x400, 0x800
 
-_FAMILY_HEADER = 4
 _NAME = 1
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
@@ -75,7 +83,7 @@ class Acceleration:
     """
 
     def __init__(self) -> None:
-        self._connection = open_connection()
+        self._connection = Connection()
 
     def close(self) -> None:
         """Closes the socket; the table stays."""
@@ -126,7 +134,7 @@ class Acceleration:
             raise
 
     def _dump(self, kind: int, payload: bytes = b"") -> list[bytes]:
-        return [answer[_FAMILY_HEADER:] for answer in self._connection.dump(kind, _INET, payload)]
+        return [answer[FAMILY_HEADER:] for answer in self._connection.dump(kind, _INET, payload)]
 
     def _is_there(self) -> bool:
         return any(_named(answer, _NAME) == TABLE for answer in self._dump(_GETTABLE))
@@ -153,6 +161,8 @@ class Acceleration:
 
 def remove_acceleration() -> list[str]:
     """Removes the table from the calling thread's network namespace; what there was. Raises ApplyError, HostError."""
+    # Says what lacks where there can be none.
+    open_connection().close()
     with closing(Acceleration()) as acceleration:
         return acceleration.remove()
 

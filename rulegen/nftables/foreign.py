@@ -6,28 +6,33 @@ set. A table may be made here that holds nothing but a comment. Attributes are t
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.errors import HostError
-from rulegen.netlink import REQUEST, attribute, attributes, message
-from rulegen.nftables.netlink import Connection, KernelError
+from rulegen.netlink import (
+    FAMILY_HEADER,
+    NF_TABLES,
+    REQUEST,
+    attribute,
+    attributes,
+    comment_data,
+    message,
+    text_attribute,
+    text_of,
+)
+from rulegen.nftables.netlink import Connection
 
-_SUBSYSTEM = 10 << 8
+_SUBSYSTEM = NF_TABLES << 8
 _NEWTABLE, _GETTABLE, _GETCHAIN, _GETRULE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 4, _SUBSYSTEM | 7
 _CREATE = 0x400
-_HEADER = 4  # struct nfgenmsg
 _TABLE_NAME, _TABLE_HANDLE, _TABLE_USERDATA = 1, 4, 6
 _CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY = 1, 2, 3, 4, 5
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
 _POLICY_DROP = 0
-_USERDATA_COMMENT = 0
 _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
-_FORBIDDEN = (errno.EPERM, errno.EACCES)
 _S32 = struct.Struct("!i")
 
 
@@ -43,19 +48,6 @@ class BaseChain(NamedTuple):
     hook: int
     priority: int
     drops: bool
-
-
-def open_connection() -> Connection:
-    """To nf_tables. Raises HostError when the kernel has none or privileges lack."""
-    connection = Connection()
-    try:
-        connection.generation()
-    except KernelError as error:
-        connection.close()
-        if error.number in _FORBIDDEN:
-            raise HostError("reading and changing nftables needs root, or the capability CAP_NET_ADMIN") from error
-        raise HostError(f"this kernel has no usable nf_tables: {error}") from error
-    return connection
 
 
 def base_chains(connection: Connection) -> list[BaseChain]:
@@ -76,7 +68,7 @@ def rules_of(connection: Connection, family: int, table: str, chain: str) -> lis
 
     Raises InterruptedDumpError, KernelError.
     """
-    payload = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, chain)
+    payload = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, chain)
     rules = (parts for _, parts in _list(connection, _GETRULE, family, payload))
     return [parts.get(_RULE_EXPRESSIONS, b"") for parts in rules if _name(parts, _RULE_CHAIN) == chain]
 
@@ -109,7 +101,7 @@ def numbers(connection: Connection, family: Family, is_wanted: Callable[[str, st
         if (name := _name(parts, _TABLE_NAME)) in tables:
             found.append(Number(name, "", _number(parts, _TABLE_HANDLE)))
     for table in sorted(tables):
-        for _, parts in _list(connection, _GETRULE, number, _text(_RULE_TABLE, table)):
+        for _, parts in _list(connection, _GETRULE, number, text_attribute(_RULE_TABLE, table)):
             if (place := (_name(parts, _RULE_TABLE), _name(parts, _RULE_CHAIN))) in wanted:
                 found.append(Number(*place, _number(parts, _RULE_HANDLE)))
     return found
@@ -117,8 +109,7 @@ def numbers(connection: Connection, family: Family, is_wanted: Callable[[str, st
 
 def new_empty_table(family: Family, table: str, comment: str) -> bytearray:
     """`add table ip NAME { comment "..." ; }`; the comment has at most 128 bytes, as for nft."""
-    text = comment.encode() + b"\0"
-    payload = _text(_TABLE_NAME, table) + attribute(_TABLE_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
+    payload = text_attribute(_TABLE_NAME, table) + attribute(_TABLE_USERDATA, comment_data(comment))
     return message(_NEWTABLE, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
 
 
@@ -126,15 +117,11 @@ def _list(
     connection: Connection, kind: int, family: int, payload: bytes = b""
 ) -> Iterator[tuple[int, Mapping[int, bytes]]]:
     """The family and the attributes of each."""
-    return ((answer[0], dict(attributes(answer[_HEADER:]))) for answer in connection.dump(kind, family, payload))
-
-
-def _text(kind: int, text: str) -> bytes:
-    return attribute(kind, text.encode("utf-8", "surrogateescape") + b"\0")
+    return ((answer[0], dict(attributes(answer[FAMILY_HEADER:]))) for answer in connection.dump(kind, family, payload))
 
 
 def _name(parts: Mapping[int, bytes], kind: int) -> str:
-    return parts.get(kind, b"").rstrip(b"\0").decode("utf-8", "surrogateescape")
+    return text_of(parts.get(kind, b""))
 
 
 def _number(parts: Mapping[int, bytes], kind: int) -> int:

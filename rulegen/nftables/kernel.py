@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rulegen.config import Family
-from rulegen.errors import HostError, StaleError
+from rulegen.errors import AbsentError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.nftables import netlink, text
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
@@ -72,20 +72,13 @@ class Kernel:
     def __init__(self) -> None:
         """Checks the kernel's version and opens the socket; changes nothing."""
         _check_version()
-        self._connection = netlink.Connection()
+        self._connection = netlink.open_connection()
         self._namespace = _network_namespace()
         self._monitor: Monitor | None = None
         self._workbench = Workbench(self._connection, self._own_commit)
         # What nft made of a chain, by the digest of its text, and of set declarations, by that of theirs.
         self._compiled: dict[tuple[Family, str], CompiledChain] = {}
         self._declared: dict[tuple[Family, str], CompiledTable] = {}
-        try:
-            self._connection.generation()
-        except netlink.KernelError as error:
-            self.close()
-            if error.number in {1, 13}:  # EPERM, EACCES
-                raise HostError("reading and changing nftables needs root, or the capability CAP_NET_ADMIN") from error
-            raise HostError(f"this kernel has no usable nf_tables: {error}") from error
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -420,4 +413,4 @@ def _check_version() -> None:
     """Raises HostError for a kernel that is too old."""
     release = os.uname().release
     if tuple(int(part) for part in re.findall(r"\d+", release)[:2]) < MINIMUM_KERNEL:
-        raise HostError(f"rulegen needs Linux {'.'.join(map(str, MINIMUM_KERNEL))} or newer, this is {release}")
+        raise AbsentError(f"rulegen needs Linux {'.'.join(map(str, MINIMUM_KERNEL))} or newer, this is {release}")

@@ -22,21 +22,26 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from rulegen.config import Family
-from rulegen.errors import HostError
+from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError
 from rulegen.netlink import (
     ACK,
     ATTRIBUTE,
     DUMP,
     DUMP_INTERRUPTED,
+    FAMILY_HEADER,
     HEADER,
     NESTED,
-    NETLINK_NETFILTER,
+    NF_TABLES,
     NLMSG_DONE,
     NLMSG_ERROR,
     REQUEST,
     attribute,
     attributes,
+    batch_begin,
+    batch_end,
+    comment_in,
     message,
+    open_socket,
     text_attribute,
     text_of,
 )
@@ -48,7 +53,7 @@ _NETLINK_EXT_ACK = 11
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
-_SUBSYSTEM = 10 << 8
+_SUBSYSTEM = NF_TABLES << 8
 _NEWTABLE, _GETTABLE, _DELTABLE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _NEWCHAIN, _GETCHAIN, _DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4, _SUBSYSTEM | 5
 _NEWRULE, _GETRULE, _DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
@@ -57,7 +62,6 @@ _NEWSETELEM, _GETSETELEM, _DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSY
 _GETGEN = _SUBSYSTEM | 16
 _GETOBJ, _DELOBJ = _SUBSYSTEM | 19, _SUBSYSTEM | 20
 _GETFLOWTABLE, _DELFLOWTABLE = _SUBSYSTEM | 23, _SUBSYSTEM | 24
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 
 _CREATE, _APPEND = 0x400, 0x800
 _CAPPED, _ACK_TLVS = 0x100, 0x200
@@ -115,8 +119,6 @@ _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV
 
 _FAMILY_WORDS = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 
-_FAMILY_HEADER = 4  # struct nfgenmsg
-_BATCH_GENERATION = 1
 _TWO_ATTRIBUTES = struct.Struct("=HHHH")
 _U32, _S32 = struct.Struct("!I"), struct.Struct("!i")
 # A nested attribute's length is 16 bits: so many elements of the longest kind stay well below.
@@ -381,16 +383,6 @@ def _number(parts: Mapping[int, bytes], kind: int) -> int:
     return int.from_bytes(parts.get(kind, b""), "big")
 
 
-def _comment(userdata: bytes) -> str:
-    offset = 0
-    while offset + 2 <= len(userdata):
-        kind, length = userdata[offset], userdata[offset + 1]
-        if kind == _USERDATA_COMMENT:
-            return text_of(userdata[offset + 2 : offset + 2 + length])
-        offset += 2 + length
-    return ""
-
-
 _EMPTY = Value()
 
 
@@ -454,7 +446,7 @@ def _parse_any_element(data: bytes) -> Element:
     return Element(
         key=parts[_ELEMENT_KEY][4:] if _ELEMENT_KEY in parts else b"",
         key_end=parts.get(_ELEMENT_KEY_END, b"")[4:],
-        value=Value(_parse_data(content) if content else b"", _comment(parts.get(_ELEMENT_USERDATA, b""))),
+        value=Value(_parse_data(content) if content else b"", comment_in(parts.get(_ELEMENT_USERDATA, b""))),
         interval_end=bool(_U32.unpack(parts.get(_ELEMENT_FLAGS, bytes(4)))[0] & _INTERVAL_END),
         timeout=int.from_bytes(parts[_ELEMENT_TIMEOUT], "big") if _ELEMENT_TIMEOUT in parts else None,
         expiration=int.from_bytes(parts[_ELEMENT_EXPIRATION], "big") if _ELEMENT_EXPIRATION in parts else None,
@@ -495,9 +487,7 @@ class Connection:
     def __init__(self, opened: socket.socket | None = None) -> None:
         """Opens the socket."""
         try:
-            self._socket = opened or socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
-            )
+            self._socket = opened or open_socket()
             self._socket.bind((0, 0))
         except OSError as error:
             raise HostError(f"cannot open a netlink socket to netfilter: {error.strerror}") from error
@@ -546,7 +536,7 @@ class Connection:
 
     def _dump(self, kind: int, family: int, payload: bytes = b"") -> list[bytes]:
         """All answers to a listing, each without its headers. Raises InterruptedDumpError."""
-        return [answer[_FAMILY_HEADER:] for answer in self.dump(kind, family, payload)]
+        return [answer[FAMILY_HEADER:] for answer in self.dump(kind, family, payload)]
 
     def dump(self, kind: int, family: int, payload: bytes = b"") -> list[bytes]:
         """All answers to a listing of anybody's, each with the header whose first byte is the family.
@@ -609,7 +599,7 @@ class Connection:
             if text_of(parts[_TABLE_NAME]) == name:
                 userdata = parts.get(_TABLE_USERDATA, b"")
                 is_dormant = bool(_number(parts, _TABLE_FLAGS) & _DORMANT)
-                return TableInfo(_comment(userdata), attribute(_TABLE_USERDATA, userdata), is_dormant)
+                return TableInfo(comment_in(userdata), attribute(_TABLE_USERDATA, userdata), is_dormant)
         return None
 
     def chains(self, family: Family, table: str) -> list[ChainInfo]:
@@ -730,12 +720,12 @@ class Connection:
 
         `generation`: the kernel takes it only if nobody has committed anything since then; else the error is ERESTART.
         """
-        self._send_batch([_batch_mark(_BATCH_BEGIN, generation), *messages, _batch_mark(_BATCH_END)])
+        self._send_batch([batch_begin(generation), *messages, batch_end()])
         self.commits += 1
 
     def check(self, messages: list[bytearray]) -> None:
         """The same without the end, so that the kernel checks everything and then undoes it. Raises KernelError."""
-        self._send_batch([_batch_mark(_BATCH_BEGIN), *messages])
+        self._send_batch([batch_begin(), *messages])
 
     def _send_batch(self, items: list[bytearray]) -> None:
         first = self._sequence + 2
@@ -771,11 +761,17 @@ class Connection:
             raise refusal
 
 
-def _batch_mark(kind: int, generation: int | None = None) -> bytearray:
-    payload = b"" if generation is None else attribute(_BATCH_GENERATION, _U32.pack(generation))
-    mark = message(kind, REQUEST, 0, payload)
-    mark[18:20] = struct.pack("!H", _SUBSYSTEM >> 8)  # nfgenmsg.res_id
-    return mark
+def open_connection() -> Connection:
+    """To nf_tables. Raises HostError when the kernel has none or privileges lack."""
+    connection = Connection()
+    try:
+        connection.generation()
+    except KernelError as error:
+        connection.close()
+        if error.number in {errno.EPERM, errno.EACCES}:
+            raise HostError(NEEDED_FOR_NFTABLES) from error
+        raise AbsentError(f"this kernel has no usable nf_tables: {error}") from error
+    return connection
 
 
 class InterruptedDumpError(Exception):

@@ -116,3 +116,17 @@ def test_a_pipe_that_takes_a_files_place_holds_nobody_up(tmp_path: Path, caplog:
     unused = [message for message in caplog.messages if message.startswith("file not used: ")]
     assert "neither a file nor a folder" in unused[0]
     assert "b.yaml: a named pipe, not a file" in unused[1]
+
+
+def test_a_file_that_is_broken_at_the_start_is_said_to_hold_up_everything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.yaml").write_text(service_text("a", "10.96.0.1"))
+    (tmp_path / "b.yaml").write_text("kind: [")
+    told = Told(tmp_path)
+    told.read()
+    assert "synced" not in told.read()
+    said = "nothing is programmed before every file has been read once, so that no rule goes by mistake"
+    assert caplog.messages.count(said) == 1
+    (tmp_path / "b.yaml").write_text(service_text("b", "10.96.0.2"))
+    assert told.read() == ["b", "synced"]

@@ -1,0 +1,87 @@
+"""What the documentation names is there, and what is there is named."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from rulegen.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DECISIONS = ROOT / "docs" / "service-proxy.md"
+_SOURCES = [path for folder in ("rulegen", "templates", "deploy", "tests") for path in (ROOT / folder).rglob("*")]
+_TEXTS = [path for path in _SOURCES if path.suffix in {".py", ".j2", ".yaml"}] + PAGES
+
+
+def test_each_module_has_its_line_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    modules = {path.name for path in (ROOT / "rulegen").rglob("*.py")} - {"__init__.py"}
+    named = {name.rpartition("/")[2] for name in re.findall(r"`((?!tests/|bench/)[a-z_/]+\.py)`", text)}
+    assert modules ^ named == set()
+
+
+def test_decisions_are_unique_and_each_that_is_cited_exists() -> None:
+    made = re.findall(r"^- \*\*D(\d+) ", DECISIONS.read_text(), re.MULTILINE)
+    assert made == sorted(set(made), key=int)
+    cited = {number for path in _TEXTS for number in re.findall(r"\bD(\d{1,2})\b", path.read_text())}
+    assert cited <= set(made)
+
+
+def test_the_tests_that_decisions_name_exist() -> None:
+    named = r"`((?:tests|bench)/[\w/]+(?:\.py)?)`(?:: ((?:`\w+`(?:, | and )?)+))?"
+    for path, names in re.findall(named, DECISIONS.read_text()):
+        text = (ROOT / path).read_text() if (ROOT / path).is_file() else None
+        assert text is not None or (ROOT / path).is_dir(), path
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"\b{name}\b", text or ""), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, heading = link.partition("#")
+        if "://" in link:
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert heading in {_anchor(text) for text in headings}, link
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_command_and_option_exists(page: Path) -> None:
+    assert isinstance(main, click.Group)
+    for words in _commands(page.read_text()):
+        command: click.Command = main
+        options = {"--help", "-h", "--version"}
+        for word in words:
+            if isinstance(command, click.Group) and not word.startswith("-"):
+                assert word in command.commands, " ".join(words)
+                command = command.commands[word]
+                options |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+            elif re.match(r"--?[a-z]", word):
+                assert word.partition("=")[0] in options, " ".join(words)
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Of the blocks of shell commands, and of the code in lines: what follows the word rulegen."""
+    blocks = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    spans = re.findall(r"`(rulegen [^`\n]+)`", text)
+    for line in [*blocks.split("\n"), *spans]:
+        found = re.search(r"(?:^|[;&|] ?|bin/|-- )rulegen ([a-z][^|;&<>#]*)", line)
+        if found:
+            try:
+                yield shlex.split(found[1].rstrip(")'\""))
+            except ValueError:
+                continue
