@@ -1,7 +1,8 @@
 """First packets of connections in a stream, and how many of them no rule has translated.
 
-A Lab comes in; counters come out: one before DNAT, one right after it, for the addresses that the Services of these
-tests have. Packets are sent by a process of its own (this module), so that it and the tests do not wait for each other.
+A Lab comes in; counters come out, for the addresses that the Services of these tests have: of what arrives, and of what
+has been translated when all chains that could do so are behind it. What was refused instead was not translated either.
+Packets are sent by a process of its own (this module), so that it and the tests do not wait for each other.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ _RULES = f"""
 table ip watch {{
   set watched {{ typeof ip daddr; elements = {{ {", ".join(ADDRESSES)} }}; }}
   counter seen {{ }}
-  counter leaked {{ }}
+  counter translated {{ }}
   chain seen {{ type filter hook prerouting priority -150; ip daddr @watched counter name seen; }}
-  chain leaked {{ type filter hook prerouting priority -98; ip daddr @watched counter name leaked; }}
+  chain translated {{
+    type filter hook prerouting priority -40;
+    ct original ip daddr @watched ct status dnat counter name translated;
+  }}
 }}
 """
 
@@ -46,8 +50,13 @@ class Traffic:
 
     @property
     def leaked(self) -> int:
-        """How many of them were not translated."""
-        return self._count("leaked")
+        """How many of them were not translated; after `flowing`."""
+        before, seen = -1, self.seen
+        # What was sent last may still be on its way.
+        while seen != before:
+            time.sleep(0.1)
+            before, seen = seen, self.seen
+        return seen - self._count("translated")
 
     def _count(self, name: str) -> int:
         with self._lab.entered():
