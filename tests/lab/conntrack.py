@@ -76,6 +76,17 @@ class Conntrack:
                 return
             yield from _decode(data)
 
+    def forget_reports(self) -> None:
+        """Drops what was reported, and that some was lost: connections of others may be more than the buffer holds."""
+        while True:
+            try:
+                self.events.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
     def flush(self) -> None:
         """Forgets all connections of the namespace."""
         body = struct.pack("!BBH", socket.AF_UNSPEC, 0, 0)

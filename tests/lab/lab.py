@@ -158,6 +158,7 @@ class Lab:
     def forget_connections(self) -> None:
         """Empties the connection tracking table."""
         self._conntrack.flush()
+        self._conntrack.forget_reports()
 
     def send(self, packets: Iterable[Packet]) -> list[Outcome]:
         """Sends all and says what became of each, in the same order."""
