@@ -52,6 +52,9 @@ def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, 
     """The Delta that makes `live` equal to `desired`, which may be a part of it as it is: nobody changes either."""
     if not live:
         return Delta(desired if isinstance(desired, dict) else dict(desired))
+    if live == desired:
+        # As nearly always at a restart, and much faster than a look at each.
+        return Delta()
     added: dict[Key, Value] = {}
     changed: dict[Key, Change[Value]] = {}
     for key, after in desired.items():

@@ -278,6 +278,14 @@ def test_hairpin_is_masqueraded() -> None:
         "10.244.2.1:8080": False,
     }
     assert "hairpin" in [entry.name for entry in elements(found.entries)]
+    assert found.chains[-2:] == ("postrouting", "translated")
+
+
+def test_whoever_is_masqueraded_anyway_is_not_looked_up_as_a_hairpin() -> None:
+    items: list[Item] = [service(external_ips=["198.51.100.1"]), endpoint_slice([endpoint("10.244.1.1")])]
+    found = packet("10.244.1.1", "198.51.100.1:80/tcp", *items)
+    assert found.chains[-2:] == ("postrouting", "marked")
+    assert "hairpin" not in [entry.name for entry in elements(found.entries)]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from rulegen.agent.readiness import Readiness
 from rulegen.agent.schedule import Allowance, Schedule
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
+from rulegen.kube.objects import Node
 from rulegen.targets.model import AnyDelta
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -109,10 +110,11 @@ class Worker:
     def _take_events(self) -> list[FollowEvent]:
         """What the next sync is to work on: so much that whoever comes meanwhile need not wait long.
 
-        The first is for all there is. While syncs fail, nobody is kept waiting by one, and health follows the Node.
+        The first is for all there is, Nodes first, since what a Service means depends on the node. While syncs fail,
+        nobody is kept waiting by one, and health follows the Node.
         """
         if self._is_first or self._schedule.has_failed:
-            return self._inbox.take()
+            return sorted(self._inbox.take(), key=_comes_after_nodes)
         if self._schedule.wait_if_wanted(time.monotonic()) > 0:
             return self._inbox.take_prompt()
         return self._inbox.take(self._batch)
@@ -218,3 +220,7 @@ class Worker:
         if len(repaired) <= _SHOWN_REPAIRS:
             for line in self._engine.in_words(repaired):
                 _LOG.warning("repaired: %s", line)
+
+
+def _comes_after_nodes(event: FollowEvent) -> bool:
+    return not (isinstance(event, Upsert) and isinstance(event.item, Node))

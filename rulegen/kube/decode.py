@@ -12,6 +12,7 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from socket import AF_INET, inet_pton
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -155,7 +156,7 @@ def _service_faults(service: Service) -> Iterator[Fault]:
 
 
 def _slice_faults(item: EndpointSlice) -> Iterator[Fault]:
-    if item.address_type == "FQDN":
+    if item.address_type == "FQDN" or _is_plain(item):
         return
     colon = item.address_type == "IPv6"
     for index, endpoint in enumerate(item.endpoints or ()):
@@ -165,6 +166,19 @@ def _slice_faults(item: EndpointSlice) -> Iterator[Fault]:
                 yield Fault(f"endpoints[{index}].addresses[{nth}]", _not_an_address(address, item.address_type))
         if endpoint.node_name == "":
             yield Fault(f"endpoints[{index}].nodeName", 'expected a name, got ""')
+
+
+def _is_plain(item: EndpointSlice) -> bool:
+    """Whether all endpoints have IPv4 addresses in canonical form, as nearly always; that is seen much faster."""
+    try:
+        for endpoint in item.endpoints or ():
+            for address in endpoint.addresses:
+                inet_pton(AF_INET, address)
+            if endpoint.node_name == "":
+                return False
+    except (OSError, ValueError):
+        return False
+    return item.address_type == "IPv4"
 
 
 def _endpoints_faults(item: Endpoints) -> Iterator[Fault]:

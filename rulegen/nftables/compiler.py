@@ -11,9 +11,11 @@ import re
 import secrets
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
+from struct import Struct
 from typing import TypeAlias
 
 from rulegen.claims import ID_SHIFT, MAX_ID, OURS
@@ -32,7 +34,6 @@ from rulegen.nftables.layout import (
     SPECIAL,
     Container,
     EntryKey,
-    Field,
     Kind,
     Layout,
     Value,
@@ -64,6 +65,8 @@ _NOTHING = Value()
 _LAST_HANDLE = re.compile(r"last handle (\d{1,4})")
 # So many are put into an ordered list one by one; more at once.
 _FEW = 64
+# A key that begins with a list's register and ends with the number of a slot, by its length.
+_FIRST_AND_LAST = {8: Struct("=II"), 12: Struct("=I4xI")}
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
@@ -111,25 +114,25 @@ class Compiler:
         self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
         self.programs: dict[Family, program.Program] = {}
         self._shared: Counter[EntryKey] = Counter()
-        for family in families:
-            self._shared[LAYOUTS[family].chains, b"pick-1"] = 1
-            for slots in program.USUAL_SLOTS:
-                self._shared.update(_balancer(LAYOUTS[family], slots))
-        self._adoption = _Adoption(live or {})
-        self._ids = {family: self._adoption.ids(LAYOUTS[family]) for family in families}
+        # What is always there; the first update counts it in.
+        self._usual = [key for family in families for key in _usual_chains(LAYOUTS[family])]
+        self._adoptions = {family: _Adoption(LAYOUTS[family], live or {}) for family in families}
+        self._ids = {family: adoption.ids() for family, adoption in self._adoptions.items()}
 
     def update(
         self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting] | None = None
     ) -> tuple[Delta[EntryKey, Value], dict[RouteKey, TargetError]]:
         """Takes changed Routes (None: gone) and changed nodes; returns what changes in the entries.
 
-        The first call takes all Routes there are; what is live is adopted then and not looked at again.
+        The first call takes all Routes there are, and returns all entries; what is live is adopted then and not looked
+        at again.
         A Route that cannot be expressed keeps the entries it had, and is among the errors; the others are compiled.
         """
         before: Entries = {}
         after: Entries = {}
         errors: dict[RouteKey, TargetError] = {}
-        touched: Counter[EntryKey] = Counter()
+        touched = Counter(self._usual)
+        self._usual = []
         for key, route in routes.items():
             if key[1] not in self._nodes:
                 continue
@@ -147,7 +150,7 @@ class Compiler:
             touched.update(new.shared)
             if old.shared:
                 touched.subtract(old.shared)
-        self._adoption = _Adoption({})
+        self._adoptions = {}
         self._count_shared(touched, before, after)
         changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
         self._routing |= changed_nodes
@@ -249,7 +252,8 @@ class Compiler:
         else:
             _check(route)
             if not lists.id:
-                lists = self._adoption.lists(route) or _Lists(ids.take(name))
+                adoption = self._adoptions.get(family)
+                lists = (adoption and adoption.lists(route)) or _Lists(ids.take(name))
             if route.affinity_timeout is not None and lists.slots and not lists.handles:
                 # Affinity is new here; clients may be remembered from an earlier time, so the id must be new as well.
                 ids.free(lists.id)
@@ -292,6 +296,12 @@ def _balancer(layout: Layout, slots: int) -> list[EntryKey]:
     """What balancing over so many slots needs, whoever does it."""
     chain = (layout.chains, b"lb-%d" % slots)
     return [chain, (layout.balancers, pack_register(slots))] if slots <= MAX_COUNTED_SLOTS else [chain]
+
+
+def _usual_chains(layout: Layout) -> list[EntryKey]:
+    """What any Service may need, and is there before the first does."""
+    balancers = [key for slots in program.USUAL_SLOTS for key in _balancer(layout, slots)]
+    return [(layout.chains, b"pick-1"), *balancers]
 
 
 def compile_ruleset(
@@ -495,106 +505,104 @@ def _endpoints_of(route: Route) -> frozenset[bytes]:
 
 
 class _Adoption:
-    """What the live entries say of ids, slots and handles."""
+    """What the live entries of a family say of ids, slots and handles."""
 
-    def __init__(self, live: Mapping[EntryKey, Value]) -> None:
-        self._live = live
-        self._taken: set[tuple[Family, int]] = set()
-        self._slots: dict[tuple[Family, int], dict[int, bytes]] = {}
-        self._handles: dict[tuple[Family, int], dict[bytes, int]] = {}
-        self._last_handles: dict[tuple[Family, int], int] = {}
-        for container, key, value in self._register_entries():
-            self._index(container, key, value)
+    def __init__(self, layout: Layout, live: Mapping[EntryKey, Value]) -> None:
+        self._layout = layout
+        self._is_loaded = (layout.chains, b"prerouting") in live
+        self._frontends = (layout.frontends, layout.nodeports)
+        self._lists = (layout.slots, layout.lists)
+        self._entries: dict[Container, dict[bytes, Value]] = {
+            container: {} for container in (*self._frontends, *self._lists)
+        }
+        self._taken: set[int] = set()
+        # By the register of a list; by id.
+        self._slots: dict[int, dict[int, bytes]] = {}
+        self._handles: dict[int, dict[bytes, int]] = {}
+        self._last_handles: dict[int, int] = {}
+        self._is_empty = not live
+        self._index(live)
 
-    def _register_entries(self) -> Iterator[tuple[Container, bytes, Value]]:
-        for (container, key), value in self._live.items():
-            if container.name in {"endpoints", "handles", "sticky-endpoints", "sticky-local-endpoints"}:
-                yield container, key, value
+    def _index(self, live: Mapping[EntryKey, Value]) -> None:
+        numbered = {self._layout.endpoints, self._layout.handles}
+        sticky = {self._layout.sticky_endpoints, self._layout.sticky_local_endpoints}
+        for (container, key), value in live.items():
+            if container in numbered:
+                register, slot = _FIRST_AND_LAST[len(key)].unpack(key)
+                self._slots.setdefault(register, {})[slot] = value.data
+                if value.comment and (last := _LAST_HANDLE.fullmatch(value.comment)):
+                    self._last_handles[id_of(key)] = int(last[1])
+            elif container in sticky:
+                self._handles.setdefault(id_of(key), {})[value.data] = unpack_register(key) & MAX_HANDLE
+            elif (entries := self._entries.get(container)) is not None:
+                entries[key] = value
 
-    def _index(self, container: Container, key: bytes, value: Value) -> None:
-        family = container.family
-        register = unpack_register(key)
-        if last := _LAST_HANDLE.fullmatch(value.comment):
-            self._last_handles[family, register >> ID_SHIFT] = int(last[1])
-        if container.name in {"endpoints", "handles"}:
-            self._slots.setdefault((family, register), {})[unpack_register(key[-4:])] = value.data
-        else:
-            handles = self._handles.setdefault((family, register >> ID_SHIFT), {})
-            handles[value.data] = register & MAX_HANDLE
-
-    def ids(self, layout: Layout) -> _Ids:
-        """The ids of a family.
+    def ids(self) -> _Ids:
+        """The ids of the family.
 
         Nobody knows which were in use before in a table that is there, so they go on anywhere.
         """
-        is_loaded = (layout.chains, b"prerouting") in self._live
-        return _Ids(self._used_ids(layout), secrets.randbelow(MAX_ID) if is_loaded else 0)
+        return _Ids(self._used_ids(), secrets.randbelow(MAX_ID) if self._is_loaded else 0)
 
-    def _used_ids(self, layout: Layout) -> set[int]:
+    def _used_ids(self) -> set[int]:
         """Those that a frontend leads to, and those of lists and endpoints that are there."""
-        used = {register >> ID_SHIFT & MAX_ID for family, register in self._slots if family is layout.family}
-        for (container, key), value in self._live.items():
-            if container in {layout.frontends, layout.nodeports}:
-                used.add(id_of(value.data))
-            elif container in {layout.slots, layout.lists}:
-                used.add(id_of(key))
-        return used - {0}
+        used = {register >> ID_SHIFT & MAX_ID for register in self._slots}
+        for container in self._lists:
+            used.update(map(id_of, self._entries[container]))
+        return (used | self._led_to()) - {0}
+
+    def _led_to(self) -> set[int]:
+        return {id_of(value.data) for container in self._frontends for value in self._entries[container].values()}
 
     def lists(self, route: Route) -> _Lists | None:
         """What is live for a Route: of the id that its first frontend with one has, unless another Route has it.
 
         Where no frontend is left, because somebody removed them, of an id without any that has the same endpoints.
         """
-        if not self._live:
+        if self._is_empty:
             return None
-        registered = [register >> ID_SHIFT & MAX_ID for register in self._live_registers(route)]
-        for number in registered or self._orphans.get((route.family, _endpoints_of(route)), []):
-            if number and (route.family, number) not in self._taken:
-                self._taken.add((route.family, number))
-                return self._adopt(route.family, number)
+        for number in self._live_ids(route) or self._orphans.get(_endpoints_of(route), []):
+            if number and number not in self._taken:
+                self._taken.add(number)
+                return self._adopt(number)
         return None
 
     @cached_property
-    def _orphans(self) -> dict[tuple[Family, frozenset[bytes]], list[int]]:
+    def _orphans(self) -> dict[frozenset[bytes], list[int]]:
         """The ids that no live frontend leads to, by their endpoints."""
-        led_to = {
-            (container.family, id_of(value.data))
-            for (container, _), value in self._live.items()
-            if container.data == (Field.CLASSID,) and Field.CLASSID not in container.key
-        }
-        endpoints: dict[tuple[Family, int], set[bytes]] = {}
-        for (family, register), slots in self._slots.items():
+        led_to = self._led_to()
+        endpoints: dict[int, set[bytes]] = {}
+        for register, slots in self._slots.items():
             number = register >> ID_SHIFT & MAX_ID
-            if (family, number) not in led_to:
-                handles = self._handles.get((family, register >> ID_SHIFT))
-                endpoints.setdefault((family, number), set()).update(handles or slots.values())
-        orphans: dict[tuple[Family, frozenset[bytes]], list[int]] = {}
-        for (family, number), found in sorted(endpoints.items(), key=lambda item: item[0][1]):
-            orphans.setdefault((family, frozenset(found)), []).append(number)
+            if number not in led_to:
+                endpoints.setdefault(number, set()).update(self._handles.get(number) or slots.values())
+        orphans: dict[frozenset[bytes], list[int]] = {}
+        for number, found in sorted(endpoints.items(), key=itemgetter(0)):
+            orphans.setdefault(frozenset(found), []).append(number)
         return orphans
 
-    def _live_registers(self, route: Route) -> Iterator[int]:
-        layout = LAYOUTS[route.family]
+    def _live_ids(self, route: Route) -> list[int]:
         protocol = PROTOCOL_BYTES[route.name.protocol]
+        found = []
         for frontend in route.frontends:
             key = protocol + pack_port(frontend.port)
-            container = layout.nodeports
+            container = self._layout.nodeports
             if frontend.address:
-                container = layout.frontends
+                container = self._layout.frontends
                 key = address_bytes(route.family, frontend.address) + key
-            value = self._live.get((container, key))
+            value = self._entries[container].get(key)
             if value is not None:
-                yield unpack_register(value.data)
+                found.append(id_of(value.data))
+        return found
 
-    def _adopt(self, family: Family, number: int) -> _Lists:
+    def _adopt(self, number: int) -> _Lists:
         lists = _Lists(number)
+        lists.handles = dict(self._handles.get(number, {}))
+        lists.last_handle = self._last_handles.get(number, max(lists.handles.values(), default=0))
         base = OURS | number << ID_SHIFT
-        lists.handles = dict(self._handles.get((family, base >> ID_SHIFT), {}))
-        highest = max(lists.handles.values(), default=0)
-        lists.last_handle = self._last_handles.get((family, base >> ID_SHIFT), highest)
         endpoints = {base | handle: endpoint for endpoint, handle in lists.handles.items()}
         for list_bit in (0, LOCAL_LIST):
-            slots = self._slots.get((family, base | list_bit))
+            slots = self._slots.get(base | list_bit)
             if slots:
                 found = [slots.get(slot) for slot in range(min(max(slots), MAX_SLOTS) + 1)]
                 if lists.handles:

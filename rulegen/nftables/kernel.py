@@ -19,6 +19,7 @@ from rulegen.errors import AbsentError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.nftables import netlink, text
 from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
+from rulegen.nftables.grace import let_packets_leave
 from rulegen.nftables.layout import IP_KEYWORD, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
@@ -167,6 +168,8 @@ class Kernel:
             for table in transaction.tables:
                 live.tables[table.program.family] = _loaded(table, compiled)
         for stage in transaction.stages:
+            if stage is transaction.removals and transaction.is_handover:
+                let_packets_leave()
             to_send = _messages(stage, compiled)
             with self._own_load() if sum(len(message.data) for message in to_send) > _LARGE else nullcontext():
                 self._commit(to_send)

@@ -60,9 +60,9 @@ class Kind(IntEnum):
     INTERNAL_NONE_LOCAL = 7
 
 
-# The chains that decide about a kind, for frontends with an address and for NodePorts. They never change.
+# The chains that decide about a kind, for frontends with an address (EXTERNAL, the usual one, is not looked up) and for
+# NodePorts. They never change.
 KINDS: Mapping[Kind, str] = {
-    Kind.EXTERNAL: "external",
     Kind.EXTERNAL_LOCAL: "external-local",
     Kind.EXTERNAL_NONE_LOCAL: "external-local",
     Kind.INTERNAL_LISTED: "internal",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import repeat
 from struct import calcsize
 
 from rulegen.config import Family
@@ -109,7 +110,8 @@ def _read(connection: Connection) -> Live:
             continue
         live.tables[family] = table
         if table.schema:
-            live.entries |= _entries(connection, layout, table)
+            entries = _entries(connection, layout, table)
+            live.entries = live.entries | entries if live.entries else entries
     return live
 
 
@@ -229,8 +231,11 @@ def _entries(connection: Connection, layout: Layout, table: LiveTable) -> dict[E
             size = table.sizes.get(container.name) or 0
             found = _by_key(connection, container, likely_keys(layout, container, entries)) if size >= _LARGE else []
             is_whole = len(found) == size >= _LARGE
-            for key, value in found if is_whole else _keyed(connection, container):
-                entries[container, key] = value
+            if not is_whole:
+                found = list(_keyed(connection, container))
+            # Hundreds of thousands, so without a line of Python for each.
+            keys, values = zip(*found, strict=True) if found else ((), ())
+            entries.update(zip(zip(repeat(container), keys, strict=False), values, strict=True))
     return entries
 
 

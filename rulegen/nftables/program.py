@@ -91,7 +91,8 @@ class Program:
 
 def render_program(node: NodeRouting, masquerade_bit: int, ranges: tuple[str, ...]) -> Program:
     """The program for this node. `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`."""
-    return _render_program(node.family, node.detector, node.masquerade_all, masquerade_bit, ranges)
+    accepted = accepts_nodeports(node.family, node.nodeport_addresses)
+    return _render_program(node.family, node.detector, node.masquerade_all, masquerade_bit, ranges, accepted)
 
 
 @lru_cache(maxsize=16)
@@ -101,10 +102,11 @@ def _render_program(
     masquerade_all: bool,
     masquerade_bit: int,
     ranges: tuple[str, ...],
+    accepts_nodeports: str,
 ) -> Program:
     variables = {
         "ip": IP_KEYWORD[family],
-        "loopback": _LOOPBACK[family],
+        "accepts_nodeports": accepts_nodeports,
         "mark": f"0x{1 << masquerade_bit:08x}",
         "unmark": f"0x{0xFFFFFFFF ^ 1 << masquerade_bit:08x}",
         "is_pod": _source_is_pod(family, detector, ""),
@@ -150,6 +152,22 @@ def _covering(networks: Sequence[IPv4Network | IPv6Network]) -> IPv4Network | IP
     while not all(network.subnet_of(covering) for network in networks):  # type: ignore[arg-type]
         covering = covering.supernet()
     return covering
+
+
+def accepts_nodeports(family: Family, cidrs: tuple[Cidr, ...]) -> str:
+    """What destinations must match to accept NodePorts, loopback never among them (rules 63, 66).
+
+    A comparison for what nearly every node has, its primary address or all addresses; a lookup for a longer list.
+    """
+    daddr, loopback = f"{IP_KEYWORD[family]} daddr", _LOOPBACK[family]
+    networks = [ip_network(cidr) for cidr in cidrs]
+    not_loopback = f"{daddr} != {loopback}"
+    if len(networks) != 1:
+        return f"{not_loopback} {daddr} @nodeport-addresses"
+    if not networks[0].prefixlen:
+        return not_loopback
+    accepted = f"{daddr} {cidrs[0].removesuffix(f'/{networks[0].max_prefixlen}')}"
+    return f"{not_loopback} {accepted}" if networks[0].overlaps(ip_network(loopback)) else accepted
 
 
 def _source_is_pod(family: Family, detector: PodDetector | None, negation: str) -> str:

@@ -6,7 +6,7 @@ A list of endpoints stands in numbered slots, all equally likely; a weight is a 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from heapq import heapify, heapreplace
 from math import gcd
@@ -66,12 +66,17 @@ def _apportion(weights: Sequence[int], slots: int) -> list[int]:
     return counts
 
 
-def assign_slots(before: Iterable[Item | None], wanted: Mapping[Item, int]) -> list[Item]:
+def assign_slots(before: Sequence[Item | None], wanted: Mapping[Item, int]) -> list[Item]:
     """Places every wanted item in as many slots as it wants; the result has no holes.
 
     Items stay where `before` has them; new ones fill the slots of those that left, then come at the end; remaining
     holes are filled from the end. Without a `before` the order is that of `wanted`.
     """
+    if len(before) == len(wanted) == len(wanted.keys() & before) and all(count == 1 for count in wanted.values()):
+        # As nearly always when an agent starts again.
+        return [item for item in before if item is not None]
+    if not before:
+        return [item for item, count in wanted.items() for _ in range(count)]
     missing = Counter(wanted)
     slots: list[Item | None] = []
     for item in before:

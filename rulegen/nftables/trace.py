@@ -88,10 +88,10 @@ class _Tracer:
 
     def masquerade(self, outcome: Outcome) -> None:
         """Where the source address is replaced."""
-        if any(delivery.masquerade for delivery in outcome.deliveries):
-            self.chains.append("postrouting")
-        if any(delivery.backend.address == self._packet.source for delivery in outcome.deliveries):
-            self.chains.append("translated")
+        if not any(delivery.masquerade for delivery in outcome.deliveries):
+            return
+        self.chains += ["postrouting", "marked" if outcome.is_marked else "translated"]
+        if not outcome.is_marked:
             self._meet(self._layout.hairpin, self._source + self._source)
 
     # -- frontends --
@@ -104,7 +104,7 @@ class _Tracer:
         ranges = self._layout.source_ranges
         if register & RESTRICTED and not self._meet_range(ranges, self._destination + self._port, self._source):
             return
-        if register & MAX_HANDLE == Kind.EXTERNAL:
+        if register & MAX_HANDLE & ~RESTRICTED == Kind.EXTERNAL:
             self.chains.append("external")
             self._follow_external(register & ~SPECIAL & ~MAX_HANDLE)
         else:

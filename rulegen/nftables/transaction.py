@@ -22,6 +22,7 @@ from rulegen.nftables.layout import (
     EntryKey,
     Value,
     element_text,
+    id_of,
     key_text,
     pack_register,
     service_port_of,
@@ -327,7 +328,8 @@ class Transaction:
     A packet on its way reads a chain as it was when the packet met the first rule, and an element as it is at that
     moment. So new chains come before the elements that lead to them (`additions`: nothing refers to them yet), and what
     lists that ended or moved have left behind goes after (`removals`: nothing leads there any more), both in
-    transactions of their own. Most changes have neither.
+    transactions of their own. Most changes have neither. Before the removals one has to wait for packets on their way
+    when `is_handover`: frontends that are still answered get another list, as when session affinity is switched.
     """
 
     programs: Mapping[Family, Program]
@@ -335,6 +337,7 @@ class Transaction:
     additions: tuple[Change, ...] = ()
     changes: tuple[Change, ...] = ()
     removals: tuple[Change, ...] = ()
+    is_handover: bool = False
 
     @property
     def stages(self) -> Iterator[tuple[Change, ...]]:
@@ -376,6 +379,7 @@ def plan(
     additions: list[Change] = []
     changes: list[Change] = [DeleteTable(family) for family in live.tables if family not in programs]
     removals: list[Change] = []
+    is_handover = False
     for family in kept:
         additions += _new_chains(family, delta, live.tables[family], programs[family])
         changes += _changed_chains(family, delta, live.tables[family], programs[family])
@@ -383,13 +387,14 @@ def plan(
         leaving, left = _removed(delta, kept)
         changes += _in_parts(DeleteElements, leaving)
         changes += _in_parts(AddElements, _grouped(_added(delta), kept))
-        removals += _in_parts(DeleteElements, left)
+        removals += _in_parts(DeleteElements, _grouped(left, kept))
+        is_handover = bool(left) and not _handed_over(delta).isdisjoint(_service_ports(left))
     for family in kept:
         changes += _foreign(family, delta, live.tables[family])
     changes += (RetimeClient(client) for client in clients if client.family in kept)
     for family in kept:
         removals += _unneeded_chains(family, delta, live.tables[family])
-    return Transaction(programs, tables, tuple(additions), tuple(changes), tuple(removals))
+    return Transaction(programs, tables, tuple(additions), tuple(changes), tuple(removals), is_handover)
 
 
 def _has_schema(live: Live, program: Program) -> bool:
@@ -400,14 +405,29 @@ def _has_schema(live: Live, program: Program) -> bool:
 Groups: TypeAlias = list[tuple[Container, Elements]]
 
 
-def _removed(delta: Delta[EntryKey, Value], families: Sequence[Family]) -> tuple[Groups, Groups]:
+def _removed(delta: Delta[EntryKey, Value], families: Sequence[Family]) -> tuple[Groups, dict[EntryKey, Value]]:
     """What goes at once (a value that changes is removed and added), and what stays until no packet can lead there."""
     moved = _moved_lists(delta)
     at_once: dict[EntryKey, Value] = {key: change.before for key, change in delta.changed.items()}
     later: dict[EntryKey, Value] = {}
     for key, value in delta.removed.items():
         (later if (key[0].family, service_port_of(*key)) in moved else at_once)[key] = value
-    return _grouped(at_once, families), _grouped(later, families)
+    return _grouped(at_once, families), later
+
+
+def _handed_over(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
+    """The service-ports whose lists get something, and those that a frontend was led to which has another one now."""
+    led_on = {
+        (container.family, id_of(change.before.data))
+        for (container, _), change in delta.changed.items()
+        if container in {LAYOUTS[container.family].frontends, LAYOUTS[container.family].nodeports}
+        and id_of(change.after.data)
+    }
+    return _service_ports((*delta.added, *delta.changed)) | led_on
+
+
+def _service_ports(keys: Iterable[EntryKey]) -> set[tuple[Family, int]]:
+    return {(container.family, service_port_of(container, key)) for container, key in keys}
 
 
 def _moved_lists(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
@@ -425,7 +445,7 @@ def _moved_lists(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
         for container, key in (*delta.removed, *delta.changed)
         if container is LAYOUTS[container.family].lists
     ]
-    return {(container.family, service_port_of(container, key)) for container, key in (*ended, *moved)}
+    return _service_ports((*ended, *moved))
 
 
 def _added(delta: Delta[EntryKey, Value]) -> dict[EntryKey, Value]:

@@ -235,7 +235,10 @@ class Cluster:
     def _compile(self, key: ServiceKey) -> None:
         intent = self._intents.get(key)
         slices = self._slices_by_name(key) if intent is not None else []
-        joined = {family: JoinedSlices([one for one in slices if one.family is family]) for family in Family}
+        joined = {
+            family: JoinedSlices([one for one in slices if one.family is family])
+            for family in self._configuration.families
+        }
         findings: list[Finding] = []
         for digest in slices:
             findings += digest.findings

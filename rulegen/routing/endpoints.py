@@ -125,6 +125,7 @@ def merge(joined: Iterable[tuple[SliceDigest, int]], rules: ServiceWeights) -> l
     is the one in the last slice in the order given, and the caller sorts slices by name.
     """
     merged: dict[str, MergedEndpoint] = {}
+    has_rules = bool(rules)
     for slice_, number in joined:
         join = "[%s]:%d" if slice_.family is Family.IPV6 else "%s:%d"
         weight = slice_.weight
@@ -132,13 +133,13 @@ def merge(joined: Iterable[tuple[SliceDigest, int]], rules: ServiceWeights) -> l
             key = join % (endpoint.address, number)
             if endpoint.terminating and key in merged:
                 continue
-            if rules:
+            if has_rules:
                 weight = endpoint_weight(rules, endpoint, slice_.weight)
             merged[key] = MergedEndpoint(
                 Backend(endpoint.address, number, weight, endpoint.local),
                 endpoint.ready,
                 endpoint.serving,
-                endpoint.draining,
+                endpoint.terminating and endpoint.serving,
                 endpoint.hints,
             )
     return [merged[key] for key in sorted(merged)]

@@ -126,6 +126,8 @@ class Delivery(Struct, frozen=True):
 class Outcome(Struct, frozen=True):
     """What becomes of a packet. `matched`: the Frontend that decided. `deliveries`: in the list's order, if BALANCED.
 
+    `is_marked`: to be masqueraded whatever the endpoint, if it leaves the node; rule 44 is not asked then.
+
     With session affinity (`matched.route.affinity_timeout`), a client that is known goes to its endpoint instead, as
     long as it is in the list or draining.
     """
@@ -135,6 +137,7 @@ class Outcome(Struct, frozen=True):
     origin: Origin
     matched: Match | None = None
     deliveries: tuple[Delivery, ...] = ()
+    is_marked: bool = False
 
 
 class Match(NamedTuple):
@@ -244,7 +247,7 @@ def follow(index: Frontends, routing: NodeRouting, node_addresses: Collection[st
     if not chosen.backends:
         return _undispatched(node, packet, origin, dispatched)
     reasons = (str(dispatched), chosen.reason)
-    return Outcome(Fate.BALANCED, reasons, origin, dispatched, _deliveries(node, packet, chosen))
+    return Outcome(Fate.BALANCED, reasons, origin, dispatched, _deliveries(node, packet, chosen), chosen.masquerade)
 
 
 def is_refused(index: Frontends, routing: NodeRouting, node_addresses: Collection[str], packet: Packet) -> bool:

@@ -244,6 +244,9 @@ class Finding(NamedTuple):
 
 def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The same findings, but of one object and reason only the first few: one object may hold thousands of mistakes."""
+    findings = tuple(findings)
+    if len(findings) <= _MOST_FINDINGS:
+        return findings
     counts: Counter[tuple[str, Reason]] = Counter()
     kept = []
     for finding in findings:

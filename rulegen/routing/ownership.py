@@ -45,6 +45,9 @@ class Ownership:
         old, new = dict(_claims(before)), dict(_claims(after))
         if old == new:
             return set()
+        if not old and self._claims.keys().isdisjoint(new):
+            self._claims.update((key, [claim]) for key, claim in new.items())
+            return set()
         owners = {key: self._first(key) for key in old.keys() | new.keys()}
         for key, claim in old.items():
             claims = self._claims[key]

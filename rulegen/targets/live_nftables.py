@@ -47,12 +47,17 @@ class LiveNftables:
         if self._compiler is None:
             configuration = self._configuration
             self._compiler = Compiler(configuration.families, configuration.masquerade_bit, self._live.entries)
-        delta, errors = self._compiler.update(routes, nodes)
+            delta, errors = self._compiler.update(routes, nodes)
+            # The first time that is everything.
+            self._desired = delta.added
+        else:
+            delta, errors = self._compiler.update(routes, nodes)
         return self._kept.spare(delta), errors
 
     def difference(self) -> Delta[EntryKey, Value]:
         """See `LiveRules`."""
-        self._desired = self._compiled.entries()
+        if self._desired is None:
+            self._desired = self._compiled.entries()
         self._kernel.prove(self._live, self._compiled.programs, self._desired)
         return self._kept.spare(ruleset.diff(self._live.entries, self._desired))
 

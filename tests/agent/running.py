@@ -15,6 +15,7 @@ import msgspec
 
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.kube_proxy.witness import TABLE as ARRIVAL_TABLE
 from tests.builders import CONFIGURATION, Item, endpoint_slice, service
 from tests.nftables.host import Host, lines_of
 from tests.patience import patience
@@ -172,3 +173,8 @@ class Playground(Ground):
 
     def differences(self, *items: Item) -> list[str]:
         return lines_of(self.host.delta(*items))
+
+    def settled_generation(self) -> int:
+        """The ruleset's generation once an agent has noted what was there when it came, its last commit at a start."""
+        wait_until(lambda: ARRIVAL_TABLE in self.host.nft("list tables"), 15.0)
+        return self.host.generation()

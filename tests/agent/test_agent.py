@@ -25,6 +25,7 @@ def test_a_restart_with_an_unchanged_cluster_applies_nothing(playground: Playgro
     with playground.agent() as agent:
         playground.wait_for(items)
         agent.wait_for("sync mode=full services=2")
+        playground.settled_generation()
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(patience(15)) == 0
     assert playground.differences(*items) == []

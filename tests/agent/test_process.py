@@ -87,7 +87,7 @@ def test_sighup_reads_the_configuration_and_the_files_anew(playground: Playgroun
     save(playground.manifests / "all.json", *web(1, 1))
     with playground.agent() as agent:
         playground.wait_for(web(1, 1))
-        generation = playground.host.generation()
+        generation = playground.settled_generation()
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for("are read anew", 10.0)
         wait_until(lambda: len(agent.syncs()) == 2, 10.0)
@@ -180,7 +180,8 @@ def test_the_first_sync_waits_for_the_node_and_the_service_cidrs(
         agent.wait_for("sync mode=full", 15.0)
         assert "added=0 changed=0 removed=0" in agent.log
         assert "not following Node" in agent.log
-    assert playground.host.generation() == generation + 1  # its lock
+        # Its lock, and the note of what was there.
+        assert playground.settled_generation() == generation + 2
 
 
 def test_what_the_api_server_denies_is_not_waited_for(

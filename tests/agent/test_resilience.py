@@ -106,7 +106,7 @@ def test_an_api_server_that_is_away_changes_nothing(
     with playground.agent("--kubeconfig", kubeconfig) as agent:
         playground.wait_for([*NODE, *web(1, 1), *web(2, 2)], 10.0)
         agent.wait_for("sync mode=full")
-        generation = playground.host.generation()
+        generation = playground.settled_generation()
         api_server.stop()
         agent.wait_for("not following ", 10.0)
         # What happens meanwhile, deletions too, and the server forgets how it came.

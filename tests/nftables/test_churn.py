@@ -16,15 +16,17 @@ from rulegen import ruleset
 from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.transaction import plan
 from rulegen.routing.cluster import Cluster
-from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, service
+from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service
+from tests.lab import NODE_ADDRESSES
 from tests.lab.fixtures import MakeLab
 from tests.nftables.host import Host, host_in, lines_of
-from tests.nftables.traffic import Traffic
+from tests.nftables.traffic import FRONTENDS, Traffic
 from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
 SECONDS = 3.0
+NODE_ADDRESS = NODE_ADDRESSES[0].partition("/")[0]
 LEAST_PACKETS = 10_000
 # A slow machine goes on until it has done as much as others do meanwhile.
 LONGEST_SECONDS = 30.0
@@ -64,6 +66,21 @@ OWNERS = [
     [service("other", ["10.96.0.11"], external_ips=["198.51.100.1"], created=created), _other_slice(count), _slice(2)]
     for created, count in (("2001-01-01T00:00:00Z", 3), ("2021-01-01T00:00:00Z", 1))
 ]
+# The values of external frontends change, which are not looked up once more when they are missed.
+KINDS = [
+    [
+        service(
+            kind="NodePort",
+            ports=[port(node_port=30080)],
+            external_ips=["198.51.100.1"],
+            external=policy,
+            affinity=affinity,
+            created="2011-01-01T00:00:00Z",
+        ),
+        endpoint_slice([endpoint("10.244.1.1", "node-1"), endpoint("10.244.1.2", "node-1")]),
+    ]
+    for policy, affinity in (("Local", None), ("Cluster", None), ("Cluster", 600), ("Local", 600))
+]
 
 
 @pytest.mark.part(0)
@@ -76,13 +93,14 @@ OWNERS = [
         pytest.param([[_service(600), slice_] for slice_ in SHRINKING], 50, id="shrinking-with-affinity"),
         pytest.param(AFFINITY, 50, id="affinity"),
         pytest.param(OWNERS, 50, id="owners"),
+        pytest.param(KINDS, 50, id="kinds"),
     ],
 )
 def test_no_new_connection_leaves_untranslated(
     make_lab: MakeLab, states: Sequence[Sequence[Item]], least_commits: int
 ) -> None:
     lab = make_lab()
-    traffic = Traffic(lab)
+    traffic = Traffic(lab, [*FRONTENDS, (NODE_ADDRESS, 30080)] if states is KINDS else FRONTENDS)
     with host_in(lab.namespace) as host, lab.entered():
         churn = _Churn(host, states)
         commits = 0
@@ -103,7 +121,7 @@ class _Churn:
         self._host = host
         self._states = itertools.cycle(states)
         self._cluster = Cluster(CONFIGURATION)
-        self._cluster.set_objects([node(), _service(), *states[0]])
+        self._cluster.set_objects([node(addresses=[NODE_ADDRESS]), _service(), *states[0]])
         self._compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
         changes = self._cluster.take_changes()
         self._compiler.update(changes.routes, changes.node)

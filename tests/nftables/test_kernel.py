@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from rulegen import ruleset
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.nftables import kernel
-from rulegen.nftables.layout import LAYOUTS, TABLE, Value, pack_register
+from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value, pack_register, service_port_of
 from rulegen.nftables.netlink import Connection, KernelError, SetInfo
 from rulegen.targets.model import Difference
 from rulegen.targets.on_nftables import NftablesTarget
@@ -18,9 +19,21 @@ from tests.nftables.host import Host, compiled, lines_of, rendered
 
 pytestmark = pytest.mark.kernel
 
+
+def _addresses(count: int) -> list[str]:
+    return [f"10.128.{number // 250}.{number % 250 + 1}" for number in range(count)]
+
+
 WEB: list[Item] = [node(), service(), endpoint_slice(["10.128.0.1"])]
 CROWD: list[Item] = [node(), service(), endpoint_slice([f"10.128.0.{number}" for number in range(1, 21)])]
 MORE: list[Item] = [node(), service(), endpoint_slice(["10.128.0.1", "10.128.0.2"])]
+# Two Services with one externalIP, which belongs to the second one, the older.
+OTHER: list[Item] = [node(), service(external_ips=["198.51.100.1"], created="2021-01-01T00:00:00Z"), *WEB[2:]]
+SHARED: list[Item] = [
+    service("other", ["10.96.0.11"], external_ips=["198.51.100.1"], created="2001-01-01T00:00:00Z"),
+    endpoint_slice(["10.128.9.1"], name="other-1", service_name="other"),
+]
+STICKY: list[Item] = [node(), service(affinity=600), endpoint_slice(_addresses(2))]
 
 
 def test_another_programs_commit_in_between_is_told_from_a_refusal(host: Host) -> None:
@@ -57,6 +70,38 @@ def test_a_change_is_as_few_commits_as_packets_allow(
     generation = host.generation()
     host.apply(*after)
     assert host.generation() - generation == commits
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "waits"),
+    [
+        pytest.param(MORE, STICKY, 1, id="affinity-on"),
+        pytest.param(STICKY, MORE, 1, id="affinity-off"),
+        pytest.param(STICKY, [node(), service(affinity=60), endpoint_slice(["10.128.0.1"])], 1, id="timeout-and-list"),
+        pytest.param([node(), service(), endpoint_slice(_addresses(1024))], MORE, 1, id="no-longer-large"),
+        pytest.param([*OTHER, *SHARED], OTHER, 1, id="another-owner"),
+        pytest.param(CROWD, WEB, 0, id="shorter-list"),
+        pytest.param(STICKY, [node(), service(affinity=600), endpoint_slice(["10.128.0.1"])], 0, id="shorter-sticky"),
+        pytest.param(MORE, [node(), service()], 0, id="list-ended"),
+        pytest.param(STICKY, [node()], 0, id="service-removed"),
+        pytest.param([node()], STICKY, 0, id="service-added"),
+    ],
+)
+def test_packets_leave_before_the_list_that_they_were_led_to(
+    host: Host, monkeypatch: pytest.MonkeyPatch, before: list[Item], after: list[Item], waits: int
+) -> None:
+    host.apply(*before)
+    led_to = {key for key in host.read().entries if service_port_of(*key)}
+    met: list[dict[EntryKey, Value]] = []
+    monkeypatch.setattr(kernel, "let_packets_leave", lambda: met.append(dict(host.read().entries)))
+    host.apply(*after)
+    assert len(met) == waits
+    for entries in met:
+        assert led_to <= entries.keys()
+        # Nobody is led there any more.
+        assert {
+            line for line in lines_of(ruleset.diff(entries, host.read().entries)) if not line.startswith("-")
+        } == set()
 
 
 @pytest.mark.parametrize(

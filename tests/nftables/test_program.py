@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rulegen.config import Family
 from rulegen.nftables.compiler import Compiler, Entries
 from rulegen.nftables.layout import LAYOUTS, Value
-from rulegen.nftables.program import service_ranges
+from rulegen.nftables.program import accepts_nodeports, service_ranges
 from rulegen.nftables.transaction import WriteRules
 from rulegen.routing.cluster import Cluster
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, service_cidr
@@ -43,6 +43,28 @@ def test_the_prefix(cidrs: list[str], cluster_ips: list[str], expected: tuple[st
 def test_the_prefix_of_ipv6() -> None:
     assert ranges(["fd00:10:96::/108"], "fd00:10:96::1", "fd00:10:96::a", family=Family.IPV6) == ("fd00:10:96::/108",)
     assert ranges([], "fd00:10:96::1", "fd00:10:96::1", family=Family.IPV6) == ("fd00:10:96::/64",)
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "expected"),
+    [
+        (["192.0.2.10/32"], "ip daddr 192.0.2.10"),
+        (["192.0.2.0/24"], "ip daddr 192.0.2.0/24"),
+        (["0.0.0.0/0"], "ip daddr != 127.0.0.0/8"),
+        (["64.0.0.0/2"], "ip daddr != 127.0.0.0/8 ip daddr 64.0.0.0/2"),
+        (["127.0.0.0/8"], "ip daddr != 127.0.0.0/8 ip daddr 127.0.0.0/8"),
+        (["192.0.2.10/32", "198.51.100.0/24"], "ip daddr != 127.0.0.0/8 ip daddr @nodeport-addresses"),
+        ([], "ip daddr != 127.0.0.0/8 ip daddr @nodeport-addresses"),
+    ],
+)
+def test_where_nodeports_are_accepted(cidrs: list[str], expected: str) -> None:
+    assert accepts_nodeports(Family.IPV4, tuple(cidrs)) == expected
+
+
+def test_where_nodeports_are_accepted_of_ipv6() -> None:
+    assert accepts_nodeports(Family.IPV6, ("fd00::10/128",)) == "ip6 daddr fd00::10"
+    assert accepts_nodeports(Family.IPV6, ("::/0",)) == "ip6 daddr != ::1"
+    assert accepts_nodeports(Family.IPV6, ("::/64",)) == "ip6 daddr != ::1 ip6 daddr ::/64"
 
 
 @given(
@@ -85,6 +107,14 @@ def test_a_cluster_ip_outside_of_the_ranges_widens_the_prefix_and_gives_it_back(
     transaction = host.apply(*INSIDE)
     assert [line for line in elements_of(transaction) if line.startswith("+")] == []
     assert host.read().entries == before
+
+
+def test_another_address_of_the_node_is_written_into_the_chain_that_compares_it(host: Host) -> None:
+    host.apply(*INSIDE)
+    transaction = host.apply(*INSIDE, node(addresses=["192.168.1.11"]))
+    written = {change.chain.name for change in transaction.changes if isinstance(change, WriteRules)}
+    assert written == {"nodeport"}
+    assert "ip daddr 192.168.1.11 fib daddr type local" in host.nft("list chain ip rulegen nodeport")
 
 
 def test_a_compiler_that_follows_changes_says_the_same_as_one_that_starts() -> None:

@@ -173,6 +173,7 @@ CHAINS = [
     "no-endpoints-nodeport",
     "balance",
     "unused",
+    "marked",
     "translated",
     "prerouting",
     "output",

@@ -69,7 +69,7 @@ def loaded_by_another(tmp_path: Path) -> LoadChanged:
 
 def _other_rules(text: str) -> str:
     return (
-        text.replace("jump translated\n", "jump old-translated\n")
+        text.replace("goto translated\n", "goto old-translated\n")
         .replace("\tchain translated {", "\tchain old-translated {")
         .replace('{{ hook["input"] }}', "type nat hook input priority 98; policy accept;")
     )
