@@ -39,7 +39,8 @@ RELEASES = {"6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
 
 # What depends on the kernel most, a part of it, as much as takes a quarter of an hour under emulation.
 TESTS = (
-    *("tests/nftables/test_churn.py", "tests/test_golden_kernel.py", "tests/conntrack", "tests/flows"),
+    *("tests/nftables/test_churn.py", "tests/nftables/test_acceleration.py"),
+    *("tests/test_golden_kernel.py", "tests/conntrack", "tests/flows"),
     *("tests/iptables/test_kernel.py", "tests/iptables/test_switch.py", "tests/iptables/test_flows.py"),
     "tests/kube_proxy/test_ipvs.py",
     *("-m", "kernel", "--one-in", "12"),
