@@ -206,20 +206,23 @@ class Compiler:
                     cluster_ips[key[0].family].append(key[1])
             elif not count + difference:
                 before[key] = self._shared_value(key)
-                del self._shared[key]
-                if key[0].name == "cluster-ips":
-                    addresses = self._cluster_ips[key[0].family]
-                    del addresses[bisect_left(addresses, key[1])]
+                self._forget_shared(key)
         for family, new in cluster_ips.items():
             _insert(self._cluster_ips[family], new)
+
+    def _forget_shared(self, key: EntryKey) -> None:
+        del self._shared[key]
+        if key[0].name == "cluster-ips":
+            addresses = self._cluster_ips[key[0].family]
+            del addresses[bisect_left(addresses, key[1])]
 
     def _count_first(self, counts: Counter[EntryKey], after: Entries) -> None:
         """The same for the first time, when there are many and all are new."""
         self._shared = counts
         after.update((key, self._shared_value(key)) for key in counts)
-        for family, addresses in self._cluster_ips.items():
+        for family in self._cluster_ips:
             container = LAYOUTS[family].cluster_ips
-            addresses += sorted(key for of, key in counts if of is container)
+            self._cluster_ips[family] = sorted(key for of, key in counts if of is container)
 
     def _render(self, node: NodeRouting) -> program.Program:
         addresses = self._cluster_ips[node.family]
