@@ -81,10 +81,14 @@ def how(ended: Ended) -> str:
     """How a program ended, in words that follow its name: `was killed by SIGSEGV`, `ended with exit status 1`."""
     if ended.returncode >= 0:
         return f"ended with exit status {ended.returncode}"
-    try:
-        return f"was killed by {signal.Signals(-ended.returncode).name}"
-    except ValueError:
-        return f"was killed by signal {-ended.returncode}"
+    return f"was killed by {signal_name(-ended.returncode)}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV`; `signal 34` for one without a name."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 @contextmanager

@@ -814,9 +814,14 @@ def _read_input(source: Input) -> tuple[Cluster, Configuration]:
 
 
 def _compile(manifests: Manifests, configuration: Configuration) -> Cluster:
-    """The cluster as the node sees it; says what is probably wrong with it."""
-    cluster = _cluster(manifests, configuration.node)
+    """The cluster as the node sees it; says what is probably wrong with it. Afterwards `manifests` have no slices."""
     _say_mistakes(manifests)
+    slices, manifests.endpoint_slices = manifests.endpoint_slices, []
+    cluster = _cluster(manifests, configuration.node)
+    # Each goes when it was read: together they are as large as all that is made of them.
+    slices.reverse()
+    while slices:
+        cluster.set_slice(slices.pop())
     for finding in cluster.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
     return cluster

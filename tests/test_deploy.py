@@ -217,7 +217,10 @@ def test_each_capability_is_needed_and_named_where_it_is_missing(
 
 @pytest.mark.kernel
 def test_a_clean_up_that_could_not_look_at_a_target_does_not_say_that_nothing_is_left(host: Host) -> None:
-    assert host.run("apply", "-f", CLUSTER, "--node", "node-a", "--target", "iptables", timeout=60).returncode == 0
+    assert (
+        host.run(RULEGEN, "apply", "-f", CLUSTER, "--node", "node-a", "--target", "iptables", timeout=60).returncode
+        == 0
+    )
     done = host.run(*with_capabilities(without("NET_RAW"), "cleanup"), timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -31,7 +31,6 @@ class Tone(Enum):
     HEADING = "heading"
     GOOD = "good"
     BAD = "bad"
-    FAINT = "faint"
 
 
 class TextLine(NamedTuple):

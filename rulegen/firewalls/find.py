@@ -13,6 +13,7 @@ from rulegen.firewalls import legacy
 from rulegen.firewalls.expressions import read_rule
 from rulegen.firewalls.model import Hooked, Obstacle, Rule, obstacle
 from rulegen.iptables import programs
+from rulegen.iptables.listing import list_tables
 from rulegen.iptables.programs import Variant
 from rulegen.nftables.foreign import BaseChain, base_chains, rules_of
 from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError, open_connection
@@ -88,5 +89,5 @@ def _in_legacy_iptables() -> list[Obstacle]:
     return [
         found
         for family in Family
-        for found in legacy.obstacles(f"{programs.NAME[family]}-legacy", programs.save(Variant.LEGACY, family))
+        for found in legacy.obstacles(f"{programs.NAME[family]}-legacy", list_tables(Variant.LEGACY, family))
     ]

@@ -1,11 +1,12 @@
-"""What iptables-legacy-save prints comes in, chains that may drop what Services need go out. Pure."""
+"""Tables of legacy iptables come in, chains that may drop what Services need go out. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from rulegen.firewalls.model import Hooked, Match, Obstacle, Rule, Verdict, obstacle
+from rulegen.iptables.listing import Table
 
 _COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ')
 _RULE = re.compile(
@@ -23,33 +24,30 @@ _VERDICTS = {
 _BEFORE = {("raw", "PREROUTING"), ("mangle", "PREROUTING"), ("raw", "OUTPUT"), ("mangle", "OUTPUT")}
 
 
-def obstacles(program: str, saved: str) -> list[Obstacle]:
+def obstacles(program: str, tables: Iterable[Table]) -> list[Obstacle]:
     """In all tables. `program`: its name, for people."""
     found = []
-    for table, policies, rules in _tables(saved.splitlines()):
-        for name, drops in policies.items():
-            place = f"{program} chain {name} of table {table}"
-            chain = Hooked(place, name, name.lower(), drops, (table, name) not in _BEFORE)
+    for table in tables:
+        rules = _rules(table)
+        for line in table.lines:
+            name, policy = line.split(" ")[:2]
+            if not name.startswith(":") or policy == "-":
+                continue
+            name = name[1:]
+            place = f"{program} chain {name} of table {table.name}"
+            chain = Hooked(place, name, name.lower(), policy == "DROP", (table.name, name) not in _BEFORE)
             found.append(obstacle(chain, lambda name, rules=rules: rules.get(name, ())))  # type: ignore[misc]
     return [one for one in found if one is not None]
 
 
-def _tables(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, bool], dict[str, list[Rule]]]]:
-    """Each table's built-in chains, with whether they drop by policy, and all rules by chain."""
-    table, policies, rules = "", dict[str, bool](), dict[str, list[Rule]]()
-    for line in lines:
-        if line.startswith("*"):
-            table, policies, rules = line[1:], {}, {}
-        elif line.startswith(":"):
-            name, policy, *_ = line[1:].split(" ")
-            rules[name] = []
-            if policy != "-":
-                policies[name] = policy == "DROP"
-        elif line.startswith("-A "):
+def _rules(table: Table) -> dict[str, list[Rule]]:
+    """Those of each chain."""
+    rules: dict[str, list[Rule]] = {}
+    for line in table.lines:
+        if line.startswith("-A "):
             _, name, rule = line.split(" ", 2)
-            rules[name].append(_read(rule))
-        elif line == "COMMIT":
-            yield table, policies, rules
+            rules.setdefault(name, []).append(_read(rule))
+    return rules
 
 
 def _read(text: str) -> Rule:

@@ -18,6 +18,7 @@ from rulegen.config import Family
 from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.iptables import programs
+from rulegen.iptables.listing import list_tables
 from rulegen.iptables.programs import Variant
 from rulegen.nftables.foreign import numbers
 from rulegen.nftables.netlink import SET_DYNAMIC, SET_TIMEOUT, Connection, InterruptedDumpError, KernelError
@@ -140,7 +141,7 @@ def _legacy_lines(family: Family) -> list[str]:
     if not programs.installed(Variant.LEGACY):
         return []
     lines = []
-    for line in programs.save(Variant.LEGACY, family).splitlines():
+    for line in (line for table in list_tables(Variant.LEGACY, family) for line in table.lines):
         name = line[1:].split(" ")[0] if line.startswith(":") else line.removeprefix("-A ").split(" ")[0]
         if CHAIN.fullmatch(name):
             lines.append(line.split(" [")[0] if line.startswith(":") else line)

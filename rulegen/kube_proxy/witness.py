@@ -17,6 +17,7 @@ from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
 from rulegen.interfaces import host_families
 from rulegen.iptables import programs
+from rulegen.iptables.listing import list_tables
 from rulegen.iptables.names import PREFIX
 from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.rules import Found, find, undisturbed
@@ -89,7 +90,9 @@ def _has_rules(connection: Connection, family: Family) -> bool:
         return True
     if any(chain.name.startswith(PREFIX) for chain in connection.chains(family, "nat")):
         return True
-    return programs.installed(Variant.LEGACY) and f"\n:{PREFIX}" in programs.save(Variant.LEGACY, family)
+    if not programs.installed(Variant.LEGACY):
+        return False
+    return any(line.startswith(f":{PREFIX}") for table in list_tables(Variant.LEGACY, family) for line in table.lines)
 
 
 def _comment(arrival: Arrival) -> str:

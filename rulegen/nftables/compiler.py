@@ -13,7 +13,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from operator import itemgetter
 from struct import Struct
 from typing import TypeAlias
@@ -191,6 +191,9 @@ class Compiler:
         }
 
     def _count_shared(self, touched: Counter[EntryKey], before: Entries, after: Entries) -> None:
+        if not self._shared:
+            self._count_first(touched, after)
+            return
         cluster_ips: dict[Family, list[bytes]] = {family: [] for family in self._nodes}
         for key, difference in touched.items():
             if not difference:
@@ -203,12 +206,23 @@ class Compiler:
                     cluster_ips[key[0].family].append(key[1])
             elif not count + difference:
                 before[key] = self._shared_value(key)
-                del self._shared[key]
-                if key[0].name == "cluster-ips":
-                    addresses = self._cluster_ips[key[0].family]
-                    del addresses[bisect_left(addresses, key[1])]
+                self._forget_shared(key)
         for family, new in cluster_ips.items():
             _insert(self._cluster_ips[family], new)
+
+    def _forget_shared(self, key: EntryKey) -> None:
+        del self._shared[key]
+        if key[0].name == "cluster-ips":
+            addresses = self._cluster_ips[key[0].family]
+            del addresses[bisect_left(addresses, key[1])]
+
+    def _count_first(self, counts: Counter[EntryKey], after: Entries) -> None:
+        """The same for the first time, when there are many and all are new."""
+        self._shared = counts
+        after.update((key, self._shared_value(key)) for key in counts)
+        for family in self._cluster_ips:
+            container = LAYOUTS[family].cluster_ips
+            self._cluster_ips[family] = sorted(key for of, key in counts if of is container)
 
     def _render(self, node: NodeRouting) -> program.Program:
         addresses = self._cluster_ips[node.family]
@@ -292,10 +306,11 @@ def _check(route: Route) -> None:
         )
 
 
-def _balancer(layout: Layout, slots: int) -> list[EntryKey]:
+@cache
+def _balancer(layout: Layout, slots: int) -> tuple[EntryKey, ...]:
     """What balancing over so many slots needs, whoever does it."""
     chain = (layout.chains, b"lb-%d" % slots)
-    return [chain, (layout.balancers, pack_register(slots))] if slots <= MAX_COUNTED_SLOTS else [chain]
+    return (chain, (layout.balancers, pack_register(slots))) if slots <= MAX_COUNTED_SLOTS else (chain,)
 
 
 def _usual_chains(layout: Layout) -> list[EntryKey]:

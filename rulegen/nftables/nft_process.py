@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from rulegen import children
 from rulegen.errors import ApplyError, HostError, RulegenError, printable
 from rulegen.nftables.netlink import SIZE_HINT, Connection
 from rulegen.nftables.nft_worker import ALONE, ANSWER, HERE, REQUEST
@@ -138,7 +137,7 @@ class NftProcess:
         except subprocess.TimeoutExpired:
             return NftDiedError("answered what makes no sense")
         if status < 0:
-            return NftDiedError(f"crashed ({_signal_name(-status)})")
+            return NftDiedError(f"crashed ({children.signal_name(-status)})")
         output = self._process.stderr.read(_LONGEST_OUTPUT) if self._process.stderr else b""
         last = output.decode("utf-8", "replace").strip().rpartition("\n")[2]
         if last.startswith("ModuleNotFoundError: No module named 'nftables'"):
@@ -156,26 +155,19 @@ class NftProcess:
             self._process.stderr.close()
 
 
-def _signal_name(number: int) -> str:
-    with suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
-
-
 def _check_version() -> None:
     """Raises HostError for an nft that is too old, or none; NftDiedError for one that does not work."""
     try:
-        done = subprocess.run(["nft", "--version"], capture_output=True, check=True, timeout=_START_SECONDS)
+        done = children.run(["nft", "--version"], timeout=_START_SECONDS)
     except FileNotFoundError as error:
         raise HostError("cannot run nft: install the package nftables") from error
     except OSError as error:
         raise HostError(f"cannot run nft: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise NftDiedError(f"has not said its version within {_START_SECONDS:.0f} s") from error
-    except subprocess.CalledProcessError as error:
-        status = error.returncode
-        how = f"crashed ({_signal_name(-status)})" if status < 0 else f"ended with status {status}"
-        raise NftDiedError(f"{how} when asked for its version") from error
+    if status := done.returncode:
+        how = f"crashed ({children.signal_name(-status)})" if status < 0 else f"ended with status {status}"
+        raise NftDiedError(f"{how} when asked for its version")
     found = re.match(rb"nftables v(\d+)\.(\d+)\.(\d+)", done.stdout)
     if found is None:
         words = printable(done.stdout[:200].decode("utf-8", "replace").strip())

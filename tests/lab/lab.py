@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from ipaddress import ip_address, ip_interface, ip_network
 from types import TracebackType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rulegen.demo.namespaces import NetworkNamespace
 from tests.lab.conntrack import Connection, Conntrack, Tuple
@@ -36,6 +36,10 @@ from tests.lab.packets import (
     parse,
     parse_segment,
 )
+from tests.patience import patience
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 Interfaces: TypeAlias = Mapping[str, Sequence[str]]
 # Interface, protocol, packet type, hardware type, hardware address.
@@ -46,6 +50,7 @@ NODE_ADDRESSES = ("192.0.2.10/24", "2001:db8:0:1::10/64")
 UPLINK = "eth0"
 
 _ETH_P_ALL = 0x0003
+_LOCAL_ROUTE = 2  # RTN_LOCAL (linux/rtnetlink.h)
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 _ITSELF = ""  # in place of an interface: the node sends the packet
@@ -54,6 +59,7 @@ _BATCH = 64
 # Nearly always all has happened when the call that sends returns; silence of this length means that it has.
 _SETTLE_SECONDS = 0.05
 _QUEUE_SECONDS = 0.001
+_ADDRESS_SECONDS = 1.0
 _RECEIVED = [
     *((socket.AF_INET, protocol) for protocol in PROTOCOLS.values()),
     *((socket.AF_INET6, PROTOCOLS[name]) for name in ("TCP", "UDP", "SCTP")),
@@ -218,6 +224,10 @@ class Lab:
                 address=str(interface.ip),
                 prefixlen=interface.network.prefixlen,
             )
+            # Whether an address is the node's is a question to the routes, where the kernel puts an IPv6 one later.
+            wanted, end = command == "add", time.monotonic() + patience(_ADDRESS_SECONDS)
+            while _is_local(ip, str(interface.ip)) is not wanted and time.monotonic() < end:
+                time.sleep(0.005)
 
     def _completed(self, packet: Packet) -> Packet:
         """The packet with canonical addresses, the interface where it arrives (or _ITSELF), and a source port."""
@@ -386,6 +396,17 @@ def _original(packet: Packet) -> Tuple:
 def count_endpoints(lab: Lab, packet: Packet, count: int) -> Counter[str]:
     """Sends `packet` `count` times from differing source ports; how often each endpoint got it ("" for nobody)."""
     return Counter(outcome.endpoint for outcome in lab.send([packet] * count))
+
+
+def _is_local(ip: IPRoute, address: str) -> bool:
+    """Whether packets to `address` end at the node."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        (route,) = ip.route("get", dst=address)
+    except NetlinkError:  # nothing leads there
+        return False
+    return bool(route["type"] == _LOCAL_ROUTE)
 
 
 def _open_sender(version: int, opened: ExitStack) -> socket.socket:
