@@ -18,7 +18,7 @@ from rulegen.kube_proxy.ipvs import leftovers
 from rulegen.kube_proxy.judgement import judge
 from rulegen.kube_proxy.presence import look
 from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-from rulegen.kube_proxy.rules import find, undisturbed
+from rulegen.kube_proxy.rules import Found, find, undisturbed
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
 from rulegen.nftables.netlink import Connection, open_connection
 
@@ -119,16 +119,25 @@ class Takeover(Observer):
             return _POLL_SECONDS
         # What is written from here on is noticed when its tables are to go.
         generation = undisturbed(connection.generation)
-        judgement = judge(arrival, find(connection), presence, seconds_since_boot())
+        found = find(connection)
+        judgement = judge(arrival, found, presence, seconds_since_boot())
         if not judgement.is_gone:
             self._tell(judgement.why)
             return judgement.again
-        for place in remove_nftables_tables(connection, generation):
-            _LOG.info("removed %s", place)
-        self._do(remove_iptables_rules)
+        # Where there is nothing, what comes from now on is somebody's.
+        if found:
+            self._remove_judged(connection, generation, found)
         if left := leftovers():
             _LOG.warning("kube-proxy's mode ipvs has left %s; rulegen cleanup --kube-proxy removes it", ", ".join(left))
         return None
+
+    def _remove_judged(self, connection: Connection, generation: int, found: Found) -> None:
+        """Removes what was `found`, and nothing that has come or changed since. Raises StaleError, HostError."""
+        for place in remove_nftables_tables(connection, generation):
+            _LOG.info("removed %s", place)
+        if any(found.get(place) != digest for place, digest in find(connection).items()):
+            raise StaleError("kube-proxy's rules changed while they were looked at")
+        self._do(remove_iptables_rules)
 
     def _tell(self, words: str) -> None:
         if words != self._told:
