@@ -55,6 +55,9 @@ def run(arguments: Sequence[str], text: bytes = b"", *, timeout: float) -> Ended
     try:
         with _lock:
             _running[process] = threading.current_thread()
+        # Whoever ended all may have looked while this one was being started.
+        if _is_ending.is_set():
+            _kill_group(process)
         stdout, stderr = _communicate(process, timeout)
     finally:
         with _lock:
