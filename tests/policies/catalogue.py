@@ -506,17 +506,18 @@ def _tier_orders() -> Iterator[Case]:
 def _drawn() -> Iterator[Case]:
     for seed in range(_RANDOM_NETWORK_POLICIES):
         chance = random.Random(seed)
-        found = (_random_policy(chance, index) for index in range(chance.randint(2, 6)))
+        found = (random_policy(chance, f"p-{index}") for index in range(chance.randint(2, 6)))
         yield Case(f"drawn, {seed}", tuple(found))
     for seed in range(_RANDOM_TIERS):
         chance = random.Random(1000 + seed)
-        found = (_random_policy(chance, index) for index in range(chance.randint(0, 4)))
+        found = (random_policy(chance, f"p-{index}") for index in range(chance.randint(0, 4)))
         priorities = chance.sample(range(1001), chance.randint(1, 6))
-        theirs = (_random_cluster_policy(chance, priority) for priority in priorities)
+        theirs = (random_cluster_policy(chance, f"c-{priority}", priority) for priority in priorities)
         yield Case(f"drawn with tiers, {seed}", (*found, *theirs))
 
 
-def _random_policy(chance: random.Random, index: int) -> Document:
+def random_policy(chance: random.Random, name: str) -> Document:
+    """A NetworkPolicy in one of the namespaces, of what the catalogue is made of."""
     spec: Document = {}
     for direction in _DIRECTIONS:
         if chance.random() < 0.7:
@@ -527,17 +528,18 @@ def _random_policy(chance: random.Random, index: int) -> Document:
             spec[direction] = [rule(*one, to=direction == "egress") for one in drawn]
     types = chance.choice((None, ["Ingress"], ["Egress"], ["Ingress", "Egress"]))
     spec |= {} if types is None else {"policyTypes": types}
-    return policy(chance.choice(cluster.NAMESPACES), f"p-{index}", chance.choice([{}, *SUBJECTS.values()]), **spec)
+    return policy(chance.choice(cluster.NAMESPACES), name, chance.choice([{}, *SUBJECTS.values()]), **spec)
 
 
-def _random_cluster_policy(chance: random.Random, priority: int) -> Document:
+def random_cluster_policy(chance: random.Random, name: str, priority: int) -> Document:
+    """A ClusterNetworkPolicy in one of its tiers."""
     spec: Document = {}
     for direction in _DIRECTIONS:
         peers = list((CLUSTER_PEERS if direction == "ingress" else CLUSTER_PEERS | CLUSTER_DESTINATIONS).values())
         drawn = [(chance.choice(_ACTIONS), chance.choice(peers)) for _ in range(chance.choice((0, 1, 2, 4)))]
         spec |= _cluster_spec(direction, *((*one, _random_protocols(chance, one[1])) for one in drawn))
     subject = chance.choice([*CLUSTER_PEERS.values()])[0]
-    return cluster_policy(f"c-{priority}", chance.choice(("Admin", "Baseline")), priority, subject, **spec)
+    return cluster_policy(name, chance.choice(("Admin", "Baseline")), priority, subject, **spec)
 
 
 def _random_protocols(chance: random.Random, peers: Sequence[Document]) -> Sequence[Document] | None:

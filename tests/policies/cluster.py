@@ -53,18 +53,18 @@ _ON = {
     "z/b": NODE_2,
     "z/c": NODE_2,
 }
-_NAMESPACE_LABELS: dict[str, Labels] = {
+NAMESPACE_LABELS: dict[str, Labels] = {
     "x": {"ns": "x", "env": "prod", "team": "red"},
     "y": {"ns": "y", "env": "dev"},
     "z": {"ns": "z", "env": "prod"},
 }
-_POD_LABELS: dict[str, Labels] = {
+POD_LABELS: dict[str, Labels] = {
     "a": {"pod": "a", "tier": "front", "app.kubernetes.io/name": "shop"},
     "b": {"pod": "b", "tier": "back"},
     "c": {"pod": "c"},
 }
 # By the name of the pod: what one name means differs from pod to pod, in the number and in the protocol.
-_POD_PORTS: dict[str, Sequence[Document]] = {
+POD_PORTS: dict[str, Sequence[Document]] = {
     "a": [
         *(container_port(80, f"web-{protocol.lower()}", protocol) for protocol in PROTOCOLS),
         *(container_port(81, f"alt-{protocol.lower()}", protocol) for protocol in PROTOCOLS),
@@ -143,7 +143,7 @@ PROBES = tuple(
 
 
 def namespace_documents() -> list[Document]:
-    return [documents.namespace(name, labels) for name, labels in _NAMESPACE_LABELS.items()]
+    return [documents.namespace(name, labels) for name, labels in NAMESPACE_LABELS.items()]
 
 
 def node_documents() -> list[Document]:
@@ -161,27 +161,23 @@ def pod_document(key: str) -> Document:
         name,
         BY_NAME[key].addresses,
         _ON[key],
-        _POD_LABELS[name],
-        _POD_PORTS[name],
+        POD_LABELS[name],
+        POD_PORTS[name],
         terminating=key == "y/c",
     )
 
 
 def _bystanders() -> list[Document]:
     """Pods that must not count, each labelled so that it would show if it did."""
-    ports = _POD_PORTS["b"]
+    ports = POD_PORTS["b"]
     newer, older = "2026-01-01T05:00:00Z", "2025-12-01T00:00:00Z"
     return [
-        documents.pod(
-            "x", "done", BY_NAME["z/c"].addresses, NODE_2, _POD_LABELS["a"], phase="Succeeded", created=newer
-        ),
-        documents.pod("y", "failed", BY_NAME["x/a"].addresses, NODE_1, _POD_LABELS["b"], phase="Failed", created=newer),
-        documents.pod("x", "host", NODE_ADDRESSES[NODE_3], NODE_3, _POD_LABELS["a"], ports, host_network=True),
-        documents.pod("y", "host", NODE_ADDRESSES[NODE_1], NODE_1, _POD_LABELS["b"], ports, host_network=True),
-        documents.pod(
-            "z", "stale", BY_NAME["x/b"].addresses, NODE_1, _POD_LABELS["c"], created=older, terminating=True
-        ),
-        documents.pod("y", "scheduled", (), NODE_2, _POD_LABELS["a"], ports, phase="Pending"),
+        documents.pod("x", "done", BY_NAME["z/c"].addresses, NODE_2, POD_LABELS["a"], phase="Succeeded", created=newer),
+        documents.pod("y", "failed", BY_NAME["x/a"].addresses, NODE_1, POD_LABELS["b"], phase="Failed", created=newer),
+        documents.pod("x", "host", NODE_ADDRESSES[NODE_3], NODE_3, POD_LABELS["a"], ports, host_network=True),
+        documents.pod("y", "host", NODE_ADDRESSES[NODE_1], NODE_1, POD_LABELS["b"], ports, host_network=True),
+        documents.pod("z", "stale", BY_NAME["x/b"].addresses, NODE_1, POD_LABELS["c"], created=older, terminating=True),
+        documents.pod("y", "scheduled", (), NODE_2, POD_LABELS["a"], ports, phase="Pending"),
     ]
 
 

@@ -22,7 +22,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache
+from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple
 
@@ -268,7 +268,8 @@ def _routes(node: str) -> Iterator[tuple[str, str]]:
         yield f"{party.addresses.v6}/128", _OUTSIDE if node == NODE_1 else _WIRE
 
 
-@cache
+# What is sent once for each case of a table, and not what goes on and on.
+@lru_cache(maxsize=8192)
 def _packet(probe: Probe, number: int) -> bytes:
     source, destination = (party.addresses.of(probe.family) for party in (probe.source, probe.destination))
     port = _FIRST_PORT + number % _PORTS

@@ -7,7 +7,7 @@ worked out again. Reads plain documents and imports nothing of rulegen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
@@ -75,18 +75,32 @@ class Oracle:
 
     def judge(self, flow: Flow, at: str | None = None) -> Verdict:
         """The source's egress and the destination's ingress; with `at` only what that node has to enforce."""
+        verdicts = list(self._verdicts(flow, at))
+        denied = (verdict for verdict in verdicts if not verdict.allowed)
+        return next(denied, Verdict(True, "; ".join(verdict.why for verdict in verdicts)))
+
+    def denials(self, flow: Flow) -> frozenset[str]:
+        """The directions that deny it: Egress at the source's node, Ingress at the destination's."""
+        return frozenset(verdict.why.partition(":")[0] for verdict in self._verdicts(flow) if not verdict.allowed)
+
+    def owner(self, address: str) -> tuple[str, str] | None:
+        """Namespace and name of the pod that an address counts for."""
+        pod = self._party(address).pod
+        return None if pod is None else (pod.namespace, pod.name)
+
+    def _verdicts(self, flow: Flow, at: str | None = None) -> Iterator[Verdict]:
         source, destination = self._party(flow.source), self._party(flow.destination)
         if source.pod is not None and source.pod == destination.pod:
-            return Verdict(True, "a pod reaches itself")
+            yield Verdict(True, "a pod reaches itself")
+            return
         if source.pod is not None and at in (None, source.pod.node) and not flow.sender:
-            verdict = self._direction("Egress", source.pod, flow, destination, destination)
-            if not verdict.allowed:
-                return verdict
-        if destination.pod is not None and at in (None, destination.pod.node):
-            if flow.sender == destination.pod.node:
-                return Verdict(True, "the node reaches its own pods")
-            return self._direction("Ingress", destination.pod, flow, source, destination)
-        return Verdict(True, "no direction denies it")
+            yield self._direction("Egress", source.pod, flow, destination, destination)
+        if destination.pod is None or at not in (None, destination.pod.node):
+            return
+        if flow.sender == destination.pod.node:
+            yield Verdict(True, "the node reaches its own pods")
+        else:
+            yield self._direction("Ingress", destination.pod, flow, source, destination)
 
     def _party(self, address: str) -> Party:
         number = ip_address(address)
