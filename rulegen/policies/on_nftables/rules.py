@@ -1,0 +1,85 @@
+"""Rules of a policy as nft reads them, and the sets that they look into. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
+
+from rulegen.config import Family
+from rulegen.policies.model import ALL_PORTS, Action, AddressRange, Direction, PortRange, Ports, Rule, Rules
+from rulegen.policies.on_nftables.names import blocks_set, named_set, ports_set
+from rulegen.policies.ranges import is_everything, text_of
+from rulegen.policies.selected import selector_id
+
+IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+_PEER_FIELD = {Direction.INGRESS: "saddr", Direction.EGRESS: "daddr"}
+_VERDICTS = {
+    Action.ACCEPT: "counter accept",
+    Action.DENY: "counter goto denied",
+    # Of the chain of a tier: on to what comes after it.
+    Action.PASS: "counter return",
+}
+
+
+def rule_lines(rule: Rule, direction: Direction, family: Family) -> Iterator[str]:
+    """The rule for each kind of peer with each kind of port, `ip saddr @pods-1b2c tcp dport 80 counter accept`.
+
+    None where it matches nobody of this family.
+    """
+    verdict = _VERDICTS[rule.action]
+    for peer in _peer_matches(rule, direction, family):
+        for port in _port_matches(rule.ports, family):
+            yield " ".join(filter(None, (peer, port, verdict)))
+
+
+def block_lists(rules: Rules, family: Family) -> Iterator[tuple[AddressRange, ...]]:
+    """The lists of ranges that need a set."""
+    for rule in rules:
+        blocks = rule.blocks_of(family)
+        if len(blocks) > 1:
+            yield blocks
+
+
+def port_lists(rules: Rules) -> Iterator[tuple[PortRange, ...]]:
+    """The lists of ports that need a set."""
+    for rule in rules:
+        for ranges in _by_protocol(rule.ports.ranges if rule.ports else ()):
+            if len(ranges) > 1:
+                yield ranges
+
+
+def _peer_matches(rule: Rule, direction: Direction, family: Family) -> Iterator[str]:
+    if rule.anyone:
+        yield ""
+    field = f"{IP[family]} {_PEER_FIELD[direction]}"
+    for selector in rule.selectors:
+        yield f"{field} @{selector_id(selector)}"
+    blocks = rule.blocks_of(family)
+    if len(blocks) > 1:
+        yield f"{field} @{blocks_set(blocks)}"
+    elif blocks:
+        yield "" if is_everything(blocks[0]) else f"{field} {text_of(blocks[0])}"
+
+
+def _port_matches(ports: Ports | None, family: Family) -> Iterator[str]:
+    if ports is None:
+        yield ""
+        return
+    for ranges in _by_protocol(ports.ranges):
+        protocol = ranges[0].protocol.lower()
+        if len(ranges) > 1:
+            yield f"{protocol} dport @{ports_set(ranges)}"
+        elif ranges[0][1:] == ALL_PORTS:
+            yield f"meta l4proto {protocol}"
+        else:
+            first, last = ranges[0][1:]
+            yield f"{protocol} dport {first}" if first == last else f"{protocol} dport {first}-{last}"
+    for named in ports.named:
+        protocol = f"meta l4proto {named.protocol.lower()} " if named.protocol else ""
+        yield f"{protocol}{IP[family]} daddr . meta l4proto . th dport @{named_set(named.name)}"
+
+
+def _by_protocol(ranges: Iterable[PortRange]) -> Iterator[tuple[PortRange, ...]]:
+    for _, group in groupby(ranges, key=attrgetter("protocol")):
+        yield tuple(group)

@@ -1,0 +1,38 @@
+"""All objects of a cluster at once come in; one node's whole table goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rulegen.config import Family
+from rulegen.policies.documents import decode
+from rulegen.policies.on_nftables.compiler import TableCompiler
+from rulegen.policies.on_nftables.table import program_text
+from rulegen.policies.on_nftables.text import render_table
+from rulegen.policies.settings import Settings
+from rulegen.policies.store import PolicyObject, Store
+
+
+def store_of(documents: Iterable[Mapping[str, Any]], node_name: str) -> Store:
+    """What a node makes of all objects."""
+    return filled(Store(node_name), decode(documents))
+
+
+def filled(store: Store, objects: Iterable[PolicyObject]) -> Store:
+    """The store, when it has taken objects in."""
+    for item in objects:
+        store.put(item)
+    return store
+
+
+def nftables_text(
+    documents: Iterable[Mapping[str, Any]], node_name: str, family: Family, settings: Settings | None = None
+) -> str:
+    """The file that `nft -f` loads: the table `rulegen-policies` of one family, in place of the one that is there."""
+    settings = settings or Settings()
+    store = store_of(documents, node_name)
+    compiler = TableCompiler(family, settings)
+    compiler.update(store.take())
+    program = program_text(family, settings, store.pod_ranges(family))
+    return "".join(render_table(program, compiler.entries, family))
