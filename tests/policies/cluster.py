@@ -7,6 +7,7 @@ address has a new owner. One of the nine is terminating and counts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from tests.policies import documents
@@ -126,11 +127,16 @@ class Probe(NamedTuple):
     @property
     def flow(self) -> Flow:
         """The same for the oracle."""
-        source, destination = (party.addresses.of(self.family) for party in (self.source, self.destination))
-        return Flow(source, destination, self.protocol, self.port)
+        return _flow(self)
 
     def __str__(self) -> str:
         return f"{self.source.name} -> {self.destination.name}:{self.port}/{self.protocol}, IPv{self.family}"
+
+
+@cache
+def _flow(probe: Probe) -> Flow:
+    source, destination = (party.addresses.of(probe.family) for party in (probe.source, probe.destination))
+    return Flow(source, destination, probe.protocol, probe.port)
 
 
 PROBES = tuple(

@@ -135,8 +135,9 @@ class Lab:
     def sent(self, probes: Sequence[Probe], first: int = 0) -> list[bool]:
         """The same with connections remembered; probes with other numbers, from `first` on, are other connections."""
         found: list[bool] = []
-        for start in range(0, len(probes), _BATCH):
-            found += self._batch(probes[start : start + _BATCH], first + start)
+        with _on_one_processor():
+            for start in range(0, len(probes), _BATCH):
+                found += self._batch(probes[start : start + _BATCH], first + start)
         return found
 
     def exchange(self, frames: Sequence[Frame]) -> list[Frame]:
@@ -149,15 +150,14 @@ class Lab:
 
     def _batch(self, probes: Sequence[Probe], first: int) -> Iterator[bool]:
         numbered = list(enumerate(probes, first))
-        with _on_one_processor():
-            self._drain()
-            for number, probe in numbered:
-                self._inject(probe, number)
-            seen: dict[int, str] = {}
-            for interface, data in self._until_marker():
-                match parse(data):
-                    case Passing(number):
-                        seen[number] = interface
+        self._drain()
+        for number, probe in numbered:
+            self._inject(probe, number)
+        seen: dict[int, str] = {}
+        for interface, data in self._until_marker():
+            match parse(data):
+                case Passing(number):
+                    seen[number] = interface
         for number, probe in numbered:
             way = seen.get(number)
             assert way in (None, interface_of(probe.destination)), f"{probe} came out at {way}"

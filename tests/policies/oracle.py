@@ -103,7 +103,7 @@ class Oracle:
             yield self._direction("Ingress", destination.pod, flow, source, destination)
 
     def _party(self, address: str) -> Party:
-        number = ip_address(address)
+        number = _address(address)
         return Party(number, self._pods.get(number))
 
     def _direction(self, direction: str, subject: Pod, flow: Flow, other: Party, destination: Party) -> Verdict:
@@ -174,7 +174,7 @@ class Oracle:
 
     def _node_addresses(self, chosen: Document) -> set[IPv4Address | IPv6Address]:
         return {
-            ip_address(entry["address"])
+            _address(entry["address"])
             for node in self._nodes
             if selects(chosen, node["metadata"].get("labels") or {})
             for entry in node["status"]["addresses"]
@@ -205,7 +205,7 @@ def _pods_by_address(
         if document["spec"].get("hostNetwork") or document["status"].get("phase") in ("Succeeded", "Failed"):
             continue
         for entry in document["status"].get("podIPs") or ():
-            found[ip_address(entry["ip"])] = _pod(document, namespace_labels)
+            found[_address(entry["ip"])] = _pod(document, namespace_labels)
     return found
 
 
@@ -288,6 +288,9 @@ def _is_peer(peer: Document, namespace: str, other: Party) -> bool:
     else:
         in_namespace = selects(peer["namespaceSelector"], other.pod.namespace_labels)
     return in_namespace and (peer.get("podSelector") is None or selects(peer["podSelector"], other.pod.labels))
+
+
+_address = cache(ip_address)
 
 
 @cache

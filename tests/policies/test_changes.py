@@ -17,6 +17,7 @@ from tests.policies.checks import Enforcer
 from tests.policies.documents import Document
 from tests.policies.fixtures import lab_or_skip
 from tests.policies.lab import NODES, Lab
+from tests.policies.product import Whole
 from tests.policies.traffic import Traffic, stable
 
 pytestmark = pytest.mark.kernel
@@ -68,3 +69,9 @@ def test_careful_brute_force_is_right(lab: Lab) -> None:
 def test_carelessness_is_seen(care: Care, words: str, lab: Lab) -> None:
     wrong = walk(lab, {node: BruteForce(lab, node, care) for node in NODES}, seed=1)
     assert any(words in sentence for sentence in wrong)
+
+
+@pytest.mark.part(10)
+@pytest.mark.parametrize("seed", range(40))
+def test_nftables(seed: int, lab: Lab) -> None:
+    assert not walk(lab, {node: Whole(lab, node) for node in NODES}, seed)
