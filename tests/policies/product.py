@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rulegen.config import Family
+from rulegen.policies.documents import decode
+from rulegen.policies.on_nftables.compiler import TableCompiler
+from rulegen.policies.on_nftables.table import program_text
+from rulegen.policies.on_nftables.text import render_table
 from rulegen.policies.settings import Settings
-from rulegen.policies.whole import nftables_text
+from rulegen.policies.store import Change, Id, Store
+from rulegen.policies.whole import filled, nftables_text
+from tests.policies.changes import Key, key_of
 from tests.policies.documents import Document
 from tests.policies.lab import Lab
 
@@ -31,3 +37,51 @@ class Whole:
 
     def close(self) -> None:
         """Nothing of it runs."""
+
+
+class Running:
+    """The same by a program that goes on: it is told of what has changed, and of nothing else."""
+
+    def __init__(self, lab: Lab | None, node: str, settings: Settings | None = None) -> None:
+        self._lab = lab
+        self._node = node
+        self._settings = settings or Settings()
+        self._store = Store(node)
+        self._compilers = {family: TableCompiler(family, self._settings) for family in Family}
+        self._known: dict[Key, Document] = {}
+
+    def apply(self, objects: Sequence[Document]) -> None:
+        text = self.text(objects)
+        if self._lab is not None:
+            self._lab.nft(self._node, text)
+
+    def text(self, objects: Sequence[Document]) -> str:
+        """What is in force when the cluster is exactly these objects."""
+        wanted = {key_of(one): one for one in objects}
+        for key in self._known.keys() - wanted.keys():
+            self._remove(*key)
+        filled(self._store, decode(one for key, one in wanted.items() if self._known.get(key) != one))
+        self._known = wanted
+        changes = self._store.take()
+        return "\n".join(self._table(family, changes) for family in Family)
+
+    def close(self) -> None:
+        """Nothing of it runs."""
+
+    def _table(self, family: Family, changes: Mapping[Id, Change]) -> str:
+        compiler = self._compilers[family]
+        compiler.update(changes)
+        program = program_text(family, self._settings, self._store.pod_ranges(family))
+        return "".join(render_table(program, compiler.entries, family))
+
+    def _remove(self, kind: str, namespace: str, name: str) -> None:
+        if kind == "Pod":
+            self._store.remove_pod(namespace, name)
+        elif kind == "Namespace":
+            self._store.remove_namespace(name)
+        elif kind == "Node":
+            self._store.remove_node(name)
+        elif kind == "NetworkPolicy":
+            self._store.remove_network_policy(namespace, name)
+        else:
+            self._store.remove_cluster_network_policy(name)
