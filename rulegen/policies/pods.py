@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,8 +18,6 @@ from rulegen.policies.objects import Container, Pod
 
 if TYPE_CHECKING:
     from rulegen.policies.selected import Selected
-
-PodKey: TypeAlias = tuple[str, str]
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 _ALWAYS = "Always"

@@ -33,7 +33,6 @@ from rulegen.policies.objects import ClusterNetworkPolicy, Namespace, NetworkPol
 from rulegen.policies.pods import (
     Claims,
     PodClass,
-    PodKey,
     PodRecord,
     addresses_of,
     named_ports,
@@ -52,6 +51,7 @@ from rulegen.policies.selectors import (
     Selector,
     Selects,
     fulfils,
+    index_keys,
 )
 
 # ---- what is handed on ----
@@ -101,13 +101,6 @@ class LocalPod(NamedTuple):
 Id: TypeAlias = PeerSet | Member | PortSet | PortMember | PolicyRules | LocalPod
 
 
-class Change(NamedTuple):
-    """A fact before and after; None where it is not there."""
-
-    before: Any
-    after: Any
-
-
 PolicyObject: TypeAlias = Pod | Namespace | Node | NetworkPolicy | ClusterNetworkPolicy
 
 
@@ -115,19 +108,28 @@ class _Changes:
     """What became different since it was taken last: a fact that comes and goes in between is none."""
 
     def __init__(self) -> None:
-        self._changes: dict[Id, Change] = {}
+        self._facts: dict[Id, Any] = {}
+        self._before: dict[Id, Any] = {}
 
     def note(self, id_: Id, before: object, after: object) -> None:
-        known = self._changes.get(id_)
-        if known is not None:
-            before = known.before
+        """A fact has another value; None where it is not there."""
+        before = self._before.setdefault(id_, before)
         if before == after:
-            self._changes.pop(id_, None)
+            del self._before[id_]
+            self._facts.pop(id_, None)
         else:
-            self._changes[id_] = Change(before, after)
+            self._facts[id_] = after
 
-    def take(self) -> dict[Id, Change]:
-        taken, self._changes = self._changes, {}
+    def toggle(self, id_: Member | PortMember | PortSet, *, is_there: bool) -> None:
+        """A fact that has no value comes or goes. There are very many, so nothing is kept but that."""
+        if id_ in self._facts:
+            del self._facts[id_]
+        else:
+            self._facts[id_] = True if is_there else None
+
+    def take(self) -> dict[Id, Any]:
+        """What the facts are now, None for those that are no more."""
+        taken, self._facts, self._before = self._facts, {}, {}
         return taken
 
 
@@ -144,11 +146,13 @@ class _PortGroup:
 class _NamespaceState:
     """A namespace's labels, and its pods by class."""
 
-    __slots__ = ("classes", "is_declared", "labels")
+    __slots__ = ("classes", "is_declared", "labels", "pods", "visible")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, visible: set[str]) -> None:
         self.is_declared = False
         self.labels: dict[str, str] = {NAMESPACE_NAME: name}
+        self.visible = visible
+        self.pods: dict[str, PodRecord] = {}
         self.classes: dict[tuple[tuple[str, str], ...], PodClass] = {}
 
 
@@ -163,7 +167,6 @@ class Store:
     def __init__(self, node_name: str) -> None:
         self.node_name = node_name
         self.policies: dict[PolicyName, Policy] = {}
-        self._pods: dict[PodKey, PodRecord] = {}
         self._namespaces: dict[str, _NamespaceState] = {}
         self._nodes: dict[str, _NodeState] = {}
         self._pod_ranges: tuple[AddressRange, ...] = ()
@@ -171,15 +174,18 @@ class Store:
         self._holders: dict[Address, PodRecord] = {}
         self._selected: dict[Selector, Selected] = {}
         self._index = SelectorIndex()
-        # Labels that a selector has asked for at any time; others tell no pods apart.
+        self._classes_with: dict[tuple[str, str], set[PodClass]] = {}
+        # Labels that a selector has asked for at any time, by namespace where it was about only some; others tell no
+        # pods apart.
         self._visible: set[str] = set()
+        self._visible_in: dict[str, set[str]] = {}
         self._port_groups: dict[tuple[PodPort, ...], _PortGroup] = {}
         self._port_users: Counter[str] = Counter()
         self._changes = _Changes()
         self._lost: dict[Address, None] = {}
 
-    def take(self) -> dict[Id, Change]:
-        """What became different since the last call."""
+    def take(self) -> dict[Id, Any]:
+        """What became different since the last call: the facts as they are now, None for those that are no more."""
         return self._changes.take()
 
     def take_lost(self) -> list[Address]:
@@ -213,7 +219,8 @@ class Store:
 
     def pod(self, namespace: str, name: str) -> PodRecord | None:
         """A pod with an address, by its name."""
-        return self._pods.get((namespace, name))
+        state = self._namespaces.get(namespace)
+        return None if state is None else state.pods.get(name)
 
     def is_member(self, selector: Selector, address: Address) -> bool:
         """Whether a selector that is in use selects an address."""
@@ -239,10 +246,9 @@ class Store:
     def put_pod(self, pod: Pod) -> None:
         """A pod came, or changed; one that has finished, or has no address of its own, is none."""
         metadata = pod.metadata
-        key = (metadata.namespace, metadata.name)
         addresses = addresses_of(pod)
         if not addresses:
-            self.remove_pod(*key)
+            self.remove_pod(metadata.namespace, metadata.name)
             return
         labels = metadata.labels or {}
         ports = named_ports(pod)
@@ -258,13 +264,16 @@ class Store:
             rank=rank_of(pod),
             pod_class=self._class_of(metadata.namespace, labels),
         )
-        old = self._pods.get(key)
-        self._pods[key] = record
+        pods = self._namespaces[record.namespace].pods
+        old = pods.get(record.name)
+        pods[record.name] = record
         self._replace(old, record)
 
     def remove_pod(self, namespace: str, name: str) -> None:
         """A pod went."""
-        self._replace(self._pods.pop((namespace, name), None), None)
+        state = self._namespaces.get(namespace)
+        if state is not None:
+            self._replace(state.pods.pop(name, None), None)
 
     def _replace(self, old: PodRecord | None, new: PodRecord | None) -> None:
         touched: dict[Address, None] = {}
@@ -322,17 +331,17 @@ class Store:
         ports_after = set(new.ports) if new is not None else set()
         for port in ports_before ^ ports_after:
             if port.name in self._port_users:
-                is_there = port in ports_after
-                self._changes.note(PortMember(port.name, address, *port[1:]), not is_there or None, is_there or None)
+                self._changes.toggle(PortMember(port.name, address, *port[1:]), is_there=port in ports_after)
         was = self._isolation(old) if old is not None and old.is_local else None
         now = self._isolation(new) if new is not None and new.is_local else None
-        self._changes.note(LocalPod(address), was, now)
+        if was is not now:
+            self._changes.note(LocalPod(address), was, now)
 
     def _note_members(self, selectors: Iterable[Selected], addresses: Iterable[Address], *, is_member: bool) -> None:
         for selected in selectors:
             if selected.peers:
                 for address in addresses:
-                    self._changes.note(Member(selected.id, address), not is_member or None, is_member or None)
+                    self._changes.toggle(Member(selected.id, address), is_there=is_member)
 
     def _forget(self, record: PodRecord) -> None:
         """A class without a pod costs nothing."""
@@ -341,17 +350,22 @@ class Store:
         if pod_class.pods:
             return
         namespace = self._namespaces[pod_class.namespace]
-        del namespace.classes[_class_key(pod_class.labels)]
+        key = _class_key(pod_class.labels)
+        del namespace.classes[key]
         for selected in pod_class.selected:
             selected.classes.discard(pod_class)
+        for label in key:
+            self._classes_with[label].discard(pod_class)
+            if not self._classes_with[label]:
+                del self._classes_with[label]
         self._forget_namespace(pod_class.namespace)
 
     # ---- classes of pods ----
 
     def _class_of(self, namespace: str, labels: Labels) -> PodClass:
         """The class of pods with these labels, with one pod more."""
-        visible = {key: value for key, value in labels.items() if key in self._visible}
         state = self._namespace(namespace)
+        visible = {key: value for key, value in labels.items() if key in self._visible or key in state.visible}
         key = _class_key(visible)
         pod_class = state.classes.get(key)
         if pod_class is None:
@@ -359,6 +373,8 @@ class Store:
             pod_class.selected = self._index.matching(state.labels, visible)
             for selected in pod_class.selected:
                 selected.classes.add(pod_class)
+            for label in key:
+                self._classes_with.setdefault(label, set()).add(pod_class)
         pod_class.pods += 1
         return pod_class
 
@@ -367,25 +383,32 @@ class Store:
 
         That changes no fact, since no selector has asked for them before.
         """
-        new = {item.key for item in selector.labels if selector.of is Selects.PODS} - self._visible
-        if not new:
-            return
-        self._visible |= new
-        encoded = [key.encode() for key in new]
-        for record in self._pods.values():
-            if any(key in record.labels for key in encoded):
-                self._classify_anew(record)
+        asked = {item.key for item in selector.labels} - self._visible
+        names = _names_of(selector)
+        if names is None:
+            self._visible |= asked
+        else:
+            for name in names:
+                self._visible_in.setdefault(name, set()).update(asked)
+        for key in asked:
+            encoded = key.encode()
+            for state in self._namespaces_of(selector):
+                # A list, since classes that become empty may take the namespace's state along.
+                for record in [record for record in state.pods.values() if encoded in record.labels]:
+                    self._classify_anew(record)
 
     def _classify_anew(self, record: PodRecord) -> None:
         held = [address for address in record.addresses if self._holders.get(address) is record]
         for address in held:
             self._leave(address, record)
         new_class = self._class_of(record.namespace, unpack_labels(record.labels))
+        if new_class.combinations is None:
+            # What was told of its pods before; should a policy be on its way, it looks at them afterwards.
+            new_class.combinations = record.pod_class.combinations
         self._forget(record)
         record.pod_class = new_class
         for address in held:
             self._enter(address, record)
-        self._isolation(record)
 
     def _isolation(self, record: PodRecord) -> Isolation:
         return Isolation(str(record), *self._combinations(record.pod_class))
@@ -429,7 +452,8 @@ class Store:
     def _namespace(self, name: str) -> _NamespaceState:
         state = self._namespaces.get(name)
         if state is None:
-            state = self._namespaces[name] = _NamespaceState(name)
+            visible = self._visible_in.setdefault(name, set())
+            state = self._namespaces[name] = _NamespaceState(name, visible)
         return state
 
     def _forget_namespace(self, name: str) -> None:
@@ -570,13 +594,13 @@ class Store:
         self._release(selected)
 
     def _note_port(self, name: str, *, is_used: bool) -> None:
-        self._changes.note(PortSet(name), not is_used or None, is_used or None)
+        self._changes.toggle(PortSet(name), is_there=is_used)
         for group in self._port_groups.values():
             for port in group.ports:
                 if port.name == name:
                     for address in group.addresses:
                         id_ = PortMember(name, address, port.protocol, port.port)
-                        self._changes.note(id_, not is_used or None, is_used or None)
+                        self._changes.toggle(id_, is_there=is_used)
 
     # ---- selectors ----
 
@@ -584,19 +608,30 @@ class Store:
         selected = self._selected.get(selector)
         if selected is not None:
             return selected
-        self._see(selector)
         selected = self._selected[selector] = Selected(selector)
         if selector.of is Selects.NODES:
             for node in self._nodes.values():
                 selected.nodes.update(_selected_addresses(selector, node))
             return selected
+        self._see(selector)
         self._index.add(selected)
-        for state in self._namespaces_of(selector):
-            for pod_class in state.classes.values():
-                if fulfils(selector.labels, pod_class.labels):
-                    selected.classes.add(pod_class)
-                    pod_class.selected.add(selected)
+        for pod_class in self._candidates(selector):
+            if fulfils(selector.labels, pod_class.labels):
+                selected.classes.add(pod_class)
+                pod_class.selected.add(selected)
         return selected
+
+    def _candidates(self, selector: Selector) -> Iterator[PodClass]:
+        """The classes that a selector may match, in the namespaces that it matches."""
+        labels = [key for key in index_keys(selector.labels) if isinstance(key, tuple)]
+        if labels and _names_of(selector) is None:
+            for label in labels:
+                for pod_class in self._classes_with.get(label, ()):
+                    if fulfils(selector.namespaces, self._namespaces[pod_class.namespace].labels):
+                        yield pod_class
+            return
+        for state in self._namespaces_of(selector):
+            yield from state.classes.values()
 
     def _release(self, selected: Selected) -> None:
         if selected.is_used:
@@ -609,12 +644,20 @@ class Store:
 
     def _namespaces_of(self, selector: Selector) -> Iterator[_NamespaceState]:
         """The namespaces that a selector is about; one that names them looks at no other."""
-        named = [item for item in selector.namespaces if item.key == NAMESPACE_NAME and item.operator is Operator.IN]
-        if named:
-            candidates = [self._namespaces[name] for name in named[0].values if name in self._namespaces]
-        else:
+        names = _names_of(selector)
+        if names is None:
             candidates = list(self._namespaces.values())
+        else:
+            candidates = [self._namespaces[name] for name in names if name in self._namespaces]
         return (state for state in candidates if fulfils(selector.namespaces, state.labels))
+
+
+def _names_of(selector: Selector) -> tuple[str, ...] | None:
+    """The only namespaces that a selector can be about; None where it does not name them."""
+    for item in selector.namespaces:
+        if item.key == NAMESPACE_NAME and item.operator is Operator.IN:
+            return item.values
+    return None
 
 
 def _class_key(labels: Labels) -> tuple[tuple[str, str], ...]:

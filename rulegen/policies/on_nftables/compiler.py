@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rulegen.config import Family
 from rulegen.policies.model import (
@@ -25,7 +25,7 @@ from rulegen.policies.on_nftables import chains, names
 from rulegen.policies.on_nftables.rules import block_lists, port_lists
 from rulegen.policies.on_nftables.table import set_declaration
 from rulegen.policies.settings import Settings
-from rulegen.policies.store import Change, Id, LocalPod, Member, PeerSet, PolicyRules, PortMember, PortSet
+from rulegen.policies.store import Id, LocalPod, Member, PeerSet, PolicyRules, PortMember, PortSet
 
 CHAINS, DECLARATIONS = "(chains)", "(sets)"
 EGRESS_PODS, INGRESS_PODS, SELF, ISOLATED, KNOWN = "egress-pods", "ingress-pods", "self", "isolated", "known"
@@ -63,17 +63,18 @@ class TableCompiler:
         self.entries: Entries = {}
         self._before: dict[EntryKey, str | None] = {}
         self._rules: dict[PolicyRules, Rules] = {}
+        self._pods: dict[Address, Isolation] = {}
         self._uses: Counter[EntryKey] = Counter()
         self._tiers: dict[PolicyName, set[_TierChain]] = {}
 
-    def update(self, changes: Mapping[Id, Change]) -> dict[EntryKey, tuple[str | None, str | None]]:
+    def update(self, facts: Mapping[Id, Any]) -> dict[EntryKey, tuple[str | None, str | None]]:
         """What changes: of each entry the value before and after, None where there is none."""
-        changed_rules = [id_ for id_ in changes if isinstance(id_, PolicyRules)]
+        changed_rules = [id_ for id_ in facts if isinstance(id_, PolicyRules)]
         for rules in changed_rules:
-            self._update_rules(rules, changes[rules])
-        for id_, change in changes.items():
+            self._update_rules(rules, facts[rules])
+        for id_, fact in facts.items():
             if not isinstance(id_, PolicyRules):
-                self._update_fact(id_, change)
+                self._update_fact(id_, fact)
         for policy in dict.fromkeys(id_.policy for id_ in changed_rules):
             for tier in self._tiers.get(policy, ()):
                 self._write(EntryKey(CHAINS, tier.name.encode()), self._tier_text(tier))
@@ -83,20 +84,20 @@ class TableCompiler:
 
     # ---- facts ----
 
-    def _update_fact(self, id_: Id, change: Change) -> None:
+    def _update_fact(self, id_: Id, fact: Any) -> None:
         match id_:
             case Member(set_id, address):
-                self._element(set_id, address, address, is_there=bool(change.after))
+                self._element(set_id, address, address, is_there=bool(fact))
             case PortMember(name, address, protocol, port):
                 key = address + bytes((_PROTOCOLS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
-                self._element(names.named_set(name), address, key, is_there=bool(change.after))
+                self._element(names.named_set(name), address, key, is_there=bool(fact))
             case PeerSet(set_id):
-                self._declare(set_id, is_there=change.after is not None)
+                self._declare(set_id, is_there=fact is not None)
             case PortSet(name):
-                self._declare(names.named_set(name), is_there=bool(change.after))
+                self._declare(names.named_set(name), is_there=bool(fact))
             case LocalPod(address):
                 if family_of(address) is self.family:
-                    self._update_pod(address, change)
+                    self._update_pod(address, fact)
 
     def _element(self, group: str, address: Address, key: bytes, *, is_there: bool) -> None:
         if family_of(address) is self.family:
@@ -105,9 +106,10 @@ class TableCompiler:
     def _declare(self, name: str, *, is_there: bool) -> None:
         self._write(EntryKey(DECLARATIONS, name.encode()), set_declaration(name, self.family) if is_there else None)
 
-    def _update_pod(self, address: Address, change: Change) -> None:
-        before: Isolation | None = change.before
-        after: Isolation | None = change.after
+    def _update_pod(self, address: Address, after: Isolation | None) -> None:
+        before = self._pods.pop(address, None)
+        if after is not None:
+            self._pods[address] = after
         for direction in Direction:
             old = before.of(direction) if before else None
             new = after.of(direction) if after else None
@@ -126,13 +128,10 @@ class TableCompiler:
 
     # ---- policies ----
 
-    def _update_rules(self, id_: PolicyRules, change: Change) -> None:
-        old: Rules | None = change.before
-        new: Rules | None = change.after
+    def _update_rules(self, id_: PolicyRules, new: Rules | None) -> None:
+        old = self._rules.pop(id_, None)
         if new is not None:
             self._rules[id_] = new
-        else:
-            del self._rules[id_]
         written = self._chains_of(id_, new)
         for name in self._chains_of(id_, old).keys() - written.keys():
             self._write(EntryKey(CHAINS, name.encode()), None)
