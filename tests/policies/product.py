@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rulegen.config import Family
 from rulegen.policies.documents import decode
@@ -10,7 +10,7 @@ from rulegen.policies.on_nftables.compiler import TableCompiler
 from rulegen.policies.on_nftables.table import program_text
 from rulegen.policies.on_nftables.text import render_table
 from rulegen.policies.settings import Settings
-from rulegen.policies.store import Change, Id, Store
+from rulegen.policies.store import Store
 from rulegen.policies.whole import filled, nftables_text
 from tests.policies.changes import Key, key_of
 from tests.policies.documents import Document
@@ -63,14 +63,14 @@ class Running:
         filled(self._store, decode(one for key, one in wanted.items() if self._known.get(key) != one))
         self._known = wanted
         changes = self._store.take()
-        return "\n".join(self._table(family, changes) for family in Family)
+        for compiler in self._compilers.values():
+            compiler.update(changes)
+        return "\n".join(self._table(family, compiler) for family, compiler in self._compilers.items())
 
     def close(self) -> None:
         """Nothing of it runs."""
 
-    def _table(self, family: Family, changes: Mapping[Id, Change]) -> str:
-        compiler = self._compilers[family]
-        compiler.update(changes)
+    def _table(self, family: Family, compiler: TableCompiler) -> str:
         program = program_text(family, self._settings, self._store.pod_ranges(family))
         return "".join(render_table(program, compiler.entries, family))
 
