@@ -392,10 +392,10 @@ class Store:
                 self._visible_in.setdefault(name, set()).update(asked)
         for key in asked:
             encoded = key.encode()
-            for state in self._namespaces_of(selector):
-                # A list, since classes that become empty may take the namespace's state along.
-                for record in [record for record in state.pods.values() if encoded in record.labels]:
-                    self._classify_anew(record)
+            for state in self._named(names):
+                for record in state.pods.values():
+                    if encoded in record.labels:
+                        self._classify_anew(record)
 
     def _classify_anew(self, record: PodRecord) -> None:
         held = [address for address in record.addresses if self._holders.get(address) is record]
@@ -644,12 +644,14 @@ class Store:
 
     def _namespaces_of(self, selector: Selector) -> Iterator[_NamespaceState]:
         """The namespaces that a selector is about; one that names them looks at no other."""
-        names = _names_of(selector)
-        if names is None:
-            candidates = list(self._namespaces.values())
-        else:
-            candidates = [self._namespaces[name] for name in names if name in self._namespaces]
+        candidates = self._named(_names_of(selector))
         return (state for state in candidates if fulfils(selector.namespaces, state.labels))
+
+    def _named(self, names: tuple[str, ...] | None) -> list[_NamespaceState]:
+        """Namespaces by name, all of them without names, as far as there is one."""
+        if names is None:
+            return list(self._namespaces.values())
+        return [self._namespaces[name] for name in names if name in self._namespaces]
 
 
 def _names_of(selector: Selector) -> tuple[str, ...] | None:
