@@ -13,17 +13,18 @@ from pathlib import Path
 from bench.clock import Numbers, measured, peak_memory, watched_children
 from bench.clusters import ENDPOINTS, POD_CIDRS, Shape, cluster_ip, endpoint_address, manifest
 from bench.product import MASQUERADE_BIT, configuration, replaced_endpoint, spread, timed
-from rulegen import collector, ruleset
+from rulegen import gc_pause as collector
 from rulegen.config import Family
-from rulegen.iptables import programs
-from rulegen.iptables.compiler import Compiler
+from rulegen.iptables import binaries as programs
+from rulegen.iptables.base_chains import NAT, Entries, EntryKey, target_of
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Driver, Kernel
-from rulegen.iptables.program import NAT, Entries, EntryKey, target_of
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.transaction import plan
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import EndpointSlice
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile import delta as ruleset
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.store import Cluster
 
 _WAIT = 60
 _DESTINATION = re.compile(r"(?:^| )-d (\S+)")

@@ -15,18 +15,19 @@ from msgspec import structs
 
 from bench.clock import Numbers, measured, peak_memory, watched_children
 from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address, manifest, service, slice_of
-from rulegen import collector, ruleset
+from rulegen import gc_pause as collector
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import Endpoint, EndpointSlice, Service
 from rulegen.nftables import text
-from rulegen.nftables.compiler import Compiler
+from rulegen.nftables.base_chains import Chain, Program
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live
-from rulegen.nftables.program import Chain, Program
 from rulegen.nftables.transaction import Transaction, plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile import delta as ruleset
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Cluster
 
 MASQUERADE_BIT = 14
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
-from rulegen import collector
+from rulegen import gc_pause as collector
 from rulegen.errors import RulegenError, UnseenError, lines, one_line
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from rulegen.config import Target as Kind
     from rulegen.explain.model import Ruleset, View
     from rulegen.explain.text import TextLine
-    from rulegen.iptables.programs import Variant
+    from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
-    from rulegen.nftables.netlink import Connection
-    from rulegen.routing.cluster import Cluster
-    from rulegen.routing.model import Finding
+    from rulegen.nftables.messages import Connection
+    from rulegen.services.model import Finding
+    from rulegen.services.store import Cluster
     from rulegen.targets.model import Difference, ShownChange, Target
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
@@ -299,7 +299,7 @@ def _refuse_to_prune(unreadable: int) -> NoReturn:
 
 
 def _refuse_beside_agent() -> None:
-    from rulegen.agent.lock import holder
+    from rulegen.agent.run.lock import holder
 
     agent = holder()
     if agent is not None:
@@ -350,7 +350,7 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
     """What cannot be removed is named, and the exit status is then 2."""
     from rulegen.kube_proxy import ipvs
     from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-    from rulegen.nftables.netlink import open_connection
+    from rulegen.nftables.messages import open_connection
 
     with closing(open_connection()) as connection:
         if not force:
@@ -462,11 +462,11 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     """
     from functools import partial
 
-    from rulegen.agent.assembly import Options
-    from rulegen.agent.ending import EndsProcess
-    from rulegen.agent.log import LEVELS, Log, level_of_verbosity
-    from rulegen.agent.printed import Printout
-    from rulegen.agent.process import run
+    from rulegen.agent.log.log import LEVELS, Log, level_of_verbosity
+    from rulegen.agent.log.printed import Printout
+    from rulegen.agent.run.assembly import Options
+    from rulegen.agent.run.ending import EndsProcess
+    from rulegen.agent.run.process import run
 
     source = _pack(options)
     if "-" in source.files:
@@ -606,9 +606,9 @@ def lint(live: bool, output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --node worker-1
       rulegen lint -f cluster.yaml --live
     """
-    from rulegen import lint as checks
     from rulegen.kube.fields import unknown_fields
-    from rulegen.routing.model import Reason
+    from rulegen.services import lint as checks
+    from rulegen.services.model import Reason
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
@@ -641,7 +641,7 @@ def lint(live: bool, output: str, **options: Any) -> None:
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
     """Of this host, whatever node the objects are looked at from."""
     from rulegen.firewalls.find import obstacles_beside
-    from rulegen.routing.model import Finding, Reason
+    from rulegen.services.model import Finding, Reason
 
     subject = f"Node {configuration.node.node_name}"
     found = obstacles_beside(configuration.target)
@@ -860,7 +860,7 @@ def _read_manifests(source: Input, configured: str, inspect: Inspect | None) -> 
 
 
 def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
-    from rulegen.routing.cluster import Cluster
+    from rulegen.services.store import Cluster
 
     cluster = Cluster(configuration)
     for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
@@ -910,7 +910,7 @@ def _other_target(kind: Kind) -> Target:
 
 def _variant(name: str) -> Variant | None:
     """None: the one that the host uses."""
-    from rulegen.iptables.programs import Variant
+    from rulegen.iptables.binaries import Variant
 
     return None if name == "auto" else Variant(name)
 

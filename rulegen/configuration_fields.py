@@ -20,7 +20,7 @@ from rulegen.errors import printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.decode import Fault
 from rulegen.kube.objects import DnsSubdomain
-from rulegen.routing.addresses import family_of, parse_network
+from rulegen.networks import family_of, parse_network
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)

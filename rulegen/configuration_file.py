@@ -51,7 +51,7 @@ from rulegen.errors import InputError, printable, shown
 from rulegen.kube.decode import Fault, plain_value
 from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import STDIN, read_documents
-from rulegen.routing.addresses import family_of, is_loopback
+from rulegen.networks import family_of, is_loopback
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"

@@ -22,9 +22,9 @@ from rulegen.configuration_file import for_families, node_configuration, read_co
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
-from rulegen.routing.addresses import family_of, host_cidr, parse_network
-from rulegen.routing.cluster import Cluster
-from rulegen.routing.flow import (
+from rulegen.networks import family_of, host_cidr, parse_network
+from rulegen.services.node import host_addresses
+from rulegen.services.simulate import (
     Delivery,
     Destination,
     Fate,
@@ -34,7 +34,7 @@ from rulegen.routing.flow import (
     parse_destination,
     source_towards,
 )
-from rulegen.routing.node import host_addresses
+from rulegen.services.store import Cluster
 
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
@@ -190,10 +190,10 @@ def update(scenario: Scenario) -> list[Path]:
 
 def render(scenario: Scenario) -> dict[str, str]:
     """The whole rulesets of the scenario's node, by the names of their files."""
-    from rulegen.iptables import compiler as iptables
     from rulegen.iptables import text as iptables_text
-    from rulegen.nftables import compiler as nftables
     from rulegen.nftables import text as nftables_text
+    from rulegen.services.on_iptables import compiler as iptables
+    from rulegen.services.on_nftables import compiler as nftables
 
     routes = scenario.cluster.routes()
     configuration = scenario.configuration

@@ -33,7 +33,7 @@ from rulegen.kube.objects import (
     ServiceStatus,
     SessionAffinityConfig,
 )
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Cluster
 
 Item: TypeAlias = Service | EndpointSlice | Node | ServiceCIDR
 

@@ -11,10 +11,10 @@ from rulegen.explain.on_iptables import IptablesRuleset
 from rulegen.explain.on_nftables import NftablesRuleset
 from rulegen.explain.packet import NODE, PacketQuestion, explain_packet
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
-from rulegen.iptables import compiler as iptables
-from rulegen.nftables import compiler as nftables
-from rulegen.routing.flow import Destination
-from rulegen.routing.model import NodeRouting
+from rulegen.services.model import NodeRouting
+from rulegen.services.on_iptables import compiler as iptables
+from rulegen.services.on_nftables import compiler as nftables
+from rulegen.services.simulate import Destination
 
 FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
     "rejected": "rejected",

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rulegen.agent.log import level_of_verbosity
+from rulegen.agent.log.log import level_of_verbosity
 from rulegen.config import (
     KUBE_PROXY_CONNTRACK,
     AgentConfiguration,
@@ -38,7 +38,7 @@ from rulegen.configuration_file import (
     read_configuration,
 )
 from rulegen.errors import InputError
-from rulegen.routing.node import node_routing
+from rulegen.services.node import node_routing
 
 BOTH = (Family.IPV4, Family.IPV6)
 KINDS = "KubeProxyConfiguration or RulegenConfiguration or ConfigMap"

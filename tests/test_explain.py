@@ -23,9 +23,9 @@ from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
-from rulegen.nftables.compiler import compile_ruleset
+from rulegen.nftables.annotate import EntryInWords
 from rulegen.nftables.layout import LAYOUTS, EntryKey, Value, key_text
-from rulegen.nftables.words import EntryInWords
+from rulegen.services.on_nftables.compiler import compile_ruleset
 from tests.builders import (
     CONFIGURATION,
     Item,

@@ -24,18 +24,18 @@ from rulegen.explain.packet import explain_packet, parse_question
 from rulegen.explain.service import explain_service, parse_service_name
 from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
-from rulegen.iptables.forest import Place
-from rulegen.iptables.lists import LIST_SIZE
+from rulegen.iptables.annotate import ChainInWords, place
+from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.names import is_of_service
-from rulegen.iptables.program import FILTER, MANGLE, NAT, Entries, EntryKey
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.rules import parse_rule
-from rulegen.iptables.trace import Ending, trace
-from rulegen.iptables.words import ChainInWords, place
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
-from rulegen.routing.flow import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, follow
-from rulegen.routing.model import NodeRouting
+from rulegen.services.model import NodeRouting
+from rulegen.services.on_iptables.dispatch_trees import Place
+from rulegen.services.on_iptables.lists import LIST_SIZE
+from rulegen.services.on_iptables.trace import Ending, trace
+from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, follow
 from tests.builders import CONFIGURATION, Item, cluster, endpoint, endpoint_slice, node, port, service, service_cidr
 from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view_on_iptables
 from tests.iptables.host import Host, compiled

@@ -24,8 +24,8 @@ from rulegen.conntrack.table import (
 )
 from rulegen.errors import ConntrackError
 from rulegen.interfaces import own_addresses
-from rulegen.routing.addresses import contains, is_loopback, parse_network
-from rulegen.routing.model import Changes, NodeRouting
+from rulegen.networks import contains, is_loopback, parse_network
+from rulegen.services.model import Changes, NodeRouting
 
 # Each listing walks the whole table in the kernel. One of all UDP flows takes as long as two narrow ones when there are
 # 1,000 flows, as thirteen when there are 20,000, as forty when there are 100,000.

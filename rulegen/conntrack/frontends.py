@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from rulegen.config import Family
-from rulegen.routing.model import Frontend, Route, RouteKey, Verdict
+from rulegen.services.model import Frontend, Route, RouteKey, Verdict
 
 
 class FrontendKey(NamedTuple):

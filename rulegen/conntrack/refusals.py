@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.conntrack.frontends import Flow, FrontendKey, UdpFrontends
-from rulegen.routing.flow import Match, Packet, is_refused
-from rulegen.routing.model import Changes, FrontendKind, NodeRouting, Route, RouteKey
+from rulegen.services.model import Changes, FrontendKind, NodeRouting, Route, RouteKey
+from rulegen.services.simulate import Match, Packet, is_refused
 
 
 class Closed(NamedTuple):

@@ -24,7 +24,7 @@ from typing import NamedTuple, Self
 from rulegen.config import Family
 from rulegen.conntrack.frontends import Flow, FrontendKey
 from rulegen.errors import ConntrackError, HostError, RulegenError
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     ACK,
     DUMP,
     DUMP_INTERRUPTED,

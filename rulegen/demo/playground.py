@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rulegen.demo.network import CLIENT_ADDRESS, NODE_ADDRESS, Network
 from rulegen.demo.proxy import Change, Proxy, Sample
 from rulegen.demo.servers import REFUSED, Servers, ask_again, connect, count_answers
-from rulegen.routing.model import Backend, Frontend, FrontendKind, Route
+from rulegen.services.model import Backend, Frontend, FrontendKind, Route
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,13 +14,13 @@ from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.demo.servers import Servers
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Endpoint
-from rulegen.nftables.compiler import compile_ruleset
-from rulegen.nftables.describe import describe, names_in
+from rulegen.nftables.diff_text import describe, names_in
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import EntryKey, Value
 from rulegen.nftables.transaction import Transaction, plan
-from rulegen.routing.cluster import Cluster
-from rulegen.ruleset import Delta, diff
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.on_nftables.compiler import compile_ruleset
+from rulegen.services.store import Cluster
 
 _CLUSTER = Path(__file__).with_name("cluster.yaml")
 _CONFIGURATION = NodeConfiguration(node_name="node-a", families=(Family.IPV4,), cluster_cidrs=("10.128.0.0/14",))

@@ -8,12 +8,12 @@ from typing import NamedTuple, Protocol, TypeAlias
 from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
-from rulegen.iptables.words import ChainInWords
+from rulegen.iptables.annotate import ChainInWords
 from rulegen.kube.objects import Service
-from rulegen.nftables.words import EntryInWords
-from rulegen.routing.cluster import Cluster
-from rulegen.routing.flow import Decision, Delivery, Outcome, Packet
-from rulegen.routing.model import Backend, Route, RouteKey
+from rulegen.nftables.annotate import EntryInWords
+from rulegen.services.model import Backend, Route, RouteKey
+from rulegen.services.simulate import Decision, Delivery, Outcome, Packet
+from rulegen.services.store import Cluster
 
 Entry: TypeAlias = EntryInWords | ChainInWords
 

@@ -8,15 +8,15 @@ from msgspec import UNSET
 
 from rulegen.config import Family
 from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
-from rulegen.iptables.compiler import Compiler
-from rulegen.iptables.describe import describe
-from rulegen.iptables.lists import probabilities
-from rulegen.iptables.program import EntryKey, Rules
-from rulegen.iptables.scope import Scope, difference, route_part
-from rulegen.iptables.trace import trace
-from rulegen.iptables.words import ChainInWords, in_words, place
-from rulegen.routing.flow import Decision, Delivery, Destination, Origin
-from rulegen.routing.model import Backend, Route, RouteKey
+from rulegen.iptables.annotate import ChainInWords, in_words, place
+from rulegen.iptables.base_chains import EntryKey, Rules
+from rulegen.iptables.diff_text import describe
+from rulegen.iptables.subset import Scope, difference, route_part
+from rulegen.services.model import Backend, Route, RouteKey
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.on_iptables.lists import probabilities
+from rulegen.services.on_iptables.trace import trace
+from rulegen.services.simulate import Decision, Delivery, Destination, Origin
 
 _REMEMBERED = (
     "session affinity: the kernel remembers 100 clients of each endpoint (xt_recent, ip_list_tot); beyond that the one "

@@ -6,15 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rulegen.config import Family
 from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
-from rulegen.nftables.compiler import Compiler
-from rulegen.nftables.describe import describe, names_in
+from rulegen.nftables.annotate import EntryInWords, in_words
+from rulegen.nftables.diff_text import describe, names_in
 from rulegen.nftables.layout import LAYOUTS, EntryKey, Value
-from rulegen.nftables.scope import Scope, difference, packet_keys
-from rulegen.nftables.slots import rounding_error, slot_counts
-from rulegen.nftables.trace import Path, trace
-from rulegen.nftables.words import EntryInWords, in_words
-from rulegen.routing.flow import Decision, Delivery, Fate
-from rulegen.routing.model import Backend, Route, RouteKey
+from rulegen.nftables.subset import Scope, difference, packet_keys
+from rulegen.services.model import Backend, Route, RouteKey
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.slots import rounding_error, slot_counts
+from rulegen.services.on_nftables.trace import Path, trace
+from rulegen.services.simulate import Decision, Delivery, Fate
 
 
 class NftablesRuleset:

@@ -9,8 +9,10 @@ from rulegen.config import Family
 from rulegen.errors import InputError, shown
 from rulegen.explain.model import DeliveryExplanation, FollowedPacket, PacketExplanation, Ruleset, View
 from rulegen.kube.addresses import canonical_address
-from rulegen.routing.addresses import family_of
-from rulegen.routing.flow import (
+from rulegen.networks import family_of
+from rulegen.services.model import NodeRouting
+from rulegen.services.node import host_addresses
+from rulegen.services.simulate import (
     Destination,
     Fate,
     FrontendIndex,
@@ -20,8 +22,6 @@ from rulegen.routing.flow import (
     parse_destination,
     source_towards,
 )
-from rulegen.routing.model import NodeRouting
-from rulegen.routing.node import host_addresses
 
 NODE = "node"
 

@@ -20,10 +20,10 @@ from rulegen.explain.model import (
     View,
 )
 from rulegen.kube.objects import Service
-from rulegen.routing.flow import Fate, Match, Origin, Treatment, treat
-from rulegen.routing.model import Frontend, FrontendKind, NodeRouting, Route, RouteKey, ServicePortName
-from rulegen.routing.reasons import EndpointReasons, PortReasons
-from rulegen.routing.services import why_skipped
+from rulegen.services.model import Frontend, FrontendKind, NodeRouting, Route, RouteKey, ServicePortName
+from rulegen.services.reasons import EndpointReasons, PortReasons
+from rulegen.services.requested import why_skipped
+from rulegen.services.simulate import Fate, Match, Origin, Treatment, treat
 
 
 class ServiceName(NamedTuple):

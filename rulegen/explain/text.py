@@ -18,9 +18,9 @@ from rulegen.explain.model import (
     ServiceExplanation,
     SourceExplanation,
 )
-from rulegen.iptables.words import ChainInWords
-from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE
-from rulegen.nftables.words import EntryInWords
+from rulegen.iptables.annotate import ChainInWords
+from rulegen.nftables.annotate import EntryInWords
+from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
 
 
 class Tone(Enum):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from rulegen.firewalls.model import Match, Rule, Verdict
-from rulegen.netlink import attributes, text_of
+from rulegen.netlink.messages import attributes, text_of
 
 _NAME, _DATA = 1, 2
 _IMMEDIATE_DATA, _DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 1, 2, 1, 2

@@ -12,11 +12,11 @@ from rulegen.errors import HostError, printable
 from rulegen.firewalls import legacy
 from rulegen.firewalls.expressions import read_rule
 from rulegen.firewalls.model import Hooked, Obstacle, Rule, obstacle
-from rulegen.iptables import programs
+from rulegen.iptables import binaries as programs
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
-from rulegen.iptables.programs import Variant
 from rulegen.nftables.foreign import BaseChain, base_chains, rules_of
-from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError, open_connection
+from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError, open_connection
 
 # NFPROTO_* of linux/netfilter.h; arp is not about Services.
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 from rulegen.config import Family
 from rulegen.errors import HostError
-from rulegen.iptables import programs
-from rulegen.iptables.programs import LOCK, LockedError, RestoreError
+from rulegen.iptables import binaries as programs
+from rulegen.iptables.binaries import LOCK, LockedError, RestoreError
 from rulegen.iptables.transaction import Step
 
 _POLL_SECONDS = 0.05

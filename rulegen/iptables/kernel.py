@@ -22,14 +22,15 @@ from rulegen.errors import (
     UnseenError,
 )
 from rulegen.interfaces import host_families
-from rulegen.iptables import nf_tables, programs
+from rulegen.iptables import binaries as programs
+from rulegen.iptables import nf_tables
+from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
 from rulegen.iptables.names import is_ours
 from rulegen.iptables.nf_tables import HiddenRule
 from rulegen.iptables.probe import check_features
-from rulegen.iptables.program import Entries, EntryKey, Rules
-from rulegen.iptables.programs import RestoreError, Variant
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, removal
 

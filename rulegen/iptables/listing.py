@@ -14,10 +14,11 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.errors import HostError, shown
 from rulegen.interfaces import host_families
-from rulegen.iptables import nf_tables, programs
+from rulegen.iptables import binaries as programs
+from rulegen.iptables import nf_tables
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.names import ESTABLISHED, PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
-from rulegen.iptables.programs import Variant
 
 # Those that the programs of either variant know.
 _TABLES = ("raw", "mangle", "nat", "filter", "security")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import NEEDED_FOR_IPTABLES, HostError
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     ACK,
     DUMP,
     DUMP_INTERRUPTED,

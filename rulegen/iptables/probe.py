@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from rulegen.config import Family
 from rulegen.errors import HostError
-from rulegen.iptables import programs
+from rulegen.iptables import binaries as programs
+from rulegen.iptables.base_chains import FILTER, NAT
+from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.names import PREFIX
-from rulegen.iptables.program import FILTER, NAT
-from rulegen.iptables.programs import RestoreError, Variant
 
 _CHAIN = f"{PREFIX}PROBE"
 # In words -> the table and a rule.

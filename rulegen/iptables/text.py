@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
 from rulegen.errors import InputError
+from rulegen.iptables.base_chains import Entries, EntryKey, Program, Rules, parse_rules
 from rulegen.iptables.names import is_of_service
-from rulegen.iptables.program import Entries, EntryKey, Program, Rules, parse_rules
 from rulegen.rendered import END, RenderedLines
 
 RESTORE = {Family.IPV4: "iptables-restore", Family.IPV6: "ip6tables-restore"}

@@ -14,15 +14,15 @@ from functools import partial
 from rulegen.config import Family
 from rulegen.errors import ApplyError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.iptables import programs
+from rulegen.iptables import binaries as programs
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import remove_everywhere, remove_hidden
 from rulegen.iptables.listing import list_tables
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube_proxy.rules import CHAIN, NFTABLES_TABLE, undisturbed
-from rulegen.nftables import netlink
+from rulegen.nftables import messages as netlink
 from rulegen.nftables.layout import IP_KEYWORD
-from rulegen.nftables.netlink import Connection, KernelError
+from rulegen.nftables.messages import Connection, KernelError
 
 _LOCK_SECONDS = 60
 _STALE = (errno.ERESTART, errno.ENOENT)

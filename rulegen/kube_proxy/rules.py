@@ -17,11 +17,11 @@ from typing import TypeVar
 from rulegen.config import Family
 from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.iptables import programs
+from rulegen.iptables import binaries as programs
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
-from rulegen.iptables.programs import Variant
 from rulegen.nftables.foreign import numbers
-from rulegen.nftables.netlink import SET_DYNAMIC, SET_TIMEOUT, Connection, InterruptedDumpError, KernelError
+from rulegen.nftables.messages import SET_DYNAMIC, SET_TIMEOUT, Connection, InterruptedDumpError, KernelError
 
 NFTABLES_TABLE = "kube-proxy"
 _IPTABLES_TABLES = ("raw", "mangle", "nat", "filter")

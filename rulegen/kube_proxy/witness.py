@@ -16,15 +16,15 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
 from rulegen.interfaces import host_families
-from rulegen.iptables import programs
+from rulegen.iptables import binaries as programs
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.iptables.names import PREFIX
-from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.rules import Found, find, undisturbed
-from rulegen.nftables import netlink
+from rulegen.nftables import messages as netlink
 from rulegen.nftables.foreign import new_empty_table
 from rulegen.nftables.layout import TABLE as OWN_TABLE
-from rulegen.nftables.netlink import Connection, KernelError, open_connection
+from rulegen.nftables.messages import Connection, KernelError, open_connection
 
 TABLE = "rulegen-arrival"
 _COMMENT = re.compile(r"found (?P<boot>\d+) s after boot: (?P<rules>unknown|none|\w+=[0-9a-f]+(?: \w+=[0-9a-f]+)*)")

@@ -24,7 +24,7 @@ from contextlib import closing
 
 from rulegen.claims import ACCELERATION
 from rulegen.errors import ApplyError, HostError
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     FAMILY_HEADER,
     NESTED,
     NF_TABLES,
@@ -35,7 +35,7 @@ from rulegen.netlink import (
     text_attribute,
     text_of,
 )
-from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError, open_connection
+from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError, open_connection
 
 TABLE = "rulegen-acceleration"
 _FLOWTABLE, _CHAIN = "established", "forward"

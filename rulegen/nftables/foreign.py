@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     FAMILY_HEADER,
     NF_TABLES,
     REQUEST,
@@ -22,7 +22,7 @@ from rulegen.netlink import (
     text_attribute,
     text_of,
 )
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.messages import Connection
 
 _SUBSYSTEM = NF_TABLES << 8
 _NEWTABLE, _GETTABLE, _GETCHAIN, _GETRULE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 4, _SUBSYSTEM | 7

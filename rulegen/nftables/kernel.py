@@ -17,13 +17,13 @@ from typing import NamedTuple, Self
 from rulegen.config import Family
 from rulegen.errors import AbsentError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.nftables import netlink, text
-from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
+from rulegen.nftables import messages as netlink
+from rulegen.nftables import text
+from rulegen.nftables.base_chains import Program, balance_chain
 from rulegen.nftables.grace import let_packets_leave
 from rulegen.nftables.layout import IP_KEYWORD, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
-from rulegen.nftables.program import Program, balance_chain
 from rulegen.nftables.refusals import kind_of_number
 from rulegen.nftables.rules import (
     Compiled,
@@ -35,6 +35,7 @@ from rulegen.nftables.rules import (
     model_of,
     workbench_text,
 )
+from rulegen.nftables.scratch_table import Workbench
 from rulegen.nftables.transaction import (
     Change,
     DeleteChains,
@@ -45,8 +46,8 @@ from rulegen.nftables.transaction import (
     chain_of,
     messages,
 )
-from rulegen.nftables.workbench import Workbench
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta
+from rulegen.services.on_nftables.affinity import Client, changed_timeouts, read_clients
 
 MINIMUM_KERNEL = (5, 15)
 # Before Linux 6.2 a chain could not go in the same transaction as the last reference to it.

@@ -16,11 +16,11 @@ from struct import calcsize
 
 from rulegen.config import Family
 from rulegen.errors import HostError
-from rulegen.nftables import netlink
+from rulegen.nftables import messages as netlink
+from rulegen.nftables.base_chains import AFFINITY_SIZE
 from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
-from rulegen.nftables.likely import likely_keys
-from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, KernelError
-from rulegen.nftables.program import AFFINITY_SIZE
+from rulegen.nftables.messages import Connection, Element, InterruptedDumpError, KernelError
+from rulegen.services.on_nftables.likely_keys import likely_keys
 
 ALTERED = Value(b"altered")
 # Among the fingerprints, which are of chains, that of the declarations of the sets.

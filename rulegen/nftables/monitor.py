@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rulegen.errors import HostError, printable
-from rulegen.netlink import HEADER, NETLINK_NETFILTER, attributes
+from rulegen.netlink.messages import HEADER, NETLINK_NETFILTER, attributes
 from rulegen.nftables.layout import TABLE
 
 _SOL_NETLINK = 270

@@ -17,7 +17,7 @@ from typing import Self
 
 from rulegen import children
 from rulegen.errors import ApplyError, HostError, RulegenError, printable
-from rulegen.nftables.netlink import SIZE_HINT, Connection
+from rulegen.nftables.messages import SIZE_HINT, Connection
 from rulegen.nftables.nft_worker import ALONE, ANSWER, HERE, REQUEST
 from rulegen.nftables.refusals import kind_of_words
 

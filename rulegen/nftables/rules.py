@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.nftables import netlink
+from rulegen.nftables import messages as netlink
+from rulegen.nftables.base_chains import Program, balance_chain, balance_chain_text, is_balance_chain
 from rulegen.nftables.layout import IP_KEYWORD, TABLE
 from rulegen.nftables.live import LiveTable, declarations_digest, listing_digest
-from rulegen.nftables.netlink import Connection
-from rulegen.nftables.program import Program, balance_chain, balance_chain_text, is_balance_chain
+from rulegen.nftables.messages import Connection
 
 WORKBENCH = f"{TABLE}-workbench"
 _IN_FRONT = "-in-front"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
+from rulegen.nftables.base_chains import Program, balance_chain_text, digest, is_balance_chain
 from rulegen.nftables.layout import (
     IP_KEYWORD,
     LAYOUTS,
@@ -24,7 +25,6 @@ from rulegen.nftables.layout import (
     pack_register,
     parse_element,
 )
-from rulegen.nftables.program import Program, balance_chain_text, digest, is_balance_chain
 from rulegen.rendered import END, RenderedLines
 
 _ELEMENTS_LINE = re.compile(r"^add element (ip6?) rulegen (\S+) \{$")

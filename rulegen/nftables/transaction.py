@@ -12,8 +12,9 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from rulegen.config import Family
-from rulegen.nftables import netlink, text
-from rulegen.nftables.affinity import Client
+from rulegen.nftables import messages as netlink
+from rulegen.nftables import text
+from rulegen.nftables.base_chains import Chain, Program, balance_chain, is_balance_chain
 from rulegen.nftables.layout import (
     IP_KEYWORD,
     LAYOUTS,
@@ -28,10 +29,10 @@ from rulegen.nftables.layout import (
     service_port_of,
 )
 from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTable
-from rulegen.nftables.netlink import chunks
-from rulegen.nftables.program import Chain, Program, balance_chain, is_balance_chain
+from rulegen.nftables.messages import chunks
 from rulegen.nftables.rules import Compiled
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta
+from rulegen.services.on_nftables.affinity import Client
 
 Elements = list[tuple[bytes, Value]]
 

@@ -6,18 +6,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import ApplyError, TargetError
-from rulegen.iptables.compiler import Compiler
-from rulegen.iptables.describe import count, describe
-from rulegen.iptables.keeping import find_services
+from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.iptables.diff_text import count, describe
 from rulegen.iptables.kernel import Kernel
-from rulegen.iptables.program import Entries, EntryKey, Rules
+from rulegen.iptables.preserve_unreadable import find_services
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import REMARK, Step, plan
-from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.ruleset import Delta
+from rulegen.reconcile import delta as ruleset
+from rulegen.reconcile.delta import Delta
+from rulegen.services.model import NodeRouting, Route, RouteKey, ServiceKey
+from rulegen.services.on_iptables.compiler import Compiler
 from rulegen.targets.model import RouteChange, RuleCount, ShownChange, shown_change
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
-from rulegen.nftables.compiler import Compiler, Entries
-from rulegen.nftables.describe import count, describe, names_in
-from rulegen.nftables.keeping import Kept
+from rulegen.nftables.diff_text import count, describe, names_in
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import EntryKey, Value
 from rulegen.nftables.live import Live
+from rulegen.nftables.preserve_unreadable import Kept
 from rulegen.nftables.transaction import Transaction, plan
-from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.ruleset import Delta
+from rulegen.reconcile import delta as ruleset
+from rulegen.reconcile.delta import Delta
+from rulegen.services.model import NodeRouting, Route, RouteKey, ServiceKey
+from rulegen.services.on_nftables.compiler import Compiler, Entries
 from rulegen.targets.model import RouteChange, RuleCount, ShownChange, shown_change
 
 # Entries that several Routes may need; whoever is held back, the others keep them.

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import InputError, TargetError
-from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta
+from rulegen.services.model import NodeRouting, Route, RouteKey, ServiceKey
+from rulegen.services.store import Cluster
 
 # What an entry is only its target knows.
 AnyDelta: TypeAlias = Delta[Any, Any]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rulegen import ruleset
 from rulegen.config import NodeConfiguration
 from rulegen.configuration_file import for_families
 from rulegen.interfaces import host_families
 from rulegen.iptables import text
-from rulegen.iptables.compiler import Compiler, compile_ruleset
-from rulegen.iptables.describe import count
+from rulegen.iptables.binaries import Variant
+from rulegen.iptables.diff_text import count
 from rulegen.iptables.kernel import Kernel, remove_rules
-from rulegen.iptables.programs import Variant
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile import delta as ruleset
+from rulegen.services.on_iptables.compiler import Compiler, compile_ruleset
+from rulegen.services.store import Cluster
 from rulegen.targets.live_iptables import LiveIptables, shown_changes
 from rulegen.targets.model import Applied, Difference, Show, read_file
 from rulegen.targets.once import apply_once, compare_once

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rulegen import ruleset
 from rulegen.config import NodeConfiguration
 from rulegen.configuration_file import for_families
 from rulegen.interfaces import host_families
 from rulegen.nftables import text
-from rulegen.nftables.compiler import Compiler, compile_ruleset
-from rulegen.nftables.describe import count
+from rulegen.nftables.diff_text import count
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import TABLE, EntryKey, Value
 from rulegen.nftables.rules import WORKBENCH
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile import delta as ruleset
+from rulegen.services.on_nftables.compiler import Compiler, compile_ruleset
+from rulegen.services.store import Cluster
 from rulegen.targets.live_nftables import LiveNftables, shown_changes
 from rulegen.targets.model import Applied, Difference, Show, read_file
 from rulegen.targets.once import apply_once, compare_once

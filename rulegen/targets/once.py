@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rulegen.config import Family
 from rulegen.errors import StaleError, TargetError
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Cluster
 from rulegen.targets.model import AnyDelta, Difference, LiveRules, Show
 
 _ATTEMPTS = 5

@@ -18,7 +18,7 @@ _HANGS = "lambda: time.sleep(3600)"
 _EXECUTED = f"""
 import atexit, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from rulegen.agent.ending import EndsProcess
+from rulegen.agent.run.ending import EndsProcess
 threading.Thread(target={_HANGS}).start()
 ThreadPoolExecutor(1).submit({_HANGS})
 atexit.register({_HANGS})
@@ -55,11 +55,11 @@ _BEFORE = {
     "a worker of a pool": f"from concurrent.futures import ThreadPoolExecutor as P; P(1).submit({_HANGS})",
     "at exit": f"import atexit; atexit.register({_HANGS})",
     "a part while it stops": """
-from rulegen.agent.files import FileSource
+from rulegen.agent.sources.files import FileSource
 FileSource.stop = lambda self: threading.Event().wait()
 """,
     "a signal's exception that is lost": """
-from rulegen.agent.worker import Worker
+from rulegen.agent.worker.worker import Worker
 class Loses:
     def __del__(self):
         threading.Event().wait()

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rulegen.agent.events import EventRecorder, EventType, FindingEvents, Pace, ServiceReference
+from rulegen.agent.observers.events import EventRecorder, EventType, FindingEvents, Pace, ServiceReference
 from rulegen.kube.api import connect
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Cluster
 from tests.agent.running import wait_until
 from tests.apiserver import EVENT, ApiServer
 from tests.apiserver.faults import Answer, Hang

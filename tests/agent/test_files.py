@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.agent.files import FileSource
+from rulegen.agent.sources.files import FileSource
 from rulegen.errors import InputError
 from rulegen.kube.follow import Delete, FollowEvent, Synced, Upsert
 from rulegen.kube.objects import Service

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from rulegen.agent.health import GOING_AWAY_TAINT, Health, healthz_application
-from rulegen.agent.health_checks import ServiceHealthServers
-from rulegen.agent.http import HttpServer
+from rulegen.agent.http.health import GOING_AWAY_TAINT, Health, healthz_application
+from rulegen.agent.http.health_checks import ServiceHealthServers
+from rulegen.agent.http.server import HttpServer
 from rulegen.config import Family, SocketAddress
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.interfaces import bindable_addresses
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Node, NodeSpec, Taint
-from rulegen.routing.addresses import MATCH_ALL
-from rulegen.routing.model import HealthCheck, HealthCheckKey, ServiceKey
+from rulegen.networks import MATCH_ALL
+from rulegen.services.model import HealthCheck, HealthCheckKey, ServiceKey
 from tests.agent.asking import ask, is_open
 from tests.builders import cluster, draining, endpoint, endpoint_slice, node, service
 

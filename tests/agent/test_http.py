@@ -17,8 +17,8 @@ from wsgiref.validate import validator
 
 import pytest
 
-from rulegen.agent import http
-from rulegen.agent.http import HttpServer, respond, respond_text
+from rulegen.agent.http import server as http
+from rulegen.agent.http.server import HttpServer, respond, respond_text
 from rulegen.config import SocketAddress
 from rulegen.demo.namespaces import NetworkNamespace
 from tests.agent.asking import TIMEOUT, ask, is_open, receive, send

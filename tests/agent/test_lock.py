@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from rulegen.agent import lock
+from rulegen.agent.run import lock
 from rulegen.demo.namespaces import NetworkNamespace
 from tests.agent.running import wait_until
 from tests.patience import patience
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kernel
 
 _HOLD = """
 import time
-from rulegen.agent.lock import acquire
+from rulegen.agent.run.lock import acquire
 held = acquire()
 print(bool(held), flush=True)
 time.sleep(60)
@@ -98,7 +98,7 @@ taken = socket.socket(socket.AF_UNIX)
 taken.bind("\\0rulegen-agent")
 taken.listen(1)
 sys.path.insert(0, os.getcwd())
-from rulegen.agent.lock import acquire
+from rulegen.agent.run.lock import acquire
 from rulegen.errors import HostError
 try:
     print("taken" if acquire() else "not taken", flush=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.agent import log
-from rulegen.agent.lines import LineStream, LineWriter
+from rulegen.agent.log import log
+from rulegen.agent.log.lines import LineStream, LineWriter
 from rulegen.errors import lines, one_line, printable
 from tests.agent.running import RULEGEN, Playground, save, wait_until, web
 from tests.builders import Item, service

@@ -14,16 +14,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from rulegen import __version__
-from rulegen.agent.latency import TRIGGER_TIME, TriggerTimes
-from rulegen.agent.metrics import Metrics
+from rulegen.agent.observers.latency import TRIGGER_TIME, TriggerTimes
+from rulegen.agent.observers.metrics import Metrics
 from rulegen.config import Family, Target
 from rulegen.errors import HostError
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Failed, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service
-from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import Route, RouteKey
-from rulegen.ruleset import Delta, diff
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.model import Route, RouteKey
+from rulegen.services.store import Cluster
 from rulegen.targets.model import RuleCount
 from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_port, endpoint_slice, node, port, service
 

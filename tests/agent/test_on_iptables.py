@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.errors import HostError
-from rulegen.iptables.programs import Variant
+from rulegen.iptables.binaries import Variant
 from tests.agent.running import Agent, Ground, save, wait_until, web
 from tests.builders import Item, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import Host

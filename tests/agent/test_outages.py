@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rulegen.agent.outages import Outages
+from rulegen.agent.worker.outages import Outages
 from rulegen.kube.api import ApiError
 from rulegen.kube.follow import Interrupted, Resumed
 from rulegen.kube.listing import WatchedKind

@@ -8,10 +8,10 @@ from contextlib import closing
 
 import pytest
 
-from rulegen.agent.drift import Turns
-from rulegen.agent.inbox import Inbox
-from rulegen.agent.readiness import Readiness
-from rulegen.agent.schedule import Allowance, Schedule
+from rulegen.agent.worker.drift import Turns
+from rulegen.agent.worker.readiness import Readiness
+from rulegen.agent.worker.schedule import Allowance, Schedule
+from rulegen.agent.worker.work_queue import Inbox
 from rulegen.errors import HostError
 from rulegen.kube.api import ApiError
 from rulegen.kube.decode import ObjectError

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from rulegen.agent.configz import configuration_document
-from rulegen.agent.http import HttpServer
-from rulegen.agent.metrics import Metrics
-from rulegen.agent.status import status_application
+from rulegen.agent.http.configz import configuration_document
+from rulegen.agent.http.server import HttpServer
+from rulegen.agent.http.status import status_application
+from rulegen.agent.observers.metrics import Metrics
 from rulegen.config import (
     AgentConfiguration,
     Configuration,

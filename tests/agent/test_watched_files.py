@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.agent import watched_files
-from rulegen.agent.watched_files import turns
+from rulegen.agent.sources import watched_files
+from rulegen.agent.sources.watched_files import turns
 
 # Long enough for a busy machine; what is asserted is that a turn comes at all.
 PATIENCE = 20.0

@@ -9,16 +9,16 @@ from contextlib import closing
 
 import pytest
 
-from rulegen.agent.dataplane import Dataplane
-from rulegen.agent.drift import Nobody
-from rulegen.agent.engine import Engine
-from rulegen.agent.health import Health
-from rulegen.agent.health_checks import ServiceHealthServers
-from rulegen.agent.http import HttpServer
-from rulegen.agent.inbox import Inbox
-from rulegen.agent.observers import HealthKeeping
-from rulegen.agent.readiness import Readiness
-from rulegen.agent.worker import Worker
+from rulegen.agent.http.health import Health
+from rulegen.agent.http.health_checks import ServiceHealthServers
+from rulegen.agent.http.server import HttpServer
+from rulegen.agent.observers.observers import HealthKeeping
+from rulegen.agent.run.dataplane import Dataplane
+from rulegen.agent.worker.drift import Nobody
+from rulegen.agent.worker.readiness import Readiness
+from rulegen.agent.worker.reconciler import Engine
+from rulegen.agent.worker.work_queue import Inbox
+from rulegen.agent.worker.worker import Worker
 from rulegen.config import Configuration, Family
 from rulegen.kube.follow import Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR

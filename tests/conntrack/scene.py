@@ -18,7 +18,7 @@ from rulegen.config import Family
 from rulegen.conntrack.cleaner import Cleaned, Cleaner
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.kube.objects import Endpoint, EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Cluster
 from tests.builders import CONFIGURATION, Item, endpoint_port, endpoint_slice, node, port, service
 from tests.lab.fixtures import namespace_or_skip
 from tests.nftables.host import Host

@@ -14,7 +14,7 @@ from rulegen.conntrack import table as conntrack_table
 from rulegen.conntrack.cleaner import LISTINGS_AT_MOST
 from rulegen.errors import ConntrackError
 from rulegen.kube.objects import Endpoint
-from rulegen.netlink import DUMP_INTERRUPTED, HEADER, NLMSG_DONE
+from rulegen.netlink.messages import DUMP_INTERRUPTED, HEADER, NLMSG_DONE
 from tests.builders import endpoint, node, port, service, service_cidr
 from tests.conntrack.scene import (
     CLIENT,

@@ -13,7 +13,7 @@ from rulegen.conntrack.frontends import Flow, FrontendKey, Judge, UdpFrontends
 from rulegen.conntrack.table import ConnectionTable
 from rulegen.errors import HostError
 from rulegen.kube.objects import Endpoint
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Cluster
 from tests.builders import (
     CONFIGURATION,
     Item,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from rulegen.iptables.compiler import Compiler as IptablesCompiler
-from rulegen.nftables.compiler import Compiler as NftablesCompiler
-from rulegen.routing.model import Backend
+from rulegen.services.model import Backend
+from rulegen.services.on_iptables.compiler import Compiler as IptablesCompiler
+from rulegen.services.on_nftables.compiler import Compiler as NftablesCompiler
 from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_port, endpoint_slice, node, port, service
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from enum import Enum
 
-from rulegen import ruleset
 from rulegen.config import NodeConfiguration
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.transaction import plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile import delta as ruleset
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Cluster
 from tests.builders import Item
 from tests.flows.world import World
 from tests.lab import Lab

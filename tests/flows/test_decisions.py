@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.kube.manifests import load
-from rulegen.routing.model import Reason
+from rulegen.services.model import Reason
 from tests import builders
 from tests.flows.scene import CLIENT, CLIENT_V6, EVERYBODY, NODE, POD, SECOND, Scene
 from tests.flows.world import ELSEWHERE, HERE, Endpoint, Port, Service, World

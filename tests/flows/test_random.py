@@ -11,8 +11,8 @@ from ipaddress import ip_interface
 import pytest
 
 from rulegen.config import Family
-from rulegen.routing import flow as routing_flow
-from rulegen.routing.cluster import Cluster
+from rulegen.services import simulate as routing_flow
+from rulegen.services.store import Cluster
 from tests.flows.checks import Flow, differences
 from tests.flows.node import ProxyNode, Way
 from tests.flows.oracle import Expected, Oracle

@@ -9,16 +9,16 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Mapping
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
-from rulegen.iptables.compiler import Compiler, compile_ruleset
+from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Driver, Kernel
-from rulegen.iptables.program import Entries, EntryKey, Rules
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, plan
-from rulegen.ruleset import Delta
+from rulegen.reconcile import delta as ruleset
+from rulegen.reconcile.delta import Delta
+from rulegen.services.on_iptables.compiler import Compiler, compile_ruleset
 from tests.builders import CONFIGURATION, Item, cluster
 
 COMMANDS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from rulegen import ruleset
 from rulegen.config import NodeConfiguration
-from rulegen.iptables.compiler import Compiler
+from rulegen.iptables.base_chains import EntryKey, Rules
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Kernel, remove_rules
-from rulegen.iptables.program import EntryKey, Rules
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import plan
-from rulegen.routing.cluster import Cluster
-from rulegen.ruleset import Delta
+from rulegen.reconcile import delta as ruleset
+from rulegen.reconcile.delta import Delta
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.store import Cluster
 from tests.flows.node import ProxyNode, Way
 from tests.lab import Lab
 

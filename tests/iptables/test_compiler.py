@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rulegen.config import Family
 from rulegen.errors import TargetError
 from rulegen.iptables import names
-from rulegen.iptables.compiler import Compiler
-from rulegen.iptables.program import Entries, target_of
+from rulegen.iptables.base_chains import Entries, target_of
 from rulegen.iptables.text import parse, render
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
-from rulegen.routing.cluster import Cluster
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.store import Cluster
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_port, endpoint_slice, node, port, service
 from tests.iptables.host import compiled
 from tests.nftables.clusters import clusters, shuffled

@@ -14,9 +14,9 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.errors import HostError, UnseenError
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.listing import detect, list_tables
-from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.removal import remove_iptables_rules
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import COMMANDS, Host
@@ -350,7 +350,7 @@ def test_cleanup_without_the_programs_does_not_say_that_nothing_is_left(
         host.run("restore --noflush", KUBE_PROXY.format(table="filter", hook="FORWARD"))
         with host.namespace.entered():
             monkeypatch.setenv("PATH", str(tmp_path))
-            from rulegen.iptables import programs
+            from rulegen.iptables import binaries as programs
 
             programs._find.cache_clear()
             try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from pyroute2 import IPSet
 
-from rulegen.iptables import programs
+from rulegen.iptables import binaries as programs
 from rulegen.kube_proxy import ipvs
 from rulegen.kube_proxy.removal import remove_iptables_rules
 from tests.nftables.host import Host, host_or_skip

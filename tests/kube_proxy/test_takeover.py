@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from rulegen.agent import takeover
-from rulegen.agent.engine import Sync
-from rulegen.agent.takeover import Takeover
+from rulegen.agent.observers import legacy_cleanup as takeover
+from rulegen.agent.observers.legacy_cleanup import Takeover
+from rulegen.agent.worker.reconciler import Sync
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.kube_proxy.rules import Found, find
-from rulegen.nftables.netlink import Connection
-from rulegen.routing.model import NO_CHANGES
-from rulegen.ruleset import Delta
+from rulegen.nftables.messages import Connection
+from rulegen.reconcile.delta import Delta
+from rulegen.services.model import NO_CHANGES
 from tests.agent.running import wait_until
 
 pytestmark = pytest.mark.kernel

@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import HostError
 from rulegen.nftables import text
-from rulegen.nftables.compiler import Compiler, compile_ruleset
-from rulegen.nftables.describe import names_in
+from rulegen.nftables.diff_text import names_in
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import LOCAL_LIST, EntryKey, Value, data_text, id_of, key_text, unpack_register
 from rulegen.nftables.live import Live
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.messages import Connection
 from rulegen.nftables.transaction import AddElements, DeleteElements, Transaction, plan
-from rulegen.ruleset import Delta
+from rulegen.reconcile import delta as ruleset
+from rulegen.reconcile.delta import Delta
+from rulegen.services.on_nftables.compiler import Compiler, compile_ruleset
 from tests.builders import CONFIGURATION, Item, cluster
 
 Entries = Mapping[EntryKey, Value]

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from rulegen import ruleset
-from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.transaction import plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile import delta as ruleset
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Cluster
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service
 from tests.lab import NODE_ADDRESSES
 from tests.lab.fixtures import MakeLab

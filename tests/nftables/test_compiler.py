@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rulegen.config import Family
-from rulegen.nftables.compiler import compile_ruleset
 from rulegen.nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.compiler import compile_ruleset
 from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_slice, service
 
 _LAYOUT = LAYOUTS[Family.IPV4]

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
-from rulegen import ruleset
 from rulegen.demo.network import Network
 from rulegen.demo.proxy import Proxy, Sample
 from rulegen.demo.servers import Servers, ask_again, connect
 from rulegen.nftables.transaction import plan
+from rulegen.reconcile import delta as ruleset
 from tests.nftables.host import Host, host_in
 
 pytestmark = pytest.mark.kernel

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from rulegen import ruleset
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.nftables import kernel
 from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value, pack_register, service_port_of
-from rulegen.nftables.netlink import Connection, KernelError, SetInfo
+from rulegen.nftables.messages import Connection, KernelError, SetInfo
+from rulegen.reconcile import delta as ruleset
 from rulegen.targets.model import Difference
 from rulegen.targets.on_nftables import NftablesTarget
 from tests.builders import CONFIGURATION, Item, cluster, endpoint_slice, node, service

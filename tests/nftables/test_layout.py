@@ -23,7 +23,7 @@ from rulegen.nftables.layout import (
     parse_element,
     safe_comment,
 )
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.messages import Connection
 from tests.builders import Item, endpoint_slice, service
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, rendered

@@ -14,9 +14,10 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.errors import HostError, RulegenError
-from rulegen.netlink import attribute
-from rulegen.nftables import netlink, nft_process
-from rulegen.nftables.netlink import Connection
+from rulegen.netlink.messages import attribute
+from rulegen.nftables import messages as netlink
+from rulegen.nftables import nft_process
+from rulegen.nftables.messages import Connection
 from rulegen.nftables.nft_process import NftProcess
 from tests.agent.running import RULEGEN, Ground, manifest, save, web
 from tests.builders import node

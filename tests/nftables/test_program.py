@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rulegen.config import Family
-from rulegen.nftables.compiler import Compiler, Entries
+from rulegen.nftables.base_chains import accepts_nodeports, service_ranges
 from rulegen.nftables.layout import LAYOUTS, Value
-from rulegen.nftables.program import accepts_nodeports, service_ranges
 from rulegen.nftables.transaction import WriteRules
-from rulegen.routing.cluster import Cluster
+from rulegen.services.on_nftables.compiler import Compiler, Entries
+from rulegen.services.store import Cluster
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, service_cidr
 from tests.nftables.host import Host, compiled, elements_of, lines_of
 

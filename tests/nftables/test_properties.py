@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from rulegen import ruleset
-from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.transaction import plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile import delta as ruleset
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Cluster
 from tests.builders import CONFIGURATION, Item
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, lines_of, meaning, rendered

@@ -9,7 +9,7 @@ import pytest
 from rulegen.config import Family
 from rulegen.nftables import live
 from rulegen.nftables.layout import LAYOUTS, TABLE, Container, Value
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.messages import Connection
 from tests.nftables.host import Host, host_or_skip, lines_of
 from tests.nftables.test_repair import EVERYTHING
 

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE, _apportion, assign_slots, rounding_error, slot_counts
+from rulegen.services.on_nftables.slots import (
+    MAX_SLOTS,
+    TOLERANCE,
+    _apportion,
+    assign_slots,
+    rounding_error,
+    slot_counts,
+)
 
 weights = st.lists(st.integers(1, 65535), min_size=1, max_size=60)
 wanted = st.dictionaries(st.integers(0, 30), st.integers(1, 5), max_size=20)

@@ -16,7 +16,7 @@ import pytest
 
 from rulegen import resources
 from rulegen.config import Family
-from rulegen.nftables import program
+from rulegen.nftables import base_chains as program
 from rulegen.nftables.transaction import AddChains, DeleteChains, MoveHook, Transaction, WriteRules
 from tests.builders import Item, endpoint, endpoint_slice, node, service
 from tests.lab import Fate, Packet
