@@ -33,7 +33,7 @@ def host_cidr(address: str) -> Cidr:
 
 
 def parse_network(text: str) -> Network | None:
-    """A CIDR, host bits cleared, or None when it is not one; read as leniently as addresses are (rule 12).
+    """A CIDR, host bits cleared, or None when it is not one; read as leniently as addresses are (SVC-12).
 
     Of an IPv4-mapped range, the first 96 bits say only that; a shorter prefix holds more than IPv4 and is IPv6.
     """

@@ -151,7 +151,7 @@ def test_frontends_with_their_owner_policy_and_verdict() -> None:
     assert [finding.reason for finding in explanation.findings] == ["DuplicateFrontend"]
     text = "\n".join(line.text for line in service_lines(explanation))
     assert "belongs to default/first (D2)" in text
-    assert "sources outside 198.51.100.0/24 are dropped (rule 51)" in text
+    assert "sources outside 198.51.100.0/24 are dropped (SVC-51)" in text
 
 
 def test_each_kind_of_source_has_its_list_and_masquerade() -> None:
@@ -173,7 +173,7 @@ def test_each_kind_of_source_has_its_list_and_masquerade() -> None:
     (found,) = explained(web, endpoint_slice(BACKENDS[1:])).ports
     (outside,) = (source for source in found.frontends[1].sources if source.source == "outside")
     assert (outside.fate, outside.endpoints) == ("dropped", "")
-    assert "rule 37" in outside.reason
+    assert "SVC-37" in outside.reason
     (found,) = explained(web, endpoint_slice(BACKENDS), configuration=replace(CONFIGURATION, cluster_cidrs=())).ports
     assert [source.source for source in found.frontends[0].sources] == ["this node", "outside, and pods"]
 
@@ -193,8 +193,8 @@ def test_probabilities_reasons_and_rounding() -> None:
         "10.244.1.1:8080": "",
         "10.244.2.1:8080": "",
         "10.244.3.1:8080": "weight 0: no new connections (D9)",
-        "10.244.4.1:8080": "not ready (rule 28)",
-        "10.244.5.1:8080": "terminating while others are ready (rule 26)",
+        "10.244.4.1:8080": "not ready (SVC-28)",
+        "10.244.5.1:8080": "terminating while others are ready (SVC-26)",
     }
     text = "\n".join(line.text for line in service_lines(explained(web, endpoint_slice(backends))))
     assert "4096 slots are the most there are (D9)" in text
@@ -213,9 +213,9 @@ def test_affinity_and_what_drains() -> None:
         (service(cluster_ips=["None"]), "no frontends: headless, spec.clusterIP is None"),
         (service(cluster_ips=[]), "no frontends: no ClusterIP yet"),
         (service(kind="ExternalName"), "no frontends: type ExternalName"),
-        (service(labels={"service.kubernetes.io/service-proxy-name": ""}), "gives it to another proxy (rule 1)"),
+        (service(labels={"service.kubernetes.io/service-proxy-name": ""}), "gives it to another proxy (SVC-1)"),
         (service(ports=[]), "no frontends: it has no ports"),
-        (service(), "no frontends for IPv6: the Service has no ClusterIP of that family (rule 5)"),
+        (service(), "no frontends for IPv6: the Service has no ClusterIP of that family (SVC-5)"),
     ],
 )
 def test_why_a_service_has_no_frontends(item: Service, fact: str) -> None:
@@ -291,11 +291,11 @@ def test_whoever_is_masqueraded_anyway_is_not_looked_up_as_a_hairpin() -> None:
 @pytest.mark.parametrize(
     ("destination", "fate", "chains", "rule"),
     [
-        ("10.96.0.10:81/tcp", "rejected", ("prerouting-unused", "unused"), "rule 67"),
-        ("10.96.0.10/icmp", "rejected", ("prerouting-unused", "unused"), "rule 67"),
-        ("10.96.0.99:80/udp", "dropped", ("prerouting-unused", "unused"), "rule 67"),
-        ("10.96.0.20:80/tcp", "rejected", ("prerouting", "frontend", "special", "no-endpoints"), "rule 36"),
-        ("192.168.1.10:30081/tcp", "rejected", ("prerouting", "nodeport", "no-endpoints-nodeport"), "rule 36"),
+        ("10.96.0.10:81/tcp", "rejected", ("prerouting-unused", "unused"), "SVC-67"),
+        ("10.96.0.10/icmp", "rejected", ("prerouting-unused", "unused"), "SVC-67"),
+        ("10.96.0.99:80/udp", "dropped", ("prerouting-unused", "unused"), "SVC-67"),
+        ("10.96.0.20:80/tcp", "rejected", ("prerouting", "frontend", "special", "no-endpoints"), "SVC-36"),
+        ("192.168.1.10:30081/tcp", "rejected", ("prerouting", "nodeport", "no-endpoints-nodeport"), "SVC-36"),
         ("192.0.2.77:80/tcp", "untouched", (), "no Service"),
     ],
 )

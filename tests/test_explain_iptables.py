@@ -327,7 +327,7 @@ def test_session_affinity_says_what_it_cannot() -> None:
     items: list[Item] = [web, endpoint_slice(BACKENDS)]
     (found,) = explained(*items).ports
     assert any("100 clients of each endpoint" in note for note in found.notes)
-    assert "clients remembered less than 60 s ago: back to 10.244.2.1:8080 (rule 57)" in meanings(found.entries)
+    assert "clients remembered less than 60 s ago: back to 10.244.2.1:8080 (SVC-57)" in meanings(found.entries)
     assert "100 % to 10.244.1.1:8080, and remembered" in meanings(found.entries)
     balanced = packet(CLIENT, "10.96.0.10:80/tcp", *items)
     assert any("100 clients" in note for note in balanced.notes)
@@ -406,13 +406,13 @@ def test_the_chains_that_a_packet_passes(source: str, destination: str, fate: st
 
 
 def test_nobody_on_this_node() -> None:
-    """Policy Local: the nat table leaves the packet alone, the filter table drops it (rules 37, 38)."""
+    """Policy Local: the nat table leaves the packet alone, the filter table drops it (SVC-37, SVC-38)."""
     web = service(kind="NodePort", external="Local", ports=[port(node_port=30080)])
     found = packet(CLIENT, "192.168.1.10:30080/tcp", web, endpoint_slice(BACKENDS[1:]))
     assert found.fate == "dropped"
     words = meanings(found.entries)
-    assert "no endpoint: left to the verdict in filter (rules 37, 38)" in words
-    assert "to port 30080/tcp: no endpoint on this node: dropped (rule 37)" in words
+    assert "no endpoint: left to the verdict in filter (SVC-37, SVC-38)" in words
+    assert "to port 30080/tcp: no endpoint on this node: dropped (SVC-37)" in words
 
 
 def test_a_family_that_the_node_does_not_have() -> None:

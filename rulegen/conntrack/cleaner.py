@@ -1,4 +1,4 @@
-"""Removes stale UDP flows (rules 72-76, D5): changes come in, what is to be looked at is kept until that has succeeded.
+"""Removes stale UDP flows (SVC-72 to SVC-76, D5): changes come in, what is to be looked at is kept until that succeeds.
 
 Nothing is opened and nothing listed unless a UDP Frontend is concerned, or an address that nobody has any more; then
 the kernel lists the flows to that alone, or all UDP flows where many are concerned.
@@ -159,7 +159,7 @@ class _Addresses:
         return self._own[family]
 
     def accept_node_ports(self, family: Family, address: str) -> bool:
-        """Rules 60-63, without loopback (rule 66)."""
+        """SVC-60 to SVC-63, without loopback (SVC-66)."""
         if family not in self._accepting:
             self._accepting[family] = frozenset(self._find(family))
         return address in self._accepting[family]

@@ -99,7 +99,7 @@ class Judge:
     """Tells stale flows to some Frontends from others, with the Routes as they are.
 
     `concerned`: the Frontends that are looked at; flows to others live on. `accepts_node_ports`: whether an address is
-    the node's own and NodePorts are accepted on it (rules 60-63, 66).
+    the node's own and NodePorts are accepted on it (SVC-60 to SVC-63, SVC-66).
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Judge:
         self._replies: dict[RouteKey, Replies] = {}
 
     def is_stale(self, flow: Flow) -> bool:
-        """Whether a new packet of the flow would go elsewhere, or nowhere, were it not for the entry (rule 74).
+        """Whether a new packet of the flow would go elsewhere, or nowhere, were it not for the entry (SVC-74).
 
         To a Frontend that exists: when who answers is not one of its Route's endpoints, which includes nobody having
         translated it. To one that is gone: when it was translated; else it is not ours to judge.
@@ -122,7 +122,7 @@ class Judge:
         addressed = FrontendKey(flow.family, flow.destination, flow.port)
         owned = self._frontends.get(addressed)
         concerned = addressed in self._concerned
-        # An address of the node whose own Frontend has nobody behind it is still an address for NodePorts (rule 64).
+        # An address of the node whose own Frontend has nobody behind it is still an address for NodePorts (SVC-64).
         if owned is None or owned.frontend.verdict is Verdict.REJECT:
             node_port = FrontendKey(flow.family, "", flow.port)
             owned_node_port = self._frontends.get(node_port)
@@ -150,7 +150,7 @@ def _frontends(route: Route | None) -> Iterator[tuple[FrontendKey, OwnedFrontend
 
 
 def _replies(route: Route) -> Replies:
-    """Who may answer a flow to the Route's Frontends (rules 73, 76)."""
+    """Who may answer a flow to the Route's Frontends (SVC-73, SVC-76)."""
     return frozenset([(backend.address, backend.port) for backend in route.serving])
 
 

@@ -157,7 +157,7 @@ class ConnectionTable:
     def remove(self, flows: Sequence[TrackedFlow]) -> int:
         """Removes the entries, `REMOVED_AT_ONCE` at most; returns how many were still there.
 
-        An entry with the same client but another endpoint, which came since, is another one and stays (rule 75).
+        An entry with the same client but another endpoint, which came since, is another one and stays (SVC-75).
         """
         self._removing.send([_removal(tracked) for tracked in flows])
         return sum(self._removing.acknowledgements(len(flows), errno.ENOENT))

@@ -63,7 +63,7 @@ class IptablesRuleset:
         return () if route.affinity_timeout is None else (_REMEMBERED,)
 
     def on_the_way(self, delivery: Delivery) -> Decision:
-        """The table filter sees where the packet is going by then (rule 38)."""
+        """The table filter sees where the packet is going by then (SVC-38)."""
         return delivery.decision
 
     def way(self, followed: FollowedPacket) -> Way:

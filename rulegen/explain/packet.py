@@ -127,6 +127,6 @@ def _deliveries(ruleset: Ruleset, outcome: Outcome) -> Iterator[DeliveryExplanat
 
 def _notes(routing: NodeRouting, packet: Packet) -> Iterator[str]:
     if routing.detector is None:
-        yield "pods cannot be told from other sources: no pod detector (rule 48)"
+        yield "pods cannot be told from other sources: no pod detector (SVC-48)"
     elif routing.detector.cidr is None and not packet.interface:
-        yield "pods are told by the interface: without --interface the packet counts as from elsewhere (rule 47)"
+        yield "pods are told by the interface: without --interface the packet counts as from elsewhere (SVC-47)"

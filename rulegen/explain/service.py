@@ -109,7 +109,7 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
         yield f"no frontends: {skipped}"
         return
     if not service.spec.ports:
-        yield "no frontends: it has no ports (rule 9)"
+        yield "no frontends: it has no ports (SVC-9)"
         return
     there = {reasons.intent.family for reasons in found}
     listed = service.spec.ip_families or []
@@ -117,7 +117,7 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
         if family in there:
             continue
         if family in view.configuration.families:
-            yield f"no frontends for {family.value}: the Service has no ClusterIP of that family (rule 5)"
+            yield f"no frontends for {family.value}: the Service has no ClusterIP of that family (SVC-5)"
         elif family.value in listed:
             yield f"no frontends for {family.value}: this node has no rules for that family"
 
@@ -162,9 +162,9 @@ def _endpoint_order(item: EndpointReasons) -> tuple[str, str]:
 def _notes(reasons: PortReasons, routing: NodeRouting | None) -> Iterator[str]:
     for slice_ in reasons.unjoined:
         name, protocol = reasons.intent.name.port, reasons.intent.name.protocol
-        yield f"EndpointSlice {slice_} has no port {shown(name)} with protocol {protocol} (rule 18)"
+        yield f"EndpointSlice {slice_} has no port {shown(name)} with protocol {protocol} (SVC-18)"
     if routing is not None and routing.detector is None:
-        yield "pods cannot be told from other sources: no pod detector (rule 48)"
+        yield "pods cannot be told from other sources: no pod detector (SVC-48)"
 
 
 def _lists(ruleset: Ruleset, reasons: PortReasons) -> Iterator[ListExplanation]:

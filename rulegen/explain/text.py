@@ -108,7 +108,7 @@ def _frontend(frontend: FrontendExplanation) -> tuple[str, ...]:
     fate = f"belongs to {frontend.owner} (D2)" if frontend.owner else frontend.verdict
     allowed = ""
     if frontend.allowed_sources is not None:
-        allowed = f"sources outside {', '.join(frontend.allowed_sources)} are dropped (rule 51)"
+        allowed = f"sources outside {', '.join(frontend.allowed_sources)} are dropped (SVC-51)"
     return frontend.kind, where, f"port {frontend.port}", f"{policy} policy {frontend.policy}", fate, allowed
 
 
@@ -173,7 +173,7 @@ def _place(endpoint: EndpointExplanation, list_name: str, shares: dict[str, str]
 
 def _affinity(timeout: int) -> str:
     return (
-        f"session affinity: a client stays with its endpoint until {timeout} s after its last new connection (rule 56)"
+        f"session affinity: a client stays with its endpoint until {timeout} s after its last new connection (SVC-56)"
     )
 
 

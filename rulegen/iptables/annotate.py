@@ -75,7 +75,7 @@ _PURPOSES: Mapping[str, str] = {
     f"{PREFIX}NODEPORTS": "NodePorts, by protocol and port",
     f"{FILTER} {PREFIX}NODEPORTS": "NodePorts without an endpoint, by protocol and port",
     f"{PREFIX}POSTROUTING": "whose source address is replaced",
-    f"{PREFIX}MASQUERADE": "masquerading, once (rule 46)",
+    f"{PREFIX}MASQUERADE": "masquerading, once (SVC-46)",
     f"{PREFIX}INPUT": "new connections to this node",
     f"{PREFIX}FORWARD": "new connections to elsewhere",
     f"{PREFIX}ACCEPT": "what other programs' firewalls shall let through (D14)",
@@ -133,7 +133,7 @@ _MATCHES: Mapping[str, Callable[[str], str]] = {
     "--src-type": lambda _: "from this node",
     "--dst-type": lambda _: "to this node",
     "--mark": lambda _: "marked",
-    "--bytecode": lambda _: "an endpoint that was given itself (rule 44)",
+    "--bytecode": lambda _: "an endpoint that was given itself (SVC-44)",
 }
 
 
@@ -160,18 +160,18 @@ _TARGETS: Mapping[str, str] = {"MARK": _MARK, "MASQUERADE": "the source address 
 _VERDICTS: Mapping[tuple[str, str], str] = {
     ("MASQUERADE", "MARK"): "the mark goes",
     ("SRC", "RETURN"): "let in",
-    ("SRC", "DROP"): "all others: dropped (rule 51)",
-    ("NODE", "RETURN"): "never NodePorts (rule 63)",
-    ("EXT", "ACCEPT"): "no endpoint: left to the verdict in filter (rules 37, 38)",
-    ("NO-ENDPOINTS", "REJECT"): "no endpoint: rejected (rule 36)",
-    ("NO-ENDPOINTS", "DROP"): "no endpoint on this node: dropped (rule 37)",
-    ("NODEPORTS", "REJECT"): "no endpoint: rejected (rule 36)",
-    ("NODEPORTS", "DROP"): "no endpoint on this node: dropped (rule 37)",
-    ("CLUSTER-IPS", "REJECT"): "ports that it does not have: rejected (rule 67)",
-    ("FORWARD", "DROP"): "no Service's: dropped (rule 67)",
+    ("SRC", "DROP"): "all others: dropped (SVC-51)",
+    ("NODE", "RETURN"): "never NodePorts (SVC-63)",
+    ("EXT", "ACCEPT"): "no endpoint: left to the verdict in filter (SVC-37, SVC-38)",
+    ("NO-ENDPOINTS", "REJECT"): "no endpoint: rejected (SVC-36)",
+    ("NO-ENDPOINTS", "DROP"): "no endpoint on this node: dropped (SVC-37)",
+    ("NODEPORTS", "REJECT"): "no endpoint: rejected (SVC-36)",
+    ("NODEPORTS", "DROP"): "no endpoint on this node: dropped (SVC-37)",
+    ("CLUSTER-IPS", "REJECT"): "ports that it does not have: rejected (SVC-67)",
+    ("FORWARD", "DROP"): "no Service's: dropped (SVC-67)",
     ("FORWARD", "ACCEPT"): "later packets of a connection: let through (D14)",
     ("ACCEPT", "ACCEPT"): "let through (D14)",
-    ("HEALTH-CHECKS", "ACCEPT"): "let in (rule 84)",
+    ("HEALTH-CHECKS", "ACCEPT"): "let in (SVC-84)",
 }
 
 
@@ -191,7 +191,7 @@ def _draws(rules: Iterable[Rule]) -> Iterator[str]:
         if rule.target == "MARK":
             yield f"{', '.join(_who(rule))}: {_MARK}"
         elif "--update" in rule.options:
-            yield f"clients remembered less than {rule.options['--seconds']} s ago: back to {target} (rule 57)"
+            yield f"clients remembered less than {rule.options['--seconds']} s ago: back to {target} (SVC-57)"
         else:
             share = left * float(rule.options.get("--probability", "1"))
             left -= share

@@ -115,7 +115,7 @@ class Timing(Struct, frozen=True, kw_only=True):
 
 
 class Follower:
-    """Follows Services, EndpointSlices, ServiceCIDRs and the Node `node_name` (rules 1-3).
+    """Follows Services, EndpointSlices, ServiceCIDRs and the Node `node_name` (SVC-1 to SVC-3).
 
     `deliver` gets the events; it is called by several threads, those of one kind in their order. It must not wait.
     `api` belongs to the follower from `start` on.

@@ -1,4 +1,4 @@
-"""What kube-proxy leaves behind in its modes nftables and iptables, removed (rule 99).
+"""What kube-proxy leaves behind in its modes nftables and iptables, removed (SVC-99).
 
 Of iptables, in: the rules as `iptables-save` lists them, in each variant and family. Out: one `iptables-restore` for
 each table that holds chains of kube-proxy. KUBE-FIREWALL and the kubelet's own chains stay; so do all other rules, in

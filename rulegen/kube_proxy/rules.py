@@ -2,8 +2,8 @@
 
 In: the kernel's chains and rules, by netlink, and what iptables-legacy-save prints. Out: a digest for each place. Of
 nf_tables the digest is of the numbers that the kernel gives to chains and rules, so that the same rules written again
-differ: kube-proxy writes its rules anew at each change and at least every two hours (rules 90 and 91). Legacy iptables
-has no such numbers; there it is of the text. Changes nothing.
+differ: kube-proxy writes its rules anew at each change and at least every two hours (SVC-90 and SVC-91). Legacy
+iptables has no such numbers; there it is of the text. Changes nothing.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ _COARSE = {Family.IPV4: 16, Family.IPV6: 64}
 
 @lru_cache(maxsize=64)
 def service_ranges(family: Family, cidrs: tuple[Cidr, ...], cluster_ips: tuple[bytes, ...]) -> tuple[str, ...]:
-    """What destinations must match to be looked up among the ClusterIPs and in the ServiceCIDRs (rule 67).
+    """What destinations must match to be looked up among the ClusterIPs and in the ServiceCIDRs (SVC-67).
 
     `cluster_ips`: the lowest and the highest one, or none. A prefix around all, which may hold more, costs next to
     nothing beside a lookup; the sets themselves where that would be the whole address space.
@@ -155,7 +155,7 @@ def _covering(networks: Sequence[IPv4Network | IPv6Network]) -> IPv4Network | IP
 
 
 def accepts_nodeports(family: Family, cidrs: tuple[Cidr, ...]) -> str:
-    """What destinations must match to accept NodePorts, loopback never among them (rules 63, 66).
+    """What destinations must match to accept NodePorts, loopback never among them (SVC-63, SVC-66).
 
     A comparison for what nearly every node has, its primary address or all addresses; a lookup for a longer list.
     """

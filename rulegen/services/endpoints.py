@@ -24,7 +24,7 @@ HEADLESS_LABEL = "service.kubernetes.io/headless"
 
 
 class SlicePort(NamedTuple):
-    """A port that can be joined to a service-port (rule 18)."""
+    """A port that can be joined to a service-port (SVC-18)."""
 
     name: str
     protocol: str
@@ -32,7 +32,7 @@ class SlicePort(NamedTuple):
 
 
 class SliceEndpoint(Struct, frozen=True, gc=False):
-    """One endpoint of a slice: its first address, canonical, and its conditions with their defaults (rule 21).
+    """One endpoint of a slice: its first address, canonical, and its conditions with their defaults (SVC-21).
 
     `target` and `node` are what a Service's weights can name it by.
     """
@@ -53,7 +53,7 @@ class SliceEndpoint(Struct, frozen=True, gc=False):
 
 
 class SliceDigest(Struct, frozen=True, gc=False):
-    """A slice that counts (rules 2, 17), with what it lacks as findings. `service`: the name in its label."""
+    """A slice that counts (SVC-2, SVC-17), with what it lacks as findings. `service`: the name in its label."""
 
     name: str
     namespace: str
@@ -79,7 +79,7 @@ class MergedEndpoint(Struct, frozen=True, gc=False):
 
 
 def digest_slice(slice_: EndpointSlice, node_name: str) -> SliceDigest | None:
-    """Reads a slice; None when it does not count: no Service's name, marked headless, FQDN (rules 2, 17)."""
+    """Reads a slice; None when it does not count: no Service's name, marked headless, FQDN (SVC-2, SVC-17)."""
     metadata = slice_.metadata
     labels = metadata.labels or {}
     service = labels.get(SERVICE_NAME_LABEL, "")
@@ -101,7 +101,7 @@ def digest_slice(slice_: EndpointSlice, node_name: str) -> SliceDigest | None:
 
 
 class JoinedSlices:
-    """The slices of a Service in one family, by name, found by what joins them to a service-port (rule 18)."""
+    """The slices of a Service in one family, by name, found by what joins them to a service-port (SVC-18)."""
 
     def __init__(self, slices: Iterable[SliceDigest]) -> None:
         self._by_port: dict[tuple[str, str], list[tuple[SliceDigest, int]]] = {}
@@ -119,9 +119,9 @@ class JoinedSlices:
 
 
 def merge(joined: Iterable[tuple[SliceDigest, int]], rules: ServiceWeights) -> list[MergedEndpoint]:
-    """The endpoints of a service-port, sorted by `IP:port` (rule 22). `joined`: see `JoinedSlices`.
+    """The endpoints of a service-port, sorted by `IP:port` (SVC-22). `joined`: see `JoinedSlices`.
 
-    Rule 22 leaves open which of several non-terminating duplicates wins when they are in different slices; here it
+    SVC-22 leaves open which of several non-terminating duplicates wins when they are in different slices; here it
     is the one in the last slice in the order given, and the caller sorts slices by name.
     """
     merged: dict[str, MergedEndpoint] = {}
@@ -157,7 +157,7 @@ def _ports(slice_: EndpointSlice, findings: list[Finding]) -> tuple[SlicePort, .
         if port.name is None or not port.port:
             lacking = "name" if port.name is None else "port number"
             findings.append(
-                Finding(_subject(slice_), Reason.SKIPPED_PORT, f"a port without a {lacking} is skipped (rule 18)")
+                Finding(_subject(slice_), Reason.SKIPPED_PORT, f"a port without a {lacking} is skipped (SVC-18)")
             )
         else:
             ports.append(SlicePort(port.name, port.protocol, port.port))
@@ -197,8 +197,8 @@ def _endpoints(
 
 def _address_problem(endpoint: Endpoint, family: Family) -> str:
     if not endpoint.addresses:
-        return "an endpoint without addresses is skipped (rule 19)"
-    return f"endpoint {shown(endpoint.addresses[0])} is skipped: not an {family.value} address (rule 19)"
+        return "an endpoint without addresses is skipped (SVC-19)"
+    return f"endpoint {shown(endpoint.addresses[0])} is skipped: not an {family.value} address (SVC-19)"
 
 
 def _subject(slice_: EndpointSlice) -> str:

@@ -11,7 +11,7 @@ from rulegen.services.requested import ServiceIntent
 
 
 def health_checks(intent: ServiceIntent, slices: Mapping[Family, JoinedSlices]) -> dict[Family, HealthCheck]:
-    """The health check of each family in which the Service exists; none for most Services (rules 5, 77).
+    """The health check of each family in which the Service exists; none for most Services (SVC-5, SVC-77).
 
     `slices`: the Service's.
     """
@@ -25,7 +25,7 @@ def health_checks(intent: ServiceIntent, slices: Mapping[Family, JoinedSlices]) 
 
 
 def _local_count(intent: ServiceIntent, family: Family, slices: JoinedSlices) -> int:
-    """Rule 81; weight 0 as if absent (D9)."""
+    """SVC-81; weight 0 as if absent (D9)."""
     addresses = {
         endpoint.backend.address
         for port in intent.ports

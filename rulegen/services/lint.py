@@ -24,7 +24,7 @@ _OWN_ANNOTATIONS = "rulegen.io/"
 
 
 class LintInput(NamedTuple):
-    """What is looked at. `unselected`: Services that other proxies serve (rule 1); their slices are not without one.
+    """What is looked at. `unselected`: Services that other proxies serve (SVC-1); their slices are not without one.
 
     `notices`: what was found in the objects before anybody asked what they mean.
     """
@@ -93,21 +93,21 @@ def _ignored_affinity(checked: _Checked) -> _Found:
     spec = checked.service.spec
     configured = spec.session_affinity_config and spec.session_affinity_config.client_ip
     if configured and spec.session_affinity != "ClientIP":
-        message = "sessionAffinityConfig.clientIP has no effect: sessionAffinity is not ClientIP (rule 55)"
+        message = "sessionAffinityConfig.clientIP has no effect: sessionAffinity is not ClientIP (SVC-55)"
         yield Reason.IGNORED_AFFINITY_TIMEOUT, message
 
 
 def _ignored_ranges(checked: _Checked) -> _Found:
     spec = checked.service.spec
     if spec.load_balancer_source_ranges and spec.type != "LoadBalancer":
-        message = f"loadBalancerSourceRanges guard load-balancer VIPs only, and the type is {spec.type} (rule 50)"
+        message = f"loadBalancerSourceRanges guard load-balancer VIPs only, and the type is {spec.type} (SVC-50)"
         yield Reason.IGNORED_RANGES, message
 
 
 def _ignored_policy(checked: _Checked) -> _Found:
     spec = checked.service.spec
     if spec.external_traffic_policy == "Local" and spec.type == "ClusterIP" and not spec.external_ips:
-        message = "externalTrafficPolicy Local has no effect: type ClusterIP without externalIPs (rule 15)"
+        message = "externalTrafficPolicy Local has no effect: type ClusterIP without externalIPs (SVC-15)"
         yield Reason.IGNORED_POLICY, message
 
 
@@ -116,7 +116,7 @@ def _no_health_check(checked: _Checked) -> _Found:
     local = spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local"
     if checked.reasons and local and not spec.health_check_node_port:
         message = "externalTrafficPolicy Local without a healthCheckNodePort: no load balancer can tell nodes apart"
-        yield Reason.NO_HEALTH_CHECK, f"{message} (rule 77)"
+        yield Reason.NO_HEALTH_CHECK, f"{message} (SVC-77)"
 
 
 # ---- the Service and its slices ----
@@ -133,7 +133,7 @@ def _unmatched_ports(checked: _Checked) -> _Found:
         }
         if filled and filled.issubset(reasons.unjoined):
             message = f"{_port(reasons)} is in none of its slices, by name and protocol"
-            yield Reason.UNMATCHED_PORT, f"{message}: nobody answers there (rules 18, 36)"
+            yield Reason.UNMATCHED_PORT, f"{message}: nobody answers there (SVC-18, SVC-36)"
 
 
 def _no_endpoints(checked: _Checked) -> _Found:
@@ -141,7 +141,7 @@ def _no_endpoints(checked: _Checked) -> _Found:
     for reasons in checked.reasons:
         external = [frontend for frontend in reasons.intent.frontends if frontend.kind is not FrontendKind.CLUSTER_IP]
         if external and all(item.cluster for item in reasons.endpoints):
-            yield Reason.NO_ENDPOINTS, f"{_port(reasons)} has {_where(external)} and no usable endpoint (rule 36)"
+            yield Reason.NO_ENDPOINTS, f"{_port(reasons)} has {_where(external)} and no usable endpoint (SVC-36)"
 
 
 def _all_weights_zero(checked: _Checked) -> _Found:
@@ -155,14 +155,14 @@ def _no_local_endpoints(checked: _Checked) -> _Found:
         local = [frontend for frontend in reasons.intent.frontends if frontend.policy is TrafficPolicy.LOCAL]
         if local and reasons.endpoints and not any(item.node for item in reasons.endpoints):
             message = f"{_port(reasons)} has policy Local for {_where(local)}, and no endpoint has a nodeName"
-            yield Reason.NO_LOCAL_ENDPOINTS, f"{message}: dropped on every node (rules 20, 37)"
+            yield Reason.NO_LOCAL_ENDPOINTS, f"{message}: dropped on every node (SVC-20, SVC-37)"
 
 
 def _partial_hints(checked: _Checked) -> _Found:
     for reasons in checked.reasons:
         if 0 < reasons.hinted < reasons.ready:
             message = f"{_port(reasons)}: {reasons.hinted} of {reasons.ready} ready endpoints have topology hints"
-            yield Reason.PARTIAL_HINTS, f"{message}, so none counts (rule 33)"
+            yield Reason.PARTIAL_HINTS, f"{message}, so none counts (SVC-33)"
 
 
 def _rounded_weights(checked: _Checked) -> _Found:
@@ -227,7 +227,7 @@ def _outside_service_cidrs(given: LintInput, checked: _Checked) -> Iterator[Find
         for frontend in reasons.intent.frontends:
             inside = frontend.kind is not FrontendKind.CLUSTER_IP or contains(networks, frontend.address)
             if networks and not inside:
-                message = f"ClusterIP {frontend.address} is in none of the ServiceCIDRs (rule 67)"
+                message = f"ClusterIP {frontend.address} is in none of the ServiceCIDRs (SVC-67)"
                 yield Finding(checked.subject, Reason.OUTSIDE_SERVICE_CIDRS, message)
 
 
@@ -242,10 +242,10 @@ def _slices(given: LintInput, by_service: Mapping[tuple[str, str], Sequence[Endp
         for slice_ in slices:
             subject = f"EndpointSlice {slice_.metadata.namespace}/{slice_.metadata.name}"
             if service is None:
-                message = f"there is no {service_subject(key)}, which its label {SERVICE_NAME} names (rule 18)"
+                message = f"there is no {service_subject(key)}, which its label {SERVICE_NAME} names (SVC-18)"
                 yield Finding(subject, Reason.MISSING_SERVICE, message)
             elif slice_.endpoints and not _joins(service, slice_):
-                message = f"none of its ports has the name and protocol of one of {service_subject(key)} (rule 18)"
+                message = f"none of its ports has the name and protocol of one of {service_subject(key)} (SVC-18)"
                 yield Finding(subject, Reason.UNMATCHED_SLICE_PORT, message)
 
 

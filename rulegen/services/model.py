@@ -1,7 +1,7 @@
 """What routing hands on: `Route`s with their `Frontend`s and `Backend`s, and what the node itself contributes.
 
 A `Route` is one service-port in one IP family. Its Frontends are what a client connects to; they share its two lists
-of Backends (spec rules 26-27) and its affinity. Only values: building them is `routing`'s work, turning them into
+of Backends (SVC-26 to SVC-27) and its affinity. Only values: building them is `routing`'s work, turning them into
 entries a target's.
 """
 
@@ -37,7 +37,7 @@ class Backend(Struct, frozen=True, order=True, gc=False):
     """An endpoint with its weight (D9), behind a Frontend.
 
     `address` is canonical; `weight` is 1 to 65535, and 0 only in `Route.draining` and `Route.serving`. `local`: on this
-    node (rule 20).
+    node (SVC-20).
     """
 
     address: str
@@ -51,7 +51,7 @@ class Backend(Struct, frozen=True, order=True, gc=False):
 
 
 class FrontendKind(Enum):
-    """What a client connects to (rule 9)."""
+    """What a client connects to (SVC-9)."""
 
     CLUSTER_IP = "ClusterIP"
     EXTERNAL_IP = "externalIP"
@@ -60,14 +60,14 @@ class FrontendKind(Enum):
 
 
 class TrafficPolicy(Enum):
-    """Whose endpoints a Frontend uses: every one's, or this node's (rules 15, 41-43)."""
+    """Whose endpoints a Frontend uses: every one's, or this node's (SVC-15, SVC-41 to SVC-43)."""
 
     CLUSTER = "Cluster"
     LOCAL = "Local"
 
 
 class Verdict(Enum):
-    """What becomes of a packet to a Frontend that nobody short-circuits (rules 36, 37)."""
+    """What becomes of a packet to a Frontend that nobody short-circuits (SVC-36, SVC-37)."""
 
     BALANCE = "balance"
     REJECT = "reject"
@@ -79,9 +79,9 @@ class Frontend(Struct, frozen=True, gc=False):
 
     `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`). `policy` is the
     internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
-    and none on this node; sources that are short-circuited to the Cluster list (rule 43 a, b) still reach it.
+    and none on this node; sources that are short-circuited to the Cluster list (SVC-43a, SVC-43b) still reach it.
     `allowed_sources`: None lets all in; else the CIDRs (canonical, sorted) outside of which a packet is dropped before
-    all else (rules 50-54).
+    all else (SVC-50 to SVC-54).
     """
 
     kind: FrontendKind
@@ -95,13 +95,13 @@ class Frontend(Struct, frozen=True, gc=False):
 class Route(Struct, frozen=True, gc=False):
     """A service-port in one family.
 
-    `cluster` and `local` are sorted by `str(backend)` (rule 22), weights applied (never 0), empty when the spec says
-    that the service-port does not use that list; `local` can hold endpoints that `cluster` lacks (rule 27).
+    `cluster` and `local` are sorted by `str(backend)` (SVC-22), weights applied (never 0), empty when the spec says
+    that the service-port does not use that list; `local` can hold endpoints that `cluster` lacks (SVC-27).
     `affinity_timeout`: seconds, or None without session affinity. `frontends`: those that this Route owns (D2),
     ClusterIP first, then by kind, address and port. `draining`: the endpoints of weight 0 to which affinity records
     still lead, when there is affinity (D9): those that the lists would hold if their weight were 1. `serving`: the
-    endpoints whose established flows live on (rules 73, 76), for UDP only, empty for other protocols; no rule depends
-    on it. `health_check_port`: where load balancers ask about the Service, 0 where they do not (rule 84).
+    endpoints whose established flows live on (SVC-73, SVC-76), for UDP only, empty for other protocols; no rule depends
+    on it. `health_check_port`: where load balancers ask about the Service, 0 where they do not (SVC-84).
     """
 
     name: ServicePortName
@@ -129,9 +129,9 @@ class PodDetector(Struct, frozen=True):
 class NodeRouting(Struct, frozen=True):
     """What the node, not a Service, contributes to one family.
 
-    `detector` None: the no-op detector (rule 48). `nodeport_addresses`: canonical CIDRs, collapsed and sorted, within
-    which a local, non-loopback address accepts NodePorts (rules 60-63); match-all is one CIDR of prefix length 0.
-    `service_cidrs`: canonical, collapsed, sorted (rule 67).
+    `detector` None: the no-op detector (SVC-48). `nodeport_addresses`: canonical CIDRs, collapsed and sorted, within
+    which a local, non-loopback address accepts NodePorts (SVC-60 to SVC-63); match-all is one CIDR of prefix length 0.
+    `service_cidrs`: canonical, collapsed, sorted (SVC-67).
     """
 
     family: Family
@@ -142,7 +142,7 @@ class NodeRouting(Struct, frozen=True):
 
 
 class HealthCheck(Struct, frozen=True, gc=False):
-    """What a Service tells load balancers about this node in one family, on a port of its own (rules 77, 81).
+    """What a Service tells load balancers about this node in one family, on a port of its own (SVC-77, SVC-81).
 
     `local_endpoints`: how many different addresses the ready endpoints on this node have; those of weight 0 are none.
     """

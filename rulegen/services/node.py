@@ -40,7 +40,7 @@ class NodeFacts(Struct, frozen=True):
 
 
 def node_facts(configuration: NodeConfiguration, node: Node | None) -> NodeFacts:
-    """Rules 35 and 53, for a node that may be unknown yet."""
+    """SVC-35 and SVC-53, for a node that may be unknown yet."""
     labels = node.metadata.labels if node else None
     return NodeFacts(
         configuration.node_name, (labels or {}).get(ZONE_LABEL, ""), _family_addresses(configuration, node)
@@ -68,7 +68,7 @@ def node_routing(
             family,
             _detector(configuration, node, family),
             configuration.masquerade_all,
-            # Rule 60: a family without an entry is not restricted.
+            # SVC-60: a family without an entry is not restricted.
             collapse(nodeports[family]) or (MATCH_ALL[family],),
             collapse(cidrs[family]),
         )
@@ -84,7 +84,7 @@ def node_findings(
         Finding(
             f"ServiceCIDR {cidr.metadata.name}",
             Reason.UNUSABLE_RANGE,
-            f"{shown(text)} is not a CIDR; skipped (rule 12)",
+            f"{shown(text)} is not a CIDR; skipped (SVC-12)",
         )
         for cidr in service_cidrs
         for text in cidr.spec.cidrs
@@ -92,26 +92,26 @@ def node_findings(
     ]
     subject = f"Node {configuration.node_name}"
     if node is None:
-        message = "not known: no endpoint's zone matches, and NodePorts are accepted on every address (rules 33, 61)"
+        message = "not known: no endpoint's zone matches, and NodePorts are accepted on every address (SVC-33, SVC-61)"
         return [*findings, Finding(subject, Reason.UNKNOWN_NODE, message)]
     stated = (node.status.addresses if node.status else None) or ()
     findings += [
         Finding(
             subject,
             Reason.UNUSABLE_ADDRESS,
-            f"{entry.type} {shown(entry.address)} is not an IP address; skipped (rule 53)",
+            f"{entry.type} {shown(entry.address)} is not an IP address; skipped (SVC-53)",
         )
         for entry in stated
         if entry.type in _ADDRESS_TYPES and canonical_address(entry.address) is None
     ]
     if not any(_nodeport_addresses(configuration, _family_addresses(configuration, node)).values()):
-        message = "states no address: NodePorts are accepted on every address (rules 53, 61)"
+        message = "states no address: NodePorts are accepted on every address (SVC-53, SVC-61)"
         findings.append(Finding(subject, Reason.UNKNOWN_NODE, message))
     return findings
 
 
 def _family_addresses(configuration: NodeConfiguration, node: Node | None) -> dict[Family, str]:
-    """Rule 53."""
+    """SVC-53."""
     addresses = dict(LOOPBACK)
     for address in reversed(host_addresses(node)):
         addresses[family_of(address)] = address
@@ -121,16 +121,16 @@ def _family_addresses(configuration: NodeConfiguration, node: Node | None) -> di
 
 
 def _nodeport_addresses(configuration: NodeConfiguration, addresses: dict[Family, str]) -> dict[Family, list[Network]]:
-    """Rules 60-62; no entry means every address."""
+    """SVC-60 to SVC-62; no entry means every address."""
     texts: Iterable[Cidr] = configuration.nodeport_addresses
-    # Rule 62: an empty list means the same on nftables, the reference (D1).
+    # SVC-62: an empty list means the same on nftables, the reference (D1).
     if tuple(texts) in ((), PRIMARY_ADDRESSES):
         texts = [host_cidr(address) for address in addresses.values() if not is_loopback(address)]
     return split_networks(network for text in texts if (network := parse_network(text)))
 
 
 def _detector(configuration: NodeConfiguration, node: Node | None, family: Family) -> PodDetector | None:
-    """Rules 47, 48."""
+    """SVC-47, SVC-48."""
     mode = configuration.detect_local_mode
     if mode is DetectLocalMode.BRIDGE_INTERFACE:
         return PodDetector(interface=configuration.detect_local_interface)

@@ -1,4 +1,4 @@
-"""Who owns a Frontend that several service-ports claim (rule 14, D2). Claims come in, owners go out.
+"""Who owns a Frontend that several service-ports claim (SVC-14, D2). Claims come in, owners go out.
 
 A ClusterIP beats every other kind; then the Service created first; then namespace, name and port in their order. When
 the owner goes, the next claimant takes over.

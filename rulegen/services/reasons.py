@@ -37,7 +37,7 @@ class PortReasons(Struct, frozen=True):
     """A service-port in one family.
 
     `owners`: the service-port that each of `intent.frontends` belongs to (D2). `cluster` and `local`: how the lists
-    came to be. `unjoined`: the slices without a port of this name and protocol (rule 18). `hinted`: how many of
+    came to be. `unjoined`: the slices without a port of this name and protocol (SVC-18). `hinted`: how many of
     the `ready` endpoints have hints of the kind that is most common.
     """
 
@@ -108,7 +108,7 @@ def _listed(name: ServicePortName, slices: Iterable[SliceDigest], rules: Service
 
 
 def _winners(listed: Iterable[_Listed]) -> dict[str, _Listed]:
-    """Which of several with one `IP:port` counts (rule 22, as `endpoints.merge`), sorted."""
+    """Which of several with one `IP:port` counts (SVC-22, as `endpoints.merge`), sorted."""
     winners: dict[str, _Listed] = {}
     for item in listed:
         key = str(item.merged.backend)
@@ -126,17 +126,17 @@ def _choose(intent: PortIntent, weighted: list[MergedEndpoint], node: NodeFacts)
 
 def _cluster_reason(intent: PortIntent, choice: _Choice) -> str:
     if not intent.uses_cluster:
-        return "not used: internal policy Local and nothing external (rule 16)"
+        return "not used: internal policy Local and nothing external (SVC-16)"
     if not choice.cluster:
-        return "nobody is ready, nor terminating and still serving (rule 29)"
+        return "nobody is ready, nor terminating and still serving (SVC-29)"
     if not choice.ready:
-        return "nobody is ready: those that terminate and still serve (rule 26)"
+        return "nobody is ready: those that terminate and still serve (SVC-26)"
     if choice.hints is HintMode.NODE:
-        return f"ready endpoints hinted for node {choice.node.name} (rule 31)"
+        return f"ready endpoints hinted for node {choice.node.name} (SVC-31)"
     if choice.hints is HintMode.ZONE:
-        return f"ready endpoints hinted for zone {choice.node.zone} (rule 32)"
+        return f"ready endpoints hinted for zone {choice.node.zone} (SVC-32)"
     ignored = _ignored_hints(choice)
-    return "all ready endpoints (rule 26)" + (f"; topology hints are ignored: {ignored} (rule 33)" if ignored else "")
+    return "all ready endpoints (SVC-26)" + (f"; topology hints are ignored: {ignored} (SVC-33)" if ignored else "")
 
 
 def _ignored_hints(choice: _Choice) -> str:
@@ -155,12 +155,12 @@ def _ignored_hints(choice: _Choice) -> str:
 
 def _local_reason(intent: PortIntent, choice: _Choice) -> str:
     if not intent.uses_local:
-        return "not used: no policy Local is in effect (rule 16)"
+        return "not used: no policy Local is in effect (SVC-16)"
     if not choice.local:
-        return "nobody on this node is ready, nor terminating and still serving (rule 27)"
+        return "nobody on this node is ready, nor terminating and still serving (SVC-27)"
     if not any(endpoint.backend.local for endpoint in choice.ready):
-        return "nobody on this node is ready: those on it that terminate and still serve (rule 27)"
-    return "ready endpoints on this node (rule 27)"
+        return "nobody on this node is ready: those on it that terminate and still serve (SVC-27)"
+    return "ready endpoints on this node (SVC-27)"
 
 
 def _endpoint(intent: PortIntent, item: _Listed, winner: _Listed, choice: _Choice) -> EndpointReasons:
@@ -176,29 +176,27 @@ def _endpoint(intent: PortIntent, item: _Listed, winner: _Listed, choice: _Choic
 def _excluded(item: _Listed, winner: _Listed) -> str:
     """Why an endpoint is in neither list, whatever the policies."""
     if item is not winner:
-        return f"duplicate: as EndpointSlice {winner.slice.name} lists it (rule 22)"
+        return f"duplicate: as EndpointSlice {winner.slice.name} lists it (SVC-22)"
     if not item.merged.backend.weight:
         return "weight 0: no new connections (D9)"
     if item.merged.ready or item.merged.draining:
         return ""
-    return "terminating and not serving (rule 28)" if item.source.terminating else "not ready (rule 28)"
+    return "terminating and not serving (SVC-28)" if item.source.terminating else "not ready (SVC-28)"
 
 
 def _not_in_cluster(intent: PortIntent, item: _Listed, choice: _Choice) -> str:
     if not intent.uses_cluster:
-        return "the Cluster list is not used (rule 16)"
+        return "the Cluster list is not used (SVC-16)"
     if not item.merged.ready:
-        return "terminating while others are ready (rule 26)"
+        return "terminating while others are ready (SVC-26)"
     if choice.hints is HintMode.NODE:
-        return f"not hinted for node {choice.node.name} (rule 31)"
-    return f"not hinted for zone {choice.node.zone} (rule 32)"
+        return f"not hinted for node {choice.node.name} (SVC-31)"
+    return f"not hinted for zone {choice.node.zone} (SVC-32)"
 
 
 def _not_in_local(intent: PortIntent, item: _Listed) -> str:
     if not intent.uses_local:
-        return "the Local list is not used (rule 16)"
+        return "the Local list is not used (SVC-16)"
     if item.merged.backend.local:
-        return "terminating while others on this node are ready (rule 27)"
-    return (
-        f"not local: on node {item.source.node} (rule 20)" if item.source.node else "not local: no nodeName (rule 20)"
-    )
+        return "terminating while others on this node are ready (SVC-27)"
+    return f"not local: on node {item.source.node} (SVC-20)" if item.source.node else "not local: no nodeName (SVC-20)"

@@ -97,9 +97,9 @@ def read_service(
     node_addresses: Mapping[Family, str],
     weights_before: ServiceWeights = NO_WEIGHTS,
 ) -> ServiceIntent | None:
-    """What a Service asks for in the families; None when it is not for this proxy or has no ClusterIP (rules 1, 4).
+    """What a Service asks for in the families; None when it is not for this proxy or has no ClusterIP (SVC-1, SVC-4).
 
-    `node_addresses`: this node's address in each family (rule 53), which opens a VIP's own ranges (rule 52).
+    `node_addresses`: this node's address in each family (SVC-53), which opens a VIP's own ranges (SVC-52).
     `weights_before`: the Service's weights until now, which are parsed anew only when the annotation is another.
     """
     if why_skipped(service):
@@ -126,14 +126,14 @@ def read_service(
 
 
 def why_skipped(service: Service) -> str:
-    """Why a Service is not for this proxy or has nothing to reach it by (rules 1, 4); "" when it is and has."""
+    """Why a Service is not for this proxy or has nothing to reach it by (SVC-1, SVC-4); "" when it is and has."""
     if PROXY_NAME_LABEL in (service.metadata.labels or ()):
-        return f"the label {PROXY_NAME_LABEL} gives it to another proxy (rule 1)"
+        return f"the label {PROXY_NAME_LABEL} gives it to another proxy (SVC-1)"
     if service.spec.type == "ExternalName":
-        return "type ExternalName: a name in the DNS and nothing else (rule 4)"
+        return "type ExternalName: a name in the DNS and nothing else (SVC-4)"
     if service.spec.cluster_ip == "None":
-        return "headless, spec.clusterIP is None: its clients go to its endpoints directly (rule 4)"
-    return "" if service.spec.cluster_ip else "no ClusterIP yet: spec.clusterIP is empty (rule 4)"
+        return "headless, spec.clusterIP is None: its clients go to its endpoints directly (SVC-4)"
+    return "" if service.spec.cluster_ip else "no ClusterIP yet: spec.clusterIP is empty (SVC-4)"
 
 
 def _port_intent(
@@ -146,20 +146,20 @@ def _port_intent(
         ServicePortName(key[0], key[1], port.name, port.protocol),
         family,
         _frontends(port, addresses, internal, external),
-        # Rule 16.
+        # SVC-16.
         uses_cluster=internal is TrafficPolicy.CLUSTER or accessible,
         uses_local=internal is TrafficPolicy.LOCAL or (external is TrafficPolicy.LOCAL and accessible),
     )
 
 
 def _health_check_port(spec: ServiceSpec) -> int:
-    """Rule 77; 0 for most Services."""
+    """SVC-77; 0 for most Services."""
     is_asked = spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local"
     return (spec.health_check_node_port or 0) if is_asked else 0
 
 
 def _external_policy(spec: ServiceSpec) -> TrafficPolicy:
-    """Rule 15: Local only where it is effective."""
+    """SVC-15: Local only where it is effective."""
     effective = spec.type != "ClusterIP" or bool(spec.external_ips)
     local = effective and spec.external_traffic_policy == "Local"
     return TrafficPolicy.LOCAL if local else TrafficPolicy.CLUSTER
@@ -168,7 +168,7 @@ def _external_policy(spec: ServiceSpec) -> TrafficPolicy:
 def _frontends(
     port: ServicePort, addresses: _FamilyAddresses, internal: TrafficPolicy, external: TrafficPolicy
 ) -> tuple[Frontend, ...]:
-    """Rule 9.
+    """SVC-9.
 
     An address listed as more than one kind is one Frontend: ClusterIP, else VIP (and so with its source ranges), else
     externalIP.
@@ -207,7 +207,7 @@ def _addresses(
     for address in external_ips + vips:
         family = family_of(address)
         if family in families and family not in cluster_ips:
-            report(Reason.UNUSED_ADDRESS, f"{address} is unused: the Service has no {family.value} ClusterIP (rule 5)")
+            report(Reason.UNUSED_ADDRESS, f"{address} is unused: the Service has no {family.value} ClusterIP (SVC-5)")
     ranges = _source_ranges(spec, report)
     return {
         family: _guarded(
@@ -235,7 +235,7 @@ def _guarded(
     family = family_of(addresses.cluster_ip)
     if not ranges:
         open_vips = ", ".join(vips)
-        message = f"loadBalancerSourceRanges has no {family.value} range: {open_vips} open to all (rule 13, D8)"
+        message = f"loadBalancerSourceRanges has no {family.value} range: {open_vips} open to all (SVC-13, D8)"
         report(Reason.OPEN_FAMILY, message)
         return addresses
     allowed = _allowed_sources(ranges, vips, node_address)
@@ -249,12 +249,12 @@ def _guarded(
 def _too_many_ranges(found: str) -> str:
     return (
         f"loadBalancerSourceRanges: expected at most {MAX_RANGES} ranges and {MAX_RANGE_ENTRIES} entries, "
-        f"found {found}: nobody is let in (rule 51)"
+        f"found {found}: nobody is let in (SVC-51)"
     )
 
 
 def _allowed_sources(ranges: list[Network], vips: tuple[str, ...], node_address: str) -> tuple[Cidr, ...] | None:
-    """Rules 13 and 52, for at least one range."""
+    """SVC-13 and SVC-52, for at least one range."""
     if any(network.prefixlen == 0 for network in ranges):
         return None
     own = [network for vip in vips if (network := parse_network(host_cidr(vip)))]
@@ -262,7 +262,7 @@ def _allowed_sources(ranges: list[Network], vips: tuple[str, ...], node_address:
 
 
 def _cluster_ip(spec: ServiceSpec, family: Family, report: Report) -> str | None:
-    """Rule 5. What a manifest leaves out, the API server sets: `clusterIPs`, and then `ipFamilies`."""
+    """SVC-5. What a manifest leaves out, the API server sets: `clusterIPs`, and then `ipFamilies`."""
     cluster_ips = spec.cluster_ips or (spec.cluster_ip,)
     if spec.ip_families:
         index = spec.ip_families.index(family.value) if family.value in spec.ip_families else len(cluster_ips)
@@ -275,7 +275,7 @@ def _cluster_ip(spec: ServiceSpec, family: Family, report: Report) -> str | None
     if address is not None and family_of(address) is family:
         return address
     if address is None or spec.ip_families:
-        report(Reason.UNUSABLE_ADDRESS, f"ClusterIP {shown(text)} is not an {family.value} address; skipped (rule 5)")
+        report(Reason.UNUSABLE_ADDRESS, f"ClusterIP {shown(text)} is not an {family.value} address; skipped (SVC-5)")
     return None
 
 
@@ -285,7 +285,7 @@ def _is_of(text: str, family: Family) -> bool:
 
 
 def _vip_texts(service: Service) -> list[str]:
-    """Rule 10."""
+    """SVC-10."""
     if service.status is None or service.status.load_balancer is None:
         return []
     ingresses = service.status.load_balancer.ingress or ()
@@ -293,7 +293,7 @@ def _vip_texts(service: Service) -> list[str]:
 
 
 def _canonical(texts: Iterable[str], field: str, report: Report) -> list[str]:
-    """The different addresses among the texts; blank ones are skipped in silence (rule 12)."""
+    """The different addresses among the texts; blank ones are skipped in silence (SVC-12)."""
     addresses: dict[str, None] = {}
     listed = list(texts)
     if len(listed) > MAX_ADDRESSES:
@@ -303,12 +303,12 @@ def _canonical(texts: Iterable[str], field: str, report: Report) -> list[str]:
         if address is not None:
             addresses[address] = None
         elif text.strip():
-            report(Reason.UNUSABLE_ADDRESS, f"{field}: {shown(text)} is not an IP address; skipped (rule 12)")
+            report(Reason.UNUSABLE_ADDRESS, f"{field}: {shown(text)} is not an IP address; skipped (SVC-12)")
     return list(addresses)
 
 
 def _source_ranges(spec: ServiceSpec, report: Report) -> dict[Family, list[Network]] | None:
-    """The ranges of each family; None when the Service lists none (rule 13)."""
+    """The ranges of each family; None when the Service lists none (SVC-13)."""
     texts = [text for text in spec.load_balancer_source_ranges or () if text.strip()]
     if not texts:
         return None
@@ -319,7 +319,7 @@ def _source_ranges(spec: ServiceSpec, report: Report) -> dict[Family, list[Netwo
     for text in texts:
         network = parse_network(text)
         if network is None:
-            report(Reason.UNUSABLE_RANGE, f"loadBalancerSourceRanges: {shown(text)} is not a CIDR; skipped (rule 12)")
+            report(Reason.UNUSABLE_RANGE, f"loadBalancerSourceRanges: {shown(text)} is not a CIDR; skipped (SVC-12)")
         else:
             networks.append(network)
     return split_networks(networks)
@@ -330,13 +330,13 @@ def _ports(ports: Sequence[ServicePort], report: Report) -> list[ServicePort]:
     by_name = {(port.name, port.protocol): port for port in ports}
     if len(by_name) < len(ports):
         report(
-            Reason.DUPLICATE_PORT, "spec.ports: several ports with one name and protocol; the last one counts (rule 18)"
+            Reason.DUPLICATE_PORT, "spec.ports: several ports with one name and protocol; the last one counts (SVC-18)"
         )
     return list(by_name.values())
 
 
 def _affinity_timeout(spec: ServiceSpec) -> int | None:
-    """Rules 55, 56."""
+    """SVC-55, SVC-56."""
     if spec.session_affinity != "ClientIP":
         return None
     client_ip = spec.session_affinity_config.client_ip if spec.session_affinity_config else None

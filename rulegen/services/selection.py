@@ -11,7 +11,7 @@ from rulegen.services.model import Backend
 
 
 class Selection(NamedTuple):
-    """The Cluster and the Local list, empty when not used; whether there is any endpoint (rule 29)."""
+    """The Cluster and the Local list, empty when not used; whether there is any endpoint (SVC-29)."""
 
     cluster: tuple[Backend, ...]
     local: tuple[Backend, ...]
@@ -21,7 +21,7 @@ class Selection(NamedTuple):
 def select(
     endpoints: Iterable[MergedEndpoint], uses_cluster: bool, uses_local: bool, node_name: str, zone: str
 ) -> Selection:
-    """Applies rules 25-33 to endpoints that have weight; order is kept."""
+    """Applies SVC-25 to SVC-33 to endpoints that have weight; order is kept."""
     usable = [endpoint for endpoint in endpoints if endpoint.ready or endpoint.draining]
     ready = [endpoint for endpoint in usable if endpoint.ready]
     cluster = (allowed_by_hints(ready, node_name, zone) or usable) if uses_cluster else ()
@@ -41,7 +41,7 @@ class HintMode(Enum):
 
 
 def allowed_by_hints(ready: Sequence[MergedEndpoint], node_name: str, zone: str) -> Sequence[MergedEndpoint]:
-    """The ready endpoints meant for this node, else for its zone, else all: all or nothing each time (rules 31-33)."""
+    """The ready endpoints meant for this node, else for its zone, else all of them (SVC-31 to SVC-33)."""
     mode = hint_mode(ready, node_name, zone)
     if mode is None:
         return ready
@@ -50,7 +50,7 @@ def allowed_by_hints(ready: Sequence[MergedEndpoint], node_name: str, zone: str)
 
 
 def hint_mode(ready: Sequence[MergedEndpoint], node_name: str, zone: str) -> HintMode | None:
-    """Which hints are in force; None when they are ignored (rule 33)."""
+    """Which hints are in force; None when they are ignored (SVC-33)."""
     if any(endpoint.hints is None for endpoint in ready):
         return None
     for mode, own in ((HintMode.NODE, node_name), (HintMode.ZONE, zone)):

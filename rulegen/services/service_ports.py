@@ -1,6 +1,6 @@
 """What a Service asks for, its endpoints and its owned Frontends come in; its Routes go out. Pure.
 
-The verdicts of rules 36 and 37 are given here.
+The verdicts of SVC-36 and SVC-37 are given here.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def _draining(intent: PortIntent, endpoints: list[MergedEndpoint], node: NodeFac
 
 
 def _serving(endpoints: list[MergedEndpoint], cluster: tuple[Backend, ...]) -> tuple[Backend, ...]:
-    """The endpoints whose established flows live on, whatever policies, hints and weights say (rule 73, D9).
+    """The endpoints whose established flows live on, whatever policies, hints and weights say (SVC-73, D9).
 
-    A ready one counts too: one that is not serving is published all the same, and gets traffic (rule 76). All endpoints
+    A ready one counts too: one that is not serving is published all the same, and gets traffic (SVC-76). All endpoints
     of the lists are among them. Nearly always they are the Cluster list, so that is not held twice.
     """
     serving = tuple([endpoint.backend for endpoint in endpoints if endpoint.serving or endpoint.ready])

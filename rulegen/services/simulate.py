@@ -1,8 +1,8 @@
 """A packet and the Routes come in; what becomes of the packet goes out, with the rules of the spec that decided.
 
 It follows the first packet of a connection in the order that every target keeps: source ranges, then the choice of a
-Frontend and its endpoints, then the verdicts on where the packet is going by then (rules 38, 51, 64, 67). It knows no
-target, so that explanations and tests have an answer that no target computed.
+Frontend and its endpoints, then the verdicts on where the packet is going by then (SVC-38, SVC-51, SVC-64, SVC-67). It
+knows no target, so that explanations and tests have an answer that no target computed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Decision(NamedTuple):
 class Delivery(Struct, frozen=True):
     """One endpoint that a balanced packet may go to.
 
-    `masquerade`: the source address is replaced on the way (rule 44 included); never where another's packet ends on
+    `masquerade`: the source address is replaced on the way (SVC-44 included); never where another's packet ends on
     this node itself.
     `decision`: UNTOUCHED normally; else what becomes of the packet on its way there, which can be the destination of
     other rules (an endpoint that is a ClusterIP).
@@ -126,7 +126,7 @@ class Delivery(Struct, frozen=True):
 class Outcome(Struct, frozen=True):
     """What becomes of a packet. `matched`: the Frontend that decided. `deliveries`: in the list's order, if BALANCED.
 
-    `is_marked`: to be masqueraded whatever the endpoint, if it leaves the node; rule 44 is not asked then.
+    `is_marked`: to be masqueraded whatever the endpoint, if it leaves the node; SVC-44 is not asked then.
 
     With session affinity (`matched.route.affinity_timeout`), a client that is known goes to its endpoint instead, as
     long as it is in the list or draining.
@@ -157,7 +157,7 @@ class Treatment(NamedTuple):
     """What becomes of packets from one kind of source to a Frontend, and why.
 
     `is_local`: to the Local list and not the Cluster list. `masquerade`: to every endpoint; to itself an endpoint is
-    always masqueraded (rule 44).
+    always masqueraded (SVC-44).
     """
 
     decision: Decision
@@ -238,7 +238,7 @@ def follow(index: Frontends, routing: NodeRouting, node_addresses: Collection[st
     origin = _origin(node, packet)
     addressed = index.by_address(packet.destination, packet.port, packet.protocol)
     if addressed and not _allowed(addressed.frontend.allowed_sources, packet.source):
-        reason = f"{packet.source} is in none of the loadBalancerSourceRanges (rule 51)"
+        reason = f"{packet.source} is in none of the loadBalancerSourceRanges (SVC-51)"
         return Outcome(Fate.DROPPED, (reason,), origin, addressed)
     dispatched = _dispatch(node, packet, addressed)
     if dispatched is None:
@@ -284,7 +284,7 @@ def _origin(node: _Node, packet: Packet) -> Origin:
 
 
 def _is_detected(detector: PodDetector | None, packet: Packet) -> bool:
-    """Rules 47, 48."""
+    """SVC-47, SVC-48."""
     if detector is None:
         return False
     if detector.cidr is not None:
@@ -295,7 +295,7 @@ def _is_detected(detector: PodDetector | None, packet: Packet) -> bool:
 
 
 def _dispatch(node: _Node, packet: Packet, addressed: Match | None) -> Match | None:
-    """The Frontend whose endpoints the packet is for (rule 64)."""
+    """The Frontend whose endpoints the packet is for (SVC-64)."""
     if addressed and _has_endpoints(addressed):
         return addressed
     # An address of the node whose own Frontend has nobody behind it is still an address for NodePorts.
@@ -306,14 +306,14 @@ def _dispatch(node: _Node, packet: Packet, addressed: Match | None) -> Match | N
 
 
 def _has_endpoints(match: Match) -> bool:
-    """Whether anybody gets through: on an external Frontend of policy Local, pods and the node may (rule 43)."""
+    """Whether anybody gets through: on an external Frontend of policy Local, pods and the node may (SVC-43)."""
     verdict = match.frontend.verdict
     short_circuit = match.frontend.kind is not FrontendKind.CLUSTER_IP and verdict is Verdict.DROP
     return verdict is Verdict.BALANCE or short_circuit
 
 
 def _accepts_node_ports(node: _Node, address: str) -> bool:
-    """Rule 63, without loopback (rule 66, D1)."""
+    """SVC-63, without loopback (SVC-66, D1)."""
     return (
         address in node.addresses
         and not is_loopback(address)
@@ -327,12 +327,12 @@ def _choose(match: Match, routing: NodeRouting, detected: bool, origin: Origin) 
     if frontend.kind is FrontendKind.CLUSTER_IP:
         return _choose_internal(match, routing, detected)
     if frontend.policy is TrafficPolicy.CLUSTER:
-        return _List(route.cluster, True, "external policy Cluster: all endpoints, masqueraded (rule 42)")
+        return _List(route.cluster, True, "external policy Cluster: all endpoints, masqueraded (SVC-42)")
     if detected:
-        return _List(route.cluster, False, "external policy Local, from a pod: all endpoints (rule 43a)")
+        return _List(route.cluster, False, "external policy Local, from a pod: all endpoints (SVC-43a)")
     if origin is Origin.NODE:
-        return _List(route.cluster, True, "external policy Local, from this node: all, masqueraded (rule 43b)")
-    return _List(route.local, False, "external policy Local: this node's endpoints, source kept (rule 43c)", True)
+        return _List(route.cluster, True, "external policy Local, from this node: all, masqueraded (SVC-43b)")
+    return _List(route.local, False, "external policy Local: this node's endpoints, source kept (SVC-43c)", True)
 
 
 def _choose_internal(match: Match, routing: NodeRouting, detected: bool) -> _List:
@@ -340,10 +340,10 @@ def _choose_internal(match: Match, routing: NodeRouting, detected: bool) -> _Lis
     backends = match.route.local if local else match.route.cluster
     whose = "this node's endpoints" if local else "all endpoints"
     if routing.masquerade_all:
-        return _List(backends, True, f"ClusterIP: {whose} (rule 41); masqueradeAll (rule 45)", local)
+        return _List(backends, True, f"ClusterIP: {whose} (SVC-41); masqueradeAll (SVC-45)", local)
     if routing.detector is not None and not detected:
-        return _List(backends, True, f"ClusterIP, not from a pod: {whose} (rule 41), masqueraded (spec §7)", local)
-    return _List(backends, False, f"ClusterIP: {whose} (rule 41)", local)
+        return _List(backends, True, f"ClusterIP, not from a pod: {whose} (SVC-41), masqueraded (spec §7)", local)
+    return _List(backends, False, f"ClusterIP: {whose} (SVC-41)", local)
 
 
 def _deliveries(node: _Node, packet: Packet, chosen: _List) -> tuple[Delivery, ...]:
@@ -371,12 +371,12 @@ def _undispatched(node: _Node, packet: Packet, origin: Origin, matched: Match | 
     if matched is None and node_port and _accepts_node_ports(node, packet.destination):
         matched = node_port
     elif node_port and fate is Fate.UNTOUCHED:
-        reason = f"{packet.destination} does not accept NodePorts (rules 60-66)"
+        reason = f"{packet.destination} does not accept NodePorts (SVC-60 to SVC-66)"
     return Outcome(fate, (reason,), origin, matched)
 
 
 def _verdict(node: _Node, packet: Packet) -> Decision:
-    """What becomes of a packet on the way to where it is going now (rule 38)."""
+    """What becomes of a packet on the way to where it is going now (SVC-38)."""
     for decision in _verdicts(node, packet):
         if decision is not None:
             return decision
@@ -397,20 +397,20 @@ def _verdicts(node: _Node, packet: Packet) -> Iterable[Decision | None]:
 
 
 def _without_endpoints(match: Match | None) -> Decision | None:
-    """Rules 36, 37."""
+    """SVC-36, SVC-37."""
     if match is None or match.frontend.verdict is Verdict.BALANCE:
         return None
     if match.frontend.verdict is Verdict.REJECT:
-        return Decision(Fate.REJECTED, f"{match} has no endpoint (rule 36)")
-    return Decision(Fate.DROPPED, f"{match} has policy Local and no endpoint on this node (rule 37)")
+        return Decision(Fate.REJECTED, f"{match} has no endpoint (SVC-36)")
+    return Decision(Fate.DROPPED, f"{match} has policy Local and no endpoint on this node (SVC-37)")
 
 
 def _unused(node: _Node, address: str) -> Decision | None:
-    """Rule 67, for packets sent or forwarded by the node."""
+    """SVC-67, for packets sent or forwarded by the node."""
     if node.index.is_cluster_ip(address):
-        return Decision(Fate.REJECTED, f"{address} is a ClusterIP without this port (rule 67)")
+        return Decision(Fate.REJECTED, f"{address} is a ClusterIP without this port (SVC-67)")
     if contains(_networks(node.routing.service_cidrs), address):
-        return Decision(Fate.DROPPED, f"{address} is in a ServiceCIDR, of no Service (rule 67)")
+        return Decision(Fate.DROPPED, f"{address} is in a ServiceCIDR, of no Service (SVC-67)")
     return None
 
 

@@ -70,7 +70,7 @@ class Cluster:
                     self.set_service_cidr(item)
 
     def set_service(self, service: Service) -> None:
-        """A Service as it is now; one that is not for this proxy any more is as if removed (rules 1, 4)."""
+        """A Service as it is now; one that is not for this proxy any more is as if removed (SVC-1, SVC-4)."""
         key = (service.metadata.namespace, service.metadata.name)
         intent = self._read_service(service)
         if intent is None:
@@ -99,7 +99,7 @@ class Cluster:
             self._pending.add(service)
 
     def remove_slice(self, namespace: str, name: str) -> None:
-        """Removing an unknown slice does nothing (rule 24)."""
+        """Removing an unknown slice does nothing (SVC-24)."""
         digest = self._slices.pop((namespace, name), None)
         if digest is None:
             return
@@ -110,7 +110,7 @@ class Cluster:
         self._pending.add(service)
 
     def set_node(self, node: Node) -> None:
-        """A Node as it is now; all but the own one are ignored, and its deletion is never told (rules 3, 35)."""
+        """A Node as it is now; all but the own one are ignored, and its deletion is never told (SVC-3, SVC-35)."""
         if node.metadata.name != self._configuration.node_name:
             return
         self._node = node
@@ -126,7 +126,7 @@ class Cluster:
         self._pending.update(self._services)
 
     def set_service_cidr(self, service_cidr: ServiceCIDR) -> None:
-        """A ServiceCIDR as it is now; it counts at once (rule 67, D4)."""
+        """A ServiceCIDR as it is now; it counts at once (SVC-67, D4)."""
         self._service_cidrs[service_cidr.metadata.name] = service_cidr
         self._read_node()
 

@@ -227,7 +227,7 @@ def sysctl_values(playground: Playground) -> list[str]:
         return [Path(f"/proc/sys/net/netfilter/{name}").read_text().strip() for name in SYSCTLS]
 
 
-def test_rule_71_what_is_configured_is_set_and_what_is_not_is_kube_proxys(playground: Playground) -> None:
+def test_svc_71_what_is_configured_is_set_and_what_is_not_is_kube_proxys(playground: Playground) -> None:
     save(playground.manifests / "all.json", *web(1, 1))
     before = sysctl_values(playground)
     with playground.agent() as agent:

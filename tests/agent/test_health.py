@@ -71,7 +71,7 @@ def deleted() -> Node:
 # ---- the state ----
 
 
-def test_rule_85_pending_for_twice_the_sync_period_is_unhealthy_until_a_sync(health: Health, clock: Clock) -> None:
+def test_svc_85_pending_for_twice_the_sync_period_is_unhealthy_until_a_sync(health: Health, clock: Clock) -> None:
     health.queued()
     clock.seconds += 59.9
     health.queued()
@@ -101,7 +101,7 @@ def test_work_that_does_not_end_is_unhealthy_also_before_the_first_sync(health: 
     assert health.livez().status == 200
 
 
-def test_rule_87_healthy_before_the_first_sync_as_long_as_nothing_waits(health: Health, clock: Clock) -> None:
+def test_svc_87_healthy_before_the_first_sync_as_long_as_nothing_waits(health: Health, clock: Clock) -> None:
     clock.seconds += 1000
     assert health.healthz().status == 200
     health.queued()
@@ -110,7 +110,7 @@ def test_rule_87_healthy_before_the_first_sync_as_long_as_nothing_waits(health: 
 
 
 @pytest.mark.parametrize("requires_node", [True, False])
-def test_rule_86_eligible_is_a_node_that_is_seen_and_stays(clock: Clock, requires_node: bool) -> None:
+def test_svc_86_eligible_is_a_node_that_is_seen_and_stays(clock: Clock, requires_node: bool) -> None:
     health = health_of(clock, requires_node=requires_node)
     for item, expected in (
         (None, not requires_node),
@@ -163,7 +163,7 @@ def families(last_updated: str, healthy: bool) -> dict[str, Any]:
     return {family: {"lastUpdated": last_updated, "healthy": healthy} for family in ("IPv4", "IPv6")}
 
 
-def test_rule_87_what_is_answered(site: Site, health: Health, clock: Clock) -> None:
+def test_svc_87_what_is_answered(site: Site, health: Health, clock: Clock) -> None:
     never, now = "0001-01-01T00:00:00Z", "2026-01-02T03:04:05Z"
     reply = ask(PORT, "/livez")
     assert reply.status == 200
@@ -272,7 +272,7 @@ def in_use(address: str, port: int) -> str:
     return f"no health checks: cannot listen on {address} port {port}: Address already in use"
 
 
-def test_rules_78_to_80_what_a_load_balancer_is_told(balancers: Balancers, health: Health, clock: Clock) -> None:
+def test_svc_78_to_80_what_a_load_balancer_is_told(balancers: Balancers, health: Health, clock: Clock) -> None:
     balancers.apply(check(32000, 3))
     reply = ask(32000, "/any/path?and=query")
     assert reply.status == 200
@@ -312,7 +312,7 @@ def test_each_service_and_family_for_itself(balancers: Balancers) -> None:
     assert not is_open(32001)
 
 
-def test_rule_82_renumbering_and_ports_that_change_hands(balancers: Balancers) -> None:
+def test_svc_82_renumbering_and_ports_that_change_hands(balancers: Balancers) -> None:
     balancers.apply(check(32000, 1), check(32001, 2, SHOP))
     balancers.apply(check(32002, 1))
     assert not is_open(32000)
@@ -327,7 +327,7 @@ def test_rule_82_renumbering_and_ports_that_change_hands(balancers: Balancers) -
 
 
 @pytest.mark.parametrize("again", ["apply", "retry"])
-def test_rule_82_a_port_that_is_taken_is_reported_once_and_tried_again(balancers: Balancers, again: str) -> None:
+def test_svc_82_a_port_that_is_taken_is_reported_once_and_tried_again(balancers: Balancers, again: str) -> None:
     def try_again() -> None:
         balancers.apply() if again == "apply" else balancers.servers.retry()
 
@@ -365,9 +365,7 @@ def test_two_services_with_one_port(balancers: Balancers) -> None:
     assert ask(32000).json["service"]["name"] == "shop"
 
 
-def test_rule_77_only_on_own_addresses_that_accept_node_ports(
-    balancers: Balancers, namespace: NetworkNamespace
-) -> None:
+def test_svc_77_only_on_own_addresses_that_accept_node_ports(balancers: Balancers, namespace: NetworkNamespace) -> None:
     add_addresses("10.9.0.1", "10.9.0.2", "10.8.0.1", "fd00:9::1", "fd00:8::1")
     assert bindable_addresses(V4) == ("10.8.0.1", "10.9.0.1", "10.9.0.2", "127.0.0.1")
     assert bindable_addresses(V6) == ("::1", "fd00:8::1", "fd00:9::1")

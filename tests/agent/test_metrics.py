@@ -1,4 +1,4 @@
-"""What is scraped after what the agent did: rules 100 to 103, and the metrics of our own."""
+"""What is scraped after what the agent did: SVC-100 to SVC-103, and the metrics of our own."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def triggered(at: str, *, family: str = "IPv4", service_name: str = "web", name:
     return endpoint_slice(family=family, service_name=service_name, name=name, annotations={TRIGGER_TIME: at})
 
 
-# Rule 100.
+# SVC-100.
 
 
-def test_rule_100_a_sync_is_observed_for_every_family() -> None:
+def test_svc_100_a_sync_is_observed_for_every_family() -> None:
     metrics = made()
     before = time.time()
     metrics.sync_done(EMPTY, 0.003, is_full=True)
@@ -74,7 +74,7 @@ def test_rule_100_a_sync_is_observed_for_every_family() -> None:
         assert before <= succeeded <= time.time()
 
 
-def test_rule_100_buckets() -> None:
+def test_svc_100_buckets() -> None:
     samples = [sample for family in made().registry.collect() for sample in family.samples]
 
     def bounds(name: str) -> list[float]:
@@ -90,7 +90,7 @@ def test_rule_100_buckets() -> None:
     assert found[-8:] == [115, 120, 150, 180, 210, 240, 270, 300]
 
 
-def test_rule_100_a_failed_sync_is_observed_and_counted_and_is_no_success() -> None:
+def test_svc_100_a_failed_sync_is_observed_and_counted_and_is_no_success() -> None:
     metrics = made()
     metrics.sync_failed(0.1, is_full=False)
     assert value(metrics, "kubeproxy_sync_proxy_rules_duration_seconds_count", ip_family="IPv4") == 1
@@ -100,7 +100,7 @@ def test_rule_100_a_failed_sync_is_observed_and_counted_and_is_no_success() -> N
     assert value(metrics, "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total", ip_family="IPv4") == 1
 
 
-def test_rule_100_on_iptables_partial_failures_are_failures_too() -> None:
+def test_svc_100_on_iptables_partial_failures_are_failures_too() -> None:
     metrics = made(Target.IPTABLES)
     metrics.sync_failed(0.1, is_full=True)
     metrics.sync_failed(0.1, is_full=False)
@@ -109,7 +109,7 @@ def test_rule_100_on_iptables_partial_failures_are_failures_too() -> None:
     assert value(metrics, f"{prefix}_partial_restore_failures_total", ip_family="IPv4") == 1
 
 
-def test_rule_100_only_the_targets_own_are_there() -> None:
+def test_svc_100_only_the_targets_own_are_there() -> None:
     on_nftables, on_iptables = names(made()), names(made(Target.IPTABLES))
     assert not [name for name in on_nftables if "iptables" in name]
     assert not [name for name in on_iptables if "nftables" in name]
@@ -128,7 +128,7 @@ def test_a_clean_up_of_conntrack() -> None:
     assert value(metrics, f"{prefix}_sync_duration_seconds_count", ip_family="IPv6") == 0
 
 
-# Rule 101.
+# SVC-101.
 
 
 class Routes:
@@ -153,7 +153,7 @@ class Routes:
         }
 
 
-def test_rule_101_service_ports_that_drop_are_counted_as_they_come_and_go() -> None:
+def test_svc_101_service_ports_that_drop_are_counted_as_they_come_and_go() -> None:
     routes = Routes(made())
     local = service(
         ports=[port(80, "a"), port(81, "b")],
@@ -176,7 +176,7 @@ def test_rule_101_service_ports_that_drop_are_counted_as_they_come_and_go() -> N
     assert routes.dropping() == {"internal": 0, "external": 0}
 
 
-def test_rule_101_without_an_external_frontend_nothing_external_drops() -> None:
+def test_svc_101_without_an_external_frontend_nothing_external_drops() -> None:
     routes = Routes(made())
     routes.take(
         node(),
@@ -186,7 +186,7 @@ def test_rule_101_without_an_external_frontend_nothing_external_drops() -> None:
     assert routes.dropping() == {"internal": 0, "external": 0}
 
 
-def test_rule_101_rules_of_iptables_are_counted_by_table() -> None:
+def test_svc_101_rules_of_iptables_are_counted_by_table() -> None:
     metrics = made(Target.IPTABLES)
     metrics.rules_counted({(Family.IPV4, "nat"): RuleCount(70, 4), (Family.IPV6, "filter"): RuleCount(9, 0)})
     for table, family, total, last in (("nat", "IPv4", 70, 4), ("filter", "IPv6", 9, 0), ("mangle", "IPv4", 0, 0)):
@@ -195,10 +195,10 @@ def test_rule_101_rules_of_iptables_are_counted_by_table() -> None:
         assert value(metrics, "kubeproxy_sync_proxy_rules_iptables_last", **labels) == last
 
 
-# Rule 102.
+# SVC-102.
 
 
-def test_rule_102_answers_of_the_health_server() -> None:
+def test_svc_102_answers_of_the_health_server() -> None:
     metrics = made()
     for code in (200, 503, 503):
         metrics.health_answer("healthz", code)
@@ -209,7 +209,7 @@ def test_rule_102_answers_of_the_health_server() -> None:
     assert value(metrics, "kubeproxy_proxy_livez_total", code="503") == 0
 
 
-def test_rule_102_changes_wait_until_a_sync_succeeds() -> None:
+def test_svc_102_changes_wait_until_a_sync_succeeds() -> None:
     metrics = made()
     prefix = "kubeproxy_sync_proxy_rules"
 
@@ -234,10 +234,10 @@ def test_rule_102_changes_wait_until_a_sync_succeeds() -> None:
     assert changes() == [1, 2, 0, 2]
 
 
-# Rule 103.
+# SVC-103.
 
 
-def test_rule_103_one_observation_for_each_recorded_time() -> None:
+def test_svc_103_one_observation_for_each_recorded_time() -> None:
     times = TriggerTimes(START)
     for at in ("2023-11-14T22:13:21.5Z", "2023-11-14T22:13:22.123456789Z", "2023-11-14T22:13:22.123456789Z"):
         times.set_slice(triggered(at))
@@ -262,19 +262,19 @@ def test_rule_103_one_observation_for_each_recorded_time() -> None:
         "0001-01-01T00:00:00+23:59",
     ],
 )
-def test_rule_103_what_was_before_the_start_or_is_no_time_does_not_count(at: str) -> None:
+def test_svc_103_what_was_before_the_start_or_is_no_time_does_not_count(at: str) -> None:
     times = TriggerTimes(START)
     times.set_slice(triggered(at))
     assert times.take(START + 10) == []
 
 
-def test_rule_103_a_time_to_come_took_no_time() -> None:
+def test_svc_103_a_time_to_come_took_no_time() -> None:
     times = TriggerTimes(START)
     times.set_slice(triggered("9999-12-31T23:59:59Z"))
     assert times.take(START) == [(Family.IPV4, 0.0)]
 
 
-def test_rule_103_a_slice_that_goes_discards_what_its_service_has_recorded() -> None:
+def test_svc_103_a_slice_that_goes_discards_what_its_service_has_recorded() -> None:
     times = TriggerTimes(START)
     times.set_slice(endpoint_slice(name="quiet"))
     times.set_slice(triggered("2023-11-14T22:13:21Z"))
@@ -284,14 +284,14 @@ def test_rule_103_a_slice_that_goes_discards_what_its_service_has_recorded() -> 
     assert times.take(START + 5) == [(Family.IPV4, 3.0)]
 
 
-def test_rule_103_what_is_recorded_while_nothing_succeeds_is_bounded() -> None:
+def test_svc_103_what_is_recorded_while_nothing_succeeds_is_bounded() -> None:
     times = TriggerTimes(START)
     for microseconds in range(10_000):
         times.set_slice(triggered(f"2023-11-14T22:13:21.{microseconds:06}Z"))
     assert 0 < len(times.take(START + 5)) <= 1000
 
 
-def test_rule_103_latency_is_observed_at_the_next_success() -> None:
+def test_svc_103_latency_is_observed_at_the_next_success() -> None:
     metrics = made()
     name = "kubeproxy_network_programming_duration_seconds"
     metrics.taken([Upsert(triggered("2023-11-14T22:13:21Z"))])

@@ -162,7 +162,7 @@ def test_what_is_delivered_together_is_taken_together(inbox: Inbox) -> None:
 # -- times --
 
 
-def test_rule_90_syncs_are_apart_and_the_first_after_quiet_is_at_once() -> None:
+def test_svc_90_syncs_are_apart_and_the_first_after_quiet_is_at_once() -> None:
     schedule = Schedule(1.0, 30.0)
     assert schedule.wait(0.0) is None
     schedule.request()
@@ -207,7 +207,7 @@ def _readiness(*, needs_node: bool = True, needs_pod_cidrs: bool = False) -> Rea
     return Readiness(100.0, needs_node=needs_node, needs_pod_cidrs=needs_pod_cidrs)
 
 
-def test_rule_89_nothing_is_programmed_before_services_and_slices_are_known() -> None:
+def test_svc_89_nothing_is_programmed_before_services_and_slices_are_known() -> None:
     readiness = _readiness()
     for kind in (Node, ServiceCIDR, Service):
         assert readiness.wait(1000.0) is None
@@ -219,7 +219,7 @@ def test_rule_89_nothing_is_programmed_before_services_and_slices_are_known() ->
     assert readiness.lacks() == []
 
 
-def test_rule_95_the_node_is_waited_for_half_a_minute() -> None:
+def test_svc_95_the_node_is_waited_for_half_a_minute() -> None:
     readiness = _readiness()
     for kind in (Service, EndpointSlice, ServiceCIDR, Node):
         readiness.take(Synced(kind))
@@ -251,7 +251,7 @@ def test_manifests_need_no_node() -> None:
     assert readiness.wait(100.0) == 0
 
 
-def test_rule_95_without_pod_cidrs_there_is_no_start_in_mode_node_cidr() -> None:
+def test_svc_95_without_pod_cidrs_there_is_no_start_in_mode_node_cidr() -> None:
     readiness = _readiness(needs_pod_cidrs=True)
     for kind in (Service, EndpointSlice, ServiceCIDR, Node):
         readiness.take(Synced(kind))

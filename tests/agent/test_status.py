@@ -1,4 +1,4 @@
-"""What the metrics port answers (rule 88), over a socket; and that the settings it shows are those in force."""
+"""What the metrics port answers (SVC-88), over a socket; and that the settings it shows are those in force."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_the_format_is_the_one_that_is_asked_for(port: int, accept: str, content
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/healthz", b"ok"), ("/proxyMode", b"nftables")])
-def test_rule_88_words(port: int, path: str, expected: bytes) -> None:
+def test_svc_88_words(port: int, path: str, expected: bytes) -> None:
     answer, body = ask(port, path + "?verbose")
     assert (answer.status, body) == (200, expected)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_rule_88_the_settings_in_force(port: int) -> None:
+def test_svc_88_the_settings_in_force(port: int) -> None:
     answer, body = ask(port, "/configz")
     assert answer.headers["Content-Type"] == "application/json"
     shown = json.loads(body)["kubeproxy.config.k8s.io"]

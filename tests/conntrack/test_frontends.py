@@ -154,7 +154,7 @@ def test_a_new_owner_may_come_before_the_old_one_gives_up(is_gone: bool) -> None
     assert old.is_stale(EXTERNAL, 53, FIRST)
 
 
-def test_rule_74_who_answers_must_be_an_endpoint() -> None:
+def test_svc_74_who_answers_must_be_an_endpoint() -> None:
     made = Followed(SERVICE, endpoints(FIRST, endpoint(SECOND, ready=False)))
     for destination, number in ((VIP, 53), (EXTERNAL, 53), (NODE, 30053)):
         assert not made.is_stale(destination, number, FIRST)
@@ -176,7 +176,7 @@ def test_of_a_frontend_that_is_gone_only_translated_flows_are_stale() -> None:
     assert not made.is_stale("192.168.1.11", 30053, FIRST)
 
 
-def test_rule_64_an_external_ip_that_is_the_nodes_own_beats_a_node_port() -> None:
+def test_svc_64_an_external_ip_that_is_the_nodes_own_beats_a_node_port() -> None:
     other = service("other", ["10.96.0.11"], [port(30053, "dns", "UDP")], external_ips=[NODE])
     made = Followed(SERVICE, other, endpoints(FIRST), endpoints(SECOND, name="other"))
     concerned = {NODE_PORT}

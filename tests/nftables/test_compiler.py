@@ -16,7 +16,7 @@ def _ids(entries: object) -> set[bytes]:
 
 
 def test_an_id_is_not_given_on_in_a_table_that_is_there() -> None:
-    """Clients may be remembered by it, even if no Service is left (rule 58)."""
+    """Clients may be remembered by it, even if no Service is left (SVC-58)."""
     full = cluster(service(), endpoint_slice([endpoint("10.244.1.1")]))
     nodes = {Family.IPV4: full.node_routing(Family.IPV4)}
     assert nodes[Family.IPV4] is not None

@@ -1,4 +1,4 @@
-"""Where rule 67 looks at all: a prefix around the addresses of Services, rendered into the program."""
+"""Where SVC-67 looks at all: a prefix around the addresses of Services, rendered into the program."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_source_ranges_that_are_too_many_let_nobody_in() -> None:
         (route,) = made.routes()
         allowed = {one.allowed_sources for one in route.frontends if one.kind is FrontendKind.LOAD_BALANCER}
         assert allowed == {("0.0.0.0/32",)}
-        assert "nobody is let in (rule 51)" in made.findings()[0].message
+        assert "nobody is let in (SVC-51)" in made.findings()[0].message
         assert made.findings()[0].reason is Reason.UNUSABLE_RANGE
     made = cluster(node(), _guarded(3000, 2), endpoint_slice(["10.0.0.1"]))
     assert len(made.routes()[0].frontends[1].allowed_sources or ()) == 3000

@@ -1,4 +1,4 @@
-"""EndpointSlices to the lists of a Route: spec rules 2, 17-35, and D6."""
+"""EndpointSlices to the lists of a Route: SVC-2, SVC-17 to SVC-35, and D6."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def skipped(made: Cluster) -> bool:
     return found.cluster == () and found.frontends[0].verdict is Verdict.REJECT
 
 
-def test_rules_2_and_17_slices_that_do_not_count() -> None:
+def test_svc_2_and_17_slices_that_do_not_count() -> None:
     good = endpoint_slice(["10.244.1.1"])
     headless = {"kubernetes.io/service-name": "web", "service.kubernetes.io/headless": ""}
     assert skipped(cluster(service(), replace(good, address_type="FQDN")))
@@ -62,7 +62,7 @@ def test_rules_2_and_17_slices_that_do_not_count() -> None:
     assert skipped(cluster(service(), replace(good, metadata=replace(good.metadata, namespace="other"))))
 
 
-def test_rule_17_each_family_has_its_own_slices() -> None:
+def test_svc_17_each_family_has_its_own_slices() -> None:
     made = cluster(
         service(cluster_ips=["10.96.0.1", "fd00::1"]),
         endpoint_slice(["10.244.1.1"]),
@@ -74,7 +74,7 @@ def test_rule_17_each_family_has_its_own_slices() -> None:
     }
 
 
-def test_rule_18_joined_by_port_name_and_protocol_with_the_slices_number() -> None:
+def test_svc_18_joined_by_port_name_and_protocol_with_the_slices_number() -> None:
     item = service(ports=[port(80, "http"), port(53, "dns"), port(53, "dns", "UDP")])
     made = cluster(
         item,
@@ -89,19 +89,19 @@ def test_rule_18_joined_by_port_name_and_protocol_with_the_slices_number() -> No
 
 
 @pytest.mark.parametrize("bad", [endpoint_port(None), endpoint_port(0), endpoint_port(name=None)])
-def test_rule_18_ports_without_name_or_number_are_skipped_and_reported(bad: object) -> None:
+def test_svc_18_ports_without_name_or_number_are_skipped_and_reported(bad: object) -> None:
     made = cluster(node(), service(), endpoint_slice(["10.244.1.1"], ports=[bad]))  # type: ignore[list-item]
     assert skipped(made)
     assert [finding.reason for finding in made.findings()] == [Reason.SKIPPED_PORT]
 
 
-def test_rule_19_only_the_first_address_and_canonical() -> None:
+def test_svc_19_only_the_first_address_and_canonical() -> None:
     first = replace(endpoint("010.244.001.1"), addresses=["010.244.001.1", "10.244.1.2"])
     assert addresses(route(endpoint_slice([first])).cluster) == ["10.244.1.1:8080"]
 
 
 @pytest.mark.parametrize("bad", [replace(endpoint("x"), addresses=[]), endpoint("web"), endpoint("fd00::1")])
-def test_rule_19_unusable_addresses_are_skipped_and_reported(bad: Endpoint) -> None:
+def test_svc_19_unusable_addresses_are_skipped_and_reported(bad: Endpoint) -> None:
     made = cluster(node(), service(), endpoint_slice([bad]))
     assert skipped(made)
     assert [(finding.subject, finding.reason) for finding in made.findings()] == [
@@ -109,12 +109,12 @@ def test_rule_19_unusable_addresses_are_skipped_and_reported(bad: Endpoint) -> N
     ]
 
 
-def test_rule_20_local_is_the_own_node_only() -> None:
+def test_svc_20_local_is_the_own_node_only() -> None:
     items = [endpoint("10.244.1.1", "node-1"), endpoint("10.244.1.2", "node-2"), endpoint("10.244.1.3")]
     assert lists(*items) == ("1 2 3", "1")
 
 
-def test_rule_20_nothing_is_local_to_a_node_without_a_name() -> None:
+def test_svc_20_nothing_is_local_to_a_node_without_a_name() -> None:
     made = cluster(
         BOTH_LISTS, endpoint_slice([endpoint("10.244.1.1", "")]), configuration=replace(CONFIGURATION, node_name="")
     )
@@ -135,14 +135,14 @@ def test_rule_20_nothing_is_local_to_a_node_without_a_name() -> None:
         ({"ready": False, "serving": True, "terminating": None}, False),
     ],
 )
-def test_rules_21_and_28_conditions(conditions: dict[str, bool | None], used: bool) -> None:
+def test_svc_21_and_28_conditions(conditions: dict[str, bool | None], used: bool) -> None:
     found = route(endpoint_slice([endpoint("10.244.1.1", "node-1", **conditions)]))  # type: ignore[arg-type]
     assert addresses(found.cluster) == addresses(found.local) == (["10.244.1.1:8080"] if used else [])
     expected = Verdict.BALANCE if used else Verdict.REJECT
     assert {frontend.verdict for frontend in found.frontends} == {expected}
 
 
-def test_rule_22_merged_sorted_as_text_same_address_with_two_ports() -> None:
+def test_svc_22_merged_sorted_as_text_same_address_with_two_ports() -> None:
     found = route(
         endpoint_slice(["10.244.1.10", "10.244.1.9"]),
         endpoint_slice(["10.244.1.10"], name="web-2", ports=[endpoint_port(9090)]),
@@ -150,7 +150,7 @@ def test_rule_22_merged_sorted_as_text_same_address_with_two_ports() -> None:
     assert addresses(found.cluster) == ["10.244.1.10:8080", "10.244.1.10:9090", "10.244.1.9:8080"]
 
 
-def test_rule_22_running_beats_terminating_in_any_order() -> None:
+def test_svc_22_running_beats_terminating_in_any_order() -> None:
     slices = [
         endpoint_slice([draining("10.244.1.1")], name="web-1"),
         endpoint_slice([endpoint("10.244.1.1", "node-1")], name="web-2"),
@@ -160,7 +160,7 @@ def test_rule_22_running_beats_terminating_in_any_order() -> None:
     assert {route(*order).local for order in permutations(slices)} == {expected}
 
 
-def test_rule_22_running_duplicates_the_slice_with_the_last_name_wins_in_any_order() -> None:
+def test_svc_22_running_duplicates_the_slice_with_the_last_name_wins_in_any_order() -> None:
     slices = [
         endpoint_slice([endpoint("10.244.1.1", "node-1")], name="web-1"),
         endpoint_slice([endpoint("10.244.1.1", "node-2")], name="web-2"),
@@ -168,7 +168,7 @@ def test_rule_22_running_duplicates_the_slice_with_the_last_name_wins_in_any_ord
     assert {route(*order).cluster for order in permutations(slices)} == {(Backend("10.244.1.1", 8080),)}
 
 
-def test_rule_23_endpoints_of_a_removed_slice_stay_while_another_lists_them() -> None:
+def test_svc_23_endpoints_of_a_removed_slice_stay_while_another_lists_them() -> None:
     made = cluster(node(), service(), endpoint_slice(["10.244.1.1"]), endpoint_slice(["10.244.1.1"], name="web-2"))
     made.remove_slice("default", "web-1")
     assert addresses(made.routes()[0].cluster) == ["10.244.1.1:8080"]
@@ -176,7 +176,7 @@ def test_rule_23_endpoints_of_a_removed_slice_stay_while_another_lists_them() ->
     assert skipped(made)
 
 
-def test_rule_24_removing_an_unknown_slice_does_nothing() -> None:
+def test_svc_24_removing_an_unknown_slice_does_nothing() -> None:
     made = cluster(service())
     made.take_changes()
     made.remove_slice("default", "web-1")
@@ -201,23 +201,23 @@ def test_d6_a_slice_that_loses_its_label_leaves_nothing_behind() -> None:
     assert skipped(made)
 
 
-def test_rules_26_and_27_the_terminating_fallback_is_each_lists_own() -> None:
+def test_svc_26_and_27_the_terminating_fallback_is_each_lists_own() -> None:
     assert lists(endpoint("10.0.0.1", "node-2"), draining("10.0.0.2", "node-1")) == ("1", "2")
     assert lists(draining("10.0.0.1", "node-2"), draining("10.0.0.2", "node-1")) == ("1 2", "2")
     assert lists(endpoint("10.0.0.1", "node-1"), draining("10.0.0.2", "node-1")) == ("1", "1")
 
 
-def test_rule_27_topology_does_not_concern_the_local_list() -> None:
+def test_svc_27_topology_does_not_concern_the_local_list() -> None:
     items = [endpoint("10.0.0.1", "node-2", zones=["a"]), endpoint("10.0.0.2", "node-1", zones=["b"])]
     assert lists(*items, zone="a") == ("1", "2")
 
 
-def test_rule_29_draining_endpoints_elsewhere_count() -> None:
+def test_svc_29_draining_endpoints_elsewhere_count() -> None:
     found = route(endpoint_slice([draining("10.0.0.1", "node-2")]))
     assert [frontend.verdict for frontend in found.frontends] == [Verdict.BALANCE, Verdict.DROP]
 
 
-def test_rule_31_node_hints_beat_zone_hints() -> None:
+def test_svc_31_node_hints_beat_zone_hints() -> None:
     items = [
         endpoint("10.0.0.1", nodes=["node-1", "node-3"], zones=["b"]),
         endpoint("10.0.0.2", nodes=["node-2"], zones=["a"]),
@@ -225,44 +225,44 @@ def test_rule_31_node_hints_beat_zone_hints() -> None:
     assert lists(*items, zone="a")[0] == "1"
 
 
-def test_rule_32_zone_hints_when_not_every_endpoint_names_a_node() -> None:
+def test_svc_32_zone_hints_when_not_every_endpoint_names_a_node() -> None:
     items = [endpoint("10.0.0.1", nodes=["node-1"], zones=["b"]), endpoint("10.0.0.2", zones=["a", "c"])]
     assert lists(*items, zone="a")[0] == "2"
 
 
-def test_rule_32_zone_hints_when_no_endpoint_names_this_node() -> None:
+def test_svc_32_zone_hints_when_no_endpoint_names_this_node() -> None:
     items = [endpoint("10.0.0.1", nodes=["node-9"], zones=["b"]), endpoint("10.0.0.2", nodes=["node-9"], zones=["a"])]
     assert lists(*items, zone="a")[0] == "2"
 
 
 @pytest.mark.parametrize("zone", [None, "", "c"])
-def test_rule_33_no_filter_when_nothing_is_for_this_zone(zone: str | None) -> None:
+def test_svc_33_no_filter_when_nothing_is_for_this_zone(zone: str | None) -> None:
     assert lists(endpoint("10.0.0.1", zones=["a"]), endpoint("10.0.0.2", zones=["b"]), zone=zone)[0] == "1 2"
 
 
-def test_rule_33_no_filter_when_a_ready_endpoint_lacks_a_hint() -> None:
+def test_svc_33_no_filter_when_a_ready_endpoint_lacks_a_hint() -> None:
     assert lists(endpoint("10.0.0.1", zones=["a"]), endpoint("10.0.0.2"), zone="a")[0] == "1 2"
 
 
-def test_rule_33_the_empty_zone_can_be_hinted() -> None:
+def test_svc_33_the_empty_zone_can_be_hinted() -> None:
     assert lists(endpoint("10.0.0.1", zones=[""]), endpoint("10.0.0.2", zones=["b"]), zone=None)[0] == "1"
 
 
-def test_rule_33_hints_of_unready_endpoints_neither_count_nor_veto() -> None:
+def test_svc_33_hints_of_unready_endpoints_neither_count_nor_veto() -> None:
     items = [endpoint("10.0.0.1", zones=["a"]), endpoint("10.0.0.2", zones=["b"]), draining("10.0.0.3")]
     assert lists(*items, zone="a")[0] == "1"
     items = [endpoint("10.0.0.1", zones=["b"]), endpoint("10.0.0.2", ready=False, zones=["a"])]
     assert lists(*items, zone="a")[0] == "1"
 
 
-def test_rule_26_draining_endpoints_ignore_hints() -> None:
+def test_svc_26_draining_endpoints_ignore_hints() -> None:
     first, second = (
         replace(draining(f"10.0.0.{n}"), hints=endpoint("x", zones=[zone]).hints) for n, zone in ((1, "a"), (2, "b"))
     )
     assert lists(first, second, zone="a")[0] == "1 2"
 
 
-def test_rule_35_a_zone_that_changes_or_goes_counts_at_once() -> None:
+def test_svc_35_a_zone_that_changes_or_goes_counts_at_once() -> None:
     items = endpoint_slice([endpoint("10.0.0.1", zones=["a"]), endpoint("10.0.0.2", zones=["b"])])
     made = cluster(node(zone="a"), service(), items)
     for zone, expected in (
@@ -274,7 +274,7 @@ def test_rule_35_a_zone_that_changes_or_goes_counts_at_once() -> None:
         assert addresses(made.routes()[0].cluster) == expected
 
 
-def test_rule_3_other_nodes_are_ignored() -> None:
+def test_svc_3_other_nodes_are_ignored() -> None:
     made = cluster(node(zone="a"), service())
     made.take_changes()
     made.set_node(node("node-2", ["192.168.1.20"], zone="b"))
@@ -295,7 +295,7 @@ def udp_and_tcp(
     return udp, tcp
 
 
-def test_rules_73_and_76_flows_live_on_at_who_serves_or_is_published() -> None:
+def test_svc_73_and_76_flows_live_on_at_who_serves_or_is_published() -> None:
     udp, tcp = udp_and_tcp(
         endpoint("10.0.0.1", "node-1"),
         endpoint("10.0.0.2", ready=False, serving=True),
@@ -309,7 +309,7 @@ def test_rules_73_and_76_flows_live_on_at_who_serves_or_is_published() -> None:
     assert tcp.serving == ()
 
 
-def test_rule_73_hints_and_policies_do_not_end_flows() -> None:
+def test_svc_73_hints_and_policies_do_not_end_flows() -> None:
     items = [endpoint("10.0.0.1", "node-1", zones=["a"]), endpoint("10.0.0.2", "node-2", zones=["b"])]
     local_only = replace(DNS, spec=replace(DNS.spec, internal_traffic_policy="Local", type="ClusterIP"))
     for of in (DNS, local_only):

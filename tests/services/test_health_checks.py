@@ -39,7 +39,7 @@ def counts(made: Cluster) -> dict[Family, int]:
     return {family: check.local_endpoints for (_, family), check in checks(made).items() if check}
 
 
-def test_rule_77_a_load_balancer_with_local_policy_and_a_port() -> None:
+def test_svc_77_a_load_balancer_with_local_policy_and_a_port() -> None:
     assert checks(cluster(balanced(), V4_SLICE)) == {(WEB, V4): HealthCheck(WEB, V4, 32000, 1)}
 
 
@@ -56,11 +56,11 @@ def test_rule_77_a_load_balancer_with_local_policy_and_a_port() -> None:
         {"labels": {"service.kubernetes.io/service-proxy-name": ""}},
     ],
 )
-def test_rule_77_others_have_none(other: dict[str, object]) -> None:
+def test_svc_77_others_have_none(other: dict[str, object]) -> None:
     assert checks(cluster(balanced(**other), V4_SLICE)) == {}  # type: ignore[arg-type]
 
 
-def test_rule_5_only_in_families_in_which_the_service_exists() -> None:
+def test_svc_5_only_in_families_in_which_the_service_exists() -> None:
     both = balanced(cluster_ips=["10.96.0.1", "fd00::1"])
     slices = [V4_SLICE, endpoint_slice([endpoint("fd01::1", "node-1")] * 2, name="web-2", family="IPv6")]
     assert counts(cluster(both, *slices)) == {V4: 1, V6: 1}
@@ -69,7 +69,7 @@ def test_rule_5_only_in_families_in_which_the_service_exists() -> None:
     assert counts(cluster(both, *slices, configuration=single)) == {V4: 1}
 
 
-def test_rule_81_distinct_addresses_of_ready_local_endpoints_over_all_ports() -> None:
+def test_svc_81_distinct_addresses_of_ready_local_endpoints_over_all_ports() -> None:
     made = cluster(
         balanced(ports=[port(80, "http"), port(443, "https"), port(53, "dns", "UDP")]),
         endpoint_slice(
@@ -95,7 +95,7 @@ def test_rule_81_distinct_addresses_of_ready_local_endpoints_over_all_ports() ->
     assert counts(made) == {V4: 3}
 
 
-def test_rule_81_a_service_without_endpoints_has_a_health_check_that_counts_none() -> None:
+def test_svc_81_a_service_without_endpoints_has_a_health_check_that_counts_none() -> None:
     assert counts(cluster(balanced())) == {V4: 0}
     assert counts(cluster(balanced(), endpoint_slice([draining("10.244.1.1", "node-1")]))) == {V4: 0}
 

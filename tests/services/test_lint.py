@@ -132,7 +132,7 @@ def test_every_message_names_its_rule() -> None:
     for folder in FOLDER.iterdir():
         run = CliRunner().invoke(main, ["lint", "-f", str(folder / "cluster.yaml"), "--node", "node-a", "-o", "json"])
         for finding in json.loads(run.stdout)["findings"]:
-            assert "rule" in finding["message"] or "(D" in finding["message"], finding
+            assert "SVC-" in finding["message"] or "(D" in finding["message"], finding
 
 
 def test_exit_statuses(tmp_path: Path) -> None:
@@ -209,14 +209,14 @@ metadata: {name: new}
     unknown = "UnknownField: {} is no field that Kubernetes knows; {} is: it has no effect"
     assert result.stdout.splitlines() == [
         f"{file}, document 3: UnreadVersion: EndpointSlice of discovery.k8s.io/v1beta1, which is not read:"
-        " discovery.k8s.io/v1 is (rule 17)",
+        " discovery.k8s.io/v1 is (SVC-17)",
         "EndpointSlice default/web-1: " + unknown.format("adressType", "addressType"),
         "EndpointSlice default/web-1: " + unknown.format("endpoints[0].condition", "conditions"),
         "EndpointSlice default/web-1: " + unknown.format("endpoints[0].conditions.raedy", "ready"),
         "EndpointSlice default/web-1: " + unknown.format("ports[0].nmae", "name"),
         "EndpointSlice default/web-1: UnusualAddress: endpoint 127.0.0.1 is a loopback address, which is hardly meant"
-        " (rule 12)",
-        "Service default/new: NoClusterIP: has no clusterIP, as before it is created: no rules for it (rule 4)",
+        " (SVC-12)",
+        "Service default/new: NoClusterIP: has no clusterIP, as before it is created: no rules for it (SVC-4)",
         f'Service default/web: RepeatedKey: {file}:9: the key "port" is set twice, and the last one counts'
         " (as for kubectl)",
         "Service default/web: " + unknown.format("metadata.lables", "labels"),

@@ -1,4 +1,4 @@
-"""The node's part: spec rules 47, 48, 53, 60-63, 67 and D4."""
+"""The node's part: SVC-47, SVC-48, SVC-53, SVC-60 to SVC-63, SVC-67 and D4."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def detectors(mode: DetectLocalMode, **settings: object) -> list[PodDetector | N
     return [routing(family, detect_local_mode=mode, **settings).detector for family in Family]
 
 
-def test_rule_47_cluster_cidr_the_first_of_the_family() -> None:
+def test_svc_47_cluster_cidr_the_first_of_the_family() -> None:
     assert detectors(DetectLocalMode.CLUSTER_CIDR) == [
         PodDetector(cidr="10.244.0.0/16"),
         PodDetector(cidr="fd00:10:244::/56"),
     ]
 
 
-def test_rule_47_node_cidr_from_the_node() -> None:
+def test_svc_47_node_cidr_from_the_node() -> None:
     assert detectors(DetectLocalMode.NODE_CIDR) == [
         PodDetector(cidr="10.244.7.0/24"),
         PodDetector(cidr="fd00:10:244:7::/64"),
     ]
 
 
-def test_rule_47_interfaces_in_both_families() -> None:
+def test_svc_47_interfaces_in_both_families() -> None:
     assert (
         detectors(DetectLocalMode.BRIDGE_INTERFACE, detect_local_interface="cni0")
         == [PodDetector(interface="cni0")] * 2
@@ -52,14 +52,14 @@ def test_rule_47_interfaces_in_both_families() -> None:
 
 
 @pytest.mark.parametrize("mode", [DetectLocalMode.CLUSTER_CIDR, DetectLocalMode.NODE_CIDR])
-def test_rule_48_a_family_without_a_cidr_has_no_detector(mode: DetectLocalMode) -> None:
+def test_svc_48_a_family_without_a_cidr_has_no_detector(mode: DetectLocalMode) -> None:
     item = node(pod_cidrs=["10.244.7.0/24"])
     settings = {"detect_local_mode": mode, "cluster_cidrs": ("10.244.0.0/16",)}
     assert routing(V4, item, **settings).detector is not None
     assert routing(V6, item, **settings).detector is None
 
 
-def test_rule_53_the_nodes_address() -> None:
+def test_svc_53_the_nodes_address() -> None:
     item = node(addresses=["192.168.001.010"], external_addresses=["203.0.113.1", "2001:db8::1"])
     assert node_facts(CONFIGURATION, item).addresses == {V4: "192.168.1.10", V6: "2001:db8::1"}
     bound = replace(CONFIGURATION, bind_address="192.168.9.9")
@@ -68,28 +68,28 @@ def test_rule_53_the_nodes_address() -> None:
     assert host_addresses(item) == ("192.168.1.10", "203.0.113.1", "2001:db8::1")
 
 
-def test_rule_60_entries_are_split_by_family_and_a_family_without_is_open() -> None:
+def test_svc_60_entries_are_split_by_family_and_a_family_without_is_open() -> None:
     settings = {"nodeport_addresses": ("192.168.0.0/24", "192.168.1.0/24")}
     assert routing(V4, **settings).nodeport_addresses == ("192.168.0.0/23",)
     assert routing(V6, **settings).nodeport_addresses == ("::/0",)
 
 
-def test_rule_60_a_zero_prefix_is_match_all() -> None:
+def test_svc_60_a_zero_prefix_is_match_all() -> None:
     assert routing(V4, nodeport_addresses=("192.168.0.0/24", "0.0.0.0/0")).nodeport_addresses == ("0.0.0.0/0",)
 
 
 @pytest.mark.parametrize("setting", [(), ("primary",)])
-def test_rules_61_and_62_primary_is_the_nodes_address(setting: tuple[str, ...]) -> None:
+def test_svc_61_and_62_primary_is_the_nodes_address(setting: tuple[str, ...]) -> None:
     assert routing(V4, nodeport_addresses=setting).nodeport_addresses == ("192.168.1.10/32",)
     assert routing(V6, nodeport_addresses=setting).nodeport_addresses == ("2001:db8::10/128",)
 
 
-def test_rule_61_the_missing_family_of_a_single_stack_node_is_open() -> None:
+def test_svc_61_the_missing_family_of_a_single_stack_node_is_open() -> None:
     item = node(addresses=["192.168.1.10"])
     assert routing(V6, item).nodeport_addresses == ("::/0",)
 
 
-def test_rule_67_service_cidrs_of_the_family_collapsed_and_d4_at_once() -> None:
+def test_svc_67_service_cidrs_of_the_family_collapsed_and_d4_at_once() -> None:
     made = cluster(DUAL, service_cidr("10.96.0.0/17", "fd00::/108"), service())
     made.take_changes()
     made.set_service_cidr(service_cidr("10.96.128.0/17", "10.96.4.0/24", name="more"))
@@ -132,7 +132,7 @@ def test_what_is_wrong_with_the_node_is_reported() -> None:
     ]
 
 
-def test_rule_61_node_ports_on_every_address_are_never_in_silence() -> None:
+def test_svc_61_node_ports_on_every_address_are_never_in_silence() -> None:
     """Whether the Node is not known, or states no address."""
     stated = NodeConfiguration(node_name="node-1", nodeport_addresses=("192.168.1.0/24",))
     for items in ((), (node(addresses=[]),), (node(addresses=["nonsense"]),)):

@@ -56,14 +56,14 @@ def test_reasons_agree_with_the_routes(
         assert sorted(kept, key=str) == list(backends)
     assert len(found.endpoints) == sum(len(items) for items, _ in listed)
     assert all(
-        "rule" in text or "D9" in text for item in found.endpoints for text in (item.cluster, item.local) if text
+        "SVC-" in text or "D9" in text for item in found.endpoints for text in (item.cluster, item.local) if text
     )
 
 
 def test_a_list_that_is_not_used() -> None:
     found = reasons(service(), endpoint_slice(["10.244.0.1"]))
-    assert found.cluster == "all ready endpoints (rule 26)"
-    assert found.local == "not used: no policy Local is in effect (rule 16)"
+    assert found.cluster == "all ready endpoints (SVC-26)"
+    assert found.local == "not used: no policy Local is in effect (SVC-16)"
     assert reasons(service(internal="Local")).cluster.startswith("not used: internal policy Local")
 
 
@@ -85,15 +85,15 @@ def test_not_ready_terminating_and_weightless() -> None:
     )
     assert found == {
         "10.244.0.1": ("", ""),
-        "10.244.0.2": ("not ready (rule 28)", "not ready (rule 28)"),
+        "10.244.0.2": ("not ready (SVC-28)", "not ready (SVC-28)"),
         "10.244.0.3": (
-            "terminating while others are ready (rule 26)",
-            "terminating while others on this node are ready (rule 27)",
+            "terminating while others are ready (SVC-26)",
+            "terminating while others on this node are ready (SVC-27)",
         ),
         "10.244.0.4": ("weight 0: no new connections (D9)", "weight 0: no new connections (D9)"),
-        "10.244.0.5": ("terminating and not serving (rule 28)", "terminating and not serving (rule 28)"),
-        "10.244.0.6": ("", "not local: on node node-2 (rule 20)"),
-        "10.244.0.7": ("", "not local: no nodeName (rule 20)"),
+        "10.244.0.5": ("terminating and not serving (SVC-28)", "terminating and not serving (SVC-28)"),
+        "10.244.0.6": ("", "not local: on node node-2 (SVC-20)"),
+        "10.244.0.7": ("", "not local: no nodeName (SVC-20)"),
     }
 
 
@@ -102,19 +102,19 @@ def test_nobody_is_ready() -> None:
         service(internal="Local", kind="NodePort", ports=[port(node_port=30080)]),
         endpoint_slice([draining("10.244.0.3", "node-1")]),
     )
-    assert found.cluster == "nobody is ready: those that terminate and still serve (rule 26)"
-    assert found.local == "nobody on this node is ready: those on it that terminate and still serve (rule 27)"
+    assert found.cluster == "nobody is ready: those that terminate and still serve (SVC-26)"
+    assert found.local == "nobody on this node is ready: those on it that terminate and still serve (SVC-27)"
 
 
 def test_hints_in_force() -> None:
     ours, theirs = endpoint("10.244.0.1", zones=["zone-1"]), endpoint("10.244.0.2", zones=["zone-2"])
     found = reasons(service(), endpoint_slice([ours, theirs]))
-    assert found.cluster == "ready endpoints hinted for zone zone-1 (rule 32)"
-    assert [item.cluster for item in found.endpoints] == ["", "not hinted for zone zone-1 (rule 32)"]
+    assert found.cluster == "ready endpoints hinted for zone zone-1 (SVC-32)"
+    assert [item.cluster for item in found.endpoints] == ["", "not hinted for zone zone-1 (SVC-32)"]
     mine, others = endpoint("10.244.0.1", nodes=["node-1"]), endpoint("10.244.0.2", nodes=["node-2"])
     found = reasons(service(), endpoint_slice([mine, others]))
-    assert found.cluster == "ready endpoints hinted for node node-1 (rule 31)"
-    assert [item.cluster for item in found.endpoints] == ["", "not hinted for node node-1 (rule 31)"]
+    assert found.cluster == "ready endpoints hinted for node node-1 (SVC-31)"
+    assert [item.cluster for item in found.endpoints] == ["", "not hinted for node node-1 (SVC-31)"]
 
 
 def test_hints_that_are_ignored() -> None:
@@ -123,12 +123,12 @@ def test_hints_that_are_ignored() -> None:
     def ignored(*items: Endpoint | str) -> str:
         return reasons(service(), endpoint_slice(items)).cluster
 
-    assert "1 of 2 ready endpoints lack one (rule 33)" in ignored(hinted, "10.244.0.1")
-    assert "none is for zone zone-1 (rule 33)" in ignored(hinted)
-    assert "none is for node node-1 (rule 33)" in ignored(endpoint("10.244.0.2", nodes=["node-2"]))
+    assert "1 of 2 ready endpoints lack one (SVC-33)" in ignored(hinted, "10.244.0.1")
+    assert "none is for zone zone-1 (SVC-33)" in ignored(hinted)
+    assert "none is for node node-1 (SVC-33)" in ignored(endpoint("10.244.0.2", nodes=["node-2"]))
     assert "hints" not in ignored(Endpoint(addresses=["10.244.0.1"], hints=EndpointHints()))
     (zoneless,) = cluster(node(), service(), endpoint_slice([hinted])).reasons("default", "web")
-    assert "this node's zone is not known (rule 33)" in zoneless.cluster
+    assert "this node's zone is not known (SVC-33)" in zoneless.cluster
 
 
 def test_duplicates_and_slices_that_are_not_joined() -> None:
@@ -139,8 +139,8 @@ def test_duplicates_and_slices_that_are_not_joined() -> None:
         endpoint_slice(["10.244.0.9"], name="web-3", ports=[endpoint_port(name="metrics")]),
     )
     assert [(item.slice, item.cluster) for item in found.endpoints] == [
-        ("web-1", "duplicate: as EndpointSlice web-2 lists it (rule 22)"),
-        ("web-2", "not ready (rule 28)"),
+        ("web-1", "duplicate: as EndpointSlice web-2 lists it (SVC-22)"),
+        ("web-2", "not ready (SVC-28)"),
     ]
     assert found.unjoined == ("web-3",)
 

@@ -1,4 +1,4 @@
-"""Services to Frontends: spec rules 1-16, 50-55 and what a Service alone decides."""
+"""Services to Frontends: SVC-1 to SVC-16, SVC-50 to SVC-55 and what a Service alone decides."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def findings(item: Service) -> list[tuple[Reason, str]]:
 
 
 @pytest.mark.parametrize("value", ["", "other-proxy"])
-def test_rule_1_another_proxys_service_is_skipped(value: str) -> None:
+def test_svc_1_another_proxys_service_is_skipped(value: str) -> None:
     assert routes(service(labels={"service.kubernetes.io/service-proxy-name": value})) == []
 
 
-def test_rule_1_a_service_handed_to_another_proxy_goes() -> None:
+def test_svc_1_a_service_handed_to_another_proxy_goes() -> None:
     made = cluster(node(), service())
     made.take_changes()
     made.set_service(service(labels={"service.kubernetes.io/service-proxy-name": "x"}))
@@ -50,34 +50,34 @@ def test_rule_1_a_service_handed_to_another_proxy_goes() -> None:
 
 
 @pytest.mark.parametrize("cluster_ip", ["", "None"])
-def test_rule_4_headless_is_skipped(cluster_ip: str) -> None:
+def test_svc_4_headless_is_skipped(cluster_ip: str) -> None:
     assert routes(service(cluster_ips=[cluster_ip], vips=["192.0.2.1"])) == []
 
 
-def test_rule_4_external_name_is_skipped_even_with_a_cluster_ip() -> None:
+def test_svc_4_external_name_is_skipped_even_with_a_cluster_ip() -> None:
     assert routes(service(kind="ExternalName")) == []
 
 
-def test_rule_5_cluster_ip_by_the_index_of_the_family() -> None:
+def test_svc_5_cluster_ip_by_the_index_of_the_family() -> None:
     found = {
         route.family: route.frontends[0].address for route in routes(service(cluster_ips=["fd00::10", "10.96.0.9"]))
     }
     assert found == {V6: "fd00::10", V4: "10.96.0.9"}
 
 
-def test_rule_5_cluster_ip_alone_without_families() -> None:
+def test_svc_5_cluster_ip_alone_without_families() -> None:
     item = service()
     item = replace(item, spec=replace(item.spec, ip_families=None, cluster_ips=None))
     assert [(route.family, route.frontends[0].address) for route in routes(item)] == [(V4, "10.96.0.10")]
 
 
-def test_rule_5_families_beyond_the_list_of_cluster_ips_do_not_exist() -> None:
+def test_svc_5_families_beyond_the_list_of_cluster_ips_do_not_exist() -> None:
     item = service()
     item = replace(item, spec=replace(item.spec, ip_families=["IPv4", "IPv6"]))
     assert [route.family for route in routes(item)] == [V4]
 
 
-def test_rule_5_a_family_without_cluster_ip_has_no_external_addresses_either() -> None:
+def test_svc_5_a_family_without_cluster_ip_has_no_external_addresses_either() -> None:
     item = service(external_ips=["2001:db8::1"], vips=["2001:db8::2"], ports=[port(node_port=30000)])
     assert [route.family for route in routes(item)] == [V4]
     assert [reason for reason, _ in findings(item)] == [Reason.UNUSED_ADDRESS] * 2
@@ -91,7 +91,7 @@ def test_only_configured_families() -> None:
     assert made.node_routing(V4) is None
 
 
-def test_rule_6_node_ports_and_vips_of_any_type() -> None:
+def test_svc_6_node_ports_and_vips_of_any_type() -> None:
     found = frontends(service(kind="ClusterIP", ports=[port(node_port=30080)], vips=["192.0.2.1"]))
     assert [kind for kind, _ in found] == [
         FrontendKind.CLUSTER_IP,
@@ -102,7 +102,7 @@ def test_rule_6_node_ports_and_vips_of_any_type() -> None:
     assert found[FrontendKind.LOAD_BALANCER, "192.0.2.1"].port == 80
 
 
-def test_rule_9_every_kind_of_the_own_family_sorted() -> None:
+def test_svc_9_every_kind_of_the_own_family_sorted() -> None:
     item = service(
         cluster_ips=["10.96.0.10", "fd00::10"],
         external_ips=["198.51.100.9", "198.51.100.10", "2001:db8::1"],
@@ -119,7 +119,7 @@ def test_rule_9_every_kind_of_the_own_family_sorted() -> None:
     assert [address for _, address in frontends(item, V6)] == ["fd00::10", "2001:db8::1", ""]
 
 
-def test_rule_9_protocols_may_share_a_number() -> None:
+def test_svc_9_protocols_may_share_a_number() -> None:
     item = service(ports=[port(53, "dns"), port(53, "dns-udp", "UDP"), port(53, "dns-sctp", "SCTP")])
     assert {route.name.protocol for route in routes(item)} == {"TCP", "UDP", "SCTP"}
     assert findings(item) == []
@@ -135,13 +135,13 @@ def test_rule_9_protocols_may_share_a_number() -> None:
         (LoadBalancerIngress(hostname="lb.example"), False),
     ],
 )
-def test_rule_10_which_ingress_is_a_vip(ingress: LoadBalancerIngress, used: bool) -> None:
+def test_svc_10_which_ingress_is_a_vip(ingress: LoadBalancerIngress, used: bool) -> None:
     item = service(kind="LoadBalancer", vips=[ingress])
     assert ((FrontendKind.LOAD_BALANCER, "192.0.2.1") in frontends(item)) is used
     assert findings(item) == []
 
 
-def test_rule_12_lenient_in_canonical_out() -> None:
+def test_svc_12_lenient_in_canonical_out() -> None:
     item = service(
         cluster_ips=["010.096.0.010", "FD00:0::0010"],
         external_ips=["172.30.0.041", "172.30.0.41"],
@@ -153,7 +153,7 @@ def test_rule_12_lenient_in_canonical_out() -> None:
     assert frontends(item)[FrontendKind.LOAD_BALANCER, "192.0.2.1"].allowed_sources == ("203.0.113.0/25",)
 
 
-def test_rule_12_unusable_addresses_are_skipped_and_reported_blank_ones_in_silence() -> None:
+def test_svc_12_unusable_addresses_are_skipped_and_reported_blank_ones_in_silence() -> None:
     item = service(external_ips=["", " ", "web", "1.2.3", "1.2.3.4%1", "1.2.3.256"], vips=["x"])
     assert list(frontends(item)) == [(FrontendKind.CLUSTER_IP, "10.96.0.10")]
     reported = findings(item)
@@ -161,7 +161,7 @@ def test_rule_12_unusable_addresses_are_skipped_and_reported_blank_ones_in_silen
     assert any('"web"' in message and "externalIPs" in message for _, message in reported)
 
 
-def test_rule_12_ipv4_mapped_is_ipv4_in_every_field_of_a_service() -> None:
+def test_svc_12_ipv4_mapped_is_ipv4_in_every_field_of_a_service() -> None:
     item = service(
         external_ips=["::FFFF:172.30.0.41", "172.30.0.41"],
         vips=["::ffff:c000:201"],
@@ -195,12 +195,12 @@ def test_rule_12_ipv4_mapped_is_ipv4_in_every_field_of_a_service() -> None:
         ("::ffff:203.0.113.9/" + "1" * 5000, None),
     ],
 )
-def test_rule_12_ipv4_mapped_ranges(text: str, cidr: str | None) -> None:
+def test_svc_12_ipv4_mapped_ranges(text: str, cidr: str | None) -> None:
     network = parse_network(text)
     assert (str(network) if network else None) == cidr
 
 
-def test_rule_5_what_the_api_server_sets() -> None:
+def test_svc_5_what_the_api_server_sets() -> None:
     """A manifest as it was written says no more than `clusterIP`."""
     written = service(cluster_ips=["10.96.0.10"]).spec
     for spec in (
@@ -226,27 +226,27 @@ def vip(item: Service, family: Family = V4) -> Frontend:
     return found
 
 
-def test_rule_13_ranges_trimmed_invalid_ones_dropped_collapsed() -> None:
+def test_svc_13_ranges_trimmed_invalid_ones_dropped_collapsed() -> None:
     item = service(vips=["192.0.2.1"], ranges=[" 10.1.0.0/16 ", "10.1.2.0/24", "nonsense", "10.0.0.7/16", ""])
     assert vip(item).allowed_sources == ("10.0.0.0/15",)
     assert findings(item) == [
-        (Reason.UNUSABLE_RANGE, 'loadBalancerSourceRanges: "nonsense" is not a CIDR; skipped (rule 12)')
+        (Reason.UNUSABLE_RANGE, 'loadBalancerSourceRanges: "nonsense" is not a CIDR; skipped (SVC-12)')
     ]
 
 
 @pytest.mark.parametrize("ranges", [[], [" "], ["10.0.0.0/8", "0.0.0.0/0"]])
-def test_rule_13_no_ranges_or_a_zero_prefix_let_all_in(ranges: list[str]) -> None:
+def test_svc_13_no_ranges_or_a_zero_prefix_let_all_in(ranges: list[str]) -> None:
     item = service(vips=["192.0.2.1"], ranges=ranges)
     assert vip(item).allowed_sources is None
     assert findings(item) == []
 
 
-def test_rule_13_and_d8_ranges_of_one_family_leave_the_other_open_and_say_so() -> None:
+def test_svc_13_and_d8_ranges_of_one_family_leave_the_other_open_and_say_so() -> None:
     item = service(cluster_ips=["10.96.0.10", "fd00::10"], vips=["192.0.2.1", "2001:db8::1"], ranges=["10.0.0.0/8"])
     assert vip(item).allowed_sources == ("10.0.0.0/8",)
     assert vip(item, V6).allowed_sources is None
     assert findings(item) == [
-        (Reason.OPEN_FAMILY, "loadBalancerSourceRanges has no IPv6 range: 2001:db8::1 open to all (rule 13, D8)"),
+        (Reason.OPEN_FAMILY, "loadBalancerSourceRanges has no IPv6 range: 2001:db8::1 open to all (SVC-13, D8)"),
     ]
 
 
@@ -255,7 +255,7 @@ def test_d8_only_invalid_ranges_leave_all_open_and_say_so() -> None:
     assert reasons == {Reason.OPEN_FAMILY, Reason.UNUSABLE_RANGE}
 
 
-def test_rule_50_ranges_concern_vips_only() -> None:
+def test_svc_50_ranges_concern_vips_only() -> None:
     item = service(
         vips=["192.0.2.1"], external_ips=["198.51.100.1"], ports=[port(node_port=30000)], ranges=["10.0.0.0/8"]
     )
@@ -270,13 +270,13 @@ def test_one_address_as_external_ip_and_vip_keeps_the_vips_ranges() -> None:
     assert findings(item) == []
 
 
-def test_rule_52_ranges_with_the_nodes_address_let_the_own_vips_in() -> None:
+def test_svc_52_ranges_with_the_nodes_address_let_the_own_vips_in() -> None:
     item = service(vips=["192.0.2.1", "192.0.2.9"], ranges=["192.168.0.0/16"])
     allowed = {frontend.allowed_sources for frontend in frontends(item).values()} - {None}
     assert allowed == {("192.0.2.1/32", "192.0.2.9/32", "192.168.0.0/16")}
 
 
-def test_rule_52_follows_the_nodes_address() -> None:
+def test_svc_52_follows_the_nodes_address() -> None:
     made = cluster(node(addresses=["10.9.9.9"]), service(vips=["192.0.2.1"], ranges=["192.168.0.0/16"]))
     assert made.routes()[0].frontends[1].allowed_sources == ("192.168.0.0/16",)
     made.take_changes()
@@ -286,7 +286,7 @@ def test_rule_52_follows_the_nodes_address() -> None:
     assert route.frontends[1].allowed_sources == ("192.0.2.1/32", "192.168.0.0/16")
 
 
-def test_rule_53_loopback_while_no_address_is_known() -> None:
+def test_svc_53_loopback_while_no_address_is_known() -> None:
     made = cluster(service(vips=["192.0.2.1"], ranges=["127.0.0.0/8"]))
     assert made.routes()[0].frontends[1].allowed_sources == ("127.0.0.0/8", "192.0.2.1/32")
 
@@ -300,7 +300,7 @@ def test_rule_53_loopback_while_no_address_is_known() -> None:
         ("LoadBalancer", [], True),
     ],
 )
-def test_rule_15_where_external_policy_local_is_effective(kind: str, external_ips: list[str], effective: bool) -> None:
+def test_svc_15_where_external_policy_local_is_effective(kind: str, external_ips: list[str], effective: bool) -> None:
     item = service(kind=kind, external="Local", external_ips=external_ips, ports=[port(node_port=30000)])
     policy = frontends(item)[FrontendKind.NODE_PORT, ""].policy
     assert policy is (TrafficPolicy.LOCAL if effective else TrafficPolicy.CLUSTER)
@@ -308,7 +308,7 @@ def test_rule_15_where_external_policy_local_is_effective(kind: str, external_ip
 
 @pytest.mark.parametrize("internal", ["Cluster", "Local"])
 @pytest.mark.parametrize("external", ["Cluster", "Local"])
-def test_rule_41_policies_are_independent(internal: str, external: str) -> None:
+def test_svc_41_policies_are_independent(internal: str, external: str) -> None:
     item = service(kind="NodePort", internal=internal, external=external, ports=[port(node_port=30000)])
     found = {kind: frontend.policy.value for (kind, _), frontend in frontends(item).items()}
     assert found == {FrontendKind.CLUSTER_IP: internal, FrontendKind.NODE_PORT: external}
@@ -327,19 +327,19 @@ def test_rule_41_policies_are_independent(internal: str, external: str) -> None:
         ("Local", "Local", 30000, "cluster local"),
     ],
 )
-def test_rule_16_which_lists_are_used(internal: str, external: str, node_port: int, lists: str) -> None:
+def test_svc_16_which_lists_are_used(internal: str, external: str, node_port: int, lists: str) -> None:
     item = service(kind="NodePort", internal=internal, external=external, ports=[port(node_port=node_port)])
     (route,) = cluster(node(), item, endpoint_slice([endpoint("10.244.1.5", "node-1")])).routes()
     assert " ".join(name for name in ("cluster", "local") if getattr(route, name)) == lists
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
-def test_rule_36_without_endpoints_everything_is_rejected(policy: str) -> None:
+def test_svc_36_without_endpoints_everything_is_rejected(policy: str) -> None:
     item = service(kind="NodePort", internal=policy, external=policy, ports=[port(node_port=30000)])
     assert {frontend.verdict for frontend in frontends(item).values()} == {Verdict.REJECT}
 
 
-def test_rule_37_without_local_endpoints_policy_local_drops_each_on_its_own() -> None:
+def test_svc_37_without_local_endpoints_policy_local_drops_each_on_its_own() -> None:
     for internal in ("Cluster", "Local"):
         for external in ("Cluster", "Local"):
             item = service(kind="NodePort", internal=internal, external=external, ports=[port(node_port=30000)])
@@ -349,7 +349,7 @@ def test_rule_37_without_local_endpoints_policy_local_drops_each_on_its_own() ->
             assert verdicts == [expected[internal], expected[external]]
 
 
-def test_rule_55_affinity_timeout() -> None:
+def test_svc_55_affinity_timeout() -> None:
     item = service(affinity=77)
     assert routes(item)[0].affinity_timeout == 77
     assert routes(service())[0].affinity_timeout is None

@@ -1,4 +1,4 @@
-"""Where packets go, in words: spec rules 36-54, 60-67. Every expectation is read from the spec."""
+"""Where packets go, in words: SVC-36 to SVC-54, SVC-60 to SVC-67. Every expectation is read from the spec."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_masquerade_table_of_section_7(
     for destination, number in EXTERNAL:
         world = (item("Local", "Cluster"), endpoint_slice(BACKENDS))
         assert said(send(source, destination, number, *world, configuration=configuration)) == BOTH + external_cluster
-        # Rule 45: masqueradeAll does not alter the rows of policy Local.
+        # SVC-45: masqueradeAll does not alter the rows of policy Local.
         for masquerade_all in (False, True):
             world = (item("Local", "Local"), endpoint_slice(BACKENDS))
             settings = replace(configuration, masquerade_all=masquerade_all)
@@ -114,7 +114,7 @@ def test_masquerade_table_of_section_7(
         (DetectLocalMode.INTERFACE_NAME_PREFIX, "", False),
     ],
 )
-def test_rule_47_interfaces(mode: DetectLocalMode, interface: str, detected: bool) -> None:
+def test_svc_47_interfaces(mode: DetectLocalMode, interface: str, detected: bool) -> None:
     configuration = replace(CONFIGURATION, detect_local_mode=mode, detect_local_interface="cni0")
     outcome = send(
         CLIENT, "10.96.0.10", 80, item(), endpoint_slice(BACKENDS), interface=interface, configuration=configuration
@@ -123,24 +123,24 @@ def test_rule_47_interfaces(mode: DetectLocalMode, interface: str, detected: boo
     assert said(outcome) == BOTH + (" masq" if not detected else "")
 
 
-def test_rule_36_no_endpoints_anywhere_rejects_all_frontends_and_sources() -> None:
+def test_svc_36_no_endpoints_anywhere_rejects_all_frontends_and_sources() -> None:
     for destination, number in [("10.96.0.10", 80), *EXTERNAL]:
         for source in (POD, NODE, CLIENT):
             assert said(send(source, destination, number, item("Local", "Local"))) == "rejected"
 
 
-def test_rule_37_none_local_drops_what_is_not_short_circuited() -> None:
+def test_svc_37_none_local_drops_what_is_not_short_circuited() -> None:
     world = (item("Local", "Local"), endpoint_slice(REMOTE))
     for source in (POD, NODE, CLIENT):
         assert said(send(source, "10.96.0.10", 80, *world)) == "dropped"
     for destination, number in EXTERNAL:
         assert said(send(CLIENT, destination, number, *world)) == "dropped"
-        # Rules 38 and 43 (a), (b): they work without local endpoints.
+        # SVC-38 and SVC-43a, SVC-43b: they work without local endpoints.
         assert said(send(POD, destination, number, *world)) == "10.244.2.1"
         assert said(send(NODE, destination, number, *world)) == "10.244.2.1 masq"
 
 
-def test_rule_44_a_client_that_reaches_itself_is_masqueraded() -> None:
+def test_svc_44_a_client_that_reaches_itself_is_masqueraded() -> None:
     outcome = send("10.244.1.1", "10.96.0.10", 80, item(), endpoint_slice(BACKENDS))
     assert [(delivery.backend.address, delivery.masquerade) for delivery in outcome.deliveries] == [
         ("10.244.1.1", True),
@@ -148,45 +148,45 @@ def test_rule_44_a_client_that_reaches_itself_is_masqueraded() -> None:
     ]
 
 
-def test_rule_40_and_d9_probabilities_follow_the_weights() -> None:
+def test_svc_40_and_d9_probabilities_follow_the_weights() -> None:
     world = (item(annotations={"rulegen.io/weights": "10.244.1.*=3"}), endpoint_slice(BACKENDS))
     assert [delivery.probability for delivery in send(POD, "10.96.0.10", 80, *world).deliveries] == [0.75, 0.25]
 
 
 @pytest.mark.parametrize("external", ["Cluster", "Local"])
-def test_rules_50_and_51_ranges_come_before_short_circuits_and_concern_the_vip_only(external: str) -> None:
+def test_svc_50_and_51_ranges_come_before_short_circuits_and_concern_the_vip_only(external: str) -> None:
     world = (item(external=external, ranges=["198.18.0.0/15", "203.0.113.0/29"]), endpoint_slice(BACKENDS))
     assert said(send(CLIENT, "192.0.2.1", 80, *world)).startswith("10.244.1.1")
     for source in (POD, NODE, "203.0.113.8"):
         outcome = send(source, "192.0.2.1", 80, *world)
-        assert (outcome.fate, "rule 51" in outcome.reasons[0]) == (Fate.DROPPED, True)
+        assert (outcome.fate, "SVC-51" in outcome.reasons[0]) == (Fate.DROPPED, True)
         for destination, number in [("10.96.0.10", 80), ("198.51.100.1", 80), (NODE, 30080)]:
             assert send(source, destination, number, *world).fate is Fate.BALANCED
 
 
-def test_rule_52_the_node_reaches_its_vip_by_the_vip() -> None:
+def test_svc_52_the_node_reaches_its_vip_by_the_vip() -> None:
     world = (item(ranges=["192.168.0.0/16"]), endpoint_slice(BACKENDS))
     addresses = (NODE, "192.0.2.1")
     assert said(send("192.0.2.1", "192.0.2.1", 80, *world, node_addresses=addresses)) == BOTH + " masq"
 
 
-def test_rule_54_ranges_before_the_reject() -> None:
+def test_svc_54_ranges_before_the_reject() -> None:
     world = item(ranges=["203.0.113.0/29"])
     assert said(send(CLIENT, "192.0.2.1", 80, world)) == "rejected"
     assert said(send(POD, "192.0.2.1", 80, world)) == "dropped"
 
 
-def test_rules_61_and_65_node_ports_on_the_primary_address_only() -> None:
+def test_svc_61_and_65_node_ports_on_the_primary_address_only() -> None:
     world = (item(), endpoint_slice(BACKENDS))
     assert said(send(CLIENT, NODE, 30080, *world)) == BOTH + " masq"
     for address in (SECOND, "192.168.1.11", "127.0.0.1"):
         outcome = send(CLIENT, address, 30080, *world)
         assert outcome.fate is Fate.UNTOUCHED
-    assert "rules 60-66" in send(CLIENT, SECOND, 30080, *world).reasons[0]
+    assert "SVC-60 to SVC-66" in send(CLIENT, SECOND, 30080, *world).reasons[0]
     assert said(send(CLIENT, SECOND, 30080, item())) == "untouched"
 
 
-def test_rule_63_match_all_is_every_local_address_but_loopback() -> None:
+def test_svc_63_match_all_is_every_local_address_but_loopback() -> None:
     configuration = replace(CONFIGURATION, nodeport_addresses=("0.0.0.0/0",))
     world = (item(), endpoint_slice(BACKENDS))
     assert said(send(CLIENT, SECOND, 30080, *world, configuration=configuration)) == BOTH + " masq"
@@ -195,7 +195,7 @@ def test_rule_63_match_all_is_every_local_address_but_loopback() -> None:
     assert said(loopback) == "untouched"
 
 
-def test_rule_64_addresses_come_before_node_ports() -> None:
+def test_svc_64_addresses_come_before_node_ports() -> None:
     # The other Service's NodePort is what is reached on the node's address by the number 30080 otherwise.
     own = service("own", ["10.96.0.20"], [port(30080)], external_ips=[NODE])
     world = (item(), endpoint_slice(BACKENDS), own)
@@ -205,7 +205,7 @@ def test_rule_64_addresses_come_before_node_ports() -> None:
     assert said(send(CLIENT, NODE, 30080, *world)) == BOTH + " masq"
 
 
-def test_rule_67_other_ports_and_unallocated_addresses() -> None:
+def test_svc_67_other_ports_and_unallocated_addresses() -> None:
     world = (item(), endpoint_slice(BACKENDS), service_cidr("10.96.0.0/16"))
     for source in (POD, NODE, CLIENT):
         assert said(send(source, "10.96.0.10", 81, *world)) == "rejected"
@@ -216,7 +216,7 @@ def test_rule_67_other_ports_and_unallocated_addresses() -> None:
     assert said(send(POD, "10.96.0.99", 80, item())) == "untouched"
 
 
-def test_rule_67_not_for_what_is_delivered_on_this_node() -> None:
+def test_svc_67_not_for_what_is_delivered_on_this_node() -> None:
     world = (item(), endpoint_slice(BACKENDS), service_cidr("10.96.0.0/16"))
     bound = (NODE, "10.96.0.99", "10.96.0.10")
     assert said(send(CLIENT, "10.96.0.99", 80, *world, node_addresses=bound)) == "untouched"
@@ -224,12 +224,12 @@ def test_rule_67_not_for_what_is_delivered_on_this_node() -> None:
     assert said(send(NODE, "10.96.0.10", 81, *world, node_addresses=bound)) == "rejected"
 
 
-def test_rule_38_the_verdict_concerns_the_destination_after_dnat() -> None:
+def test_svc_38_the_verdict_concerns_the_destination_after_dnat() -> None:
     # An endpoint that is another Service's ClusterIP, at a port that it does not have.
     world = (item(), endpoint_slice(["10.96.0.20"]), service("other", ["10.96.0.20"]))
     (delivery,) = send(POD, "10.96.0.10", 80, *world).deliveries
     assert delivery.decision.fate is Fate.REJECTED
-    assert "rule 67" in delivery.decision.reason
+    assert "SVC-67" in delivery.decision.reason
     (delivery,) = send(POD, "10.96.0.10", 80, item(), endpoint_slice(BACKENDS[:1])).deliveries
     assert delivery.decision.fate is Fate.UNTOUCHED
 
@@ -245,7 +245,7 @@ def test_the_answer_names_frontend_service_and_rules() -> None:
     outcome = send(CLIENT, "192.0.2.1", 80, item(external="Local"), endpoint_slice(BACKENDS))
     assert outcome.matched is not None
     assert str(outcome.matched) == "load-balancer VIP 192.0.2.1 port 80/TCP of default/web"
-    assert "rule 43c" in outcome.reasons[1]
+    assert "SVC-43c" in outcome.reasons[1]
     outcome = send(CLIENT, NODE, 30080, item())
     assert str(outcome.matched) == "NodePort port 30080/TCP of default/web"
 

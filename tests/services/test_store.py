@@ -1,4 +1,4 @@
-"""Who owns a Frontend (rule 14, D2), and that a Cluster's memory does not show: order and history change nothing."""
+"""Who owns a Frontend (SVC-14, D2), and that a Cluster's memory does not show: order and history change nothing."""
 
 from __future__ import annotations
 

@@ -85,13 +85,13 @@ class Health:
         self._is_eligible = not requires_node
 
     def queued(self) -> None:
-        """There is something to sync; it counts from the first such call after a sync (rule 85)."""
+        """There is something to sync; it counts from the first such call after a sync (SVC-85)."""
         with self._lock:
             if self._pending_since is None:
                 self._pending_since = self._clock()
 
     def synced(self) -> None:
-        """A sync ended well, and nothing is pending (rule 85)."""
+        """A sync ended well, and nothing is pending (SVC-85)."""
         with self._lock:
             self._pending_since = None
             self._last_updated = self._now()
@@ -107,22 +107,22 @@ class Health:
             self._working_since = None
 
     def set_node(self, node: Node | None) -> None:
-        """The own Node as it is now; None while it is not known, or not any more (rule 86)."""
+        """The own Node as it is now; None while it is not known, or not any more (SVC-86)."""
         is_eligible = not self._requires_node if node is None else not _is_going_away(node)
         with self._lock:
             self._is_eligible = is_eligible
 
     def is_healthy(self) -> bool:
-        """As /livez says: what is pending, or being worked on, is younger than twice the sync period (rule 85)."""
+        """As /livez says: what is pending, or being worked on, is younger than twice the sync period (SVC-85)."""
         return self._state().is_healthy
 
     def livez(self) -> Answer:
-        """Whether this agent does its work (rules 86, 87)."""
+        """Whether this agent does its work (SVC-86, SVC-87)."""
         state = self._state()
         return self._answer(state, state.is_healthy, UNSET)
 
     def healthz(self) -> Answer:
-        """Whether this agent does its work and the node is there to stay; `healthy` says both (rules 86, 87, D7)."""
+        """Whether this agent does its work and the node is there to stay; `healthy` says both (SVC-86, SVC-87, D7)."""
         state = self._state()
         return self._answer(state, state.is_healthy and state.is_eligible, state.is_eligible)
 
@@ -148,9 +148,9 @@ def _is_going_away(node: Node) -> bool:
 
 
 def healthz_application(health: Health, count: Callable[[str, int], None]) -> WSGIApplication:
-    """Answers GET and HEAD of /healthz and /livez (rules 86, 87).
+    """Answers GET and HEAD of /healthz and /livez (SVC-86, SVC-87).
 
-    `count` is called from any thread with `healthz` or `livez` and the status of each answer (rule 102).
+    `count` is called from any thread with `healthz` or `livez` and the status of each answer (SVC-102).
     """
     answers = {"/healthz": health.healthz, "/livez": health.livez}
 

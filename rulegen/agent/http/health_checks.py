@@ -27,7 +27,7 @@ from rulegen.services.model import HealthCheck, HealthCheckKey, ServiceKey
 
 _LOG = logging.getLogger("rulegen.agent")
 
-_EVERY_ADDRESS = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}  # noqa: S104 - rule 77
+_EVERY_ADDRESS = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}  # noqa: S104 - SVC-77
 
 
 # Each takes a tenth of a millisecond.
@@ -40,7 +40,7 @@ class _Service(Struct):
 
 
 class _Report(Struct, rename="camel"):
-    """The body of rule 80."""
+    """The body of SVC-80."""
 
     service: _Service
     local_endpoints: int
@@ -52,7 +52,7 @@ class ServiceHealthServers:
 
     `most`: so many listeners at the most, as each takes a file descriptor; further ones are reported as if their port
     were taken. `report` is called with the Service, what is wrong and True, once for as long as it stays so, and with
-    False when that has ended (rule 82).
+    False when that has ended (SVC-82).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ServiceHealthServers:
         self._reported: dict[HealthCheckKey, str] = {}
 
     def apply(self, changes: Mapping[HealthCheckKey, HealthCheck | None]) -> None:
-        """After a successful sync: closes what is gone or has another port, opens what is new, counts (rule 82).
+        """After a successful sync: closes what is gone or has another port, opens what is new, counts (SVC-82).
 
         Some of those that failed are tried again.
         """
@@ -93,7 +93,7 @@ class ServiceHealthServers:
         self.proceed()
 
     def set_addresses(self, ranges: Mapping[Family, tuple[Cidr, ...]]) -> None:
-        """The families in which other addresses accept NodePorts now: `NodeRouting.nodeport_addresses` (rule 77).
+        """The families in which other addresses accept NodePorts now: `NodeRouting.nodeport_addresses` (SVC-77).
 
         Without a family's there is no listener in it; so it is when no address of the host is in its ranges.
         """
@@ -195,7 +195,7 @@ class ServiceHealthServers:
             self._close_one(listener)
 
     def _answer(self, key: HealthCheckKey, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Rules 78 to 80; GET and HEAD of any path (D7). A Service that has just gone has no endpoints."""
+        """SVC-78 to SVC-80; GET and HEAD of any path (D7). A Service that has just gone has no endpoints."""
         if environ["REQUEST_METHOD"] not in READS:
             return refuse_method(start_response)
         check = self._checks.get(key)
@@ -211,7 +211,7 @@ def _sort_key(key: HealthCheckKey) -> tuple[ServiceKey, str]:
 
 
 def _listening_addresses(family: Family, ranges: tuple[Cidr, ...]) -> tuple[str, ...]:
-    """Rule 77."""
+    """SVC-77."""
     if MATCH_ALL[family] in ranges:
         return (_EVERY_ADDRESS[family],)
     networks = [network for cidr in ranges if (network := parse_network(cidr))]

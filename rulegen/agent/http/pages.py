@@ -1,4 +1,4 @@
-"""The agent's own HTTP addresses come in; they are listened on, as soon as and as long as they are free (rule 88)."""
+"""The agent's own HTTP addresses come in; they are listened on, as soon as and as long as they are free (SVC-88)."""
 
 from __future__ import annotations
 

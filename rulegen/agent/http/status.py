@@ -1,4 +1,4 @@
-"""Requests to the metrics port come in, as WSGI calls; what the agent can say about itself goes out (rule 88).
+"""Requests to the metrics port come in, as WSGI calls; what the agent can say about itself goes out (SVC-88).
 
 Read only. Nothing here is about the health of the rules, which has a port of its own, and nothing is secret.
 """

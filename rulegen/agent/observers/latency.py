@@ -21,7 +21,7 @@ _FAMILIES = {family.value: family for family in Family}
 
 
 class TriggerTimes:
-    """What was changed and is not in force yet (rule 103). `started`: changes from before that time do not count."""
+    """What was changed and is not in force yet (SVC-103). `started`: changes from before that time do not count."""
 
     def __init__(self, started: float) -> None:
         self._started = started

@@ -1,4 +1,4 @@
-"""What others left in the kernel goes when our rules are in force: the other target's, and kube-proxy's (rules 98, 99).
+"""What others left in the kernel goes once our rules are in force: the other target's, kube-proxy's (SVC-98, SVC-99).
 
 A thread of its own does it, once: it may take long, and the Services that follow must not wait for it.
 """

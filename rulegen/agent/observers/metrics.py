@@ -1,6 +1,6 @@
 """What the agent does comes in, call by call; a registry of metrics for Prometheus goes out.
 
-Names that begin with `kubeproxy_` are kube-proxy's and mean the same (rules 100 to 103); `rulegen_` are our own. No
+Names that begin with `kubeproxy_` are kube-proxy's and mean the same (SVC-100 to SVC-103); `rulegen_` are our own. No
 label ever holds the name of an object, so that their number does not grow with the cluster; neither does what a call
 costs. Any thread may call. docs/metrics.md has a line for each metric.
 """
@@ -200,7 +200,7 @@ class _Maker:
 
 
 class _Source:
-    """What arrives, and what of it is not in force yet (rules 102, 103)."""
+    """What arrives, and what of it is not in force yet (SVC-102, SVC-103)."""
 
     def __init__(self, make: _Maker, started: float) -> None:
         self._trigger_times = TriggerTimes(started)
@@ -246,7 +246,7 @@ class _Source:
         return any(changes.values())
 
     def applied(self, now: float) -> list[tuple[Family, float]]:
-        """All that was taken is in force: how long each of the recorded changes took (rule 103)."""
+        """All that was taken is in force: how long each of the recorded changes took (SVC-103)."""
         for pending in self._pending.values():
             pending.set(0)
         return self._trigger_times.take(now)
@@ -270,7 +270,7 @@ class _Source:
 
 
 class _Syncs:
-    """What syncs take, and how they end (rule 100)."""
+    """What syncs take, and how they end (SVC-100)."""
 
     def __init__(self, make: _Maker, target: Target) -> None:
         prefix = "kubeproxy_sync_proxy_rules"
@@ -380,7 +380,7 @@ class _Routes:
 
 
 def _dropped_policies(route: Route) -> set[str]:
-    """The traffic policies because of which a service-port drops (rule 37); one that has no endpoint rejects."""
+    """The traffic policies because of which a service-port drops (SVC-37); one that has no endpoint rejects."""
     return {
         _INTERNAL if frontend.kind is FrontendKind.CLUSTER_IP else _EXTERNAL
         for frontend in route.frontends
@@ -409,7 +409,7 @@ class _Findings:
 
 
 class _Rules:
-    """How many rules of ours each table has, and how many the last sync wrote (rule 101)."""
+    """How many rules of ours each table has, and how many the last sync wrote (SVC-101)."""
 
     def __init__(self, make: _Maker) -> None:
         prefix = "kubeproxy_sync_proxy_rules_iptables"

@@ -135,7 +135,7 @@ class HealthKeeping(Observer):
             self._health.queued()
 
     def synced(self, sync: Sync) -> None:
-        """Everything that was taken is in force (rule 82)."""
+        """Everything that was taken is in force (SVC-82)."""
         self._health.synced()
         self._servers.set_addresses({family: node.nodeport_addresses for family, node in sync.changes.node.items()})
         self._servers.apply(sync.changes.health_checks)
@@ -143,7 +143,7 @@ class HealthKeeping(Observer):
             self._next_retry = time.monotonic() + self._period
 
     def failed(self, error: RulegenError, seconds: float, *, is_full: bool) -> None:
-        """Something is late from now on (rule 85)."""
+        """Something is late from now on (SVC-85)."""
         del error, seconds, is_full
         self._health.queued()
 
@@ -180,7 +180,7 @@ class Telling(Observer):
         self._record_refusals(sync)
 
     def health_check(self, service: ServiceKey, message: str, holds: bool) -> None:
-        """The port of a Service's health check cannot be listened on, or can be again (rule 82)."""
+        """The port of a Service's health check cannot be listened on, or can be again (SVC-82)."""
         if holds:
             _LOG.warning("Service %s/%s: %s", *service, message)
         self._record(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._engine.node_name}: {message}", holds)

@@ -127,7 +127,7 @@ def _source(
 
 
 def _set_sysctls(settings: Conntrack, node_name: str, recorder: EventRecorder | None) -> list[Finding]:
-    """Rule 71. What the host refuses is said, in the log and in an Event, and the node does without (D11)."""
+    """SVC-71. What the host refuses is said, in the log and in an Event, and the node does without (D11)."""
     from rulegen.agent.observers.events import NodeReference
     from rulegen.conntrack.sysctls import set_sysctls
 

@@ -1,4 +1,4 @@
-"""Whether enough of the cluster is known to program the node (rules 89, 95).
+"""Whether enough of the cluster is known to program the node (SVC-89, SVC-95).
 
 Events and times come in; waits for nothing itself. Times are seconds of a monotonic clock.
 """

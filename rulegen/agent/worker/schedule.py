@@ -9,7 +9,7 @@ _CHECKS = 10
 
 
 class Schedule:
-    """Syncs at least `min_sync_period` apart (rule 90), so that the first after quiet runs at once.
+    """Syncs at least `min_sync_period` apart (SVC-90), so that the first after quiet runs at once.
 
     A sync that failed is tried again, sooner at first than later, at the latest after `sync_period`.
     """

@@ -32,7 +32,7 @@ _REJECT = {
     Family.IPV6: "REJECT --reject-with icmp6-port-unreachable",
 }
 _MASK = {Family.IPV4: "255.255.255.255", Family.IPV6: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"}
-# Where a list is empty: a packet that was for this frontend is not for a NodePort of the same number (rule 64).
+# Where a list is empty: a packet that was for this frontend is not for a NodePort of the same number (SVC-64).
 _NOWHERE = "ACCEPT"
 
 
@@ -46,7 +46,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Masquerading:
-    """What the node's configuration says: the target that marks a packet, how pods are told, rule 45."""
+    """What the node's configuration says: the target that marks a packet, how pods are told, SVC-45."""
 
     mark: str
     detector: PodDetector | None
@@ -59,7 +59,7 @@ def compile_route(route: Route, node: Masquerading) -> Compiled:
 
 
 def list_of_clients(route: Route, backend: Backend) -> str:
-    """The name under which the kernel remembers the clients of an endpoint; one list for all frontends (rule 55)."""
+    """The name under which the kernel remembers the clients of an endpoint; one list for all frontends (SVC-55)."""
     # Both families share the names.
     return names.PREFIX + names.digest(*route.name, route.family.value, str(backend))
 
@@ -111,7 +111,7 @@ class _Compilation:
             self._used.add(self._external)
 
     def _health_check(self, port: int) -> None:
-        """Rule 84: others' firewalls let load balancers ask."""
+        """SVC-84: others' firewalls let load balancers ask."""
         rule = f"-p tcp -m tcp --dport {port} {self._comment}-j ACCEPT"
         self._made.leaves.append(Leaf(Place.HEALTH_CHECKS, port_prefix("TCP", port), rule))
 
@@ -125,7 +125,7 @@ class _Compilation:
         self._leaf(Place.VIPS, frontend, chain)
 
     def _nobody(self, frontend: Frontend) -> None:
-        """Rules 36, 37."""
+        """SVC-36, SVC-37."""
         is_node_port = frontend.kind is FrontendKind.NODE_PORT
         target = _REJECT[self._family] if frontend.verdict is Verdict.REJECT else "DROP"
         self._leaf(Place.NO_ENDPOINT_NODEPORTS if is_node_port else Place.NO_ENDPOINTS, frontend, target)
@@ -169,7 +169,7 @@ class _Compilation:
         self._add(self._external, rules)
 
     def _short_circuits(self) -> Iterator[str]:
-        """Policy Local (rule 43): pods and the node itself reach every endpoint; all others this node's."""
+        """Policy Local (SVC-43): pods and the node itself reach every endpoint; all others this node's."""
         everywhere = self._list(self._cluster, self._route.cluster)
         if self._node.detector is not None:
             yield f"{_from_pod(self._node.detector)}-j {everywhere}"
@@ -210,7 +210,7 @@ class _Compilation:
             yield from _unless_pod(self._node.detector, self._addressed(frontend), self._node.mark)
 
     def _remembered(self, chain: str, backends: tuple[Backend, ...]) -> Iterator[str]:
-        """Session affinity: the first endpoint of the list that remembers the client (rules 55 to 57)."""
+        """Session affinity: the first endpoint of the list that remembers the client (SVC-55 to SVC-57)."""
         if self._route.affinity_timeout is None:
             return
         draining = [backend for backend in self._route.draining if backend.local or chain == self._cluster]

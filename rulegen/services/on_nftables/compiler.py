@@ -466,7 +466,7 @@ class _RouteEntries:
     def _assign_handles(self) -> None:
         """Endpoints keep their handles; new ones get numbers that were not in use for as long as possible.
 
-        A record of an endpoint that left names its handle until it expires (rule 58). The last number given out stands
+        A record of an endpoint that left names its handle until it expires (SVC-58). The last number given out stands
         in the comment of slot 0, so that it survives a restart.
         """
         route, lists = self._route, self._lists
@@ -482,7 +482,7 @@ class _RouteEntries:
                 lists.handles[endpoint] = lists.last_handle = handle
 
     def _hairpins(self) -> None:
-        """Every endpoint a client may be given is a client itself, local or not (rule 44)."""
+        """Every endpoint a client may be given is a client itself, local or not (SVC-44)."""
         hairpin = self._layout.hairpin
         self._shared += [(hairpin, address + address) for address in self._addresses.values()]
 
