@@ -1,6 +1,6 @@
 """What a node is told about itself, apart from the cluster's objects. Plain values; no I/O, no defaults of a host.
 
-`routing` reads the choices that decide where a packet goes; a target reads the mark bit; the agent reads the rest.
+`services` reads the choices that decide where a packet goes; a target reads the mark bit; the agent reads the rest.
 `configuration_file` makes them from a file.
 """
 

@@ -38,7 +38,7 @@ from rulegen.configuration_file import (
     read_configuration,
 )
 from rulegen.errors import InputError
-from rulegen.services.node import node_routing
+from rulegen.services.node import node_settings
 
 BOTH = (Family.IPV4, Family.IPV6)
 KINDS = "KubeProxyConfiguration or RulegenConfiguration or ConfigMap"
@@ -541,9 +541,9 @@ def test_nodeport_addresses_are_cidrs_or_primary_alone() -> None:
 def test_a_family_without_an_entry_is_not_restricted() -> None:
     """SVC-60."""
     node = _read({"nodePortAddresses": ["192.0.2.0/24"]}).node
-    routing = node_routing(node, None, [])
-    assert routing[Family.IPV4].nodeport_addresses == ("192.0.2.0/24",)
-    assert routing[Family.IPV6].nodeport_addresses == ("::/0",)
+    settings = node_settings(node, None, [])
+    assert settings[Family.IPV4].nodeport_addresses == ("192.0.2.0/24",)
+    assert settings[Family.IPV6].nodeport_addresses == ("::/0",)
 
 
 @pytest.mark.parametrize(

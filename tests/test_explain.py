@@ -23,13 +23,12 @@ from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
-from rulegen.nftables.annotate import EntryInWords
+from rulegen.nftables.annotate import AnnotatedEntry
 from rulegen.nftables.layout import LAYOUTS, EntryKey, Value, key_text
 from rulegen.services.on_nftables.compiler import compile_ruleset
 from tests.builders import (
     CONFIGURATION,
     Item,
-    cluster,
     draining,
     endpoint,
     endpoint_slice,
@@ -37,6 +36,7 @@ from tests.builders import (
     port,
     service,
     service_cidr,
+    store,
 )
 from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view
 from tests.lab.fixtures import MakeLab
@@ -49,9 +49,9 @@ POD, CLIENT = "10.244.1.9", "203.0.113.7"
 def view(
     *items: Item, configuration: NodeConfiguration = CONFIGURATION, live: dict[EntryKey, Value] | None = None
 ) -> View:
-    made = cluster(node(zone="zone-1"), *items, configuration=configuration)
-    nodes = {family: found for family in configuration.families if (found := made.node_routing(family))}
-    compiler = compile_ruleset(made.routes(), nodes, configuration.masquerade_bit, live)
+    made = store(node(zone="zone-1"), *items, configuration=configuration)
+    nodes = {family: found for family in configuration.families if (found := made.node_settings(family))}
+    compiler = compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit, live)
     services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
     return View(made, configuration, NftablesRuleset(compiler, configuration.families, live), services)
 
@@ -61,8 +61,8 @@ def compiled(made: View) -> dict[EntryKey, Value]:
     return made.ruleset.compiler.entries()
 
 
-def elements(entries: Iterable[Entry]) -> list[EntryInWords]:
-    return [entry for entry in entries if isinstance(entry, EntryInWords)]
+def elements(entries: Iterable[Entry]) -> list[AnnotatedEntry]:
+    return [entry for entry in entries if isinstance(entry, AnnotatedEntry)]
 
 
 def explained(*items: Item, name: str = "default/web", **named: Any) -> ServiceExplanation:
@@ -353,7 +353,7 @@ def test_what_the_kernel_should_hold(name: str) -> None:
     assert (agreement.agrees, agreement.differences) == (True, ())
 
 
-@pytest.mark.parametrize("name", ["frontends", "source-ranges", "handles", "sticky-endpoints"])
+@pytest.mark.parametrize("name", ["frontends", "source-ranges", "endpoint-indexes", "sticky-endpoints"])
 def test_an_entry_of_the_service_is_missing(name: str) -> None:
     live = _live()
     (key,) = islice(_keys(live, name), 1)
@@ -371,8 +371,8 @@ def test_an_entry_too_many_and_one_that_is_wrong() -> None:
     layout = LAYOUTS[Family.IPV4]
     (range_,) = _keys(live, "source-ranges")
     live[layout.source_ranges, range_[1][:8] + b"\x01\x02\x03\x04" + range_[1][12:]] = Value()
-    (handle,) = islice(_keys(live, "handles"), 1)
-    live[handle] = Value(live[handle].data[::-1])
+    (endpoint_index,) = islice(_keys(live, "endpoint-indexes"), 1)
+    live[endpoint_index] = Value(live[endpoint_index].data[::-1])
     live[layout.chains, b"external"] = Value(b"altered")
     agreement = explained(*LIVE_ITEMS, live=live).live
     assert agreement is not None

@@ -4,18 +4,18 @@ import gc
 
 import pytest
 
-from rulegen import gc_pause as collector
+from rulegen import gc_pause
 
 
 def test_it_goes_on_whatever_happens() -> None:
-    with pytest.raises(ZeroDivisionError), collector.paused():
+    with pytest.raises(ZeroDivisionError), gc_pause.paused():
         raise ZeroDivisionError
     assert gc.isenabled()
 
 
 def test_one_that_was_off_stays_off() -> None:
-    with collector.paused():
-        with collector.paused():
+    with gc_pause.paused():
+        with gc_pause.paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()

@@ -56,7 +56,7 @@ def test_the_kernel_agrees(folder: Path, ruleset: Ruleset, make_lab: MakeLab) ->
 
 
 def _node(scenario: Scenario, make_lab: MakeLab) -> Lab:
-    node = scenario.cluster.node
+    node = scenario.store.node
     pod_cidrs = (node.spec.pod_cidrs if node and node.spec else None) or ()
     named = {flow.interface for flow in scenario.flows} - {"", UPLINK}
     return make_lab(

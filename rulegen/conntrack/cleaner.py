@@ -25,7 +25,7 @@ from rulegen.conntrack.table import (
 from rulegen.errors import ConntrackError
 from rulegen.interfaces import own_addresses
 from rulegen.networks import contains, is_loopback, parse_network
-from rulegen.services.model import Changes, NodeRouting
+from rulegen.services.model import Changes, NodeSettings
 
 # Each listing walks the whole table in the kernel. One of all UDP flows takes as long as two narrow ones when there are
 # 1,000 flows, as thirteen when there are 20,000, as forty when there are 100,000.
@@ -46,13 +46,13 @@ class Cleaned(NamedTuple):
 
 
 class Cleaner:
-    """Follows the Routes of one node. All calls are made by one thread at a time.
+    """Follows the ServicePorts of one node. All calls are made by one thread at a time.
 
     `open_table`: opens the connections of the calling thread's network namespace.
     """
 
     def __init__(self, open_table: Callable[[], ConnectionTable] = ConnectionTable) -> None:
-        """Knows no Route and has nothing to do."""
+        """Knows no ServicePort and has nothing to do."""
         self._open_table = open_table
         self._frontends = UdpFrontends()
         self._cluster_ips = ClusterIps()
@@ -62,9 +62,9 @@ class Cleaner:
     def note(self, changes: Changes) -> None:
         """Takes each change of the cluster once, in order, before or after it is applied.
 
-        Routes that appear count as changed, so the first changes after a start concern all UDP Frontends.
+        ServicePorts that appear count as changed, so the first changes after a start concern all UDP Frontends.
         """
-        self._pending |= self._frontends.replace(changes.routes)
+        self._pending |= self._frontends.replace(changes.service_ports)
         for family, node in changes.node.items():
             before = self._cluster_ips.nodes.get(family)
             if before is None or before.nodeport_addresses != node.nodeport_addresses:
@@ -147,7 +147,7 @@ class _CleanUp:
 class _Addresses:
     """The node's own, and those that accept NodePorts; the kernel is asked when the first one matters."""
 
-    def __init__(self, nodes: Mapping[Family, NodeRouting]) -> None:
+    def __init__(self, nodes: Mapping[Family, NodeSettings]) -> None:
         self._nodes = nodes
         self._own: dict[Family, frozenset[str]] = {}
         self._accepting: dict[Family, frozenset[str]] = {}

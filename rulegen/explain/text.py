@@ -18,8 +18,8 @@ from rulegen.explain.model import (
     ServiceExplanation,
     SourceExplanation,
 )
-from rulegen.iptables.annotate import ChainInWords
-from rulegen.nftables.annotate import EntryInWords
+from rulegen.iptables.annotate import AnnotatedChain
+from rulegen.nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
 
 
@@ -186,9 +186,9 @@ def _chains(chains: Iterable[str]) -> Iterator[TextLine]:
 
 def _entries(entries: Iterable[Entry]) -> Iterator[TextLine]:
     elements: list[tuple[str, ...]] = []
-    chains: list[ChainInWords] = []
+    chains: list[AnnotatedChain] = []
     for entry in entries:
-        if isinstance(entry, EntryInWords):
+        if isinstance(entry, AnnotatedEntry):
             elements.append((f"{entry.table} {entry.name}", entry.element, entry.meaning))
         else:
             chains.append(entry)
@@ -198,7 +198,7 @@ def _entries(entries: Iterable[Entry]) -> Iterator[TextLine]:
         yield from _rules(chains)
 
 
-def _rules(chains: Sequence[ChainInWords]) -> Iterator[TextLine]:
+def _rules(chains: Sequence[AnnotatedChain]) -> Iterator[TextLine]:
     """Each chain with its rules below it: first what they mean, since rules are long."""
     width = max((len(rule.meaning) for chain in chains for rule in chain.rules), default=0)
     for chain in chains:

@@ -15,28 +15,28 @@ from rulegen.iptables.base_chains import FILTER, EntryKey, Rules
 from rulegen.iptables.names import PREFIX
 from rulegen.iptables.rules import Rule, parse_rule
 from rulegen.iptables.transaction import IP_KEYWORD
-from rulegen.services.on_iptables.dispatch_trees import Place
+from rulegen.services.on_iptables.dispatch_trees import DispatchTree
 
 _KIND = re.compile(rf"{PREFIX}(SVC|SVL|EXT|SRC|LB|[A-Z])-")
 
 
-class RuleInWords(Struct, frozen=True):
+class AnnotatedRule(Struct, frozen=True):
     """A rule as iptables-save writes it, after the chain's name."""
 
     rule: str
     meaning: str
 
 
-class ChainInWords(Struct, frozen=True):
+class AnnotatedChain(Struct, frozen=True):
     """A chain. `table`: `ip nat`, `ip6 filter`; `rules`: those that matter."""
 
     table: str
     chain: str
     meaning: str
-    rules: tuple[RuleInWords, ...]
+    rules: tuple[AnnotatedRule, ...]
 
 
-def in_words(chains: Iterable[tuple[EntryKey, Rules]]) -> tuple[ChainInWords, ...]:
+def annotate(chains: Iterable[tuple[EntryKey, Rules]]) -> tuple[AnnotatedChain, ...]:
     """The chains in their order; those without rules have nothing to say."""
     return tuple(_chain(key, rules) for key, rules in chains if rules)
 
@@ -46,22 +46,22 @@ def place(key: EntryKey) -> str:
     return f"{IP_KEYWORD[key.family]} {key.table} {key.chain}"
 
 
-def _chain(key: EntryKey, rules: Rules) -> ChainInWords:
+def _chain(key: EntryKey, rules: Rules) -> AnnotatedChain:
     parsed = [parse_rule(rule) for rule in rules]
     kind = _kind(key)
     meanings = _draws(parsed) if kind in _LISTS else (_rule(key, rule) for rule in parsed)
-    return ChainInWords(
+    return AnnotatedChain(
         f"{IP_KEYWORD[key.family]} {key.table}",
         key.chain,
         _purpose(key),
-        tuple(RuleInWords(rule, meaning) for rule, meaning in zip(rules, meanings, strict=True)),
+        tuple(AnnotatedRule(rule, meaning) for rule, meaning in zip(rules, meanings, strict=True)),
     )
 
 
 # ---- chains ----
 
 _LISTS = {"SVC", "SVL", "LB"}
-_ROOTS = {(tree.table, tree.letter): tree.root.removeprefix(PREFIX) for tree in Place}
+_ROOTS = {(tree.table, tree.letter): tree.root.removeprefix(PREFIX) for tree in DispatchTree}
 _PURPOSES: Mapping[str, str] = {
     "PREROUTING": "what arrives",
     "INPUT": "what this node receives",

@@ -1,6 +1,6 @@
 """The fixed part of one family, rendered from `templates/iptables/`, taken apart into chains.
 
-In: the node's routing and the mark bit. Out: the text with its comments, and the same as entries. A rule is the text
+In: the node's settings and the mark bit. Out: the text with its comments, and the same as entries. A rule is the text
 after `-A CHAIN`, written as iptables-save lists it. Never talks to the kernel; knows no Service.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from rulegen.config import Cidr, Family
 from rulegen.iptables import names
 from rulegen.iptables.rules import parse_rule
-from rulegen.services.model import NodeRouting
+from rulegen.services.model import NodeSettings
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -44,7 +44,7 @@ Entries: TypeAlias = dict[EntryKey, Rules]
 
 
 @dataclass(frozen=True)
-class Program:
+class BaseChains:
     """One family's fixed part. `text` has a line for each rule and the comments; `entries` the same without them."""
 
     family: Family
@@ -59,9 +59,9 @@ class Extras(NamedTuple):
     health_checks: bool = False
 
 
-def render_program(node: NodeRouting, masquerade_bit: int, extras: Extras) -> Program:
+def render_base_chains(node: NodeSettings, masquerade_bit: int, extras: Extras) -> BaseChains:
     """The fixed part for this node. `masquerade_bit`: 0 to 31."""
-    return _render_program(node.family, node.nodeport_addresses, node.service_cidrs, masquerade_bit, extras)
+    return _render_base_chains(node.family, node.nodeport_addresses, node.service_cidrs, masquerade_bit, extras)
 
 
 def is_our_rule(rule: str) -> bool:
@@ -108,13 +108,13 @@ def target_of(rule: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def _render_program(
+def _render_base_chains(
     family: Family,
     nodeport_addresses: tuple[Cidr, ...],
     service_cidrs: tuple[Cidr, ...],
     masquerade_bit: int,
     extras: Extras,
-) -> Program:
+) -> BaseChains:
     text = _template().render(
         loopback=_LOOPBACK[family],
         established=names.ESTABLISHED,
@@ -124,7 +124,7 @@ def _render_program(
         nodeport_addresses=[destination_match(cidr) for cidr in nodeport_addresses],
         service_cidrs=[destination_match(cidr) for cidr in service_cidrs],
     )
-    return Program(family, text, parse_rules(family, text.splitlines()))
+    return BaseChains(family, text, parse_rules(family, text.splitlines()))
 
 
 def destination_match(cidr: Cidr) -> str:
@@ -162,4 +162,4 @@ def _template() -> Template:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - rules, not HTML; nothing that a cluster sends is filled in
     )
-    return environment.get_template("program.rules.j2")
+    return environment.get_template("base_chains.rules.j2")

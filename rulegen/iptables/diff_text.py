@@ -33,7 +33,7 @@ class Line(NamedTuple):
         return "\n".join([f"{self.sign} {self.family} {self.table} {self.chain}{service}", *rules])
 
 
-def describe(delta: Delta[EntryKey, Rules]) -> Iterator[Line]:
+def diff_text(delta: Delta[EntryKey, Rules]) -> Iterator[Line]:
     """A line for each chain, by family, table and Service."""
     lines = [
         *(_line("-", key, rules, ()) for key, rules in delta.removed.items()),

@@ -14,7 +14,7 @@ from rulegen.iptables.names import PREFIX, is_of_service, is_ours, safe_comment
 from rulegen.iptables.rules import parse_rule
 from rulegen.iptables.text import comment_of
 from rulegen.networks import parse_network
-from rulegen.services.on_iptables.dispatch_trees import PROTOCOLS, WIDTH, Leaf, Place, cidr_prefix, port_prefix
+from rulegen.services.on_iptables.dispatch_trees import PROTOCOLS, WIDTH, DispatchTree, Leaf, cidr_prefix, port_prefix
 from rulegen.services.on_iptables.service import Compiled
 
 
@@ -26,8 +26,8 @@ def find_services(live: Mapping[EntryKey, Rules], services: Collection[tuple[str
         if is_of_service(key.chain):
             if _is_of(names, rules[:1]):
                 _add_chains(live, key, found[key.family].chains)
-        elif (place := _place_of(key)) is not None:
-            found[key.family].leaves += _leaves(key.family, place, tuple(r for r in rules if _is_of(names, (r,))))
+        elif (tree := _tree_of(key)) is not None:
+            found[key.family].leaves += _leaves(key.family, tree, tuple(r for r in rules if _is_of(names, (r,))))
     for family, compiled in found.items():
         compiled.leaves += _cluster_ips(live, family, compiled.leaves)
     return found
@@ -48,30 +48,32 @@ def _add_chains(live: Mapping[EntryKey, Rules], key: EntryKey, chains: Entries) 
                 _add_chains(live, EntryKey(key.family, key.table, target), chains)
 
 
-def _place_of(key: EntryKey) -> Place | None:
+def _tree_of(key: EntryKey) -> DispatchTree | None:
     """The tree that a chain is of; the chain's name begins with the tree's letter."""
-    for place in Place:
-        if key.table == place.table and (key.chain == place.root or key.chain.startswith(f"{PREFIX}{place.letter}-")):
-            return place
+    for tree in DispatchTree:
+        if key.table == tree.table and (key.chain == tree.root or key.chain.startswith(f"{PREFIX}{tree.letter}-")):
+            return tree
     return None
 
 
-def _leaves(family: Family, place: Place, rules: Rules) -> Iterator[Leaf]:
+def _leaves(family: Family, tree: DispatchTree, rules: Rules) -> Iterator[Leaf]:
     """The rules that name their address or port in full, as those of a Service do unless somebody has changed them."""
     for rule in rules:
         options = parse_rule(rule).options
-        if place.is_of_ports:
+        if tree.is_of_ports:
             protocol, port = options.get("-p", "").upper(), options.get("--dport", "")
             if protocol in PROTOCOLS and port.isdecimal():
-                yield Leaf(place, port_prefix(protocol, int(port)), rule)
+                yield Leaf(tree, port_prefix(protocol, int(port)), rule)
         elif (network := parse_network(options.get("-d", ""))) and network.prefixlen == WIDTH[family]:
-            yield Leaf(place, cidr_prefix(network), rule)
+            yield Leaf(tree, cidr_prefix(network), rule)
 
 
 def _cluster_ips(live: Mapping[EntryKey, Rules], family: Family, leaves: Collection[Leaf]) -> Iterator[Leaf]:
     """The rules for ClusterIPs, which do not say whose they are: those for the addresses of the other leaves."""
-    addresses = {leaf.prefix for leaf in leaves if not leaf.place.is_of_ports}
+    addresses = {leaf.prefix for leaf in leaves if not leaf.tree.is_of_ports}
     for key, rules in live.items():
-        if key.family is family and _place_of(key) is Place.CLUSTER_IPS:
+        if key.family is family and _tree_of(key) is DispatchTree.CLUSTER_IPS:
             verdicts = tuple(rule for rule in rules if not is_ours(target_of(rule)))
-            yield from (leaf for leaf in _leaves(family, Place.CLUSTER_IPS, verdicts) if leaf.prefix in addresses)
+            yield from (
+                leaf for leaf in _leaves(family, DispatchTree.CLUSTER_IPS, verdicts) if leaf.prefix in addresses
+            )

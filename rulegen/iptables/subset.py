@@ -1,4 +1,4 @@
-"""What of the chains concerns some Routes or a packet: chains and a Compiler come in, parts of chains go out. Pure.
+"""What of the chains concerns some ServicePorts or a packet: chains come in, parts of chains go out. Pure.
 
 A chain of a tree is shared by many Services: of it only the rules that packets to certain destinations can match are
 looked at. All other chains are looked at whole.
@@ -14,43 +14,44 @@ from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey,
 from rulegen.iptables.names import is_of_service, safe_comment
 from rulegen.iptables.rules import parse_rule
 from rulegen.iptables.text import adopt_wording, comment_of
-from rulegen.reconcile import delta as ruleset
-from rulegen.reconcile.delta import Delta
-from rulegen.services.model import RouteKey
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.model import ServicePortKey
 from rulegen.services.on_iptables.compiler import Compiler
 from rulegen.services.simulate import Destination
 
 _TABLES = (MANGLE, NAT, FILTER)
 
 
-class Scope(NamedTuple):
+class Subset(NamedTuple):
     """What is looked at.
 
-    `families`: whose fixed part. `routes`: the service-ports, also such as have no Route any more. `destinations`:
-    where packets are sent that are looked at, by family; address "" for a NodePort.
+    `families`: whose fixed part. `service_ports`: the service-ports, also such as have no ServicePort any more.
+    `destinations`: where packets are sent that are looked at, by family; address "" for a NodePort.
     """
 
     families: Collection[Family]
-    routes: Collection[RouteKey]
+    service_ports: Collection[ServicePortKey]
     destinations: Mapping[Family, Collection[Destination]]
 
 
-def difference(live: Mapping[EntryKey, Rules], compiler: Compiler, scope: Scope) -> Delta[EntryKey, Rules]:
-    """What `apply` would change within the scope."""
-    concerned = _Concerned(compiler, scope)
+def difference(live: Mapping[EntryKey, Rules], compiler: Compiler, subset: Subset) -> Delta[EntryKey, Rules]:
+    """What `apply` would change within the subset."""
+    concerned = _Concerned(compiler, subset)
     found, desired = concerned.part(live), concerned.part(compiler.entries())
     empty = {key for key in found.keys() | desired.keys() if not (found.get(key) or desired.get(key))}
     # A root is declared even where nothing hangs from it.
-    empty -= {key for family in scope.families for key in _fixed(compiler, family)}
+    empty -= {key for family in subset.families for key in _fixed(compiler, family)}
     found, desired = _without(found, empty), _without(desired, empty)
-    return ruleset.diff(adopt_wording(found, desired), desired)
+    return diff(adopt_wording(found, desired), desired)
 
 
-def route_part(compiler: Compiler, route: RouteKey, destinations: Collection[Destination]) -> Entries:
-    """A Route's own chains, and of those that lead there the rules that do; in the order in which packets pass them."""
-    family = route[1]
-    concerned = _Concerned(compiler, Scope([family], [route], {family: destinations}))
-    part = concerned.part(compiler.route_entries(route))
+def service_port_part(
+    compiler: Compiler, service_port: ServicePortKey, destinations: Collection[Destination]
+) -> Entries:
+    """A ServicePort's own chains, and of those that lead there the rules that do, in the order of a packet."""
+    family = service_port[1]
+    concerned = _Concerned(compiler, Subset([family], [service_port], {family: destinations}))
+    part = concerned.part(compiler.service_port_entries(service_port))
     _add_leading(part, _fixed(compiler, family))
     return {key: part[key] for key in _in_order(part)}
 
@@ -58,17 +59,22 @@ def route_part(compiler: Compiler, route: RouteKey, destinations: Collection[Des
 class _Concerned:
     """Takes what is looked at out of chains, whether they are as compiled or not."""
 
-    def __init__(self, compiler: Compiler, scope: Scope) -> None:
-        self._scope = scope
-        self._whole = {key for family in scope.families for key, rules in _fixed(compiler, family).items() if rules}
-        self._whole |= {key for route in scope.routes for key in compiler.route_entries(route) if _is_own(key)}
-        self._comments = {(family, safe_comment(str(name))) for name, family in scope.routes}
+    def __init__(self, compiler: Compiler, subset: Subset) -> None:
+        self._subset = subset
+        self._whole = {key for family in subset.families for key, rules in _fixed(compiler, family).items() if rules}
+        self._whole |= {
+            key
+            for service_port in subset.service_ports
+            for key in compiler.service_port_entries(service_port)
+            if _is_own(key)
+        }
+        self._comments = {(family, safe_comment(str(name))) for name, family in subset.service_ports}
 
     def part(self, entries: Mapping[EntryKey, Rules]) -> Entries:
         """The chains, and of those of trees the rules, that are looked at."""
         found: Entries = {}
         for key, rules in entries.items():
-            if key.family not in self._scope.families:
+            if key.family not in self._subset.families:
                 continue
             if key in self._whole or key.is_built_in:
                 found[key] = rules
@@ -83,7 +89,7 @@ class _Concerned:
         if (family, comment_of([text])) in self._comments:
             return True
         rule = parse_rule(text)
-        return any(rule.has_destination(destination) for destination in self._scope.destinations.get(family, ()))
+        return any(rule.has_destination(destination) for destination in self._subset.destinations.get(family, ()))
 
 
 def _is_own(key: EntryKey) -> bool:
@@ -91,7 +97,7 @@ def _is_own(key: EntryKey) -> bool:
 
 
 def _fixed(compiler: Compiler, family: Family) -> Mapping[EntryKey, Rules]:
-    return compiler.programs[family].entries if family in compiler.programs else {}
+    return compiler.base_chains[family].entries if family in compiler.base_chains else {}
 
 
 def _without(entries: Entries, keys: Collection[EntryKey]) -> Entries:

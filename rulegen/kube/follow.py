@@ -34,7 +34,7 @@ from rulegen.kube.listing import (
     service_cidrs,
     services,
 )
-from rulegen.kube.watching import Changed, Gone, Opened, Reached, Unreadable, WatchEvent, watch
+from rulegen.kube.watching import Bookmark, Changed, Deleted, Opened, Unreadable, WatchEvent, watch
 
 # A watch that is answered so will not be answered otherwise from the same version.
 _ANEW_STATUSES = frozenset({400, 404, GONE})
@@ -254,10 +254,10 @@ class _KindFollower:
             case Changed(item):
                 self._take(item)
                 self._version = item.version or self._version
-            case Gone(item):
+            case Deleted(item):
                 self._drop(item)
                 self._version = item.version or self._version
-            case Reached(version):
+            case Bookmark(version):
                 self._version = version or self._version
             case Unreadable(reason):
                 self._lost_event = True

@@ -1,6 +1,6 @@
 """Manifests come in; the objects that a Service proxy reads go out, and what is wrong with the others.
 
-SVC-1 and SVC-2 are applied here: what a watch would not deliver is not handed on. What an object means is `routing`'s
+SVC-1 and SVC-2 are applied here: what a watch would not deliver is not handed on. What an object means is `services`'
 work; whether to go on without the bad ones is the caller's.
 """
 

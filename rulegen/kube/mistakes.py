@@ -1,7 +1,7 @@
 """Objects, and what manifests say they are, come in; what is legal but probably a mistake goes out, as Notices.
 
 What a person wrote and what `kubectl` printed differ in ways that no object alone shows: no ClusterIP yet, Services
-without their slices. Nothing here changes what is compiled. What a Service asks for is `routing`'s to judge.
+without their slices. Nothing here changes what is compiled. What a Service asks for is `services`' to judge.
 """
 
 from __future__ import annotations

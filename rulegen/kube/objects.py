@@ -1,7 +1,7 @@
 """The Kubernetes objects that a Service proxy reads, with only the fields it reads (spec §1, §3; others are ignored).
 
 Types carry the API's own bounds (a port is 1 to 65535), so that decoding is validation. Values that the spec says to
-skip one by one (an unusable externalIP, SVC-12) stay plain strings here and are judged in `routing`. No defaults of
+skip one by one (an unusable externalIP, SVC-12) stay plain strings here and are judged in `services`. No defaults of
 policy: absent stays None where the spec distinguishes it.
 """
 

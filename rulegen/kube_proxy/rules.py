@@ -17,7 +17,7 @@ from typing import TypeVar
 from rulegen.config import Family
 from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.iptables import binaries as programs
+from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.nftables.foreign import numbers
@@ -138,7 +138,7 @@ def _elements(connection: Connection, family: Family) -> list[str]:
 
 def _legacy_lines(family: Family) -> list[str]:
     """The chains and rules of kube-proxy in legacy iptables. Raises HostError."""
-    if not programs.installed(Variant.LEGACY):
+    if not binaries.installed(Variant.LEGACY):
         return []
     lines = []
     for line in (line for table in list_tables(Variant.LEGACY, family) for line in table.lines):

@@ -1,4 +1,4 @@
-"""Entries in words: what each element says, ids, slots and handles included. Pure.
+"""Entries in words: what each element says, ids, slots and endpoint indexes included. Pure.
 
 In: entries as compiled or as read from the kernel. Out: for each its text as nft writes it and its meaning.
 """
@@ -14,13 +14,13 @@ from rulegen.nftables.diff_text import entry_order
 from rulegen.nftables.layout import (
     LAYOUTS,
     LOCAL_LIST,
-    MAX_HANDLE,
+    MAX_ENDPOINT_INDEX,
     RESTRICTED,
     SPECIAL,
-    Container,
     EntryKey,
     FieldText,
     Kind,
+    SetSpec,
     Value,
     data_text,
     id_of,
@@ -29,7 +29,7 @@ from rulegen.nftables.layout import (
 )
 
 
-class EntryInWords(Struct, frozen=True):
+class AnnotatedEntry(Struct, frozen=True):
     """An entry. `table`: ip or ip6; `name`: the set or map, or `chain`; `element`: key and data as nft writes them."""
 
     table: str
@@ -38,21 +38,21 @@ class EntryInWords(Struct, frozen=True):
     meaning: str
 
 
-def in_words(entries: Iterable[tuple[EntryKey, Value]]) -> tuple[EntryInWords, ...]:
+def annotate(entries: Iterable[tuple[EntryKey, Value]]) -> tuple[AnnotatedEntry, ...]:
     """The entries in the order of the tables, each once."""
     ordered = sorted(dict(entries).items(), key=lambda entry: entry_order(entry[0]))
-    return tuple(_in_words(container, key, value) for (container, key), value in ordered)
+    return tuple(_annotate(set_spec, key, value) for (set_spec, key), value in ordered)
 
 
-def _in_words(container: Container, key: bytes, value: Value) -> EntryInWords:
-    if container is LAYOUTS[container.family].foreign:
-        return EntryInWords(container.ip, "foreign", key.decode(), "is none of rulegen's, and will be removed")
-    if container.is_chains:
+def _annotate(set_spec: SetSpec, key: bytes, value: Value) -> AnnotatedEntry:
+    if set_spec is LAYOUTS[set_spec.family].foreign:
+        return AnnotatedEntry(set_spec.ip, "foreign", key.decode(), "is none of rulegen's, and will be removed")
+    if set_spec.is_chains:
         name = key.decode()
-        return EntryInWords(container.ip, "chain", name, _chain(name))
-    data = f" : {data_text(container, value.data)}" if container.data else ""
-    return EntryInWords(
-        container.ip, container.name, key_text(container, key) + data, _MEANINGS[container.name](container, key, value)
+        return AnnotatedEntry(set_spec.ip, "chain", name, _chain(name))
+    data = f" : {data_text(set_spec, value.data)}" if set_spec.data else ""
+    return AnnotatedEntry(
+        set_spec.ip, set_spec.name, key_text(set_spec, key) + data, _MEANINGS[set_spec.name](set_spec, key, value)
     )
 
 
@@ -77,14 +77,14 @@ def _fields(parts: tuple[tuple[slice, FieldText], ...], data: bytes) -> list[str
     return [text(data[where]) for where, text in parts]
 
 
-def _frontend(container: Container, key: bytes) -> str:
+def _frontend(set_spec: SetSpec, key: bytes) -> str:
     """`10.96.0.10 port 80/tcp`, or `port 30080/tcp` of a NodePort."""
-    *address, protocol, port = _fields(container.key_parts, key)
+    *address, protocol, port = _fields(set_spec.key_parts, key)
     return " ".join([*address, f"port {port}/{protocol}"])
 
 
-def _endpoint(container: Container, data: bytes) -> str:
-    address, port = _fields(container.data_parts, data)
+def _endpoint(set_spec: SetSpec, data: bytes) -> str:
+    address, port = _fields(set_spec.data_parts, data)
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
@@ -99,7 +99,7 @@ def _id(data: bytes) -> str:
 
 
 def _low_bits(data: bytes) -> int:
-    return unpack_register(data) & MAX_HANDLE
+    return unpack_register(data) & MAX_ENDPOINT_INDEX
 
 
 def _slots_text(number: int) -> str:
@@ -110,17 +110,19 @@ def _chain_of(value: Value) -> str:
     return "chain " + value.data.decode().rpartition(" ")[2]
 
 
-# ---- one sentence for each container ----
+# ---- one sentence for each set ----
 
-_Meaning: TypeAlias = Callable[[Container, bytes, Value], str]
+_Meaning: TypeAlias = Callable[[SetSpec, bytes, Value], str]
 
 
-def _frontends(container: Container, key: bytes, value: Value) -> str:
+def _frontends(set_spec: SetSpec, key: bytes, value: Value) -> str:
     register = unpack_register(value.data)
     if not register & SPECIAL:
-        slots = _slots_text(register & MAX_HANDLE)
-        return f"ClusterIP {_frontend(container, key)} leads to {_list(value.data)}, which has {slots}"
-    meaning = _KINDS[Kind(register & MAX_HANDLE & ~RESTRICTED)].format(_frontend(container, key), _id(value.data))
+        slots = _slots_text(register & MAX_ENDPOINT_INDEX)
+        return f"ClusterIP {_frontend(set_spec, key)} leads to {_list(value.data)}, which has {slots}"
+    meaning = _KINDS[Kind(register & MAX_ENDPOINT_INDEX & ~RESTRICTED)].format(
+        _frontend(set_spec, key), _id(value.data)
+    )
     return f"for sources in source-ranges only: {meaning}" if register & RESTRICTED else meaning
 
 
@@ -135,58 +137,58 @@ _KINDS: Mapping[Kind, str] = {
 }
 
 
-def _kinds(_: Container, key: bytes, value: Value) -> str:
+def _kinds(_: SetSpec, key: bytes, value: Value) -> str:
     return f"frontends of kind {_low_bits(key)} are decided in {_chain_of(value)}"
 
 
-def _slots(_: Container, key: bytes, value: Value) -> str:
+def _slots(_: SetSpec, key: bytes, value: Value) -> str:
     return f"{_list(key)} has {_slots_text(_low_bits(value.data))}"
 
 
-def _balancers(_: Container, key: bytes, value: Value) -> str:
+def _balancers(_: SetSpec, key: bytes, value: Value) -> str:
     return f"lists of {_slots_text(unpack_register(key))} go to {_chain_of(value)}"
 
 
-def _lists(_: Container, key: bytes, value: Value) -> str:
+def _lists(_: SetSpec, key: bytes, value: Value) -> str:
     return f"{_list(key)} goes to {_chain_of(value)}"
 
 
-def _endpoints(container: Container, key: bytes, value: Value) -> str:
-    return f"{_list(key)}, slot {unpack_register(key[-4:])} is {_endpoint(container, value.data)}"
+def _endpoints(set_spec: SetSpec, key: bytes, value: Value) -> str:
+    return f"{_list(key)}, slot {unpack_register(key[-4:])} is {_endpoint(set_spec, value.data)}"
 
 
-def _sticky_lists(_: Container, key: bytes, value: Value) -> str:
+def _sticky_lists(_: SetSpec, key: bytes, value: Value) -> str:
     return f"{_list(key)}: new clients draw in {_chain_of(value)}"
 
 
-def _handles(_: Container, key: bytes, value: Value) -> str:
-    return f"{_list(key)}, slot {unpack_register(key[-4:])} is handle {_low_bits(value.data)}"
+def _endpoint_indexes(_: SetSpec, key: bytes, value: Value) -> str:
+    return f"{_list(key)}, slot {unpack_register(key[-4:])} is endpoint index {_low_bits(value.data)}"
 
 
-def _sticky_endpoints(container: Container, key: bytes, value: Value) -> str:
-    which = "Local" if container.name == "sticky-local-endpoints" else "Cluster"
-    handle = f"{_id(key)}, handle {_low_bits(key)}"
-    return f"{handle} is {_endpoint(container, value.data)}, for clients of the {which} list"
+def _sticky_endpoints(set_spec: SetSpec, key: bytes, value: Value) -> str:
+    which = "Local" if set_spec.name == "sticky-local-endpoints" else "Cluster"
+    endpoint_index = f"{_id(key)}, endpoint index {_low_bits(key)}"
+    return f"{endpoint_index} is {_endpoint(set_spec, value.data)}, for clients of the {which} list"
 
 
-def _hairpin(container: Container, key: bytes, _: Value) -> str:
-    return f"what {_fields(container.key_parts, key)[0]} sends to itself is masqueraded"
+def _hairpin(set_spec: SetSpec, key: bytes, _: Value) -> str:
+    return f"what {_fields(set_spec.key_parts, key)[0]} sends to itself is masqueraded"
 
 
-def _source_ranges(container: Container, key: bytes, _: Value) -> str:
-    return f"a source that {key_text(container, key).split(' . ')[0]} lets in"
+def _source_ranges(set_spec: SetSpec, key: bytes, _: Value) -> str:
+    return f"a source that {key_text(set_spec, key).split(' . ')[0]} lets in"
 
 
-def _cluster_ips(container: Container, key: bytes, _: Value) -> str:
-    return f"ports of {key_text(container, key)} that it does not have are rejected"
+def _cluster_ips(set_spec: SetSpec, key: bytes, _: Value) -> str:
+    return f"ports of {key_text(set_spec, key)} that it does not have are rejected"
 
 
-def _service_cidrs(container: Container, key: bytes, _: Value) -> str:
-    return f"addresses of no Service in {key_text(container, key)} are dropped"
+def _service_cidrs(set_spec: SetSpec, key: bytes, _: Value) -> str:
+    return f"addresses of no Service in {key_text(set_spec, key)} are dropped"
 
 
-def _nodeport_addresses(container: Container, key: bytes, _: Value) -> str:
-    return f"this node's addresses in {key_text(container, key)} accept NodePorts"
+def _nodeport_addresses(set_spec: SetSpec, key: bytes, _: Value) -> str:
+    return f"this node's addresses in {key_text(set_spec, key)} accept NodePorts"
 
 
 _MEANINGS: Mapping[str, _Meaning] = {
@@ -199,7 +201,7 @@ _MEANINGS: Mapping[str, _Meaning] = {
     "lists": _lists,
     "endpoints": _endpoints,
     "sticky-lists": _sticky_lists,
-    "handles": _handles,
+    "endpoint-indexes": _endpoint_indexes,
     "sticky-endpoints": _sticky_endpoints,
     "sticky-local-endpoints": _sticky_endpoints,
     "hairpin": _hairpin,

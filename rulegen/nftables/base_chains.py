@@ -1,8 +1,8 @@
-"""The fixed program of one family, rendered from `templates/nftables/`, taken apart into its chains.
+"""The fixed part of one family, rendered from `templates/nftables/`, taken apart into its chains.
 
-In: the node's routing, the mark bit, and where the ClusterIPs lie. Out: the set declarations as text, and each chain as
-text with a digest that names it. The chains that exist once for each number in use (`lb-3`, `sticky-10800`) come from
-the same templates, one at a time. Never talks to the kernel; knows no Service.
+In: the node's settings, the mark bit, and where the ClusterIPs lie. Out: the set declarations as text, and each chain
+as text with a digest that names it. The chains that exist once for each number in use (`lb-3`, `sticky-10800`) come
+from the same templates, one at a time. Never talks to the kernel; knows no Service.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rulegen.claims import HOOKS
 from rulegen.config import Cidr, Family
 from rulegen.nftables.layout import IP_KEYWORD
-from rulegen.services.model import NodeRouting, PodDetector
+from rulegen.services.model import NodeSettings, PodDetector
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -80,7 +80,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Program:
+class BaseChains:
     """One family's table without its elements. `text` is the whole, `chains` its chains in order."""
 
     family: Family
@@ -89,21 +89,21 @@ class Program:
     chains: Mapping[str, Chain]
 
 
-def render_program(node: NodeRouting, masquerade_bit: int, ranges: tuple[str, ...]) -> Program:
-    """The program for this node. `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`."""
+def render_base_chains(node: NodeSettings, masquerade_bit: int, ranges: tuple[str, ...]) -> BaseChains:
+    """The fixed part for this node. `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`."""
     accepted = accepts_nodeports(node.family, node.nodeport_addresses)
-    return _render_program(node.family, node.detector, node.masquerade_all, masquerade_bit, ranges, accepted)
+    return _render_base_chains(node.family, node.detector, node.masquerade_all, masquerade_bit, ranges, accepted)
 
 
 @lru_cache(maxsize=16)
-def _render_program(
+def _render_base_chains(
     family: Family,
     detector: PodDetector | None,
     masquerade_all: bool,
     masquerade_bit: int,
     ranges: tuple[str, ...],
     accepts_nodeports: str,
-) -> Program:
+) -> BaseChains:
     variables = {
         "ip": IP_KEYWORD[family],
         "accepts_nodeports": accepts_nodeports,
@@ -117,10 +117,10 @@ def _render_program(
         "client_type": _CLIENT_TYPE[family],
         "affinity_size": AFFINITY_SIZE,
     }
-    template = _environment().get_template("program.nft.j2")
-    schema = digest(template.render(variables, schema="").partition("# ---- program ----")[0])
+    template = _environment().get_template("base_chains.nft.j2")
+    schema = digest(template.render(variables, schema="").partition("# ---- chains ----")[0])
     text = template.render(variables, schema=schema)
-    return Program(family, text, schema, {m["name"]: Chain(m["name"], m[0]) for m in _CHAIN.finditer(text)})
+    return BaseChains(family, text, schema, {m["name"]: Chain(m["name"], m[0]) for m in _CHAIN.finditer(text)})
 
 
 # Without known ServiceCIDRs, prefixes around ClusterIPs are no longer than this: nearly every new one lies within.

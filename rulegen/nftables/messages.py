@@ -45,7 +45,7 @@ from rulegen.netlink.messages import (
     text_attribute,
     text_of,
 )
-from rulegen.nftables.layout import Container, Value
+from rulegen.nftables.layout import SetSpec, Value
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
@@ -289,63 +289,63 @@ def with_modulus(expressions: bytes, modulus: int) -> bytes:
     raise ValueError("a rule without numgen")
 
 
-def add_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
+def add_elements(set_spec: SetSpec, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`add element ip rulegen NAME { ... }`; as many as `chunks` gives."""
-    before_key, before_data = _frame(container)
+    before_key, before_data = _frame(set_spec)
     items: list[bytes] = []
     for key, value in entries:
         if value.comment or before_data is None:
-            items += _items(container, key, value)
+            items += _items(set_spec, key, value)
         else:
             items.append(b"".join((before_key, key, before_data, value.data)))
-    return _elements(_NEWSETELEM, REQUEST | _CREATE, container, table, items)
+    return _elements(_NEWSETELEM, REQUEST | _CREATE, set_spec, table, items)
 
 
 @lru_cache(maxsize=128)
-def _frame(container: Container) -> tuple[bytes, bytes | None]:
+def _frame(set_spec: SetSpec) -> tuple[bytes, bytes | None]:
     """What stands before an element's key and before its data, where no comment follows and all have the same length.
 
     Nearly all elements of a large ruleset are of that kind. None in place of the second: these never are.
     """
-    if container.interval or container.is_verdict_map:
+    if set_spec.interval or set_spec.is_verdict_map:
         return b"", None
-    key, data = bytes(container.key_length), bytes(container.data_length)
-    frame = _key(key) + _content(container, Value(data))
+    key, data = bytes(set_spec.key_length), bytes(set_spec.data_length)
+    frame = _key(key) + _content(set_spec, Value(data))
     before_key = frame[: 2 * ATTRIBUTE.size]
     return before_key, frame[len(before_key) + len(key) : len(frame) - len(data)]
 
 
 def add_expiring_element(
-    container: Container, table: str, entry: tuple[bytes, Value], times: tuple[int, int]
+    set_spec: SetSpec, table: str, entry: tuple[bytes, Value], times: tuple[int, int]
 ) -> bytearray:
     """`add element ip rulegen NAME { KEY timeout T expires E : DATA }`; `times` are both, in milliseconds."""
     timeout, expiration = (time.to_bytes(8, "big") for time in times)
-    element = _key(entry[0]) + _content(container, entry[1])
+    element = _key(entry[0]) + _content(set_spec, entry[1])
     element += attribute(_ELEMENT_TIMEOUT, timeout) + attribute(_ELEMENT_EXPIRATION, expiration)
-    return _elements(_NEWSETELEM, REQUEST | _CREATE, container, table, [element])
+    return _elements(_NEWSETELEM, REQUEST | _CREATE, set_spec, table, [element])
 
 
-def delete_elements(container: Container, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
+def delete_elements(set_spec: SetSpec, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`delete element ip rulegen NAME { ... }`; values do not count."""
-    items = [item for key, _ in entries for item in _items(container, key, None)]
-    return _elements(_DELSETELEM, REQUEST, container, table, items)
+    items = [item for key, _ in entries for item in _items(set_spec, key, None)]
+    return _elements(_DELSETELEM, REQUEST, set_spec, table, items)
 
 
-def _elements(kind: int, flags: int, container: Container, table: str, items: list[bytes]) -> bytearray:
-    payload = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, container.name)
+def _elements(kind: int, flags: int, set_spec: SetSpec, table: str, items: list[bytes]) -> bytearray:
+    payload = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, set_spec.name)
     listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, _LIST_ITEM | NESTED) + item for item in items])
     payload += attribute(_ELEMENTS | NESTED, listed)
-    return message(kind, flags, _FAMILY_NUMBERS[container.family], payload)
+    return message(kind, flags, _FAMILY_NUMBERS[set_spec.family], payload)
 
 
-def _items(container: Container, key: bytes, value: Value | None) -> Iterator[bytes]:
+def _items(set_spec: SetSpec, key: bytes, value: Value | None) -> Iterator[bytes]:
     """What one entry is to the kernel; without a value, what must be said to delete it."""
-    content = _content(container, value) if value else b""
-    if not container.interval:
+    content = _content(set_spec, value) if value else b""
+    if not set_spec.interval:
         yield _key(key) + content
         return
-    first, last = key[: container.key_length], key[container.key_length :]
-    if len(container.key) > 1:
+    first, last = key[: set_spec.key_length], key[set_spec.key_length :]
+    if len(set_spec.key) > 1:
         yield _key(first) + _key(last, _ELEMENT_KEY_END) + content
         return
     # One field: a range is its first address and the one after its last, unless that is the last of all.
@@ -360,14 +360,14 @@ def _key(key: bytes, kind: int = _ELEMENT_KEY) -> bytes:
     return attribute(kind | NESTED, attribute(_DATA_VALUE, key))
 
 
-def _content(container: Container, value: Value) -> bytes:
+def _content(set_spec: SetSpec, value: Value) -> bytes:
     """An element's data and comment."""
     content = b""
-    if container.is_verdict_map:
+    if set_spec.is_verdict_map:
         word, chain = value.data.decode().split(" ")
         verdict = attribute(_VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + text_attribute(_VERDICT_CHAIN, chain)
         content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VERDICT | NESTED, verdict))
-    elif container.data:
+    elif set_spec.data:
         content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VALUE, value.data))
     if value.comment:
         text = value.comment.encode() + b"\0"
@@ -406,17 +406,17 @@ def _any_entries(payload: bytes) -> list[tuple[bytes, Value]]:
     return [(element.key, element.value) for element in elements]
 
 
-def _plain_entries(container: Container, payload: bytes) -> list[tuple[bytes, Value]] | None:
+def _plain_entries(set_spec: SetSpec, payload: bytes) -> list[tuple[bytes, Value]] | None:
     """The same where all elements have a key, a value if it is a map of data, and nothing else; None for any other.
 
     Then they are equally long, and their headers are those of the first.
     """
-    if container.is_verdict_map or not payload:
+    if set_spec.is_verdict_map or not payload:
         return None
-    layout = _plain_layout(container.key_length, container.data_length)
+    layout = _plain_layout(set_spec.key_length, set_spec.data_length)
     if len(payload) % layout.size or _LIST_LENGTH.unpack_from(payload)[0] != layout.size:
         return None
-    if not container.data:
+    if not set_spec.data:
         first, _ = next(layout.iter_unpack(payload))
         found = [(key, _EMPTY) for header, key in layout.iter_unpack(payload) if header == first]
     else:
@@ -655,37 +655,35 @@ class Connection:
         tables = (dict(attributes(answer)) for answer in listed)
         return [text_of(parts[_FLOWTABLE_NAME]) for parts in tables if text_of(parts[_FLOWTABLE_TABLE]) == table]
 
-    def entries(self, container: Container, table: str) -> Iterator[tuple[bytes, Value]]:
+    def entries(self, set_spec: SetSpec, table: str) -> Iterator[tuple[bytes, Value]]:
         """The keys and values of a set or map without intervals; much faster than `elements`."""
-        wanted = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, container.name)
-        for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[container.family], wanted):
+        wanted = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, set_spec.name)
+        for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[set_spec.family], wanted):
             for kind, payload in attributes(answer):
                 if kind == _ELEMENTS:
-                    yield from _plain_entries(container, payload) or _any_entries(payload)
+                    yield from _plain_entries(set_spec, payload) or _any_entries(payload)
 
-    def lookup(self, container: Container, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
+    def lookup(self, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
         """Those of `keys`, in a set or map without intervals, that are there."""
         found: list[tuple[bytes, Value]] = []
         position = 0
         while position < len(keys):
             part = keys[position : position + _KEYS_PER_REQUEST]
-            payloads, is_complete = self._get_elements(container, table, part)
-            found += _plain_entries(container, b"".join(payloads)) or _any_entries(b"".join(payloads))
+            payloads, is_complete = self._get_elements(set_spec, table, part)
+            found += _plain_entries(set_spec, b"".join(payloads)) or _any_entries(b"".join(payloads))
             # The kernel answers up to the first that is not there.
             position += len(payloads) + (not is_complete)
         return found
 
-    def _get_elements(self, container: Container, table: str, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
+    def _get_elements(self, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
         """The lists of one element that answer a request for `keys`, and whether there is one for each."""
         self._sequence += 1
-        request = _elements(_GETSETELEM, REQUEST | ACK, container, table, [_key(key) for key in keys])
+        request = _elements(_GETSETELEM, REQUEST | ACK, set_spec, table, [_key(key) for key in keys])
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
         # An answer is as the request: the names of the table and of the set, then the list.
         start = (
-            HEADER.size
-            + 4
-            + len(text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, container.name))
+            HEADER.size + 4 + len(text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, set_spec.name))
         )
         payloads: list[bytes] = []
         while True:

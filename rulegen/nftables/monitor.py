@@ -32,7 +32,7 @@ _OF_OUR_TABLE = struct.pack("=HH", 5 + len(TABLE), 1) + TABLE.encode() + b"\0"
 _BODY = HEADER.size + 4
 
 
-class Intrusion(NamedTuple):
+class ForeignCommit(NamedTuple):
     """Somebody else changed our table, or may have. `by`: the process, as words."""
 
     by: str
@@ -106,9 +106,9 @@ class Monitor:
             self._listen()
             self.has_missed = self.has_missed or self._generation() > before + load.commits
 
-    def read(self) -> list[Intrusion]:
+    def read(self) -> list[ForeignCommit]:
         """What has happened since the last call; does not wait."""
-        found = [Intrusion("another program, while rules were loaded")] if self.has_missed else []
+        found = [ForeignCommit("another program, while rules were loaded")] if self.has_missed else []
         self.has_missed = False
         while True:
             try:
@@ -119,14 +119,14 @@ class Monitor:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self._touched = False
-                found.append(Intrusion("somebody (there was more than could be followed)"))
+                found.append(ForeignCommit("somebody (there was more than could be followed)"))
                 continue
             found += self._intrusions(data)
 
     def _listen(self) -> None:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
 
-    def _intrusions(self, data: bytes) -> Iterator[Intrusion]:
+    def _intrusions(self, data: bytes) -> Iterator[ForeignCommit]:
         offset = 0
         while offset < len(data):
             length, kind, _, _, port = HEADER.unpack_from(data, offset)
@@ -134,7 +134,7 @@ class Monitor:
                 if kind == _NEWGEN:
                     generation, process = _new_generation(data[offset + _BODY : offset + length])
                     if self._touched and generation not in self._own_generations:
-                        yield Intrusion(process)
+                        yield ForeignCommit(process)
                     self._own_generations.discard(generation)
                     self._touched = False
                 elif data.startswith(_OF_OUR_TABLE, offset + _BODY):

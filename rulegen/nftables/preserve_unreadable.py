@@ -17,7 +17,7 @@ from rulegen.services.on_nftables.compiler import Entries
 _UNNAMED = frozenset({"balancers", "hairpin", "cluster-ips", "source-ranges"})
 
 
-class Kept:
+class UnreadableServices:
     """The Services that are kept. It takes no time when there are none, as nearly always."""
 
     def __init__(self, services: Collection[tuple[str, str]] = ()) -> None:
@@ -39,10 +39,10 @@ class Kept:
         return Delta(delta.added, delta.changed, removed)
 
     def _is_kept(self, entry: EntryKey, value: Value) -> bool:
-        container = entry[0]
-        if container.is_chains or container.name in _UNNAMED or self._is_name(value.comment):
+        set_spec = entry[0]
+        if set_spec.is_chains or set_spec.name in _UNNAMED or self._is_name(value.comment):
             return True
-        return (container.family, service_port_of(*entry)) in self._ids
+        return (set_spec.family, service_port_of(*entry)) in self._ids
 
     def _is_name(self, comment: str) -> bool:
         return any(

@@ -1,4 +1,4 @@
-"""Where nft compiles: the program comes in, what the kernel holds of it when nft has loaded it goes out.
+"""Where nft compiles: the fixed part comes in, what the kernel holds of it when nft has loaded it goes out.
 
 nft works in a process of its own and, where that is allowed, in a network namespace of its own, in which there is
 nothing but what it compiles. Where it is not, it works beside everybody's tables, in a table that no packet meets
@@ -12,18 +12,18 @@ from contextlib import AbstractContextManager, closing
 
 from rulegen.config import Family
 from rulegen.errors import HostError, StaleError, printable
-from rulegen.nftables import messages as netlink
-from rulegen.nftables.base_chains import Program
+from rulegen.nftables import messages
+from rulegen.nftables.base_chains import BaseChains
 from rulegen.nftables.layout import IP_KEYWORD, TABLE
 from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError
 from rulegen.nftables.nft_process import NftDiedError, NftProcess, NoNamespaceError
-from rulegen.nftables.rules import WORKBENCH, CompiledChain, CompiledTable, read_workbench, workbench_text
+from rulegen.nftables.rules import SCRATCH_TABLE, CompiledChain, CompiledTable, read_scratch_table, scratch_table_text
 
 _ATTEMPTS = 20
 _NAMED = 4
 
 
-class Workbench:
+class ScratchTable:
     """For one network namespace, that of the thread that calls.
 
     `connection`: a netlink socket there. `own_commit`: what nft commits there within is ours.
@@ -36,10 +36,10 @@ class Workbench:
         self._why_beside: str | None = None
 
     def compile(
-        self, wanted: Mapping[Family, tuple[Program, Collection[str]]]
+        self, wanted: Mapping[Family, tuple[BaseChains, Collection[str]]]
     ) -> dict[Family, tuple[CompiledTable, dict[str, CompiledChain]]]:
-        """Each program with its balance chains of these names. Raises HostError, ApplyError, StaleError."""
-        texts = {family: workbench_text(program, names) for family, (program, names) in wanted.items()}
+        """Each fixed part with its balance chains of these names. Raises HostError, ApplyError, StaleError."""
+        texts = {family: scratch_table_text(base_chains, names) for family, (base_chains, names) in wanted.items()}
         with closing(self._start(wanted)) as nft:
             if self._why_beside is not None:
                 return {family: self._compile_beside(nft, family, text) for family, text in texts.items()}
@@ -95,7 +95,7 @@ class Workbench:
                 try:
                     return _read(self._connection, family)
                 finally:
-                    self._connection.commit([netlink.delete_table(family, WORKBENCH)])
+                    self._connection.commit([messages.delete_table(family, SCRATCH_TABLE)])
             except InterruptedDumpError:
                 continue
             except KernelError as error:
@@ -118,10 +118,10 @@ class Workbench:
         )
 
 
-_OWN = {TABLE, WORKBENCH}
+_OWN = {TABLE, SCRATCH_TABLE}
 
 
 def _read(connection: Connection, family: Family) -> tuple[CompiledTable, dict[str, CompiledChain]]:
-    if connection.table(family, WORKBENCH) is None:
+    if connection.table(family, SCRATCH_TABLE) is None:
         raise HostError(f"nft has not made the table {IP_KEYWORD[family]} {TABLE} that it says it has made")
-    return read_workbench(connection, family)
+    return read_scratch_table(connection, family)

@@ -1,4 +1,4 @@
-"""What of a ruleset concerns some Routes or a packet: live entries and a Compiler come in, a Delta goes out. Pure."""
+"""What of a ruleset concerns some ServicePorts or a packet: live entries come in, a Delta goes out. Pure."""
 
 from __future__ import annotations
 
@@ -16,36 +16,35 @@ from rulegen.nftables.layout import (
     safe_comment,
     service_port_of,
 )
-from rulegen.reconcile import delta as ruleset
-from rulegen.reconcile.delta import Delta
-from rulegen.services.model import RouteKey
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.model import ServicePortKey
 from rulegen.services.on_nftables.compiler import Compiler
 from rulegen.services.simulate import Packet
 
 
-class Scope(NamedTuple):
+class Subset(NamedTuple):
     """What is looked at.
 
-    `families`: whose fixed program. `routes`: the service-ports, also such as have no Route any more. `keys`: further
-    entries.
+    `families`: whose fixed part. `service_ports`: the service-ports, also such as have no ServicePort any more. `keys`:
+    further entries.
     """
 
     families: Collection[Family]
-    routes: Collection[RouteKey]
+    service_ports: Collection[ServicePortKey]
     keys: Collection[EntryKey] = ()
 
 
-def difference(live: Mapping[EntryKey, Value], compiler: Compiler, scope: Scope) -> Delta[EntryKey, Value]:
-    """What `apply` would change within the scope. `compiler` has adopted the ids of `live`."""
-    desired = _desired(compiler, scope)
-    concerned = _Concerned(compiler, scope, {**live, **desired})
+def difference(live: Mapping[EntryKey, Value], compiler: Compiler, subset: Subset) -> Delta[EntryKey, Value]:
+    """What `apply` would change within the subset. `compiler` has adopted the ids of `live`."""
+    desired = _desired(compiler, subset)
+    concerned = _Concerned(compiler, subset, {**live, **desired})
     wanted = compiler.entries()
     found = {
         key: value
         for key, value in live.items()
-        if key in desired or concerned(key, value) or (_is_of_program(key, scope) and key not in wanted)
+        if key in desired or concerned(key, value) or (_is_base_chain(key, subset) and key not in wanted)
     }
-    return ruleset.diff(found, desired)
+    return diff(found, desired)
 
 
 def packet_keys(family: Family, packet: Packet) -> set[EntryKey]:
@@ -61,42 +60,42 @@ def packet_keys(family: Family, packet: Packet) -> set[EntryKey]:
     return keys
 
 
-def _desired(compiler: Compiler, scope: Scope) -> dict[EntryKey, Value]:
+def _desired(compiler: Compiler, subset: Subset) -> dict[EntryKey, Value]:
     entries = compiler.entries()
-    desired = {key: entries[key] for key in scope.keys if key in entries}
-    for family in scope.families:
+    desired = {key: entries[key] for key in subset.keys if key in entries}
+    for family in subset.families:
         chains = LAYOUTS[family].chains
-        names = compiler.programs[family].chains if family in compiler.programs else ()
+        names = compiler.base_chains[family].chains if family in compiler.base_chains else ()
         desired |= {(chains, name.encode()): entries[chains, name.encode()] for name in names}
-    for route in scope.routes:
-        desired |= compiler.route_entries(route)
+    for service_port in subset.service_ports:
+        desired |= compiler.service_port_entries(service_port)
     return desired
 
 
-def _is_of_program(entry: EntryKey, scope: Scope) -> bool:
+def _is_base_chain(entry: EntryKey, subset: Subset) -> bool:
     """A chain, or what somebody has put beside them: packets of anybody may meet it."""
-    return entry[0].is_chains and entry[0].family in scope.families
+    return entry[0].is_chains and entry[0].family in subset.families
 
 
 class _Concerned:
     """Whether a live entry belongs to what is looked at, though it may be wrong or not wanted any more."""
 
-    def __init__(self, compiler: Compiler, scope: Scope, entries: Mapping[EntryKey, Value]) -> None:
-        self._keys = set(scope.keys)
-        self._comments = {(family, safe_comment(str(name))) for name, family in scope.routes}
-        self._ids = {(family, compiler.route_id((name, family))) for name, family in scope.routes}
+    def __init__(self, compiler: Compiler, subset: Subset, entries: Mapping[EntryKey, Value]) -> None:
+        self._keys = set(subset.keys)
+        self._comments = {(family, safe_comment(str(name))) for name, family in subset.service_ports}
+        self._ids = {(family, compiler.service_port_id((name, family))) for name, family in subset.service_ports}
         self._ids -= {(family, 0) for family in Family}
         self._frontends = {
-            (container.family, key)
-            for (container, key), value in entries.items()
-            if container.name == "frontends" and (container.family, value.comment) in self._comments
+            (set_spec.family, key)
+            for (set_spec, key), value in entries.items()
+            if set_spec.name == "frontends" and (set_spec.family, value.comment) in self._comments
         }
 
     def __call__(self, entry: EntryKey, value: Value) -> bool:
-        container, key = entry
-        if entry in self._keys or (container.family, value.comment) in self._comments:
+        set_spec, key = entry
+        if entry in self._keys or (set_spec.family, value.comment) in self._comments:
             return True
-        if container.name == "source-ranges":
-            address = container.key[-1].length
-            return (container.family, key[: container.key_length - address]) in self._frontends
-        return (container.family, service_port_of(container, key)) in self._ids
+        if set_spec.name == "source-ranges":
+            address = set_spec.key[-1].length
+            return (set_spec.family, key[: set_spec.key_length - address]) in self._frontends
+        return (set_spec.family, service_port_of(set_spec, key)) in self._ids

@@ -17,7 +17,7 @@ from rulegen.services.model import Finding, Frontend, FrontendKind, Reason, Traf
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE, rounding_error, slot_counts
 from rulegen.services.reasons import PortReasons
 from rulegen.services.requested import service_subject
-from rulegen.services.store import Cluster
+from rulegen.services.store import Store
 from rulegen.services.weights import SERVICE_ANNOTATION, SLICE_ANNOTATIONS, parse_service_weights
 
 _OWN_ANNOTATIONS = "rulegen.io/"
@@ -29,7 +29,7 @@ class LintInput(NamedTuple):
     `notices`: what was found in the objects before anybody asked what they mean.
     """
 
-    cluster: Cluster
+    store: Store
     services: Sequence[Service]
     unselected: Sequence[Service]
     slices: Sequence[EndpointSlice]
@@ -37,7 +37,7 @@ class LintInput(NamedTuple):
 
 
 class _Checked(NamedTuple):
-    """A Service with what routing says about it; `reasons` is empty for one without frontends."""
+    """A Service with what the store says about it; `reasons` is empty for one without frontends."""
 
     service: Service
     slices: Sequence[EndpointSlice]
@@ -54,12 +54,12 @@ _Found: TypeAlias = Iterator[tuple[Reason, str]]
 
 def lint(given: LintInput) -> list[Finding]:
     """All findings, sorted, each once."""
-    findings = set(given.cluster.findings())
+    findings = set(given.store.findings())
     findings |= {Finding(subject, Reason(mistake), message) for subject, mistake, message in given.notices}
     by_service = _slices_by_service(given.slices)
     for service in given.services:
         key = (service.metadata.namespace, service.metadata.name)
-        checked = _Checked(service, by_service.get(key, ()), given.cluster.reasons(*key))
+        checked = _Checked(service, by_service.get(key, ()), given.store.reasons(*key))
         for check in _CHECKS:
             findings.update(Finding(checked.subject, reason, message) for reason, message in check(checked))
         findings.update(_outside_service_cidrs(given, checked))
@@ -182,7 +182,7 @@ def _unmatched_weights(checked: _Checked) -> _Found:
         return
     try:
         rules = parse_service_weights(checked.service.metadata.annotations)
-    except ValueError:  # routing's own finding
+    except ValueError:  # a finding of the weights' own
         return
     matched = {rule for name in names for rule in rules.matching(name)}
     for rule in rules.rules:
@@ -222,8 +222,10 @@ _CHECKS = (
 
 def _outside_service_cidrs(given: LintInput, checked: _Checked) -> Iterator[Finding]:
     for reasons in checked.reasons:
-        routing = given.cluster.node_routing(reasons.intent.family)
-        networks = [network for cidr in (routing.service_cidrs if routing else ()) if (network := parse_network(cidr))]
+        settings = given.store.node_settings(reasons.intent.family)
+        networks = [
+            network for cidr in (settings.service_cidrs if settings else ()) if (network := parse_network(cidr))
+        ]
         for frontend in reasons.intent.frontends:
             inside = frontend.kind is not FrontendKind.CLUSTER_IP or contains(networks, frontend.address)
             if networks and not inside:

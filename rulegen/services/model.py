@@ -1,7 +1,7 @@
-"""What routing hands on: `Route`s with their `Frontend`s and `Backend`s, and what the node itself contributes.
+"""What a feature of Services hands on: `ServicePort`s with `Frontend`s and `Backend`s, and what the node contributes.
 
-A `Route` is one service-port in one IP family. Its Frontends are what a client connects to; they share its two lists
-of Backends (SVC-26 to SVC-27) and its affinity. Only values: building them is `routing`'s work, turning them into
+A `ServicePort` is one service-port in one IP family. Its Frontends are what a client connects to; they share its two
+lists of Backends (SVC-26 to SVC-27) and its affinity. Only values: building them is `services`' work, turning them into
 entries a target's.
 """
 
@@ -36,8 +36,8 @@ class ServicePortName(NamedTuple):
 class Backend(Struct, frozen=True, order=True, gc=False):
     """An endpoint with its weight (D9), behind a Frontend.
 
-    `address` is canonical; `weight` is 1 to 65535, and 0 only in `Route.draining` and `Route.serving`. `local`: on this
-    node (SVC-20).
+    `address` is canonical; `weight` is 1 to 65535, and 0 only in `ServicePort.draining` and `ServicePort.serving`.
+    `local`: on this node (SVC-20).
     """
 
     address: str
@@ -75,7 +75,7 @@ class Verdict(Enum):
 
 
 class Frontend(Struct, frozen=True, gc=False):
-    """One address, protocol and port that a Service is reached by; the protocol is the Route's.
+    """One address, protocol and port that a Service is reached by; the protocol is the ServicePort's.
 
     `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`). `policy` is the
     internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
@@ -92,30 +92,31 @@ class Frontend(Struct, frozen=True, gc=False):
     allowed_sources: tuple[Cidr, ...] | None = None
 
 
-class Route(Struct, frozen=True, gc=False):
+class ServicePort(Struct, frozen=True, gc=False):
     """A service-port in one family.
 
-    `cluster` and `local` are sorted by `str(backend)` (SVC-22), weights applied (never 0), empty when the spec says
-    that the service-port does not use that list; `local` can hold endpoints that `cluster` lacks (SVC-27).
-    `affinity_timeout`: seconds, or None without session affinity. `frontends`: those that this Route owns (D2),
-    ClusterIP first, then by kind, address and port. `draining`: the endpoints of weight 0 to which affinity records
-    still lead, when there is affinity (D9): those that the lists would hold if their weight were 1. `serving`: the
-    endpoints whose established flows live on (SVC-73, SVC-76), for UDP only, empty for other protocols; no rule depends
-    on it. `health_check_port`: where load balancers ask about the Service, 0 where they do not (SVC-84).
+    `cluster_endpoints` and `local_endpoints` are sorted by `str(backend)` (SVC-22), weights applied (never 0), empty
+    when the spec says that the service-port does not use that list; `local_endpoints` can hold some that
+    `cluster_endpoints` lacks (SVC-27). `affinity_timeout`: seconds, or None without session affinity. `frontends`:
+    those that this ServicePort owns (D2), ClusterIP first, then by kind, address and port. `draining`: the endpoints of
+    weight 0 to which affinity records still lead, when there is affinity (D9): those that the lists would hold if their
+    weight were 1. `serving`: the endpoints whose established flows live on (SVC-73, SVC-76), for UDP only, empty for
+    other protocols; no rule depends on it. `health_check_port`: where load balancers ask about the Service, 0 where
+    they do not (SVC-84).
     """
 
     name: ServicePortName
     family: Family
     frontends: tuple[Frontend, ...]
-    cluster: tuple[Backend, ...]
-    local: tuple[Backend, ...]
+    cluster_endpoints: tuple[Backend, ...]
+    local_endpoints: tuple[Backend, ...]
     affinity_timeout: int | None = None
     draining: tuple[Backend, ...] = ()
     serving: tuple[Backend, ...] = ()
     health_check_port: int = 0
 
 
-RouteKey: TypeAlias = tuple[ServicePortName, Family]
+ServicePortKey: TypeAlias = tuple[ServicePortName, Family]
 
 
 class PodDetector(Struct, frozen=True):
@@ -126,7 +127,7 @@ class PodDetector(Struct, frozen=True):
     interface_prefix: str | None = None
 
 
-class NodeRouting(Struct, frozen=True):
+class NodeSettings(Struct, frozen=True):
     """What the node, not a Service, contributes to one family.
 
     `detector` None: the no-op detector (SVC-48). `nodeport_addresses`: canonical CIDRs, collapsed and sorted, within
@@ -157,15 +158,15 @@ HealthCheckKey: TypeAlias = tuple[ServiceKey, Family]
 
 
 class Changes(NamedTuple):
-    """What differs from what was taken last: Routes and health checks (None: gone), and the node's part by family.
+    """What differs from what was taken last: ServicePorts and health checks (None: gone), the node's part by family.
 
     `findings`, by namespace and name: of each Service with other findings than before, all that it has now, those about
     its EndpointSlices included, sorted; () when none is left, or the Service is gone. `node_findings`: all about the
     Node and the ServiceCIDRs, sorted; None when they are as before.
     """
 
-    routes: dict[RouteKey, Route | None]
-    node: dict[Family, NodeRouting]
+    service_ports: dict[ServicePortKey, ServicePort | None]
+    node: dict[Family, NodeSettings]
     health_checks: dict[HealthCheckKey, HealthCheck | None]
     findings: dict[ServiceKey, tuple[Finding, ...]]
     node_findings: tuple[Finding, ...] | None
@@ -173,7 +174,7 @@ class Changes(NamedTuple):
     def followed_by(self, later: Changes) -> Changes:
         """Both as one; of what is in both, the later."""
         return Changes(
-            self.routes | later.routes,
+            self.service_ports | later.service_ports,
             self.node | later.node,
             self.health_checks | later.health_checks,
             self.findings | later.findings,

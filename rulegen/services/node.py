@@ -1,4 +1,4 @@
-"""The node's own object and configuration come in; what the node contributes to routing goes out (spec §8, §11). Pure.
+"""The node's own object and configuration come in; what the node contributes goes out (spec §8, §11). Pure.
 
 Addresses are those that the Node object states: what is on the host's interfaces is a target's or the agent's to see.
 """
@@ -24,7 +24,7 @@ from rulegen.networks import (
     parse_network,
     split_networks,
 )
-from rulegen.services.model import Finding, NodeRouting, PodDetector, Reason
+from rulegen.services.model import Finding, NodeSettings, PodDetector, Reason
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
@@ -32,7 +32,7 @@ _ADDRESS_TYPES = ("InternalIP", "ExternalIP")
 
 
 class NodeFacts(Struct, frozen=True):
-    """What Routes depend on: own name ("" matches nothing), zone ("" when unknown), address of each family."""
+    """What ServicePorts depend on: own name ("" matches nothing), zone ("" when unknown), address of each family."""
 
     name: str
     zone: str
@@ -54,9 +54,9 @@ def host_addresses(node: Node | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for text in texts if (address := canonical_address(text))))
 
 
-def node_routing(
+def node_settings(
     configuration: NodeConfiguration, node: Node | None, service_cidrs: Iterable[ServiceCIDR]
-) -> dict[Family, NodeRouting]:
+) -> dict[Family, NodeSettings]:
     """The node's part of each configured family."""
     addresses = _family_addresses(configuration, node)
     nodeports = _nodeport_addresses(configuration, addresses)
@@ -64,7 +64,7 @@ def node_routing(
         network for cidr in service_cidrs for text in cidr.spec.cidrs if (network := parse_network(text))
     )
     return {
-        family: NodeRouting(
+        family: NodeSettings(
             family,
             _detector(configuration, node, family),
             configuration.masquerade_all,

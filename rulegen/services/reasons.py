@@ -1,7 +1,7 @@
 """Why an endpoint is in a list or not (spec §3 to §5, D9): slices of a service-port come in, reasons go out. Pure.
 
 Which endpoints are chosen is the word of `selection`; this module asks it, and says only why. It stands beside the way
-to the Routes, never on it.
+to the ServicePorts, never on it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class _Choice(NamedTuple):
     node: NodeFacts
     ready: Sequence[MergedEndpoint]
     hints: HintMode | None
-    cluster: frozenset[Backend]
-    local: frozenset[Backend]
+    cluster_endpoints: frozenset[Backend]
+    local_endpoints: frozenset[Backend]
 
 
 def port_reasons(
@@ -121,13 +121,13 @@ def _choose(intent: PortIntent, weighted: list[MergedEndpoint], node: NodeFacts)
     selection = select(weighted, intent.uses_cluster, intent.uses_local, node.name, node.zone)
     ready = [endpoint for endpoint in weighted if endpoint.ready]
     hints = hint_mode(ready, node.name, node.zone)
-    return _Choice(node, ready, hints, frozenset(selection.cluster), frozenset(selection.local))
+    return _Choice(node, ready, hints, frozenset(selection.cluster_endpoints), frozenset(selection.local_endpoints))
 
 
 def _cluster_reason(intent: PortIntent, choice: _Choice) -> str:
     if not intent.uses_cluster:
         return "not used: internal policy Local and nothing external (SVC-16)"
-    if not choice.cluster:
+    if not choice.cluster_endpoints:
         return "nobody is ready, nor terminating and still serving (SVC-29)"
     if not choice.ready:
         return "nobody is ready: those that terminate and still serve (SVC-26)"
@@ -156,7 +156,7 @@ def _ignored_hints(choice: _Choice) -> str:
 def _local_reason(intent: PortIntent, choice: _Choice) -> str:
     if not intent.uses_local:
         return "not used: no policy Local is in effect (SVC-16)"
-    if not choice.local:
+    if not choice.local_endpoints:
         return "nobody on this node is ready, nor terminating and still serving (SVC-27)"
     if not any(endpoint.backend.local for endpoint in choice.ready):
         return "nobody on this node is ready: those on it that terminate and still serve (SVC-27)"
@@ -168,8 +168,8 @@ def _endpoint(intent: PortIntent, item: _Listed, winner: _Listed, choice: _Choic
     excluded = _excluded(item, winner)
     cluster = local = excluded
     if not excluded:
-        cluster = "" if backend in choice.cluster else _not_in_cluster(intent, item, choice)
-        local = "" if backend in choice.local else _not_in_local(intent, item)
+        cluster = "" if backend in choice.cluster_endpoints else _not_in_cluster(intent, item, choice)
+        local = "" if backend in choice.local_endpoints else _not_in_local(intent, item)
     return EndpointReasons(backend, item.slice.name, item.source.target, item.source.node, cluster, local)
 
 

@@ -1,7 +1,7 @@
 """A Service comes in, what it asks for goes out: for each service-port and family, Frontends and the lists they use.
 
-Nothing here looks at endpoints or at other Services: Frontends say BALANCE until `routes` knows better, and may turn
-out to belong to somebody else (`ownership`).
+Nothing here looks at endpoints or at other Services: Frontends say BALANCE until `service_ports` knows better, and may
+turn out to belong to somebody else (`ownership`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PortIntent(Struct, frozen=True, gc=False):
 
 
 class ServiceIntent(Struct, frozen=True, gc=False):
-    """What a Service asks for. `created`: seconds since the epoch, infinite when unknown. See `Route` for the rest."""
+    """What a Service asks for. `created`: seconds since the epoch, infinite when unknown. Else as in `ServicePort`."""
 
     key: ServiceKey
     created: float

@@ -13,8 +13,8 @@ from rulegen.services.model import Backend
 class Selection(NamedTuple):
     """The Cluster and the Local list, empty when not used; whether there is any endpoint (SVC-29)."""
 
-    cluster: tuple[Backend, ...]
-    local: tuple[Backend, ...]
+    cluster_endpoints: tuple[Backend, ...]
+    local_endpoints: tuple[Backend, ...]
     has_any: bool
 
 
@@ -24,13 +24,13 @@ def select(
     """Applies SVC-25 to SVC-33 to endpoints that have weight; order is kept."""
     usable = [endpoint for endpoint in endpoints if endpoint.ready or endpoint.draining]
     ready = [endpoint for endpoint in usable if endpoint.ready]
-    cluster = (allowed_by_hints(ready, node_name, zone) or usable) if uses_cluster else ()
+    everywhere = (allowed_by_hints(ready, node_name, zone) or usable) if uses_cluster else ()
     local: Sequence[MergedEndpoint] = ()
     if uses_local:
         local = [endpoint for endpoint in ready if endpoint.backend.local] or [
             endpoint for endpoint in usable if endpoint.backend.local
         ]
-    return Selection(_backends(cluster), _backends(local), bool(usable))
+    return Selection(_backends(everywhere), _backends(local), bool(usable))
 
 
 class HintMode(Enum):

@@ -1,4 +1,4 @@
-"""A packet and the Routes come in; what becomes of the packet goes out, with the rules of the spec that decided.
+"""A packet and the ServicePorts come in; what becomes of the packet goes out, with the rules of the spec that decided.
 
 It follows the first packet of a connection in the order that every target keeps: source ranges, then the choice of a
 Frontend and its endpoints, then the verdicts on where the packet is going by then (SVC-38, SVC-51, SVC-64, SVC-67). It
@@ -22,9 +22,9 @@ from rulegen.services.model import (
     Backend,
     Frontend,
     FrontendKind,
-    NodeRouting,
+    NodeSettings,
     PodDetector,
-    Route,
+    ServicePort,
     TrafficPolicy,
     Verdict,
 )
@@ -141,16 +141,16 @@ class Outcome(Struct, frozen=True):
 
 
 class Match(NamedTuple):
-    """A Frontend with the Route that it belongs to."""
+    """A Frontend with the ServicePort that it belongs to."""
 
-    route: Route
+    service_port: ServicePort
     frontend: Frontend
 
     def __str__(self) -> str:
         """The Frontend and whose it is, in words."""
         frontend = self.frontend
         what = frontend.kind.value + (f" {frontend.address}" if frontend.address else "")
-        return f"{what} port {frontend.port}/{self.route.name.protocol} of {self.route.name}"
+        return f"{what} port {frontend.port}/{self.service_port.name.protocol} of {self.service_port.name}"
 
 
 class Treatment(NamedTuple):
@@ -166,7 +166,7 @@ class Treatment(NamedTuple):
 
 
 class Frontends(Protocol):
-    """The Frontends of one family's Routes, by what a packet says."""
+    """The Frontends of one family's ServicePorts, by what a packet says."""
 
     def by_address(self, address: str, port: int, protocol: str) -> Match | None:
         """The ClusterIP, externalIP or VIP."""
@@ -184,11 +184,11 @@ class Frontends(Protocol):
 class FrontendIndex:
     """`Frontends` that never change."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, service_ports: Iterable[ServicePort]) -> None:
         self._matches = {
-            (frontend.address, frontend.port, route.name.protocol): Match(route, frontend)
-            for route in routes
-            for frontend in route.frontends
+            (frontend.address, frontend.port, service_port.name.protocol): Match(service_port, frontend)
+            for service_port in service_ports
+            for frontend in service_port.frontends
         }
         self._cluster_ips = {
             match.frontend.address for match in self._matches.values() if match.frontend.kind is FrontendKind.CLUSTER_IP
@@ -220,21 +220,21 @@ class _Node(Struct, frozen=True):
     """Where a packet is followed."""
 
     index: Frontends
-    routing: NodeRouting
+    settings: NodeSettings
     addresses: Collection[str]
 
     def owns(self, address: str) -> bool:
         return address in self.addresses or is_loopback(address)
 
 
-def follow(index: Frontends, routing: NodeRouting, node_addresses: Collection[str], packet: Packet) -> Outcome:
+def follow(index: Frontends, settings: NodeSettings, node_addresses: Collection[str], packet: Packet) -> Outcome:
     """What becomes of a packet on a node whose interfaces have `node_addresses` (canonical; loopback is implied).
 
     Everything is of one family; ValueError when the packet's addresses are not.
     """
-    if {family_of(packet.source), family_of(packet.destination)} != {routing.family}:
-        raise ValueError(f"{packet.source} and {packet.destination} are not both {routing.family.value}")
-    node = _Node(index, routing, node_addresses)
+    if {family_of(packet.source), family_of(packet.destination)} != {settings.family}:
+        raise ValueError(f"{packet.source} and {packet.destination} are not both {settings.family.value}")
+    node = _Node(index, settings, node_addresses)
     origin = _origin(node, packet)
     addressed = index.by_address(packet.destination, packet.port, packet.protocol)
     if addressed and not _allowed(addressed.frontend.allowed_sources, packet.source):
@@ -243,35 +243,35 @@ def follow(index: Frontends, routing: NodeRouting, node_addresses: Collection[st
     dispatched = _dispatch(node, packet, addressed)
     if dispatched is None:
         return _undispatched(node, packet, origin, addressed)
-    chosen = _choose(dispatched, routing, _is_detected(routing.detector, packet), origin)
+    chosen = _choose(dispatched, settings, _is_detected(settings.detector, packet), origin)
     if not chosen.backends:
         return _undispatched(node, packet, origin, dispatched)
     reasons = (str(dispatched), chosen.reason)
     return Outcome(Fate.BALANCED, reasons, origin, dispatched, _deliveries(node, packet, chosen), chosen.masquerade)
 
 
-def is_refused(index: Frontends, routing: NodeRouting, node_addresses: Collection[str], packet: Packet) -> bool:
+def is_refused(index: Frontends, settings: NodeSettings, node_addresses: Collection[str], packet: Packet) -> bool:
     """Whether a packet that `follow` would follow ends REJECTED or DROPPED, without asking to whom it may go else."""
-    node = _Node(index, routing, node_addresses)
+    node = _Node(index, settings, node_addresses)
     addressed = index.by_address(packet.destination, packet.port, packet.protocol)
     if addressed and not _allowed(addressed.frontend.allowed_sources, packet.source):
         return True
     dispatched = _dispatch(node, packet, addressed)
     if dispatched is not None:
         origin = _origin(node, packet)
-        if _choose(dispatched, routing, _is_detected(routing.detector, packet), origin).backends:
+        if _choose(dispatched, settings, _is_detected(settings.detector, packet), origin).backends:
             return False
     return _verdict(node, packet).fate is not Fate.UNTOUCHED
 
 
-def treat(match: Match, routing: NodeRouting, origin: Origin) -> Treatment:
+def treat(match: Match, settings: NodeSettings, origin: Origin) -> Treatment:
     """What becomes of packets from one kind of source to a Frontend, source ranges apart.
 
     A pod that cannot be told from others (`routing.detector` is None) is treated as what is outside.
     """
     if _has_endpoints(match):
-        detected = origin is Origin.POD and routing.detector is not None
-        chosen = _choose(match, routing, detected, origin)
+        detected = origin is Origin.POD and settings.detector is not None
+        chosen = _choose(match, settings, detected, origin)
         if chosen.backends:
             return Treatment(Decision(Fate.BALANCED, chosen.reason), chosen.is_local, chosen.masquerade)
     return Treatment(_without_endpoints(match) or Decision(Fate.UNTOUCHED, _NO_SERVICE))
@@ -280,7 +280,7 @@ def treat(match: Match, routing: NodeRouting, origin: Origin) -> Treatment:
 def _origin(node: _Node, packet: Packet) -> Origin:
     if node.owns(packet.source):
         return Origin.NODE
-    return Origin.POD if _is_detected(node.routing.detector, packet) else Origin.OUTSIDE
+    return Origin.POD if _is_detected(node.settings.detector, packet) else Origin.OUTSIDE
 
 
 def _is_detected(detector: PodDetector | None, packet: Packet) -> bool:
@@ -317,31 +317,39 @@ def _accepts_node_ports(node: _Node, address: str) -> bool:
     return (
         address in node.addresses
         and not is_loopback(address)
-        and contains(_networks(node.routing.nodeport_addresses), address)
+        and contains(_networks(node.settings.nodeport_addresses), address)
     )
 
 
-def _choose(match: Match, routing: NodeRouting, detected: bool, origin: Origin) -> _List:
+def _choose(match: Match, settings: NodeSettings, detected: bool, origin: Origin) -> _List:
     """The list and the masquerading of spec §7, hairpin apart."""
-    route, frontend = match
+    service_port, frontend = match
     if frontend.kind is FrontendKind.CLUSTER_IP:
-        return _choose_internal(match, routing, detected)
+        return _choose_internal(match, settings, detected)
     if frontend.policy is TrafficPolicy.CLUSTER:
-        return _List(route.cluster, True, "external policy Cluster: all endpoints, masqueraded (SVC-42)")
+        return _List(
+            service_port.cluster_endpoints, True, "external policy Cluster: all endpoints, masqueraded (SVC-42)"
+        )
     if detected:
-        return _List(route.cluster, False, "external policy Local, from a pod: all endpoints (SVC-43a)")
+        return _List(
+            service_port.cluster_endpoints, False, "external policy Local, from a pod: all endpoints (SVC-43a)"
+        )
     if origin is Origin.NODE:
-        return _List(route.cluster, True, "external policy Local, from this node: all, masqueraded (SVC-43b)")
-    return _List(route.local, False, "external policy Local: this node's endpoints, source kept (SVC-43c)", True)
+        return _List(
+            service_port.cluster_endpoints, True, "external policy Local, from this node: all, masqueraded (SVC-43b)"
+        )
+    return _List(
+        service_port.local_endpoints, False, "external policy Local: this node's endpoints, source kept (SVC-43c)", True
+    )
 
 
-def _choose_internal(match: Match, routing: NodeRouting, detected: bool) -> _List:
+def _choose_internal(match: Match, settings: NodeSettings, detected: bool) -> _List:
     local = match.frontend.policy is TrafficPolicy.LOCAL
-    backends = match.route.local if local else match.route.cluster
+    backends = match.service_port.local_endpoints if local else match.service_port.cluster_endpoints
     whose = "this node's endpoints" if local else "all endpoints"
-    if routing.masquerade_all:
+    if settings.masquerade_all:
         return _List(backends, True, f"ClusterIP: {whose} (SVC-41); masqueradeAll (SVC-45)", local)
-    if routing.detector is not None and not detected:
+    if settings.detector is not None and not detected:
         return _List(backends, True, f"ClusterIP, not from a pod: {whose} (SVC-41), masqueraded (spec §7)", local)
     return _List(backends, False, f"ClusterIP: {whose} (SVC-41)", local)
 
@@ -409,7 +417,7 @@ def _unused(node: _Node, address: str) -> Decision | None:
     """SVC-67, for packets sent or forwarded by the node."""
     if node.index.is_cluster_ip(address):
         return Decision(Fate.REJECTED, f"{address} is a ClusterIP without this port (SVC-67)")
-    if contains(_networks(node.routing.service_cidrs), address):
+    if contains(_networks(node.settings.service_cidrs), address):
         return Decision(Fate.DROPPED, f"{address} is in a ServiceCIDR, of no Service (SVC-67)")
     return None
 

@@ -1,7 +1,7 @@
-"""Objects come in one by one, Routes and what changed among them go out. The only thing in `routing` with a memory.
+"""Objects come in one by one, changed ServicePorts go out. The only thing in `services` with a memory.
 
 The cost of a change is that of the Service it concerns, and of those that share a Frontend with it; only what every
-Route depends on (the node's zone and addresses) recompiles all. Compiling waits until somebody asks for a result.
+ServicePort depends on (the node's zone and addresses) recompiles all. Compiling waits until somebody asks for a result.
 """
 
 from __future__ import annotations
@@ -12,8 +12,17 @@ from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.services.endpoints import JoinedSlices, SliceDigest, digest_slice
 from rulegen.services.health_checks import HealthChecks, health_checks
-from rulegen.services.model import Changes, Finding, NodeRouting, Reason, Route, RouteKey, ServiceKey, bounded
-from rulegen.services.node import node_facts, node_findings, node_routing
+from rulegen.services.model import (
+    Changes,
+    Finding,
+    NodeSettings,
+    Reason,
+    ServiceKey,
+    ServicePort,
+    ServicePortKey,
+    bounded,
+)
+from rulegen.services.node import node_facts, node_findings, node_settings
 from rulegen.services.ownership import Ownership
 from rulegen.services.reasons import PortReasons, port_reasons
 from rulegen.services.requested import PortIntent, ServiceIntent, read_service, service_subject
@@ -29,7 +38,7 @@ _LARGE = 2000
 _NO_SLICES = JoinedSlices(())
 
 
-class Cluster:
+class Store:
     """The cluster as one node sees it."""
 
     def __init__(self, configuration: NodeConfiguration) -> None:
@@ -43,16 +52,16 @@ class Cluster:
         self._slices: dict[tuple[str, str], SliceDigest] = {}
         self._slices_of: dict[ServiceKey, dict[str, SliceDigest]] = {}
         self._pending: set[ServiceKey] = set()
-        self._routes: dict[ServiceKey, dict[RouteKey, Route]] = {}
+        self._service_ports: dict[ServiceKey, dict[ServicePortKey, ServicePort]] = {}
         # The Services that have thousands of entries, and about how many; for reading.
         self.large: dict[ServiceKey, int] = {}
         # Of Services that have any; and what they were, of those compiled since they were taken last.
         self._findings: dict[ServiceKey, tuple[Finding, ...]] = {}
         self._findings_before: dict[ServiceKey, tuple[Finding, ...]] = {}
-        self._before: dict[RouteKey, Route | None] = {}
+        self._before: dict[ServicePortKey, ServicePort | None] = {}
         self._health_checks = HealthChecks()
-        self._node_routing = node_routing(configuration, None, ())
-        self._node_before: dict[Family, NodeRouting] = {}
+        self._node_settings = node_settings(configuration, None, ())
+        self._node_before: dict[Family, NodeSettings] = {}
         self._node_findings = self._find_node_findings()
         self._node_findings_before: tuple[Finding, ...] | None = None
 
@@ -138,30 +147,36 @@ class Cluster:
     def take_changes(self) -> Changes:
         """What differs from what was taken last, sorted by key; the first time, everything."""
         self._compile_pending()
-        routes: dict[RouteKey, Route | None] = {}
+        service_ports: dict[ServicePortKey, ServicePort | None] = {}
         for key in sorted(self._before, key=_sort_key):
             name = key[0]
-            after = self._routes.get((name.namespace, name.name), {}).get(key)
+            after = self._service_ports.get((name.namespace, name.name), {}).get(key)
             if after != self._before[key]:
-                routes[key] = after
+                service_ports[key] = after
         self._before = {}
         node = {
-            family: routing
-            for family, routing in self._node_routing.items()
-            if routing != self._node_before.get(family)
+            family: settings
+            for family, settings in self._node_settings.items()
+            if settings != self._node_before.get(family)
         }
-        self._node_before = self._node_routing
-        return Changes(routes, node, self._health_checks.take(), self._take_findings(), self._take_node_findings())
+        self._node_before = self._node_settings
+        return Changes(
+            service_ports, node, self._health_checks.take(), self._take_findings(), self._take_node_findings()
+        )
 
-    def routes(self) -> list[Route]:
-        """All Routes, sorted by name and family."""
+    def service_ports(self) -> list[ServicePort]:
+        """All ServicePorts, sorted by name and family."""
         self._compile_pending()
-        merged = {key: route for routes in self._routes.values() for key, route in routes.items()}
+        merged = {
+            key: service_port
+            for service_ports in self._service_ports.values()
+            for key, service_port in service_ports.items()
+        }
         return [merged[key] for key in sorted(merged, key=_sort_key)]
 
-    def node_routing(self, family: Family) -> NodeRouting | None:
+    def node_settings(self, family: Family) -> NodeSettings | None:
         """The node's part of a family; None for a family that is not configured."""
-        return self._node_routing.get(family)
+        return self._node_settings.get(family)
 
     def service(self, namespace: str, name: str) -> Service | None:
         """A Service as it is now; None for one that is not for this proxy, or not known."""
@@ -204,7 +219,7 @@ class Cluster:
         return read_service(service, self._configuration.families, self._facts.addresses, weights)
 
     def _read_node(self) -> None:
-        self._node_routing = node_routing(self._configuration, self._node, self._service_cidrs.values())
+        self._node_settings = node_settings(self._configuration, self._node, self._service_cidrs.values())
         self._node_findings = self._find_node_findings()
 
     def _find_node_findings(self) -> tuple[Finding, ...]:
@@ -242,16 +257,16 @@ class Cluster:
         findings: list[Finding] = []
         for digest in slices:
             findings += digest.findings
-        routes: dict[RouteKey, Route] = {}
+        service_ports: dict[ServicePortKey, ServicePort] = {}
         if intent is not None:
-            routes, found = self._compile_ports(intent, joined)
+            service_ports, found = self._compile_ports(intent, joined)
             findings += (*intent.findings, *bounded(found))
-        before = self._routes.pop(key, {})
-        for route_key in (*before, *routes):
-            self._before.setdefault(route_key, before.get(route_key))
-        if routes:
-            self._routes[key] = routes
-        size = _size(routes.values())
+        before = self._service_ports.pop(key, {})
+        for service_port_key in (*before, *service_ports):
+            self._before.setdefault(service_port_key, before.get(service_port_key))
+        if service_ports:
+            self._service_ports[key] = service_ports
+        size = _size(service_ports.values())
         if size >= _LARGE:
             self.large[key] = size
         else:
@@ -261,9 +276,9 @@ class Cluster:
 
     def _compile_ports(
         self, intent: ServiceIntent, slices: Mapping[Family, JoinedSlices]
-    ) -> tuple[dict[RouteKey, Route], list[Finding]]:
+    ) -> tuple[dict[ServicePortKey, ServicePort], list[Finding]]:
         findings: list[Finding] = []
-        routes: dict[RouteKey, Route] = {}
+        service_ports: dict[ServicePortKey, ServicePort] = {}
         room = MAX_ENDPOINTS
         for port in intent.ports:
             owned = self._owned(intent.key, port, findings)
@@ -273,8 +288,8 @@ class Cluster:
                 if room < 0:
                     findings.append(_too_many_endpoints(intent.key, port))
                     listed = _NO_SLICES
-                routes[port.name, port.family] = compile_port(intent, owned, listed, self._facts)
-        return routes, findings
+                service_ports[port.name, port.family] = compile_port(intent, owned, listed, self._facts)
+        return service_ports, findings
 
     def _slices_by_name(self, key: ServiceKey) -> list[SliceDigest]:
         """A Service's slices by name."""
@@ -307,16 +322,16 @@ def _too_many_endpoints(key: ServiceKey, port: PortIntent) -> Finding:
     return Finding(service_subject(key), Reason.TOO_MANY_ENDPOINTS, message)
 
 
-def _size(routes: Iterable[Route]) -> int:
+def _size(service_ports: Iterable[ServicePort]) -> int:
     """About how many entries a Service has."""
     return sum(
-        len(route.cluster)
-        + len(route.local)
-        + len(route.draining)
-        + sum(1 + len(frontend.allowed_sources or ()) for frontend in route.frontends)
-        for route in routes
+        len(service_port.cluster_endpoints)
+        + len(service_port.local_endpoints)
+        + len(service_port.draining)
+        + sum(1 + len(frontend.allowed_sources or ()) for frontend in service_port.frontends)
+        for service_port in service_ports
     )
 
 
-def _sort_key(key: RouteKey) -> tuple[tuple[str, ...], str]:
+def _sort_key(key: ServicePortKey) -> tuple[tuple[str, ...], str]:
     return key[0], key[1].value

@@ -46,7 +46,7 @@ def _on_nftables() -> Iterator[tuple[Family, bool]]:
 
     with Kernel() as kernel:
         live = kernel.read()
-    altered = {container.family for (container, _), value in live.entries.items() if value == ALTERED}
+    altered = {set_spec.family for (set_spec, _), value in live.entries.items() if value == ALTERED}
     serving = {family for family, _ in names_in(live.entries)}
     for family, table in live.tables.items():
         is_whole = table.schema and table.fingerprints.keys() - {SETS} <= table.declarations.keys()
@@ -55,12 +55,12 @@ def _on_nftables() -> Iterator[tuple[Family, bool]]:
 
 
 def _on_iptables() -> Iterator[tuple[Family, bool]]:
-    from rulegen.iptables import binaries as programs
+    from rulegen.iptables import binaries
     from rulegen.iptables.base_chains import NAT, EntryKey
     from rulegen.iptables.kernel import Kernel
     from rulegen.iptables.transaction import REMARK
 
-    for variant in filter(programs.installed, programs.Variant):
+    for variant in filter(binaries.installed, binaries.Variant):
         entries = Kernel(variant).read()
         for family in Family:
             starts = [EntryKey(family, NAT, chain) for chain in ("PREROUTING", "OUTPUT")]

@@ -9,16 +9,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import ApplyError, TargetError
 from rulegen.iptables.base_chains import Entries, EntryKey, Rules
-from rulegen.iptables.diff_text import count, describe
+from rulegen.iptables.diff_text import count, diff_text
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.preserve_unreadable import find_services
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import REMARK, Step, plan
-from rulegen.reconcile import delta as ruleset
-from rulegen.reconcile.delta import Delta
-from rulegen.services.model import NodeRouting, Route, RouteKey, ServiceKey
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
 from rulegen.services.on_iptables.compiler import Compiler
-from rulegen.targets.model import RouteChange, RuleCount, ShownChange, shown_change
+from rulegen.targets.model import RuleCount, ServicePortChange, ShownChange, shown_change
 
 
 class LiveIptables:
@@ -60,16 +59,16 @@ class LiveIptables:
             self._total[key.family, key.table] += len(rules)
 
     def update(
-        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
-    ) -> tuple[Delta[EntryKey, Rules], dict[RouteKey, TargetError]]:
+        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
+    ) -> tuple[Delta[EntryKey, Rules], dict[ServicePortKey, TargetError]]:
         """See `LiveRules`."""
-        return self._compiler.update(routes, nodes)
+        return self._compiler.update(service_ports, nodes)
 
     def difference(self) -> Delta[EntryKey, Rules]:
         """See `LiveRules`."""
         desired = self._compiler.entries()
         self._live = dict(adopt_wording(self._live, desired))
-        return ruleset.diff(self._live, desired)
+        return diff(self._live, desired)
 
     def check(self, delta: Delta[EntryKey, Rules]) -> None:
         """Has each restore tested. Raises ApplyError."""
@@ -85,7 +84,9 @@ class LiveIptables:
             raise
         self._note(delta)
 
-    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
+    def accepts(
+        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
+    ) -> None:
         """See `LiveRules`; commits them: legacy iptables asks the kernel only about rules that stay."""
         others = {key: change for key, change in pending.items() if key not in suspects}
         self._compiler.update({key: change.before for key, change in others.items()})
@@ -137,6 +138,6 @@ class LiveIptables:
 
 def shown_changes(delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
     """A Delta in words."""
-    for line in describe(delta):
+    for line in diff_text(delta):
         place = {"family": line.family, "name": line.table, "key": line.chain}
         yield shown_change(line.sign, str(line), place, (line.before, line.after), line.service)

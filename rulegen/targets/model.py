@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import InputError, TargetError
 from rulegen.reconcile.delta import Delta
-from rulegen.services.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.services.store import Cluster
+from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
+from rulegen.services.store import Store
 
 # What an entry is only its target knows.
 AnyDelta: TypeAlias = Delta[Any, Any]
@@ -84,11 +84,11 @@ class Applied(NamedTuple):
 Show = Callable[[Difference], None]
 
 
-class RouteChange(NamedTuple):
-    """A Route as it is in force and as it is wanted; None: there is none."""
+class ServicePortChange(NamedTuple):
+    """A ServicePort as it is in force and as it is wanted; None: there is none."""
 
-    before: Route | None
-    after: Route | None
+    before: ServicePort | None
+    after: ServicePort | None
 
 
 class RuleCount(NamedTuple):
@@ -113,9 +113,9 @@ class LiveRules(Protocol):
         ...
 
     def update(
-        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
-    ) -> tuple[AnyDelta, dict[RouteKey, TargetError]]:
-        """Takes what is wanted now; what that changes, and the Routes that cannot be expressed and stay as they are."""
+        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
+    ) -> tuple[AnyDelta, dict[ServicePortKey, TargetError]]:
+        """Takes what is wanted now; what that changes, and the ServicePorts that cannot be expressed."""
         ...
 
     def difference(self) -> AnyDelta:
@@ -133,8 +133,10 @@ class LiveRules(Protocol):
         """
         ...
 
-    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
-        """Raises ApplyError if the kernel does not take `suspects` among the Routes that are not in force yet.
+    def accepts(
+        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
+    ) -> None:
+        """Raises ApplyError if the kernel does not take `suspects` among the ServicePorts that are not in force yet.
 
         What it does take may be in force afterwards.
         """
@@ -160,19 +162,19 @@ class LiveRules(Protocol):
 class Target(Protocol):
     """Rules of one kind on this host; all errors are RulegenErrors."""
 
-    def render(self, cluster: Cluster, configuration: NodeConfiguration) -> Iterator[str]:
+    def render(self, store: Store, configuration: NodeConfiguration) -> Iterator[str]:
         """The whole ruleset as lines with their ends; never touches the host."""
         ...
 
-    def compare(self, cluster: Cluster, configuration: NodeConfiguration) -> Difference:
+    def compare(self, store: Store, configuration: NodeConfiguration) -> Difference:
         """With the kernel."""
         ...
 
-    def compare_file(self, cluster: Cluster, configuration: NodeConfiguration, path: str) -> Difference:
+    def compare_file(self, store: Store, configuration: NodeConfiguration, path: str) -> Difference:
         """With a file that `render` wrote; never touches the host."""
         ...
 
-    def apply(self, cluster: Cluster, configuration: NodeConfiguration, show: Show, *, dry_run: bool) -> Applied:
+    def apply(self, store: Store, configuration: NodeConfiguration, show: Show, *, dry_run: bool) -> Applied:
         """Makes the kernel's rules equal to the compiled ones.
 
         `show` gets the plan before it is carried out. `dry_run`: the kernel only checks it.

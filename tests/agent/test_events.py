@@ -12,11 +12,11 @@ import pytest
 
 from rulegen.agent.observers.events import EventRecorder, EventType, FindingEvents, Pace, ServiceReference
 from rulegen.kube.api import connect
-from rulegen.services.store import Cluster
+from rulegen.services.store import Store
 from tests.agent.running import wait_until
 from tests.apiserver import EVENT, ApiServer
 from tests.apiserver.faults import Answer, Hang
-from tests.builders import cluster, endpoint_slice, node, service
+from tests.builders import endpoint_slice, node, service, store
 from tests.patience import patience
 
 WEB = ServiceReference("default", "web", "uid-1")
@@ -258,24 +258,24 @@ def test_notes_are_safe_and_short(server: ApiServer, start: Start, note: str, ex
     sent(server, expected)
 
 
-# Of what routing finds.
+# Of what the store finds.
 
 
 class Owners:
     """A cluster whose findings become Events."""
 
-    def __init__(self, recorder: EventRecorder, made: Cluster) -> None:
-        self.cluster = made
+    def __init__(self, recorder: EventRecorder, made: Store) -> None:
+        self.store = made
         self._events = FindingEvents(recorder, made.service)
 
     def take(self) -> None:
-        self._events.take(self.cluster.take_changes().findings)
+        self._events.take(self.store.take_changes().findings)
 
 
 def test_owners_are_told_what_they_can_do_something_about(server: ApiServer, start: Start) -> None:
     owners = Owners(
         start(),
-        cluster(
+        store(
             service("a", ["10.96.0.1"], vips=["192.0.2.1"], ranges=["fd00::/8", "bad"]),
             service("b", ["10.96.0.2"], external_ips=["192.0.2.1", "nonsense"], created="2020-01-01T00:00:00Z"),
             service("c", ["10.96.0.3"], external_ips=["2001:db8::1"]),
@@ -296,20 +296,20 @@ def test_owners_are_told_what_they_can_do_something_about(server: ApiServer, sta
 
 def test_a_finding_is_told_when_it_appears_and_not_with_each_change(server: ApiServer, start: Start) -> None:
     old = service("b", ["10.96.0.2"], vips=["192.0.2.1"], created="2020-01-01T00:00:00Z")
-    owners = Owners(start(), cluster(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"])))
+    owners = Owners(start(), store(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"])))
     owners.take()
-    owners.cluster.set_service(old)
+    owners.store.set_service(old)
     owners.take()
     sent(server, "load-balancer VIP 192.0.2.1 port 80/TCP belongs to default/b (D2)")
-    owners.cluster.set_service(service("a", ["10.96.0.1"], vips=["192.0.2.1"], annotations={"rulegen.io/weights": "?"}))
+    owners.store.set_service(service("a", ["10.96.0.1"], vips=["192.0.2.1"], annotations={"rulegen.io/weights": "?"}))
     owners.take()
     wait_until(lambda: len(notes(server)) == 2)
     assert server.events[1]["reason"] == "MalformedWeight"
-    owners.cluster.remove_service("default", "b")
+    owners.store.remove_service("default", "b")
     owners.take()
-    owners.cluster.remove_service("default", "a")
+    owners.store.remove_service("default", "a")
     owners.take()
-    owners.cluster.set_service(old)
+    owners.store.set_service(old)
     owners.take()
     time.sleep(0.2)
     assert server.count(EVENT, "create", 201) == 2
@@ -319,6 +319,6 @@ def test_a_finding_is_told_when_it_appears_and_not_with_each_change(server: ApiS
 def test_the_uid_is_the_services_own(server: ApiServer, start: Start) -> None:
     item = service("a", external_ips=["?"])
     named = msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, uid="of-this-one"))
-    Owners(start(), cluster(named)).take()
+    Owners(start(), store(named)).take()
     wait_until(lambda: len(notes(server)) == 1)
     assert server.events[0]["regarding"]["uid"] == "of-this-one"

@@ -22,7 +22,7 @@ from rulegen.kube.objects import Node, NodeSpec, Taint
 from rulegen.networks import MATCH_ALL
 from rulegen.services.model import HealthCheck, HealthCheckKey, ServiceKey
 from tests.agent.asking import ask, is_open
-from tests.builders import cluster, draining, endpoint, endpoint_slice, node, service
+from tests.builders import draining, endpoint, endpoint_slice, node, service, store
 
 V4, V6 = Family.IPV4, Family.IPV6
 EVERYWHERE = {family: (cidr,) for family, cidr in MATCH_ALL.items()}
@@ -440,11 +440,13 @@ def test_from_objects_to_answers(health: Health, server: HttpServer) -> None:
     add_addresses("192.168.0.2")
     balancers = Balancers(health, server)
     balanced = service(kind="LoadBalancer", external="Local", health_check_port=32000)
-    made = cluster(node(addresses=["192.168.0.2"]), balanced, endpoint_slice([endpoint("10.244.1.1", "node-1")]))
+    made = store(node(addresses=["192.168.0.2"]), balanced, endpoint_slice([endpoint("10.244.1.1", "node-1")]))
 
     def sync() -> None:
         changes = made.take_changes()
-        balancers.servers.set_addresses({of: routing.nodeport_addresses for of, routing in changes.node.items()})
+        balancers.servers.set_addresses(
+            {of: node_settings.nodeport_addresses for of, node_settings in changes.node.items()}
+        )
         balancers.servers.apply(changes.health_checks)
 
     sync()

@@ -22,10 +22,10 @@ from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Failed, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service
 from rulegen.reconcile.delta import Delta, diff
-from rulegen.services.model import Route, RouteKey
-from rulegen.services.store import Cluster
+from rulegen.services.model import ServicePort, ServicePortKey
+from rulegen.services.store import Store
 from rulegen.targets.model import RuleCount
-from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_port, endpoint_slice, node, port, service
+from tests.builders import CONFIGURATION, endpoint, endpoint_port, endpoint_slice, node, port, service, store
 
 FAMILIES = (Family.IPV4, Family.IPV6)
 REPOSITORY = Path(__file__).parents[2]
@@ -131,19 +131,23 @@ def test_a_clean_up_of_conntrack() -> None:
 # SVC-101.
 
 
-class Routes:
+class ServicePorts:
     """A cluster whose changes are counted as they come."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.cluster = Cluster(CONFIGURATION)
-        self._known: dict[RouteKey, Route] = {}
+        self.store = Store(CONFIGURATION)
+        self._known: dict[ServicePortKey, ServicePort] = {}
 
     def take(self, *items: Service | EndpointSlice | Node) -> None:
-        self.cluster.set_objects(items)
-        changes = self.cluster.take_changes()
-        self.metrics.routes_changed((self._known.get(key), route) for key, route in changes.routes.items())
-        self._known |= {key: route for key, route in changes.routes.items() if route is not None}
+        self.store.set_objects(items)
+        changes = self.store.take_changes()
+        self.metrics.service_ports_changed(
+            (self._known.get(key), service_port) for key, service_port in changes.service_ports.items()
+        )
+        self._known |= {
+            key: service_port for key, service_port in changes.service_ports.items() if service_port is not None
+        }
 
     def dropping(self) -> dict[str, float | None]:
         name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
@@ -154,7 +158,7 @@ class Routes:
 
 
 def test_svc_101_service_ports_that_drop_are_counted_as_they_come_and_go() -> None:
-    routes = Routes(made())
+    service_ports = ServicePorts(made())
     local = service(
         ports=[port(80, "a"), port(81, "b")],
         kind="LoadBalancer",
@@ -162,28 +166,28 @@ def test_svc_101_service_ports_that_drop_are_counted_as_they_come_and_go() -> No
         internal="Local",
         external="Local",
     )
-    routes.take(node(), local)
+    service_ports.take(node(), local)
     # Without any endpoint they reject.
-    assert routes.dropping() == {"internal": 0, "external": 0}
+    assert service_ports.dropping() == {"internal": 0, "external": 0}
     slice_ports = [endpoint_port(8080, "a"), endpoint_port(8081, "b")]
-    routes.take(endpoint_slice([endpoint("10.244.2.1", "node-2")], ports=slice_ports))
-    assert routes.dropping() == {"internal": 2, "external": 2}
-    assert value(routes.metrics, "rulegen_service_ports", ip_family="IPv4") == 2
-    assert value(routes.metrics, "rulegen_frontends", ip_family="IPv4") == 4
-    assert value(routes.metrics, "rulegen_endpoints", ip_family="IPv4") == 2
-    assert value(routes.metrics, "rulegen_endpoints", ip_family="IPv6") == 0
-    routes.take(endpoint_slice([endpoint("10.244.1.1", "node-1")], ports=slice_ports))
-    assert routes.dropping() == {"internal": 0, "external": 0}
+    service_ports.take(endpoint_slice([endpoint("10.244.2.1", "node-2")], ports=slice_ports))
+    assert service_ports.dropping() == {"internal": 2, "external": 2}
+    assert value(service_ports.metrics, "rulegen_service_ports", ip_family="IPv4") == 2
+    assert value(service_ports.metrics, "rulegen_frontends", ip_family="IPv4") == 4
+    assert value(service_ports.metrics, "rulegen_endpoints", ip_family="IPv4") == 2
+    assert value(service_ports.metrics, "rulegen_endpoints", ip_family="IPv6") == 0
+    service_ports.take(endpoint_slice([endpoint("10.244.1.1", "node-1")], ports=slice_ports))
+    assert service_ports.dropping() == {"internal": 0, "external": 0}
 
 
 def test_svc_101_without_an_external_frontend_nothing_external_drops() -> None:
-    routes = Routes(made())
-    routes.take(
+    service_ports = ServicePorts(made())
+    service_ports.take(
         node(),
         service(kind="LoadBalancer", external="Local"),
         endpoint_slice([endpoint("10.244.2.1", "node-2")]),
     )
-    assert routes.dropping() == {"internal": 0, "external": 0}
+    assert service_ports.dropping() == {"internal": 0, "external": 0}
 
 
 def test_svc_101_rules_of_iptables_are_counted_by_table() -> None:
@@ -311,7 +315,7 @@ def test_svc_103_latency_is_observed_at_the_next_success() -> None:
 
 def test_findings_are_counted_by_reason() -> None:
     metrics = made()
-    given = cluster(
+    given = store(
         service("a", ["10.96.0.1"], vips=["192.0.2.1"], annotations={"rulegen.io/weights": "?"}),
         service("b", ["10.96.0.2"], vips=["192.0.2.1"], annotations={"rulegen.io/weights": "?"}),
     )
@@ -407,11 +411,11 @@ def test_both_formats_are_read_by_prometheus_own_parser() -> None:
 def test_nothing_grows_with_the_cluster() -> None:
     metrics = made()
     size = len(generate_latest(metrics.registry))
-    routes = Routes(metrics)
+    service_ports = ServicePorts(metrics)
     for number in range(300):
         item = service(f"s-{number}", [f"10.96.{number // 250}.{number % 250 + 1}"])
         metrics.taken([Upsert(item)])
-        routes.take(item)
+        service_ports.take(item)
     metrics.sync_done(EMPTY, 0.1, is_full=True)
     assert len(generate_latest(metrics.registry)) < size * 1.05
     assert value(metrics, "rulegen_service_ports", ip_family="IPv4") == 300

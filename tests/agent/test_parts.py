@@ -8,10 +8,10 @@ from contextlib import closing
 
 import pytest
 
-from rulegen.agent.worker.drift import Turns
+from rulegen.agent.worker.drift import PeriodicResync
 from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.schedule import Allowance, Schedule
-from rulegen.agent.worker.work_queue import Inbox
+from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.errors import HostError
 from rulegen.kube.api import ApiError
 from rulegen.kube.decode import ObjectError
@@ -23,36 +23,36 @@ OTHER = service("web", ["10.96.0.99"])
 
 
 @pytest.fixture
-def inbox() -> Iterator[Inbox]:
-    with closing(Inbox()) as made:
+def work_queue() -> Iterator[WorkQueue]:
+    with closing(WorkQueue()) as made:
         yield made
 
 
-def _is_readable(inbox: Inbox) -> bool:
-    return bool(select.select([inbox.fileno()], [], [], 0)[0])
+def _is_readable(work_queue: WorkQueue) -> bool:
+    return bool(select.select([work_queue.fileno()], [], [], 0)[0])
 
 
-def test_of_an_object_the_last_state_is_kept(inbox: Inbox) -> None:
+def test_of_an_object_the_last_state_is_kept(work_queue: WorkQueue) -> None:
     for _ in range(10_000):
-        inbox.deliver(Upsert(service()))
-        inbox.deliver(Upsert(OTHER))
-    inbox.deliver(Synced(Service))
-    assert _is_readable(inbox)
-    assert inbox.take() == [Upsert(OTHER), Synced(Service)]
-    assert not _is_readable(inbox)
-    inbox.deliver(Upsert(OTHER))
-    inbox.deliver(Delete(Service, "default", "web"))
-    assert inbox.take() == [Delete(Service, "default", "web")]
+        work_queue.deliver(Upsert(service()))
+        work_queue.deliver(Upsert(OTHER))
+    work_queue.deliver(Synced(Service))
+    assert _is_readable(work_queue)
+    assert work_queue.take() == [Upsert(OTHER), Synced(Service)]
+    assert not _is_readable(work_queue)
+    work_queue.deliver(Upsert(OTHER))
+    work_queue.deliver(Delete(Service, "default", "web"))
+    assert work_queue.take() == [Delete(Service, "default", "web")]
 
 
-def test_an_invalid_object_does_not_hide_what_it_meant_before(inbox: Inbox) -> None:
+def test_an_invalid_object_does_not_hide_what_it_meant_before(work_queue: WorkQueue) -> None:
     invalid = Invalid(Service, "default", "web", ObjectError("Service", "default/web", ()))
-    inbox.deliver(Upsert(service()))
-    inbox.deliver(invalid)
-    assert inbox.take() == [Upsert(service()), invalid]
-    inbox.deliver(invalid)
-    inbox.deliver(Upsert(OTHER))
-    assert inbox.take() == [Upsert(OTHER)]
+    work_queue.deliver(Upsert(service()))
+    work_queue.deliver(invalid)
+    assert work_queue.take() == [Upsert(service()), invalid]
+    work_queue.deliver(invalid)
+    work_queue.deliver(Upsert(OTHER))
+    assert work_queue.take() == [Upsert(OTHER)]
 
 
 # -- turns --
@@ -67,96 +67,96 @@ def _slice(number: int, endpoints: int = 1, name: str = "big") -> Upsert:
     return Upsert(endpoint_slice(addresses, service_name=name, name=f"{name}-{number}"))
 
 
-def test_a_namespace_in_which_much_changes_holds_up_no_other(inbox: Inbox) -> None:
+def test_a_namespace_in_which_much_changes_holds_up_no_other(work_queue: WorkQueue) -> None:
     for number in range(1000):
-        inbox.deliver(_busy(number))
-    inbox.deliver(_busy(1, "quiet"))
-    assert inbox.waiting() == 1001
-    first = inbox.take(20)
-    assert inbox.waiting() == 981
+        work_queue.deliver(_busy(number))
+    work_queue.deliver(_busy(1, "quiet"))
+    assert work_queue.waiting() == 1001
+    first = work_queue.take(20)
+    assert work_queue.waiting() == 981
     assert len(first) == 20
     assert _busy(1, "quiet") in first
     rest = []
-    while (wait := inbox.wait()) is not None:
+    while (wait := work_queue.wait()) is not None:
         assert wait == 0.0
-        rest += inbox.take(20)
+        rest += work_queue.take(20)
     assert {event.item.metadata.name for event in rest if isinstance(event, Upsert)} == {
         f"web-{number}" for number in range(1000)
     } - {event.item.metadata.name for event in first if isinstance(event, Upsert) and event != _busy(1, "quiet")}
 
 
-def test_services_that_change_all_the_time_hold_up_no_neighbour(inbox: Inbox) -> None:
+def test_services_that_change_all_the_time_hold_up_no_neighbour(work_queue: WorkQueue) -> None:
     for number in range(1000):
-        inbox.deliver(_busy(number))
-    inbox.take(2000)
+        work_queue.deliver(_busy(number))
+    work_queue.take(2000)
     for number in range(1000):
-        inbox.deliver(_busy(number))
-    inbox.deliver(_busy(5000))
-    assert inbox.take(20)[0] == _busy(5000)
+        work_queue.deliver(_busy(number))
+    work_queue.deliver(_busy(5000))
+    assert work_queue.take(20)[0] == _busy(5000)
     # And none of them waits for ever, however many quiet ones come.
     for number in range(6000, 7000):
-        inbox.deliver(_busy(number))
-    assert _busy(30) in [event for _ in range(4) for event in inbox.take(20)]
+        work_queue.deliver(_busy(number))
+    assert _busy(30) in [event for _ in range(4) for event in work_queue.take(20)]
 
 
 def test_an_object_that_is_quiet_again_counts_as_quiet() -> None:
     now = 100.0
-    with closing(Inbox(lambda: now)) as inbox:
-        inbox.deliver(_busy(1))
-        inbox.take(10)
+    with closing(WorkQueue(lambda: now)) as work_queue:
+        work_queue.deliver(_busy(1))
+        work_queue.take(10)
         now += 10.0
-        inbox.deliver(_busy(2))
-        inbox.take(10)
-        inbox.deliver(_busy(2))
-        inbox.deliver(_busy(1))
-        assert inbox.take(10) == [_busy(1), _busy(2)]
+        work_queue.deliver(_busy(2))
+        work_queue.take(10)
+        work_queue.deliver(_busy(2))
+        work_queue.deliver(_busy(1))
+        assert work_queue.take(10) == [_busy(1), _busy(2)]
 
 
-def test_a_large_slice_counts_as_several_changes(inbox: Inbox) -> None:
+def test_a_large_slice_counts_as_several_changes(work_queue: WorkQueue) -> None:
     for number in range(10):
-        inbox.deliver(_slice(number, endpoints=500))
-    assert len(inbox.take(22)) == 2
+        work_queue.deliver(_slice(number, endpoints=500))
+    assert len(work_queue.take(22)) == 2
 
 
 def test_large_services_wait_in_a_queue_of_their_own_and_get_a_tenth_of_the_time() -> None:
     now = 100.0
-    with closing(Inbox(lambda: now)) as inbox:
-        inbox.weigh({("default", "big"): 100_000, ("default", "other"): 50_000})
+    with closing(WorkQueue(lambda: now)) as work_queue:
+        work_queue.weigh({("default", "big"): 100_000, ("default", "other"): 50_000})
         for name in ("big", "other"):
             for number in range(3):
-                inbox.deliver(_slice(number, name=name))
-        inbox.deliver(_busy(1))
+                work_queue.deliver(_slice(number, name=name))
+        work_queue.deliver(_busy(1))
         # All changes of one, as compiling it costs the same.
-        assert inbox.take(200) == [*(_slice(number) for number in range(3)), _busy(1)]
-        inbox.deliver(_slice(0))
-        assert inbox.take(200) == []
-        assert inbox.wait() == pytest.approx(30.0)
+        assert work_queue.take(200) == [*(_slice(number) for number in range(3)), _busy(1)]
+        work_queue.deliver(_slice(0))
+        assert work_queue.take(200) == []
+        assert work_queue.wait() == pytest.approx(30.0)
         now += 30.0
-        assert inbox.wait() == 0.0
-        assert inbox.take(200) == [_slice(number, name="other") for number in range(3)]
-        assert inbox.wait() == pytest.approx(15.0)
+        assert work_queue.wait() == 0.0
+        assert work_queue.take(200) == [_slice(number, name="other") for number in range(3)]
+        assert work_queue.wait() == pytest.approx(15.0)
         # A deletion follows the change that waits.
-        inbox.deliver(Delete(EndpointSlice, "default", "big-0"))
-        assert inbox.take(200) == []
+        work_queue.deliver(Delete(EndpointSlice, "default", "big-0"))
+        assert work_queue.take(200) == []
         now += 15.0
-        assert inbox.take(200) == [Delete(EndpointSlice, "default", "big-0")]
-        assert inbox.wait() is None
+        assert work_queue.take(200) == [Delete(EndpointSlice, "default", "big-0")]
+        assert work_queue.wait() is None
 
 
-def test_what_is_no_change_of_a_service_waits_for_nobody(inbox: Inbox) -> None:
+def test_what_is_no_change_of_a_service_waits_for_nobody(work_queue: WorkQueue) -> None:
     for number in range(1000):
-        inbox.deliver(_busy(number))
-    inbox.take_prompt()
-    inbox.deliver(Upsert(node()))
-    assert _is_readable(inbox)
-    assert inbox.take_prompt() == [Upsert(node())]
-    inbox.deliver(Synced(Service))
-    assert inbox.take(5)[-1] == Synced(Service)
+        work_queue.deliver(_busy(number))
+    work_queue.take_prompt()
+    work_queue.deliver(Upsert(node()))
+    assert _is_readable(work_queue)
+    assert work_queue.take_prompt() == [Upsert(node())]
+    work_queue.deliver(Synced(Service))
+    assert work_queue.take(5)[-1] == Synced(Service)
 
 
-def test_what_is_delivered_together_is_taken_together(inbox: Inbox) -> None:
-    inbox.deliver_together(_busy(number) for number in range(1000))
-    assert len(inbox.take(20)) == 1000
+def test_what_is_delivered_together_is_taken_together(work_queue: WorkQueue) -> None:
+    work_queue.deliver_together(_busy(number) for number in range(1000))
+    assert len(work_queue.take(20)) == 1000
 
 
 # -- times --
@@ -264,7 +264,7 @@ def test_svc_95_without_pod_cidrs_there_is_no_start_in_mode_node_cidr() -> None:
 
 
 def test_looking_at_iptables_takes_a_hundredth_of_the_time() -> None:
-    turns = Turns(30.0, 1000.0)
+    turns = PeriodicResync(30.0, 1000.0)
     assert turns.look(1029.0) == []
     assert turns.wait(1029.0) == 1.0
     assert turns.look(1030.0) == ["another program"]

@@ -1,4 +1,4 @@
-"""What the engine makes of events, in a real kernel; in one that also refuses something, where that is the point."""
+"""What the reconciler makes of events, in a real kernel; in one that also refuses something."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rulegen.agent.worker.reconciler import Engine
+from rulegen.agent.worker.reconciler import Reconciler
 from rulegen.config import Family
 from rulegen.errors import ApplyError
 from rulegen.iptables.base_chains import NAT
@@ -52,16 +52,16 @@ class Scene:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.target = Refusing(host.kernel, CONFIGURATION)
-        self.engine = Engine(CONFIGURATION, self.target)
+        self.reconciler = Reconciler(CONFIGURATION, self.target)
 
     def take(self, *items: Item) -> None:
         for item in items:
-            self.engine.take(Upsert(item))
+            self.reconciler.take(Upsert(item))
 
     def sync(self) -> list[str]:
         """What changed; refusals are in `refused`."""
         with self.host.namespace.entered():
-            done = self.engine.sync()
+            done = self.reconciler.sync()
         self.refused = list(done.refused.values())
         return lines_of(done.delta)
 
@@ -86,8 +86,8 @@ def test_a_change_touches_its_own_service_and_reads_nothing(scene: Scene, monkey
         "~ ip endpoints 8000:1000 . tcp . 1",
     ]
     assert scene.is_equal_to(*web(1, 1, 5), *web(2, 3))
-    scene.engine.take(Delete(Service, "default", "web-2"))
-    scene.engine.take(Delete(EndpointSlice, "default", "web-2-a"))
+    scene.reconciler.take(Delete(Service, "default", "web-2"))
+    scene.reconciler.take(Delete(EndpointSlice, "default", "web-2-a"))
     scene.sync()
     assert scene.is_equal_to(*web(1, 1, 5))
     assert scene.sync() == []
@@ -202,23 +202,23 @@ def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant)
     driver = RefusingDriver(variant, 5)
     driver.words = ("web-77", "web-78")
     with IptablesHost(variant, {Family.IPV4: driver}) as host:
-        engine = Engine(CONFIGURATION, LiveIptables(host.kernel, CONFIGURATION))
+        reconciler = Reconciler(CONFIGURATION, LiveIptables(host.kernel, CONFIGURATION))
         for item in (*good, *web(77, 1), *web(78, 2)):
-            engine.take(Upsert(item))
+            reconciler.take(Upsert(item))
         with host.namespace.entered():
-            sync = engine.sync()
+            sync = reconciler.sync()
         assert sorted(words.partition(";")[0] for words in sync.refused.values()) == [
             f"Service default/web-{number} (IPv4): iptables-restore refused web-{number}" for number in (77, 78)
         ]
-        assert len(engine.refusals()) == 2
+        assert len(reconciler.refusals()) == 2
         assert not host.delta(*good)
         driver.words = ()
         for item in web(77, 5):
-            engine.take(Upsert(item))
+            reconciler.take(Upsert(item))
         with host.namespace.entered():
-            sync = engine.sync()
+            sync = reconciler.sync()
         assert (sync.is_full, sync.refused) == (False, {})
-        assert [str(key[0]) for key in engine.refusals()] == ["default/web-78"]
+        assert [str(key[0]) for key in reconciler.refusals()] == ["default/web-78"]
         assert not host.delta(*good, *web(77, 5))
 
 
@@ -235,19 +235,19 @@ def test_what_was_read_ahead_is_read_once_and_not_trusted_for_ever(
         read()
 
     monkeypatch.setattr(scene.target, "read", counted)
-    scene.engine.read_ahead()
+    scene.reconciler.read_ahead()
     scene.take(*items)
     assert scene.sync() == []
     assert len(reads) == 1
     scene.host.nft("flush map ip rulegen endpoints")
-    scene.engine.distrust()
+    scene.reconciler.distrust()
     assert len(scene.sync()) == 2
     assert len(reads) == 2
     # Changed between the reading and the first sync.
     scene = Scene(scene.host)
-    scene.engine.read_ahead()
+    scene.reconciler.read_ahead()
     scene.host.nft("flush map ip rulegen endpoints")
-    scene.engine.distrust()
+    scene.reconciler.distrust()
     scene.take(*items)
     assert len(scene.sync()) == 2
     assert scene.is_equal_to(*items)

@@ -18,7 +18,7 @@ from rulegen.agent.sources.watched_files import turns
 PATIENCE = 20.0
 
 
-class Turns:
+class PeriodicResync:
     """What `turns` yields, from a thread."""
 
     def __init__(self, *paths: Path) -> None:
@@ -49,8 +49,8 @@ class Turns:
 
 
 @contextmanager
-def following(*paths: Path) -> Iterator[Turns]:
-    followed = Turns(*paths)
+def following(*paths: Path) -> Iterator[PeriodicResync]:
+    followed = PeriodicResync(*paths)
     try:
         yield followed
     finally:

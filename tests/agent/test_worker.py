@@ -12,12 +12,12 @@ import pytest
 from rulegen.agent.http.health import Health
 from rulegen.agent.http.health_checks import ServiceHealthServers
 from rulegen.agent.http.server import HttpServer
-from rulegen.agent.observers.observers import HealthKeeping
+from rulegen.agent.observers.observers import HealthObserver
 from rulegen.agent.run.dataplane import Dataplane
-from rulegen.agent.worker.drift import Nobody
+from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
-from rulegen.agent.worker.reconciler import Engine
-from rulegen.agent.worker.work_queue import Inbox
+from rulegen.agent.worker.reconciler import Reconciler
+from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.agent.worker.worker import Worker
 from rulegen.config import Configuration, Family
 from rulegen.kube.follow import Synced, Upsert
@@ -50,14 +50,16 @@ def host() -> Iterator[Host]:
 
 def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
     rules = Hanging(host)
-    engine = Engine(CONFIGURATION, rules)
+    reconciler = Reconciler(CONFIGURATION, rules)
     health = Health(tuple(Family), 0.5, requires_node=False)
     stopping = threading.Event()
-    with closing(Inbox()) as inbox, closing(HttpServer()) as server:
+    with closing(WorkQueue()) as work_queue, closing(HttpServer()) as server:
         servers = ServiceHealthServers(health, server, 10, lambda *_: None)
-        dataplane = Dataplane(Configuration(node=CONFIGURATION), rules, Nobody(), 200, ())
+        dataplane = Dataplane(Configuration(node=CONFIGURATION), rules, NoDriftDetection(), 200, ())
         readiness = Readiness(time.monotonic(), needs_node=False, needs_pod_cidrs=False)
-        worker = Worker(engine, inbox, dataplane, readiness, [HealthKeeping(health, servers, engine, 30.0)])
+        worker = Worker(
+            reconciler, work_queue, dataplane, readiness, [HealthObserver(health, servers, reconciler, 30.0)]
+        )
 
         def work() -> None:
             with host.namespace.entered():
@@ -69,15 +71,15 @@ def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
             time.sleep(1.5)
             assert health.is_healthy(), "it only waits for the API server"
             for item in (node(), *web(1, 1)):
-                inbox.deliver(Upsert(item))
+                work_queue.deliver(Upsert(item))
             for kind in (Service, EndpointSlice, Node, ServiceCIDR):
-                inbox.deliver(Synced(kind))
+                work_queue.deliver(Synced(kind))
             wait_until(lambda: health.livez().status == 503, 10.0)
             rules.goes_on.set()
             wait_until(lambda: health.livez().status == 200, 10.0)
-            assert len(engine.applied()) == 1
+            assert len(reconciler.applied()) == 1
         finally:
             stopping.set()
             rules.goes_on.set()
-            inbox.wake_up()
+            work_queue.wake_up()
             thread.join(10)

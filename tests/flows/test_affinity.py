@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from rulegen.nftables import base_chains as program
+from rulegen.nftables import base_chains
 from tests.flows.scene import CLIENT, NODE, NODE_V6, POD, Scene
 from tests.flows.world import ELSEWHERE, HERE, Endpoint, Port, Service, State
 from tests.lab import Fate
@@ -211,10 +211,10 @@ def test_records_survive_a_restart(running: Scene) -> None:
 @pytest.fixture
 def small_map(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """How many clients are remembered."""
-    program._render_program.cache_clear()
-    monkeypatch.setattr(program, "AFFINITY_SIZE", 20)
+    base_chains._render_base_chains.cache_clear()
+    monkeypatch.setattr(base_chains, "AFFINITY_SIZE", 20)
     yield 20
-    program._render_program.cache_clear()
+    base_chains._render_base_chains.cache_clear()
 
 
 @pytest.mark.parametrize("external", ["Cluster", "Local"])

@@ -1,4 +1,4 @@
-"""Source ranges of VIPs (SVC-13, SVC-50 to SVC-54) in the kernel: large lists, the node's exception, what comes first."""
+"""Source ranges of VIPs (SVC-13, SVC-50 to SVC-54) in the kernel: large lists, the node itself, what comes first."""
 
 from __future__ import annotations
 

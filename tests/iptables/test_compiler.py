@@ -1,4 +1,4 @@
-"""Routes to chains: independent of order and history, small changes stay small, names fit and do not collide."""
+"""ServicePorts to chains: independent of order and history, small changes stay small, names fit and do not collide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rulegen.iptables.base_chains import Entries, target_of
 from rulegen.iptables.text import parse, render
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
 from rulegen.services.on_iptables.compiler import Compiler
-from rulegen.services.store import Cluster
+from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_port, endpoint_slice, node, port, service
 from tests.iptables.host import compiled
 from tests.nftables.clusters import clusters, shuffled
@@ -35,22 +35,22 @@ def test_the_order_of_objects_does_not_matter(data: st.DataObject) -> None:
 @given(before=clusters(), after=clusters())
 @settings(deadline=None)
 def test_changes_one_by_one_lead_to_the_same_chains(before: list[Item], after: list[Item]) -> None:
-    given_cluster = Cluster(CONFIGURATION)
+    given_store = Store(CONFIGURATION)
     compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
-    given_cluster.set_objects(before)
-    entries = updated({}, compiler, given_cluster)
+    given_store.set_objects(before)
+    entries = updated({}, compiler, given_store)
     for item in (*before, *after):
         if item in after:
-            given_cluster.set_objects([item])
+            given_store.set_objects([item])
         else:
-            remove(given_cluster, item)
-        entries = updated(entries, compiler, given_cluster)
+            remove(given_store, item)
+        entries = updated(entries, compiler, given_store)
     assert entries == compiler.entries() == compiled(after).entries()
 
 
-def updated(entries: Entries, compiler: Compiler, given_cluster: Cluster) -> Entries:
-    changes = given_cluster.take_changes()
-    delta, errors = compiler.update(changes.routes, changes.node)
+def updated(entries: Entries, compiler: Compiler, given_store: Store) -> Entries:
+    changes = given_store.take_changes()
+    delta, errors = compiler.update(changes.service_ports, changes.node)
     assert not errors
     kept = {key: rules for key, rules in entries.items() if key not in delta.removed}
     assert all(entries[key] == rules for key, rules in delta.removed.items())
@@ -58,14 +58,14 @@ def updated(entries: Entries, compiler: Compiler, given_cluster: Cluster) -> Ent
     return kept | delta.added | {key: change.after for key, change in delta.changed.items()}
 
 
-def remove(given_cluster: Cluster, item: Item) -> None:
+def remove(given_store: Store, item: Item) -> None:
     match item:
         case Service():
-            given_cluster.remove_service(item.metadata.namespace, item.metadata.name)
+            given_store.remove_service(item.metadata.namespace, item.metadata.name)
         case EndpointSlice():
-            given_cluster.remove_slice(item.metadata.namespace, item.metadata.name)
+            given_store.remove_slice(item.metadata.namespace, item.metadata.name)
         case ServiceCIDR():
-            given_cluster.remove_service_cidr(item.metadata.name)
+            given_store.remove_service_cidr(item.metadata.name)
 
 
 @given(items=clusters())
@@ -85,7 +85,7 @@ def test_every_jump_leads_somewhere_and_every_chain_is_reached(items: list[Item]
 @given(items=clusters())
 def test_what_is_rendered_can_be_read_back(items: list[Item]) -> None:
     compiler = compiled(items)
-    lines = "".join(render(compiler.programs, compiler.entries())).splitlines(keepends=True)
+    lines = "".join(render(compiler.base_chains, compiler.entries())).splitlines(keepends=True)
     assert parse(lines, "rules") == compiler.entries()
 
 
@@ -117,13 +117,13 @@ def many(count: int) -> list[Item]:
 
 def test_one_endpoint_changes_one_chain() -> None:
     items = many(300)
-    given_cluster = Cluster(CONFIGURATION)
-    given_cluster.set_objects(items)
+    given_store = Store(CONFIGURATION)
+    given_store.set_objects(items)
     compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
-    compiler.update(*given_cluster.take_changes()[:2])
+    compiler.update(*given_store.take_changes()[:2])
     changed = endpoint_slice(["10.244.9.9"], service_name="svc-7", name="svc-7-1", ports=[HTTP])
-    given_cluster.set_objects([changed])
-    delta, _ = compiler.update(*given_cluster.take_changes()[:2])
+    given_store.set_objects([changed])
+    delta, _ = compiler.update(*given_store.take_changes()[:2])
     assert [key.chain[:12] for key in delta.changed] == ["RULEGEN-SVC-"]
     assert not delta.added
     assert not delta.removed
@@ -131,34 +131,34 @@ def test_one_endpoint_changes_one_chain() -> None:
 
 def test_one_service_more_changes_few_chains() -> None:
     items = many(300)
-    given_cluster = Cluster(CONFIGURATION)
-    given_cluster.set_objects(items)
+    given_store = Store(CONFIGURATION)
+    given_store.set_objects(items)
     compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
-    compiler.update(*given_cluster.take_changes()[:2])
-    given_cluster.set_objects(
+    compiler.update(*given_store.take_changes()[:2])
+    given_store.set_objects(
         [
             service("new", ["10.96.77.1"], [port(80, "http", "TCP", 31999)]),
             endpoint_slice(["10.244.9.9"], service_name="new", name="new-1", ports=[HTTP]),
         ]
     )
-    delta, _ = compiler.update(*given_cluster.take_changes()[:2])
+    delta, _ = compiler.update(*given_store.take_changes()[:2])
     assert len(delta) <= 12
 
 
 def test_many_endpoints_stand_in_a_tree_that_a_change_leaves_as_it_is() -> None:
     addresses = [f"10.244.{number // 250}.{number % 250 + 1}" for number in range(1000)]
-    given_cluster = Cluster(CONFIGURATION)
+    given_store = Store(CONFIGURATION)
 
     def slice_of(chosen: list[str]) -> EndpointSlice:
         return endpoint_slice([endpoint(address) for address in chosen])
 
-    given_cluster.set_objects([node(), service(), slice_of(addresses)])
+    given_store.set_objects([node(), service(), slice_of(addresses)])
     compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
-    compiler.update(*given_cluster.take_changes()[:2])
+    compiler.update(*given_store.take_changes()[:2])
     longest = max(len(rules) for key, rules in compiler.entries().items() if names.is_of_service(key.chain))
     assert longest <= 33
-    given_cluster.set_objects([slice_of(addresses[1:])])
-    delta, _ = compiler.update(*given_cluster.take_changes()[:2])
+    given_store.set_objects([slice_of(addresses[1:])])
+    delta, _ = compiler.update(*given_store.take_changes()[:2])
     assert len(delta) <= 3
 
 
@@ -175,7 +175,7 @@ def test_a_name_that_two_services_would_share_is_reported(monkeypatch: pytest.Mo
 
 def test_families_that_are_not_wanted_get_nothing() -> None:
     compiler = Compiler((Family.IPV4,), 14)
-    given_cluster = Cluster(CONFIGURATION)
-    given_cluster.set_objects([node(), service("both", ["10.96.0.1", "fd00:10:96::1"])])
-    compiler.update(*given_cluster.take_changes()[:2])
+    given_store = Store(CONFIGURATION)
+    given_store.set_objects([node(), service("both", ["10.96.0.1", "fd00:10:96::1"])])
+    compiler.update(*given_store.take_changes()[:2])
     assert {key.family for key in compiler.entries()} == {Family.IPV4}

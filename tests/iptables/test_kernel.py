@@ -92,8 +92,8 @@ def test_after_an_apply_there_is_nothing_to_change(host: Host, items: list[Item]
 def test_a_rendered_file_is_what_apply_would_load(host: Host, items: list[Item]) -> None:
     host.clear()
     compiler = compiled(items)
-    _, *parts = "".join(render(compiler.programs, compiler.entries())).split("# ip6tables-restore")
-    first = "".join(render(compiler.programs, compiler.entries())).split("# ip6tables-restore")[0]
+    _, *parts = "".join(render(compiler.base_chains, compiler.entries())).split("# ip6tables-restore")
+    first = "".join(render(compiler.base_chains, compiler.entries())).split("# ip6tables-restore")[0]
     host.run("restore --noflush", first)
     for part in parts:
         host.run("restore --noflush", part.split("\n", 1)[1], Family.IPV6)

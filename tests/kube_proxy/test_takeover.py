@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from rulegen.agent.observers import legacy_cleanup as takeover
-from rulegen.agent.observers.legacy_cleanup import Takeover
+from rulegen.agent.observers import legacy_cleanup
+from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
 from rulegen.agent.worker.reconciler import Sync
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.kube_proxy.rules import Found, find
@@ -34,9 +34,9 @@ def test_rules_that_come_after_the_look_stay(monkeypatch: pytest.MonkeyPatch, va
         subprocess.run([f"iptables-{variant}-restore", "--noflush"], input=_RULES, text=True, check=True)
         return found
 
-    monkeypatch.setattr(takeover, "find", find_before_they_come)
+    monkeypatch.setattr(legacy_cleanup, "find", find_before_they_come)
     with NetworkNamespace() as namespace, namespace.entered():
-        made = Takeover((), lambda: None)
+        made = LegacyCleanup((), lambda: None)
         made.synced(Sync(True, Delta(), Delta(), {}, {}, NO_CHANGES, {}))
         wait_until(lambda: "takeover" not in {thread.name for thread in threading.enumerate()}, 15.0)
         saved = subprocess.run([f"iptables-{variant}-save"], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Where SVC-67 looks at all: a prefix around the addresses of Services, rendered into the program."""
+"""Where SVC-67 looks at all: a prefix around the addresses of Services, rendered into the fixed part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rulegen.nftables.base_chains import accepts_nodeports, service_ranges
 from rulegen.nftables.layout import LAYOUTS, Value
 from rulegen.nftables.transaction import WriteRules
 from rulegen.services.on_nftables.compiler import Compiler, Entries
-from rulegen.services.store import Cluster
+from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, service_cidr
 from tests.nftables.host import Host, compiled, elements_of, lines_of
 
@@ -118,7 +118,7 @@ def test_another_address_of_the_node_is_written_into_the_chain_that_compares_it(
 
 
 def test_a_compiler_that_follows_changes_says_the_same_as_one_that_starts() -> None:
-    made = Cluster(CONFIGURATION)
+    made = Store(CONFIGURATION)
     compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
     names = [f"outside-{number}" for number in range(5)]
     items = {name: _web(name, f"10.{99 + number}.0.1") for number, name in enumerate(names)}
@@ -129,9 +129,9 @@ def test_a_compiler_that_follows_changes_says_the_same_as_one_that_starts() -> N
             made.remove_service("default", name)
             made.remove_slice("default", f"{name}-1")
         changes = made.take_changes()
-        compiler.update(changes.routes, changes.node)
+        compiler.update(changes.service_ports, changes.node)
         fresh = compiled([*INSIDE, *(item for name in present for item in items[name])])
-        assert compiler.programs == fresh.programs
+        assert compiler.base_chains == fresh.base_chains
         assert _unused(compiler.entries()) == _unused(fresh.entries())
         seen.add(_unused(fresh.entries()))
     assert len(seen) > 2

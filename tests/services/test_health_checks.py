@@ -7,9 +7,8 @@ import pytest
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import Service
 from rulegen.services.model import HealthCheck, HealthCheckKey
-from rulegen.services.store import Cluster
+from rulegen.services.store import Store
 from tests.builders import (
-    cluster,
     draining,
     endpoint,
     endpoint_port,
@@ -17,6 +16,7 @@ from tests.builders import (
     node,
     port,
     service,
+    store,
 )
 
 V4, V6 = Family.IPV4, Family.IPV6
@@ -30,17 +30,17 @@ def balanced(name: str = "web", *, number: int = 32000, **options: object) -> Se
     return service(name, **(wanted | options))  # type: ignore[arg-type]
 
 
-def checks(made: Cluster) -> dict[HealthCheckKey, HealthCheck | None]:
+def checks(made: Store) -> dict[HealthCheckKey, HealthCheck | None]:
     return made.take_changes().health_checks
 
 
-def counts(made: Cluster) -> dict[Family, int]:
+def counts(made: Store) -> dict[Family, int]:
     """How many local endpoints each family of the one Service has."""
     return {family: check.local_endpoints for (_, family), check in checks(made).items() if check}
 
 
 def test_svc_77_a_load_balancer_with_local_policy_and_a_port() -> None:
-    assert checks(cluster(balanced(), V4_SLICE)) == {(WEB, V4): HealthCheck(WEB, V4, 32000, 1)}
+    assert checks(store(balanced(), V4_SLICE)) == {(WEB, V4): HealthCheck(WEB, V4, 32000, 1)}
 
 
 @pytest.mark.parametrize(
@@ -57,20 +57,20 @@ def test_svc_77_a_load_balancer_with_local_policy_and_a_port() -> None:
     ],
 )
 def test_svc_77_others_have_none(other: dict[str, object]) -> None:
-    assert checks(cluster(balanced(**other), V4_SLICE)) == {}  # type: ignore[arg-type]
+    assert checks(store(balanced(**other), V4_SLICE)) == {}  # type: ignore[arg-type]
 
 
 def test_svc_5_only_in_families_in_which_the_service_exists() -> None:
     both = balanced(cluster_ips=["10.96.0.1", "fd00::1"])
     slices = [V4_SLICE, endpoint_slice([endpoint("fd01::1", "node-1")] * 2, name="web-2", family="IPv6")]
-    assert counts(cluster(both, *slices)) == {V4: 1, V6: 1}
-    assert counts(cluster(balanced(cluster_ips=["fd00::1"]), *slices)) == {V6: 1}
+    assert counts(store(both, *slices)) == {V4: 1, V6: 1}
+    assert counts(store(balanced(cluster_ips=["fd00::1"]), *slices)) == {V6: 1}
     single = NodeConfiguration(node_name="node-1", families=(V4,))
-    assert counts(cluster(both, *slices, configuration=single)) == {V4: 1}
+    assert counts(store(both, *slices, configuration=single)) == {V4: 1}
 
 
 def test_svc_81_distinct_addresses_of_ready_local_endpoints_over_all_ports() -> None:
-    made = cluster(
+    made = store(
         balanced(ports=[port(80, "http"), port(443, "https"), port(53, "dns", "UDP")]),
         endpoint_slice(
             [
@@ -96,13 +96,13 @@ def test_svc_81_distinct_addresses_of_ready_local_endpoints_over_all_ports() -> 
 
 
 def test_svc_81_a_service_without_endpoints_has_a_health_check_that_counts_none() -> None:
-    assert counts(cluster(balanced())) == {V4: 0}
-    assert counts(cluster(balanced(), endpoint_slice([draining("10.244.1.1", "node-1")]))) == {V4: 0}
+    assert counts(store(balanced())) == {V4: 0}
+    assert counts(store(balanced(), endpoint_slice([draining("10.244.1.1", "node-1")]))) == {V4: 0}
 
 
 def test_d9_endpoints_of_weight_0_do_not_count() -> None:
     endpoints = [endpoint("10.244.1.1", "node-1", target="old"), endpoint("10.244.1.2", "node-1", target="new")]
-    made = cluster(balanced(annotations={"rulegen.io/weights": "old=0"}), endpoint_slice(endpoints))
+    made = store(balanced(annotations={"rulegen.io/weights": "old=0"}), endpoint_slice(endpoints))
     assert counts(made) == {V4: 1}
     made.set_slice(endpoint_slice(endpoints, annotations={"rulegen.io/weight": "0"}))
     assert counts(made) == {V4: 0}
@@ -112,11 +112,11 @@ def test_d9_endpoints_of_weight_0_do_not_count() -> None:
 
 def test_a_service_whose_frontends_belong_to_another_still_has_its_health_check() -> None:
     older = service("aaa", ["10.96.0.10"])
-    assert counts(cluster(older, balanced("web", cluster_ips=["10.96.0.10"]), V4_SLICE)) == {V4: 1}
+    assert counts(store(older, balanced("web", cluster_ips=["10.96.0.10"]), V4_SLICE)) == {V4: 1}
 
 
 def test_what_was_taken_is_told_again_only_when_it_differs() -> None:
-    made = cluster(node(), balanced(), V4_SLICE, service("other", ["10.96.0.2"]))
+    made = store(node(), balanced(), V4_SLICE, service("other", ["10.96.0.2"]))
     assert len(checks(made)) == 1
     assert not any(made.take_changes())
     made.set_service(service("other", ["10.96.0.3"]))
@@ -124,14 +124,14 @@ def test_what_was_taken_is_told_again_only_when_it_differs() -> None:
     made.set_slice(endpoint_slice([]))
     made.set_slice(endpoint_slice([endpoint("10.244.1.9", "node-1")]))
     changes = made.take_changes()
-    assert changes.routes
+    assert changes.service_ports
     assert not changes.health_checks
     made.set_service(balanced(number=32001))
     assert checks(made) == {(WEB, V4): HealthCheck(WEB, V4, 32001, 1)}
 
 
 def test_none_says_that_a_health_check_is_gone() -> None:
-    made = cluster(balanced(cluster_ips=["10.96.0.1", "fd00::1"]))
+    made = store(balanced(cluster_ips=["10.96.0.1", "fd00::1"]))
     assert len(checks(made)) == 2
     made.set_service(balanced(cluster_ips=["10.96.0.1"]))
     assert checks(made) == {(WEB, V6): None}

@@ -20,7 +20,6 @@ from rulegen.services.lint import LintInput, lint
 from rulegen.services.model import Finding, Reason
 from tests.builders import (
     Item,
-    cluster,
     draining,
     endpoint,
     endpoint_port,
@@ -29,6 +28,7 @@ from tests.builders import (
     port,
     service,
     service_cidr,
+    store,
 )
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -40,7 +40,7 @@ def found(*items: Item, unselected: Sequence[Service] = ()) -> list[tuple[str, R
 
 
 def findings(*items: Item, unselected: Sequence[Service] = ()) -> list[Finding]:
-    made = cluster(node(), *items)
+    made = store(node(), *items)
     services = [item for item in items if isinstance(item, Service)]
     slices = [item for item in items if isinstance(item, EndpointSlice)]
     result = lint(LintInput(made, services, unselected, slices))

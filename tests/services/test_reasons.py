@@ -1,4 +1,4 @@
-"""Why endpoints are in the lists or not: agrees with the Routes whatever comes in, and names the rule."""
+"""Why endpoints are in the lists or not: agrees with the ServicePorts whatever comes in, and names the rule."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from rulegen.config import Family
 from rulegen.kube.objects import Endpoint, EndpointHints
 from rulegen.services.reasons import PortReasons
-from tests.builders import Item, cluster, draining, endpoint, endpoint_port, endpoint_slice, node, port, service
+from tests.builders import Item, draining, endpoint, endpoint_port, endpoint_slice, node, port, service, store
 
 NODE = node(zone="zone-1")
 
 
 def reasons(*items: Item, name: str = "web") -> PortReasons:
-    (found,) = cluster(NODE, *items).reasons("default", name)
+    (found,) = store(NODE, *items).reasons("default", name)
     return found
 
 
@@ -36,10 +36,10 @@ slices = st.lists(st.tuples(st.lists(endpoints, max_size=5), st.sampled_from(["0
 
 
 @given(slices, st.sampled_from(["Cluster", "Local"]), st.sampled_from(["Cluster", "Local"]), st.booleans())
-def test_reasons_agree_with_the_routes(
+def test_reasons_agree_with_the_service_ports(
     listed: list[tuple[list[Endpoint], str]], internal: str, external: str, reachable: bool
 ) -> None:
-    made = cluster(
+    made = store(
         NODE,
         service(
             kind="NodePort", internal=internal, external=external, ports=[port(node_port=30080 if reachable else 0)]
@@ -49,9 +49,9 @@ def test_reasons_agree_with_the_routes(
             for index, (items, weight) in enumerate(listed)
         ),
     )
-    (route,) = made.routes()
+    (service_port,) = made.service_ports()
     (found,) = made.reasons("default", "web")
-    for which, backends in (("cluster", route.cluster), ("local", route.local)):
+    for which, backends in (("cluster", service_port.cluster_endpoints), ("local", service_port.local_endpoints)):
         kept = [item.backend for item in found.endpoints if not getattr(item, which)]
         assert sorted(kept, key=str) == list(backends)
     assert len(found.endpoints) == sum(len(items) for items, _ in listed)
@@ -127,7 +127,7 @@ def test_hints_that_are_ignored() -> None:
     assert "none is for zone zone-1 (SVC-33)" in ignored(hinted)
     assert "none is for node node-1 (SVC-33)" in ignored(endpoint("10.244.0.2", nodes=["node-2"]))
     assert "hints" not in ignored(Endpoint(addresses=["10.244.0.1"], hints=EndpointHints()))
-    (zoneless,) = cluster(node(), service(), endpoint_slice([hinted])).reasons("default", "web")
+    (zoneless,) = store(node(), service(), endpoint_slice([hinted])).reasons("default", "web")
     assert "this node's zone is not known (SVC-33)" in zoneless.cluster
 
 
@@ -146,7 +146,7 @@ def test_duplicates_and_slices_that_are_not_joined() -> None:
 
 
 def test_owners_and_families() -> None:
-    made = cluster(
+    made = store(
         service("first", ["10.96.0.1"], external_ips=["192.0.2.9"], created="2026-01-01T00:00:00Z"),
         service("web", ["10.96.0.10", "fd00::10"], external_ips=["192.0.2.9"], created="2026-01-02T00:00:00Z"),
     )

@@ -8,59 +8,60 @@ from msgspec.structs import replace
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import LoadBalancerIngress, Service
 from rulegen.networks import parse_network
-from rulegen.services.model import Finding, Frontend, FrontendKind, Reason, Route, TrafficPolicy, Verdict
-from tests.builders import CONFIGURATION, cluster, endpoint, endpoint_slice, node, port, service
+from rulegen.services.model import Finding, Frontend, FrontendKind, Reason, ServicePort, TrafficPolicy, Verdict
+from tests.builders import CONFIGURATION, endpoint, endpoint_slice, node, port, service, store
 
 V4, V6 = Family.IPV4, Family.IPV6
 REMOTE = endpoint_slice([endpoint("10.244.2.5", "node-2")])
 
 
-def routes(*services: Service, configuration: NodeConfiguration = CONFIGURATION) -> list[Route]:
-    return cluster(node(), *services, configuration=configuration).routes()
+def service_ports(*services: Service, configuration: NodeConfiguration = CONFIGURATION) -> list[ServicePort]:
+    return store(node(), *services, configuration=configuration).service_ports()
 
 
 def frontends(item: Service, family: Family = V4) -> dict[tuple[FrontendKind, str], Frontend]:
     return {
         (frontend.kind, frontend.address): frontend
-        for route in routes(item)
-        if route.family is family
-        for frontend in route.frontends
+        for service_port in service_ports(item)
+        if service_port.family is family
+        for frontend in service_port.frontends
     }
 
 
 def findings(item: Service) -> list[tuple[Reason, str]]:
     return [
         (finding.reason, finding.message)
-        for finding in cluster(node(), item).findings()
+        for finding in store(node(), item).findings()
         if finding.subject == f"Service default/{item.metadata.name}"
     ]
 
 
 @pytest.mark.parametrize("value", ["", "other-proxy"])
 def test_svc_1_another_proxys_service_is_skipped(value: str) -> None:
-    assert routes(service(labels={"service.kubernetes.io/service-proxy-name": value})) == []
+    assert service_ports(service(labels={"service.kubernetes.io/service-proxy-name": value})) == []
 
 
 def test_svc_1_a_service_handed_to_another_proxy_goes() -> None:
-    made = cluster(node(), service())
+    made = store(node(), service())
     made.take_changes()
     made.set_service(service(labels={"service.kubernetes.io/service-proxy-name": "x"}))
-    (gone,) = made.take_changes().routes.values()
+    (gone,) = made.take_changes().service_ports.values()
     assert gone is None
 
 
 @pytest.mark.parametrize("cluster_ip", ["", "None"])
 def test_svc_4_headless_is_skipped(cluster_ip: str) -> None:
-    assert routes(service(cluster_ips=[cluster_ip], vips=["192.0.2.1"])) == []
+    assert service_ports(service(cluster_ips=[cluster_ip], vips=["192.0.2.1"])) == []
 
 
 def test_svc_4_external_name_is_skipped_even_with_a_cluster_ip() -> None:
-    assert routes(service(kind="ExternalName")) == []
+    assert service_ports(service(kind="ExternalName")) == []
 
 
 def test_svc_5_cluster_ip_by_the_index_of_the_family() -> None:
     found = {
-        route.family: route.frontends[0].address for route in routes(service(cluster_ips=["fd00::10", "10.96.0.9"]))
+        service_port.family: service_port.frontends[0].address
+        for service_port in service_ports(service(cluster_ips=["fd00::10", "10.96.0.9"]))
     }
     assert found == {V6: "fd00::10", V4: "10.96.0.9"}
 
@@ -68,27 +69,29 @@ def test_svc_5_cluster_ip_by_the_index_of_the_family() -> None:
 def test_svc_5_cluster_ip_alone_without_families() -> None:
     item = service()
     item = replace(item, spec=replace(item.spec, ip_families=None, cluster_ips=None))
-    assert [(route.family, route.frontends[0].address) for route in routes(item)] == [(V4, "10.96.0.10")]
+    assert [(service_port.family, service_port.frontends[0].address) for service_port in service_ports(item)] == [
+        (V4, "10.96.0.10")
+    ]
 
 
 def test_svc_5_families_beyond_the_list_of_cluster_ips_do_not_exist() -> None:
     item = service()
     item = replace(item, spec=replace(item.spec, ip_families=["IPv4", "IPv6"]))
-    assert [route.family for route in routes(item)] == [V4]
+    assert [service_port.family for service_port in service_ports(item)] == [V4]
 
 
 def test_svc_5_a_family_without_cluster_ip_has_no_external_addresses_either() -> None:
     item = service(external_ips=["2001:db8::1"], vips=["2001:db8::2"], ports=[port(node_port=30000)])
-    assert [route.family for route in routes(item)] == [V4]
+    assert [service_port.family for service_port in service_ports(item)] == [V4]
     assert [reason for reason, _ in findings(item)] == [Reason.UNUSED_ADDRESS] * 2
 
 
 def test_only_configured_families() -> None:
     only_v6 = replace(CONFIGURATION, families=(V6,))
-    made = cluster(node(), service(cluster_ips=["10.96.0.9", "fd00::9"]), configuration=only_v6)
-    assert [route.family for route in made.routes()] == [V6]
+    made = store(node(), service(cluster_ips=["10.96.0.9", "fd00::9"]), configuration=only_v6)
+    assert [service_port.family for service_port in made.service_ports()] == [V6]
     assert list(made.take_changes().node) == [V6]
-    assert made.node_routing(V4) is None
+    assert made.node_settings(V4) is None
 
 
 def test_svc_6_node_ports_and_vips_of_any_type() -> None:
@@ -121,7 +124,7 @@ def test_svc_9_every_kind_of_the_own_family_sorted() -> None:
 
 def test_svc_9_protocols_may_share_a_number() -> None:
     item = service(ports=[port(53, "dns"), port(53, "dns-udp", "UDP"), port(53, "dns-sctp", "SCTP")])
-    assert {route.name.protocol for route in routes(item)} == {"TCP", "UDP", "SCTP"}
+    assert {service_port.name.protocol for service_port in service_ports(item)} == {"TCP", "UDP", "SCTP"}
     assert findings(item) == []
 
 
@@ -277,18 +280,18 @@ def test_svc_52_ranges_with_the_nodes_address_let_the_own_vips_in() -> None:
 
 
 def test_svc_52_follows_the_nodes_address() -> None:
-    made = cluster(node(addresses=["10.9.9.9"]), service(vips=["192.0.2.1"], ranges=["192.168.0.0/16"]))
-    assert made.routes()[0].frontends[1].allowed_sources == ("192.168.0.0/16",)
+    made = store(node(addresses=["10.9.9.9"]), service(vips=["192.0.2.1"], ranges=["192.168.0.0/16"]))
+    assert made.service_ports()[0].frontends[1].allowed_sources == ("192.168.0.0/16",)
     made.take_changes()
     made.set_node(node(addresses=["192.168.7.7"]))
-    (route,) = made.take_changes().routes.values()
-    assert route is not None
-    assert route.frontends[1].allowed_sources == ("192.0.2.1/32", "192.168.0.0/16")
+    (service_port,) = made.take_changes().service_ports.values()
+    assert service_port is not None
+    assert service_port.frontends[1].allowed_sources == ("192.0.2.1/32", "192.168.0.0/16")
 
 
 def test_svc_53_loopback_while_no_address_is_known() -> None:
-    made = cluster(service(vips=["192.0.2.1"], ranges=["127.0.0.0/8"]))
-    assert made.routes()[0].frontends[1].allowed_sources == ("127.0.0.0/8", "192.0.2.1/32")
+    made = store(service(vips=["192.0.2.1"], ranges=["127.0.0.0/8"]))
+    assert made.service_ports()[0].frontends[1].allowed_sources == ("127.0.0.0/8", "192.0.2.1/32")
 
 
 @pytest.mark.parametrize(
@@ -329,8 +332,8 @@ def test_svc_41_policies_are_independent(internal: str, external: str) -> None:
 )
 def test_svc_16_which_lists_are_used(internal: str, external: str, node_port: int, lists: str) -> None:
     item = service(kind="NodePort", internal=internal, external=external, ports=[port(node_port=node_port)])
-    (route,) = cluster(node(), item, endpoint_slice([endpoint("10.244.1.5", "node-1")])).routes()
-    assert " ".join(name for name in ("cluster", "local") if getattr(route, name)) == lists
+    (service_port,) = store(node(), item, endpoint_slice([endpoint("10.244.1.5", "node-1")])).service_ports()
+    assert " ".join(name for name in ("cluster", "local") if getattr(service_port, name)) == lists
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
@@ -343,18 +346,18 @@ def test_svc_37_without_local_endpoints_policy_local_drops_each_on_its_own() -> 
     for internal in ("Cluster", "Local"):
         for external in ("Cluster", "Local"):
             item = service(kind="NodePort", internal=internal, external=external, ports=[port(node_port=30000)])
-            (route,) = cluster(node(), item, REMOTE).routes()
-            verdicts = [frontend.verdict for frontend in route.frontends]
+            (service_port,) = store(node(), item, REMOTE).service_ports()
+            verdicts = [frontend.verdict for frontend in service_port.frontends]
             expected = {"Cluster": Verdict.BALANCE, "Local": Verdict.DROP}
             assert verdicts == [expected[internal], expected[external]]
 
 
 def test_svc_55_affinity_timeout() -> None:
     item = service(affinity=77)
-    assert routes(item)[0].affinity_timeout == 77
-    assert routes(service())[0].affinity_timeout is None
+    assert service_ports(item)[0].affinity_timeout == 77
+    assert service_ports(service())[0].affinity_timeout is None
     item = replace(item, spec=replace(item.spec, session_affinity_config=None))
-    assert routes(item)[0].affinity_timeout == 10800
+    assert service_ports(item)[0].affinity_timeout == 10800
 
 
 def test_ports_that_share_name_and_protocol_are_reported_and_the_last_one_counts() -> None:
@@ -364,6 +367,6 @@ def test_ports_that_share_name_and_protocol_are_reported_and_the_last_one_counts
 
 
 def test_findings_stay_on_one_line_whatever_a_field_holds() -> None:
-    made = cluster(node(), service(external_ips=['a"\n; drop'], annotations={"rulegen.io/weights": "a\nb"}))
+    made = store(node(), service(external_ips=['a"\n; drop'], annotations={"rulegen.io/weights": "a\nb"}))
     assert made.findings()
     assert not any("\n" in text for finding in made.findings() for text in Finding(*finding))

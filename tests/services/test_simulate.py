@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
 from rulegen.kube.objects import Service
 from rulegen.services.simulate import Fate, FrontendIndex, Origin, Outcome, Packet, follow
-from tests.builders import CONFIGURATION, Item, cluster, endpoint, endpoint_slice, node, port, service, service_cidr
+from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
 
 NODE = "192.168.1.10"
 SECOND = "192.168.2.10"
@@ -51,12 +51,12 @@ def send(
     configuration: NodeConfiguration = CONFIGURATION,
     node_addresses: tuple[str, ...] = (NODE, SECOND),
 ) -> Outcome:
-    made = cluster(node(), *items, configuration=configuration)
+    made = store(node(), *items, configuration=configuration)
     family = Family.IPV6 if ":" in destination else Family.IPV4
-    index = FrontendIndex(route for route in made.routes() if route.family is family)
-    routing = made.node_routing(family)
-    assert routing is not None
-    return follow(index, routing, node_addresses, Packet(source, destination, number, protocol, interface))
+    index = FrontendIndex(service_port for service_port in made.service_ports() if service_port.family is family)
+    settings = made.node_settings(family)
+    assert settings is not None
+    return follow(index, settings, node_addresses, Packet(source, destination, number, protocol, interface))
 
 
 def said(outcome: Outcome) -> str:

@@ -13,12 +13,20 @@ from hypothesis.strategies import DrawFn
 
 from rulegen.config import Family
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.services.model import Changes, Finding, HealthCheck, HealthCheckKey, NodeRouting, Reason, Route, RouteKey
-from rulegen.services.store import Cluster
+from rulegen.services.model import (
+    Changes,
+    Finding,
+    HealthCheck,
+    HealthCheckKey,
+    NodeSettings,
+    Reason,
+    ServicePort,
+    ServicePortKey,
+)
+from rulegen.services.store import Store
 from tests.builders import (
     CONFIGURATION,
     Item,
-    cluster,
     draining,
     endpoint,
     endpoint_port,
@@ -27,6 +35,7 @@ from tests.builders import (
     port,
     service,
     service_cidr,
+    store,
 )
 
 V4 = Family.IPV4
@@ -35,16 +44,16 @@ Told = TypeVar("Told")
 OLD, NEW = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"
 
 
-def owners(made: Cluster) -> dict[str, str]:
+def owners(made: Store) -> dict[str, str]:
     """The owner's name of each address, or of `:port` for a NodePort."""
     return {
-        frontend.address or f":{frontend.port}": route.name.name
-        for route in made.routes()
-        for frontend in route.frontends
+        frontend.address or f":{frontend.port}": service_port.name.name
+        for service_port in made.service_ports()
+        for frontend in service_port.frontends
     }
 
 
-def duplicates(made: Cluster) -> list[tuple[str, str]]:
+def duplicates(made: Store) -> list[tuple[str, str]]:
     return [
         (finding.subject, finding.message) for finding in made.findings() if finding.reason is Reason.DUPLICATE_FRONTEND
     ]
@@ -56,7 +65,7 @@ def test_d2_the_oldest_service_owns_and_the_other_is_reported() -> None:
         service("zzz", ["10.96.0.2"], external_ips=["192.0.2.1"], created=OLD),
     ]
     for order in permutations(items):
-        made = cluster(node(), *order)
+        made = store(node(), *order)
         assert owners(made) == {"10.96.0.1": "aaa", "10.96.0.2": "zzz", "192.0.2.1": "zzz"}
         assert duplicates(made) == [
             ("Service default/aaa", "externalIP 192.0.2.1 port 80/TCP belongs to default/zzz (D2)"),
@@ -65,27 +74,27 @@ def test_d2_the_oldest_service_owns_and_the_other_is_reported() -> None:
 
 def test_d2_equal_age_goes_by_name_and_unknown_age_is_newest() -> None:
     both = [service(name, [f"10.96.0.{n}"], vips=["192.0.2.1"]) for n, name in enumerate(["b", "a"], 1)]
-    assert owners(cluster(*both))["192.0.2.1"] == "a"
+    assert owners(store(*both))["192.0.2.1"] == "a"
     dated = service("z", ["10.96.0.9"], vips=["192.0.2.1"], created=NEW)
-    assert owners(cluster(*both, dated))["192.0.2.1"] == "z"
+    assert owners(store(*both, dated))["192.0.2.1"] == "z"
 
 
 def test_d2_ages_are_moments_not_text() -> None:
     early = service("z", ["10.96.0.1"], vips=["192.0.2.1"], created="2024-06-01T01:00:00+02:00")
     late = service("a", ["10.96.0.2"], vips=["192.0.2.1"], created="2024-06-01T00:30:00Z")
-    assert owners(cluster(early, late))["192.0.2.1"] == "z"
+    assert owners(store(early, late))["192.0.2.1"] == "z"
 
 
 def test_d2_a_moment_without_offset_is_unknown() -> None:
     vague = service("a", ["10.96.0.1"], vips=["192.0.2.1"], created="2020-01-01T00:00:00")
-    assert owners(cluster(vague, service("z", ["10.96.0.2"], vips=["192.0.2.1"], created=NEW)))["192.0.2.1"] == "z"
+    assert owners(store(vague, service("z", ["10.96.0.2"], vips=["192.0.2.1"], created=NEW)))["192.0.2.1"] == "z"
 
 
 def test_d2_an_older_service_that_arrives_later_takes_the_frontend_over() -> None:
-    made = cluster(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"], created=NEW))
+    made = store(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"], created=NEW))
     made.take_changes()
     made.set_service(service("b", ["10.96.0.2"], vips=["192.0.2.1"], created=OLD))
-    assert len(made.take_changes().routes) == 2
+    assert len(made.take_changes().service_ports) == 2
     assert owners(made)["192.0.2.1"] == "b"
     assert [subject for subject, _ in duplicates(made)] == ["Service default/a"]
 
@@ -94,12 +103,12 @@ def test_d2_a_cluster_ip_beats_an_older_external_ip_or_vip() -> None:
     old = service(
         "a", ["10.96.0.1"], external_ips=["10.96.0.2"], vips=["10.96.0.2"], ranges=["10.0.0.0/8"], created=OLD
     )
-    made = cluster(old, service("b", ["10.96.0.2"], created=NEW))
+    made = store(old, service("b", ["10.96.0.2"], created=NEW))
     assert owners(made) == {"10.96.0.1": "a", "10.96.0.2": "b"}
 
 
 def test_d2_port_protocol_and_family_tell_frontends_apart() -> None:
-    made = cluster(
+    made = store(
         node(),
         service("a", ["10.96.0.1"], [port(80)], external_ips=["192.0.2.1"]),
         service("b", ["10.96.0.2"], [port(81)], external_ips=["192.0.2.1"]),
@@ -108,11 +117,18 @@ def test_d2_port_protocol_and_family_tell_frontends_apart() -> None:
         service("e", ["fd00::4"], [port(80, node_port=30000)]),
     )
     assert duplicates(made) == []
-    assert sum(frontend.address in ("192.0.2.1", "") for route in made.routes() for frontend in route.frontends) == 5
+    assert (
+        sum(
+            frontend.address in ("192.0.2.1", "")
+            for service_port in made.service_ports()
+            for frontend in service_port.frontends
+        )
+        == 5
+    )
 
 
 def test_d2_node_ports_have_owners_too_and_the_next_one_takes_over() -> None:
-    made = cluster(
+    made = store(
         node(),
         service("a", ["10.96.0.1"], [port(node_port=30000)], created=OLD),
         service("b", ["10.96.0.2"], [port(node_port=30000)], created=NEW),
@@ -120,78 +136,78 @@ def test_d2_node_ports_have_owners_too_and_the_next_one_takes_over() -> None:
     assert owners(made)[":30000"] == "a"
     made.take_changes()
     made.remove_service("default", "a")
-    changes = made.take_changes().routes
-    assert {key[0].name: route is None for key, route in changes.items()} == {"a": True, "b": False}
+    changes = made.take_changes().service_ports
+    assert {key[0].name: service_port is None for key, service_port in changes.items()} == {"a": True, "b": False}
     assert owners(made)[":30000"] == "b"
     assert duplicates(made) == []
 
 
 def test_a_node_port_moves_from_one_service_to_another_in_one_go() -> None:
-    made = cluster(
+    made = store(
         service("a", ["10.96.0.1"], [port(node_port=30000)]), service("b", ["10.96.0.2"], [port(node_port=30001)])
     )
     made.take_changes()
     made.set_service(service("a", ["10.96.0.1"], [port()]))
     made.set_service(service("b", ["10.96.0.2"], [port(node_port=30000)]))
-    assert len(made.take_changes().routes) == 2
+    assert len(made.take_changes().service_ports) == 2
     assert owners(made)[":30000"] == "b"
 
 
 def test_d2_two_ports_of_one_service_with_one_number() -> None:
-    made = cluster(node(), service(ports=[port(80, "b"), port(80, "a")]))
-    (found,) = made.routes()
+    made = store(node(), service(ports=[port(80, "b"), port(80, "a")]))
+    (found,) = made.service_ports()
     assert found.name.port == "a"
     assert len(duplicates(made)) == 1
     made.remove_service("default", "web")
-    assert made.routes() == []
+    assert made.service_ports() == []
     assert duplicates(made) == []
 
 
-def test_a_service_with_nothing_left_has_no_route() -> None:
-    made = cluster(service("a", ["10.96.0.1"], created=OLD), service("b", ["10.96.0.1"], created=NEW))
-    assert [route.name.name for route in made.routes()] == ["a"]
+def test_a_service_with_nothing_left_has_no_service_port() -> None:
+    made = store(service("a", ["10.96.0.1"], created=OLD), service("b", ["10.96.0.1"], created=NEW))
+    assert [service_port.name.name for service_port in made.service_ports()] == ["a"]
 
 
 def test_a_service_that_changes_type() -> None:
-    made = cluster(node(), service(kind="NodePort", ports=[port(node_port=30000)]))
+    made = store(node(), service(kind="NodePort", ports=[port(node_port=30000)]))
     made.take_changes()
     made.set_service(service(kind="ExternalName"))
-    assert list(made.take_changes().routes.values()) == [None]
+    assert list(made.take_changes().service_ports.values()) == [None]
     made.set_service(service())
-    (found,) = made.take_changes().routes.values()
+    (found,) = made.take_changes().service_ports.values()
     assert found is not None
     assert len(found.frontends) == 1
 
 
 def test_what_was_taken_is_not_given_again_and_what_reverted_never() -> None:
-    made = cluster(node(), service(), endpoint_slice(["10.244.1.1"]))
-    assert len(made.take_changes().routes) == 1
+    made = store(node(), service(), endpoint_slice(["10.244.1.1"]))
+    assert len(made.take_changes().service_ports) == 1
     assert not any(made.take_changes())
     made.set_slice(endpoint_slice(["10.244.1.2"]))
-    assert made.routes()[0].cluster[0].address == "10.244.1.2"
+    assert made.service_ports()[0].cluster_endpoints[0].address == "10.244.1.2"
     made.set_slice(endpoint_slice(["10.244.1.1"]))
     made.set_service(service(annotations={"irrelevant": "x"}))
     assert not any(made.take_changes())
 
 
 def test_only_what_the_change_concerns_is_compiled() -> None:
-    made = cluster(node(), *(service(f"s{n}", [f"10.96.1.{n}"]) for n in range(50)))
-    before = {route.name: route for route in made.routes()}
+    made = store(node(), *(service(f"s{n}", [f"10.96.1.{n}"]) for n in range(50)))
+    before = {service_port.name: service_port for service_port in made.service_ports()}
     made.set_slice(endpoint_slice(["10.244.1.1"], service_name="s7"))
-    changed = [route for route in made.routes() if before[route.name] is not route]
-    assert [route.name.name for route in changed] == ["s7"]
+    changed = [service_port for service_port in made.service_ports() if before[service_port.name] is not service_port]
+    assert [service_port.name.name for service_port in changed] == ["s7"]
 
 
 # What was found, as it changes.
 
 
-def reasons_taken(made: Cluster) -> dict[str, list[Reason]]:
+def reasons_taken(made: Store) -> dict[str, list[Reason]]:
     return {name: [found.reason for found in findings] for (_, name), findings in made.take_changes().findings.items()}
 
 
 def test_findings_are_told_with_those_of_the_slices_when_they_differ() -> None:
     malformed = {"rulegen.io/weight": "many"}
-    made = cluster(
+    made = store(
         node(),
         service("a", annotations={"rulegen.io/weights": "?"}),
         service("b", ["10.96.0.11"]),
@@ -212,7 +228,7 @@ def test_findings_are_told_with_those_of_the_slices_when_they_differ() -> None:
 
 
 def test_a_service_that_is_gone_has_no_findings_and_one_that_comes_has_those_of_its_slices() -> None:
-    made = cluster(node(), endpoint_slice(["10.244.1.1", "fd00::1"]))
+    made = store(node(), endpoint_slice(["10.244.1.1", "fd00::1"]))
     assert reasons_taken(made) == {}
     made.set_service(service())
     assert reasons_taken(made) == {"web": [Reason.UNUSABLE_ADDRESS]}
@@ -226,7 +242,7 @@ def test_a_service_that_is_gone_has_no_findings_and_one_that_comes_has_those_of_
 
 
 def test_d2_who_takes_a_frontend_changes_the_findings_of_the_other() -> None:
-    made = cluster(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"], created=NEW))
+    made = store(node(), service("a", ["10.96.0.1"], vips=["192.0.2.1"], created=NEW))
     assert reasons_taken(made) == {}
     made.set_service(service("b", ["10.96.0.2"], vips=["192.0.2.1"], created=OLD))
     assert reasons_taken(made) == {"a": [Reason.DUPLICATE_FRONTEND]}
@@ -235,7 +251,7 @@ def test_d2_who_takes_a_frontend_changes_the_findings_of_the_other() -> None:
 
 
 def test_findings_about_the_node_are_told_apart() -> None:
-    made = cluster(service())
+    made = store(service())
     first = made.take_changes().node_findings
     assert first is not None
     assert [found.reason for found in first] == [Reason.UNKNOWN_NODE]
@@ -319,7 +335,7 @@ Step: TypeAlias = Item | tuple[str, str]
 REMOVALS = st.tuples(st.sampled_from(["service", "slice", "cidr"]), st.sampled_from([*NAMES, "s1", "s2", "s3"]))
 
 
-def take_step(made: Cluster, step: Step, held: dict[tuple[str, str], Item]) -> None:
+def take_step(made: Store, step: Step, held: dict[tuple[str, str], Item]) -> None:
     """Does a step, and keeps `held` at what the cluster then holds."""
     if not isinstance(step, tuple):
         kind = {Service: "service", EndpointSlice: "slice", ServiceCIDR: "cidr", Node: "node"}[type(step)]
@@ -341,14 +357,14 @@ class Replayed:
     """What somebody knows who is told of changes only."""
 
     def __init__(self) -> None:
-        self.routes: dict[RouteKey, Route] = {}
-        self.node: dict[Family, NodeRouting] = {}
+        self.service_ports: dict[ServicePortKey, ServicePort] = {}
+        self.node: dict[Family, NodeSettings] = {}
         self.checks: dict[HealthCheckKey, HealthCheck] = {}
         self.findings: dict[tuple[str, str], tuple[Finding, ...]] = {}
         self.node_findings: list[tuple[Finding, ...]] = []
 
     def take(self, changes: Changes) -> None:
-        _replay(self.routes, changes.routes)
+        _replay(self.service_ports, changes.service_ports)
         _replay(self.checks, changes.health_checks)
         _replay(self.findings, {key: found or None for key, found in changes.findings.items()})
         self.node.update(changes.node)
@@ -372,10 +388,10 @@ def _replay(known: dict[Key, Told], changes: Mapping[Key, Told | None]) -> None:
     st.lists(st.tuples(st.one_of(services(), slices(), NODES, CIDRS, REMOVALS), st.booleans()), max_size=25),
     st.randoms(),
 )
-def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
+def test_history_and_order_do_not_show_and_changes_replay_to_the_service_ports(
     steps: list[tuple[Step, bool]], random: Random
 ) -> None:
-    made = Cluster(CONFIGURATION)
+    made = Store(CONFIGURATION)
     held: dict[tuple[str, str], Item] = {}
     replayed = Replayed()
     for step, take in steps:
@@ -385,18 +401,21 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_routes(
     replayed.take(made.take_changes())
     shuffled = list(held.values())
     random.shuffle(shuffled)
-    fresh = cluster(*shuffled)
-    assert made.routes() == fresh.routes()
+    fresh = store(*shuffled)
+    assert made.service_ports() == fresh.service_ports()
     assert made.findings() == fresh.findings()
     taken = fresh.take_changes()
     assert replayed.findings == taken.findings
     assert replayed.node_findings[-1] == taken.node_findings
-    assert sorted(replayed.routes.values(), key=lambda route: (route.name, route.family.value)) == fresh.routes()
-    assert replayed.node == {family: fresh.node_routing(family) for family in CONFIGURATION.families}
+    assert (
+        sorted(replayed.service_ports.values(), key=lambda service_port: (service_port.name, service_port.family.value))
+        == fresh.service_ports()
+    )
+    assert replayed.node == {family: fresh.node_settings(family) for family in CONFIGURATION.families}
     assert replayed.checks == taken.health_checks
     keys = [
-        (route.family, frontend.address, frontend.port, route.name.protocol)
-        for route in fresh.routes()
-        for frontend in route.frontends
+        (service_port.family, frontend.address, frontend.port, service_port.name.protocol)
+        for service_port in fresh.service_ports()
+        for frontend in service_port.frontends
     ]
     assert len(keys) == len(set(keys))

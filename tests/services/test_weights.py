@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 import pytest
 
 from rulegen.kube.objects import EndpointSlice, Service
-from rulegen.services.model import Reason, Route, Verdict
+from rulegen.services.model import Reason, ServicePort, Verdict
 from rulegen.services.weights import ServiceWeights, WeightRule, parse_service_weights
-from tests.builders import cluster, draining, endpoint, endpoint_slice, node, port, service
+from tests.builders import draining, endpoint, endpoint_slice, node, port, service, store
 
 PODS = [
     endpoint("10.0.0.1", "node-1", target="web-blue-1"),
@@ -29,17 +29,17 @@ def weighted(text: str, *, affinity: int | None = None, external: str = "Cluster
     )
 
 
-def route(item: Service, *slices: EndpointSlice) -> Route:
-    (found,) = cluster(node(), item, *(slices or [endpoint_slice(PODS)])).routes()
+def service_port(item: Service, *slices: EndpointSlice) -> ServicePort:
+    (found,) = store(node(), item, *(slices or [endpoint_slice(PODS)])).service_ports()
     return found
 
 
 def weights(item: Service, *slices: EndpointSlice) -> dict[str, int]:
-    return {backend.address[-1]: backend.weight for backend in route(item, *slices).cluster}
+    return {backend.address[-1]: backend.weight for backend in service_port(item, *slices).cluster_endpoints}
 
 
 def findings(*items: Service | EndpointSlice) -> list[tuple[str, Reason]]:
-    return [(finding.subject, finding.reason) for finding in cluster(node(), *items).findings()]
+    return [(finding.subject, finding.reason) for finding in store(node(), *items).findings()]
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,16 @@ def test_d9_a_malformed_weight_of_a_slice_is_reported_and_as_if_absent() -> None
 
 
 def test_d9_weight_0_is_as_if_absent_from_both_lists() -> None:
-    found = route(weighted("web-blue-1=0", external="Local"))
-    assert [backend.address for backend in found.cluster] == ["10.0.0.2", "10.0.0.3"]
-    assert found.local == ()
+    found = service_port(weighted("web-blue-1=0", external="Local"))
+    assert [backend.address for backend in found.cluster_endpoints] == ["10.0.0.2", "10.0.0.3"]
+    assert found.local_endpoints == ()
     assert found.draining == ()
     assert [frontend.verdict for frontend in found.frontends] == [Verdict.BALANCE, Verdict.DROP]
 
 
 def test_d9_all_zero_means_no_endpoints() -> None:
-    found = route(weighted("*=0"))
-    assert found.cluster == ()
+    found = service_port(weighted("*=0"))
+    assert found.cluster_endpoints == ()
     assert {frontend.verdict for frontend in found.frontends} == {Verdict.REJECT}
 
 
@@ -122,24 +122,24 @@ def test_d9_weight_0_has_no_say_in_topology() -> None:
 
 
 def test_d9_with_affinity_what_drains_is_kept_apart() -> None:
-    found = route(weighted("web-blue-*=0", affinity=60))
+    found = service_port(weighted("web-blue-*=0", affinity=60))
     assert [(backend.address, backend.weight, backend.local) for backend in found.draining] == [
         ("10.0.0.1", 0, True),
         ("10.0.0.2", 0, False),
     ]
-    assert [backend.address for backend in found.cluster] == ["10.0.0.3"]
+    assert [backend.address for backend in found.cluster_endpoints] == ["10.0.0.3"]
 
 
 def test_d9_an_endpoint_that_would_be_in_no_list_does_not_drain() -> None:
     gone = endpoint_slice(
         [endpoint("10.0.0.1", ready=False), draining("10.0.0.2"), endpoint("10.0.0.3", "node-2"), endpoint("10.0.0.4")]
     )
-    found = route(weighted("10.0.0.[123]=0", affinity=60), gone)
+    found = service_port(weighted("10.0.0.[123]=0", affinity=60), gone)
     assert [backend.address for backend in found.draining] == ["10.0.0.3"]
 
 
 def test_d9_all_zero_with_affinity_still_drains() -> None:
-    found = route(weighted("*=0", affinity=60))
+    found = service_port(weighted("*=0", affinity=60))
     assert len(found.draining) == 3
     assert {frontend.verdict for frontend in found.frontends} == {Verdict.REJECT}
 

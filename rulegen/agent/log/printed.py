@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from rulegen.agent.log.lines import LineWriter
 from rulegen.config import Family
 from rulegen.errors import TargetError, one_line
-from rulegen.services.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, RuleCount, ShownChange
+from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
+from rulegen.targets.model import AnyDelta, LiveRules, RuleCount, ServicePortChange, ShownChange
 
 _STANDARD_OUTPUT = 1
 # A first sync prints a line for each entry of the cluster, all at once.
@@ -62,10 +62,10 @@ class PrintedRules:
         self._rules.read()
 
     def update(
-        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
-    ) -> tuple[AnyDelta, dict[RouteKey, TargetError]]:
+        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
+    ) -> tuple[AnyDelta, dict[ServicePortKey, TargetError]]:
         """As the rules do."""
-        return self._rules.update(routes, nodes)
+        return self._rules.update(service_ports, nodes)
 
     def difference(self) -> AnyDelta:
         """As the rules do."""
@@ -79,7 +79,9 @@ class PrintedRules:
         for change in self._rules.changes(delta):
             self._print_line(change.text)
 
-    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
+    def accepts(
+        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
+    ) -> None:
         """Never raises."""
 
     def settle(self) -> None:

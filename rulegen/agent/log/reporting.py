@@ -91,7 +91,7 @@ def _in_words(sync: Sync) -> str:
 
 
 def _names(sync: Sync) -> list[str]:
-    return list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in sync.routes))
+    return list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in sync.service_ports))
 
 
 def _shortened(names: list[str]) -> str:

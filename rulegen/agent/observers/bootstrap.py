@@ -10,7 +10,7 @@ import os
 from urllib.parse import urlsplit
 
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.worker.reconciler import Engine, Sync
+from rulegen.agent.worker.reconciler import Reconciler, Sync
 from rulegen.errors import printable
 from rulegen.kube.addresses import canonical_address
 
@@ -22,9 +22,9 @@ _ADVICE = "name the API server itself with --apiserver or clientConnection.kubec
 class Bootstrap(Observer):
     """Looks at the first sync. `server`: the URL of the API server."""
 
-    def __init__(self, server: str, engine: Engine) -> None:
+    def __init__(self, server: str, reconciler: Reconciler) -> None:
         """Says at once what the environment of a pod tells: while nothing is programmed there may be no first sync."""
-        self._engine = engine
+        self._reconciler = reconciler
         self._address = canonical_address(urlsplit(server).hostname or "")
         if self._address and self._address == canonical_address(os.environ.get("KUBERNETES_SERVICE_HOST", "")):
             _LOG.warning(
@@ -38,13 +38,13 @@ class Bootstrap(Observer):
         del sync
         if self._address is None:
             return
-        for route in self._engine.applied().values():
-            if any(frontend.address == self._address for frontend in route.frontends):
+        for service_port in self._reconciler.applied().values():
+            if any(frontend.address == self._address for frontend in service_port.frontends):
                 _LOG.warning(
                     "the API server is reached through %s, which belongs to Service %s and is programmed by this "
                     "agent: on a node without rules it could not start; %s",
                     self._address,
-                    route.name,
+                    service_port.name,
                     _ADVICE,
                 )
                 break

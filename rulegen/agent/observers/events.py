@@ -317,7 +317,7 @@ def _printable(note: str) -> str:
 
 
 class FindingEvents:
-    """Makes Events of what routing finds, as long as it does. `service`: the Service of a namespace and name."""
+    """Makes Events of what the store finds, as long as it does. `service`: the Service of a namespace and name."""
 
     def __init__(self, recorder: EventRecorder, service: Callable[[str, str], Service | None]) -> None:
         self._recorder = recorder

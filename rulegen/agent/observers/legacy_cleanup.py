@@ -34,7 +34,7 @@ _POLL_SECONDS = 5.0
 Removal = Callable[[], list[str]]
 
 
-class Takeover(Observer):
+class LegacyCleanup(Observer):
     """To be made before the first sync, and waits for it.
 
     `own`: what rulegen itself left elsewhere. What kube-proxy left goes on positive evidence that it has ended

@@ -19,7 +19,7 @@ from rulegen.config import Family, Target
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.reconcile.delta import Delta
-from rulegen.services.model import Changes, Finding, FrontendKind, Reason, Route, Verdict
+from rulegen.services.model import Changes, Finding, FrontendKind, Reason, ServicePort, Verdict
 from rulegen.targets.model import RuleCount
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._source = _Source(make, time.time() if started is None else started)
         self._syncs = _Syncs(make, target)
-        self._routes = _Routes(make)
+        self._service_ports = _ServicePorts(make)
         self._findings = _Findings(make)
         self._rules = _Rules(make) if target is Target.IPTABLES else None
         self._conntrack_seconds = make.histograms(
@@ -83,7 +83,7 @@ class Metrics:
         self._waiting.set_function(count)
 
     def taken(self, events: Iterable[FollowEvent]) -> None:
-        """Events were taken from the inbox, and a sync will follow where they are changes."""
+        """Events were taken from the work queue, and a sync will follow where they are changes."""
         with self._lock:
             if self._source.take(events):
                 self._syncs.queued()
@@ -110,12 +110,12 @@ class Metrics:
         """So many Services are not in force as they are now: the target cannot express them, or the kernel refuses."""
         self._not_in_force.set(services)
 
-    def routes_changed(self, pairs: Iterable[tuple[Route | None, Route | None]]) -> None:
-        """Routes before and after: None before it was there, and when it is gone."""
-        self._routes.changed(pairs)
+    def service_ports_changed(self, pairs: Iterable[tuple[ServicePort | None, ServicePort | None]]) -> None:
+        """ServicePorts before and after: None before it was there, and when it is gone."""
+        self._service_ports.changed(pairs)
 
     def findings_changed(self, changes: Changes) -> None:
-        """What routing finds, of the Services whose findings changed, and of the node."""
+        """What the store finds, of the Services whose findings changed, and of the node."""
         with self._lock:
             self._findings.changed(changes.findings)
             if changes.node_findings is not None:
@@ -342,8 +342,8 @@ def _count(counters: Iterable[_ByFamily]) -> None:
             counter.inc()
 
 
-class _Routes:
-    """What is in force. Each Route is counted when it comes and when it goes, so nothing is ever gone through."""
+class _ServicePorts:
+    """What is in force. Each ServicePort is counted when it comes and when it goes, so nothing is ever gone through."""
 
     def __init__(self, make: _Maker) -> None:
         self._service_ports = make.gauges("rulegen_service_ports", "Service-ports that are in force")
@@ -363,27 +363,27 @@ class _Routes:
             for family in make.families
         }
 
-    def changed(self, pairs: Iterable[tuple[Route | None, Route | None]]) -> None:
+    def changed(self, pairs: Iterable[tuple[ServicePort | None, ServicePort | None]]) -> None:
         for before, after in pairs:
             if before is not None:
                 self._count(before, -1)
             if after is not None:
                 self._count(after, 1)
 
-    def _count(self, route: Route, step: int) -> None:
-        family = route.family
+    def _count(self, service_port: ServicePort, step: int) -> None:
+        family = service_port.family
         self._service_ports[family].inc(step)
-        self._frontends[family].inc(step * len(route.frontends))
-        self._endpoints[family].inc(step * len(route.cluster or route.local))
-        for policy in _dropped_policies(route):
+        self._frontends[family].inc(step * len(service_port.frontends))
+        self._endpoints[family].inc(step * len(service_port.cluster_endpoints or service_port.local_endpoints))
+        for policy in _dropped_policies(service_port):
             self._dropping[policy, family].inc(step)
 
 
-def _dropped_policies(route: Route) -> set[str]:
+def _dropped_policies(service_port: ServicePort) -> set[str]:
     """The traffic policies because of which a service-port drops (SVC-37); one that has no endpoint rejects."""
     return {
         _INTERNAL if frontend.kind is FrontendKind.CLUSTER_IP else _EXTERNAL
-        for frontend in route.frontends
+        for frontend in service_port.frontends
         if frontend.verdict is Verdict.DROP
     }
 

@@ -24,7 +24,7 @@ _SHOWN = 5
 _HINT = 'docs/deploy.md, "Beside firewalls", says what to configure'
 
 
-class FirewallWatch(Observer):
+class FirewallObserver(Observer):
     """`find`: asks the kernel; raises RulegenError. `recorder`: None where there is no API server."""
 
     def __init__(self, find: Callable[[], list[Obstacle]], node_name: str, recorder: EventRecorder | None) -> None:

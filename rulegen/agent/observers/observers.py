@@ -11,7 +11,7 @@ from rulegen.agent.http.health_checks import ServiceHealthServers
 from rulegen.agent.observers.events import EventRecorder, FindingEvents, ServiceReference
 from rulegen.agent.observers.metrics import Metrics
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.worker.reconciler import Engine, Sync
+from rulegen.agent.worker.reconciler import Reconciler, Sync
 from rulegen.config import Family
 from rulegen.conntrack.cleaner import Cleaner
 from rulegen.errors import RulegenError
@@ -29,12 +29,12 @@ _HEALTH_CHECK_FAILED = "FailedToStartServiceHealthcheck"
 _NOT_IN_FORCE = "NotInForce"
 
 
-class Measuring(Observer):
+class MetricsObserver(Observer):
     """Keeps the metrics."""
 
-    def __init__(self, metrics: Metrics, engine: Engine) -> None:
+    def __init__(self, metrics: Metrics, reconciler: Reconciler) -> None:
         self._metrics = metrics
-        self._engine = engine
+        self._reconciler = reconciler
 
     def took(self, events: Sequence[FollowEvent]) -> None:
         """They wait for a sync."""
@@ -44,10 +44,10 @@ class Measuring(Observer):
         """What a sync did and found."""
         metrics = self._metrics
         metrics.sync_done(sync.delta, sum(sync.seconds.values()), is_full=sync.is_full)
-        metrics.routes_changed(sync.routes.values())
+        metrics.service_ports_changed(sync.service_ports.values())
         metrics.findings_changed(sync.changes)
-        metrics.rules_counted(self._engine.rule_counts())
-        metrics.not_in_force(len({(name.namespace, name.name) for name, _ in self._engine.refusals()}))
+        metrics.rules_counted(self._reconciler.rule_counts())
+        metrics.not_in_force(len({(name.namespace, name.name) for name, _ in self._reconciler.refusals()}))
         if sync.repaired:
             metrics.drift()
             metrics.repaired(len(sync.repaired))
@@ -58,7 +58,7 @@ class Measuring(Observer):
         self._metrics.sync_failed(seconds, is_full=is_full)
 
 
-class Cleaning(Observer):
+class ConntrackObserver(Observer):
     """Removes stale UDP connections from the kernel's table after a sync; what fails is tried again (D5, D3)."""
 
     def __init__(self, cleaner: Cleaner, metrics: Metrics) -> None:
@@ -70,8 +70,8 @@ class Cleaning(Observer):
 
     def synced(self, sync: Sync) -> None:
         """Notes what is in force now; after a repair, all of it may have been missing for a while."""
-        routes = {key: change.after for key, change in sync.routes.items()}
-        self._cleaner.note(sync.changes._replace(routes=routes))
+        service_ports = {key: change.after for key, change in sync.service_ports.items()}
+        self._cleaner.note(sync.changes._replace(service_ports=service_ports))
         if sync.repaired:
             self._cleaner.note_all()
 
@@ -105,13 +105,13 @@ class Cleaning(Observer):
             self._metrics.conntrack_cleaned(family, seconds, number)
 
 
-class HealthKeeping(Observer):
+class HealthObserver(Observer):
     """Says whether the agent keeps up, and answers the health checks of Services. `period`: seconds between retries."""
 
-    def __init__(self, health: Health, servers: ServiceHealthServers, engine: Engine, period: float) -> None:
+    def __init__(self, health: Health, servers: ServiceHealthServers, reconciler: Reconciler, period: float) -> None:
         self._health = health
         self._servers = servers
-        self._engine = engine
+        self._reconciler = reconciler
         self._period = period
         self._next_retry: float | None = None
 
@@ -127,9 +127,9 @@ class HealthKeeping(Observer):
         """Before the first sync nothing is late; the own Node decides whether this one is to stay."""
         for event in events:
             match event:
-                case Upsert(Node() as node) if node.metadata.name == self._engine.node_name:
+                case Upsert(Node() as node) if node.metadata.name == self._reconciler.node_name:
                     self._health.set_node(node)
-                case Delete(kind, _, name) if kind is Node and name == self._engine.node_name:
+                case Delete(kind, _, name) if kind is Node and name == self._reconciler.node_name:
                     self._health.set_node(None)
         if self._next_retry is not None and any(isinstance(event, Upsert | Delete) for event in events):
             self._health.queued()
@@ -162,13 +162,13 @@ class HealthKeeping(Observer):
         self._servers.retry()
 
 
-class Telling(Observer):
+class EventObserver(Observer):
     """Tells people what is wrong with their Services: in the log, and in Events where there is an API server."""
 
-    def __init__(self, engine: Engine, recorder: EventRecorder | None) -> None:
-        self._engine = engine
+    def __init__(self, reconciler: Reconciler, recorder: EventRecorder | None) -> None:
+        self._reconciler = reconciler
         self._recorder = recorder
-        self._finding_events = None if recorder is None else FindingEvents(recorder, engine.cluster.service)
+        self._finding_events = None if recorder is None else FindingEvents(recorder, reconciler.store.service)
         self._told: dict[ServiceKey, tuple[Finding, ...]] = {}
         self._not_in_force: dict[ServiceKey, tuple[ServiceReference, str]] = {}
 
@@ -183,7 +183,7 @@ class Telling(Observer):
         """The port of a Service's health check cannot be listened on, or can be again (SVC-82)."""
         if holds:
             _LOG.warning("Service %s/%s: %s", *service, message)
-        self._record(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._engine.node_name}: {message}", holds)
+        self._record(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._reconciler.node_name}: {message}", holds)
 
     def _log_findings(self, changes: Changes) -> None:
         new: list[Finding] = list(changes.node_findings or ())
@@ -198,7 +198,7 @@ class Telling(Observer):
             _LOG.warning("%d more findings like these: `rulegen lint` lists them", len(new) - _SHOWN_FINDINGS)
 
     def _record_refusals(self, sync: Sync) -> None:
-        current = {(name.namespace, name.name): words for (name, _), words in self._engine.refusals().items()}
+        current = {(name.namespace, name.name): words for (name, _), words in self._reconciler.refusals().items()}
         for key in self._not_in_force.keys() - current.keys():
             reference, words = self._not_in_force.pop(key)
             self._record(reference, _NOT_IN_FORCE, words, False)
@@ -209,7 +209,7 @@ class Telling(Observer):
                 self._record(self._not_in_force[key][0], _NOT_IN_FORCE, words, True)
 
     def _reference(self, key: ServiceKey) -> ServiceReference:
-        service = self._engine.cluster.service(*key)
+        service = self._reconciler.store.service(*key)
         return ServiceReference(*key, service.metadata.uid if service else "")
 
     def _record(self, service: ServiceReference, reason: str, note: str, holds: bool) -> None:

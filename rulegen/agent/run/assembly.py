@@ -1,4 +1,4 @@
-"""One agent for one configuration: source, engine, target and all that it does beside, put together and set to work.
+"""One agent for one configuration: source, reconciler, target and all that it does beside, put together and started.
 
 Holds no lock and handles no signal; when this ends, nothing of it is left but the rules.
 """
@@ -17,15 +17,15 @@ from msgspec import Struct
 from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
 from rulegen.agent.observers.bootstrap import Bootstrap
-from rulegen.agent.observers.legacy_cleanup import Takeover
+from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.observers.observers import Telling
+from rulegen.agent.observers.observers import EventObserver
 from rulegen.agent.run.dataplane import Dataplane, open_dataplane
 from rulegen.agent.sources.files import FileSource
-from rulegen.agent.worker.drift import Nobody
+from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
-from rulegen.agent.worker.reconciler import Engine
-from rulegen.agent.worker.work_queue import Inbox
+from rulegen.agent.worker.reconciler import Reconciler
+from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.agent.worker.worker import Worker
 from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode
 from rulegen.errors import printable
@@ -60,10 +60,10 @@ class Options(Struct, frozen=True, kw_only=True):
 class Control(NamedTuple):
     """How an agent hears from the process that it is in.
 
-    `inbox`: whoever makes `is_stopping` true wakes it up. `worked` is called when the last sync has ended.
+    `work_queue`: whoever makes `is_stopping` true wakes it up. `worked` is called when the last sync has ended.
     """
 
-    inbox: Inbox
+    work_queue: WorkQueue
     is_stopping: Callable[[], bool]
     worked: Callable[[], None]
 
@@ -82,26 +82,26 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         HostError: the kernel or the privileges do not suffice.
         SourceError: following ended because of an error in the program.
     """
-    inbox = control.inbox
+    work_queue = control.work_queue
     options.configure_log(configuration.agent)
     with ExitStack() as stack:
         dataplane = stack.enter_context(open_dataplane(configuration, options.variant))
         if options.print_line is not None:
             rules = PrintedRules(dataplane.rules, options.print_line)
-            dataplane = dataplane._replace(rules=rules, watch=Nobody())
+            dataplane = dataplane._replace(rules=rules, watch=NoDriftDetection())
         configuration = dataplane.configuration
         node = configuration.node
-        engine = Engine(node, dataplane.rules)
-        source, followed, observers = _source(options, configuration, inbox, engine)
+        reconciler = Reconciler(node, dataplane.rules)
+        source, followed, observers = _source(options, configuration, work_queue, reconciler)
         observers.append(Reporting())
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
-            observers += _observers(dataplane, engine, inbox, recorder, stack)
+            observers += _observers(dataplane, reconciler, work_queue, recorder, stack)
         else:
-            observers.append(Telling(engine, None))
-        inbox.weigh(engine.cluster.large)
+            observers.append(EventObserver(reconciler, None))
+        work_queue.weigh(reconciler.store.large)
         # What a source before this one has delivered is told anew.
-        inbox.take()
+        work_queue.take()
         source.start()
         stack.callback(source.stop)
         _LOG.info("following %s for node %s, target %s", followed, node.node_name, configuration.target.value)
@@ -110,20 +110,24 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
             needs_node=not options.files,
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
-        Worker(engine, inbox, dataplane, readiness, observers).run(control.is_stopping)
+        Worker(reconciler, work_queue, dataplane, readiness, observers).run(control.is_stopping)
         control.worked()
 
 
 def _source(
-    options: Options, configuration: Configuration, inbox: Inbox, engine: Engine
+    options: Options, configuration: Configuration, work_queue: WorkQueue, reconciler: Reconciler
 ) -> tuple[_Source, str, list[Observer]]:
     """Where events come from, the same in words, and who looks at whether that can work."""
     if options.files:
-        return FileSource(options.files, inbox.deliver_together), ", ".join(map(printable, options.files)), []
+        return FileSource(options.files, work_queue.deliver_together), ", ".join(map(printable, options.files)), []
     from rulegen.kube.api import connect
 
     api = connect(configuration.agent.kubeconfig, options.server, _LOG.warning)
-    return Follower(api, configuration.node.node_name, inbox.deliver), api.server, [Bootstrap(api.server, engine)]
+    return (
+        Follower(api, configuration.node.node_name, work_queue.deliver),
+        api.server,
+        [Bootstrap(api.server, reconciler)],
+    )
 
 
 def _set_sysctls(settings: Conntrack, node_name: str, recorder: EventRecorder | None) -> list[Finding]:
@@ -155,7 +159,11 @@ def _recorder(options: Options, configuration: Configuration, stack: ExitStack) 
 
 
 def _observers(
-    dataplane: Dataplane, engine: Engine, inbox: Inbox, recorder: EventRecorder | None, stack: ExitStack
+    dataplane: Dataplane,
+    reconciler: Reconciler,
+    work_queue: WorkQueue,
+    recorder: EventRecorder | None,
+    stack: ExitStack,
 ) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
     from rulegen.agent.http.health import Health, healthz_application
@@ -165,8 +173,8 @@ def _observers(
     from rulegen.agent.http.status import status_application
     from rulegen.agent.observers.acceleration import AccelerationObserver
     from rulegen.agent.observers.metrics import Metrics
-    from rulegen.agent.observers.neighbours import FirewallWatch
-    from rulegen.agent.observers.observers import Cleaning, HealthKeeping, Measuring
+    from rulegen.agent.observers.neighbours import FirewallObserver
+    from rulegen.agent.observers.observers import ConntrackObserver, HealthObserver, MetricsObserver
     from rulegen.agent.run.descriptors import shares
     from rulegen.conntrack.cleaner import Cleaner
     from rulegen.firewalls.find import obstacles_beside
@@ -177,27 +185,29 @@ def _observers(
     limits = shares()
     server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families)
-    metrics.count_waiting(inbox.waiting)
+    metrics.count_waiting(work_queue.waiting)
     metrics.found_at_the_start(_set_sysctls(agent.conntrack, configuration.node.node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
-    telling = Telling(engine, recorder)
+    telling = EventObserver(reconciler, recorder)
     servers = ServiceHealthServers(health, server, limits.listeners, telling.health_check)
     pages = [
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
     ]
-    takeover = Takeover(dataplane.replaces, metrics.cleanup_failed)
-    stack.callback(takeover.close)
-    firewalls = FirewallWatch(partial(obstacles_beside, configuration.target), configuration.node.node_name, recorder)
+    legacy_cleanup = LegacyCleanup(dataplane.replaces, metrics.cleanup_failed)
+    stack.callback(legacy_cleanup.close)
+    firewalls = FirewallObserver(
+        partial(obstacles_beside, configuration.target), configuration.node.node_name, recorder
+    )
     stack.callback(firewalls.close)
     acceleration = stack.enter_context(closing(Acceleration()))
     return [
-        Measuring(metrics, engine),
-        HealthKeeping(health, servers, engine, agent.sync_period),
-        Cleaning(Cleaner(), metrics),
+        MetricsObserver(metrics, reconciler),
+        HealthObserver(health, servers, reconciler, agent.sync_period),
+        ConntrackObserver(Cleaner(), metrics),
         telling,
         Pages(server, pages, must_listen=agent.bind_address_hard_fail),
-        takeover,
+        legacy_cleanup,
         firewalls,
         AccelerationObserver(acceleration, is_wanted=agent.accelerate),
     ]

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from rulegen.agent.observers.legacy_cleanup import Removal
-from rulegen.agent.worker.drift import Notifications, Turns, Watch
+from rulegen.agent.worker.drift import Notifications, PeriodicResync, Watch
 from rulegen.config import Configuration, Family, Target
 from rulegen.configuration_file import for_families
 from rulegen.interfaces import host_families
@@ -74,7 +74,7 @@ def _iptables(configuration: Configuration, variant: Variant | None) -> Iterator
     yield Dataplane(
         configuration,
         LiveIptables(kernel, configuration.node, patience=period),
-        Turns(period, time.monotonic()),
+        PeriodicResync(period, time.monotonic()),
         _IPTABLES_BATCH,
         (NftablesTarget().remove, partial(remove_rules, others)),
     )

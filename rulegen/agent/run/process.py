@@ -16,7 +16,7 @@ from rulegen.agent.run.assembly import Control, Options, work
 from rulegen.agent.run.descriptors import raise_limit
 from rulegen.agent.run.ending import leave
 from rulegen.agent.run.reload import ConfigurationWatch
-from rulegen.agent.worker.work_queue import Inbox
+from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.config import Configuration
 from rulegen.errors import HostError, InputError
 
@@ -64,16 +64,16 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
     """
     raise_limit()
     orders = _Orders()
-    with closing(Inbox()) as inbox, _signals(inbox, orders, close_log), ExitStack() as stack:
+    with closing(WorkQueue()) as work_queue, _signals(work_queue, orders, close_log), ExitStack() as stack:
         try:
             configuration = options.load()
             options.configure_log(configuration.agent)
             if options.print_line is None:
-                taken = _take_lock(inbox, orders)
+                taken = _take_lock(work_queue, orders)
                 if taken is None:
                     return
                 stack.enter_context(closing(taken))
-            _work_with_reloads(options, configuration, inbox, orders)
+            _work_with_reloads(options, configuration, work_queue, orders)
         except _StopNowError:
             _LOG.info("stopped in the middle of its work; the next start goes on from there")
         else:
@@ -83,15 +83,15 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
             children.end_all()
 
 
-def _work_with_reloads(options: Options, configuration: Configuration, inbox: Inbox, orders: _Orders) -> None:
+def _work_with_reloads(options: Options, configuration: Configuration, work_queue: WorkQueue, orders: _Orders) -> None:
     """Works, and begins anew when the configuration has changed: what is live is adopted, as at any start."""
     before: Configuration | None = None
     while not orders.stop:
-        watch = ConfigurationWatch(options.config_path, options.load, inbox.wake_up)
+        watch = ConfigurationWatch(options.config_path, options.load, work_queue.wake_up)
         watch.start(configuration)
         with closing(watch):
             try:
-                work(options, configuration, Control(inbox, partial(_is_over, orders, watch), orders.begin_end))
+                work(options, configuration, Control(work_queue, partial(_is_over, orders, watch), orders.begin_end))
             except (InputError, HostError) as error:
                 if before is None:
                     raise
@@ -121,7 +121,7 @@ def _reread(options: Options) -> Configuration | None:
         return None
 
 
-def _take_lock(inbox: Inbox, orders: _Orders) -> lock.Lock | None:
+def _take_lock(work_queue: WorkQueue, orders: _Orders) -> lock.Lock | None:
     """The lock, as soon as nobody else has it; None when told to stop before."""
     is_waiting = False
     while not orders.stop:
@@ -132,13 +132,13 @@ def _take_lock(inbox: Inbox, orders: _Orders) -> lock.Lock | None:
             holder = lock.holder() or "it has just ended"
             _LOG.info("another agent runs in this network namespace (%s): waiting for it to end", holder)
             is_waiting = True
-        select.select([inbox.fileno()], [], [], _LOCK_SECONDS)
+        select.select([work_queue.fileno()], [], [], _LOCK_SECONDS)
     return None
 
 
 @contextmanager
-def _signals(inbox: Inbox, orders: _Orders, close_log: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT order to stop and wake the inbox up; should that not end the work soon, they interrupt it.
+def _signals(work_queue: WorkQueue, orders: _Orders, close_log: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT order to stop and wake the work queue up; should the work not end soon, they interrupt it.
 
     Should even that not end it, the process ends.
 
@@ -166,7 +166,7 @@ def _signals(inbox: Inbox, orders: _Orders, close_log: Callable[[], None]) -> It
 
     handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGALRM: interrupt, signal.SIGHUP: reread}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    wake_up_before = signal.set_wakeup_fd(inbox.wake_up_fd)
+    wake_up_before = signal.set_wakeup_fd(work_queue.wake_up_fd)
     try:
         yield
     finally:

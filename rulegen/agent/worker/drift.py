@@ -35,7 +35,7 @@ class Watch(Protocol):
         ...
 
 
-class Nobody:
+class NoDriftDetection:
     """Where drift is nobody's business, as in a dry run; see `Watch`."""
 
     is_prompt = False
@@ -84,7 +84,7 @@ class Notifications:
         """Nothing to remember."""
 
 
-class Turns:
+class PeriodicResync:
     """Nobody says when somebody changes iptables, so it is compared every `period` seconds; see `Watch`.
 
     Comparing takes longer the more rules there are; it comes so seldom that it takes a hundredth of the time.

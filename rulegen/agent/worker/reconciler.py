@@ -18,25 +18,25 @@ from rulegen.errors import ApplyError, RulegenError, StaleError
 from rulegen.kube.follow import Delete, Invalid, Upsert
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
 from rulegen.reconcile.delta import Delta
-from rulegen.services.model import NO_CHANGES, Changes, Route, RouteKey, ServiceKey
-from rulegen.services.store import Cluster
-from rulegen.targets.model import AnyDelta, LiveRules, RouteChange, RuleCount
+from rulegen.services.model import NO_CHANGES, Changes, ServiceKey, ServicePort, ServicePortKey
+from rulegen.services.store import Store
+from rulegen.targets.model import AnyDelta, LiveRules, RuleCount, ServicePortChange
 
 
 class Sync(NamedTuple):
     """What a sync did.
 
-    `repaired`: the part of `delta` that no object asked for. `routes`: those that are in force now and were not, or not
-    so, before. `refused`: those that stay as they were because the target cannot express them or the kernel refuses
-    them, each with a line that names it. `changes`: all that routing said since the last sync that ended well.
-    `seconds`: how long each step took.
+    `repaired`: the part of `delta` that no object asked for. `service_ports`: those that are in force now and were not,
+    or not so, before. `refused`: those that stay as they were because the target cannot express them or the kernel
+    refuses them, each with a line that names it. `changes`: all that the store said since the last sync that ended
+    well. `seconds`: how long each step took.
     """
 
     is_full: bool
     delta: AnyDelta
     repaired: AnyDelta
-    routes: dict[RouteKey, RouteChange]
-    refused: dict[RouteKey, str]
+    service_ports: dict[ServicePortKey, ServicePortChange]
+    refused: dict[ServicePortKey, str]
     changes: Changes
     seconds: dict[str, float]
 
@@ -54,20 +54,20 @@ class _Steps:
         self._last = now
 
 
-class Engine:
+class Reconciler:
     """Keeps `rules` equal to one cluster. `configuration` is that of a host with its families."""
 
     def __init__(self, configuration: NodeConfiguration, rules: LiveRules) -> None:
         self._rules = rules
         self._node_name = configuration.node_name
-        self._cluster = Cluster(configuration)
-        # Routes as they are in force; those that are compiled and not in force yet; what else is not told yet.
-        self._applied: dict[RouteKey, Route] = {}
-        self._pending: dict[RouteKey, Route | None] = {}
+        self._store = Store(configuration)
+        # ServicePorts as they are in force; those that are compiled and not in force yet; what else is not told yet.
+        self._applied: dict[ServicePortKey, ServicePort] = {}
+        self._pending: dict[ServicePortKey, ServicePort | None] = {}
         self._untold = NO_CHANGES
-        # Routes that stay as they were, and why: all of them, and those that are not told yet.
-        self._refusals: dict[RouteKey, str] = {}
-        self._untold_refusals: dict[RouteKey, str] = {}
+        # ServicePorts that stay as they were, and why: all of them, and those that are not told yet.
+        self._refusals: dict[ServicePortKey, str] = {}
+        self._untold_refusals: dict[ServicePortKey, str] = {}
         # The next sync reads the kernel.
         self.must_read = True
         # The kernel was read for the next sync, and holds what it did then.
@@ -84,13 +84,13 @@ class Engine:
         """An object changed, or is gone; nothing else happens before `sync`."""
         self._note_usable(event)
         if isinstance(event, Upsert):
-            self._cluster.set_objects([event.item])
+            self._store.set_objects([event.item])
         elif event.kind is Service:
-            self._cluster.remove_service(event.namespace, event.name)
+            self._store.remove_service(event.namespace, event.name)
         elif event.kind is EndpointSlice:
-            self._cluster.remove_slice(event.namespace, event.name)
+            self._store.remove_slice(event.namespace, event.name)
         elif event.kind is ServiceCIDR:
-            self._cluster.remove_service_cidr(event.name)
+            self._store.remove_service_cidr(event.name)
 
     def take_invalid(self, event: Invalid) -> None:
         """An object cannot be used as it is now: it keeps what it last meant.
@@ -128,12 +128,12 @@ class Engine:
         """A Delta of the last sync, entry by entry, each as one line or more."""
         return (change.text for change in self._rules.changes(delta))
 
-    def applied(self) -> Mapping[RouteKey, Route]:
-        """All Routes that are in force."""
+    def applied(self) -> Mapping[ServicePortKey, ServicePort]:
+        """All ServicePorts that are in force."""
         return self._applied
 
-    def refusals(self) -> Mapping[RouteKey, str]:
-        """The Routes that are not in force as they are wanted, and why."""
+    def refusals(self) -> Mapping[ServicePortKey, str]:
+        """The ServicePorts that are not in force as they are wanted, and why."""
         return self._refusals
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
@@ -146,15 +146,15 @@ class Engine:
         return self._node_name
 
     @property
-    def cluster(self) -> Cluster:
+    def store(self) -> Store:
         """What is known of the cluster, for reading."""
-        return self._cluster
+        return self._store
 
     def sync(self) -> Sync:
         """Makes the kernel equal to all that was taken.
 
-        A Route that cannot be expressed or is refused keeps the state it had, and the others are applied; it is tried
-        again when it changes.
+        A ServicePort that cannot be expressed or is refused keeps the state it had, and the others are applied; it is
+        tried again when it changes.
 
         Raises:
             ApplyError: not all was applied, nothing is forgotten; the next sync reads the kernel.
@@ -186,8 +186,8 @@ class Engine:
                 delta = self._apply_without_refused(error)
             steps.done("apply")
         repaired: AnyDelta = delta.without(compiled) if is_full and was_equal else Delta()
-        routes, refused = self._pending_changes(), self._untold_refusals
-        return self._finish(Sync(is_full, delta, repaired, routes, refused, self._untold, steps.seconds))
+        service_ports, refused = self._pending_changes(), self._untold_refusals
+        return self._finish(Sync(is_full, delta, repaired, service_ports, refused, self._untold, steps.seconds))
 
     def _read(self) -> None:
         has_read, self._has_read = self._has_read, False
@@ -196,33 +196,35 @@ class Engine:
             self._rules.read()
 
     def _compile(self, steps: _Steps) -> AnyDelta:
-        changes = self._cluster.take_changes()
+        changes = self._store.take_changes()
         steps.done("route")
         self._has_compiled = True
-        self._pending |= changes.routes
-        for key in changes.routes:
+        self._pending |= changes.service_ports
+        for key in changes.service_ports:
             self._refusals.pop(key, None)
             self._untold_refusals.pop(key, None)
         self._untold = self._untold.followed_by(changes)
-        delta, errors = self._rules.update(changes.routes, changes.node)
+        delta, errors = self._rules.update(changes.service_ports, changes.node)
         for key, error in errors.items():
             self._refuse(key, str(error))
         steps.done("compile")
         return delta
 
-    def _refuse(self, key: RouteKey, words: str) -> None:
+    def _refuse(self, key: ServicePortKey, words: str) -> None:
         self._pending.pop(key, None)
         self._refusals[key] = self._untold_refusals[key] = words
 
-    def _pending_changes(self) -> dict[RouteKey, RouteChange]:
-        return {key: RouteChange(self._applied.get(key), route) for key, route in self._pending.items()}
+    def _pending_changes(self) -> dict[ServicePortKey, ServicePortChange]:
+        return {
+            key: ServicePortChange(self._applied.get(key), service_port) for key, service_port in self._pending.items()
+        }
 
     def _finish(self, sync: Sync) -> Sync:
-        for key, route in self._pending.items():
-            if route is None:
+        for key, service_port in self._pending.items():
+            if service_port is None:
                 self._applied.pop(key, None)
             else:
-                self._applied[key] = route
+                self._applied[key] = service_port
         self._pending = {}
         self._untold, self._untold_refusals = NO_CHANGES, {}
         self._was_equal = True
@@ -231,11 +233,11 @@ class Engine:
         self.must_read = False
         return sync
 
-    # -- refused Routes --
+    # -- refused ServicePorts --
 
     def _apply_without_refused(self, error: ApplyError) -> AnyDelta:
-        """Finds the Routes to blame among those that are not in force yet, and applies the others."""
-        suspects = [key for key, route in self._pending.items() if route is not None]
+        """Finds the ServicePorts to blame among those that are not in force yet, and applies the others."""
+        suspects = [key for key, service_port in self._pending.items() if service_port is not None]
         culprits = self._culprits(self._pending_changes(), suspects)
         if not culprits:
             raise error
@@ -252,8 +254,10 @@ class Engine:
             self._refuse(key, f"Service {key[0]} ({key[1].value}): {words}")
         return delta
 
-    def _culprits(self, pending: Mapping[RouteKey, RouteChange], suspects: list[RouteKey]) -> dict[RouteKey, str]:
-        """The Routes that the kernel refuses, and its words; found by halving, as they are few."""
+    def _culprits(
+        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: list[ServicePortKey]
+    ) -> dict[ServicePortKey, str]:
+        """The ServicePorts that the kernel refuses, and its words; found by halving, as they are few."""
         try:
             self._rules.accepts(pending, suspects)
         except StaleError:

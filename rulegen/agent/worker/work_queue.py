@@ -29,7 +29,7 @@ _SHARE_OF_LARGE = 0.1
 _ENDPOINTS_PER_CHANGE = 50
 
 
-class Inbox:
+class WorkQueue:
     """What has arrived and is not taken yet. Readable, for `select`, while there may be something new.
 
     Changes of Services and slices wait for their turn. Namespaces take turns, so that one in which much changes holds
@@ -65,7 +65,7 @@ class Inbox:
 
     @property
     def wake_up_fd(self) -> int:
-        """A byte written here, by a signal for example, makes the inbox readable."""
+        """A byte written here, by a signal for example, makes the work queue readable."""
         return self._writer.fileno()
 
     def weigh(self, sizes: Mapping[ServiceKey, int]) -> None:

@@ -1,6 +1,6 @@
-"""The agent's one working thread: waits for events, for drift and for the time to act, and has the engine sync.
+"""The agent's one working thread: waits for events, for drift and for the time to act, and has the reconciler sync.
 
-In: an inbox that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is
+In: a work queue that sources fill, a watch over the kernel. Out: syncs, and observers that are told. Returns when it is
 told to stop; what is in the kernel stays there and goes on serving.
 """
 
@@ -12,14 +12,14 @@ import select
 import time
 from collections.abc import Callable, Sequence
 
-from rulegen import gc_pause as collector
+from rulegen import gc_pause
 from rulegen.agent.observers.observer import Observer
 from rulegen.agent.run.dataplane import Dataplane
 from rulegen.agent.worker.outages import Outages
 from rulegen.agent.worker.readiness import Readiness
-from rulegen.agent.worker.reconciler import Engine, Sync
+from rulegen.agent.worker.reconciler import Reconciler, Sync
 from rulegen.agent.worker.schedule import Allowance, Schedule
-from rulegen.agent.worker.work_queue import Inbox
+from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import Node
@@ -39,15 +39,15 @@ class Worker:
 
     def __init__(
         self,
-        engine: Engine,
-        inbox: Inbox,
+        reconciler: Reconciler,
+        work_queue: WorkQueue,
         dataplane: Dataplane,
         readiness: Readiness,
         observers: Sequence[Observer] = (),
     ) -> None:
         configuration = dataplane.configuration.agent
-        self._engine = engine
-        self._inbox = inbox
+        self._reconciler = reconciler
+        self._work_queue = work_queue
         self._watch = dataplane.watch
         self._batch = dataplane.batch
         self._readiness = readiness
@@ -62,15 +62,15 @@ class Worker:
         self._outages = Outages()
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
-        """Works until `is_stopping`; whoever sets that wakes the inbox up.
+        """Works until `is_stopping`; whoever sets that wakes the work queue up.
 
         Raises:
             SourceError: a source cannot go on.
             HostError: what the first sync needs has not come in time.
         """
         if self._watch.is_prompt:
-            with collector.paused():
-                self._engine.read_ahead()
+            with gc_pause.paused():
+                self._reconciler.read_ahead()
             # What was read has no cycles; collections while objects come in need not walk all of it.
             gc.freeze()
         while not is_stopping():
@@ -99,11 +99,11 @@ class Worker:
     def _wait(self) -> None:
         now = time.monotonic()
         waits = [self._next_sync(), self._next_look(now), *(observer.wait(now) for observer in self._observers)]
-        if (turn := self._inbox.wait()) is not None:
+        if (turn := self._work_queue.wait()) is not None:
             waits.append(max(turn, self._schedule.wait_if_wanted(now)))
         times = [wait for wait in waits if wait is not None]
         poll = select.poll()
-        for file in (self._inbox.fileno(), *self._watch.files()):
+        for file in (self._work_queue.fileno(), *self._watch.files()):
             poll.register(file, select.POLLIN)
         poll.poll(max(0.0, min(times)) * 1000 if times else None)
 
@@ -114,10 +114,10 @@ class Worker:
         nobody is kept waiting by one, and health follows the Node.
         """
         if self._is_first or self._schedule.has_failed:
-            return sorted(self._inbox.take(), key=_comes_after_nodes)
+            return sorted(self._work_queue.take(), key=_comes_after_nodes)
         if self._schedule.wait_if_wanted(time.monotonic()) > 0:
-            return self._inbox.take_prompt()
-        return self._inbox.take(self._batch)
+            return self._work_queue.take_prompt()
+        return self._work_queue.take(self._batch)
 
     def _next_sync(self) -> float | None:
         now = time.monotonic()
@@ -138,12 +138,12 @@ class Worker:
         self._readiness.take(event)
         match event:
             case Upsert() | Delete():
-                self._engine.take(event)
+                self._reconciler.take(event)
                 self._schedule.request()
             case Synced(_):
                 self._schedule.request()
             case Invalid(_, _, _, error):
-                self._engine.take_invalid(event)
+                self._reconciler.take_invalid(event)
                 _LOG.warning("object not used: %s; it keeps what it last meant", error)
             case Interrupted() | Resumed():
                 for line in self._outages.take(event):
@@ -159,7 +159,7 @@ class Worker:
         if not self._intruders or self._is_first:
             if self._intruders:
                 # What was read for the first sync is not so any more.
-                self._engine.distrust()
+                self._reconciler.distrust()
             self._intruders.clear()
             return
         wait = self._allowance.wait(now)
@@ -174,7 +174,7 @@ class Worker:
         self._allowance.use(now)
         self._blamed |= self._intruders
         self._intruders = {}
-        self._engine.distrust()
+        self._reconciler.distrust()
         self._schedule.request_at_once()
 
     # -- syncs --
@@ -182,10 +182,10 @@ class Worker:
     def _sync(self) -> None:
         if self._is_first and (lacking := self._readiness.lacks()):
             _LOG.warning("going on without what has not come: %s", ", ".join(lacking))
-        is_full, start = self._engine.must_read, time.monotonic()
+        is_full, start = self._reconciler.must_read, time.monotonic()
         try:
-            with collector.paused():
-                sync = self._engine.sync()
+            with gc_pause.paused():
+                sync = self._reconciler.sync()
         except RulegenError as error:
             now = time.monotonic()
             delay = self._schedule.failed(now)
@@ -218,7 +218,7 @@ class Worker:
         who = ", ".join(self._blamed) or "another program"
         _LOG.warning("repaired %d entries that were changed by %s", len(repaired), who)
         if len(repaired) <= _SHOWN_REPAIRS:
-            for line in self._engine.in_words(repaired):
+            for line in self._reconciler.in_words(repaired):
                 _LOG.warning("repaired: %s", line)
 
 

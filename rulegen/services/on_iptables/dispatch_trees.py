@@ -26,7 +26,7 @@ PROTOCOLS = ("TCP", "UDP", "SCTP")
 _PROTOCOL_BITS = 4
 
 
-class Place(Enum):
+class DispatchTree(Enum):
     """A tree: its table, the chain that it hangs from, the letter in its chains' names, whether it is of ports."""
 
     FIREWALL = (MANGLE, "RULEGEN-FIREWALL", "F", False)
@@ -53,13 +53,13 @@ class Place(Enum):
         return self in _EXTRAS
 
 
-_EXTRAS = frozenset({Place.FIREWALL, Place.HEALTH_CHECKS})
+_EXTRAS = frozenset({DispatchTree.FIREWALL, DispatchTree.HEALTH_CHECKS})
 
 
 class Leaf(NamedTuple):
     """A rule and what it hangs from. It names its address, or protocol and port, in full."""
 
-    place: Place
+    tree: DispatchTree
     prefix: Prefix
     rule: str
 
@@ -92,36 +92,36 @@ def cidr_prefix(network: IPv4Network | IPv6Network) -> Prefix:
     return Prefix(int(network.network_address), network.prefixlen)
 
 
-class Forest:
+class DispatchTrees:
     """All trees of a family."""
 
     def __init__(self, family: Family) -> None:
         """Trees without leaves."""
-        self._trees = {place: _Tree(family, place) for place in Place}
+        self._trees = {tree: _Tree(family, tree) for tree in DispatchTree}
 
     def change(self, added: Iterable[Leaf], removed: Iterable[Leaf]) -> Moves:
         """Adds and removes leaves; the same leaf may be there many times, and stands in its chain once."""
-        counts: dict[Place, Counter[tuple[Prefix, str]]] = {}
+        counts: dict[DispatchTree, Counter[tuple[Prefix, str]]] = {}
         for leaf in added:
-            counts.setdefault(leaf.place, Counter())[leaf.prefix, leaf.rule] += 1
+            counts.setdefault(leaf.tree, Counter())[leaf.prefix, leaf.rule] += 1
         for leaf in removed:
-            counts.setdefault(leaf.place, Counter())[leaf.prefix, leaf.rule] -= 1
+            counts.setdefault(leaf.tree, Counter())[leaf.prefix, leaf.rule] -= 1
         moves = Moves({}, {})
-        for place, differences in counts.items():
-            self._trees[place].change(differences, moves)
+        for tree, differences in counts.items():
+            self._trees[tree].change(differences, moves)
         return moves
 
     def plant(self) -> Entries:
         """The roots of trees that never had a leaf, which the fixed part leads to; those that this makes."""
-        trees = [tree for place, tree in self._trees.items() if not place.is_extra and tree.root not in tree.chains]
-        for tree in trees:
-            tree.chains[tree.root] = ()
-        return {tree.root: () for tree in trees}
+        trees = [grown for tree, grown in self._trees.items() if not tree.is_extra and grown.root not in grown.chains]
+        for grown in trees:
+            grown.chains[grown.root] = ()
+        return {grown.root: () for grown in trees}
 
     def extras(self) -> Extras:
         """What something hangs from."""
-        present = {place for place in _EXTRAS if self._trees[place].chains}
-        return Extras(Place.FIREWALL in present, Place.HEALTH_CHECKS in present)
+        present = {tree for tree in _EXTRAS if self._trees[tree].chains}
+        return Extras(DispatchTree.FIREWALL in present, DispatchTree.HEALTH_CHECKS in present)
 
     def entries(self) -> Entries:
         """All chains."""
@@ -129,22 +129,22 @@ class Forest:
 
     def path(self, leaf: Leaf) -> Entries:
         """The chains that a packet passes on the way to a leaf, from the root on."""
-        return self._trees[leaf.place].path(leaf.prefix)
+        return self._trees[leaf.tree].path(leaf.prefix)
 
 
 class _Tree:
     """One tree, its leaves and its chains."""
 
-    def __init__(self, family: Family, place: Place) -> None:
+    def __init__(self, family: Family, tree: DispatchTree) -> None:
         self._family = family
-        self._place = place
-        self._width = _PROTOCOL_BITS + PORT_BITS if place.is_of_ports else WIDTH[family]
+        self._place = tree
+        self._width = _PROTOCOL_BITS + PORT_BITS if tree.is_of_ports else WIDTH[family]
         self._tree = PrefixTree(self._width)
         self._rules: dict[Prefix, Counter[str]] = {}
         self._match: Callable[[Prefix], str] = (
-            _port_match if place.is_of_ports else lambda prefix: f"-d {cidr_text(family, prefix)}"
+            _port_match if tree.is_of_ports else lambda prefix: f"-d {cidr_text(family, prefix)}"
         )
-        self._name: Callable[[Prefix], str] = _port_name if place.is_of_ports else partial(cidr_text, family)
+        self._name: Callable[[Prefix], str] = _port_name if tree.is_of_ports else partial(cidr_text, family)
         self.chains: Entries = {}
 
     def change(self, differences: Counter[tuple[Prefix, str]], moves: Moves) -> None:

@@ -1,4 +1,4 @@
-"""One Route comes in, its own chains and the leaves that lead to them go out. Pure.
+"""One ServicePort comes in, its own chains and the leaves that lead to them go out. Pure.
 
 `RULEGEN-SVC-` and `RULEGEN-SVL-` hold the DNAT rules of the Cluster and the Local list, `RULEGEN-EXT-` what external
 frontends do before, `RULEGEN-SRC-` the source ranges.
@@ -14,12 +14,12 @@ from rulegen.config import Family
 from rulegen.iptables import names
 from rulegen.iptables.base_chains import MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.tree import ROOT, Prefix, PrefixTree
-from rulegen.services.model import Backend, Frontend, FrontendKind, PodDetector, Route, TrafficPolicy, Verdict
+from rulegen.services.model import Backend, Frontend, FrontendKind, PodDetector, ServicePort, TrafficPolicy, Verdict
 from rulegen.services.on_iptables import balance, lists
 from rulegen.services.on_iptables.dispatch_trees import (
     WIDTH,
+    DispatchTree,
     Leaf,
-    Place,
     address_prefix,
     cidr_prefix,
     cidr_text,
@@ -38,7 +38,7 @@ _NOWHERE = "ACCEPT"
 
 @dataclass(slots=True)
 class Compiled:
-    """A Route's own chains, and its leaves in the trees."""
+    """A ServicePort's own chains, and its leaves in the trees."""
 
     chains: Entries = field(default_factory=dict)
     leaves: list[Leaf] = field(default_factory=list)
@@ -53,41 +53,44 @@ class Masquerading:
     masquerade_all: bool
 
 
-def compile_route(route: Route, node: Masquerading) -> Compiled:
-    """All rules that a Route needs besides the fixed part and the trees above its leaves."""
-    return _Compilation(route, node).compile()
+def compile_service_port(service_port: ServicePort, node: Masquerading) -> Compiled:
+    """All rules that a ServicePort needs besides the fixed part and the trees above its leaves."""
+    return _Compilation(service_port, node).compile()
 
 
-def list_of_clients(route: Route, backend: Backend) -> str:
+def list_of_clients(service_port: ServicePort, backend: Backend) -> str:
     """The name under which the kernel remembers the clients of an endpoint; one list for all frontends (SVC-55)."""
     # Both families share the names.
-    return names.PREFIX + names.digest(*route.name, route.family.value, str(backend))
+    return names.PREFIX + names.digest(*service_port.name, service_port.family.value, str(backend))
 
 
 class _Compilation:
-    def __init__(self, route: Route, node: Masquerading) -> None:
-        self._route = route
+    def __init__(self, service_port: ServicePort, node: Masquerading) -> None:
+        self._service_port = service_port
         self._node = node
-        self._family = route.family
-        self._protocol = route.name.protocol.lower()
-        comment = names.safe_comment(str(route.name))
+        self._family = service_port.family
+        self._protocol = service_port.name.protocol.lower()
+        comment = names.safe_comment(str(service_port.name))
         self._comment = f'-m comment --comment "{comment}" '
-        self._cluster = names.chain_name("SVC", *route.name)
-        self._local = names.chain_name("SVL", *route.name)
-        self._external = names.chain_name("EXT", *route.name)
+        self._store = names.chain_name("SVC", *service_port.name)
+        self._local = names.chain_name("SVL", *service_port.name)
+        self._external = names.chain_name("EXT", *service_port.name)
         self._cluster_ip: Frontend | None = None
         self._used: set[str] = set()
         self._ranges: dict[tuple[str, ...], str] = {}
         self._made = Compiled()
 
     def compile(self) -> Compiled:
-        for frontend in self._route.frontends:
+        for frontend in self._service_port.frontends:
             self._frontend(frontend)
-        if self._route.health_check_port:
-            self._health_check(self._route.health_check_port)
+        if self._service_port.health_check_port:
+            self._health_check(self._service_port.health_check_port)
         if self._external in self._used:
             self._compile_external()
-        for chain, backends in ((self._cluster, self._route.cluster), (self._local, self._route.local)):
+        for chain, backends in (
+            (self._store, self._service_port.cluster_endpoints),
+            (self._local, self._service_port.local_endpoints),
+        ):
             if chain in self._used:
                 self._compile_list(chain, backends)
         return self._made
@@ -98,44 +101,44 @@ class _Compilation:
         if frontend.kind is FrontendKind.CLUSTER_IP:
             prefix = address_prefix(self._family, frontend.address)
             rule = f"-d {frontend.address}/{WIDTH[self._family]} -j {_REJECT[self._family]}"
-            self._made.leaves.append(Leaf(Place.CLUSTER_IPS, prefix, rule))
+            self._made.leaves.append(Leaf(DispatchTree.CLUSTER_IPS, prefix, rule))
             self._internal(frontend)
             return
         if frontend.allowed_sources is not None:
-            self._leaf(Place.FIREWALL, frontend, self._ranges_chain(frontend.allowed_sources))
+            self._leaf(DispatchTree.FIREWALL, frontend, self._ranges_chain(frontend.allowed_sources))
         if frontend.verdict is not Verdict.BALANCE:
             self._nobody(frontend)
         if frontend.verdict is not Verdict.REJECT:
-            place = Place.NODEPORTS if frontend.kind is FrontendKind.NODE_PORT else Place.VIPS
-            self._leaf(place, frontend, self._external)
+            tree = DispatchTree.NODEPORTS if frontend.kind is FrontendKind.NODE_PORT else DispatchTree.VIPS
+            self._leaf(tree, frontend, self._external)
             self._used.add(self._external)
 
     def _health_check(self, port: int) -> None:
         """SVC-84: others' firewalls let load balancers ask."""
         rule = f"-p tcp -m tcp --dport {port} {self._comment}-j ACCEPT"
-        self._made.leaves.append(Leaf(Place.HEALTH_CHECKS, port_prefix("TCP", port), rule))
+        self._made.leaves.append(Leaf(DispatchTree.HEALTH_CHECKS, port_prefix("TCP", port), rule))
 
     def _internal(self, frontend: Frontend) -> None:
         if frontend.verdict is not Verdict.BALANCE:
             self._nobody(frontend)
             return
-        chain = self._local if frontend.policy is TrafficPolicy.LOCAL else self._cluster
+        chain = self._local if frontend.policy is TrafficPolicy.LOCAL else self._store
         self._cluster_ip = frontend
         self._used.add(chain)
-        self._leaf(Place.VIPS, frontend, chain)
+        self._leaf(DispatchTree.VIPS, frontend, chain)
 
     def _nobody(self, frontend: Frontend) -> None:
         """SVC-36, SVC-37."""
         is_node_port = frontend.kind is FrontendKind.NODE_PORT
         target = _REJECT[self._family] if frontend.verdict is Verdict.REJECT else "DROP"
-        self._leaf(Place.NO_ENDPOINT_NODEPORTS if is_node_port else Place.NO_ENDPOINTS, frontend, target)
+        self._leaf(DispatchTree.NO_ENDPOINT_NODEPORTS if is_node_port else DispatchTree.NO_ENDPOINTS, frontend, target)
 
-    def _leaf(self, place: Place, frontend: Frontend, target: str) -> None:
-        if place.is_of_ports:
-            prefix = port_prefix(self._route.name.protocol, frontend.port)
+    def _leaf(self, tree: DispatchTree, frontend: Frontend, target: str) -> None:
+        if tree.is_of_ports:
+            prefix = port_prefix(self._service_port.name.protocol, frontend.port)
         else:
             prefix = address_prefix(self._family, frontend.address)
-        self._made.leaves.append(Leaf(place, prefix, f"{self._addressed(frontend)}{self._comment}-j {target}"))
+        self._made.leaves.append(Leaf(tree, prefix, f"{self._addressed(frontend)}{self._comment}-j {target}"))
 
     def _addressed(self, frontend: Frontend) -> str:
         """Matches packets to a frontend."""
@@ -148,7 +151,7 @@ class _Compilation:
             return self._ranges[sources]
         tree = PrefixTree(WIDTH[self._family], max_depth=_RANGES_DEPTH)
         tree.change([cidr_prefix(ip_network(cidr)) for cidr in sources], ())
-        name = f"{self._route.name}\0{len(self._ranges)}"
+        name = f"{self._service_port.name}\0{len(self._ranges)}"
         for node in tree.nodes():
             rules = []
             for branch in tree.branches(node):
@@ -161,21 +164,21 @@ class _Compilation:
     # -- what external frontends do --
 
     def _compile_external(self) -> None:
-        external = next(f for f in self._route.frontends if f.kind is not FrontendKind.CLUSTER_IP)
+        external = next(f for f in self._service_port.frontends if f.kind is not FrontendKind.CLUSTER_IP)
         if external.policy is TrafficPolicy.CLUSTER:
-            rules = [f"-j {self._node.mark}", f"-j {self._list(self._cluster, self._route.cluster)}"]
+            rules = [f"-j {self._node.mark}", f"-j {self._list(self._store, self._service_port.cluster_endpoints)}"]
         else:
             rules = list(self._short_circuits())
         self._add(self._external, rules)
 
     def _short_circuits(self) -> Iterator[str]:
         """Policy Local (SVC-43): pods and the node itself reach every endpoint; all others this node's."""
-        everywhere = self._list(self._cluster, self._route.cluster)
+        everywhere = self._list(self._store, self._service_port.cluster_endpoints)
         if self._node.detector is not None:
             yield f"{_from_pod(self._node.detector)}-j {everywhere}"
         yield f"-m addrtype --src-type LOCAL -j {self._node.mark}"
         yield f"-m addrtype --src-type LOCAL -j {everywhere}"
-        yield f"-j {self._list(self._local, self._route.local)}"
+        yield f"-j {self._list(self._local, self._service_port.local_endpoints)}"
 
     def _list(self, chain: str, backends: Sequence[Backend]) -> str:
         if not backends:
@@ -211,19 +214,19 @@ class _Compilation:
 
     def _remembered(self, chain: str, backends: tuple[Backend, ...]) -> Iterator[str]:
         """Session affinity: the first endpoint of the list that remembers the client (SVC-55 to SVC-57)."""
-        if self._route.affinity_timeout is None:
+        if self._service_port.affinity_timeout is None:
             return
-        draining = [backend for backend in self._route.draining if backend.local or chain == self._cluster]
+        draining = [backend for backend in self._service_port.draining if backend.local or chain == self._store]
         for backend in sorted({*backends, *draining}, key=str):
-            remembered = f"--update --seconds {self._route.affinity_timeout} --reap {self._clients(backend)}"
+            remembered = f"--update --seconds {self._service_port.affinity_timeout} --reap {self._clients(backend)}"
             yield f"-p {self._protocol} -m recent {remembered} -j DNAT --to-destination {backend}"
 
     def _clients(self, backend: Backend) -> str:
-        return f"--name {list_of_clients(self._route, backend)} --mask {_MASK[self._family]} --rsource"
+        return f"--name {list_of_clients(self._service_port, backend)} --mask {_MASK[self._family]} --rsource"
 
     def _endpoint(self, backend: Backend) -> tuple[str, str]:
         """The match that remembers the client, and the target."""
-        remember = "" if self._route.affinity_timeout is None else f"-m recent --set {self._clients(backend)} "
+        remember = "" if self._service_port.affinity_timeout is None else f"-m recent --set {self._clients(backend)} "
         return remember, f"DNAT --to-destination {backend}"
 
     def _draw(self, weights: tuple[int, ...], targets: Iterable[tuple[str, str]]) -> Iterator[str]:

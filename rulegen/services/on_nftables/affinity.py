@@ -37,11 +37,11 @@ Timeouts: TypeAlias = dict[tuple[Family, int], int]
 def changed_timeouts(delta: Delta[EntryKey, Value]) -> Timeouts:
     """The new timeout, in seconds, of each service-port whose timeout changes, by family and id."""
     timeouts: Timeouts = {}
-    for (container, key), change in delta.changed.items():
-        if container is LAYOUTS[container.family].lists:
+    for (set_spec, key), change in delta.changed.items():
+        if set_spec is LAYOUTS[set_spec.family].lists:
             before, after = _STICKY.fullmatch(change.before.data), _STICKY.fullmatch(change.after.data)
             if before and after and before[1] != after[1]:
-                timeouts[container.family, id_of(key)] = int(after[1])
+                timeouts[set_spec.family, id_of(key)] = int(after[1])
     return timeouts
 
 

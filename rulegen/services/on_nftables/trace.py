@@ -13,13 +13,13 @@ from rulegen.networks import is_loopback
 from rulegen.nftables.layout import (
     LAYOUTS,
     LOCAL_LIST,
-    MAX_HANDLE,
+    MAX_ENDPOINT_INDEX,
     PROTOCOL_BYTES,
     RESTRICTED,
     SPECIAL,
-    Container,
     EntryKey,
     Kind,
+    SetSpec,
     Value,
     address_bytes,
     pack_port,
@@ -55,7 +55,7 @@ def trace(
 
 
 class _Tracer:
-    """Looks up what the program looks up, and remembers what it found. `is_own`: sent to an address of the node."""
+    """Looks up what the fixed part looks up, and remembers what it found. `is_own`: sent to an address of the node."""
 
     def __init__(
         self, entries: Mapping[EntryKey, Value], family: Family, packet: Packet, origin: Origin, is_own: bool
@@ -104,9 +104,9 @@ class _Tracer:
         ranges = self._layout.source_ranges
         if register & RESTRICTED and not self._meet_range(ranges, self._destination + self._port, self._source):
             return
-        if register & MAX_HANDLE & ~RESTRICTED == Kind.EXTERNAL:
+        if register & MAX_ENDPOINT_INDEX & ~RESTRICTED == Kind.EXTERNAL:
             self.chains.append("external")
-            self._follow_external(register & ~SPECIAL & ~MAX_HANDLE)
+            self._follow_external(register & ~SPECIAL & ~MAX_ENDPOINT_INDEX)
         else:
             self._follow_kind(self._layout.kinds, register & ~RESTRICTED)
 
@@ -118,13 +118,13 @@ class _Tracer:
         if found is not None:
             self._follow_kind(layout.nodeport_kinds, unpack_register(found.data))
 
-    def _follow_kind(self, kinds: Container, register: int) -> None:
-        kind = register & MAX_HANDLE
+    def _follow_kind(self, kinds: SetSpec, register: int) -> None:
+        kind = register & MAX_ENDPOINT_INDEX
         verdict = self._meet(kinds, pack_register(SPECIAL | kind))
         if verdict is None:
             return
         self.chains.append(_target(verdict))
-        list_ = register & ~SPECIAL & ~MAX_HANDLE
+        list_ = register & ~SPECIAL & ~MAX_ENDPOINT_INDEX
         if kind == Kind.EXTERNAL:
             self._follow_external(list_)
         elif kind == Kind.INTERNAL_LISTED:
@@ -183,9 +183,9 @@ class _Tracer:
                 self._follow_sticky(chain, register)
 
     def _follow_balancer(self, register: int) -> None:
-        slots = register & MAX_HANDLE
+        slots = register & MAX_ENDPOINT_INDEX
         self._meet(self._layout.balancers, pack_register(slots))
-        self._follow_slots(f"lb-{slots}", pack_register(register & ~MAX_HANDLE))
+        self._follow_slots(f"lb-{slots}", pack_register(register & ~MAX_ENDPOINT_INDEX))
 
     def _follow_slots(self, chain: str, register: bytes) -> None:
         self._meet_chain(chain)
@@ -204,30 +204,30 @@ class _Tracer:
         local = chain.startswith("sticky-local-")
         endpoints = layout.sticky_local_endpoints if local else layout.sticky_endpoints
         for slot in range(_number(pick)):
-            if handle := self._meet(layout.handles, register + pack_register(slot)):
-                self._meet(endpoints, handle.data + (self._protocol or b""))
+            if endpoint_index := self._meet(layout.endpoint_indexes, register + pack_register(slot)):
+                self._meet(endpoints, endpoint_index.data + (self._protocol or b""))
 
     # -- lookups --
 
-    def _meet(self, container: Container, key: bytes) -> Value | None:
-        value = self._entries.get((container, key))
+    def _meet(self, set_spec: SetSpec, key: bytes) -> Value | None:
+        value = self._entries.get((set_spec, key))
         if value is not None:
-            self.keys[container, key] = None
+            self.keys[set_spec, key] = None
         return value
 
     def _meet_chain(self, name: str) -> None:
         self.chains.append(name)
         self._meet(self._layout.chains, name.encode())
 
-    def _meet_range(self, container: Container, prefix: bytes, address: bytes) -> bool:
-        found = self._range(container, prefix, address)
-        return found is not None and self._meet(container, found) is not None
+    def _meet_range(self, set_spec: SetSpec, prefix: bytes, address: bytes) -> bool:
+        found = self._range(set_spec, prefix, address)
+        return found is not None and self._meet(set_spec, found) is not None
 
-    def _range(self, container: Container, prefix: bytes, address: bytes) -> bytes | None:
+    def _range(self, set_spec: SetSpec, prefix: bytes, address: bytes) -> bytes | None:
         """The key of a range of an interval set, which holds both ends."""
-        half, start = container.key_length, len(prefix)
+        half, start = set_spec.key_length, len(prefix)
         for found, key in self._entries:
-            if found is container and key.startswith(prefix) and key[start:half] <= address <= key[half + start :]:
+            if found is set_spec and key.startswith(prefix) and key[start:half] <= address <= key[half + start :]:
                 return key
         return None
 
