@@ -20,8 +20,9 @@ from rulegen.interfaces import host_families
 from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
+from rulegen.netlink.nf_tables import SET_DYNAMIC, SET_TIMEOUT
 from rulegen.nftables.foreign import numbers
-from rulegen.nftables.messages import SET_DYNAMIC, SET_TIMEOUT, Connection, InterruptedDumpError, KernelError
+from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError
 
 NFTABLES_TABLE = "kube-proxy"
 _IPTABLES_TABLES = ("raw", "mangle", "nat", "filter")

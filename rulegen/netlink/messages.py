@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 NETLINK_NETFILTER = 12
@@ -62,6 +62,11 @@ def text_attribute(kind: int, text: str) -> bytes:
 def text_of(data: bytes) -> str:
     """The string that an attribute's payload holds; what is not UTF-8 becomes what `text_attribute` makes it from."""
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def number_of(parts: Mapping[int, bytes], kind: int) -> int:
+    """The number that the attribute `kind` among `parts` holds; 0 without it."""
+    return int.from_bytes(parts.get(kind, b""), "big")
 
 
 def comment_data(comment: str) -> bytes:

@@ -16,6 +16,15 @@ from struct import calcsize
 
 from rulegen.config import Family
 from rulegen.errors import HostError
+from rulegen.netlink.nf_tables import (
+    SET_ANONYMOUS,
+    SET_CONCATENATION,
+    SET_DYNAMIC,
+    SET_INTERVAL,
+    SET_MAP,
+    SET_OBJECT_MAP,
+    SET_TIMEOUT,
+)
 from rulegen.nftables import messages
 from rulegen.nftables.base_chains import AFFINITY_SIZE
 from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Field, Layout, SetSpec, Value
@@ -188,9 +197,9 @@ FLOWTABLE_WORD = "flowtable"
 def _foreign(connection: Connection, layout: Layout, sets: Mapping[str, messages.SetInfo]) -> dict[str, int]:
     """Sets without a name belong to a rule, and go with it."""
     found = {
-        f"{SET_WORDS[bool(info.flags & (messages.SET_MAP | messages.SET_OBJECT_MAP))]} {name}": 0
+        f"{SET_WORDS[bool(info.flags & (SET_MAP | SET_OBJECT_MAP))]} {name}": 0
         for name, info in sets.items()
-        if name not in layout.by_name and not info.flags & messages.SET_ANONYMOUS
+        if name not in layout.by_name and not info.flags & SET_ANONYMOUS
     }
     for kind, name in connection.objects(layout.family, TABLE):
         found[f"{_OBJECT_WORDS.get(kind, f'object-{kind}')} {name}"] = kind
@@ -199,12 +208,12 @@ def _foreign(connection: Connection, layout: Layout, sets: Mapping[str, messages
 
 def _set_info(layout: Layout, set_spec: SetSpec) -> tuple[int, int, int, int]:
     """What the kernel says of a set or map that nft declared as the template has it: flags, lengths, size."""
-    flags = messages.SET_MAP if set_spec.data else 0
+    flags = SET_MAP if set_spec.data else 0
     if set_spec.interval:
-        flags |= messages.SET_INTERVAL | (messages.SET_CONCATENATION if len(set_spec.key) > 1 else 0)
+        flags |= SET_INTERVAL | (SET_CONCATENATION if len(set_spec.key) > 1 else 0)
     size = 0
     if set_spec is layout.affinity:
-        flags |= messages.SET_TIMEOUT | messages.SET_DYNAMIC
+        flags |= SET_TIMEOUT | SET_DYNAMIC
         size = AFFINITY_SIZE
     data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
     return flags, set_spec.key_length, data_length, size

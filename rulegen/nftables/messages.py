@@ -31,7 +31,6 @@ from rulegen.netlink.messages import (
     FAMILY_HEADER,
     HEADER,
     NESTED,
-    NF_TABLES,
     NLMSG_DONE,
     NLMSG_ERROR,
     REQUEST,
@@ -41,9 +40,88 @@ from rulegen.netlink.messages import (
     batch_end,
     comment_in,
     message,
+    number_of,
     open_socket,
     text_attribute,
     text_of,
+)
+from rulegen.netlink.nf_tables import (
+    APPEND,
+    CHAIN_HOOK,
+    CHAIN_NAME,
+    CHAIN_POLICY,
+    CHAIN_TABLE,
+    CHAIN_TYPE,
+    CREATE,
+    DATA_VALUE,
+    DATA_VERDICT,
+    DELCHAIN,
+    DELFLOWTABLE,
+    DELOBJ,
+    DELRULE,
+    DELSET,
+    DELSETELEM,
+    DELTABLE,
+    ELEMENT_DATA,
+    ELEMENT_EXPIRATION,
+    ELEMENT_FLAGS,
+    ELEMENT_KEY,
+    ELEMENT_KEY_END,
+    ELEMENT_TIMEOUT,
+    ELEMENT_USERDATA,
+    ELEMENTS,
+    ELEMENTS_SET,
+    ELEMENTS_TABLE,
+    EXPRESSION_DATA,
+    EXPRESSION_NAME,
+    FLOWTABLE_NAME,
+    FLOWTABLE_TABLE,
+    GENERATION_ID,
+    GETCHAIN,
+    GETFLOWTABLE,
+    GETGEN,
+    GETOBJ,
+    GETRULE,
+    GETSET,
+    GETSETELEM,
+    GETTABLE,
+    HOOK_PRIORITY,
+    INTERVAL_END,
+    LIST_ITEM,
+    NEWCHAIN,
+    NEWRULE,
+    NEWSET,
+    NEWSETELEM,
+    NEWTABLE,
+    NUMGEN_MODULUS,
+    OBJECT_NAME,
+    OBJECT_TABLE,
+    OBJECT_TYPE,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+    RULE_TABLE,
+    SET_COUNT,
+    SET_DATA_LENGTH,
+    SET_DATA_TYPE,
+    SET_DEFAULT_TIMEOUT,
+    SET_DESCRIPTION,
+    SET_DESCRIPTION_CONCATENATION,
+    SET_DESCRIPTION_SIZE,
+    SET_FLAGS,
+    SET_GC_INTERVAL,
+    SET_ID,
+    SET_KEY_LENGTH,
+    SET_KEY_TYPE,
+    SET_NAME,
+    SET_POLICY,
+    SET_TABLE,
+    SET_USERDATA,
+    TABLE_DORMANT,
+    TABLE_FLAGS,
+    TABLE_NAME,
+    TABLE_USERDATA,
+    VERDICT_CHAIN,
+    VERDICT_CODE,
 )
 from rulegen.nftables.layout import SetSpec, Value
 
@@ -53,64 +131,24 @@ _NETLINK_EXT_ACK = 11
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 
-_SUBSYSTEM = NF_TABLES << 8
-_NEWTABLE, _GETTABLE, _DELTABLE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2
-_NEWCHAIN, _GETCHAIN, _DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4, _SUBSYSTEM | 5
-_NEWRULE, _GETRULE, _DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
-_NEWSET, _GETSET, _DELSET = _SUBSYSTEM | 9, _SUBSYSTEM | 10, _SUBSYSTEM | 11
-_NEWSETELEM, _GETSETELEM, _DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
-_GETGEN = _SUBSYSTEM | 16
-_GETOBJ, _DELOBJ = _SUBSYSTEM | 19, _SUBSYSTEM | 20
-_GETFLOWTABLE, _DELFLOWTABLE = _SUBSYSTEM | 23, _SUBSYSTEM | 24
 
-_CREATE, _APPEND = 0x400, 0x800
 _CAPPED, _ACK_TLVS = 0x100, 0x200
 
-_TABLE_NAME, _TABLE_FLAGS, _TABLE_USERDATA = 1, 2, 6
-_DORMANT = 0x1
-_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
-_HOOK_PRIORITY = 2
-_CHAIN_DECLARATION = ((_CHAIN_TYPE, 0), (_CHAIN_HOOK, NESTED), (_CHAIN_POLICY, 0))
-_RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4
-_SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _SET_DATA_TYPE, _SET_DATA_LENGTH = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-)
-_SET_POLICY, _SET_DESCRIPTION, _SET_ID, _SET_TIMEOUT, _SET_GC_INTERVAL, _SET_USERDATA = 8, 9, 10, 11, 12, 13
-_SET_COUNT = 20
-_DESCRIPTION_SIZE, _DESCRIPTION_CONCATENATION = 1, 2
+_CHAIN_DECLARATION = ((CHAIN_TYPE, 0), (CHAIN_HOOK, NESTED), (CHAIN_POLICY, 0))
 # What a set was declared with. A listing has more: what the kernel counts, how it has built the set.
 _SET_DECLARATION = (
-    _SET_NAME,
-    _SET_FLAGS,
-    _SET_KEY_TYPE,
-    _SET_KEY_LENGTH,
-    _SET_DATA_TYPE,
-    _SET_DATA_LENGTH,
-    _SET_POLICY,
-    _SET_TIMEOUT,
-    _SET_GC_INTERVAL,
-    _SET_USERDATA,
+    SET_NAME,
+    SET_FLAGS,
+    SET_KEY_TYPE,
+    SET_KEY_LENGTH,
+    SET_DATA_TYPE,
+    SET_DATA_LENGTH,
+    SET_POLICY,
+    SET_DEFAULT_TIMEOUT,
+    SET_GC_INTERVAL,
+    SET_USERDATA,
 )
-SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT = 0x01, 0x04, 0x08, 0x10
-SET_DYNAMIC, SET_OBJECT_MAP, SET_CONCATENATION = 0x20, 0x40, 0x80
-_ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS = 1, 2, 3
-_OBJECT_TABLE, _OBJECT_NAME, _OBJECT_TYPE = 1, 2, 3
-_FLOWTABLE_TABLE, _FLOWTABLE_NAME = 1, 2
-_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_FLAGS = 1, 2, 3
-_ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION, _ELEMENT_USERDATA, _ELEMENT_KEY_END = 4, 5, 6, 10
-_DATA_VALUE, _DATA_VERDICT = 1, 2
-_VERDICT_CODE, _VERDICT_CHAIN = 1, 2
-_GENERATION_ID = 1
-_LIST_ITEM = 1
-_EXPRESSION_NAME, _EXPRESSION_DATA, _NUMGEN_MODULUS = 1, 2, 2
 _USERDATA_COMMENT = 0  # the same in tables and in elements
-_INTERVAL_END = 0x1
 
 _VERDICT_CODES = {"goto": 0xFFFFFFFC, "jump": 0xFFFFFFFD}
 _VERDICT_WORDS = {code: word for word, code in _VERDICT_CODES.items()}
@@ -206,85 +244,85 @@ class Element(Struct, frozen=True, gc=False):
 
 def delete_table(family: Family, table: str) -> bytearray:
     """`delete table ip rulegen`."""
-    return message(_DELTABLE, REQUEST, _FAMILY_NUMBERS[family], text_attribute(_TABLE_NAME, table))
+    return message(DELTABLE, REQUEST, _FAMILY_NUMBERS[family], text_attribute(TABLE_NAME, table))
 
 
 def new_table(family: Family, table: str, comment: bytes) -> bytearray:
     """`add table ip rulegen { comment ... }`; `comment` as in `TableInfo.comment_attribute`."""
-    return message(_NEWTABLE, REQUEST | _CREATE, _FAMILY_NUMBERS[family], text_attribute(_TABLE_NAME, table) + comment)
+    return message(NEWTABLE, REQUEST | CREATE, _FAMILY_NUMBERS[family], text_attribute(TABLE_NAME, table) + comment)
 
 
 def new_set(family: Family, table: str, number: int, declaration: bytes) -> bytearray:
     """`add set ip rulegen NAME { ... }`; `declaration` as in `SetInfo`, `number` its own within the transaction."""
-    payload = text_attribute(_SET_TABLE, table) + declaration + attribute(_SET_ID, _U32.pack(number))
-    return message(_NEWSET, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(SET_TABLE, table) + declaration + attribute(SET_ID, _U32.pack(number))
+    return message(NEWSET, REQUEST | CREATE, _FAMILY_NUMBERS[family], payload)
 
 
 def delete_set(family: Family, table: str, name: str) -> bytearray:
     """`delete set ip rulegen NAME`, or a map."""
-    payload = text_attribute(_SET_TABLE, table) + text_attribute(_SET_NAME, name)
-    return message(_DELSET, REQUEST, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(SET_TABLE, table) + text_attribute(SET_NAME, name)
+    return message(DELSET, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def delete_object(family: Family, table: str, kind: int, name: str) -> bytearray:
     """`delete counter ip rulegen NAME`, or another object; `kind` as in `ObjectInfo`."""
     payload = (
-        text_attribute(_OBJECT_TABLE, table)
-        + text_attribute(_OBJECT_NAME, name)
-        + attribute(_OBJECT_TYPE, _U32.pack(kind))
+        text_attribute(OBJECT_TABLE, table)
+        + text_attribute(OBJECT_NAME, name)
+        + attribute(OBJECT_TYPE, _U32.pack(kind))
     )
-    return message(_DELOBJ, REQUEST, _FAMILY_NUMBERS[family], payload)
+    return message(DELOBJ, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def delete_flowtable(family: Family, table: str, name: str) -> bytearray:
     """`delete flowtable ip rulegen NAME`."""
-    payload = text_attribute(_FLOWTABLE_TABLE, table) + text_attribute(_FLOWTABLE_NAME, name)
-    return message(_DELFLOWTABLE, REQUEST, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(FLOWTABLE_TABLE, table) + text_attribute(FLOWTABLE_NAME, name)
+    return message(DELFLOWTABLE, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_chain(family: Family, table: str, name: str, declaration: bytes) -> bytearray:
     """`add chain ip rulegen NAME`; `declaration` as in `ChainInfo`."""
-    payload = text_attribute(_CHAIN_TABLE, table) + text_attribute(_CHAIN_NAME, name) + declaration
-    return message(_NEWCHAIN, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(CHAIN_TABLE, table) + text_attribute(CHAIN_NAME, name) + declaration
+    return message(NEWCHAIN, REQUEST | CREATE, _FAMILY_NUMBERS[family], payload)
 
 
 def one_step_earlier(declaration: bytes) -> bytes:
     """The attributes of a hook with a priority one lower."""
-    hook = dict(attributes(declaration))[_CHAIN_HOOK]
-    priority = dict(attributes(hook))[_HOOK_PRIORITY]
+    hook = dict(attributes(declaration))[CHAIN_HOOK]
+    priority = dict(attributes(hook))[HOOK_PRIORITY]
     earlier = _S32.pack(_S32.unpack(priority)[0] - 1)
     return declaration.replace(
-        hook, hook.replace(attribute(_HOOK_PRIORITY, priority), attribute(_HOOK_PRIORITY, earlier))
+        hook, hook.replace(attribute(HOOK_PRIORITY, priority), attribute(HOOK_PRIORITY, earlier))
     )
 
 
 def delete_chain(family: Family, table: str, name: str) -> bytearray:
     """`delete chain ip rulegen NAME`."""
-    payload = text_attribute(_CHAIN_TABLE, table) + text_attribute(_CHAIN_NAME, name)
-    return message(_DELCHAIN, REQUEST, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(CHAIN_TABLE, table) + text_attribute(CHAIN_NAME, name)
+    return message(DELCHAIN, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def flush_chain(family: Family, table: str, name: str) -> bytearray:
     """`flush chain ip rulegen NAME`."""
-    payload = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, name)
-    return message(_DELRULE, REQUEST, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(RULE_TABLE, table) + text_attribute(RULE_CHAIN, name)
+    return message(DELRULE, REQUEST, _FAMILY_NUMBERS[family], payload)
 
 
 def new_rule(family: Family, table: str, chain: str, expressions: bytes) -> bytearray:
     """`add rule ip rulegen CHAIN ...`, the rule given as the kernel listed one."""
-    payload = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, chain)
-    payload += attribute(_RULE_EXPRESSIONS | NESTED, expressions)
-    return message(_NEWRULE, REQUEST | _CREATE | _APPEND, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(RULE_TABLE, table) + text_attribute(RULE_CHAIN, chain)
+    payload += attribute(RULE_EXPRESSIONS | NESTED, expressions)
+    return message(NEWRULE, REQUEST | CREATE | APPEND, _FAMILY_NUMBERS[family], payload)
 
 
 def with_modulus(expressions: bytes, modulus: int) -> bytes:
     """A rule's expressions with the modulus of its `numgen` replaced; all else stays as the kernel listed it."""
     for _, expression in attributes(expressions):
         parts = dict(attributes(expression))
-        if parts[_EXPRESSION_NAME] == b"numgen\0":
-            before = parts[_EXPRESSION_DATA]
-            old = attribute(_NUMGEN_MODULUS, dict(attributes(before))[_NUMGEN_MODULUS])
-            after = before.replace(old, attribute(_NUMGEN_MODULUS, _U32.pack(modulus)), 1)
+        if parts[EXPRESSION_NAME] == b"numgen\0":
+            before = parts[EXPRESSION_DATA]
+            old = attribute(NUMGEN_MODULUS, dict(attributes(before))[NUMGEN_MODULUS])
+            after = before.replace(old, attribute(NUMGEN_MODULUS, _U32.pack(modulus)), 1)
             return expressions.replace(before, after, 1)
     raise ValueError("a rule without numgen")
 
@@ -298,7 +336,7 @@ def add_elements(set_spec: SetSpec, table: str, entries: list[tuple[bytes, Value
             items += _items(set_spec, key, value)
         else:
             items.append(b"".join((before_key, key, before_data, value.data)))
-    return _elements(_NEWSETELEM, REQUEST | _CREATE, set_spec, table, items)
+    return _elements(NEWSETELEM, REQUEST | CREATE, set_spec, table, items)
 
 
 @lru_cache(maxsize=128)
@@ -321,20 +359,20 @@ def add_expiring_element(
     """`add element ip rulegen NAME { KEY timeout T expires E : DATA }`; `times` are both, in milliseconds."""
     timeout, expiration = (time.to_bytes(8, "big") for time in times)
     element = _key(entry[0]) + _content(set_spec, entry[1])
-    element += attribute(_ELEMENT_TIMEOUT, timeout) + attribute(_ELEMENT_EXPIRATION, expiration)
-    return _elements(_NEWSETELEM, REQUEST | _CREATE, set_spec, table, [element])
+    element += attribute(ELEMENT_TIMEOUT, timeout) + attribute(ELEMENT_EXPIRATION, expiration)
+    return _elements(NEWSETELEM, REQUEST | CREATE, set_spec, table, [element])
 
 
 def delete_elements(set_spec: SetSpec, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`delete element ip rulegen NAME { ... }`; values do not count."""
     items = [item for key, _ in entries for item in _items(set_spec, key, None)]
-    return _elements(_DELSETELEM, REQUEST, set_spec, table, items)
+    return _elements(DELSETELEM, REQUEST, set_spec, table, items)
 
 
 def _elements(kind: int, flags: int, set_spec: SetSpec, table: str, items: list[bytes]) -> bytearray:
-    payload = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, set_spec.name)
-    listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, _LIST_ITEM | NESTED) + item for item in items])
-    payload += attribute(_ELEMENTS | NESTED, listed)
+    payload = text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, set_spec.name)
+    listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, LIST_ITEM | NESTED) + item for item in items])
+    payload += attribute(ELEMENTS | NESTED, listed)
     return message(kind, flags, _FAMILY_NUMBERS[set_spec.family], payload)
 
 
@@ -346,18 +384,18 @@ def _items(set_spec: SetSpec, key: bytes, value: Value | None) -> Iterator[bytes
         return
     first, last = key[: set_spec.key_length], key[set_spec.key_length :]
     if len(set_spec.key) > 1:
-        yield _key(first) + _key(last, _ELEMENT_KEY_END) + content
+        yield _key(first) + _key(last, ELEMENT_KEY_END) + content
         return
     # One field: a range is its first address and the one after its last, unless that is the last of all.
     yield _key(first) + content
     after = int.from_bytes(last, "big") + 1
     if after < 1 << 8 * len(last):
-        flags = attribute(_ELEMENT_FLAGS, _U32.pack(_INTERVAL_END))
+        flags = attribute(ELEMENT_FLAGS, _U32.pack(INTERVAL_END))
         yield _key(after.to_bytes(len(last), "big")) + flags
 
 
-def _key(key: bytes, kind: int = _ELEMENT_KEY) -> bytes:
-    return attribute(kind | NESTED, attribute(_DATA_VALUE, key))
+def _key(key: bytes, kind: int = ELEMENT_KEY) -> bytes:
+    return attribute(kind | NESTED, attribute(DATA_VALUE, key))
 
 
 def _content(set_spec: SetSpec, value: Value) -> bytes:
@@ -365,22 +403,17 @@ def _content(set_spec: SetSpec, value: Value) -> bytes:
     content = b""
     if set_spec.is_verdict_map:
         word, chain = value.data.decode().split(" ")
-        verdict = attribute(_VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + text_attribute(_VERDICT_CHAIN, chain)
-        content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VERDICT | NESTED, verdict))
+        verdict = attribute(VERDICT_CODE, _U32.pack(_VERDICT_CODES[word])) + text_attribute(VERDICT_CHAIN, chain)
+        content = attribute(ELEMENT_DATA | NESTED, attribute(DATA_VERDICT | NESTED, verdict))
     elif set_spec.data:
-        content = attribute(_ELEMENT_DATA | NESTED, attribute(_DATA_VALUE, value.data))
+        content = attribute(ELEMENT_DATA | NESTED, attribute(DATA_VALUE, value.data))
     if value.comment:
         text = value.comment.encode() + b"\0"
-        content += attribute(_ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
+        content += attribute(ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
     return content
 
 
 # ---- reading ----
-
-
-def _number(parts: Mapping[int, bytes], kind: int) -> int:
-    """The number that an attribute holds, 0 without it."""
-    return int.from_bytes(parts.get(kind, b""), "big")
 
 
 _EMPTY = Value()
@@ -389,13 +422,13 @@ _EMPTY = Value()
 def _parse_element(data: bytes) -> Element:
     """The element of a list's item. Nearly all have a key and perhaps a value and nothing else, so they come first."""
     end, kind, length, _ = _TWO_ATTRIBUTES.unpack_from(data)
-    if kind & 0x3FFF != _ELEMENT_KEY:
+    if kind & 0x3FFF != ELEMENT_KEY:
         return _parse_any_element(data)
     key = data[8 : 4 + length]
     if end == len(data):
         return Element(key, _EMPTY)
     size, kind, length, data_kind = _TWO_ATTRIBUTES.unpack_from(data, end)
-    if end + size == len(data) and kind & 0x3FFF == _ELEMENT_DATA and data_kind & 0x3FFF == _DATA_VALUE:
+    if end + size == len(data) and kind & 0x3FFF == ELEMENT_DATA and data_kind & 0x3FFF == DATA_VALUE:
         return Element(key, Value(data[end + 8 : end + 4 + length]))
     return _parse_any_element(data)
 
@@ -442,38 +475,38 @@ def _plain_layout(key_length: int, data_length: int) -> struct.Struct:
 
 def _parse_any_element(data: bytes) -> Element:
     parts = dict(attributes(data))
-    content = parts.get(_ELEMENT_DATA)
+    content = parts.get(ELEMENT_DATA)
     return Element(
-        key=parts[_ELEMENT_KEY][4:] if _ELEMENT_KEY in parts else b"",
-        key_end=parts.get(_ELEMENT_KEY_END, b"")[4:],
-        value=Value(_parse_data(content) if content else b"", comment_in(parts.get(_ELEMENT_USERDATA, b""))),
-        interval_end=bool(_U32.unpack(parts.get(_ELEMENT_FLAGS, bytes(4)))[0] & _INTERVAL_END),
-        timeout=int.from_bytes(parts[_ELEMENT_TIMEOUT], "big") if _ELEMENT_TIMEOUT in parts else None,
-        expiration=int.from_bytes(parts[_ELEMENT_EXPIRATION], "big") if _ELEMENT_EXPIRATION in parts else None,
+        key=parts[ELEMENT_KEY][4:] if ELEMENT_KEY in parts else b"",
+        key_end=parts.get(ELEMENT_KEY_END, b"")[4:],
+        value=Value(_parse_data(content) if content else b"", comment_in(parts.get(ELEMENT_USERDATA, b""))),
+        interval_end=bool(_U32.unpack(parts.get(ELEMENT_FLAGS, bytes(4)))[0] & INTERVAL_END),
+        timeout=int.from_bytes(parts[ELEMENT_TIMEOUT], "big") if ELEMENT_TIMEOUT in parts else None,
+        expiration=int.from_bytes(parts[ELEMENT_EXPIRATION], "big") if ELEMENT_EXPIRATION in parts else None,
     )
 
 
 def _parse_data(payload: bytes) -> bytes:
     length, kind = ATTRIBUTE.unpack_from(payload)
-    if kind & 0x3FFF == _DATA_VALUE:
+    if kind & 0x3FFF == DATA_VALUE:
         return payload[4:length]
     parts = dict(attributes(payload[4:length]))
-    word = _VERDICT_WORDS.get(_U32.unpack(parts[_VERDICT_CODE])[0], "?")
-    return f"{word} {text_of(parts.get(_VERDICT_CHAIN, b''))}".encode()
+    word = _VERDICT_WORDS.get(_U32.unpack(parts[VERDICT_CODE])[0], "?")
+    return f"{word} {text_of(parts.get(VERDICT_CHAIN, b''))}".encode()
 
 
 def _set_declaration(parts: Mapping[int, bytes]) -> bytes:
-    description = dict(attributes(parts.get(_SET_DESCRIPTION, b"")))
-    known = (_DESCRIPTION_SIZE, _DESCRIPTION_CONCATENATION)
+    description = dict(attributes(parts.get(SET_DESCRIPTION, b"")))
+    known = (SET_DESCRIPTION_SIZE, SET_DESCRIPTION_CONCATENATION)
     content = b"".join(
-        attribute(kind | (NESTED if kind == _DESCRIPTION_CONCATENATION else 0), description[kind])
+        attribute(kind | (NESTED if kind == SET_DESCRIPTION_CONCATENATION else 0), description[kind])
         for kind in known
         if kind in description
     )
     return b"".join(
         (
             *(attribute(kind, parts[kind]) for kind in _SET_DECLARATION if kind in parts),
-            attribute(_SET_DESCRIPTION | NESTED, content) if content else b"",
+            attribute(SET_DESCRIPTION | NESTED, content) if content else b"",
         )
     )
 
@@ -485,7 +518,6 @@ class Connection:
     """
 
     def __init__(self, opened: socket.socket | None = None) -> None:
-        """Opens the socket."""
         try:
             self._socket = opened or open_socket()
             self._socket.bind((0, 0))
@@ -505,17 +537,14 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, ordinary, size)
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes the socket."""
         self.close()
 
     def close(self) -> None:
-        """Closes the socket."""
         self._socket.close()
 
     @property
@@ -568,8 +597,8 @@ class Connection:
 
     def generation(self) -> int:
         """The number of the ruleset's generation; every commit in the namespace, by anyone, counts it up."""
-        for answer in self._dump_one(_GETGEN):
-            return int(_U32.unpack(dict(attributes(answer))[_GENERATION_ID])[0])
+        for answer in self._dump_one(GETGEN):
+            return int(_U32.unpack(dict(attributes(answer))[GENERATION_ID])[0])
         raise HostError("the kernel does not tell its nf_tables generation")
 
     def _dump_one(self, kind: int) -> list[bytes]:
@@ -586,56 +615,56 @@ class Connection:
     def tables_with_sets(self) -> list[str]:
         """Everybody's tables that have sets or maps, as `ip NAME`."""
         found = dict.fromkeys(
-            f"{word} {text_of(dict(attributes(answer))[_SET_TABLE])}"
+            f"{word} {text_of(dict(attributes(answer))[SET_TABLE])}"
             for word, number in _FAMILY_WORDS.items()
-            for answer in self._dump(_GETSET, number)
+            for answer in self._dump(GETSET, number)
         )
         return list(found)
 
     def table(self, family: Family, name: str) -> TableInfo | None:
         """The table, None when there is none."""
-        for answer in self._dump(_GETTABLE, _FAMILY_NUMBERS[family]):
+        for answer in self._dump(GETTABLE, _FAMILY_NUMBERS[family]):
             parts = dict(attributes(answer))
-            if text_of(parts[_TABLE_NAME]) == name:
-                userdata = parts.get(_TABLE_USERDATA, b"")
-                is_dormant = bool(_number(parts, _TABLE_FLAGS) & _DORMANT)
-                return TableInfo(comment_in(userdata), attribute(_TABLE_USERDATA, userdata), is_dormant)
+            if text_of(parts[TABLE_NAME]) == name:
+                userdata = parts.get(TABLE_USERDATA, b"")
+                is_dormant = bool(number_of(parts, TABLE_FLAGS) & TABLE_DORMANT)
+                return TableInfo(comment_in(userdata), attribute(TABLE_USERDATA, userdata), is_dormant)
         return None
 
     def chains(self, family: Family, table: str) -> list[ChainInfo]:
         """The table's chains, in the order in which they were made."""
         found = []
-        for answer in self._dump(_GETCHAIN, _FAMILY_NUMBERS[family]):
+        for answer in self._dump(GETCHAIN, _FAMILY_NUMBERS[family]):
             parts = dict(attributes(answer))
-            if text_of(parts[_CHAIN_TABLE]) == table:
+            if text_of(parts[CHAIN_TABLE]) == table:
                 declaration = b"".join(
                     attribute(kind | nested, parts[kind]) for kind, nested in _CHAIN_DECLARATION if kind in parts
                 )
-                found.append(ChainInfo(text_of(parts[_CHAIN_NAME]), declaration))
+                found.append(ChainInfo(text_of(parts[CHAIN_NAME]), declaration))
         return found
 
     def rules(self, family: Family, table: str) -> list[RuleInfo]:
         """The table's rules, chain by chain in order."""
         found = []
-        for answer in self._dump(_GETRULE, _FAMILY_NUMBERS[family], text_attribute(_RULE_TABLE, table)):
+        for answer in self._dump(GETRULE, _FAMILY_NUMBERS[family], text_attribute(RULE_TABLE, table)):
             parts = dict(attributes(answer))
-            found.append(RuleInfo(text_of(parts[_RULE_CHAIN]), parts.get(_RULE_EXPRESSIONS, b"")))
+            found.append(RuleInfo(text_of(parts[RULE_CHAIN]), parts.get(RULE_EXPRESSIONS, b"")))
         return found
 
     def sets(self, family: Family, table: str) -> list[SetInfo]:
         """The table's sets and maps."""
         found = []
-        for answer in self._dump(_GETSET, _FAMILY_NUMBERS[family], text_attribute(_SET_TABLE, table)):
+        for answer in self._dump(GETSET, _FAMILY_NUMBERS[family], text_attribute(SET_TABLE, table)):
             parts = dict(attributes(answer))
             found.append(
                 SetInfo(
-                    name=text_of(parts[_SET_NAME]),
-                    flags=_number(parts, _SET_FLAGS),
-                    key_length=_number(parts, _SET_KEY_LENGTH),
-                    data_length=_number(parts, _SET_DATA_LENGTH),
-                    size=_number(dict(attributes(parts.get(_SET_DESCRIPTION, b""))), _DESCRIPTION_SIZE),
+                    name=text_of(parts[SET_NAME]),
+                    flags=number_of(parts, SET_FLAGS),
+                    key_length=number_of(parts, SET_KEY_LENGTH),
+                    data_length=number_of(parts, SET_DATA_LENGTH),
+                    size=number_of(dict(attributes(parts.get(SET_DESCRIPTION, b""))), SET_DESCRIPTION_SIZE),
                     declaration=_set_declaration(parts),
-                    elements=_number(parts, _SET_COUNT) if _SET_COUNT in parts else None,
+                    elements=number_of(parts, SET_COUNT) if SET_COUNT in parts else None,
                 )
             )
         return found
@@ -643,24 +672,24 @@ class Connection:
     def objects(self, family: Family, table: str) -> list[ObjectInfo]:
         """The table's counters, quotas and other named objects."""
         found = []
-        for answer in self._dump(_GETOBJ, _FAMILY_NUMBERS[family], text_attribute(_OBJECT_TABLE, table)):
+        for answer in self._dump(GETOBJ, _FAMILY_NUMBERS[family], text_attribute(OBJECT_TABLE, table)):
             parts = dict(attributes(answer))
-            if text_of(parts[_OBJECT_TABLE]) == table:
-                found.append(ObjectInfo(_number(parts, _OBJECT_TYPE), text_of(parts[_OBJECT_NAME])))
+            if text_of(parts[OBJECT_TABLE]) == table:
+                found.append(ObjectInfo(number_of(parts, OBJECT_TYPE), text_of(parts[OBJECT_NAME])))
         return found
 
     def flowtables(self, family: Family, table: str) -> list[str]:
         """The names of the table's flowtables."""
-        listed = self._dump(_GETFLOWTABLE, _FAMILY_NUMBERS[family], text_attribute(_FLOWTABLE_TABLE, table))
+        listed = self._dump(GETFLOWTABLE, _FAMILY_NUMBERS[family], text_attribute(FLOWTABLE_TABLE, table))
         tables = (dict(attributes(answer)) for answer in listed)
-        return [text_of(parts[_FLOWTABLE_NAME]) for parts in tables if text_of(parts[_FLOWTABLE_TABLE]) == table]
+        return [text_of(parts[FLOWTABLE_NAME]) for parts in tables if text_of(parts[FLOWTABLE_TABLE]) == table]
 
     def entries(self, set_spec: SetSpec, table: str) -> Iterator[tuple[bytes, Value]]:
         """The keys and values of a set or map without intervals; much faster than `elements`."""
-        wanted = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, set_spec.name)
-        for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[set_spec.family], wanted):
+        wanted = text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, set_spec.name)
+        for answer in self._dump(GETSETELEM, _FAMILY_NUMBERS[set_spec.family], wanted):
             for kind, payload in attributes(answer):
-                if kind == _ELEMENTS:
+                if kind == ELEMENTS:
                     yield from _plain_entries(set_spec, payload) or _any_entries(payload)
 
     def lookup(self, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
@@ -678,12 +707,12 @@ class Connection:
     def _get_elements(self, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
         """The lists of one element that answer a request for `keys`, and whether there is one for each."""
         self._sequence += 1
-        request = _elements(_GETSETELEM, REQUEST | ACK, set_spec, table, [_key(key) for key in keys])
+        request = _elements(GETSETELEM, REQUEST | ACK, set_spec, table, [_key(key) for key in keys])
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
         # An answer is as the request: the names of the table and of the set, then the list.
         start = (
-            HEADER.size + 4 + len(text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, set_spec.name))
+            HEADER.size + 4 + len(text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, set_spec.name))
         )
         payloads: list[bytes] = []
         while True:
@@ -699,10 +728,10 @@ class Connection:
 
     def elements(self, family: Family, table: str, name: str) -> Iterator[Element]:
         """The elements of one set or map."""
-        wanted = text_attribute(_ELEMENTS_TABLE, table) + text_attribute(_ELEMENTS_SET, name)
-        for answer in self._dump(_GETSETELEM, _FAMILY_NUMBERS[family], wanted):
+        wanted = text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, name)
+        for answer in self._dump(GETSETELEM, _FAMILY_NUMBERS[family], wanted):
             for kind, payload in attributes(answer):
-                if kind == _ELEMENTS:
+                if kind == ELEMENTS:
                     for _, item in attributes(payload):
                         yield _parse_element(item)
 

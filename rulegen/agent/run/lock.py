@@ -26,7 +26,6 @@ from rulegen.netlink.messages import (
     ACK,
     DUMP,
     FAMILY_HEADER,
-    NF_TABLES,
     NLMSG_DONE,
     NLMSG_ERROR,
     REQUEST,
@@ -44,16 +43,22 @@ from rulegen.netlink.messages import (
     text_attribute,
     text_of,
 )
+from rulegen.netlink.nf_tables import (
+    CREATE,
+    EXCLUSIVE,
+    GETTABLE,
+    NEWTABLE,
+    TABLE_FLAGS,
+    TABLE_NAME,
+    TABLE_OWNER,
+    TABLE_USERDATA,
+)
 
 _TABLE = "rulegen-agent"
 _ABSTRACT_NAME = "\0rulegen-agent"
 _CREDENTIALS = struct.Struct("=iII")
 
-_NEWTABLE, _GETTABLE = NF_TABLES << 8, NF_TABLES << 8 | 1
-_CREATE, _EXCLUSIVE = 0x400, 0x200
 _IPV4 = 2
-_NAME, _FLAGS, _USERDATA = 1, 2, 6
-_OWNER = 0x2
 _TABLE_SEQUENCE = 2
 _HOLDER = re.compile(r"process (\d{1,10}) of (\d{1,10})")
 # The kernel has no nf_tables, or none that knows of owners.
@@ -128,9 +133,9 @@ def _socket() -> socket.socket:
 def _make_table(owner: socket.socket) -> int:
     """Makes the table; returns the errno of the refusal, 0 when it is made."""
     comment = f"process {os.getpid()} of {_process_namespace()}"
-    payload = text_attribute(_NAME, _TABLE) + attribute(_FLAGS, struct.pack("!I", _OWNER))
-    payload += attribute(_USERDATA, comment_data(comment))
-    table = message(_NEWTABLE, REQUEST | ACK | _CREATE | _EXCLUSIVE, _IPV4, payload)
+    payload = text_attribute(TABLE_NAME, _TABLE) + attribute(TABLE_FLAGS, struct.pack("!I", TABLE_OWNER))
+    payload += attribute(TABLE_USERDATA, comment_data(comment))
+    table = message(NEWTABLE, REQUEST | ACK | CREATE | EXCLUSIVE, _IPV4, payload)
     owner.send(numbered((batch_begin(), table, batch_end()), _TABLE_SEQUENCE - 1))
     for answer in _answers(owner):
         # Without nf_tables the kernel refuses the batch as such.
@@ -142,12 +147,12 @@ def _make_table(owner: socket.socket) -> int:
 def _tables() -> Iterator[tuple[str, str]]:
     """The names and comments of the tables for IPv4; none where they cannot be listed."""
     with closing(_socket()) as asking, suppress(OSError):
-        asking.send(message(_GETTABLE, REQUEST | DUMP, _IPV4, b""))
+        asking.send(message(GETTABLE, REQUEST | DUMP, _IPV4, b""))
         for answer in _answers(asking):
             if answer.kind in {NLMSG_ERROR, NLMSG_DONE}:
                 return
             parts = dict(attributes(answer.body[FAMILY_HEADER:]))
-            yield text_of(parts.get(_NAME, b"")), comment_in(parts.get(_USERDATA, b""))
+            yield text_of(parts.get(TABLE_NAME, b"")), comment_in(parts.get(TABLE_USERDATA, b""))
 
 
 def _answers(asked: socket.socket) -> Iterator[Message]:
