@@ -70,7 +70,6 @@ class Agent:
 
     @property
     def process(self) -> int:
-        """Its number."""
         return self._process.pid
 
     def first_sync(self) -> str:

@@ -30,8 +30,8 @@ from rulegen.services.simulate import (
     Fate,
     FrontendIndex,
     Packet,
-    follow,
     parse_destination,
+    simulate,
     source_towards,
 )
 from rulegen.services.store import Store
@@ -368,7 +368,7 @@ def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Fl
     if settings is None:
         return _Fact("passed")
     packet = Packet(source, flow.destination, flow.port, flow.protocol, flow.interface)
-    outcome = follow(indexes[family], settings, scenario.addresses, packet)
+    outcome = simulate(indexes[family], settings, scenario.addresses, packet)
     if outcome.fate is not Fate.BALANCED:
         return _Fact(_FATES[outcome.fate])
     return _Fact(

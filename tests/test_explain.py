@@ -376,7 +376,7 @@ def test_an_entry_too_many_and_one_that_is_wrong() -> None:
     live[layout.chains, b"external"] = Value(b"altered")
     agreement = explained(*LIVE_ITEMS, live=live).live
     assert agreement is not None
-    assert any(line.startswith("~ ip handles") for line in agreement.differences)
+    assert any(line.startswith("~ ip endpoint-indexes") for line in agreement.differences)
     assert any(line.startswith("~ ip chain external") for line in agreement.differences)
     other = explained(*LIVE_ITEMS, name="default/other", live=live).live
     assert other is not None

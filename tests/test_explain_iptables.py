@@ -35,7 +35,7 @@ from rulegen.services.model import NodeSettings
 from rulegen.services.on_iptables.dispatch_trees import DispatchTree
 from rulegen.services.on_iptables.lists import LIST_SIZE
 from rulegen.services.on_iptables.trace import Ending, trace
-from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, follow
+from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, simulate
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
 from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view_on_iptables
 from tests.iptables.host import Host, compiled
@@ -115,7 +115,7 @@ def _check_entries(explanation: PacketExplanation, entries: Entries) -> None:
         assert any(f"to {delivery.endpoint}" in word for word in words), delivery.endpoint
         assert delivery.probability == pytest.approx(delivery.share, abs=1e-9)
     if explanation.fate in {"rejected", "dropped"}:
-        assert any(f": {explanation.fate} (rule" in word for word in words)
+        assert any(f": {explanation.fate} (SVC-" in word for word in words)
 
 
 def _check_packet(made: View, entries: Entries, addresses: tuple[str, ...], sent: Packet) -> None:
@@ -132,7 +132,7 @@ def _followed(made: View, settings: NodeSettings, addresses: tuple[str, ...], se
     index = FrontendIndex(
         service_port for service_port in made.store.service_ports() if service_port.family is settings.family
     )
-    return follow(index, settings, addresses, sent)
+    return simulate(index, settings, addresses, sent)
 
 
 def _check_endings(outcome: Outcome, endings: tuple[Ending, ...]) -> None:

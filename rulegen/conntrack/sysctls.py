@@ -48,7 +48,6 @@ class SysctlChange(NamedTuple):
     after: int
 
     def __str__(self) -> str:
-        """For the log."""
         return f"{self.name}: {self.before} -> {self.after}"
 
 

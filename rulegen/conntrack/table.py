@@ -132,13 +132,11 @@ class ConnectionTable:
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self._opened.close()
 
     def udp_flows(self, wanted: Filter) -> Iterator[TrackedFlow]:

@@ -38,7 +38,6 @@ class IptablesRuleset:
         families: Collection[Family],
         live: Mapping[EntryKey, Rules] | None = None,
     ) -> None:
-        """Looks at nothing yet."""
         self.compiler = compiler
         self._service_ports = {(service_port.name, service_port.family): service_port for service_port in service_ports}
         self._families = families

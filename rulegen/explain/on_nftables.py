@@ -27,7 +27,6 @@ class NftablesRuleset:
     def __init__(
         self, compiler: Compiler, families: Collection[Family], live: Mapping[EntryKey, Value] | None = None
     ) -> None:
-        """Looks at nothing yet."""
         self.compiler = compiler
         self._families = families
         self._live = live

@@ -18,8 +18,8 @@ from rulegen.services.simulate import (
     FrontendIndex,
     Outcome,
     Packet,
-    follow,
     parse_destination,
+    simulate,
     source_towards,
 )
 
@@ -67,7 +67,7 @@ def explain_packet(view: View, question: PacketQuestion) -> PacketExplanation:
     if settings is None:
         return _without_rules(view, question, family, packet)
     index = FrontendIndex(service_port for service_port in view.store.service_ports() if service_port.family is family)
-    outcome = follow(index, settings, addresses, packet)
+    outcome = simulate(index, settings, addresses, packet)
     return _explanation(view, question, settings, FollowedPacket(family, packet, outcome, addresses))
 
 

@@ -82,13 +82,11 @@ class Kernel:
         self._declared: dict[tuple[Family, str], CompiledTable] = {}
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes the socket."""
         self.close()
 
     def close(self) -> None:

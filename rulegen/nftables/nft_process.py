@@ -73,17 +73,14 @@ class NftProcess:
             raise
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends the process, and its namespace."""
         self.close()
 
     def close(self) -> None:
-        """Ends the process, and its namespace."""
         self.connection.close()
         self._end()
 

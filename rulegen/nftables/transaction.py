@@ -88,11 +88,9 @@ class NewTable:
     base_chains: BaseChains
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"add table {IP_KEYWORD[self.base_chains.family]} {TABLE}, and its sets"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         family = self.base_chains.family
         table = compiled.tables[family]
         yield messages.new_table(family, TABLE, table.comment)
@@ -109,11 +107,9 @@ class DeleteTable:
     family: Family
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"delete table {IP_KEYWORD[self.family]} {TABLE}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         yield messages.delete_table(self.family, TABLE)
 
 
@@ -125,11 +121,9 @@ class AddChains:
     chains: tuple[Chain, ...]
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"add chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(chain.name for chain in self.chains)}"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         for chain in self.chains:
             yield messages.new_chain(
                 self.family, TABLE, chain.name, compiled.chains[self.family, chain.name].declaration
@@ -148,12 +142,10 @@ class MoveHook:
     declaration: bytes
 
     def __str__(self) -> str:
-        """As nft would read it."""
         hook = f" {{ {self.chain.declaration} }}" if self.chain.declaration else ""
         return f"add chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}{hook}"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         declaration = compiled.chains[self.family, self.chain.name].declaration
         if declaration != self.declaration:
             yield messages.flush_chain(self.family, TABLE, self.chain.name)
@@ -170,11 +162,9 @@ class WriteRules:
     known: bool
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"flush chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}, and add its rules"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         chain = compiled.chains[self.family, self.chain.name]
         yield messages.flush_chain(self.family, TABLE, self.chain.name)
         for rule in chain.rules:
@@ -195,11 +185,9 @@ class DeleteChains:
     known: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"delete chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(self.names)}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         for name in self.names:
             yield messages.flush_chain(self.family, TABLE, name)
         for name in self.names:
@@ -221,7 +209,6 @@ class DeleteForeign:
     chains: tuple[str, ...]
 
     def __str__(self) -> str:
-        """As nft would read it."""
         table = f"{IP_KEYWORD[self.family]} {TABLE}"
         return ", ".join(f"delete {kind} {table} {name}" for kind, name, _ in self._split())
 
@@ -253,11 +240,9 @@ class AddElements:
     elements: Elements
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"add element {self.set_spec.ip} {TABLE} {self.set_spec.name} {_braces(self.set_spec, self.elements)}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         yield messages.add_elements(self.set_spec, TABLE, self.elements)
 
 
@@ -269,12 +254,10 @@ class DeleteElements:
     elements: Elements
 
     def __str__(self) -> str:
-        """As nft would read it."""
         elements = _braces(self.set_spec, self.elements)
         return f"delete element {self.set_spec.ip} {TABLE} {self.set_spec.name} {elements}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         yield messages.delete_elements(self.set_spec, TABLE, self.elements)
 
 
@@ -290,12 +273,10 @@ class RetimeClient:
     client: Client
 
     def __str__(self) -> str:
-        """As nft would read it."""
         affinity = LAYOUTS[self.client.family].affinity
         return f"delete element {affinity.ip} {TABLE} {affinity.name} {{ {key_text(affinity, self.client.key)} }}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         client = self.client
         affinity = LAYOUTS[client.family].affinity
         yield messages.delete_elements(affinity, TABLE, [(client.key, client.value)])

@@ -31,7 +31,6 @@ class Delta(Generic[Key, Value]):
     removed: dict[Key, Value] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """True when there is something to change."""
         return bool(self.added or self.changed or self.removed)
 
     def __len__(self) -> int:

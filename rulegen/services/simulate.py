@@ -168,13 +168,9 @@ class Treatment(NamedTuple):
 class Frontends(Protocol):
     """The Frontends of one family's ServicePorts, by what a packet says."""
 
-    def by_address(self, address: str, port: int, protocol: str) -> Match | None:
-        """The ClusterIP, externalIP or VIP."""
-        ...
+    def by_address(self, address: str, port: int, protocol: str) -> Match | None: ...
 
-    def by_node_port(self, port: int, protocol: str) -> Match | None:
-        """The NodePort."""
-        ...
+    def by_node_port(self, port: int, protocol: str) -> Match | None: ...
 
     def is_cluster_ip(self, address: str) -> bool:
         """Whether an address is a ClusterIP, whatever the port."""
@@ -195,11 +191,9 @@ class FrontendIndex:
         }
 
     def by_address(self, address: str, port: int, protocol: str) -> Match | None:
-        """The ClusterIP, externalIP or VIP."""
         return self._matches.get((address, port, protocol))
 
     def by_node_port(self, port: int, protocol: str) -> Match | None:
-        """The NodePort."""
         return self._matches.get(("", port, protocol))
 
     def is_cluster_ip(self, address: str) -> bool:
@@ -227,7 +221,7 @@ class _Node(Struct, frozen=True):
         return address in self.addresses or is_loopback(address)
 
 
-def follow(index: Frontends, settings: NodeSettings, node_addresses: Collection[str], packet: Packet) -> Outcome:
+def simulate(index: Frontends, settings: NodeSettings, node_addresses: Collection[str], packet: Packet) -> Outcome:
     """What becomes of a packet on a node whose interfaces have `node_addresses` (canonical; loopback is implied).
 
     Everything is of one family; ValueError when the packet's addresses are not.
@@ -251,7 +245,7 @@ def follow(index: Frontends, settings: NodeSettings, node_addresses: Collection[
 
 
 def is_refused(index: Frontends, settings: NodeSettings, node_addresses: Collection[str], packet: Packet) -> bool:
-    """Whether a packet that `follow` would follow ends REJECTED or DROPPED, without asking to whom it may go else."""
+    """Whether a packet that `simulate` would follow ends REJECTED or DROPPED, without asking to whom it may go else."""
     node = _Node(index, settings, node_addresses)
     addressed = index.by_address(packet.destination, packet.port, packet.protocol)
     if addressed and not _allowed(addressed.frontend.allowed_sources, packet.source):

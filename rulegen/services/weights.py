@@ -53,7 +53,6 @@ class ServiceWeights:
         self._remembered: dict[str, int] = {}
 
     def __bool__(self) -> bool:
-        """Whether there is a rule."""
         return bool(self.rules)
 
     def weight(self, names: Iterable[str]) -> int | None:

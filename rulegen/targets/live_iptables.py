@@ -46,14 +46,12 @@ class LiveIptables:
         # When each jump was moved to the front for the last time.
         self._moved: dict[EntryKey, float] = {}
 
-    def keep(self, services: Collection[ServiceKey]) -> None:
-        """See `LiveRules`."""
+    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
         self._services = services
 
     def read(self) -> None:
-        """See `LiveRules`."""
         self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read().items()}
-        self._compiler.keep(find_services(self._live, self._services) if self._services else {})
+        self._compiler.preserve_unreadable(find_services(self._live, self._services) if self._services else {})
         self._total = Counter()
         for key, rules in self._live.items():
             self._total[key.family, key.table] += len(rules)
@@ -61,11 +59,9 @@ class LiveIptables:
     def update(
         self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
     ) -> tuple[Delta[EntryKey, Rules], dict[ServicePortKey, TargetError]]:
-        """See `LiveRules`."""
         return self._compiler.update(service_ports, nodes)
 
     def difference(self) -> Delta[EntryKey, Rules]:
-        """See `LiveRules`."""
         desired = self._compiler.entries()
         self._live = dict(adopt_wording(self._live, desired))
         return diff(self._live, desired)
@@ -101,15 +97,12 @@ class LiveIptables:
         """See `LiveRules`; a plan needs to know which chains there are, so they are remembered."""
 
     def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
-        """See `LiveRules`."""
         return shown_changes(delta)
 
     def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:
-        """See `LiveRules`."""
         return count(delta)
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
-        """See `LiveRules`."""
         return {table: RuleCount(total, self._written[table]) for table, total in self._total.items()}
 
     def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:

@@ -29,14 +29,13 @@ class LiveNftables:
         self._configuration = configuration
         self._compiler: Compiler | None = None
         self._live = Live()
-        self._kept = UnreadableServices()
+        self._unreadable = UnreadableServices()
         # All that is wanted, while it is being compared with what was read.
         self._desired: Entries | None = None
 
     def read(self) -> None:
-        """See `LiveRules`."""
         self._live = self._kernel.read()
-        self._kept.look_at(self._live.entries)
+        self._unreadable.look_at(self._live.entries)
 
     def update(
         self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
@@ -51,18 +50,16 @@ class LiveNftables:
             self._desired = delta.added
         else:
             delta, errors = self._compiler.update(service_ports, nodes)
-        return self._kept.spare(delta), errors
+        return self._unreadable.spare(delta), errors
 
     def difference(self) -> Delta[EntryKey, Value]:
-        """See `LiveRules`."""
         if self._desired is None:
             self._desired = self._compiled.entries()
         self._kernel.prove(self._live, self._compiled.base_chains, self._desired)
-        return self._kept.spare(diff(self._live.entries, self._desired))
+        return self._unreadable.spare(diff(self._live.entries, self._desired))
 
-    def keep(self, services: Collection[ServiceKey]) -> None:
-        """See `LiveRules`."""
-        self._kept = UnreadableServices(services)
+    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
+        self._unreadable = UnreadableServices(services)
 
     def check(self, delta: Delta[EntryKey, Value]) -> None:
         """Asks the kernel whether it would take a Delta. Raises ApplyError."""
@@ -89,11 +86,9 @@ class LiveNftables:
         self._desired = None
 
     def changes(self, delta: Delta[EntryKey, Value]) -> Iterator[ShownChange]:
-        """See `LiveRules`."""
         return shown_changes(delta, self._compiled, self._live.entries)
 
     def counts(self, delta: Delta[EntryKey, Value]) -> Iterator[str]:
-        """See `LiveRules`."""
         return count(delta)
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:

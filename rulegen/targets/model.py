@@ -44,7 +44,6 @@ class Difference:
         return cls(len(delta.added), len(delta.changed), len(delta.removed), changes, counts)
 
     def __bool__(self) -> bool:
-        """True when there is something to change."""
         return bool(len(self))
 
     def __len__(self) -> int:
@@ -52,7 +51,6 @@ class Difference:
         return self.added + self.changed + self.removed
 
     def __str__(self) -> str:
-        """The summary line."""
         return f"{self.added} added, {self.changed} changed, {self.removed} removed"
 
 
@@ -104,7 +102,7 @@ class LiveRules(Protocol):
     To be used by one thread, in the network namespace in which it was made.
     """
 
-    def keep(self, services: Collection[ServiceKey]) -> None:
+    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
         """Services of which nothing is known: from the next `read` on they keep what they have in the kernel."""
         ...
 
@@ -166,9 +164,7 @@ class Target(Protocol):
         """The whole ruleset as lines with their ends; never touches the host."""
         ...
 
-    def compare(self, store: Store, configuration: NodeConfiguration) -> Difference:
-        """With the kernel."""
-        ...
+    def compare(self, store: Store, configuration: NodeConfiguration) -> Difference: ...
 
     def compare_file(self, store: Store, configuration: NodeConfiguration, path: str) -> Difference:
         """With a file that `render` wrote; never touches the host."""

@@ -23,7 +23,6 @@ class IptablesTarget:
     """See `model.Target`. `variant` None: the one that the host uses."""
 
     def __init__(self, variant: Variant | None = None) -> None:
-        """Does nothing yet."""
         self._variant = variant
 
     def render(self, store: Store, configuration: NodeConfiguration) -> Iterator[str]:

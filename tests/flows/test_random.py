@@ -68,7 +68,7 @@ def _explained_otherwise(world: World, flows: Sequence[Flow]) -> Iterator[str]:
         if settings is None:
             continue
         packet = simulate.Packet(sent.source, sent.destination, sent.port, sent.protocol, sent.interface)
-        outcome = simulate.follow(indexes[family], settings, addresses, packet)
+        outcome = simulate.simulate(indexes[family], settings, addresses, packet)
         if not _same(expected, outcome):
             yield f"{one}: by {expected.why} {expected.fate} {expected.shares}, but explained as {outcome}"
 

@@ -31,7 +31,7 @@ from tests.builders import (
     store,
 )
 
-FOLDER = Path(__file__).parent.parent / "golden"
+FOLDER = Path(__file__).parents[2] / "golden"
 GOOD = endpoint_slice([endpoint("10.244.0.1", "node-1"), endpoint("10.244.0.2", "node-2")])
 
 

@@ -333,7 +333,7 @@ def test_svc_41_policies_are_independent(internal: str, external: str) -> None:
 def test_svc_16_which_lists_are_used(internal: str, external: str, node_port: int, lists: str) -> None:
     item = service(kind="NodePort", internal=internal, external=external, ports=[port(node_port=node_port)])
     (service_port,) = store(node(), item, endpoint_slice([endpoint("10.244.1.5", "node-1")])).service_ports()
-    assert " ".join(name for name in ("cluster", "local") if getattr(service_port, name)) == lists
+    assert " ".join(name for name in ("cluster", "local") if getattr(service_port, f"{name}_endpoints")) == lists
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])

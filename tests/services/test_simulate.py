@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
 from rulegen.kube.objects import Service
-from rulegen.services.simulate import Fate, FrontendIndex, Origin, Outcome, Packet, follow
+from rulegen.services.simulate import Fate, FrontendIndex, Origin, Outcome, Packet, simulate
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
 
 NODE = "192.168.1.10"
@@ -56,7 +56,7 @@ def send(
     index = FrontendIndex(service_port for service_port in made.service_ports() if service_port.family is family)
     settings = made.node_settings(family)
     assert settings is not None
-    return follow(index, settings, node_addresses, Packet(source, destination, number, protocol, interface))
+    return simulate(index, settings, node_addresses, Packet(source, destination, number, protocol, interface))
 
 
 def said(outcome: Outcome) -> str:

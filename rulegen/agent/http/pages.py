@@ -48,7 +48,6 @@ class Pages(Observer):
         return self._next - now if self._closed else None
 
     def act(self, now: float) -> None:
-        """Tries again."""
         self._next = now + _RETRY_SECONDS
         for problem in self._open():
             self._report(problem)

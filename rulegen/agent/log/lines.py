@@ -102,7 +102,6 @@ class LineStream(io.TextIOBase):
         self._begun = ""
 
     def writable(self) -> bool:
-        """Yes."""
         return True
 
     def isatty(self) -> bool:

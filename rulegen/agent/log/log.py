@@ -35,12 +35,10 @@ class _TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The line."""
         record.message = one_line(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: logging._SysExcInfoType) -> str:  # noqa: N802
-        """The traceback."""
         return "\n".join(lines(super().formatException(ei)))
 
 
@@ -99,7 +97,6 @@ class _Handler(logging.Handler):
         self.addFilter(_Alike())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hands it on."""
         for line in self.format(record).split("\n"):
             self._writer.write(line)
 

@@ -22,7 +22,6 @@ class Printout:
     """Standard output of a dry run, which nobody waits for; when it takes no more, the process is told to stop."""
 
     def __init__(self) -> None:
-        """To be made once."""
         self._error: OSError | None = None
         self._writer = LineWriter(_STANDARD_OUTPUT, _MOST_LINES, _dropped, self._fail)
 
@@ -53,29 +52,24 @@ class PrintedRules:
         self._rules = rules
         self._print_line = print_line
 
-    def keep(self, services: Collection[ServiceKey]) -> None:
-        """As the rules do."""
-        self._rules.keep(services)
+    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
+        self._rules.preserve_unreadable(services)
 
     def read(self) -> None:
-        """As the rules do."""
         self._rules.read()
 
     def update(
         self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
     ) -> tuple[AnyDelta, dict[ServicePortKey, TargetError]]:
-        """As the rules do."""
         return self._rules.update(service_ports, nodes)
 
     def difference(self) -> AnyDelta:
-        """As the rules do."""
         return self._rules.difference()
 
     def check(self, delta: AnyDelta) -> None:
         """Never raises."""
 
     def apply(self, delta: AnyDelta) -> None:
-        """Prints."""
         for change in self._rules.changes(delta):
             self._print_line(change.text)
 
@@ -85,17 +79,13 @@ class PrintedRules:
         """Never raises."""
 
     def settle(self) -> None:
-        """As the rules do."""
         self._rules.settle()
 
     def changes(self, delta: AnyDelta) -> Iterator[ShownChange]:
-        """As the rules do."""
         return self._rules.changes(delta)
 
     def counts(self, delta: AnyDelta) -> Iterator[str]:
-        """As the rules do."""
         return self._rules.counts(delta)
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
-        """As the rules do."""
         return self._rules.rule_counts()

@@ -77,7 +77,6 @@ class ServiceReference(NamedTuple):
 
     @property
     def regarding(self) -> dict[str, str]:
-        """As an Event names it."""
         return {"apiVersion": "v1", "kind": "Service", "namespace": self.namespace, "name": self.name, "uid": self.uid}
 
 
@@ -93,7 +92,6 @@ class NodeReference(NamedTuple):
 
     @property
     def regarding(self) -> dict[str, str]:
-        """As an Event names it."""
         return {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": self.name}
 
 

@@ -80,7 +80,6 @@ class ConntrackObserver(Observer):
         return self._not_before - now if self._cleaner.is_pending else None
 
     def act(self, now: float) -> None:
-        """Cleans up."""
         try:
             cleaned = self._cleaner.clean()
         except RulegenError as error:

@@ -41,16 +41,13 @@ class NoDriftDetection:
     is_prompt = False
 
     def files(self) -> list[int]:
-        """None."""
         return []
 
     def wait(self, now: float) -> float | None:
-        """Never."""
         del now
         return None
 
     def look(self, now: float) -> list[str]:
-        """Nobody."""
         del now
         return []
 
@@ -67,7 +64,6 @@ class Notifications:
         self._monitor = monitor
 
     def files(self) -> list[int]:
-        """The monitor's."""
         return [self._monitor.fileno()]
 
     def wait(self, now: float) -> float | None:
@@ -97,7 +93,6 @@ class PeriodicResync:
         self._due = now + period
 
     def files(self) -> list[int]:
-        """None."""
         return []
 
     def wait(self, now: float) -> float | None:

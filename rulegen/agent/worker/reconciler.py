@@ -76,7 +76,7 @@ class Reconciler:
         # The last sync ended well: what the kernel lacks now, others have changed.
         self._was_equal = False
         # Services that cannot be read, and of which nothing else is known than what is live.
-        self._kept: set[ServiceKey] = set()
+        self._unreadable: set[ServiceKey] = set()
         # The Services that were taken before the first sync.
         self._early: set[ServiceKey] = set()
 
@@ -99,14 +99,14 @@ class Reconciler:
         """
         kind, namespace, name = object_key(event)
         if kind is Service and not self._has_compiled and (namespace, name) not in self._early:
-            self._kept.add((namespace, name))
+            self._unreadable.add((namespace, name))
 
     def _note_usable(self, event: Upsert | Delete) -> None:
         kind, namespace, name = object_key(event)
         if kind is not Service:
             return
-        if (namespace, name) in self._kept:
-            self._kept.discard((namespace, name))
+        if (namespace, name) in self._unreadable:
+            self._unreadable.discard((namespace, name))
             self.must_read = True
         if not self._has_compiled and isinstance(event, Upsert):
             self._early.add((namespace, name))
@@ -137,12 +137,10 @@ class Reconciler:
         return self._refusals
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
-        """See `LiveRules`."""
         return self._rules.rule_counts()
 
     @property
     def node_name(self) -> str:
-        """The node's."""
         return self._node_name
 
     @property
@@ -191,8 +189,8 @@ class Reconciler:
 
     def _read(self) -> None:
         has_read, self._has_read = self._has_read, False
-        if self._kept or not has_read:
-            self._rules.keep(frozenset(self._kept))
+        if self._unreadable or not has_read:
+            self._rules.preserve_unreadable(frozenset(self._unreadable))
             self._rules.read()
 
     def _compile(self, steps: _Steps) -> AnyDelta:

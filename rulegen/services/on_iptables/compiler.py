@@ -48,7 +48,6 @@ class Compiler:
     """
 
     def __init__(self, families: tuple[Family, ...], masquerade_bit: int) -> None:
-        """Compiles nothing yet."""
         self._masquerade_bit = masquerade_bit
         self._mark = f"MARK --set-xmark {base_chains.mark_text(masquerade_bit)}/{base_chains.mark_text(masquerade_bit)}"
         self._known: dict[ServicePortKey, _Known] = {}
@@ -57,7 +56,7 @@ class Compiler:
         self._fixed: dict[Family, Entries] = {family: {} for family in families}
         self._masquerading = {family: Masquerading(self._mark, None, False) for family in families}
         # What is kept of Services that nothing is known of.
-        self._kept: dict[Family, Compiled] = {}
+        self._unreadable: dict[Family, Compiled] = {}
         self._nodes: dict[Family, NodeSettings] = {}
         self._extras: dict[Family, Extras] = {}
         self.base_chains: dict[Family, BaseChains] = {}
@@ -97,22 +96,23 @@ class Compiler:
         return diff(changes.before, changes.after), errors
 
     def entries(self) -> Entries:
-        """All desired chains."""
         entries: Entries = {}
         for fixed in self._fixed.values():
             entries |= fixed
         for dispatch_trees in self._dispatch_trees.values():
             entries |= dispatch_trees.entries()
-        for compiled in (*self._kept.values(), *(known.compiled for known in self._known.values())):
+        for compiled in (*self._unreadable.values(), *(known.compiled for known in self._known.values())):
             entries |= compiled.chains
         return entries
 
-    def keep(self, kept: Mapping[Family, Compiled]) -> None:
+    def preserve_unreadable(self, unreadable: Mapping[Family, Compiled]) -> None:
         """Puts chains and leaves beside the compiled ones, in place of those that were kept before."""
         for family, dispatch_trees in self._dispatch_trees.items():
-            before, after = (where.get(family, Compiled()) for where in (self._kept, kept))
+            before, after = (where.get(family, Compiled()) for where in (self._unreadable, unreadable))
             dispatch_trees.change(after.leaves, before.leaves)
-        self._kept = {family: compiled for family, compiled in kept.items() if family in self._dispatch_trees}
+        self._unreadable = {
+            family: compiled for family, compiled in unreadable.items() if family in self._dispatch_trees
+        }
 
     def service_port_entries(self, key: ServicePortKey) -> Entries:
         """The chains that a ServicePort needs: its own, and those that lead there. None for an unknown one."""

@@ -41,7 +41,6 @@ class DispatchTree(Enum):
     __hash__ = object.__hash__
 
     def __init__(self, table: str, root: str, letter: str, is_of_ports: bool) -> None:
-        """The parts of the value, by name."""
         self.table = table
         self.root = root
         self.letter = letter
@@ -96,7 +95,6 @@ class DispatchTrees:
     """All trees of a family."""
 
     def __init__(self, family: Family) -> None:
-        """Trees without leaves."""
         self._trees = {tree: _Tree(family, tree) for tree in DispatchTree}
 
     def change(self, added: Iterable[Leaf], removed: Iterable[Leaf]) -> Moves:
@@ -124,7 +122,6 @@ class DispatchTrees:
         return Extras(DispatchTree.FIREWALL in present, DispatchTree.HEALTH_CHECKS in present)
 
     def entries(self) -> Entries:
-        """All chains."""
         return {key: rules for tree in self._trees.values() for key, rules in tree.chains.items()}
 
     def path(self, leaf: Leaf) -> Entries:

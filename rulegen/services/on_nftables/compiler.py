@@ -105,7 +105,6 @@ class Compiler:
     def __init__(
         self, families: tuple[Family, ...], masquerade_bit: int, live: Mapping[EntryKey, Value] | None = None
     ) -> None:
-        """Compiles nothing yet."""
         self._families = families
         self._masquerade_bit = masquerade_bit
         self._compiled: dict[ServicePortKey, _Compiled] = {}
@@ -168,7 +167,6 @@ class Compiler:
         return diff(before, after), errors
 
     def entries(self) -> Entries:
-        """All desired entries."""
         entries: Entries = {}
         for node in self._nodes.values():
             entries |= node
