@@ -21,7 +21,7 @@ from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.netlink.nf_tables import SET_DYNAMIC, SET_TIMEOUT
-from rulegen.nftables.foreign import numbers
+from rulegen.nftables.foreign import handles
 from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError
 
 NFTABLES_TABLE = "kube-proxy"
@@ -105,11 +105,11 @@ def serving(connection: Connection) -> dict[Family, bool]:
 def _read(connection: Connection, family: Family) -> Found:
     found = Found()
     own, iptables, _ = _PLACES[family]
-    listed = numbers(connection, family, _is_kube_proxys)
+    listed = handles(connection, family, _is_kube_proxys)
     if connection.table(family, NFTABLES_TABLE) is not None:
-        lines = [f"{one.chain} {one.number}" for one in listed if one.table == NFTABLES_TABLE]
+        lines = [f"{one.chain} {one.handle}" for one in listed if one.table == NFTABLES_TABLE]
         found[own] = _digest([NFTABLES_TABLE, *lines, *_elements(connection, family)])
-    if lines := [f"{one.table} {one.chain} {one.number}" for one in listed if one.table != NFTABLES_TABLE]:
+    if lines := [f"{one.table} {one.chain} {one.handle}" for one in listed if one.table != NFTABLES_TABLE]:
         found[iptables] = _digest(lines)
     return found
 

@@ -1,4 +1,4 @@
-"""Tables of other programs over netlink: chains with a hook, the rules of a chain, the numbers of chains and rules.
+"""Tables of other programs over netlink: chains with a hook, the rules of a chain, the handles of chains and rules.
 
 In: a netlink connection. Out: what the kernel lists, as far as it concerns those who look at others' rules. Reads no
 set. A table may be made here that holds nothing but a comment. Attributes are those of linux/netfilter/nf_tables.h.
@@ -87,37 +87,37 @@ def rules_of(connection: Connection, family: int, table: str, chain: str) -> lis
     return [parts.get(RULE_EXPRESSIONS, b"") for parts in rules if _name(parts, RULE_CHAIN) == chain]
 
 
-class Number(NamedTuple):
+class Handle(NamedTuple):
     """Of a table (`chain` is ""), a chain or a rule.
 
-    A number is given once in the life of a namespace, or of the table: who writes a rule anew, even the same one, or
-    makes the table anew, changes them.
+    nf_tables gives a handle once in the life of a namespace, or of the table: who writes a rule anew, even the same
+    one, or makes the table anew, changes it.
     """
 
     table: str
     chain: str
-    number: int
+    handle: int
 
 
-def numbers(connection: Connection, family: Family, is_wanted: Callable[[str, str], bool]) -> list[Number]:
+def handles(connection: Connection, family: Family, is_wanted: Callable[[str, str], bool]) -> list[Handle]:
     """Those of the chains, given by table and name, that are wanted, of their rules and their tables.
 
     Raises InterruptedDumpError, KernelError.
     """
     number = _FAMILY_NUMBERS[family]
     found = [
-        Number(_name(parts, CHAIN_TABLE), _name(parts, CHAIN_NAME), number_of(parts, CHAIN_HANDLE))
+        Handle(_name(parts, CHAIN_TABLE), _name(parts, CHAIN_NAME), number_of(parts, CHAIN_HANDLE))
         for _, parts in _list(connection, GETCHAIN, number)
     ]
     found = [one for one in found if is_wanted(one.table, one.chain)]
     tables, wanted = {one.table for one in found}, {(one.table, one.chain) for one in found}
     for _, parts in _list(connection, GETTABLE, number):
         if (name := _name(parts, TABLE_NAME)) in tables:
-            found.append(Number(name, "", number_of(parts, TABLE_HANDLE)))
+            found.append(Handle(name, "", number_of(parts, TABLE_HANDLE)))
     for table in sorted(tables):
         for _, parts in _list(connection, GETRULE, number, text_attribute(RULE_TABLE, table)):
             if (place := (_name(parts, RULE_TABLE), _name(parts, RULE_CHAIN))) in wanted:
-                found.append(Number(*place, number_of(parts, RULE_HANDLE)))
+                found.append(Handle(*place, number_of(parts, RULE_HANDLE)))
     return found
 
 

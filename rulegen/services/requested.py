@@ -15,8 +15,9 @@ from msgspec import Struct
 
 from rulegen.config import Cidr, Family
 from rulegen.errors import shown
+from rulegen.kube import objects
 from rulegen.kube.addresses import canonical_address
-from rulegen.kube.objects import Service, ServicePort, ServiceSpec
+from rulegen.kube.objects import Service, ServiceSpec
 from rulegen.networks import (
     Network,
     collapse,
@@ -137,7 +138,7 @@ def why_skipped(service: Service) -> str:
 
 
 def _port_intent(
-    key: ServiceKey, port: ServicePort, family: Family, addresses: _FamilyAddresses, spec: ServiceSpec
+    key: ServiceKey, port: objects.ServicePort, family: Family, addresses: _FamilyAddresses, spec: ServiceSpec
 ) -> PortIntent:
     internal = TrafficPolicy.LOCAL if spec.internal_traffic_policy == "Local" else TrafficPolicy.CLUSTER
     external = _external_policy(spec)
@@ -166,7 +167,7 @@ def _external_policy(spec: ServiceSpec) -> TrafficPolicy:
 
 
 def _frontends(
-    port: ServicePort, addresses: _FamilyAddresses, internal: TrafficPolicy, external: TrafficPolicy
+    port: objects.ServicePort, addresses: _FamilyAddresses, internal: TrafficPolicy, external: TrafficPolicy
 ) -> tuple[Frontend, ...]:
     """SVC-9.
 
@@ -325,7 +326,7 @@ def _source_ranges(spec: ServiceSpec, report: Report) -> dict[Family, list[Netwo
     return split_networks(networks)
 
 
-def _ports(ports: Sequence[ServicePort], report: Report) -> list[ServicePort]:
+def _ports(ports: Sequence[objects.ServicePort], report: Report) -> list[objects.ServicePort]:
     """The ports by name and protocol; the API server allows no duplicates, and of such the last one counts."""
     by_name = {(port.name, port.protocol): port for port in ports}
     if len(by_name) < len(ports):

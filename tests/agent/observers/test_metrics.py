@@ -28,7 +28,7 @@ from rulegen.targets.model import RuleCount
 from tests.builders import CONFIGURATION, endpoint, endpoint_port, endpoint_slice, node, port, service, store
 
 FAMILIES = (Family.IPV4, Family.IPV6)
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 EMPTY: Delta[str, str] = Delta()
 START = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
