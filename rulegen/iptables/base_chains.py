@@ -53,7 +53,7 @@ class BaseChains:
 
 
 class Extras(NamedTuple):
-    """Parts of the program that are there only when a Service needs them."""
+    """Parts of the fixed chains that are there only when a Service needs them."""
 
     source_ranges: bool = False
     health_checks: bool = False

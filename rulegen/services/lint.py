@@ -1,6 +1,6 @@
 """All objects and what they were compiled to come in; what is legal but probably wrong goes out, as Findings.
 
-Routing's own Findings are passed on. What is added here needs a look at several objects, or is no fault of a single
+The store's own Findings are passed on. What is added here needs a look at several objects, or is no fault of a single
 change, so the agent does not look for it. Never touches the host.
 """
 

@@ -128,8 +128,8 @@ class Outcome(Struct, frozen=True):
 
     `is_marked`: to be masqueraded whatever the endpoint, if it leaves the node; SVC-44 is not asked then.
 
-    With session affinity (`matched.route.affinity_timeout`), a client that is known goes to its endpoint instead, as
-    long as it is in the list or draining.
+    With session affinity (`matched.service_port.affinity_timeout`), a client that is known goes to its endpoint
+    instead, as long as it is in the list or draining.
     """
 
     fate: Fate
@@ -261,7 +261,7 @@ def is_refused(index: Frontends, settings: NodeSettings, node_addresses: Collect
 def treat(match: Match, settings: NodeSettings, origin: Origin) -> Treatment:
     """What becomes of packets from one kind of source to a Frontend, source ranges apart.
 
-    A pod that cannot be told from others (`routing.detector` is None) is treated as what is outside.
+    A pod that cannot be told from others (`settings.detector` is None) is treated as what is outside.
     """
     if _has_endpoints(match):
         detected = origin is Origin.POD and settings.detector is not None

@@ -38,6 +38,6 @@ def test_rules_that_come_after_the_look_stay(monkeypatch: pytest.MonkeyPatch, va
     with NetworkNamespace() as namespace, namespace.entered():
         made = LegacyCleanup((), lambda: None)
         made.synced(Sync(True, Delta(), Delta(), {}, {}, NO_CHANGES, {}))
-        wait_until(lambda: "takeover" not in {thread.name for thread in threading.enumerate()}, 15.0)
+        wait_until(lambda: "legacy cleanup" not in {thread.name for thread in threading.enumerate()}, 15.0)
         saved = subprocess.run([f"iptables-{variant}-save"], capture_output=True, text=True, check=True).stdout
     assert "-A OUTPUT -j KUBE-SERVICES" in saved

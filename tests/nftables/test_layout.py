@@ -28,7 +28,7 @@ from tests.builders import Item, endpoint_slice, service
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, rendered
 
-CONTAINERS = [c for layout in LAYOUTS.values() for c in layout.sets]
+SET_SPECS = [c for layout in LAYOUTS.values() for c in layout.sets]
 PROTOCOLS = [6, 17, 132, 41]
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=()), max_size=300)
 
@@ -67,7 +67,7 @@ def _entry(draw: DrawFn, set_spec: SetSpec) -> tuple[bytes, Value]:
     return key, Value(data, safe_comment(draw(NAMES)))
 
 
-@pytest.mark.parametrize("set_spec", CONTAINERS, ids=repr)
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
 @given(data=st.data())
 @settings(max_examples=25)
 def test_an_element_is_read_back_from_its_text(set_spec: SetSpec, data: DataObject) -> None:

@@ -69,7 +69,7 @@ def _everything() -> list[Item]:
 
 
 EVERYTHING = _everything()
-CONTAINERS = [set_spec for layout in LAYOUTS.values() for set_spec in layout.set_specs if not set_spec.is_chains]
+SET_SPECS = [set_spec for layout in LAYOUTS.values() for set_spec in layout.set_specs if not set_spec.is_chains]
 
 
 def _repaired(host: Host) -> Transaction:
@@ -98,7 +98,7 @@ def _a_key(host: Host, set_spec: SetSpec) -> bytes:
     return min(key for of, key in host.read().entries if of is set_spec)
 
 
-@pytest.mark.parametrize("set_spec", CONTAINERS, ids=repr)
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
 def test_an_element_that_is_gone_comes_back(loaded: Host, set_spec: SetSpec) -> None:
     key = _a_key(loaded, set_spec)
     name = f"{set_spec.ip} {set_spec.name} {key_text(set_spec, key)}"
@@ -108,7 +108,7 @@ def test_an_element_that_is_gone_comes_back(loaded: Host, set_spec: SetSpec) -> 
     assert (transaction.tables, elements_of(transaction)) == ((), [f"+ {name}"])
 
 
-@pytest.mark.parametrize("set_spec", [c for c in CONTAINERS if c.data], ids=repr)
+@pytest.mark.parametrize("set_spec", [c for c in SET_SPECS if c.data], ids=repr)
 def test_an_element_with_another_value_is_put_right(loaded: Host, set_spec: SetSpec) -> None:
     key = _a_key(loaded, set_spec)
     wrong = Value(b"goto lb-7" if set_spec.is_verdict_map else b"\x81" * set_spec.data_length)
@@ -124,7 +124,7 @@ def test_an_element_with_another_value_is_put_right(loaded: Host, set_spec: SetS
     _repaired(loaded)
 
 
-@pytest.mark.parametrize("set_spec", CONTAINERS, ids=repr)
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
 def test_an_element_that_nobody_wants_goes(loaded: Host, set_spec: SetSpec) -> None:
     if set_spec.interval:
         element = {"source-ranges": "{0} . tcp . 9999 . {0}"}.get(set_spec.name, "{0}").format(
@@ -140,7 +140,7 @@ def test_an_element_that_nobody_wants_goes(loaded: Host, set_spec: SetSpec) -> N
     assert elements_of(_repaired(loaded)) == [line]
 
 
-@pytest.mark.parametrize("set_spec", CONTAINERS, ids=repr)
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
 def test_a_flushed_set_is_filled_again(loaded: Host, set_spec: SetSpec) -> None:
     entries = loaded.read().entries
     expected = sorted(

@@ -49,7 +49,7 @@ class LegacyCleanup(Observer):
         self._has_arrived = threading.Event()
         self._is_in_force = threading.Event()
         self._told = ""
-        thread = threading.Thread(target=self._run, name="takeover", daemon=True)
+        thread = threading.Thread(target=self._run, name="legacy cleanup", daemon=True)
         thread.start()
         # Our own rules come in after what is there was noted; but an iptables-save that hangs holds nobody up.
         self._has_arrived.wait(_ARRIVAL_SECONDS)

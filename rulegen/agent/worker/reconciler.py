@@ -195,7 +195,7 @@ class Reconciler:
 
     def _compile(self, steps: _Steps) -> AnyDelta:
         changes = self._store.take_changes()
-        steps.done("route")
+        steps.done("services")
         self._has_compiled = True
         self._pending |= changes.service_ports
         for key in changes.service_ports:

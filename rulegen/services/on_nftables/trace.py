@@ -1,6 +1,6 @@
 """The entries that a packet meets: a followed packet and a ruleset's entries come in, chains and elements go out. Pure.
 
-What becomes of the packet was decided from the Frontends (`routing.flow`); here that is found again in the tables.
+What becomes of the packet was decided from the Frontends (`services.simulate`); here that is found again in the tables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The inbox and the schedule: what is kept of what arrives, and when to act."""
+"""The work queue and the schedule: what is kept of what arrives, and when to act."""
 
 from __future__ import annotations
 

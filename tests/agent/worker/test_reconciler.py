@@ -47,7 +47,7 @@ class Refusing(LiveNftables):
 
 
 class Scene:
-    """An engine in a namespace."""
+    """A reconciler in a namespace."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
