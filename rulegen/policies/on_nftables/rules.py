@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from rulegen.config import Family
 from rulegen.policies.model import ALL_PORTS, Action, AddressRange, Direction, PortRange, Ports, Rule, Rules
-from rulegen.policies.on_nftables.names import blocks_set, named_set, ports_set
+from rulegen.policies.names import blocks_name, named_port_name, ports_name
 from rulegen.policies.ranges import is_everything, text_of
 from rulegen.policies.selected import selector_id
 
@@ -57,7 +57,7 @@ def _peer_matches(rule: Rule, direction: Direction, family: Family) -> Iterator[
         yield f"{field} @{selector_id(selector)}"
     blocks = rule.blocks_of(family)
     if len(blocks) > 1:
-        yield f"{field} @{blocks_set(blocks)}"
+        yield f"{field} @{blocks_name(blocks)}"
     elif blocks:
         yield "" if is_everything(blocks[0]) else f"{field} {text_of(blocks[0])}"
 
@@ -69,7 +69,7 @@ def _port_matches(ports: Ports | None, family: Family) -> Iterator[str]:
     for ranges in _by_protocol(ports.ranges):
         protocol = ranges[0].protocol.lower()
         if len(ranges) > 1:
-            yield f"{protocol} dport @{ports_set(ranges)}"
+            yield f"{protocol} dport @{ports_name(ranges)}"
         elif ranges[0][1:] == ALL_PORTS:
             yield f"meta l4proto {protocol}"
         else:
@@ -77,7 +77,7 @@ def _port_matches(ports: Ports | None, family: Family) -> Iterator[str]:
             yield f"{protocol} dport {first}" if first == last else f"{protocol} dport {first}-{last}"
     for named in ports.named:
         protocol = f"meta l4proto {named.protocol.lower()} " if named.protocol else ""
-        yield f"{protocol}{IP[family]} daddr . meta l4proto . th dport @{named_set(named.name)}"
+        yield f"{protocol}{IP[family]} daddr . meta l4proto . th dport @{named_port_name(named.name)}"
 
 
 def _by_protocol(ranges: Iterable[PortRange]) -> Iterator[tuple[PortRange, ...]]:

@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 from rulegen.config import Family
 from rulegen.policies.model import Address
+from rulegen.policies.names import TABLE
 from rulegen.policies.on_nftables.compiler import CHAINS, DECLARATIONS, SELF, EntryKey
-from rulegen.policies.on_nftables.names import TABLE
 from rulegen.policies.on_nftables.rules import IP
 from rulegen.policies.ranges import text_of
 
