@@ -29,8 +29,8 @@ def blocks_name(blocks: Iterable[AddressRange]) -> str:
 
 
 def ports_name(ranges: Iterable[PortRange]) -> str:
-    """The set of some ranges of ports, whatever their protocol."""
-    return f"ports-{digest((item.first, item.last) for item in ranges)}"
+    """The set of some ranges of ports."""
+    return f"ports-{digest(map(tuple, ranges))}"
 
 
 def named_port_name(name: str) -> str:

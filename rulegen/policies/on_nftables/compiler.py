@@ -18,6 +18,7 @@ from rulegen.policies.model import (
     Direction,
     Isolation,
     PolicyName,
+    PortRange,
     Rules,
     Tier,
     family_of,
@@ -154,7 +155,7 @@ class TableCompiler:
         for ranges in port_lists(rules or ()):
             name = names.ports_name(ranges)
             found[EntryKey(DECLARATIONS, name.encode())] = set_declaration(name, self.family)
-            found |= {EntryKey(name, _port(item.first) + _port(item.last)): "" for item in ranges}
+            found |= {EntryKey(name, _port(item, item.first) + _port(item, item.last)): "" for item in ranges}
         return found
 
     # ---- combinations ----
@@ -216,5 +217,5 @@ def _tiers_of(combination: Combination) -> Iterator[_TierChain]:
         yield _TierChain(combination.direction, tier, policies)
 
 
-def _port(number: int) -> bytes:
-    return number.to_bytes(2, "big") + b"\0\0"
+def _port(ports: PortRange, number: int) -> bytes:
+    return bytes((_PROTOCOLS[ports.protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"

@@ -45,8 +45,8 @@ def _key_text(group: str, key: bytes, family: Family) -> str:
     if group.startswith("blocks-"):
         return text_of((key[:size], key[size:]))
     if group.startswith("ports-"):
-        first, last = int.from_bytes(key[:2], "big"), int.from_bytes(key[4:6], "big")
-        return str(first) if first == last else f"{first}-{last}"
+        first, last = int.from_bytes(key[4:6], "big"), int.from_bytes(key[12:14], "big")
+        return f"{_PROTOCOLS[key[0]]} . " + (str(first) if first == last else f"{first}-{last}")
     if group.startswith("named"):
         port = int.from_bytes(key[size + 4 : size + 6], "big")
         return f"{_address(key[:size])} . {_PROTOCOLS[key[size]]} . {port}"
