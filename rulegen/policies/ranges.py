@@ -7,30 +7,16 @@ out before blocks come together.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network, summarize_address_range
+from ipaddress import ip_address, summarize_address_range
 
-from rulegen.config import Family
-from rulegen.kube.addresses import canonical_address
+from rulegen.networks import parse_network
 from rulegen.policies.model import Address, AddressRange
-
-_BITS = {Family.IPV4: 32, Family.IPV6: 128}
-_IPV4_MAPPED_BITS = 96
 
 
 def parse_block(text: str) -> AddressRange | None:
     """The range of a CIDR, or None when it is none. Bits of the host are ignored, as everywhere in Kubernetes."""
-    address, slash, length = text.partition("/")
-    canonical = canonical_address(address)
-    if not slash or canonical is None or not (length.isascii() and length.isdigit() and len(length) <= 3):
-        return None
-    bits = int(length)
-    if ":" in address and ":" not in canonical:
-        bits -= _IPV4_MAPPED_BITS
-    try:
-        network = ip_network((canonical, bits), strict=False)
-    except ValueError:
-        return None
-    return network.network_address.packed, network.broadcast_address.packed
+    network = parse_network(text)
+    return None if network is None else (network.network_address.packed, network.broadcast_address.packed)
 
 
 def without(block: AddressRange, holes: Iterable[AddressRange]) -> list[AddressRange]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from rulegen.config import Family
 from rulegen.policies.documents import decode
+from rulegen.policies.on_iptables.compiler import ChainCompiler
+from rulegen.policies.on_iptables.text import render_chains, render_ipsets
 from rulegen.policies.on_nftables.compiler import TableCompiler
 from rulegen.policies.on_nftables.table import program_text
 from rulegen.policies.on_nftables.text import render_table
@@ -36,3 +38,19 @@ def nftables_text(
     compiler.update(store.take())
     program = program_text(family, settings, store.pod_ranges(family))
     return "".join(render_table(program, compiler.entries, family))
+
+
+def iptables_texts(
+    documents: Iterable[Mapping[str, Any]],
+    node_name: str,
+    family: Family,
+    settings: Settings | None = None,
+    *,
+    has_ipsets: bool = True,
+) -> tuple[str, str]:
+    """The files that `ipset restore` and then `iptables-restore --noflush` load for one family."""
+    settings = settings or Settings()
+    store = store_of(documents, node_name)
+    compiler = ChainCompiler(family, settings, store.pod_ranges(family), has_ipsets=has_ipsets)
+    compiler.update(store.take())
+    return "".join(render_ipsets(compiler.entries, family)), "".join(render_chains(compiler.entries))

@@ -11,6 +11,7 @@ import pytest
 from rulegen.config import Family
 from rulegen.policies.documents import decode
 from rulegen.policies.model import Direction
+from rulegen.policies.on_iptables.compiler import ChainCompiler
 from rulegen.policies.on_nftables.compiler import CHAINS, DECLARATIONS, TableCompiler
 from rulegen.policies.settings import Settings
 from rulegen.policies.store import LocalPod, Member, PeerSet, Store
@@ -152,28 +153,40 @@ def key_of(document: Document) -> str:
     return f"{document['metadata'].get('namespace', '')}/{document['metadata']['name']}"
 
 
+def compilers_of_all() -> dict[Any, TableCompiler | ChainCompiler]:
+    """Every way of compiling: nftables, iptables with ipsets and without, both families."""
+    ranges = {Family.IPV4: ("10.0.0.0/24",), Family.IPV6: ("fd00::/64",)}
+    found: dict[Any, TableCompiler | ChainCompiler] = {}
+    for family in Family:
+        found["nftables", family] = TableCompiler(family, EVERYTHING)
+        for has_ipsets in (True, False):
+            found["iptables", family, has_ipsets] = ChainCompiler(
+                family, EVERYTHING, ranges[family], has_ipsets=has_ipsets
+            )
+    return found
+
+
 @pytest.mark.part(0)
 @pytest.mark.parametrize("seed", range(60))
 def test_changes_come_to_the_same_as_the_end_alone(seed: int) -> None:
     cluster = Cluster(seed)
-    compilers = {family: TableCompiler(family, EVERYTHING) for family in Family}
-    shadows: dict[Family, dict[Any, Any]] = {family: {} for family in Family}
+    compilers = compilers_of_all()
+    shadows: dict[Any, dict[Any, Any]] = {key: {} for key in compilers}
     for step in range(150):
         cluster.step()
         if step % 3:
             continue
         facts = cluster.store.take()
-        for family, compiler in compilers.items():
+        for name, compiler in compilers.items():
             for key, (before, after) in compiler.update(facts).items():
-                assert shadows[family].get(key) == before
-                shadows[family][key] = after
+                assert shadows[name].get(key) == before
+                shadows[name][key] = after
         if step % 30 == 0:
             anew = store_of(cluster.documents.values(), "node-1").take()
-            for family, compiler in compilers.items():
-                fresh = TableCompiler(family, EVERYTHING)
+            for name, fresh in compilers_of_all().items():
                 fresh.update(anew)
-                assert compiler.entries == fresh.entries
-                assert {key: value for key, value in shadows[family].items() if value is not None} == fresh.entries
+                assert compilers[name].entries == fresh.entries
+                assert {key: value for key, value in shadows[name].items() if value is not None} == fresh.entries
 
 
 @pytest.mark.parametrize("seed", range(5))

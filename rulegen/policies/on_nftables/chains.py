@@ -12,7 +12,7 @@ from itertools import groupby
 
 from rulegen.config import Family
 from rulegen.policies.model import Action, Combination, Direction, PolicyName, Rule, Rules, Tier
-from rulegen.policies.on_nftables.names import combination_chain, policy_chain, tier_chain
+from rulegen.policies.names import combination_chain, policy_chain, tier_chain
 from rulegen.policies.on_nftables.rules import rule_lines
 
 RulesOf = Callable[[PolicyName], Rules]

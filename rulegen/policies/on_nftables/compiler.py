@@ -11,17 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from rulegen.config import Family
+from rulegen.policies import names
 from rulegen.policies.model import (
     Address,
     Combination,
     Direction,
     Isolation,
     PolicyName,
+    PortRange,
     Rules,
     Tier,
     family_of,
 )
-from rulegen.policies.on_nftables import chains, names
+from rulegen.policies.on_nftables import chains
 from rulegen.policies.on_nftables.rules import block_lists, port_lists
 from rulegen.policies.on_nftables.table import set_declaration
 from rulegen.policies.settings import Settings
@@ -90,11 +92,11 @@ class TableCompiler:
                 self._element(set_id, address, address, is_there=bool(fact))
             case PortMember(name, address, protocol, port):
                 key = address + bytes((_PROTOCOLS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
-                self._element(names.named_set(name), address, key, is_there=bool(fact))
+                self._element(names.named_port_name(name), address, key, is_there=bool(fact))
             case PeerSet(set_id):
                 self._declare(set_id, is_there=fact is not None)
             case PortSet(name):
-                self._declare(names.named_set(name), is_there=bool(fact))
+                self._declare(names.named_port_name(name), is_there=bool(fact))
             case LocalPod(address):
                 if family_of(address) is self.family:
                     self._update_pod(address, fact)
@@ -147,13 +149,13 @@ class TableCompiler:
         """The sets that rules look into and that others may need, too, with what is in them."""
         found: Entries = {}
         for blocks in block_lists(rules or (), self.family):
-            name = names.blocks_set(blocks)
+            name = names.blocks_name(blocks)
             found[EntryKey(DECLARATIONS, name.encode())] = set_declaration(name, self.family)
             found |= {EntryKey(name, first + last): "" for first, last in blocks}
         for ranges in port_lists(rules or ()):
-            name = names.ports_set(ranges)
+            name = names.ports_name(ranges)
             found[EntryKey(DECLARATIONS, name.encode())] = set_declaration(name, self.family)
-            found |= {EntryKey(name, _port(item.first) + _port(item.last)): "" for item in ranges}
+            found |= {EntryKey(name, _port(item, item.first) + _port(item, item.last)): "" for item in ranges}
         return found
 
     # ---- combinations ----
@@ -215,5 +217,5 @@ def _tiers_of(combination: Combination) -> Iterator[_TierChain]:
         yield _TierChain(combination.direction, tier, policies)
 
 
-def _port(number: int) -> bytes:
-    return number.to_bytes(2, "big") + b"\0\0"
+def _port(ports: PortRange, number: int) -> bytes:
+    return bytes((_PROTOCOLS[ports.protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"

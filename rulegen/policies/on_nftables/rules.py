@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Iterator
 
 from rulegen.config import Family
 from rulegen.policies.model import ALL_PORTS, Action, AddressRange, Direction, PortRange, Ports, Rule, Rules
-from rulegen.policies.on_nftables.names import blocks_set, named_set, ports_set
+from rulegen.policies.names import blocks_name, named_port_name, ports_name
 from rulegen.policies.ranges import is_everything, text_of
 from rulegen.policies.selected import selector_id
 
@@ -44,9 +42,8 @@ def block_lists(rules: Rules, family: Family) -> Iterator[tuple[AddressRange, ..
 def port_lists(rules: Rules) -> Iterator[tuple[PortRange, ...]]:
     """The lists of ports that need a set."""
     for rule in rules:
-        for ranges in _by_protocol(rule.ports.ranges if rule.ports else ()):
-            if len(ranges) > 1:
-                yield ranges
+        if rule.ports is not None and len(rule.ports.ranges) > 1:
+            yield rule.ports.ranges
 
 
 def _peer_matches(rule: Rule, direction: Direction, family: Family) -> Iterator[str]:
@@ -57,7 +54,7 @@ def _peer_matches(rule: Rule, direction: Direction, family: Family) -> Iterator[
         yield f"{field} @{selector_id(selector)}"
     blocks = rule.blocks_of(family)
     if len(blocks) > 1:
-        yield f"{field} @{blocks_set(blocks)}"
+        yield f"{field} @{blocks_name(blocks)}"
     elif blocks:
         yield "" if is_everything(blocks[0]) else f"{field} {text_of(blocks[0])}"
 
@@ -66,20 +63,18 @@ def _port_matches(ports: Ports | None, family: Family) -> Iterator[str]:
     if ports is None:
         yield ""
         return
-    for ranges in _by_protocol(ports.ranges):
-        protocol = ranges[0].protocol.lower()
-        if len(ranges) > 1:
-            yield f"{protocol} dport @{ports_set(ranges)}"
-        elif ranges[0][1:] == ALL_PORTS:
-            yield f"meta l4proto {protocol}"
-        else:
-            first, last = ranges[0][1:]
-            yield f"{protocol} dport {first}" if first == last else f"{protocol} dport {first}-{last}"
+    if len(ports.ranges) > 1:
+        yield f"meta l4proto . th dport @{ports_name(ports.ranges)}"
+    for item in ports.ranges if len(ports.ranges) == 1 else ():
+        yield _range_match(item)
     for named in ports.named:
         protocol = f"meta l4proto {named.protocol.lower()} " if named.protocol else ""
-        yield f"{protocol}{IP[family]} daddr . meta l4proto . th dport @{named_set(named.name)}"
+        yield f"{protocol}{IP[family]} daddr . meta l4proto . th dport @{named_port_name(named.name)}"
 
 
-def _by_protocol(ranges: Iterable[PortRange]) -> Iterator[tuple[PortRange, ...]]:
-    for _, group in groupby(ranges, key=attrgetter("protocol")):
-        yield tuple(group)
+def _range_match(item: PortRange) -> str:
+    protocol = item.protocol.lower()
+    if (item.first, item.last) == ALL_PORTS:
+        return f"meta l4proto {protocol}"
+    ports = str(item.first) if item.first == item.last else f"{item.first}-{item.last}"
+    return f"{protocol} dport {ports}"

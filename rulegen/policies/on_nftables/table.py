@@ -49,7 +49,7 @@ def set_declaration(name: str, family: Family) -> str:
     if kind == "named":
         lines = [f"typeof {IP[family]} daddr . meta l4proto . th dport"]
     elif kind == "ports":
-        lines = ["typeof th dport", "flags interval"]
+        lines = ["typeof meta l4proto . th dport", "flags interval"]
     else:
         lines = [f"typeof {IP[family]} daddr"] + (["flags interval"] if kind == "blocks" else [])
     return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"

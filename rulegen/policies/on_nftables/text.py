@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 from rulegen.config import Family
 from rulegen.policies.model import Address
+from rulegen.policies.names import TABLE
 from rulegen.policies.on_nftables.compiler import CHAINS, DECLARATIONS, SELF, EntryKey
-from rulegen.policies.on_nftables.names import TABLE
 from rulegen.policies.on_nftables.rules import IP
 from rulegen.policies.ranges import text_of
 
@@ -45,8 +45,8 @@ def _key_text(group: str, key: bytes, family: Family) -> str:
     if group.startswith("blocks-"):
         return text_of((key[:size], key[size:]))
     if group.startswith("ports-"):
-        first, last = int.from_bytes(key[:2], "big"), int.from_bytes(key[4:6], "big")
-        return str(first) if first == last else f"{first}-{last}"
+        first, last = int.from_bytes(key[4:6], "big"), int.from_bytes(key[12:14], "big")
+        return f"{_PROTOCOLS[key[0]]} . " + (str(first) if first == last else f"{first}-{last}")
     if group.startswith("named"):
         port = int.from_bytes(key[size + 4 : size + 6], "big")
         return f"{_address(key[:size])} . {_PROTOCOLS[key[size]]} . {port}"

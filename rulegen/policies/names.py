@@ -1,4 +1,7 @@
-"""Names of the sets and chains that come and go with policies. A name always stands for the same thing. Pure."""
+"""Names of the sets and chains that come and go with policies. A name always stands for the same thing. Pure.
+
+Those of nftables, and the parts of which iptables, which takes shorter ones, makes its own.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ def digest(parts: Iterable[object]) -> str:
     return sha256(repr(list(parts)).encode()).hexdigest()[:12]
 
 
-def blocks_set(blocks: Iterable[AddressRange]) -> str:
+def blocks_name(blocks: Iterable[AddressRange]) -> str:
     """The set of some ranges of addresses."""
     return f"blocks-{digest(blocks)}"
 
 
-def ports_set(ranges: Iterable[PortRange]) -> str:
-    """The set of some ranges of ports, whatever their protocol."""
-    return f"ports-{digest((item.first, item.last) for item in ranges)}"
+def ports_name(ranges: Iterable[PortRange]) -> str:
+    """The set of some ranges of ports."""
+    return f"ports-{digest(map(tuple, ranges))}"
 
 
-def named_set(name: str) -> str:
+def named_port_name(name: str) -> str:
     """The set of the places where a port has this name."""
     return f"named-{name}" if _PORT_NAME.fullmatch(name) else f"named_{digest([name])}"
 
@@ -46,7 +49,12 @@ def policy_chain(name: PolicyName, direction: Direction, part: int = 1) -> str:
 
 def combination_chain(combination: Combination) -> str:
     """The chain of all policies that isolate a pod in a direction."""
-    return f"{combination.direction.word}-{digest(combination[1:])}"
+    return f"{combination.direction.word}-{combination_digest(combination)}"
+
+
+def combination_digest(combination: Combination) -> str:
+    """What tells a combination from others of its direction."""
+    return digest(combination[1:])
 
 
 def tier_chain(direction: Direction, tier: Tier, policies: tuple[PolicyName, ...]) -> str:
