@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 
 from rulegen.config import Family
+from rulegen.iptables.binaries import Variant
 from rulegen.policies.documents import decode
 from rulegen.policies.on_nftables.compiler import TableCompiler
 from rulegen.policies.on_nftables.table import program_text
 from rulegen.policies.on_nftables.text import render_table
 from rulegen.policies.settings import Settings
 from rulegen.policies.store import Store
-from rulegen.policies.whole import filled, nftables_text
+from rulegen.policies.whole import filled, iptables_texts, nftables_text
 from tests.policies.changes import Key, key_of
 from tests.policies.documents import Document
 from tests.policies.lab import Lab
@@ -37,6 +39,48 @@ class Whole:
 
     def close(self) -> None:
         """Nothing of it runs."""
+
+
+class Iptables:
+    """The rules of a node as chains of iptables, in place of all that were there."""
+
+    def __init__(
+        self, lab: Lab, node: str, variant: Variant, settings: Settings | None = None, *, has_ipsets: bool = True
+    ) -> None:
+        self._lab = lab
+        self._node = node
+        self._variant = variant
+        self._settings = settings or Settings()
+        self._has_ipsets = has_ipsets
+
+    def apply(self, objects: Sequence[Document]) -> None:
+        self.clear()
+        with self._lab.entered(self._node):
+            for family, program in zip(Family, self._restores(), strict=True):
+                ipsets, chains = iptables_texts(
+                    objects, self._node, family, self._settings, has_ipsets=self._has_ipsets
+                )
+                _run(["ipset", "restore"], ipsets)
+                _run([program, "--noflush"], chains)
+
+    def clear(self) -> None:
+        """No chain and no set is left on the node, whoever's they are."""
+        with self._lab.entered(self._node):
+            for program in self._restores():
+                _run([program], "*filter\nCOMMIT\n")
+            _run(["ipset", "destroy"], "")
+
+    def close(self) -> None:
+        """Nothing of it runs."""
+
+    def _restores(self) -> list[str]:
+        """For IPv4 and IPv6."""
+        return [f"{program}-{self._variant.value}-restore" for program in ("iptables", "ip6tables")]
+
+
+def _run(command: list[str], text: str) -> None:
+    run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert not run.returncode, f"{' '.join(command)}: {run.stderr}"
 
 
 class Running:
