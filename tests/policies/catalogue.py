@@ -42,6 +42,11 @@ class Case(NamedTuple):
     policies: tuple[Document, ...]
     without: tuple[str, ...] = ()
 
+    @property
+    def is_of_tiers(self) -> bool:
+        """Whether there is a ClusterNetworkPolicy."""
+        return any(one["kind"] == "ClusterNetworkPolicy" for one in self.policies)
+
     def objects(self) -> list[Document]:
         """The whole cluster."""
         there = (one for one in cluster.objects() if f"{one['kind']}/{one['metadata']['name']}" not in self.without)

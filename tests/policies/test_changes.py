@@ -23,6 +23,7 @@ from tests.policies.traffic import Traffic, stable
 pytestmark = pytest.mark.kernel
 
 STEPS = 10
+_FEW_STEPS = 4
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def _apply(enforcers: Mapping[str, Enforcer], objects: list[Document]) -> None:
 
 
 def test_careful_brute_force_is_right(lab: Lab) -> None:
-    assert not walk(lab, {node: BruteForce(lab, node) for node in NODES}, seed=1)
+    assert not walk(lab, {node: BruteForce(lab, node) for node in NODES}, seed=1, steps=_FEW_STEPS)
 
 
 @pytest.mark.parametrize(
@@ -67,18 +68,18 @@ def test_careful_brute_force_is_right(lab: Lab) -> None:
     ],
 )
 def test_carelessness_is_seen(care: Care, words: str, lab: Lab) -> None:
-    wrong = walk(lab, {node: BruteForce(lab, node, care) for node in NODES}, seed=1)
+    wrong = walk(lab, {node: BruteForce(lab, node, care) for node in NODES}, seed=1, steps=_FEW_STEPS)
     assert any(words in sentence for sentence in wrong)
 
 
-@pytest.mark.part(10)
+@pytest.mark.part(20)
 @pytest.mark.parametrize("kind", [Running, Whole], ids=["running", "anew"])
 @pytest.mark.parametrize("seed", range(40))
 def test_nftables(seed: int, kind: type[Running | Whole], lab: Lab) -> None:
     assert not walk(lab, {node: kind(lab, node) for node in NODES}, seed)
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(10)
 @pytest.mark.parametrize("seed", range(40))
 def test_what_goes_on_is_as_what_starts_anew(seed: int) -> None:
     running = Running(None, NODES[0])
