@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from rulegen.config import Family
 from rulegen.policies.documents import decode
-from rulegen.policies.model import Direction
+from rulegen.policies.model import Direction, PolicyName
 from rulegen.policies.on_iptables.compiler import ChainCompiler
 from rulegen.policies.on_nftables.compiler import CHAINS, DECLARATIONS, TableCompiler
 from rulegen.policies.settings import Settings
-from rulegen.policies.store import LocalPod, Member, PeerSet, Store
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, Store
 from rulegen.policies.whole import store_of
 from tests.policies.objects import Document, cluster_policy, namespace, node, pod, policy
 
@@ -61,9 +61,9 @@ class Cluster:
             case "Node":
                 self.store.remove_node(place[1])
             case "NetworkPolicy":
-                self.store.remove_network_policy(*place)
+                self.store.remove_policy(PolicyName(*place))
             case "ClusterNetworkPolicy":
-                self.store.remove_cluster_network_policy(place[1])
+                self.store.remove_policy(PolicyName(*place))
 
     def _labels(self) -> dict[str, str]:
         return {key: self._random.choice(VALUES) for key in KEYS if self._random.random() < 0.5}
@@ -206,12 +206,11 @@ def test_at_the_end_nothing_is_left(seed: int) -> None:
     cluster = Cluster(seed)
     for _ in range(100):
         cluster.step()
-    cluster.store.take()
+    compiler = TableCompiler(Family.IPV4, EVERYTHING)
+    compiler.update(cluster.store.take())
     for document in list(cluster.documents.values()):
         cluster._remove(document)
-    compiler = TableCompiler(Family.IPV4, EVERYTHING)
-    compiler.update(store_of(cluster.documents.values(), "node-1").take())
-    compiler.update(dict.fromkeys(store_of(cluster.documents.values(), "node-1").take()))
+    compiler.update(cluster.store.take())
     assert compiler.entries == {}
     remaining = vars(cluster.store)
     for name in ("policies", "_namespaces", "_nodes", "_holders", "_selected", "_port_groups", "_port_users"):
@@ -221,6 +220,10 @@ def test_at_the_end_nothing_is_left(seed: int) -> None:
 
 
 # ---- little is told ----
+
+
+def membership_of(facts: Mapping[Id, Any]) -> Membership:
+    return next(fact for fact in facts.values() if isinstance(fact, Membership))
 
 
 @pytest.fixture
@@ -242,8 +245,8 @@ def test_a_pod_is_its_elements_and_no_chain(store: Store) -> None:
     for item in decode([pod("a/new", "10.0.1.1", labels={"app": "web", "pod-template-hash": "1"})]):
         store.put(item)
     facts = store.take()
-    assert {type(fact) for fact in facts} == {Member, LocalPod}
-    assert len(facts) == 2
+    assert sum(len(addresses) for addresses in membership_of(facts).selected.values()) == 1
+    assert [type(fact) for fact in facts if not isinstance(fact, Members)] == [LocalPod]
     for item in decode([pod("a/new", "10.0.1.1", labels={"app": "web", "pod-template-hash": "2"})]):
         store.put(item)
     assert store.take() == {}
@@ -252,7 +255,9 @@ def test_a_pod_is_its_elements_and_no_chain(store: Store) -> None:
 def test_a_pod_of_another_node_is_one_element(store: Store) -> None:
     for item in decode([pod("a/new", "10.0.1.1", labels={"app": "web"}, node="node-2")]):
         store.put(item)
-    assert [type(fact) for fact in store.take()] == [Member]
+    facts = store.take()
+    assert {type(fact) for fact in facts} == {Members}
+    assert list(membership_of(facts).selected.values()) == [{bytes((10, 0, 1, 1)): True}]
 
 
 def test_equal_selectors_are_one_set() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from rulegen.config import Family
 from rulegen.policies import names
 from rulegen.policies.model import (
+    SIZES,
     Address,
     Combination,
     Direction,
@@ -27,7 +28,7 @@ from rulegen.policies.on_nftables import chains
 from rulegen.policies.on_nftables.rules import block_lists, port_lists
 from rulegen.policies.on_nftables.table import set_declaration
 from rulegen.policies.settings import Settings
-from rulegen.policies.store import Id, LocalPod, Member, PeerSet, PolicyRules, PortMember, PortSet
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortSet
 
 CHAINS, DECLARATIONS = "(chains)", "(sets)"
 EGRESS_PODS, INGRESS_PODS, SELF, ISOLATED, KNOWN = "egress-pods", "ingress-pods", "self", "isolated", "known"
@@ -88,11 +89,9 @@ class TableCompiler:
 
     def _update_fact(self, id_: Id, fact: Any) -> None:
         match id_:
-            case Member(set_id, address):
-                self._element(set_id, address, address, is_there=bool(fact))
-            case PortMember(name, address, protocol, port):
-                key = address + bytes((_PROTOCOLS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
-                self._element(names.named_port_name(name), address, key, is_there=bool(fact))
+            case Members():
+                if fact is not None:
+                    self._update_members(fact)
             case PeerSet(set_id):
                 self._declare(set_id, is_there=fact is not None)
             case PortSet(name):
@@ -101,9 +100,18 @@ class TableCompiler:
                 if family_of(address) is self.family:
                     self._update_pod(address, fact)
 
-    def _element(self, group: str, address: Address, key: bytes, *, is_there: bool) -> None:
-        if family_of(address) is self.family:
-            self._write(EntryKey(group, key), "" if is_there else None)
+    def _update_members(self, membership: Membership) -> None:
+        size = SIZES[self.family]
+        for set_id, addresses in membership.selected.items():
+            for address, is_there in addresses.items():
+                if len(address) == size:
+                    self._write(EntryKey(set_id, address), "" if is_there else None)
+        for name, places in membership.ports.items():
+            group = names.named_port_name(name)
+            for (address, protocol, port), is_there in places.items():
+                if len(address) == size:
+                    key = address + bytes((_PROTOCOLS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
+                    self._write(EntryKey(group, key), "" if is_there else None)
 
     def _declare(self, name: str, *, is_there: bool) -> None:
         self._write(EntryKey(DECLARATIONS, name.encode()), set_declaration(name, self.family) if is_there else None)
