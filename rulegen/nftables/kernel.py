@@ -116,9 +116,9 @@ class Kernel:
         for spec, fixed in base_chains.items():
             table = live.tables.get(spec)
             if table is not None and table.schema == fixed.schema:
-                names = unproven(live, spec, desired)
-                if names or not table.is_declared:
-                    wanted[spec] = fixed, Names(names)
+                doubtful = unproven(live, spec, desired)
+                if doubtful or not table.is_declared:
+                    wanted[spec] = fixed, Names(doubtful)
         self._check_namespace()
         self._nft_compiles(
             {
@@ -228,7 +228,8 @@ class Kernel:
         replaced = (table.base_chains for table in transaction.tables)
         undeclared = [fixed.spec for fixed in replaced if (fixed.spec, fixed.schema) not in self._declared]
         return {
-            spec: Names(chains.get(spec, ()), sets.get(spec, ())) for spec in dict.fromkeys((*chains, *sets, *undeclared))
+            spec: Names(chains.get(spec, ()), sets.get(spec, ()))
+            for spec in dict.fromkeys((*chains, *sets, *undeclared))
         }
 
     def _derived(self, live: Live, base_chains: BaseChains, name: str) -> CompiledChain | None:

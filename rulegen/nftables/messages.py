@@ -353,9 +353,7 @@ def _frame(set_spec: SetSpec) -> tuple[bytes, bytes | None]:
     return before_key, frame[len(before_key) + len(key) : len(frame) - len(data)]
 
 
-def add_expiring_element(
-    set_spec: SetSpec, entry: tuple[bytes, Value], times: tuple[int, int]
-) -> bytearray:
+def add_expiring_element(set_spec: SetSpec, entry: tuple[bytes, Value], times: tuple[int, int]) -> bytearray:
     """`add element ip rulegen NAME { KEY timeout T expires E : DATA }`; `times` are both, in milliseconds."""
     timeout, expiration = (time.to_bytes(8, "big") for time in times)
     element = _key(entry[0]) + _content(set_spec, entry[1])
@@ -712,7 +710,9 @@ class Connection:
         self._socket.send(request)
         # An answer is as the request: the names of the table and of the set, then the list.
         start = (
-            HEADER.size + 4 + len(text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name))
+            HEADER.size
+            + 4
+            + len(text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name))
         )
         payloads: list[bytes] = []
         while True:

@@ -277,5 +277,3 @@ class TableCompiler(Compiler[Entries], Protocol):
     def base_chains(self) -> Mapping[TableSpec, BaseChains]:
         """As the last update made them."""
         ...
-
-

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
-from rulegen.kube.reference import ObjectReference
 from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.feature import AnyCompiler, AnyDelta, AnyEntries, Feature, ItemKey
+from rulegen.reference import ObjectReference
 
 # By the feature's name, then by the item's id.
 Items: TypeAlias = Mapping[str, Mapping[Any, Any]]
@@ -61,9 +61,7 @@ class CompilerSet:
         left_out: dict[str, list[Any]] = {}
         for name, item_id in keys:
             left_out.setdefault(name, []).append(item_id)
-        return _together(
-            compiler.entries_without(left_out.get(name, ())) for name, compiler in self.by_feature.items()
-        )
+        return _together(compiler.entries_without(left_out.get(name, ())) for name, compiler in self.by_feature.items())
 
     def spare(self, delta: AnyDelta) -> AnyDelta:
         """See `Compiler`."""
@@ -81,6 +79,14 @@ class CompilerSet:
             return next(filter(None, (ask(key, value) for ask in asked)), "")
 
         return owner
+
+
+def by_feature(items: Mapping[ItemKey, Any]) -> dict[str, dict[Any, Any]]:
+    """Items of all features, as `update` takes them."""
+    found: dict[str, dict[Any, Any]] = {}
+    for (name, item_id), item in items.items():
+        found.setdefault(name, {})[item_id] = item
+    return found
 
 
 def _together(parts: Iterable[AnyEntries]) -> AnyEntries:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rulegen.config import Family
 from rulegen.errors import InputError, TargetError
-from rulegen.kube.reference import ObjectReference
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change
-from rulegen.reconcile.feature import AnyDelta, ItemKey
+from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
+from rulegen.reference import ObjectReference
 
 Parsed = TypeVar("Parsed")
 
@@ -87,6 +87,11 @@ class LiveRules(Protocol):
 
     To be used by one thread, in the network namespace in which it was made.
     """
+
+    @property
+    def live(self) -> AnyEntries:
+        """What was read last, as far as `settle` has not forgotten it."""
+        ...
 
     def preserve_unreadable(self, unreadable: Mapping[str, Collection[ObjectReference]]) -> None:
         """Objects, by feature, of which nothing is known: from the next `read` on they keep what the kernel holds."""

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
-from rulegen.kube.reference import ObjectReference
 from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.tracked import Tracked
+from rulegen.reference import ObjectReference
 
 Id = TypeVar("Id", bound=Hashable)
 Item = TypeVar("Item")

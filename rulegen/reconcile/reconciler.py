@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, RulegenError, StaleError
-from rulegen.kube.reference import ObjectReference
+from rulegen.reconcile.compilers import by_feature
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import LiveRules, RuleCount
 from rulegen.reconcile.feature import AnyDelta, Feature, Finding, ItemKey, Taken
+from rulegen.reference import ObjectReference
 
 
 class FeatureSync(NamedTuple):
@@ -253,8 +254,7 @@ class Reconciler:
     def _compile(self, steps: _Steps) -> AnyDelta:
         taken = {name: progress.take() for name, progress in self._features.items()}
         self._take_findings()
-        # Called so since there was one feature, whose items are routes; people have graphs of it.
-        steps.done("route")
+        steps.done("take")
         self._has_compiled = True
         delta, errors = self._rules.update(
             {name: one.items for name, one in taken.items()}, {name: one.context for name, one in taken.items()}
@@ -309,10 +309,7 @@ class Reconciler:
         return self._features[key[0]].feature.reference(key[1]) is not None
 
     def _update(self, items: Mapping[ItemKey, Any]) -> None:
-        by_feature: dict[str, dict[Any, Any]] = {}
-        for (name, key), item in items.items():
-            by_feature.setdefault(name, {})[key] = item
-        self._rules.update(by_feature, {})
+        self._rules.update(by_feature(items), {})
 
     def _culprits(self, pending: Mapping[ItemKey, Change[Any]], suspects: Sequence[ItemKey]) -> dict[ItemKey, str]:
         """The items that the kernel refuses, and its words; found by halving, as they are few."""

@@ -33,9 +33,7 @@ class Tracked(Generic[K, V]):
     def take(self) -> dict[K, Change[V | None]]:
         """What differs from what was taken last, in the order in which it first changed; the first time, everything."""
         before, self._before = self._before, {}
-        return {
-            key: Change(value, after) for key, value in before.items() if (after := self._now.get(key)) != value
-        }
+        return {key: Change(value, after) for key, value in before.items() if (after := self._now.get(key)) != value}
 
     def get(self, key: K) -> V | None:
         """The value of a key as it is now; None: it has none."""

@@ -24,6 +24,7 @@ TABLE = "rulegen"
 # Clients remembered for session affinity in one family; when it is full, new clients are balanced without affinity.
 AFFINITY_SIZE = 262144
 
+
 class Layout(TableSpec):
     """All sets of one family's table of Services."""
 

@@ -25,7 +25,9 @@ def drained(layout: Layout, delta: Delta[EntryKey, Value]) -> Drained:
     left = frozenset(
         (set_spec, key)
         for set_spec, key in delta.removed
-        if set_spec.table == layout.name and set_spec.family is layout.family and service_port_of(set_spec, key) in moved
+        if set_spec.table == layout.name
+        and set_spec.family is layout.family
+        and service_port_of(set_spec, key) in moved
     )
     is_handover = bool(left) and not _handed_over(layout, delta).isdisjoint(_service_ports(layout, left))
     return Drained(left, is_handover)
@@ -54,6 +56,8 @@ def _moved_lists(layout: Layout, delta: Delta[EntryKey, Value]) -> set[int]:
 
     Not those of which a list gets longer or shorter: for these the chains fall back to the first slot.
     """
-    ended = {id_of(key) for set_spec, key in delta.removed if set_spec is layout.endpoints and key.endswith(_FIRST_SLOT)}
+    ended = {
+        id_of(key) for set_spec, key in delta.removed if set_spec is layout.endpoints and key.endswith(_FIRST_SLOT)
+    }
     moved = {id_of(key) for set_spec, key in (*delta.removed, *delta.changed) if set_spec is layout.lists}
     return ended | moved

@@ -18,6 +18,7 @@ MAX_ENDPOINT_INDEX = LOCAL_LIST - 1
 # Lists of more slots than this go through `lists` instead of `balancers`.
 MAX_COUNTED_SLOTS = 1023
 
+
 class Kind(IntEnum):
     """Frontends that need more than their value says; the numbers stand in `kinds`, and some chains test bit 0."""
 

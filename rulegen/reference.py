@@ -17,9 +17,7 @@ class ObjectReference(NamedTuple):
     def of(cls, item: Any) -> ObjectReference:
         """That of a decoded object."""
         metadata = item.metadata
-        return cls(
-            type(item).__name__, getattr(metadata, "namespace", ""), metadata.name, getattr(metadata, "uid", "")
-        )
+        return cls(type(item).__name__, getattr(metadata, "namespace", ""), metadata.name, getattr(metadata, "uid", ""))
 
     @property
     def without_uid(self) -> ObjectReference:
