@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.explain.model import View
+from rulegen.services.explain.model import View
 from rulegen.golden import NODE, Balanced, Flow, Scenario, find_scenarios, read_scenario
 from rulegen.networks import host_cidr
 from tests.explaining import as_expectation, explain_flow, scenario_view, scenario_view_on_iptables
