@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Self
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.kube.objects import Node, ServiceCIDR
-from rulegen.kube.reference import ObjectReference
 from rulegen.policies.findings import (
     address_finding,
     masquerade_finding,
@@ -22,6 +21,7 @@ from rulegen.policies.ranges import parse_block
 from rulegen.policies.store import Id, PolicyRules, Store
 from rulegen.reconcile.feature import AnyCompiler, Finding, Need
 from rulegen.reconcile.tracked import Tracked
+from rulegen.reference import ObjectReference
 
 PodRanges = Mapping[Family, tuple[str, ...]]
 
@@ -114,6 +114,7 @@ class NetworkPolicies:
     def reference(self, item_id: Any) -> ObjectReference | None:
         """None: what a policy comes to is made of this room's own words, and stands or falls with the table."""
         del item_id
+        return None
 
     def title(self, item_id: Any) -> str:
         """How a message about a fact begins."""

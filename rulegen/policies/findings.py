@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from ipaddress import ip_address
 
-from rulegen.kube.reference import ObjectReference
 from rulegen.policies.model import Address, AddressRange, Direction, Policy, PolicyName
 from rulegen.policies.pods import PodRecord
 from rulegen.policies.ranges import text_of
 from rulegen.reconcile.feature import Finding
+from rulegen.reference import ObjectReference
 
 
 class Reason(StrEnum):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from rulegen.config import Family
+from rulegen.config import Denial, Family, PolicySettings
 from rulegen.iptables.tree import ROOT, Branch, Prefix, PrefixTree
 from rulegen.policies.model import (
     Action,
@@ -32,7 +32,6 @@ from rulegen.policies.on_iptables.rules import (
     is_of,
 )
 from rulegen.policies.selected import selector_id
-from rulegen.policies.settings import Denial, Settings
 from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortSet
 
 CHAINS, IPSETS = "(chains)", "(ipsets)"
@@ -65,7 +64,9 @@ class ChainCompiler:
     such a policy accepts nothing.
     """
 
-    def __init__(self, family: Family, settings: Settings, pod_ranges: tuple[str, ...], *, has_ipsets: bool) -> None:
+    def __init__(
+        self, family: Family, settings: PolicySettings, pod_ranges: tuple[str, ...], *, has_ipsets: bool
+    ) -> None:
         self.family = family
         self.entries: Entries = {}
         self.missing: dict[PolicyRules, str] = {}
