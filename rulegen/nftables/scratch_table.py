@@ -30,17 +30,44 @@ class ScratchTable:
     def __init__(self, connection: Connection, own_commit: Callable[[], AbstractContextManager[None]]) -> None:
         self._connection = connection
         self._own_commit = own_commit
+        # Where rules come and go with the cluster, the next ones come soon, and nft takes most of its time to start.
+        self._kept: NftProcess | None = None
         # Why nft cannot have a namespace of its own; None while it can, as far as is known.
         self._why_beside: str | None = None
 
     def compile(self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]) -> dict[TableSpec, Scratch]:
         """Each fixed part with what comes and goes of these names. Raises HostError, ApplyError, StaleError."""
         texts = {spec: scratch_table_text(base_chains, names) for spec, (base_chains, names) in wanted.items()}
-        with closing(self._start(wanted)) as nft:
-            if self._why_beside is not None:
-                return {spec: self._compile_beside(nft, spec, text) for spec, text in texts.items()}
-            self._run(nft, "".join(texts.values()), list(texts))
-            return {spec: _read(nft.connection, spec) for spec in texts}
+        nft = self._take_kept() or self._start(wanted)
+        try:
+            found = self._compile(nft, texts)
+        except BaseException:
+            nft.close()
+            raise
+        if any(names.chains for _, names in wanted.values()):
+            self._kept = nft
+        else:
+            nft.close()
+        return found
+
+    def close(self) -> None:
+        """Ends the process that is kept, if there is one."""
+        kept = self._take_kept()
+        if kept is not None:
+            kept.close()
+
+    def _take_kept(self) -> NftProcess | None:
+        kept, self._kept = self._kept, None
+        if kept is not None and not kept.is_alive:
+            kept.close()
+            return None
+        return kept
+
+    def _compile(self, nft: NftProcess, texts: Mapping[TableSpec, str]) -> dict[TableSpec, Scratch]:
+        if self._why_beside is not None:
+            return {spec: self._compile_beside(nft, spec, text) for spec, text in texts.items()}
+        self._run(nft, "".join(texts.values()), list(texts))
+        return {spec: _read(nft.connection, spec) for spec in texts}
 
     def can_compile_apart(self) -> bool:
         """Whether compiling changes nothing in this namespace, not even for a moment. Raises HostError."""
