@@ -1,0 +1,131 @@
+"""rulegen as an Enforcer: one text of a node's policies for each family, which takes the place of the one before."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from rulegen.config import Family
+from rulegen.iptables.binaries import Variant
+from rulegen.policies.documents import decode
+from rulegen.policies.on_nftables.compiler import TableCompiler
+from rulegen.policies.on_nftables.table import program_text
+from rulegen.policies.on_nftables.text import render_table
+from rulegen.policies.settings import Settings
+from rulegen.policies.store import Store
+from rulegen.policies.whole import filled, iptables_texts, nftables_text
+from tests.policies.changes import Key, key_of
+from tests.policies.documents import Document
+from tests.policies.lab import Lab
+
+
+def texts(objects: Sequence[Document], node: str, settings: Settings | None = None) -> str:
+    """What `nft -f` loads on a node."""
+    return "\n".join(
+        nftables_text(objects, node_name=node, family=family, settings=settings or Settings()) for family in Family
+    )
+
+
+class Whole:
+    """The rules of a node, made anew for each state."""
+
+    def __init__(self, lab: Lab, node: str, settings: Settings | None = None) -> None:
+        self._lab = lab
+        self._node = node
+        self._settings = settings
+
+    def apply(self, objects: Sequence[Document]) -> None:
+        self._lab.nft(self._node, texts(objects, self._node, self._settings))
+
+    def close(self) -> None:
+        """Nothing of it runs."""
+
+
+class Iptables:
+    """The rules of a node as chains of iptables, in place of all that were there."""
+
+    def __init__(
+        self, lab: Lab, node: str, variant: Variant, settings: Settings | None = None, *, has_ipsets: bool = True
+    ) -> None:
+        self._lab = lab
+        self._node = node
+        self._variant = variant
+        self._settings = settings or Settings()
+        self._has_ipsets = has_ipsets
+
+    def apply(self, objects: Sequence[Document]) -> None:
+        self.clear()
+        with self._lab.entered(self._node):
+            for family, program in zip(Family, self._restores(), strict=True):
+                ipsets, chains = iptables_texts(
+                    objects, self._node, family, self._settings, has_ipsets=self._has_ipsets
+                )
+                _run(["ipset", "restore"], ipsets)
+                _run([program, "--noflush"], chains)
+
+    def clear(self) -> None:
+        """No chain and no set is left on the node, whoever's they are."""
+        with self._lab.entered(self._node):
+            for program in self._restores():
+                _run([program], "*filter\nCOMMIT\n")
+            _run(["ipset", "destroy"], "")
+
+    def close(self) -> None:
+        """Nothing of it runs."""
+
+    def _restores(self) -> list[str]:
+        """For IPv4 and IPv6."""
+        return [f"{program}-{self._variant.value}-restore" for program in ("iptables", "ip6tables")]
+
+
+def _run(command: list[str], text: str) -> None:
+    run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert not run.returncode, f"{' '.join(command)}: {run.stderr}"
+
+
+class Running:
+    """The same by a program that goes on: it is told of what has changed, and of nothing else."""
+
+    def __init__(self, lab: Lab | None, node: str, settings: Settings | None = None) -> None:
+        self._lab = lab
+        self._node = node
+        self._settings = settings or Settings()
+        self._store = Store(node)
+        self._compilers = {family: TableCompiler(family, self._settings) for family in Family}
+        self._known: dict[Key, Document] = {}
+
+    def apply(self, objects: Sequence[Document]) -> None:
+        text = self.text(objects)
+        if self._lab is not None:
+            self._lab.nft(self._node, text)
+
+    def text(self, objects: Sequence[Document]) -> str:
+        """What is in force when the cluster is exactly these objects."""
+        wanted = {key_of(one): one for one in objects}
+        for key in self._known.keys() - wanted.keys():
+            self._remove(*key)
+        filled(self._store, decode(one for key, one in wanted.items() if self._known.get(key) != one))
+        self._known = wanted
+        changes = self._store.take()
+        for compiler in self._compilers.values():
+            compiler.update(changes)
+        return "\n".join(self._table(family, compiler) for family, compiler in self._compilers.items())
+
+    def close(self) -> None:
+        """Nothing of it runs."""
+
+    def _table(self, family: Family, compiler: TableCompiler) -> str:
+        program = program_text(family, self._settings, self._store.pod_ranges(family))
+        return "".join(render_table(program, compiler.entries, family))
+
+    def _remove(self, kind: str, namespace: str, name: str) -> None:
+        if kind == "Pod":
+            self._store.remove_pod(namespace, name)
+        elif kind == "Namespace":
+            self._store.remove_namespace(name)
+        elif kind == "Node":
+            self._store.remove_node(name)
+        elif kind == "NetworkPolicy":
+            self._store.remove_network_policy(namespace, name)
+        else:
+            self._store.remove_cluster_network_policy(name)
