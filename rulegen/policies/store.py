@@ -203,6 +203,7 @@ class Store:
         self._port_groups: dict[tuple[PodPort, ...], _PortGroup] = {}
         self._port_users: Counter[str] = Counter()
         self._changes = _Changes()
+        self._local: set[Address] = set()
         self._lost: dict[Address, None] = {}
         self._disputed: set[Address] = set()
 
@@ -258,6 +259,12 @@ class Store:
         """By what an address is isolated; None where it is no pod's."""
         record = self._holders.get(address)
         return None if record is None else self._isolation(record)
+
+    def isolated(self) -> Iterator[Address]:
+        """The addresses of this node's pods that some policy isolates."""
+        for address in self._local:
+            if self._combinations(self._holders[address].pod_class) != (None, None):
+                yield address
 
     def claims(self, address: Address) -> tuple[PodRecord, ...]:
         """The pods that claim an address, the one that counts first."""
@@ -338,6 +345,7 @@ class Store:
     def _leave(self, address: Address, record: PodRecord) -> None:
         record.pod_class.addresses.discard(address)
         record.pod_class.local.discard(address)
+        self._local.discard(address)
         group = self._port_groups[record.ports]
         group.addresses.discard(address)
         if not group.addresses:
@@ -347,6 +355,7 @@ class Store:
         record.pod_class.addresses.add(address)
         if record.is_local:
             record.pod_class.local.add(address)
+            self._local.add(address)
         self._port_groups.setdefault(record.ports, _PortGroup(record.ports)).addresses.add(address)
 
     def _note_holder(self, address: Address, old: PodRecord | None, new: PodRecord | None) -> None:
