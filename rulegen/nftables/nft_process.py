@@ -84,6 +84,11 @@ class NftProcess:
         self.connection.close()
         self._end()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
     def run(self, commands: str, *, check: bool = False) -> None:
         """Carries out commands as one transaction; `check`: asks whether they would be. Raises the class's errors.
 

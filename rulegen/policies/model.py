@@ -23,6 +23,10 @@ PROTOCOLS = ("TCP", "UDP", "SCTP")
 ALL_PORTS = (0, 65535)
 
 
+# How long addresses are.
+SIZES = {Family.IPV4: 4, Family.IPV6: 16}
+
+
 def family_of(address: Address) -> Family:
     """Of which family an address in network order is."""
     return Family.IPV4 if len(address) == 4 else Family.IPV6

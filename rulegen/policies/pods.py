@@ -148,6 +148,6 @@ class Claims:
         else:
             self._disputed.pop(address, None)
 
-    def disputed(self) -> dict[Address, tuple[PodRecord, ...]]:
-        """The addresses that several claim, the holder first."""
-        return dict(self._disputed)
+    def is_disputed(self, address: Address) -> bool:
+        """Whether several claim an address."""
+        return address in self._disputed

@@ -208,6 +208,20 @@ def read_network_policy(item: NetworkPolicy) -> Policy:
     return Policy(name=name, tier=Tier.NETWORK_POLICY, subject=subject, rules=rules, faults=tuple(faults.found))
 
 
+def unreadable_policy(name: PolicyName, error: str, before: Policy | None) -> Policy:
+    """A policy of which nothing can be read: it isolates, both ways, whom it was about before, or may be about."""
+    is_namespaced = bool(name.namespace)
+    anybody = _pods(in_namespace(name.namespace) if is_namespaced else (), ())
+    return Policy(
+        name=name,
+        tier=Tier.NETWORK_POLICY if is_namespaced else Tier.ADMIN if before is None else before.tier,
+        subject=anybody if before is None else before.subject,
+        rules=dict.fromkeys(Direction, () if is_namespaced else (DENY_ALL,)),
+        priority=0 if before is None else before.priority,
+        faults=(Fault("object", error),),
+    )
+
+
 def _directions(spec: Mapping[str, Any], faults: _Faults) -> list[Direction]:
     """Those of policyTypes; by default ingress, and egress where there is a rule for it. Both where it is unclear."""
     types = spec.get("policyTypes")

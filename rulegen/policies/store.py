@@ -42,7 +42,7 @@ from rulegen.policies.pods import (
     unpack_labels,
 )
 from rulegen.policies.ranges import collapse, parse_block, text_of
-from rulegen.policies.reading import read_cluster_network_policy, read_network_policy
+from rulegen.policies.reading import read_cluster_network_policy, read_network_policy, unreadable_policy
 from rulegen.policies.selected import Selected, SelectorIndex
 from rulegen.policies.selectors import (
     NAMESPACE_NAME,
@@ -63,26 +63,47 @@ class PeerSet(NamedTuple):
     id: str
 
 
-class Member(NamedTuple):
-    """An address is among what a selector selects. Its fact is True."""
-
-    set_id: str
-    address: Address
-
-
 class PortSet(NamedTuple):
     """There are rules that name a port by this name. Its fact is True."""
 
     name: str
 
 
-class PortMember(NamedTuple):
-    """At an address, a port has a name that rules use. Its fact is True."""
+class Members(NamedTuple):
+    """Who came into sets and who left them: a `Membership`. Each is told once, and is nothing (None) the next time."""
 
-    name: str
-    address: Address
-    protocol: str
-    port: int
+    number: int
+
+
+# A port at an address: the address, the protocol, the port.
+PortPlace: TypeAlias = tuple[Address, str, int]
+
+
+class Membership(Struct):
+    """Members of selectors, by the selector's id, and places of ports, by the port's name.
+
+    Of each, whether it came (or left). There are very many, so that nothing else is kept of them.
+    """
+
+    selected: dict[str, dict[Address, bool]] = {}
+    ports: dict[str, dict[PortPlace, bool]] = {}
+
+    def toggle(self, set_id: str, addresses: Iterable[Address], *, is_there: bool) -> None:
+        """Addresses come into a set or leave it; what came and left again did nothing."""
+        changes = self.selected.setdefault(set_id, {})
+        for address in addresses:
+            if changes.pop(address, None) is None:
+                changes[address] = is_there
+        if not changes:
+            del self.selected[set_id]
+
+    def toggle_port(self, name: str, place: PortPlace, *, is_there: bool) -> None:
+        """The same of a port."""
+        changes = self.ports.setdefault(name, {})
+        if changes.pop(place, None) is None:
+            changes[place] = is_there
+        if not changes:
+            del self.ports[name]
 
 
 class PolicyRules(NamedTuple):
@@ -98,7 +119,7 @@ class LocalPod(NamedTuple):
     address: Address
 
 
-Id: TypeAlias = PeerSet | Member | PortSet | PortMember | PolicyRules | LocalPod
+Id: TypeAlias = PeerSet | PortSet | Members | PolicyRules | LocalPod
 
 
 PolicyObject: TypeAlias = Pod | Namespace | Node | NetworkPolicy | ClusterNetworkPolicy
@@ -110,6 +131,8 @@ class _Changes:
     def __init__(self) -> None:
         self._facts: dict[Id, Any] = {}
         self._before: dict[Id, Any] = {}
+        self._number = 0
+        self.membership = Membership()
 
     def note(self, id_: Id, before: object, after: object) -> None:
         """A fact has another value; None where it is not there."""
@@ -120,16 +143,14 @@ class _Changes:
         else:
             self._facts[id_] = after
 
-    def toggle(self, id_: Member | PortMember | PortSet, *, is_there: bool) -> None:
-        """A fact that has no value comes or goes. There are very many, so nothing is kept but that."""
-        if id_ in self._facts:
-            del self._facts[id_]
-        else:
-            self._facts[id_] = True if is_there else None
-
     def take(self) -> dict[Id, Any]:
         """What the facts are now, None for those that are no more."""
         taken, self._facts, self._before = self._facts, {}, {}
+        if self.membership.selected or self.membership.ports:
+            if self._number:
+                taken[Members(self._number)] = None
+            self._number += 1
+            taken[Members(self._number)], self.membership = self.membership, Membership()
         return taken
 
 
@@ -182,7 +203,9 @@ class Store:
         self._port_groups: dict[tuple[PodPort, ...], _PortGroup] = {}
         self._port_users: Counter[str] = Counter()
         self._changes = _Changes()
+        self._local: set[Address] = set()
         self._lost: dict[Address, None] = {}
+        self._disputed: set[Address] = set()
 
     def take(self) -> dict[Id, Any]:
         """What became different since the last call: the facts as they are now, None for those that are no more."""
@@ -203,9 +226,9 @@ class Store:
             case Node():
                 self.put_node(item)
             case NetworkPolicy():
-                self.put_network_policy(item)
+                self.put_policy(read_network_policy(item))
             case ClusterNetworkPolicy():
-                self.put_cluster_network_policy(item)
+                self.put_policy(read_cluster_network_policy(item))
 
     # ---- questions ----
 
@@ -237,9 +260,20 @@ class Store:
         record = self._holders.get(address)
         return None if record is None else self._isolation(record)
 
-    def disputed(self) -> dict[Address, tuple[PodRecord, ...]]:
-        """The addresses that several pods claim, the one that counts first."""
-        return self._claims.disputed()
+    def isolated(self) -> Iterator[Address]:
+        """The addresses of this node's pods that some policy isolates."""
+        for address in self._local:
+            if self._combinations(self._holders[address].pod_class) != (None, None):
+                yield address
+
+    def claims(self, address: Address) -> tuple[PodRecord, ...]:
+        """The pods that claim an address, the one that counts first."""
+        return self._claims.of(address)
+
+    def take_disputed(self) -> set[Address]:
+        """The addresses that several pods claim, or claimed, about which something changed since the last call."""
+        disputed, self._disputed = self._disputed, set()
+        return disputed
 
     # ---- pods ----
 
@@ -276,23 +310,24 @@ class Store:
             self._replace(state.pods.pop(name, None), None)
 
     def _replace(self, old: PodRecord | None, new: PodRecord | None) -> None:
-        touched: dict[Address, None] = {}
+        before, after = old.addresses if old else (), new.addresses if new else ()
+        touched = {address: self._claims.is_disputed(address) for address in (*before, *after)}
         if old is not None:
-            for address in old.addresses:
+            for address in before:
                 self._claims.remove(address, old)
-                touched[address] = None
         if new is not None:
-            for address in new.addresses:
+            for address in after:
                 self._claims.add(address, new)
-                touched[address] = None
-        for address in touched:
-            self._settle(address)
+        for address, was_disputed in touched.items():
+            self._settle(address, was_disputed=was_disputed)
         if old is not None:
             self._forget(old)
 
-    def _settle(self, address: Address) -> None:
+    def _settle(self, address: Address, *, was_disputed: bool) -> None:
         """An address belongs to the first of those that claim it."""
         claims = self._claims.of(address)
+        if len(claims) > 1 or was_disputed:
+            self._disputed.add(address)
         old, new = self._holders.get(address), claims[0] if claims else None
         if new is old:
             return
@@ -310,6 +345,7 @@ class Store:
     def _leave(self, address: Address, record: PodRecord) -> None:
         record.pod_class.addresses.discard(address)
         record.pod_class.local.discard(address)
+        self._local.discard(address)
         group = self._port_groups[record.ports]
         group.addresses.discard(address)
         if not group.addresses:
@@ -319,6 +355,7 @@ class Store:
         record.pod_class.addresses.add(address)
         if record.is_local:
             record.pod_class.local.add(address)
+            self._local.add(address)
         self._port_groups.setdefault(record.ports, _PortGroup(record.ports)).addresses.add(address)
 
     def _note_holder(self, address: Address, old: PodRecord | None, new: PodRecord | None) -> None:
@@ -331,7 +368,7 @@ class Store:
         ports_after = set(new.ports) if new is not None else set()
         for port in ports_before ^ ports_after:
             if port.name in self._port_users:
-                self._changes.toggle(PortMember(port.name, address, *port[1:]), is_there=port in ports_after)
+                self._note_port(port, address, is_there=port in ports_after)
         was = self._isolation(old) if old is not None and old.is_local else None
         now = self._isolation(new) if new is not None and new.is_local else None
         if was is not now:
@@ -340,8 +377,10 @@ class Store:
     def _note_members(self, selectors: Iterable[Selected], addresses: Iterable[Address], *, is_member: bool) -> None:
         for selected in selectors:
             if selected.peers:
-                for address in addresses:
-                    self._changes.toggle(Member(selected.id, address), is_there=is_member)
+                self._changes.membership.toggle(selected.id, addresses, is_there=is_member)
+
+    def _note_port(self, port: PodPort, address: Address, *, is_there: bool) -> None:
+        self._changes.membership.toggle_port(port.name, (address, port.protocol, port.port), is_there=is_there)
 
     def _forget(self, record: PodRecord) -> None:
         """A class without a pod costs nothing."""
@@ -516,21 +555,18 @@ class Store:
 
     # ---- policies ----
 
-    def put_network_policy(self, item: NetworkPolicy) -> None:
-        """A NetworkPolicy came, or changed."""
-        self._replace_policy(PolicyName(item.metadata.namespace, item.metadata.name), read_network_policy(item))
+    def put_policy(self, policy: Policy) -> None:
+        """A policy came, or changed."""
+        self._replace_policy(policy.name, policy)
 
-    def remove_network_policy(self, namespace: str, name: str) -> None:
-        """A NetworkPolicy went."""
-        self._replace_policy(PolicyName(namespace, name), None)
+    def put_unreadable_policy(self, name: PolicyName, error: str) -> None:
+        """A policy cannot be read: it accepts nothing for those that it was about, or may be about."""
+        before = self.policies.get(name)
+        self._replace_policy(name, unreadable_policy(name, error, before))
 
-    def put_cluster_network_policy(self, item: ClusterNetworkPolicy) -> None:
-        """A ClusterNetworkPolicy came, or changed."""
-        self._replace_policy(PolicyName("", item.metadata.name), read_cluster_network_policy(item))
-
-    def remove_cluster_network_policy(self, name: str) -> None:
-        """A ClusterNetworkPolicy went."""
-        self._replace_policy(PolicyName("", name), None)
+    def remove_policy(self, name: PolicyName) -> None:
+        """A policy went."""
+        self._replace_policy(name, None)
 
     def _replace_policy(self, name: PolicyName, new: Policy | None) -> None:
         old = self.policies.get(name)
@@ -564,7 +600,7 @@ class Store:
             for name in _port_names_of(rules):
                 self._port_users[name] += 1
                 if self._port_users[name] == 1:
-                    self._note_port(name, is_used=True)
+                    self._note_port_name(name, is_used=True)
         return set(subject.classes)
 
     def _let_go(self, policy: Policy, new: Policy | None) -> set[PodClass]:
@@ -583,7 +619,7 @@ class Store:
                 self._port_users[name] -= 1
                 if not self._port_users[name]:
                     del self._port_users[name]
-                    self._note_port(name, is_used=False)
+                    self._note_port_name(name, is_used=False)
         return concerned
 
     def _drop_peer(self, selected: Selected, user: tuple[PolicyName, Direction]) -> None:
@@ -593,14 +629,13 @@ class Store:
         selected.peers.discard(user)
         self._release(selected)
 
-    def _note_port(self, name: str, *, is_used: bool) -> None:
-        self._changes.toggle(PortSet(name), is_there=is_used)
+    def _note_port_name(self, name: str, *, is_used: bool) -> None:
+        self._changes.note(PortSet(name), not is_used or None, is_used or None)
         for group in self._port_groups.values():
             for port in group.ports:
                 if port.name == name:
                     for address in group.addresses:
-                        id_ = PortMember(name, address, port.protocol, port.port)
-                        self._changes.toggle(id_, is_there=is_used)
+                        self._note_port(port, address, is_there=is_used)
 
     # ---- selectors ----
 

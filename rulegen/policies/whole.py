@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rulegen.config import Family
+from rulegen.config import Family, PolicySettings
+from rulegen.nftables.text import render
 from rulegen.policies.documents import decode
 from rulegen.policies.on_iptables.compiler import ChainCompiler
 from rulegen.policies.on_iptables.text import render_chains, render_ipsets
-from rulegen.policies.on_nftables.compiler import TableCompiler
-from rulegen.policies.on_nftables.table import program_text
-from rulegen.policies.on_nftables.text import render_table
-from rulegen.policies.settings import Settings
+from rulegen.policies.on_nftables.compiler import PolicyCompiler
 from rulegen.policies.store import PolicyObject, Store
 
 
@@ -29,27 +27,25 @@ def filled(store: Store, objects: Iterable[PolicyObject]) -> Store:
 
 
 def nftables_text(
-    documents: Iterable[Mapping[str, Any]], node_name: str, family: Family, settings: Settings | None = None
+    documents: Iterable[Mapping[str, Any]], node_name: str, family: Family, settings: PolicySettings | None = None
 ) -> str:
-    """The file that `nft -f` loads: the table `rulegen-policies` of one family, in place of the one that is there."""
-    settings = settings or Settings()
+    """The file that `nft -f` loads: the table of one family, in place of the one that is there."""
     store = store_of(documents, node_name)
-    compiler = TableCompiler(family, settings)
-    compiler.update(store.take())
-    program = program_text(family, settings, store.pod_ranges(family))
-    return "".join(render_table(program, compiler.entries, family))
+    compiler = PolicyCompiler((family,), settings or PolicySettings())
+    compiler.update(store.take(), {family: store.pod_ranges(family)})
+    return "".join(render(compiler.base_chains, compiler.entries()))
 
 
 def iptables_texts(
     documents: Iterable[Mapping[str, Any]],
     node_name: str,
     family: Family,
-    settings: Settings | None = None,
+    settings: PolicySettings | None = None,
     *,
     has_ipsets: bool = True,
 ) -> tuple[str, str]:
     """The files that `ipset restore` and then `iptables-restore --noflush` load for one family."""
-    settings = settings or Settings()
+    settings = settings or PolicySettings()
     store = store_of(documents, node_name)
     compiler = ChainCompiler(family, settings, store.pod_ranges(family), has_ipsets=has_ipsets)
     compiler.update(store.take())

@@ -64,6 +64,10 @@ _SYSCTLS = {
 }
 
 
+# As the rules of Services do on every node: without a rule that asks for it, no connection is tracked.
+_TRACKING = "table inet tracking { chain forward { type filter hook forward priority 300; ct state new; }; }"
+
+
 class LabError(AssertionError):
     """The lab itself lost a packet: nothing that it says about the rules counts."""
 
@@ -89,6 +93,7 @@ class Lab:
             self._hardware = {name: address for node in NODES for name, address in self._add_interfaces(node)}
             for node in NODES:
                 self._add_routes(node)
+                self.nft(node, _TRACKING)
             with self._far.entered():
                 self._wire = opened.enter_context(_open_wire())
             self._conntrack: dict[str, Conntrack] = {}

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from rulegen.config import Family
 from rulegen.iptables.binaries import Variant
+from rulegen.nftables.text import render
 from rulegen.policies.documents import decode
-from rulegen.policies.on_nftables.compiler import TableCompiler
-from rulegen.policies.on_nftables.table import program_text
-from rulegen.policies.on_nftables.text import render_table
+from rulegen.policies.model import PolicyName
+from rulegen.policies.on_nftables.compiler import PolicyCompiler
+from rulegen.policies.on_nftables.layout import LAYOUTS
 from rulegen.policies.settings import Settings
 from rulegen.policies.store import Store
 from rulegen.policies.whole import filled, iptables_texts, nftables_text
+from rulegen.rendered import END
 from tests.policies.changes import Key, key_of
 from tests.policies.documents import Document
 from tests.policies.lab import Lab
@@ -21,9 +23,16 @@ from tests.policies.lab import Lab
 
 def texts(objects: Sequence[Document], node: str, settings: Settings | None = None) -> str:
     """What `nft -f` loads on a node."""
-    return "\n".join(
-        nftables_text(objects, node_name=node, family=family, settings=settings or Settings()) for family in Family
+    return "".join(
+        _or_none(nftables_text(objects, node_name=node, family=family, settings=settings or Settings()), family)
+        for family in Family
     )
+
+
+def _or_none(text: str, family: Family) -> str:
+    """The text of a table; where nothing is to be enforced there is none, and one that is there goes."""
+    table = LAYOUTS[family]
+    return f"add table {table}\ndelete table {table}\n" if text == END else text
 
 
 class Whole:
@@ -91,7 +100,7 @@ class Running:
         self._node = node
         self._settings = settings or Settings()
         self._store = Store(node)
-        self._compilers = {family: TableCompiler(family, self._settings) for family in Family}
+        self._compiler = PolicyCompiler(tuple(Family), self._settings)
         self._known: dict[Key, Document] = {}
 
     def apply(self, objects: Sequence[Document]) -> None:
@@ -106,17 +115,13 @@ class Running:
             self._remove(*key)
         filled(self._store, decode(one for key, one in wanted.items() if self._known.get(key) != one))
         self._known = wanted
-        changes = self._store.take()
-        for compiler in self._compilers.values():
-            compiler.update(changes)
-        return "\n".join(self._table(family, compiler) for family, compiler in self._compilers.items())
+        self._compiler.update(self._store.take(), {family: self._store.pod_ranges(family) for family in Family})
+        tables, entries = self._compiler.base_chains, self._compiler.entries()
+        rendered = {spec.family: "".join(render({spec: chains}, entries)) for spec, chains in tables.items()}
+        return "".join(_or_none(rendered.get(family, END), family) for family in Family)
 
     def close(self) -> None:
         """Nothing of it runs."""
-
-    def _table(self, family: Family, compiler: TableCompiler) -> str:
-        program = program_text(family, self._settings, self._store.pod_ranges(family))
-        return "".join(render_table(program, compiler.entries, family))
 
     def _remove(self, kind: str, namespace: str, name: str) -> None:
         if kind == "Pod":
@@ -125,7 +130,5 @@ class Running:
             self._store.remove_namespace(name)
         elif kind == "Node":
             self._store.remove_node(name)
-        elif kind == "NetworkPolicy":
-            self._store.remove_network_policy(namespace, name)
         else:
-            self._store.remove_cluster_network_policy(name)
+            self._store.remove_policy(PolicyName(namespace if kind == "NetworkPolicy" else "", name))

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from rulegen.config import Family
+from rulegen.config import Family, PolicySettings
 from rulegen.policies.documents import decode
-from rulegen.policies.model import Direction
+from rulegen.policies.model import Direction, PolicyName
 from rulegen.policies.on_iptables.compiler import ChainCompiler
-from rulegen.policies.on_nftables.compiler import CHAINS, DECLARATIONS, TableCompiler
-from rulegen.policies.settings import Settings
-from rulegen.policies.store import LocalPod, Member, PeerSet, Store
+from rulegen.policies.on_nftables.compiler import TableCompiler
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, Store
 from rulegen.policies.whole import store_of
 from tests.policies.objects import Document, cluster_policy, namespace, node, pod, policy
 
 NAMESPACES, NAMES, KEYS, VALUES = ("a", "b", "c"), ("x", "y", "z"), ("app", "tier", "env"), ("1", "2")
-EVERYTHING = Settings(strict=True, fail_closed=True)
+EVERYTHING = PolicySettings(strict=True, fail_closed=True)
+RANGES = {Family.IPV4: ("10.0.0.0/24",), Family.IPV6: ("fd00::/64",)}
 
 
 class Cluster:
@@ -61,9 +61,9 @@ class Cluster:
             case "Node":
                 self.store.remove_node(place[1])
             case "NetworkPolicy":
-                self.store.remove_network_policy(*place)
+                self.store.remove_policy(PolicyName(*place))
             case "ClusterNetworkPolicy":
-                self.store.remove_cluster_network_policy(place[1])
+                self.store.remove_policy(PolicyName(*place))
 
     def _labels(self) -> dict[str, str]:
         return {key: self._random.choice(VALUES) for key in KEYS if self._random.random() < 0.5}
@@ -155,15 +155,26 @@ def key_of(document: Document) -> str:
 
 def compilers_of_all() -> dict[Any, TableCompiler | ChainCompiler]:
     """Every way of compiling: nftables, iptables with ipsets and without, both families."""
-    ranges = {Family.IPV4: ("10.0.0.0/24",), Family.IPV6: ("fd00::/64",)}
     found: dict[Any, TableCompiler | ChainCompiler] = {}
     for family in Family:
         found["nftables", family] = TableCompiler(family, EVERYTHING)
         for has_ipsets in (True, False):
             found["iptables", family, has_ipsets] = ChainCompiler(
-                family, EVERYTHING, ranges[family], has_ipsets=has_ipsets
+                family, EVERYTHING, RANGES[family], has_ipsets=has_ipsets
             )
     return found
+
+
+def told(compiler: TableCompiler | ChainCompiler, facts: Mapping[Id, Any], family: Family) -> Mapping[Any, Any]:
+    """What a compiler says of facts: of each entry what it was and what it is."""
+    if isinstance(compiler, ChainCompiler):
+        return compiler.update(facts)
+    delta = compiler.update(facts, RANGES[family])
+    return {
+        **{key: (None, value) for key, value in delta.added.items()},
+        **delta.changed,
+        **{key: (value, None) for key, value in delta.removed.items()},
+    }
 
 
 @pytest.mark.part(0)
@@ -178,13 +189,13 @@ def test_changes_come_to_the_same_as_the_end_alone(seed: int) -> None:
             continue
         facts = cluster.store.take()
         for name, compiler in compilers.items():
-            for key, (before, after) in compiler.update(facts).items():
-                assert shadows[name].get(key) == before
-                shadows[name][key] = after
+            for key, change in told(compiler, facts, name[1]).items():
+                assert shadows[name].get(key) == change[0]
+                shadows[name][key] = change[1]
         if step % 30 == 0:
             anew = store_of(cluster.documents.values(), "node-1").take()
             for name, fresh in compilers_of_all().items():
-                fresh.update(anew)
+                told(fresh, anew, name[1])
                 assert compilers[name].entries == fresh.entries
                 assert {key: value for key, value in shadows[name].items() if value is not None} == fresh.entries
 
@@ -206,13 +217,13 @@ def test_at_the_end_nothing_is_left(seed: int) -> None:
     cluster = Cluster(seed)
     for _ in range(100):
         cluster.step()
-    cluster.store.take()
+    compiler = TableCompiler(Family.IPV4, EVERYTHING)
+    compiler.update(cluster.store.take(), ())
     for document in list(cluster.documents.values()):
         cluster._remove(document)
-    compiler = TableCompiler(Family.IPV4, EVERYTHING)
-    compiler.update(store_of(cluster.documents.values(), "node-1").take())
-    compiler.update(dict.fromkeys(store_of(cluster.documents.values(), "node-1").take()))
+    compiler.update(cluster.store.take(), ())
     assert compiler.entries == {}
+    assert compiler._texts == {}
     remaining = vars(cluster.store)
     for name in ("policies", "_namespaces", "_nodes", "_holders", "_selected", "_port_groups", "_port_users"):
         assert not remaining[name], name
@@ -221,6 +232,10 @@ def test_at_the_end_nothing_is_left(seed: int) -> None:
 
 
 # ---- little is told ----
+
+
+def membership_of(facts: Mapping[Id, Any]) -> Membership:
+    return next(fact for fact in facts.values() if isinstance(fact, Membership))
 
 
 @pytest.fixture
@@ -237,13 +252,11 @@ def store() -> Store:
 
 
 def test_a_pod_is_its_elements_and_no_chain(store: Store) -> None:
-    compiler = TableCompiler(Family.IPV4, Settings())
-    compiler.update(store_of([policy("a/web", {"app": "web"})], "node-1").take())
     for item in decode([pod("a/new", "10.0.1.1", labels={"app": "web", "pod-template-hash": "1"})]):
         store.put(item)
     facts = store.take()
-    assert {type(fact) for fact in facts} == {Member, LocalPod}
-    assert len(facts) == 2
+    assert sum(len(addresses) for addresses in membership_of(facts).selected.values()) == 1
+    assert [type(fact) for fact in facts if not isinstance(fact, Members)] == [LocalPod]
     for item in decode([pod("a/new", "10.0.1.1", labels={"app": "web", "pod-template-hash": "2"})]):
         store.put(item)
     assert store.take() == {}
@@ -252,7 +265,9 @@ def test_a_pod_is_its_elements_and_no_chain(store: Store) -> None:
 def test_a_pod_of_another_node_is_one_element(store: Store) -> None:
     for item in decode([pod("a/new", "10.0.1.1", labels={"app": "web"}, node="node-2")]):
         store.put(item)
-    assert [type(fact) for fact in store.take()] == [Member]
+    facts = store.take()
+    assert {type(fact) for fact in facts} == {Members}
+    assert list(membership_of(facts).selected.values()) == [{bytes((10, 0, 1, 1)): True}]
 
 
 def test_equal_selectors_are_one_set() -> None:
@@ -269,7 +284,7 @@ def test_equal_selectors_are_one_set() -> None:
 
 
 def test_a_policy_that_changes_leaves_what_it_keeps(store: Store) -> None:
-    compiler = TableCompiler(Family.IPV4, Settings())
+    compiler = TableCompiler(Family.IPV4, PolicySettings())
     changed = policy(
         "a/web",
         {"app": "web"},
@@ -279,8 +294,8 @@ def test_a_policy_that_changes_leaves_what_it_keeps(store: Store) -> None:
         store.put(item)
     facts = store.take()
     assert [str(fact.policy) for fact in facts] == ["NetworkPolicy a/web"]  # type: ignore[union-attr]
-    compiler.update(facts)
-    assert {key.group for key in compiler.entries} <= {CHAINS, DECLARATIONS}
+    delta = compiler.update(facts, ())
+    assert all(key[0].is_chains for key in delta.added)
 
 
 def test_addresses_that_a_pod_loses_are_told(store: Store) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from rulegen.config import Family
+from rulegen.config import Denial, Family, PolicySettings
 from rulegen.iptables.tree import ROOT, Branch, Prefix, PrefixTree
 from rulegen.policies.model import (
     Action,
@@ -32,8 +32,7 @@ from rulegen.policies.on_iptables.rules import (
     is_of,
 )
 from rulegen.policies.selected import selector_id
-from rulegen.policies.settings import Denial, Settings
-from rulegen.policies.store import Id, LocalPod, Member, PeerSet, PolicyRules, PortMember, PortSet
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortSet
 
 CHAINS, IPSETS = "(chains)", "(ipsets)"
 _WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
@@ -65,7 +64,9 @@ class ChainCompiler:
     such a policy accepts nothing.
     """
 
-    def __init__(self, family: Family, settings: Settings, pod_ranges: tuple[str, ...], *, has_ipsets: bool) -> None:
+    def __init__(
+        self, family: Family, settings: PolicySettings, pod_ranges: tuple[str, ...], *, has_ipsets: bool
+    ) -> None:
         self.family = family
         self.entries: Entries = {}
         self.missing: dict[PolicyRules, str] = {}
@@ -128,26 +129,27 @@ class ChainCompiler:
                 self._ipset(names.selector_ipset(self.family, set_id), "hash:ip", is_there=is_there)
             case PortSet(name):
                 self._ipset(names.named_ipset(self.family, name), "hash:ip,port", is_there=is_there)
-            case Member(set_id, address):
-                if is_of(self.family, address):
-                    self._update_member(set_id, address, is_there=is_there)
-            case PortMember(name, address, protocol, port):
-                if is_of(self.family, address):
-                    text = f"{host_text(address).partition('/')[0]},{protocol.lower()}:{port}"
-                    self._element(names.named_ipset(self.family, name), text, is_there=is_there)
+            case Members() if isinstance(fact, Membership):
+                for selector, addresses in fact.selected.items():
+                    mine = {address: came for address, came in addresses.items() if is_of(self.family, address)}
+                    self._update_members(selector, mine)
+                for name, places in fact.ports.items():
+                    ipset = names.named_ipset(self.family, name)
+                    for (address, protocol, port), came in places.items():
+                        if is_of(self.family, address):
+                            self._element(ipset, f"{_plain(address)},{protocol.lower()}:{port}", is_there=came)
 
-    def _update_member(self, set_id: str, address: Address, *, is_there: bool) -> None:
+    def _update_members(self, set_id: str, addresses: Mapping[Address, bool]) -> None:
         if self._has_ipsets:
-            text = host_text(address).partition("/")[0]
-            self._element(names.selector_ipset(self.family, set_id), text, is_there=is_there)
+            ipset = names.selector_ipset(self.family, set_id)
+            for address, is_there in addresses.items():
+                self._element(ipset, _plain(address), is_there=is_there)
             return
         members = self._members.setdefault(set_id, set())
-        if is_there:
-            members.add(address)
-        else:
-            members.discard(address)
-            if not members:
-                del self._members[set_id]
+        members.update(address for address, is_there in addresses.items() if is_there)
+        members.difference_update(address for address, is_there in addresses.items() if not is_there)
+        if not members:
+            del self._members[set_id]
         for rules in self._by_selector.get(set_id, ()):
             self._dirty |= dict.fromkeys(self._by_policy.get(rules, ()))
 
@@ -348,6 +350,10 @@ def _stages(combination: Combination | None) -> list[Combination]:
         return []
     rest = combination._replace(admin=())
     return [combination, rest] if combination.admin and rest.policies else [combination]
+
+
+def _plain(address: Address) -> str:
+    return host_text(address).partition("/")[0]
 
 
 def _selector_ids(rules: Rules) -> set[str]:

@@ -1,18 +1,23 @@
-"""Facts about policies and pods come in; the entries of one family's table go out, and which of them changed.
+"""Facts about policies and pods come in; the entries of the tables go out, and which of them changed.
 
 A fact is compiled alone: a pod that comes is an element for each selector that selects it, and no chain is touched.
-What several facts need (the chain of a combination, a set of blocks) is counted, and goes with the last of them. Pure.
+What several facts need (the chain of a combination, a set of blocks) is counted, and goes with the last of them. All
+names say what they stand for, so nothing is adopted from the kernel. Pure.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from rulegen.config import Family
+from rulegen.config import Family, PolicySettings
+from rulegen.errors import TargetError
+from rulegen.nftables.elements import PROTOCOL_BYTES, EntryKey, SetSpec, Value, pack_port, safe_comment
+from rulegen.nftables.tables import BaseChains, Chain, Entries, TableSpec, digest
 from rulegen.policies import names
 from rulegen.policies.model import (
+    SIZES,
     Address,
     Combination,
     Direction,
@@ -24,26 +29,72 @@ from rulegen.policies.model import (
     family_of,
 )
 from rulegen.policies.on_nftables import chains
+from rulegen.policies.on_nftables.layout import LAYOUTS
 from rulegen.policies.on_nftables.rules import block_lists, port_lists
-from rulegen.policies.on_nftables.table import set_declaration
-from rulegen.policies.settings import Settings
-from rulegen.policies.store import Id, LocalPod, Member, PeerSet, PolicyRules, PortMember, PortSet
+from rulegen.policies.on_nftables.table import base_chains
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortSet
+from rulegen.reconcile.delta import Change, Delta
+from rulegen.reference import ObjectReference
 
-CHAINS, DECLARATIONS = "(chains)", "(sets)"
-EGRESS_PODS, INGRESS_PODS, SELF, ISOLATED, KNOWN = "egress-pods", "ingress-pods", "self", "isolated", "known"
-
-_PODS = {Direction.INGRESS: INGRESS_PODS, Direction.EGRESS: EGRESS_PODS}
-_PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+_MEMBER = Value()
 
 
-class EntryKey(NamedTuple):
-    """`group`: a set's or map's name, or `CHAINS` or `DECLARATIONS`, whose keys are names."""
+class PolicyCompiler:
+    """See `nftables.tables.TableCompiler`. `families`: those that get rules."""
 
-    group: str
-    key: bytes
+    def __init__(self, families: Sequence[Family], settings: PolicySettings) -> None:
+        """Compiles nothing yet."""
+        self._tables = {family: TableCompiler(family, settings) for family in families}
+        self.specs: Sequence[TableSpec] = [LAYOUTS[family] for family in families]
 
+    @property
+    def base_chains(self) -> Mapping[TableSpec, BaseChains]:
+        """Of both families, where there is something to do."""
+        found = {LAYOUTS[family]: table.base_chains for family, table in self._tables.items()}
+        return {spec: fixed for spec, fixed in found.items() if fixed is not None}
 
-Entries: TypeAlias = dict[EntryKey, str]
+    def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
+        """Nothing is chosen freely, and what cannot be read isolates."""
+
+    def update(
+        self, items: Mapping[Id, Any], context: Mapping[Family, tuple[str, ...]] | None
+    ) -> tuple[Delta[EntryKey, Value], dict[Id, TargetError]]:
+        """Takes changed facts (None: no more), and the ranges of the node's pods."""
+        delta: Delta[EntryKey, Value] = Delta()
+        for family, table in self._tables.items():
+            delta = delta.merged(table.update(items, None if context is None else context[family]))
+        return delta, {}
+
+    def entries(self) -> Entries:
+        """All that is wanted."""
+        found: Entries = {}
+        for table in self._tables.values():
+            found |= table.entries
+        return found
+
+    def entries_of(self, item_id: Id) -> Entries:
+        """Nothing: no fact stands alone."""
+        del item_id
+        return {}
+
+    def entries_without(self, item_ids: Collection[Id]) -> Entries:
+        """All that is wanted."""
+        del item_ids
+        return self.entries()
+
+    def spare(self, delta: Delta[EntryKey, Value]) -> Delta[EntryKey, Value]:
+        """All of it."""
+        return delta
+
+    def owners(self, live: Entries) -> Callable[[EntryKey, Value], str]:
+        """The pod or the policy that an entry is of."""
+        del live
+
+        def owner(key: EntryKey, value: Value) -> str:
+            name = key[1].decode() if key[0].is_chains else ""
+            return value.comment or "/".join(name.split("/")[1:3])
+
+        return owner
 
 
 class _TierChain(NamedTuple):
@@ -57,20 +108,47 @@ class _TierChain(NamedTuple):
 
 
 class TableCompiler:
-    """Keeps what one family's table holds: of each entry the text of a chain or a declaration, a verdict, or ""."""
+    """Keeps what one family's table holds, and is the texts of its chains (`nftables.tables.Generated`)."""
 
-    def __init__(self, family: Family, settings: Settings) -> None:
+    required: Sequence[str] = ()
+
+    def __init__(self, family: Family, settings: PolicySettings) -> None:
         self.family = family
-        self._settings = settings
         self.entries: Entries = {}
-        self._before: dict[EntryKey, str | None] = {}
+        self.base_chains: BaseChains | None = None
+        self._spec = LAYOUTS[family]
+        self._settings = settings
+        self._pod_ranges: tuple[str, ...] = ()
+        self._texts: dict[str, str] = {}
+        self._before: dict[EntryKey, Value | None] = {}
         self._rules: dict[PolicyRules, Rules] = {}
         self._pods: dict[Address, Isolation] = {}
         self._uses: Counter[EntryKey] = Counter()
         self._tiers: dict[PolicyName, set[_TierChain]] = {}
 
-    def update(self, facts: Mapping[Id, Any]) -> dict[EntryKey, tuple[str | None, str | None]]:
-        """What changes: of each entry the value before and after, None where there is none."""
+    # ---- the texts of chains and sets ----
+
+    def chain(self, name: str) -> Chain:
+        """A chain that there is, without the comment above it."""
+        text = self._texts[name]
+        return Chain(name, text[text.index("\tchain ") :])
+
+    def chain_text(self, name: str) -> str:
+        """A chain that there is."""
+        return self._texts[name]
+
+    def set_text(self, name: str) -> str:
+        """The declaration of a set."""
+        return self._spec.declaration(name)
+
+    def model(self, _: str) -> str | None:
+        """No chain is made of another."""
+        return None
+
+    # ---- facts ----
+
+    def update(self, facts: Mapping[Id, Any], pod_ranges: tuple[str, ...] | None) -> Delta[EntryKey, Value]:
+        """What facts that are others now change."""
         changed_rules = [id_ for id_ in facts if isinstance(id_, PolicyRules)]
         for rules in changed_rules:
             self._update_rules(rules, facts[rules])
@@ -79,54 +157,60 @@ class TableCompiler:
                 self._update_fact(id_, fact)
         for policy in dict.fromkeys(id_.policy for id_ in changed_rules):
             for tier in self._tiers.get(policy, ()):
-                self._write(EntryKey(CHAINS, tier.name.encode()), self._tier_text(tier))
-        before, self._before = self._before, {}
-        changed = {key: (value, self.entries.get(key)) for key, value in before.items()}
-        return {key: values for key, values in changed.items() if values[0] != values[1]}
-
-    # ---- facts ----
+                self._write_chain(tier.name, self._tier_text(tier))
+        self._update_base_chains(pod_ranges)
+        return self._delta()
 
     def _update_fact(self, id_: Id, fact: Any) -> None:
         match id_:
-            case Member(set_id, address):
-                self._element(set_id, address, address, is_there=bool(fact))
-            case PortMember(name, address, protocol, port):
-                key = address + bytes((_PROTOCOLS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
-                self._element(names.named_port_name(name), address, key, is_there=bool(fact))
+            case Members():
+                if fact is not None:
+                    self._update_members(fact)
             case PeerSet(set_id):
                 self._declare(set_id, is_there=fact is not None)
             case PortSet(name):
-                self._declare(names.named_port_name(name), is_there=bool(fact))
+                self._declare(names.named_port_name(name), is_there=fact is not None)
             case LocalPod(address):
                 if family_of(address) is self.family:
                     self._update_pod(address, fact)
 
-    def _element(self, group: str, address: Address, key: bytes, *, is_there: bool) -> None:
-        if family_of(address) is self.family:
-            self._write(EntryKey(group, key), "" if is_there else None)
+    def _update_members(self, membership: Membership) -> None:
+        size = SIZES[self.family]
+        for set_id, addresses in membership.selected.items():
+            set_spec = self._set(set_id)
+            for address, is_there in addresses.items():
+                if len(address) == size:
+                    self._write((set_spec, address), _MEMBER if is_there else None)
+        for name, places in membership.ports.items():
+            set_spec = self._set(names.named_port_name(name))
+            for (address, protocol, port), is_there in places.items():
+                if len(address) == size:
+                    key = address + PROTOCOL_BYTES[protocol] + pack_port(port)
+                    self._write((set_spec, key), _MEMBER if is_there else None)
 
     def _declare(self, name: str, *, is_there: bool) -> None:
-        self._write(EntryKey(DECLARATIONS, name.encode()), set_declaration(name, self.family) if is_there else None)
+        self._write((self._spec.declared, name.encode()), _MEMBER if is_there else None)
 
     def _update_pod(self, address: Address, after: Isolation | None) -> None:
         before = self._pods.pop(address, None)
         if after is not None:
             self._pods[address] = after
-        for direction in Direction:
+        for direction, pods in self._spec.pods.items():
             old = before.of(direction) if before else None
             new = after.of(direction) if after else None
-            if new is not None:
+            verdict = None
+            if after is not None and new is not None:
                 self._use_combination(new)
-            goto = f"goto {names.combination_chain(new)}" if new is not None else None
-            self._write(EntryKey(_PODS[direction], address), goto)
+                verdict = Value(f"goto {names.combination_chain(new)}".encode(), safe_comment(after.pod))
+            self._write((pods, address), verdict)
             if old is not None:
                 self._drop_combination(old)
-        is_isolated = "" if after is not None and (after.ingress or after.egress) else None
-        self._write(EntryKey(SELF, address * 2), is_isolated)
+        is_isolated = _MEMBER if after is not None and (after.ingress or after.egress) else None
+        self._write((self._spec.self, address * 2), is_isolated)
         if self._settings.strict:
-            self._write(EntryKey(ISOLATED, address), is_isolated)
+            self._write((self._spec.isolated, address), is_isolated)
         if self._settings.fail_closed:
-            self._write(EntryKey(KNOWN, address), "" if after is not None else None)
+            self._write((self._spec.known, address), _MEMBER if after is not None else None)
 
     # ---- policies ----
 
@@ -136,9 +220,9 @@ class TableCompiler:
             self._rules[id_] = new
         written = self._chains_of(id_, new)
         for name in self._chains_of(id_, old).keys() - written.keys():
-            self._write(EntryKey(CHAINS, name.encode()), None)
+            self._drop_chain(name)
         for name, text in written.items():
-            self._write(EntryKey(CHAINS, name.encode()), text)
+            self._write_chain(name, text)
         self._use(self._shared_entries(new))
         self._drop(self._shared_entries(old))
 
@@ -149,29 +233,28 @@ class TableCompiler:
         """The sets that rules look into and that others may need, too, with what is in them."""
         found: Entries = {}
         for blocks in block_lists(rules or (), self.family):
-            name = names.blocks_name(blocks)
-            found[EntryKey(DECLARATIONS, name.encode())] = set_declaration(name, self.family)
-            found |= {EntryKey(name, first + last): "" for first, last in blocks}
+            set_spec = self._set(names.blocks_name(blocks))
+            found[self._spec.declared, set_spec.name.encode()] = _MEMBER
+            found |= {(set_spec, first + last): _MEMBER for first, last in blocks}
         for ranges in port_lists(rules or ()):
-            name = names.ports_name(ranges)
-            found[EntryKey(DECLARATIONS, name.encode())] = set_declaration(name, self.family)
-            found |= {EntryKey(name, _port(item, item.first) + _port(item, item.last)): "" for item in ranges}
+            set_spec = self._set(names.ports_name(ranges))
+            found[self._spec.declared, set_spec.name.encode()] = _MEMBER
+            found |= {(set_spec, _port(item, item.first) + _port(item, item.last)): _MEMBER for item in ranges}
         return found
 
     # ---- combinations ----
 
     def _use_combination(self, combination: Combination) -> None:
-        self._use({_chain_key(names.combination_chain(combination)): chains.combination_text(combination)})
+        self._use_chain(names.combination_chain(combination), lambda: chains.combination_text(combination))
         for tier in _tiers_of(combination):
-            self._use({_chain_key(tier.name): self._tier_text(tier)})
+            self._use_chain(tier.name, lambda tier=tier: self._tier_text(tier))  # type: ignore[misc]
             for policy in tier.policies:
                 self._tiers.setdefault(policy, set()).add(tier)
 
     def _drop_combination(self, combination: Combination) -> None:
-        self._drop([_chain_key(names.combination_chain(combination))])
+        self._drop_used_chain(names.combination_chain(combination))
         for tier in _tiers_of(combination):
-            self._drop([_chain_key(tier.name)])
-            if not self._uses[_chain_key(tier.name)]:
+            if self._drop_used_chain(tier.name):
                 for policy in tier.policies:
                     self._tiers[policy].discard(tier)
                     if not self._tiers[policy]:
@@ -183,7 +266,54 @@ class TableCompiler:
 
         return chains.tier_text(*tier, rules_of, self.family)
 
+    # ---- the fixed part ----
+
+    def _update_base_chains(self, pod_ranges: tuple[str, ...] | None) -> None:
+        """It is there where there is a policy, or pods that nobody knows are closed."""
+        has_changed = pod_ranges is not None and pod_ranges != self._pod_ranges
+        if has_changed and pod_ranges is not None:
+            self._pod_ranges = pod_ranges
+        is_wanted = bool(self._rules) or (self._settings.fail_closed and bool(self._pod_ranges))
+        if not has_changed and is_wanted is (self.base_chains is not None):
+            return
+        before = self.base_chains.chains if self.base_chains is not None else {}
+        self.base_chains = base_chains(self.family, self._settings, self._pod_ranges, self) if is_wanted else None
+        after = self.base_chains.chains if self.base_chains is not None else {}
+        for name in (*before, *after):
+            fixed = after.get(name)
+            self._write((self._spec.chains, name.encode()), Value(fixed.digest.encode()) if fixed else None)
+
     # ---- entries ----
+
+    def _set(self, name: str) -> SetSpec:
+        found = self._spec.set_named(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def _write_chain(self, name: str, text: str) -> None:
+        self._texts[name] = text
+        self._write((self._spec.chains, name.encode()), Value(digest(text).encode()))
+
+    def _drop_chain(self, name: str) -> None:
+        self._texts.pop(name, None)
+        self._write((self._spec.chains, name.encode()), None)
+
+    def _use_chain(self, name: str, text: Callable[[], str]) -> None:
+        key = self._spec.chains, name.encode()
+        self._uses[key] += 1
+        if self._uses[key] == 1:
+            self._write_chain(name, text())
+
+    def _drop_used_chain(self, name: str) -> bool:
+        """Whether that was the last that needed it."""
+        key = self._spec.chains, name.encode()
+        self._uses[key] -= 1
+        if self._uses[key]:
+            return False
+        del self._uses[key]
+        self._drop_chain(name)
+        return True
 
     def _use(self, entries: Entries) -> None:
         for key, value in entries.items():
@@ -197,7 +327,7 @@ class TableCompiler:
                 del self._uses[key]
                 self._write(key, None)
 
-    def _write(self, key: EntryKey, value: str | None) -> None:
+    def _write(self, key: EntryKey, value: Value | None) -> None:
         before = self.entries.get(key)
         if before == value:
             return
@@ -207,9 +337,19 @@ class TableCompiler:
         else:
             self.entries[key] = value
 
-
-def _chain_key(name: str) -> EntryKey:
-    return EntryKey(CHAINS, name.encode())
+    def _delta(self) -> Delta[EntryKey, Value]:
+        befores, self._before = self._before, {}
+        delta: Delta[EntryKey, Value] = Delta()
+        for key, before in befores.items():
+            after = self.entries.get(key)
+            if before is None:
+                if after is not None:
+                    delta.added[key] = after
+            elif after is None:
+                delta.removed[key] = before
+            elif before != after:
+                delta.changed[key] = Change(before, after)
+        return delta
 
 
 def _tiers_of(combination: Combination) -> Iterator[_TierChain]:
@@ -218,4 +358,4 @@ def _tiers_of(combination: Combination) -> Iterator[_TierChain]:
 
 
 def _port(ports: PortRange, number: int) -> bytes:
-    return bytes((_PROTOCOLS[ports.protocol], 0, 0, 0)) + number.to_bytes(2, "big") + b"\0\0"
+    return PROTOCOL_BYTES[ports.protocol] + pack_port(number)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rulegen.config import Family
+from rulegen.nftables.elements import IP_KEYWORD
 from rulegen.policies.model import ALL_PORTS, Action, AddressRange, Direction, PortRange, Ports, Rule, Rules
 from rulegen.policies.names import blocks_name, named_port_name, ports_name
 from rulegen.policies.ranges import is_everything, text_of
 from rulegen.policies.selected import selector_id
 
-IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _PEER_FIELD = {Direction.INGRESS: "saddr", Direction.EGRESS: "daddr"}
 _VERDICTS = {
     Action.ACCEPT: "counter accept",
@@ -49,7 +49,7 @@ def port_lists(rules: Rules) -> Iterator[tuple[PortRange, ...]]:
 def _peer_matches(rule: Rule, direction: Direction, family: Family) -> Iterator[str]:
     if rule.anyone:
         yield ""
-    field = f"{IP[family]} {_PEER_FIELD[direction]}"
+    field = f"{IP_KEYWORD[family]} {_PEER_FIELD[direction]}"
     for selector in rule.selectors:
         yield f"{field} @{selector_id(selector)}"
     blocks = rule.blocks_of(family)
@@ -69,7 +69,7 @@ def _port_matches(ports: Ports | None, family: Family) -> Iterator[str]:
         yield _range_match(item)
     for named in ports.named:
         protocol = f"meta l4proto {named.protocol.lower()} " if named.protocol else ""
-        yield f"{protocol}{IP[family]} daddr . meta l4proto . th dport @{named_port_name(named.name)}"
+        yield f"{protocol}{IP_KEYWORD[family]} daddr . meta l4proto . th dport @{named_port_name(named.name)}"
 
 
 def _range_match(item: PortRange) -> str:
