@@ -93,20 +93,12 @@ def _run(command: list[str], text: str) -> None:
 
 
 class Running:
-    """The same by a program that goes on: it is told of what has changed, and of nothing else."""
+    """The same text by a program that goes on: it is told of what has changed, and of nothing else."""
 
-    def __init__(self, lab: Lab | None, node: str, settings: Settings | None = None) -> None:
-        self._lab = lab
-        self._node = node
-        self._settings = settings or Settings()
+    def __init__(self, node: str) -> None:
         self._store = Store(node)
-        self._compiler = PolicyCompiler(tuple(Family), self._settings)
+        self._compiler = PolicyCompiler(tuple(Family), Settings())
         self._known: dict[Key, Document] = {}
-
-    def apply(self, objects: Sequence[Document]) -> None:
-        text = self.text(objects)
-        if self._lab is not None:
-            self._lab.nft(self._node, text)
 
     def text(self, objects: Sequence[Document]) -> str:
         """What is in force when the cluster is exactly these objects."""
@@ -119,9 +111,6 @@ class Running:
         tables, entries = self._compiler.base_chains, self._compiler.entries()
         rendered = {spec.family: "".join(render({spec: chains}, entries)) for spec, chains in tables.items()}
         return "".join(_or_none(rendered.get(family, END), family) for family in Family)
-
-    def close(self) -> None:
-        """Nothing of it runs."""
 
     def _remove(self, kind: str, namespace: str, name: str) -> None:
         if kind == "Pod":

@@ -16,6 +16,7 @@ from tests.policies.changes import ChangingCluster
 from tests.policies.checks import Enforcer
 from tests.policies.documents import Document
 from tests.policies.fixtures import lab_or_skip
+from tests.policies.kept import KeptPolicies, Restarted
 from tests.policies.lab import NODES, Lab
 from tests.policies.product import Running, Whole, texts
 from tests.policies.traffic import Traffic, stable
@@ -73,15 +74,20 @@ def test_carelessness_is_seen(care: Care, words: str, lab: Lab) -> None:
 
 
 @pytest.mark.part(20)
-@pytest.mark.parametrize("kind", [Running, Whole], ids=["running", "anew"])
+@pytest.mark.parametrize("kind", [KeptPolicies, Restarted, Whole], ids=["kept", "restarted", "nft -f"])
 @pytest.mark.parametrize("seed", range(40))
-def test_nftables(seed: int, kind: type[Running | Whole], lab: Lab) -> None:
-    assert not walk(lab, {node: kind(lab, node) for node in NODES}, seed)
+def test_nftables(seed: int, kind: type[KeptPolicies | Restarted | Whole], lab: Lab) -> None:
+    enforcers = {node: kind(lab, node) for node in NODES}
+    try:
+        assert not walk(lab, enforcers, seed)
+    finally:
+        for enforcer in enforcers.values():
+            enforcer.close()
 
 
 @pytest.mark.part(10)
 @pytest.mark.parametrize("seed", range(40))
 def test_what_goes_on_is_as_what_starts_anew(seed: int) -> None:
-    running = Running(None, NODES[0])
-    for words, objects in ChangingCluster(seed).steps(60):
+    running = Running(NODES[0])
+    for words, objects in ChangingCluster(seed).steps(40):
         assert running.text(objects) == texts(objects, NODES[0]), words

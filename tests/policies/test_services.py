@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from rulegen.kube.objects import Node
+from rulegen.policies.documents import decode
 from tests.flows.node import ProxyNode
 from tests.flows.world import HERE
-from tests.lab import Lab
 from tests.lab.fixtures import MakeLab
-from tests.policies.documents import Document
-from tests.policies.product import texts
+from tests.policies.kept import POLICIES, Kept
 from tests.policies.services import Judge, PolicyWorld, differences
 
 pytestmark = pytest.mark.kernel
@@ -25,19 +27,22 @@ FLOWS_OF_A_STEP = 150
 def test_nftables(seed: int, make_lab: MakeLab) -> None:
     made = PolicyWorld(seed)
     lab = make_lab(dict(made.world.interfaces), made.world.addresses)
-    with ProxyNode(lab, made.world.configuration()) as node:
+    kept = Kept(lab.entered, made.world.configuration(), POLICIES)
+    try:
         for step in range(STEPS):
             if step:
                 made.change()
-            node.apply(made.world.objects())
-            enforce(lab, made.objects)
+            assert not kept.keep([*made.world.objects(), *_of_policies(made)]).refused
             wrong = differences(lab, made.world, made.objects, list(made.flows(FLOWS_OF_A_STEP)))
             assert not wrong, f"seed {seed}, step {step}: {len(wrong)} differ:\n" + "\n".join(wrong[:20])
             lab.forget_connections()
+    finally:
+        kept.close()
 
 
-def enforce(lab: Lab, objects: list[Document]) -> None:
-    lab.nft(texts(objects, HERE))
+def _of_policies(made: PolicyWorld) -> Iterator[Any]:
+    """Of the node both worlds have a Node; that of the Services says more."""
+    return (item for item in decode(made.objects) if not (isinstance(item, Node) and item.metadata.name == HERE))
 
 
 def test_without_policies_the_same_packets_are_not_denied(make_lab: MakeLab) -> None:
