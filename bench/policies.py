@@ -7,6 +7,7 @@ same; and beside a linear layout of the same policies.
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -115,8 +116,9 @@ def changes(pods: int, policies: int, repeats: int) -> dict[str, list[float]]:
         kept = _Kept(opened)
         kept.change(_decoded(policy_clusters.items(shape)))
         gc.collect()
-        # Pods of other nodes, spread over the namespaces; those that come have numbers that nobody has.
-        old = range(LOCAL_PODS, pods, max(1, (pods - LOCAL_PODS) // repeats))[:repeats]
+        # Pods of other nodes, which become another application's; those that come have numbers that nobody has.
+        others = [number for number in range(LOCAL_PODS, pods) if policy_clusters.application_of(shape, number)]
+        old = random.Random(0).sample(others, repeats)
         coming = _decoded(policy_clusters.pod(shape, pods + number) for number in range(repeats))
         relabelled = _decoded(policy_clusters.pod(shape, number, {"app": "app-0"}) for number in old)
         added = _decoded(
