@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 
-from rulegen.config import Family
+from rulegen.config import Family, NodeConfiguration
+from rulegen.features import REGISTRY
 from rulegen.iptables.binaries import Variant
+from rulegen.kube.objects import Node
+from rulegen.nftables.driver import NftablesDriver
 from rulegen.nftables.text import render
 from rulegen.policies.documents import decode
+from rulegen.policies.feature import NetworkPolicies
 from rulegen.policies.model import PolicyName
+from rulegen.policies.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod
 from rulegen.policies.on_nftables.compiler import PolicyCompiler
 from rulegen.policies.on_nftables.layout import LAYOUTS
 from rulegen.policies.settings import Settings
 from rulegen.policies.store import Store
 from rulegen.policies.whole import filled, iptables_texts, nftables_text
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.reconciler import Reconciler
+from rulegen.reference import ObjectReference
 from rulegen.rendered import END
 from tests.policies.changes import Key, key_of
 from tests.policies.documents import Document
@@ -48,6 +57,41 @@ class Whole:
 
     def close(self) -> None:
         """Nothing of it runs."""
+
+
+class Reconciled:
+    """The rules of a node as an agent keeps them: told of what has changed, it changes what differs in the kernel."""
+
+    def __init__(self, lab: Lab, node: str, settings: Settings | None = None) -> None:
+        self._lab = lab
+        self._node = node
+        configuration = NodeConfiguration(node_name=node, policies=settings or Settings())
+        features = [NetworkPolicies(configuration)]
+        self._resources = ExitStack()
+        with lab.entered(node):
+            opened = self._resources.enter_context(NftablesDriver(list(REGISTRY)).open())
+            rules = opened.rules(CompilerSet.of(features, "nftables", configuration))
+        self._reconciler = Reconciler(features, rules)
+        self._known: dict[Key, Document] = {}
+
+    def apply(self, objects: Sequence[Document]) -> None:
+        wanted = {key_of(one): one for one in objects}
+        for kind, namespace, name in self._known.keys() - wanted.keys():
+            self._reconciler.remove(_STRUCTS[kind], ObjectReference(kind, namespace, name))
+        for item in decode(one for key, one in wanted.items() if self._known.get(key) != one):
+            self._reconciler.put(item)
+        self._known = wanted
+        with self._lab.entered(self._node):
+            self._reconciler.sync()
+
+    def close(self) -> None:
+        with self._lab.entered(self._node):
+            self._resources.close()
+
+
+_STRUCTS: dict[str, type] = {
+    kind.__name__: kind for kind in (Pod, Namespace, Node, NetworkPolicy, ClusterNetworkPolicy)
+}
 
 
 class Iptables:

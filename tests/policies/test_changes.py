@@ -17,7 +17,7 @@ from tests.policies.checks import Enforcer
 from tests.policies.documents import Document
 from tests.policies.fixtures import lab_or_skip
 from tests.policies.lab import NODES, Lab
-from tests.policies.product import Running, Whole, texts
+from tests.policies.product import Reconciled, Running, texts
 from tests.policies.traffic import Traffic, stable
 
 pytestmark = pytest.mark.kernel
@@ -71,11 +71,10 @@ def test_carelessness_is_seen(care: Care, words: str, lab: Lab) -> None:
     assert any(words in sentence for sentence in wrong)
 
 
-@pytest.mark.part(10)
-@pytest.mark.parametrize("kind", [Running, Whole], ids=["running", "anew"])
+@pytest.mark.part(8)
 @pytest.mark.parametrize("seed", range(40))
-def test_nftables(seed: int, kind: type[Running | Whole], lab: Lab) -> None:
-    assert not walk(lab, {node: kind(lab, node) for node in NODES}, seed)
+def test_nftables(seed: int, lab: Lab) -> None:
+    assert not walk(lab, {node: Reconciled(lab, node) for node in NODES}, seed)
 
 
 @pytest.mark.part(4)
