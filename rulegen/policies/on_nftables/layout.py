@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rulegen.config import Family
-from rulegen.nftables.elements import Field, SetSpec
-from rulegen.nftables.tables import TableSpec, table_name
+from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value
+from rulegen.nftables.tables import Drained, TableSpec, table_name
 from rulegen.policies.model import Direction
+from rulegen.reconcile.delta import Delta
 
 FEATURE = "network-policies"
 # Behind the fixed sets.
@@ -38,6 +39,16 @@ class PolicyTable(TableSpec):
             found = SetSpec(self, _RANK, name, (fields, ()), interval=is_interval)
             self._generated[name] = found
         return found
+
+    def drained(self, delta: Delta[EntryKey, Value]) -> Drained:
+        """What is in a set that goes stays until no packet is in a chain that looked into it.
+
+        A packet that has met a chain as it was would find the set empty and be denied, though it is allowed before and
+        after. No chain of the new ones looks there, so that it lets nobody through either.
+        """
+        going = {self.set_named(name.decode()) for set_spec, name in delta.removed if set_spec is self.declared}
+        keys = frozenset(key for key in delta.removed if key[0] in going) if going else frozenset()
+        return Drained(keys, is_handover=bool(keys))
 
     def declaration(self, name: str) -> str:
         """The block that declares a set that comes and goes. KeyError for a name that is none of theirs."""
