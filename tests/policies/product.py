@@ -7,27 +7,26 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.config import PolicySettings as Settings
 from rulegen.features import REGISTRY
 from rulegen.iptables.binaries import Variant
-from rulegen.kube.objects import Node
+from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Pod
 from rulegen.nftables.driver import NftablesDriver
 from rulegen.nftables.text import render
-from rulegen.policies.documents import decode
 from rulegen.policies.feature import NetworkPolicies
 from rulegen.policies.model import PolicyName
-from rulegen.policies.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod
 from rulegen.policies.on_nftables.compiler import PolicyCompiler
 from rulegen.policies.on_nftables.layout import LAYOUTS
-from rulegen.policies.settings import Settings
 from rulegen.policies.store import Store
-from rulegen.policies.whole import filled, iptables_texts, nftables_text
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import ObjectReference
 from rulegen.rendered import END
 from tests.policies.changes import Key, key_of
+from tests.policies.decoding import decode
 from tests.policies.documents import Document
 from tests.policies.lab import Lab
+from tests.policies.whole import filled, iptables_texts, nftables_text
 
 
 def texts(objects: Sequence[Document], node: str, settings: Settings | None = None) -> str:
