@@ -23,8 +23,8 @@ from bench.product import timed
 from rulegen import features, gc_pause
 from rulegen.config import Family, NodeConfiguration, Target
 from rulegen.drivers import make_driver
-from rulegen.policies.documents import decode
-from rulegen.policies.whole import nftables_text
+from rulegen.kube.decode import convert_object
+from rulegen.kube.objects import Namespace, NetworkPolicy, Node, Pod
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import ObjectReference
@@ -32,6 +32,7 @@ from rulegen.reference import ObjectReference
 NONE, OURS, LINEAR = "no policies", "rulegen", "a linear layout"
 FIRST, LATER, FOREIGN = "first packet of a connection", "later packet of a connection", "first packet of no pod"
 _TRACKED = "table ip tracked { chain forward { type filter hook forward priority 300; ct state new accept; }; }"
+_KINDS = {kind.__name__: kind for kind in (Namespace, NetworkPolicy, Node, Pod)}
 # Kinds of changes, and what each may take.
 CHANGES = {
     "pod added": "<= 3 ms",
@@ -69,7 +70,8 @@ def _track() -> None:
 
 def _load_ours(shape: Shape) -> None:
     _track()
-    run_nft(nftables_text(policy_clusters.items(shape), node_name=NODE, family=Family.IPV4))
+    with ExitStack() as opened:
+        _Kept(opened).change(_decoded(policy_clusters.items(shape)))
 
 
 def _load_linear(shape: Shape) -> None:
@@ -135,4 +137,4 @@ def changes(pods: int, policies: int, repeats: int) -> dict[str, list[float]]:
 
 
 def _decoded(documents: Iterable[Mapping[str, Any]]) -> list[Any]:
-    return list(decode(documents))
+    return [convert_object(_KINDS[document["kind"]], document) for document in documents]

@@ -1,11 +1,6 @@
-"""Network policies: NetworkPolicies and ClusterNetworkPolicies, pods, namespaces and nodes in, rules of a node out.
+"""Network policies as a feature: NetworkPolicies and ClusterNetworkPolicies, pods, namespaces, nodes in; rules out.
 
-`documents.decode` takes the plain values of Kubernetes objects, `store.Store` keeps them and tells facts,
-`on_nftables` and `on_iptables` compile facts. The shortest way through all of it:
-
-    from rulegen.policies.whole import nftables_text
-    nftables_text(documents, node_name="node-1", family=Family.IPV4, settings=Settings())
-
-`documents` are plain dicts as in manifests (other kinds are ignored); the text is for `nft -f` and replaces the table
-`ip rulegen-policies` (or `ip6 ...`) of that family.
+Objects go into the `store`, which tells facts: who a selector selects, what the rules of a policy are, by which policies
+a pod of this node is isolated. `on_nftables` and `on_iptables` compile facts, `simulate` follows a packet through them.
+`feature` is what the rest of rulegen sees.
 """

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
-from rulegen.kube.objects import Node, ServiceCIDR
+from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Pod, ServiceCIDR
 from rulegen.policies.findings import (
     address_finding,
     masquerade_finding,
@@ -16,7 +16,6 @@ from rulegen.policies.findings import (
     policy_reference,
 )
 from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Tier
-from rulegen.policies.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod
 from rulegen.policies.ranges import parse_block
 from rulegen.policies.store import Id, PolicyRules, Store
 from rulegen.reconcile.feature import AnyCompiler, Finding, Need

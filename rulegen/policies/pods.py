@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rulegen.kube.addresses import canonical_address
+from rulegen.kube.objects import Container, Pod
 from rulegen.policies.model import PROTOCOLS, Address, Combinations, PodPort
-from rulegen.policies.objects import Container, Pod
 
 if TYPE_CHECKING:
     from rulegen.policies.selected import Selected

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rulegen.errors import shown
+from rulegen.kube.objects import ClusterNetworkPolicy, NetworkPolicy
 from rulegen.policies.model import (
     ALL_PORTS,
     DENY_ALL,
@@ -28,7 +29,6 @@ from rulegen.policies.model import (
     Rules,
     Tier,
 )
-from rulegen.policies.objects import ClusterNetworkPolicy, NetworkPolicy
 from rulegen.policies.ranges import collapse, parse_block, without
 from rulegen.policies.selectors import (
     Operator,

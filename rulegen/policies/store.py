@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from rulegen.config import Family
-from rulegen.kube.objects import Node
+from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Pod
 from rulegen.policies.model import (
     Address,
     AddressRange,
@@ -29,7 +29,6 @@ from rulegen.policies.model import (
     Tier,
     family_of,
 )
-from rulegen.policies.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod
 from rulegen.policies.pods import (
     Claims,
     PodClass,

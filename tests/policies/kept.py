@@ -11,13 +11,13 @@ from typing import Any
 
 from rulegen import features
 from rulegen.config import NodeConfiguration, Target
+from rulegen.config import PolicySettings as Settings
 from rulegen.drivers import make_driver
 from rulegen.errors import StaleError
-from rulegen.policies.documents import decode
-from rulegen.policies.settings import Settings
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler, Sync
 from rulegen.reference import ObjectReference
+from tests.policies.decoding import decode
 from tests.policies.documents import Document
 from tests.policies.lab import Lab
 

@@ -6,19 +6,19 @@ import subprocess
 from collections.abc import Sequence
 
 from rulegen.config import Family
+from rulegen.config import PolicySettings as Settings
 from rulegen.iptables.binaries import Variant
 from rulegen.nftables.text import render
-from rulegen.policies.documents import decode
 from rulegen.policies.model import PolicyName
 from rulegen.policies.on_nftables.compiler import PolicyCompiler
 from rulegen.policies.on_nftables.layout import LAYOUTS
-from rulegen.policies.settings import Settings
 from rulegen.policies.store import Store
-from rulegen.policies.whole import filled, iptables_texts, nftables_text
 from rulegen.rendered import END
 from tests.policies.changes import Key, key_of
+from tests.policies.decoding import decode
 from tests.policies.documents import Document
 from tests.policies.lab import Lab
+from tests.policies.whole import filled, iptables_texts, nftables_text
 
 
 def texts(objects: Sequence[Document], node: str, settings: Settings | None = None) -> str:

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 
 from rulegen.policies.simulate import Packet, simulate
 from rulegen.policies.store import Store
-from rulegen.policies.whole import store_of
 from tests.policies import catalogue, cluster
 from tests.policies import documents as d
 from tests.policies.catalogue import Case
 from tests.policies.documents import Document
 from tests.policies.oracle import Flow, Oracle
+from tests.policies.whole import store_of
 from tests.selection import examples
 
 # Few, so that they meet; among them what is easily taken for nothing, and names with a prefix.

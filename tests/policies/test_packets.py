@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rulegen.policies.settings import Denial, Settings
+from rulegen.config import Denial
+from rulegen.config import PolicySettings as Settings
 from tests.lab.packets import Packet, build
 from tests.policies import checks, cluster
 from tests.policies import documents as d

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rulegen.kube.objects import Node
-from rulegen.policies.documents import decode
 from tests.flows.node import ProxyNode
 from tests.flows.world import HERE
 from tests.lab.fixtures import MakeLab
+from tests.policies.decoding import decode
 from tests.policies.kept import POLICIES, Kept
 from tests.policies.services import Judge, PolicyWorld, differences
 

@@ -9,8 +9,8 @@ import pytest
 from rulegen.policies.model import Direction
 from rulegen.policies.pods import packed
 from rulegen.policies.simulate import Decision, Packet, Reason, Verdict, simulate
-from rulegen.policies.whole import store_of
 from tests.policies.objects import Document, cluster_policy, namespace, node, pod, policy
+from tests.policies.whole import store_of
 
 CLUSTER = [
     namespace("shop", team="a"),

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from rulegen.config import Family, PolicySettings
-from rulegen.policies.documents import decode
 from rulegen.policies.model import Direction, PolicyName
 from rulegen.policies.on_iptables.compiler import ChainCompiler
 from rulegen.policies.on_nftables.compiler import TableCompiler
 from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, Store
-from rulegen.policies.whole import store_of
+from tests.policies.decoding import decode
 from tests.policies.objects import Document, cluster_policy, namespace, node, pod, policy
+from tests.policies.whole import store_of
 
 NAMESPACES, NAMES, KEYS, VALUES = ("a", "b", "c"), ("x", "y", "z"), ("app", "tier", "env"), ("1", "2")
 EVERYTHING = PolicySettings(strict=True, fail_closed=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from rulegen.config import Denial
+from rulegen.config import PolicySettings as Settings
 from rulegen.iptables.binaries import Variant
-from rulegen.policies.settings import Denial, Settings
 from tests.policies import catalogue, checks
 from tests.policies.catalogue import Case
 from tests.policies.fixtures import lab_or_skip

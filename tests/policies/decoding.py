@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rulegen.kube.decode import convert_object
-from rulegen.kube.objects import KubeStruct, Node
-from rulegen.policies.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod
+from rulegen.kube.objects import ClusterNetworkPolicy, KubeStruct, Namespace, NetworkPolicy, Node, Pod
 from rulegen.policies.store import PolicyObject
 
 _KINDS: dict[tuple[str, str], type[KubeStruct]] = {
