@@ -15,7 +15,7 @@ from bench.kube_proxy import run_nft
 from bench.packets import Packets, compared
 from bench.policy_clusters import PORT, Shape, client_and_server
 from rulegen.config import Family
-from rulegen.policies.whole import nftables_text
+from tests.policies.whole import nftables_text
 
 NONE, OURS, LINEAR = "no policies", "rulegen", "a linear layout"
 FIRST, LATER, FOREIGN = "first packet of a connection", "later packet of a connection", "first packet of no pod"
