@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.nftables.messages import Connection
+    from rulegen.policies.explain import PolicyExplanation
+    from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Difference, Driver, ShownChange
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
-    from rulegen.services.explain.model import Ruleset, View
+    from rulegen.services.explain.model import PacketExplanation, Ruleset, View
     from rulegen.services.explain.text import TextLine
     from rulegen.services.feature import ServicesFeature
     from rulegen.services.model import Finding
+    from rulegen.services.simulate import Destination
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
 EXIT_DIFFERENT = 1
@@ -611,8 +614,12 @@ def sysctls(config: str | None, tolerate_refusal: bool) -> None:
 @click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
 @_input_options
 @_target_options
-@click.option("--from", "source", metavar="ADDRESS", help="Where a packet comes from: an address, or node [default].")
-@click.option("--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, ...")
+@click.option(
+    "--from", "source", metavar="SOURCE", help="Where a packet comes from: an address, a pod, or node [default]."
+)
+@click.option(
+    "--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, POD:PORT, ..."
+)
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
 @click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -632,18 +639,71 @@ def explain(
       rulegen explain default/web -f cluster.yaml --node worker-1
       rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
       rulegen explain default/web -f cluster.yaml --target iptables --live
+      rulegen explain -f cluster.yaml --feature network-policies --from default/web-1 --to shop/db-0:5432
     """
-    from rulegen.services.explain import packet, text
     from rulegen.services.explain import service as services
+    from rulegen.services.explain import text
 
     if (service is None) is (destination is None) or (destination is None and (source or interface)):
         _fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface)")
     if destination is not None:
-        question = packet.parse_question(source or packet.NODE, destination, interface or "")
-        _print_explanation(packet.explain_packet(_view(options, live), question), output, text.packet_lines)
+        _explain_packet(_view(options, live), (source, destination, interface or ""), output)
     else:
         wanted = services.parse_service_name(service or "")
-        _print_explanation(services.explain_service(_view(options, live), wanted), output, text.service_lines)
+        _print_explanation(services.explain_service(_view(options, live).services, wanted), output, text.service_lines)
+
+
+def _explain_packet(view: _View, asked: tuple[str | None, str, str], output: str) -> None:
+    """`asked`: the options --from, --to and --interface."""
+    from rulegen.services.explain import packet, text
+
+    source, destination, interface = asked
+    policies = view.policies
+    if policies is not None:
+        source, destination = _addresses_of_pods(policies, source, destination)
+    question = packet.parse_question(source or packet.NODE, destination, interface)
+    explanation = packet.explain_packet(view.services, question)
+    said = [] if policies is None else list(_policy_explanations(policies, explanation, question.destination))
+    if output == "json":
+        import msgspec
+
+        _print_document({**msgspec.to_builtins(explanation), **({"policies": said} if policies is not None else {})})
+        return
+    _print_explanation(explanation, output, text.packet_lines)
+    from rulegen.policies.explain import lines
+
+    for line, passes in (line for each in said for line in lines(each)):
+        _echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+
+
+def _addresses_of_pods(policies: NetworkPolicies, source: str | None, destination: str) -> tuple[str | None, str]:
+    """The same with addresses where pods were named."""
+    from rulegen.policies.explain import pod_address, pod_destination
+    from rulegen.policies.pods import packed
+
+    store = policies.store
+    start = packed(source) if source else None
+    end = pod_destination(store, destination, start) or destination
+    if source and start is None:
+        like = packed(end.rpartition("/")[0].rpartition(":")[0].strip("[]"))
+        source = pod_address(store, source, like) or source
+    return source, end
+
+
+def _policy_explanations(
+    policies: NetworkPolicies, explanation: PacketExplanation, destination: Destination
+) -> Iterator[PolicyExplanation]:
+    """What policies say of the packet, wherever it may be sent on to."""
+    from rulegen.policies.explain import explain as explain_policies
+
+    endpoints = [delivery.endpoint.rpartition(":") for delivery in explanation.deliveries if not delivery.decision]
+    targets = [(address.strip("[]"), int(port)) for address, _, port in endpoints]
+    if not targets and not explanation.frontend:
+        targets = [(destination.address, destination.port)]
+    for address, port in targets:
+        said = explain_policies(policies.store, explanation.source, address, destination.protocol, port)
+        if said is not None:
+            yield said
 
 
 @main.command()
@@ -659,13 +719,15 @@ def lint(live: bool, output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --live
     """
     from rulegen.kube.fields import unknown_fields
+    from rulegen.reconcile.once import take_all
     from rulegen.services import lint as checks
     from rulegen.services.model import Reason
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
-    store = _services(_features(manifests.objects(), configuration, configuration.node)).store
+    features = _features(manifests.objects(), configuration, configuration.node)
+    store = _services(features).store
     findings = checks.lint(
         checks.LintInput(
             store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
@@ -678,16 +740,18 @@ def lint(live: bool, output: str, **options: Any) -> None:
             if finding.reason is Reason.UNKNOWN_NODE:
                 _say(f"warning: {finding.subject}: {finding.message}")
         findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
+    take_all(features)
+    told = [(finding.subject, finding.reason.value, finding.message) for finding in findings]
+    told += _findings_of_others(features)
     if output == "json":
-        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in findings]
+        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in told]
         _print_document({"findings": words})
     else:
-        for finding in findings:
-            reason = click.style(finding.reason.value, fg="yellow")
-            subject = click.style(one_line(finding.subject), bold=True)
-            click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
-        _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
-    sys.exit(EXIT_DIFFERENT if findings else 0)
+        for subject, reason, message in told:
+            object_name, reason_name = click.style(one_line(subject), bold=True), click.style(reason, fg="yellow")
+            click.echo(f"{object_name}: {reason_name}: {one_line(message)}")
+        _echo(f"{len(told)} finding{'' if len(told) == 1 else 's'}")
+    sys.exit(EXIT_DIFFERENT if told else 0)
 
 
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
@@ -700,7 +764,14 @@ def _foreign_drops(configuration: Configuration) -> list[Finding]:
     return [Finding(subject, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
-def _view(options: Mapping[str, Any], live: bool) -> View:
+class _View(NamedTuple):
+    """What is explained; `policies`: None where they are off."""
+
+    services: View
+    policies: NetworkPolicies | None
+
+
+def _view(options: Mapping[str, Any], live: bool) -> _View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
     from rulegen.services.explain.model import View
 
@@ -722,7 +793,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
     ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
-    return View(store, node, ruleset, services)
+    return _View(View(store, node, ruleset, services), _policies(features))
 
 
 def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:
@@ -873,7 +944,10 @@ def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
     features = _features(manifests.release(), configuration, configuration.node)
     for finding in _services(features).store.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
-    return Wanted(features, take_all(features))
+    taken = take_all(features)
+    for subject, _, message in _findings_of_others(features):
+        _say(f"warning: {subject}: {message}")
+    return Wanted(features, taken)
 
 
 def _features(objects: Iterable[Any], configuration: Configuration, node: NodeConfiguration) -> list[Feature]:
@@ -883,6 +957,19 @@ def _features(objects: Iterable[Any], configuration: Configuration, node: NodeCo
     features = make(configuration.features, node)
     feed(features, objects)
     return features
+
+
+def _policies(features: Iterable[Feature]) -> NetworkPolicies | None:
+    """The feature, where it is on; then it is imported already."""
+    found: Any = next((feature for feature in features if feature.name == "network-policies"), None)
+    return found  # type: ignore[no-any-return]
+
+
+def _findings_of_others(features: Iterable[Feature]) -> list[tuple[str, str, str]]:
+    """What the features beside Services find, when all was taken from them: the object, the reason, a sentence."""
+    others = (feature for feature in features if feature.name != "services")
+    found = (finding for feature in others for _, findings in feature.findings.items() for finding in findings)
+    return sorted((str(finding.reference), finding.reason, finding.message) for finding in found)
 
 
 def _services(features: Iterable[Feature]) -> ServicesFeature:

@@ -304,7 +304,7 @@ class Namespace(KubeStruct, frozen=True):
 
 
 class NetworkPolicy(KubeStruct, frozen=True):
-    """networking.k8s.io/v1. The spec is plain values: with a fault in it, the object must not disappear and open pods."""
+    """networking.k8s.io/v1. The spec is plain values, since a fault in it must not make the object disappear."""
 
     metadata: NamespacedMetadata
     spec: Any = None

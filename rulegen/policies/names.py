@@ -57,6 +57,11 @@ def combination_digest(combination: Combination) -> str:
     return digest(combination[1:])
 
 
+def note_chain(pod: str, combination: Combination) -> str:
+    """The chain that notes a denial of a pod's."""
+    return f"note-{combination.direction.word}-{digest((pod, combination))}"
+
+
 def tier_chain(direction: Direction, tier: Tier, policies: tuple[PolicyName, ...]) -> str:
     """The chain of the ClusterNetworkPolicies of one tier."""
     return f"{tier.value.lower()}-{direction.word}-{digest(policies)}"

@@ -18,7 +18,7 @@ from tests.policies.objects import Document, cluster_policy, namespace, node, po
 from tests.policies.whole import store_of
 
 NAMESPACES, NAMES, KEYS, VALUES = ("a", "b", "c"), ("x", "y", "z"), ("app", "tier", "env"), ("1", "2")
-EVERYTHING = PolicySettings(strict=True, fail_closed=True)
+EVERYTHING = PolicySettings(strict=True, fail_closed=True, log_group=3)
 RANGES = {Family.IPV4: ("10.0.0.0/24",), Family.IPV6: ("fd00::/64",)}
 
 

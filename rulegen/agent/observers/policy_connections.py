@@ -6,10 +6,12 @@ import logging
 import time
 
 from rulegen.agent.observers.observer import Observer
+from rulegen.config import NodeConfiguration
 from rulegen.conntrack.policies import PolicyConnections
 from rulegen.errors import RulegenError
 from rulegen.kube.backoff import Backoff
 from rulegen.policies.feature import NetworkPolicies
+from rulegen.reconcile.feature import Feature
 from rulegen.reconcile.reconciler import Sync
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -17,6 +19,13 @@ _FIRST_RETRY, _LONGEST_RETRY = 1.0, 30.0
 # A listing of 100,000 connections takes a tenth of a second, so it is not done for each of many changes: so many times
 # as long as one takes, none follows.
 _REST = 10.0
+
+
+def policy_connection_observer(feature: Feature, node: NodeConfiguration) -> PolicyConnectionObserver:
+    """Of the feature that is on."""
+    if not isinstance(feature, NetworkPolicies):
+        raise TypeError(feature.name)
+    return PolicyConnectionObserver(PolicyConnections(feature.store, strict=node.policies.strict))
 
 
 class PolicyConnectionObserver(Observer):

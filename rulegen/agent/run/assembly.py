@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -26,7 +26,7 @@ from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.agent.worker.worker import Pace, Worker
-from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode, Target
+from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode, NodeConfiguration, Target
 from rulegen.configuration_file import for_families
 from rulegen.drivers import make_driver, other_drivers
 from rulegen.errors import printable
@@ -36,6 +36,7 @@ from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import LiveRules, OpenDriver, Removal, Watch
+from rulegen.reconcile.feature import Feature
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.services.feature import ServicesFeature
 from rulegen.services.model import Finding, Reason
@@ -110,7 +111,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
             observers += _observers(
-                _Kept(configuration, reconciler, services, _replaces(configuration.target, opened)),
+                _Kept(configuration, reconciler, services, features, _replaces(configuration.target, opened)),
                 work_queue,
                 recorder,
                 stack,
@@ -139,6 +140,7 @@ class _Kept(NamedTuple):
     configuration: Configuration
     reconciler: Reconciler
     services: ServicesFeature
+    features: Sequence[Feature]
     replaces: tuple[Removal, ...]
 
 
@@ -191,6 +193,15 @@ def _recorder(options: Options, configuration: Configuration, stack: ExitStack) 
     return recorder
 
 
+def _observers_of(feature: Feature, node: NodeConfiguration) -> list[Observer]:
+    """What the agent does beside the rules for one feature; that of the Services is done for every node."""
+    if feature.name != "network-policies":
+        return []
+    from rulegen.agent.observers.policy_connections import policy_connection_observer
+
+    return [policy_connection_observer(feature, node)]
+
+
 def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | None, stack: ExitStack) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
     from rulegen.agent.http.health import Health, healthz_application
@@ -227,7 +238,9 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     firewalls = FirewallObserver(partial(obstacles_beside, configuration.target), node_name, recorder)
     stack.callback(firewalls.close)
     acceleration = stack.enter_context(closing(Acceleration()))
+    of_features = [observer for feature in kept.features for observer in _observers_of(feature, configuration.node)]
     return [
+        *of_features,
         MetricsObserver(metrics, kept.reconciler),
         HealthObserver(health, servers, node_name, agent.sync_period),
         ConntrackObserver(Cleaner(), metrics),

@@ -12,8 +12,8 @@ from itertools import groupby
 
 from rulegen.config import Family
 from rulegen.policies.model import Action, Combination, Direction, PolicyName, Rule, Rules, Tier
-from rulegen.policies.names import combination_chain, policy_chain, tier_chain
-from rulegen.policies.on_nftables.rules import rule_lines
+from rulegen.policies.names import combination_chain, note_chain, policy_chain, tier_chain
+from rulegen.policies.on_nftables.rules import denial, rule_lines
 
 RulesOf = Callable[[PolicyName], Rules]
 
@@ -65,10 +65,23 @@ def combination_text(combination: Combination) -> str:
         lines.append(f"jump {tier_chain(direction, Tier.ADMIN, combination.admin)}")
     lines += [f"jump {policy_chain(name, direction)}" for name in combination.network]
     if combination.network:
-        lines.append("counter goto denied")
+        lines.append(denial(direction))
     elif combination.baseline:
         lines.append(f"jump {tier_chain(direction, Tier.BASELINE, combination.baseline)}")
     return chain_text(combination_chain(combination), lines)
+
+
+# NF_LOG_PREFIXLEN, less the closing NUL.
+_MAX_PREFIX = 127
+# Of each pod and direction; a scan of its ports is no flood of messages.
+_NOTES = "limit rate 10/second burst 20 packets"
+
+
+def note_text(pod: str, combination: Combination, group: int) -> str:
+    """The chain that tells an nflog group of a denial, with the pod and the policies that select it."""
+    policies = ",".join(f"{name.namespace}/{name.name}".lstrip("/") for name in combination.policies)
+    prefix = f"rulegen denied {combination.direction.word} {pod} by {policies} "[:_MAX_PREFIX]
+    return chain_text(note_chain(pod, combination), [f'{_NOTES} log prefix "{prefix}" group {group}'])
 
 
 def _is_passing(rule: Rule) -> bool:

@@ -203,6 +203,7 @@ class TableCompiler:
                 self._use_combination(new)
                 verdict = Value(f"goto {names.combination_chain(new)}".encode(), safe_comment(after.pod))
             self._write((pods, address), verdict)
+            self._note_denials(direction, address, (before, after))
             if old is not None:
                 self._drop_combination(old)
         is_isolated = _MEMBER if after is not None and (after.ingress or after.egress) else None
@@ -211,6 +212,23 @@ class TableCompiler:
             self._write((self._spec.isolated, address), is_isolated)
         if self._settings.fail_closed:
             self._write((self._spec.known, address), _MEMBER if after is not None else None)
+
+    def _note_denials(
+        self, direction: Direction, address: Address, changed: tuple[Isolation | None, Isolation | None]
+    ) -> None:
+        group = self._settings.log_group
+        if group is None:
+            return
+        before, after = changed
+        verdict = None
+        if after is not None and (new := after.of(direction)) is not None:
+            pod, combination = after.pod, new
+            name = names.note_chain(pod, combination)
+            self._use_chain(name, lambda: chains.note_text(pod, combination, group))
+            verdict = Value(f"jump {name}".encode(), safe_comment(pod))
+        self._write((self._spec.notes[direction], address), verdict)
+        if before is not None and (old := before.of(direction)) is not None:
+            self._drop_used_chain(names.note_chain(before.pod, old))
 
     # ---- policies ----
 

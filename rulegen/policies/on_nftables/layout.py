@@ -16,7 +16,10 @@ _RANK = 1000
 
 
 class PolicyTable(TableSpec):
-    """One family's table. `pods`: by direction, the map from a pod's address to the chain of what isolates it."""
+    """One family's table.
+
+    `pods`: by direction, the map from a pod's address to the chain of what isolates it; `notes`: to that of a denial.
+    """
 
     def __init__(self, family: Family) -> None:
         super().__init__(family, table_name(FEATURE))
@@ -29,6 +32,10 @@ class PolicyTable(TableSpec):
         self.self = self.add_set("self", (self._address, self._address))
         self.isolated = self.add_set("isolated", address)
         self.known = self.add_set("known", address)
+        self.notes = {
+            Direction.EGRESS: self.add_set("egress-notes", address, (Field.VERDICT,)),
+            Direction.INGRESS: self.add_set("ingress-notes", address, (Field.VERDICT,)),
+        }
         self._generated: dict[str, SetSpec] = {}
 
     def set_named(self, name: str) -> SetSpec | None:

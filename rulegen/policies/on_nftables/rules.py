@@ -12,12 +12,8 @@ from rulegen.policies.ranges import is_everything, text_of
 from rulegen.policies.selected import selector_id
 
 _PEER_FIELD = {Direction.INGRESS: "saddr", Direction.EGRESS: "daddr"}
-_VERDICTS = {
-    Action.ACCEPT: "counter accept",
-    Action.DENY: "counter goto denied",
-    # Of the chain of a tier: on to what comes after it.
-    Action.PASS: "counter return",
-}
+# What passes on returns from the chain of its tier, to what comes after it.
+_VERDICTS = {Action.ACCEPT: "counter accept", Action.PASS: "counter return"}
 
 
 def rule_lines(rule: Rule, direction: Direction, family: Family) -> Iterator[str]:
@@ -25,10 +21,15 @@ def rule_lines(rule: Rule, direction: Direction, family: Family) -> Iterator[str
 
     None where it matches nobody of this family.
     """
-    verdict = _VERDICTS[rule.action]
+    verdict = _VERDICTS.get(rule.action) or denial(direction)
     for peer in _peer_matches(rule, direction, family):
         for port in _port_matches(rule.ports, family):
             yield " ".join(filter(None, (peer, port, verdict)))
+
+
+def denial(direction: Direction) -> str:
+    """The end of a rule that denies."""
+    return f"counter goto denied-{direction.word}"
 
 
 def block_lists(rules: Rules, family: Family) -> Iterator[tuple[AddressRange, ...]]:
