@@ -24,7 +24,7 @@ from rulegen.explain.packet import explain_packet, parse_question
 from rulegen.explain.service import explain_service, parse_service_name
 from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
-from rulegen.iptables.annotate import AnnotatedChain, place
+from rulegen.services.on_iptables.annotate import AnnotatedChain, place
 from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.names import is_of_service

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
-from rulegen.iptables.annotate import AnnotatedChain
+from rulegen.services.on_iptables.annotate import AnnotatedChain
 from rulegen.kube.objects import Service
 from rulegen.nftables.annotate import AnnotatedEntry
 from rulegen.services.model import Backend, ServicePort, ServicePortKey

@@ -18,7 +18,7 @@ from rulegen.explain.model import (
     ServiceExplanation,
     SourceExplanation,
 )
-from rulegen.iptables.annotate import AnnotatedChain
+from rulegen.services.on_iptables.annotate import AnnotatedChain
 from rulegen.nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rulegen.iptables.base_chains import EntryKey, Rules
+from rulegen.iptables.chains import EntryKey, Rules
 from rulegen.iptables.text import comment_of
 from rulegen.iptables.transaction import IP_KEYWORD
 from rulegen.reconcile.delta import Delta

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
-from rulegen.iptables import base_chains
-from rulegen.iptables.base_chains import BaseChains, Entries, EntryKey, Extras, Rules
+from rulegen.iptables.chains import BaseChains, Entries, EntryKey, Rules
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey, ServicePortName
+from rulegen.services.on_iptables import base_chains
+from rulegen.services.on_iptables.base_chains import Extras
 from rulegen.services.on_iptables.dispatch_trees import DispatchTree, DispatchTrees, Leaf
 from rulegen.services.on_iptables.service import Compiled, Masquerading, compile_service_port
 
