@@ -16,7 +16,7 @@ from bench.product import MASQUERADE_BIT, configuration, replaced_endpoint, spre
 from rulegen import gc_pause
 from rulegen.config import Family
 from rulegen.iptables import binaries
-from rulegen.iptables.base_chains import NAT, Entries, EntryKey, target_of
+from rulegen.iptables.chains import NAT, Entries, EntryKey, target_of
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Driver, Kernel
 from rulegen.iptables.transaction import plan

@@ -20,13 +20,14 @@ from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import Endpoint, EndpointSlice, Service
 from rulegen.nftables import text
-from rulegen.nftables.base_chains import BaseChains, Chain
+from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live
+from rulegen.nftables.tables import BaseChains, Chain
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.delta import diff
 from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.layout import LAYOUTS, TABLE
 from rulegen.services.store import Store
 
 MASQUERADE_BIT = 14

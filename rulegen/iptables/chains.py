@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 from rulegen.config import Family
 from rulegen.iptables import names
 from rulegen.iptables.names import PREFIX
 from rulegen.iptables.rules import parse_rule
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.feature import Compiler
 
 RAW, MANGLE, NAT, FILTER = "raw", "mangle", "nat", "filter"
 # In the order of a packet.
@@ -53,6 +55,40 @@ class BaseChains:
     entries: Mapping[EntryKey, Rules]
 
 
+class ChainCompiler(Compiler[Entries], Protocol):
+    """A Compiler for this driver.
+
+    `prefix`: with which the names of its chains begin; no other feature's do, unless with a longer one. `rank`: in a
+    built-in chain the rules of the lowest come first.
+    """
+
+    prefix: str
+    rank: int
+
+    @property
+    def base_chains(self) -> Mapping[Family, BaseChains]:
+        """Each family's fixed part, as the last update made it."""
+        ...
+
+    def needs(self, family: Family) -> Mapping[str, tuple[str, str]]:
+        """What the rules need of a kernel: in words, with the table and a rule that it takes if it has that."""
+        ...
+
+    def sections(self, chains: Entries) -> Mapping[str, Sequence[EntryKey]]:
+        """Chains of one table that are not in the fixed part, in the order of a rendered file, by their headings."""
+        ...
+
+
+def by_rank(compilers: CompilerSet) -> list[ChainCompiler]:
+    """The compilers in the order in which their rules stand in a built-in chain."""
+    return sorted(
+        cast("list[ChainCompiler]", list(compilers.by_feature.values())), key=lambda one: (one.rank, one.prefix)
+    )
+
+
+def prefixes_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
+    """The prefixes of compilers, in their order; what has none of them is the last one's."""
+    return tuple(dict.fromkeys((*(compiler.prefix for compiler in compilers), PREFIX)))
 
 
 def base_chains(family: Family, text: str, prefix: str = PREFIX) -> BaseChains:

@@ -23,13 +23,13 @@ from rulegen.errors import (
 )
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries, nf_tables
-from rulegen.iptables.base_chains import Entries, EntryKey, Rules
 from rulegen.iptables.binaries import RestoreError, Variant
+from rulegen.iptables.chains import Entries, EntryKey, Rules
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
-from rulegen.iptables.names import is_ours
+from rulegen.iptables.names import PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
-from rulegen.iptables.probe import check_features
+from rulegen.iptables.probe import check_needs
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, removal
 
@@ -73,25 +73,29 @@ class Kernel:
         self.variant = variant or detect()
         self._wait = wait
         self._drivers = dict.fromkeys(Family, RestoreDriver(self.variant, wait)) | dict(drivers or {})
+        self._prefixes: Sequence[str] = (PREFIX,)
         # By family and table: the chains that iptables did not list when that was read last.
         self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
 
-    def read(self) -> Entries:
-        """What the kernel holds of ours. Raises HostError."""
+    def read(self, prefixes: Sequence[str] = (PREFIX,)) -> Entries:
+        """What the kernel holds of ours. Raises HostError.
+
+        `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
+        """
+        self._prefixes = prefixes
         entries: Entries = {}
         hidden = {}
         for family in host_families():
             for table in list_tables(self.variant, family):
-                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)))
+                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)), prefixes)
                 hidden[family, table.name] = frozenset(rule.chain for rule in table.hidden)
         self._hidden = hidden
         return entries
 
-    def prepare(self, live: Mapping[EntryKey, Rules]) -> None:
-        """Before a first apply, when `live` is empty: raises HostError that names what the kernel lacks."""
-        if not live:
-            for family in host_families():
-                check_features(self.variant, family, self._wait)
+    def probe(self, needs: Callable[[Family], Mapping[str, tuple[str, str]]]) -> None:
+        """Tries what rules need of the kernel (`ChainCompiler.needs`). Raises HostError that names what it lacks."""
+        for family in host_families():
+            check_needs(self.variant, family, self._wait, needs(family))
 
     def check(self, steps: Sequence[Step]) -> None:
         """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
@@ -111,7 +115,7 @@ class Kernel:
                     self._drivers[step.family].take(part.step, test=False)
                     _delete(part)
             except RestoreError as error:
-                if number == 0 and adopt_wording(self.read(), live) != live:
+                if number == 0 and adopt_wording(self.read(self._prefixes), live) != live:
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error

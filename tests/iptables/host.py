@@ -11,23 +11,33 @@ from collections.abc import Iterable, Mapping
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
-from rulegen.iptables.base_chains import Entries, EntryKey, Rules
 from rulegen.iptables.binaries import Variant
+from rulegen.iptables.chains import Entries, EntryKey, Rules
 from rulegen.iptables.kernel import Driver, Kernel
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, plan
+from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.delta import Delta, diff
-from rulegen.services.on_iptables.compiler import Compiler, compile_ruleset
+from rulegen.reconcile.driver import compile_all
+from rulegen.services.on_iptables.chains import ServiceChains
+from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, store
 
 COMMANDS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 
 
-def compiled(items: Iterable[Item], configuration: NodeConfiguration = CONFIGURATION) -> Compiler:
+def compiled(items: Iterable[Item], configuration: NodeConfiguration = CONFIGURATION) -> ServiceChains:
     """The compiled objects."""
-    made = store(*items, configuration=configuration)
-    nodes = {family: node for family in configuration.families if (node := made.node_settings(family)) is not None}
-    return compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit)
+    return compiled_store(store(*items, configuration=configuration), configuration)
+
+
+def compiled_store(given: Store, configuration: NodeConfiguration) -> ServiceChains:
+    """The compiled ServicePorts of a store. Raises TargetError, a line for each that has no place in the rules."""
+    chains = ServiceChains(configuration)
+    nodes = {family: node for family in configuration.families if (node := given.node_settings(family)) is not None}
+    service_ports = {(service_port.name, service_port.family): service_port for service_port in given.service_ports()}
+    compile_all(CompilerSet({"services": chains}), {"services": service_ports}, {"services": nodes})
+    return chains
 
 
 class Host:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rulegen.config import NodeConfiguration
-from rulegen.iptables.base_chains import EntryKey, Rules
 from rulegen.iptables.binaries import Variant
+from rulegen.iptables.chains import EntryKey, Rules
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import plan

@@ -9,11 +9,11 @@ import pytest
 
 from rulegen.agent.observers import legacy_cleanup
 from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
-from rulegen.agent.worker.reconciler import Sync
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.kube_proxy.rules import Found, find
 from rulegen.nftables.messages import Connection
 from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.reconciler import Sync
 from rulegen.services.model import NO_CHANGES
 from tests.agent.running import wait_until
 

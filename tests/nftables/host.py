@@ -17,14 +17,15 @@ from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import HostError
 from rulegen.nftables import text
-from rulegen.nftables.diff_text import names_in
+from rulegen.nftables.elements import EntryKey, Value, data_text, key_text, unpack_register
 from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.layout import LOCAL_LIST, EntryKey, Value, data_text, id_of, key_text, unpack_register
 from rulegen.nftables.live import Live
 from rulegen.nftables.messages import Connection
 from rulegen.nftables.transaction import AddElements, DeleteElements, Transaction, plan
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.on_nftables.compiler import Compiler, compile_ruleset
+from rulegen.services.on_nftables.names import names_in
+from rulegen.services.on_nftables.registers import LOCAL_LIST, id_of
 from tests.builders import CONFIGURATION, Item, store
 
 Entries = Mapping[EntryKey, Value]

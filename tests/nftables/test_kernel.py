@@ -9,10 +9,12 @@ import pytest
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.nftables import kernel
-from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value, pack_register, service_port_of
+from rulegen.nftables.elements import EntryKey, Value, pack_register
 from rulegen.nftables.messages import Connection, KernelError, SetInfo
 from rulegen.reconcile.delta import diff
-from rulegen.targets.model import Difference
+from rulegen.reconcile.driver import Difference
+from rulegen.services.on_nftables.layout import LAYOUTS, TABLE
+from rulegen.services.on_nftables.registers import service_port_of
 from rulegen.targets.on_nftables import NftablesTarget
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, store
 from tests.nftables.host import Host, compiled, lines_of, rendered

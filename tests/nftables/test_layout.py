@@ -13,17 +13,9 @@ from hypothesis.strategies import DataObject, DrawFn
 from rulegen.config import Family
 from rulegen.errors import InputError
 from rulegen.nftables import text
-from rulegen.nftables.layout import (
-    LAYOUTS,
-    MAX_COMMENT,
-    Field,
-    SetSpec,
-    Value,
-    element_text,
-    parse_element,
-    safe_comment,
-)
+from rulegen.nftables.elements import MAX_COMMENT, Field, SetSpec, Value, element_text, parse_element, safe_comment
 from rulegen.nftables.messages import Connection
+from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import Item, endpoint_slice, service
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, rendered

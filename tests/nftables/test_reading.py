@@ -8,8 +8,9 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.nftables import live
-from rulegen.nftables.layout import LAYOUTS, TABLE, SetSpec, Value
+from rulegen.nftables.elements import SetSpec, Value
 from rulegen.nftables.messages import Connection
+from rulegen.services.on_nftables.layout import LAYOUTS, TABLE
 from tests.nftables.host import Host, host_or_skip, lines_of
 from tests.nftables.test_repair import EVERYTHING
 

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rulegen.config import Family
-from rulegen.nftables.layout import LAYOUTS, SetSpec, Value, element_text, key_text, unpack_register
+from rulegen.nftables.elements import SetSpec, Value, element_text, key_text, unpack_register
 from rulegen.nftables.transaction import DeleteElements, Transaction, WriteRules
+from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import Item, endpoint, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.nftables.host import Host, elements_of, host_or_skip, lines_of, meaning
 

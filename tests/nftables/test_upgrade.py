@@ -16,8 +16,8 @@ import pytest
 
 from rulegen import resources
 from rulegen.config import Family
-from rulegen.nftables import base_chains
 from rulegen.nftables.transaction import AddChains, DeleteChains, MoveHook, Transaction, WriteRules
+from rulegen.services.on_nftables import base_chains
 from tests.builders import Item, endpoint, endpoint_slice, node, service
 from tests.lab import Fate, Packet
 from tests.lab.fixtures import MakeLab

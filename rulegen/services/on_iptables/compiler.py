@@ -7,7 +7,7 @@ from the kernel: the same ServicePorts give the same chains, whatever came befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rulegen.config import Family
@@ -170,16 +170,3 @@ class Compiler:
             if owner != name:
                 raise TargetError(f"Service {name}: its chain {chain.chain} is named as one of {owner}; rename either")
         self._owners.update(dict.fromkeys(compiled.chains, name))
-
-
-def compile_ruleset(
-    service_ports: Iterable[ServicePort], nodes: Mapping[Family, NodeSettings], masquerade_bit: int
-) -> Compiler:
-    """A Compiler of `service_ports` for the families of `nodes`. Raises TargetError, a line for each ServicePort."""
-    compiler = Compiler(tuple(nodes), masquerade_bit)
-    _, errors = compiler.update(
-        {(service_port.name, service_port.family): service_port for service_port in service_ports}, nodes
-    )
-    if errors:
-        raise TargetError("\n".join(map(str, errors.values())))
-    return compiler

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from rulegen.targets.live_nftables import LiveNftables
 
-from rulegen.agent.worker.reconciler import Reconciler
 from rulegen.config import Family
 from rulegen.errors import ApplyError
-from rulegen.iptables.base_chains import NAT
+from rulegen.iptables.chains import NAT
 from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.kernel import RestoreDriver
 from rulegen.iptables.transaction import Step
 from rulegen.kube.follow import Delete, Upsert
 from rulegen.kube.objects import EndpointSlice, Service
-from rulegen.nftables.layout import EntryKey, Value
+from rulegen.nftables.elements import EntryKey, Value
 from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.reconciler import Reconciler
 from rulegen.targets.live_iptables import LiveIptables
-from rulegen.targets.live_nftables import LiveNftables
 from tests.agent.running import web
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service
 from tests.iptables.host import Host as IptablesHost

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from rulegen.targets.live_nftables import LiveNftables
 
 from rulegen.agent.http.health import Health
 from rulegen.agent.http.health_checks import ServiceHealthServers
@@ -16,13 +17,12 @@ from rulegen.agent.observers.observers import HealthObserver
 from rulegen.agent.run.dataplane import Dataplane
 from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
-from rulegen.agent.worker.reconciler import Reconciler
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.agent.worker.worker import Worker
 from rulegen.config import Configuration, Family
 from rulegen.kube.follow import Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.targets.live_nftables import LiveNftables
+from rulegen.reconcile.reconciler import Reconciler
 from tests.agent.running import wait_until, web
 from tests.builders import CONFIGURATION, node
 from tests.nftables.host import Host, host_or_skip

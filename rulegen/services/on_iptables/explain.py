@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import UNSET
 
 from rulegen.config import Family
-from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.iptables.chains import EntryKey, Rules
 from rulegen.iptables.diff_text import diff_text
+from rulegen.iptables.text import comment_of
+from rulegen.services.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
 from rulegen.services.on_iptables.annotate import AnnotatedChain, annotate, place
 from rulegen.services.on_iptables.compiler import Compiler
@@ -106,4 +107,4 @@ class IptablesRuleset:
         if self._live is None:
             return None
         delta = difference(self._live, self.compiler, subset)
-        return Agreement(not delta, tuple(str(line) for line in diff_text(delta)))
+        return Agreement(not delta, tuple(str(line) for line in diff_text(delta, lambda _, rules: comment_of(rules))))

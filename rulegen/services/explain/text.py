@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import groupby
 from typing import NamedTuple
 
-from rulegen.explain.model import (
+from rulegen.services.explain.model import (
     Agreement,
     EndpointExplanation,
     Entry,
@@ -19,7 +19,7 @@ from rulegen.explain.model import (
     SourceExplanation,
 )
 from rulegen.services.on_iptables.annotate import AnnotatedChain
-from rulegen.nftables.annotate import AnnotatedEntry
+from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
 
 

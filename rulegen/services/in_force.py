@@ -13,7 +13,7 @@ from rulegen.config import Family
 from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
-    from rulegen.iptables.base_chains import Entries, EntryKey
+    from rulegen.iptables.chains import Entries, EntryKey
 
 
 class InForce(NamedTuple):
@@ -40,15 +40,17 @@ def in_force() -> InForce:
 
 
 def _on_nftables() -> Iterator[tuple[Family, bool]]:
-    from rulegen.nftables.diff_text import names_in
     from rulegen.nftables.kernel import Kernel
     from rulegen.nftables.live import ALTERED, SETS
+    from rulegen.services.on_nftables.layout import LAYOUTS
+    from rulegen.services.on_nftables.names import names_in
 
     with Kernel() as kernel:
-        live = kernel.read()
+        live = kernel.read(tuple(LAYOUTS.values()))
     altered = {set_spec.family for (set_spec, _), value in live.entries.items() if value == ALTERED}
     serving = {family for family, _ in names_in(live.entries)}
-    for family, table in live.tables.items():
+    for spec, table in live.tables.items():
+        family = spec.family
         is_whole = table.schema and table.fingerprints.keys() - {SETS} <= table.declarations.keys()
         if is_whole and family not in altered and any(table.declarations.values()):
             yield family, family in serving
@@ -56,7 +58,7 @@ def _on_nftables() -> Iterator[tuple[Family, bool]]:
 
 def _on_iptables() -> Iterator[tuple[Family, bool]]:
     from rulegen.iptables import binaries
-    from rulegen.iptables.base_chains import NAT, EntryKey
+    from rulegen.iptables.chains import NAT, EntryKey
     from rulegen.iptables.kernel import Kernel
     from rulegen.iptables.transaction import REMARK
 
@@ -70,8 +72,8 @@ def _on_iptables() -> Iterator[tuple[Family, bool]]:
 
 def _leads_to_service(entries: Entries, start: EntryKey) -> bool:
     """Whether the jumps from there reach a Service's own chain, with rules in it."""
-    from rulegen.iptables.base_chains import target_of
-    from rulegen.iptables.names import is_of_service
+    from rulegen.iptables.chains import target_of
+    from rulegen.services.on_iptables.names import is_of_service
 
     seen, waiting = {start}, [start]
     while waiting:
