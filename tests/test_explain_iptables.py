@@ -51,7 +51,8 @@ ROOTS = {tree.root for tree in DispatchTree}
 def view(*items: Item, configuration: NodeConfiguration = CONFIGURATION, live: Entries | None = None) -> View:
     items = (node(), *items)
     made = store(*items, configuration=configuration)
-    ruleset = IptablesRuleset(compiled(items, configuration).compiler, made.service_ports(), configuration.families, live)
+    compiler = compiled(items, configuration).compiler
+    ruleset = IptablesRuleset(compiler, made.service_ports(), configuration.families, live)
     services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
     return View(made, configuration, ruleset, services)
 

@@ -81,13 +81,12 @@ class ChainCompiler(Compiler[Entries], Protocol):
 
 def by_rank(compilers: CompilerSet) -> list[ChainCompiler]:
     """The compilers in the order in which their rules stand in a built-in chain."""
-    return sorted(
-        cast("list[ChainCompiler]", list(compilers.by_feature.values())), key=lambda one: (one.rank, one.prefix)
-    )
+    found = cast("list[ChainCompiler]", list(compilers.by_feature.values()))
+    return sorted(found, key=lambda compiler: (compiler.rank, compiler.prefix))
 
 
 def prefixes_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
-    """The prefixes of compilers, in their order; what has none of them is the last one's."""
+    """The prefixes of compilers, in their order, and the one that all others begin with."""
     return tuple(dict.fromkeys((*(compiler.prefix for compiler in compilers), PREFIX)))
 
 

@@ -7,7 +7,7 @@ _SHARE = 0.01
 
 
 class PeriodicResync:
-    """Nobody says when somebody changes iptables, so it is compared every `period` seconds; see `reconcile.driver.Watch`.
+    """Nobody says when somebody changes iptables, so it is compared every `period` seconds; see `Watch`.
 
     Comparing takes longer the more rules there are; it comes so seldom that it takes a hundredth of the time.
     """

@@ -1,4 +1,4 @@
-"""The chains of all features in the kernel, kept equal to what their compilers want; see `reconcile.driver.LiveRules`."""
+"""The chains of all features in the kernel, kept equal to what their compilers want; see `LiveRules`."""
 
 from __future__ import annotations
 

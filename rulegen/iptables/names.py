@@ -54,7 +54,7 @@ def is_our_comment(comment: str) -> bool:
 
 
 def prefix_of(name: str, prefixes: Iterable[str]) -> str:
-    """The longest of the prefixes that a chain's name, or a rule's comment, begins with; `RULEGEN-` for no longer one."""
+    """The longest of the prefixes that a chain's name, or a rule's comment, begins with; `RULEGEN-` for none."""
     return max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default=PREFIX)
 
 

@@ -148,8 +148,8 @@ class _Writer:
         written = {**part.added, **{key: change.after for key, change in part.changed.items()}}
         live = {**part.removed, **{key: change.before for key, change in part.changed.items()}}
         yield f"*{table}"
-        # Declares each chain, and empties it if it is there. In order: iptables-nft keeps a sorted list, and takes three
-        # times as long for 10,000 chains that come in another.
+        # Declares each chain, and empties it if it is there. In order: iptables-nft keeps a sorted list, and takes
+        # three times as long for 10,000 chains that come in another.
         yield from (
             f":{chain} - [0:0]"
             for chain in sorted(key.chain for key in (*written, *part.removed) if not key.is_built_in)

@@ -1,4 +1,4 @@
-"""The tables of all features in the kernel, kept equal to what their compilers want; see `reconcile.driver.LiveRules`."""
+"""The tables of all features in the kernel, kept equal to what their compilers want; see `LiveRules`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNKNOWN_TABLE = b"table"
 
 
 class LiveTables:
-    """`compilers`: `TableCompiler`s. `others`: tables of features that are off; they go. `kernel`: its maker's to close."""
+    """`compilers`: `TableCompiler`s. `others`: tables of features that are off; these go."""
 
     def __init__(self, kernel: Kernel, compilers: CompilerSet, others: Sequence[TableSpec] = ()) -> None:
         self._kernel = kernel

@@ -187,7 +187,7 @@ class Generated(Protocol):
         ...
 
     def set_text(self, name: str) -> str:
-        """The declaration of the set of that name: `\\tset NAME {` and so on. KeyError for a name that never was one."""
+        """The declaration of the set of that name, a block of lines. KeyError for a name that never was one."""
         ...
 
     def model(self, name: str) -> str | None:
@@ -249,11 +249,11 @@ def base_chains_of(spec: TableSpec, text: str, schema: str, generated: Generated
 
 
 def assembled(spec: TableSpec, sets: str, chains: str, generated: Generated | None = None) -> BaseChains:
-    """A table made of the declarations of its sets and of its chains, each a block between braces, indented by a tab."""
+    """A table of sets and chains, given as text: blocks between braces, indented by a tab."""
     schema = digest(sets)
     text = (
         f'table {spec.ip} {spec.name} {{\n\tcomment "rulegen schema {schema}"\n\n{sets}'
-        f"\n\t# what the chains were loaded from and what the kernel made of it, to notice a rule that somebody changed\n"
+        "\n\t# what the chains were loaded from and what the kernel made of it, to notice what somebody changed\n"
         f"\tset fingerprints {{\n\t\ttypeof meta mark\n\t}}\n\n{chains}}}\n"
     )
     return base_chains_of(spec, text, schema, generated)

@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeAlias
@@ -75,7 +75,10 @@ class ReplaceTable:
 
 @dataclass(frozen=True)
 class NewTable:
-    """Makes a table with its sets, all empty, and notes what they were declared from. `sets`: those that come and go."""
+    """Makes a table with its sets, all empty, and notes what they were declared from.
+
+    `sets`: those that come and go.
+    """
 
     base_chains: BaseChains
     sets: tuple[str, ...] = ()
@@ -392,35 +395,25 @@ def plan(
     groups = text.group(delta.added if desired is None else desired) if replaced else {}
     tables = tuple(ReplaceTable(base_chains[spec], groups) for spec in replaced)
     kept = {spec: live.tables[spec] for spec in base_chains if spec not in replaced}
-    additions: list[Change] = []
+    coming, going = _sets(delta.added, kept), _sets(delta.removed, kept)
+
+    def stays(set_spec: SetSpec) -> bool:
+        return set_spec.spec in kept and set_spec not in coming and set_spec not in going
+
+    leaving, left, is_handover = _removed(delta, kept)
+    additions: list[Change] = [*_new_sets(delta, kept, coming)]
     changes: list[Change] = [DeleteTable(spec) for spec in live.tables if spec not in base_chains]
-    removals: list[Change] = []
-    is_handover = False
-    new_sets, gone_sets = _sets(delta.added, kept), _sets(delta.removed, kept)
-    for spec, table in kept.items():
-        if names := _names(new_sets, spec):
-            additions.append(AddSets(spec, names))
-    if new_sets:
-        additions += _in_parts(AddElements, _grouped(delta.added, new_sets.__contains__))
     for spec, table in kept.items():
         additions += _new_chains(spec, delta, table, base_chains[spec])
         changes += _changed_chains(spec, delta, table, base_chains[spec])
-    if kept:
-        leaving, left, is_handover = _removed(delta, kept)
-
-        def stays(set_spec: SetSpec) -> bool:
-            return set_spec.spec in kept and set_spec not in new_sets and set_spec not in gone_sets
-
-        changes += _in_parts(DeleteElements, _grouped(leaving, stays))
-        changes += _in_parts(AddElements, _grouped(_added(delta), stays))
-        removals += _in_parts(DeleteElements, _grouped(left, stays))
+    changes += _in_parts(DeleteElements, _grouped(leaving, stays))
+    changes += _in_parts(AddElements, _grouped(_added(delta), stays))
     for spec, table in kept.items():
         changes += _foreign(spec, delta, table)
     changes += (Retime(element) for element in retimed if element.set_spec.spec in kept)
+    removals: list[Change] = [*_in_parts(DeleteElements, _grouped(left, stays))]
     for spec, table in kept.items():
-        removals += _unneeded_chains(spec, delta, table)
-        if names := _names(gone_sets, spec):
-            removals.append(DeleteSets(spec, names))
+        removals += _unneeded(spec, delta, table, going)
     return Transaction(base_chains, tables, tuple(additions), tuple(changes), tuple(removals), is_handover)
 
 
@@ -444,6 +437,17 @@ def _sets(keys: Iterable[EntryKey], kept: Mapping[TableSpec, LiveTable]) -> set[
 
 def _names(sets: Iterable[SetSpec], spec: TableSpec) -> tuple[str, ...]:
     return tuple(sorted(set_spec.name for set_spec in sets if set_spec.spec is spec))
+
+
+def _new_sets(
+    delta: Delta[EntryKey, Value], kept: Iterable[TableSpec], coming: Collection[SetSpec]
+) -> Iterator[Change]:
+    """Sets that nothing looks into yet, with their elements."""
+    for spec in kept:
+        if names := _names(coming, spec):
+            yield AddSets(spec, names)
+    if coming:
+        yield from _in_parts(AddElements, _grouped(delta.added, coming.__contains__))
 
 
 def _removed(
@@ -514,8 +518,12 @@ def _foreign(spec: TableSpec, delta: Delta[EntryKey, Value], table: LiveTable) -
         yield DeleteForeign(spec, tuple((thing, table.foreign[thing]) for thing in things), chains)
 
 
-def _unneeded_chains(spec: TableSpec, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
-    """Chains that nothing refers to any more."""
+def _unneeded(
+    spec: TableSpec, delta: Delta[EntryKey, Value], table: LiveTable, going: Collection[SetSpec]
+) -> Iterator[Change]:
+    """Chains that nothing refers to any more, then sets."""
     names = tuple(sorted(key.decode() for of, key in delta.removed if of is spec.chains))
     if names:
         yield DeleteChains(spec, names, tuple(name for name in names if name in table.fingerprints))
+    if sets := _names(going, spec):
+        yield DeleteSets(spec, sets)

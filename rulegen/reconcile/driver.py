@@ -186,7 +186,7 @@ class OpenDriver(Protocol):
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveRules:
         """The rules of the compilers' features; nothing of them was read yet.
 
-        `patience`: what another program wants to be otherwise again and again is mended at most once in so many seconds.
+        `patience`: what others want to be otherwise again and again is mended at most once in so many seconds.
         """
         ...
 

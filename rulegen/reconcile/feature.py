@@ -7,7 +7,7 @@ to what the compilers want. None of them knows how the others do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
@@ -17,9 +17,6 @@ from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import ObjectReference
 
-Id = TypeVar("Id", bound=Hashable)
-Item = TypeVar("Item")
-ItemOut = TypeVar("ItemOut", covariant=True)
 # A driver's entries, and a Delta of them. What an entry is only the driver and its compilers know.
 Entries = TypeVar("Entries")
 AnyEntries: TypeAlias = dict[Any, Any]

@@ -73,3 +73,4 @@ class Layout(TableSpec):
 
 
 LAYOUTS: Mapping[Family, Layout] = {family: Layout(family) for family in Family}
+SPECS: tuple[TableSpec, ...] = tuple(LAYOUTS.values())

@@ -1,4 +1,4 @@
-"""Which entries of a Delta packets may still be led to: those of lists that end, or are balanced in another way. Pure."""
+"""Which entries of a Delta packets may still be led to: of lists that end, or are balanced in another way. Pure."""
 
 from __future__ import annotations
 
