@@ -6,11 +6,12 @@ knows what a chain is about.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from rulegen.config import IptablesLoader
 from rulegen.iptables import text
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.chains import by_rank, prefixes_of
@@ -18,12 +19,20 @@ from rulegen.iptables.diff_text import count
 from rulegen.iptables.drift import PeriodicResync
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.live_rules import LiveChains, shown_changes
+from rulegen.iptables.loader import Loader, RestoreLoader
+from rulegen.iptables.python_iptables import PythonLoader
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
 from rulegen.reconcile.driver import Difference, Removal, compile_all, read_file
 
 # A sync costs about the same whatever it changes, a second on large nodes: smaller ones only fall behind.
 _BATCH = 5000
+
+
+LOADERS: Mapping[IptablesLoader, Callable[[Variant, int], Loader]] = {
+    IptablesLoader.RESTORE: RestoreLoader,
+    IptablesLoader.PYTHON: PythonLoader,
+}
 
 
 class OpenIptables:
@@ -46,12 +55,13 @@ class OpenIptables:
 
 
 class IptablesDriver:
-    """See `Driver`. `variant` None: the one that the host uses."""
+    """See `Driver`. `variant` None: the one that the host uses. `loader`: how changes get into the kernel."""
 
     name = "iptables"
 
-    def __init__(self, variant: Variant | None = None) -> None:
+    def __init__(self, variant: Variant | None = None, loader: IptablesLoader = IptablesLoader.RESTORE) -> None:
         self._variant = variant
+        self._loader = loader
 
     def render(self, compilers: CompilerSet) -> Iterator[str]:
         """As `iptables-restore --noflush` takes it, a part for each family."""
@@ -69,7 +79,8 @@ class IptablesDriver:
     @contextmanager
     def open(self) -> Iterator[OpenIptables]:
         """See `Driver`."""
-        yield OpenIptables(Kernel(self._variant))
+        with Kernel(self._variant, make_loader=LOADERS[self._loader]) as kernel:
+            yield OpenIptables(kernel)
 
     def remove(self, features: Collection[str]) -> list[str]:
         """See `Driver`; the chains of both families, in both variants."""

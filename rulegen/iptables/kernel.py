@@ -9,7 +9,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Self
 
 from rulegen.config import Family
 from rulegen.errors import (
@@ -27,6 +27,7 @@ from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.chains import Entries, EntryKey, Rules
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
+from rulegen.iptables.loader import Loader, RestoreLoader
 from rulegen.iptables.names import PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
 from rulegen.iptables.probe import check_needs
@@ -37,45 +38,33 @@ from rulegen.iptables.transaction import Step, removal
 WAIT_SECONDS = 30
 
 
-class Driver(Protocol):
-    """A way into the kernel."""
-
-    def take(self, step: Step, *, test: bool) -> None:
-        """Takes a step, all or nothing; `test`: only asks whether it would be taken. Raises RestoreError."""
-        ...
-
-
-class RestoreDriver:
-    """The way through iptables-restore, for both variants and changes of any size."""
-
-    def __init__(self, variant: Variant, wait: int) -> None:
-        """`wait`: how long another program may hold the lock, in seconds."""
-        self._variant = variant
-        self._wait = wait
-
-    def take(self, step: Step, *, test: bool) -> None:
-        """See `Driver`."""
-        binaries.restore(self._variant, step.family, step.text, wait=self._wait, test=test)
-
-
 class Kernel:
-    """rulegen's chains in one variant of iptables.
+    """rulegen's chains in one variant of iptables. A context manager.
 
-    `variant` None: the one in use. `drivers`: the way for a family, where it is not iptables-restore. `wait`: how long
-    another program may hold the lock, in seconds. Raises HostError when iptables or privileges are missing.
+    `variant` None: the one in use. `make_loader`: the way in, given the variant and the wait. `wait`: how long another
+    program may hold the lock, in seconds. Raises HostError when iptables or privileges are missing.
     """
 
     def __init__(
-        self, variant: Variant | None = None, wait: int = WAIT_SECONDS, drivers: Mapping[Family, Driver] | None = None
+        self,
+        variant: Variant | None = None,
+        wait: int = WAIT_SECONDS,
+        make_loader: Callable[[Variant, int], Loader] = RestoreLoader,
     ) -> None:
         """Finds the variant; changes nothing."""
         _check_privileges()
         self.variant = variant or detect()
         self._wait = wait
-        self._drivers = dict.fromkeys(Family, RestoreDriver(self.variant, wait)) | dict(drivers or {})
+        self._loader = make_loader(self.variant, wait)
         self._prefixes: Sequence[str] = (PREFIX,)
         # By family and table: the chains that iptables did not list when that was read last.
         self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loader.close()
 
     def read(self, prefixes: Sequence[str] = (PREFIX,)) -> Entries:
         """What the kernel holds of ours. Raises HostError.
@@ -101,7 +90,7 @@ class Kernel:
         """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
         for step in steps:
             for part in self._parts(step)[:1]:
-                self._drivers[step.family].take(part.step, test=True)
+                self._loader.take(part.step, test=True)
 
     def commit(self, steps: Sequence[Step], live: Mapping[EntryKey, Rules]) -> None:
         """Takes the steps, each all or nothing.
@@ -112,7 +101,7 @@ class Kernel:
         for number, step in enumerate(steps):
             try:
                 for part in self._parts(step):
-                    self._drivers[step.family].take(part.step, test=False)
+                    self._loader.take(part.step, test=False)
                     _delete(part)
             except RestoreError as error:
                 if number == 0 and adopt_wording(self.read(self._prefixes), live) != live:

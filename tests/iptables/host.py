@@ -7,13 +7,18 @@ namespace of the tests.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from rulegen.config import Family, NodeConfiguration
+import pytest
+
+from rulegen.config import Family, IptablesLoader, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.errors import HostError
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.chains import Entries, EntryKey, Rules
-from rulegen.iptables.kernel import Driver, Kernel
+from rulegen.iptables.driver import LOADERS
+from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, plan
 from rulegen.reconcile.compilers import CompilerSet
@@ -40,19 +45,47 @@ def compiled_store(given: Store, configuration: NodeConfiguration) -> ServiceCha
     return chains
 
 
+class Access(NamedTuple):
+    """A variant of iptables, and what loads its rules."""
+
+    variant: Variant
+    loader: IptablesLoader = IptablesLoader.RESTORE
+
+
+# All ways into the kernel that there are, by the names of parametrised tests.
+ACCESSES = {
+    "nft": Access(Variant.NFT),
+    "legacy": Access(Variant.LEGACY),
+    "python-iptables": Access(Variant.LEGACY, IptablesLoader.PYTHON),
+}
+each_access = pytest.mark.parametrize("access", ACCESSES.values(), ids=list(ACCESSES))
+
+
+def kernel(access: Access, wait: int = 5) -> Kernel:
+    """The kernel of the namespace that is entered; where python-iptables cannot work, the test is expected to fail."""
+    try:
+        return Kernel(access.variant, wait=wait, make_loader=LOADERS[access.loader])
+    except HostError as error:
+        if "does not understand" not in str(error):
+            raise
+        pytest.xfail(str(error))
+
+
 class Host:
     """A node's kernel, seen through one variant of iptables. A context manager."""
 
-    def __init__(self, variant: Variant, drivers: Mapping[Family, Driver] | None = None) -> None:
+    def __init__(self, variant: Variant, loader: IptablesLoader = IptablesLoader.RESTORE) -> None:
         self.variant = variant
+        self.loader = loader
         self.namespace = NetworkNamespace()
         with self.namespace.entered():
-            self.kernel = Kernel(variant, wait=5, drivers=drivers)
+            self.kernel = kernel(Access(variant, loader))
 
     def __enter__(self) -> Host:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kernel.__exit__()
         self.namespace.close()
 
     def run(self, command: str, text: str = "", family: Family = Family.IPV4) -> str:

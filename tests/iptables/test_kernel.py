@@ -21,7 +21,7 @@ from rulegen.iptables.transaction import Step, plan
 from rulegen.reconcile.delta import Delta
 from rulegen.services.on_iptables.needs import needs
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
-from tests.iptables.host import COMMANDS, Host, compiled
+from tests.iptables.host import ACCESSES, COMMANDS, Host, compiled
 from tests.nftables.clusters import clusters
 from tests.selection import examples
 
@@ -52,9 +52,9 @@ FOREIGN = {
 }
 
 
-@pytest.fixture(scope="module", params=Variant, ids=lambda variant: variant.value)
+@pytest.fixture(scope="module", params=ACCESSES.values(), ids=list(ACCESSES))
 def _module_host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    with Host(request.param) as host:
+    with Host(*request.param) as host:
         yield host
 
 
