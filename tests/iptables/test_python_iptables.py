@@ -39,7 +39,7 @@ Rule6 = Rule
 STAND_INS = {
     "is not there": (
         "raise ModuleNotFoundError(\"No module named 'iptc'\", name='iptc')",
-        r"^python-iptables is not installed: `pip install rulegen\[legacy\]`, or use --iptables-driver iptables-restor.$",
+        r"^python-iptables is not installed: .pip install rulegen.legacy.., or use --iptables-driver iptables-r.store$",
     ),
     "understands nothing": (
         _MODULE.format(_LOST),
