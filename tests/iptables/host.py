@@ -16,7 +16,7 @@ from rulegen.config import Family, IptablesLoader, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import HostError
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.chains import Entries, EntryKey, Rules
+from rulegen.iptables.chains import Entries, EntryKey, Rules, by_rank, prefixes_of
 from rulegen.iptables.driver import LOADERS
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
@@ -104,6 +104,11 @@ class Host:
         """What the kernel holds of rulegen's."""
         with self.namespace.entered():
             return self.kernel.read()
+
+    def read_of(self, compilers: CompilerSet) -> Entries:
+        """The same, each feature's its own."""
+        with self.namespace.entered():
+            return self.kernel.read(prefixes_of(by_rank(compilers)))
 
     def delta(self, *items: Item) -> Delta[EntryKey, Rules]:
         """What `rulegen diff` would print."""

@@ -43,7 +43,8 @@ class ServiceChains:
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
         """See `Compiler`; chains of unreadable Services are put beside the compiled ones."""
         services = [(one.namespace, one.name) for one in unreadable]
-        self.compiler.preserve_unreadable(find_services(live, services) if services else {})
+        ours = {key: rules for key, rules in live.items() if key.prefix == PREFIX} if services else {}
+        self.compiler.preserve_unreadable(find_services(ours, services) if services else {})
 
     def update(
         self,
@@ -73,7 +74,7 @@ class ServiceChains:
     def owners(self, live: Entries) -> Callable[[Any, Any], str]:
         """See `Compiler`; the comments say it."""
         del live
-        return lambda _, rules: comment_of(rules)
+        return lambda key, rules: comment_of(rules) if key.prefix == PREFIX else ""
 
     def sections(self, chains: Entries) -> Mapping[str, list[EntryKey]]:
         """See `ChainCompiler`: the trees, then the Services one by one."""
