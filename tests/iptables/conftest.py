@@ -11,8 +11,9 @@ from tests.flows.node import Way
 from tests.flows.scene import Scene
 from tests.iptables.node import NODES
 from tests.lab import Lab
+from tests.wrapped_programs import wrap
 
-__all__ = ["shared_lab"]
+__all__ = ["shared_lab", "wrap"]
 
 WAYS = {"nft": Way.RUNNING, "legacy": Way.RESTARTED, "python-iptables": Way.RUNNING}
 

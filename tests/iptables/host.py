@@ -100,6 +100,11 @@ class Host:
         assert not run.returncode, f"{words}: {run.stderr}"
         return run.stdout
 
+    @property
+    def options(self) -> list[str]:
+        """What tells rulegen to use the same."""
+        return ["--iptables-variant", self.variant.value, "--iptables-driver", self.loader.value]
+
     def read(self) -> Entries:
         """What the kernel holds of rulegen's."""
         with self.namespace.entered():

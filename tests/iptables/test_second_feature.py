@@ -21,9 +21,10 @@ from rulegen.reconcile.delta import Delta, diff
 from rulegen.reconcile.feature import Feature
 from rulegen.reconcile.once import TakenItems, compare_once, take_all
 from rulegen.services.feature import ServicesFeature
-from tests.agent.running import Ground, save, wait_until
+from tests.agent.running import save, wait_until
+from tests.agent.test_on_iptables import IptablesGround
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, port, service
-from tests.iptables.host import ACCESSES, Access, Host, each_access
+from tests.iptables.host import ACCESSES, Host
 from tests.second_feature.feature import LABEL, BlockingFeature
 from tests.second_feature.on_iptables import CHAIN, PREFIX
 
@@ -36,6 +37,7 @@ def blocked(item: Service) -> Service:
 
 
 def cluster(*, is_blocked: bool = True) -> list[Item]:
+    """Two Services, one of which may be blocked."""
     web = service("web", ["10.96.0.10", "fd00:10:96::10"], [port(80, node_port=30080)])
     shop = service("shop", ["10.96.0.11"])
     return [node(), blocked(web) if is_blocked else web, endpoint_slice(["10.244.0.5"]), shop]
@@ -198,7 +200,7 @@ def test_chains_of_a_feature_that_changes_nothing_in_nat_are_replaced_at_once() 
 
 
 def command(host: Host, *words: str, status: int = 0) -> str:
-    options = ["--target", "iptables", "--iptables-variant", host.variant.value, "--iptables-driver", host.loader.value]
+    options = ["--target", "iptables", *host.options]
     with host.namespace.entered():
         done = subprocess.run(
             [sys.executable, "-m", "tests.second_feature", *words, *(options if words[0] != "cleanup" else [])],
@@ -229,3 +231,25 @@ def test_it_goes_through_diff_apply_and_cleanup(host: Host, tmp_path: Path) -> N
     command(host, "apply", *source)
     assert f"removed iptables-{host.variant.value} ip filter\n" in command(host, "cleanup")
     assert "RULEGEN" not in host.run("save")
+
+
+class GroundOfBoth(IptablesGround):
+    """With the second feature on."""
+
+    program = (sys.executable, "-m", "tests.second_feature")
+
+
+@pytest.mark.kernel
+def test_an_agent_keeps_both_and_repairs_their_order(host: Host, tmp_path: Path) -> None:
+    ground = GroundOfBoth(host, tmp_path)
+    file = ground.manifests / "all.json"
+    save(file, *cluster())
+    with ground.agent("-f", str(ground.manifests), "--feature", "blocking"):
+        wait_until(lambda: jumps(host) == IN_ORDER, 45.0)
+        for command in (f"-D FORWARD -j {CHAIN}", f"-A FORWARD -j {CHAIN}", f"-F {CHAIN}"):
+            host.run(command)
+        wait_until(lambda: jumps(host) == IN_ORDER and "10.96.0.10" in host.run(f"-S {CHAIN}"), 45.0)
+        save(file, *cluster(is_blocked=False))
+        wait_until(lambda: jumps(host) == IN_ORDER[1:], 45.0)
+        save(file, *cluster())
+        wait_until(lambda: jumps(host) == IN_ORDER, 45.0)
