@@ -93,7 +93,7 @@ class Agent:
 
 
 class Ground:
-    """A network namespace, a folder of manifests, and agents that follow it. `program`: what starts rulegen."""
+    """A network namespace, a folder of manifests, and agents that follow it. `program`: what is run as rulegen."""
 
     program: Sequence[str] = (RULEGEN,)
 

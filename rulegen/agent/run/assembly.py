@@ -93,7 +93,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
     work_queue = control.work_queue
     options.configure_log(configuration.agent)
     with ExitStack() as stack:
-        driver = make_driver(configuration.target, options.variant)
+        driver = make_driver(configuration.target, options.variant, configuration.iptables_driver)
         opened = stack.enter_context(driver.open())
         configuration = replace(configuration, node=for_families(configuration.node, host_families()))
         node, agent = configuration.node, configuration.agent
