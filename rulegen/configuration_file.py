@@ -29,6 +29,7 @@ from rulegen.config import (
     Denial,
     DetectLocalMode,
     Family,
+    IptablesLoader,
     LogFormat,
     NodeConfiguration,
     PolicySettings,
@@ -169,7 +170,9 @@ def _combined(
     if faults:
         raise InputError("\n".join(faults))
     node = msgspec.structs.replace(configuration.node, policies=own.policies)
-    configuration = msgspec.structs.replace(configuration, features=own.features, node=node)
+    configuration = msgspec.structs.replace(
+        configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
+    )
     return _with_agent(configuration, accelerate=own.accelerate), warnings
 
 
@@ -182,13 +185,19 @@ class _Own(NamedTuple):
 
     accelerate: bool = False
     features: tuple[str, ...] = ()
+    iptables_driver: IptablesLoader = IptablesLoader.RESTORE
     policies: PolicySettings = PolicySettings()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
     """Raises InputError with a line for each fault. Which features there are is not known here."""
     fields = Fields(document)
-    own = _Own(fields.flag("accelerate"), tuple(fields.texts("features", str)), _policy_settings(fields))
+    own = _Own(
+        fields.flag("accelerate"),
+        tuple(fields.texts("features", str)),
+        fields.text("iptablesDriver", one_of(IptablesLoader), IptablesLoader.RESTORE),
+        _policy_settings(fields),
+    )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
         raise InputError("\n".join(f"{source}: {OWN_KIND}: {fault}" for fault in faults))
