@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import UNSET
 
 from rulegen.config import Family
-from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.iptables.annotate import AnnotatedChain, annotate, place
 from rulegen.iptables.base_chains import EntryKey, Rules
 from rulegen.iptables.diff_text import diff_text
 from rulegen.iptables.subset import Subset, difference, service_port_part
+from rulegen.services.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
 from rulegen.services.on_iptables.compiler import Compiler
 from rulegen.services.on_iptables.lists import probabilities

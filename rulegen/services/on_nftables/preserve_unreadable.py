@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from rulegen.config import Family
-from rulegen.nftables.diff_text import names_in
-from rulegen.nftables.layout import EntryKey, Value, safe_comment, service_port_of
+from rulegen.nftables.elements import EntryKey, Value, safe_comment
+from rulegen.nftables.tables import Entries
 from rulegen.reconcile.delta import Delta
-from rulegen.services.on_nftables.compiler import Entries
+from rulegen.services.on_nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.names import names_in
+from rulegen.services.on_nftables.registers import service_port_of
 
 # Entries that are for no single Service, or do not say for which: none of them goes meanwhile.
 _UNNAMED = frozenset({"balancers", "hairpin", "cluster-ips", "source-ranges"})
@@ -40,6 +42,8 @@ class UnreadableServices:
 
     def _is_kept(self, entry: EntryKey, value: Value) -> bool:
         set_spec = entry[0]
+        if set_spec.spec is not LAYOUTS[set_spec.family]:
+            return False
         if set_spec.is_chains or set_spec.name in _UNNAMED or self._is_name(value.comment):
             return True
         return (set_spec.family, service_port_of(*entry)) in self._ids

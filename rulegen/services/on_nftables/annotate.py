@@ -11,22 +11,9 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from rulegen.nftables.diff_text import entry_order
-from rulegen.nftables.layout import (
-    LAYOUTS,
-    LOCAL_LIST,
-    MAX_ENDPOINT_INDEX,
-    RESTRICTED,
-    SPECIAL,
-    EntryKey,
-    FieldText,
-    Kind,
-    SetSpec,
-    Value,
-    data_text,
-    id_of,
-    key_text,
-    unpack_register,
-)
+from rulegen.nftables.elements import EntryKey, FieldText, SetSpec, Value, data_text, key_text, unpack_register
+from rulegen.services.on_nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.registers import LOCAL_LIST, MAX_ENDPOINT_INDEX, RESTRICTED, SPECIAL, Kind, id_of
 
 
 class AnnotatedEntry(Struct, frozen=True):

@@ -6,19 +6,12 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.nftables.layout import (
-    LAYOUTS,
-    PROTOCOL_BYTES,
-    EntryKey,
-    Value,
-    address_bytes,
-    pack_port,
-    safe_comment,
-    service_port_of,
-)
+from rulegen.nftables.elements import PROTOCOL_BYTES, EntryKey, Value, address_bytes, pack_port, safe_comment
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.model import ServicePortKey
 from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.registers import service_port_of
 from rulegen.services.simulate import Packet
 
 
@@ -64,8 +57,9 @@ def _desired(compiler: Compiler, subset: Subset) -> dict[EntryKey, Value]:
     entries = compiler.entries()
     desired = {key: entries[key] for key in subset.keys if key in entries}
     for family in subset.families:
-        chains = LAYOUTS[family].chains
-        names = compiler.base_chains[family].chains if family in compiler.base_chains else ()
+        layout = LAYOUTS[family]
+        chains = layout.chains
+        names = compiler.base_chains[layout].chains if layout in compiler.base_chains else ()
         desired |= {(chains, name.encode()): entries[chains, name.encode()] for name in names}
     for service_port in subset.service_ports:
         desired |= compiler.service_port_entries(service_port)

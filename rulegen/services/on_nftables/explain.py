@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from rulegen.config import Family
-from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
-from rulegen.nftables.annotate import AnnotatedEntry, annotate
-from rulegen.nftables.diff_text import diff_text, names_in
-from rulegen.nftables.layout import LAYOUTS, EntryKey, Value
-from rulegen.nftables.subset import Subset, difference, packet_keys
+from rulegen.nftables.diff_text import diff_text
+from rulegen.nftables.elements import EntryKey, Value
+from rulegen.services.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.on_nftables.annotate import AnnotatedEntry, annotate
 from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.names import names_in, owner_among
 from rulegen.services.on_nftables.slots import rounding_error, slot_counts
+from rulegen.services.on_nftables.subset import Subset, difference, packet_keys
 from rulegen.services.on_nftables.trace import Path, trace
 from rulegen.services.simulate import Decision, Delivery, Fate
 
@@ -29,7 +31,7 @@ class NftablesRuleset:
     ) -> None:
         self.compiler = compiler
         self._families = families
-        self._live = live
+        self._live = None if live is None else _of_services(live)
 
     def weigh(self, backends: Sequence[Backend]) -> Weighed:
         """A weight is a number of slots."""
@@ -86,5 +88,11 @@ class NftablesRuleset:
         if self._live is None:
             return None
         delta = difference(self._live, self.compiler, subset)
-        names = names_in(self._live) | self.compiler.names()
-        return Agreement(not delta, tuple(str(line) for line in diff_text(delta, names)))
+        owner = owner_among(names_in(self._live) | self.compiler.names())
+        return Agreement(not delta, tuple(str(line) for line in diff_text(delta, owner)))
+
+
+def _of_services(live: Mapping[EntryKey, Value]) -> Mapping[EntryKey, Value]:
+    """Without the tables of other features; mostly there are none."""
+    others = {key for key in live if key[0].spec is not LAYOUTS[key[0].family]}
+    return {key: value for key, value in live.items() if key not in others} if others else live

@@ -7,25 +7,21 @@ from the same templates, one at a time. Never talks to the kernel; knows no Serv
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from hashlib import sha256
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from rulegen.claims import HOOKS
 from rulegen.config import Cidr, Family
-from rulegen.nftables.layout import IP_KEYWORD
+from rulegen.nftables.elements import IP_KEYWORD
+from rulegen.nftables.tables import BaseChains, Chain, base_chains_of, digest
 from rulegen.services.model import NodeSettings, PodDetector
+from rulegen.services.on_nftables.layout import AFFINITY_SIZE, LAYOUTS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from jinja2.environment import TemplateModule
-
-# Clients remembered for session affinity in one family; when it is full, new clients are balanced without affinity.
-AFFINITY_SIZE = 262144
 
 # These are there whether used or not. The chains for other numbers are made from the first (`transaction`); and a chain
 # made while the map it looks into is full costs the kernel a walk over that map, so the usual numbers are there before.
@@ -41,52 +37,6 @@ _CLIENT = {
     Family.IPV4: "ip saddr",
     Family.IPV6: "jhash ip6 saddr mod 4294967295 seed 0x51ed270b . jhash ip6 saddr mod 4294967295 seed 0x2545f491",
 }
-_CHAIN = re.compile(r"^\tchain (?P<name>\S+) \{\n(?P<body>.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
-_BASE_CHAIN_DECLARATION = re.compile(r"^type \w+ hook \w+ priority [^;]+; policy accept;$")
-
-
-def digest(text: str) -> str:
-    """Names a text, comments and blank lines apart, in 16 hexadecimal digits."""
-    lines = (line.strip() for line in text.splitlines())
-    return sha256("\n".join(line for line in lines if line and not line.startswith("#")).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A chain as the template has it: `text` is the block with its comments, between `chain NAME {` and `}`."""
-
-    name: str
-    text: str
-
-    @cached_property
-    def digest(self) -> str:
-        """Names the chain's declaration and rules."""
-        return digest(self.text)
-
-    @cached_property
-    def _lines(self) -> list[str]:
-        lines = (line.strip() for line in self.text.splitlines()[1:-1])
-        return [line for line in lines if line and not line.startswith("#")]
-
-    @property
-    def declaration(self) -> str:
-        """`type nat hook ...; policy accept;` of a base chain, "" of any other."""
-        return self._lines[0] if self._lines and _BASE_CHAIN_DECLARATION.match(self._lines[0]) else ""
-
-    @property
-    def rules(self) -> list[str]:
-        """The rules, one a line, as nft reads them."""
-        return self._lines[1:] if self.declaration else self._lines
-
-
-@dataclass(frozen=True)
-class BaseChains:
-    """One family's table without its elements. `text` is the whole, `chains` its chains in order."""
-
-    family: Family
-    text: str
-    schema: str
-    chains: Mapping[str, Chain]
 
 
 def render_base_chains(node: NodeSettings, masquerade_bit: int, ranges: tuple[str, ...]) -> BaseChains:
@@ -120,7 +70,7 @@ def _render_base_chains(
     template = _environment().get_template("base_chains.nft.j2")
     schema = digest(template.render(variables, schema="").partition("# ---- chains ----")[0])
     text = template.render(variables, schema=schema)
-    return BaseChains(family, text, schema, {m["name"]: Chain(m["name"], m[0]) for m in _CHAIN.finditer(text)})
+    return base_chains_of(LAYOUTS[family], text, schema, BALANCE_CHAINS[family])
 
 
 # Without known ServiceCIDRs, prefixes around ClusterIPs are no longer than this: nearly every new one lies within.
@@ -201,6 +151,38 @@ def balance_chain_text(family: Family, name: str) -> str:
     macro, _, number = name.rpartition("-")
     text: str = getattr(_balance_module(family), _BALANCE_MACROS[macro])(int(number))
     return text.strip("\n") + "\n"
+
+
+class BalanceChains:
+    """The chains of one family that stand once for each number in use; see `tables.Generated`."""
+
+    # The fixed part itself jumps there.
+    required: Sequence[str] = ("lb-1",)
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def chain(self, name: str) -> Chain:
+        """The chain, without a comment above it."""
+        if not is_balance_chain(name):
+            raise KeyError(name)
+        return balance_chain(self._family, name)
+
+    def chain_text(self, name: str) -> str:
+        """The same with its comment."""
+        return balance_chain_text(self._family, name)
+
+    def set_text(self, name: str) -> str:
+        """All sets are in the fixed part."""
+        raise KeyError(name)
+
+    def model(self, name: str) -> str | None:
+        """`lb-1` and `pick-1`; a chain of another kind is like no other."""
+        kind = name.rpartition("-")[0]
+        return f"{kind}-1" if kind in {"lb", "pick"} and is_balance_chain(name) else None
+
+
+BALANCE_CHAINS: Mapping[Family, BalanceChains] = {family: BalanceChains(family) for family in Family}
 
 
 def _from_chain(text: str) -> str:

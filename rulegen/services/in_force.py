@@ -40,15 +40,17 @@ def in_force() -> InForce:
 
 
 def _on_nftables() -> Iterator[tuple[Family, bool]]:
-    from rulegen.nftables.diff_text import names_in
     from rulegen.nftables.kernel import Kernel
     from rulegen.nftables.live import ALTERED, SETS
+    from rulegen.services.on_nftables.layout import LAYOUTS
+    from rulegen.services.on_nftables.names import names_in
 
     with Kernel() as kernel:
-        live = kernel.read()
+        live = kernel.read(tuple(LAYOUTS.values()))
     altered = {set_spec.family for (set_spec, _), value in live.entries.items() if value == ALTERED}
     serving = {family for family, _ in names_in(live.entries)}
-    for family, table in live.tables.items():
+    for spec, table in live.tables.items():
+        family = spec.family
         is_whole = table.schema and table.fingerprints.keys() - {SETS} <= table.declarations.keys()
         if is_whole and family not in altered and any(table.declarations.values()):
             yield family, family in serving

@@ -7,7 +7,8 @@ from enum import Enum
 from itertools import groupby
 from typing import NamedTuple
 
-from rulegen.explain.model import (
+from rulegen.iptables.annotate import AnnotatedChain
+from rulegen.services.explain.model import (
     Agreement,
     EndpointExplanation,
     Entry,
@@ -18,8 +19,7 @@ from rulegen.explain.model import (
     ServiceExplanation,
     SourceExplanation,
 )
-from rulegen.iptables.annotate import AnnotatedChain
-from rulegen.nftables.annotate import AnnotatedEntry
+from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
 
 

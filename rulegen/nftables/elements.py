@@ -1,8 +1,8 @@
-"""The tables as data: which sets, maps and chains there are, and how an entry's bytes read as nft text.
+"""Elements of sets and maps as data, and how an entry's bytes read as nft text.
 
 An entry is `(set, key) -> Value`. Keys and values are the kernel's own bytes, so that what is compiled, what is
-read back and what is sent need no conversion; text is made only for people and for `nft -f`. Declarations of the sets
-are in `templates/nftables/base_chains.nft.j2`; a test holds both together. No I/O.
+read back and what is sent need no conversion; text is made only for people and for `nft -f`. Which sets there are is
+said by the features' tables (`tables.TableSpec`). No I/O.
 """
 
 from __future__ import annotations
@@ -11,30 +11,17 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from enum import Enum, IntEnum
+from enum import Enum
 from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network, summarize_address_range
 from itertools import accumulate
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from rulegen.claims import ID_SHIFT, MAX_ID
 from rulegen.config import Family
 from rulegen.errors import InputError
-
-TABLE = "rulegen"
-
-# The low 12 bits of the scratch register (`meta priority`, see `claims`).
-# Of a frontend: the number of slots of a plain ClusterIP, or SPECIAL and a `Kind`, perhaps RESTRICTED.
-SPECIAL = 0x800
-RESTRICTED = 0x10
-# Of a list: the Local one, and then the number of slots; of an endpoint: its index.
-LOCAL_LIST = 0x800
-MAX_ENDPOINT_INDEX = LOCAL_LIST - 1
-# Lists of more slots than this go through `lists` instead of `balancers`.
-MAX_COUNTED_SLOTS = 1023
 
 # NFTNL_UDATA_COMMENT_MAXLEN, less the closing NUL.
 MAX_COMMENT = 127
@@ -44,38 +31,6 @@ _ADDRESS_FAMILY = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
 PROTOCOL_NUMBERS: Mapping[str, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _PROTOCOL_TEXT = {number: name.lower() for name, number in PROTOCOL_NUMBERS.items()}
 _PROTOCOL_FROM_TEXT = {text: number for number, text in _PROTOCOL_TEXT.items()}
-
-
-class Kind(IntEnum):
-    """Frontends that need more than their value says; the numbers stand in `kinds`, and some chains test bit 0."""
-
-    EXTERNAL = 1
-    EXTERNAL_LOCAL = 2
-    # No endpoint on this node: others than pods and the node are dropped.
-    EXTERNAL_NONE_LOCAL = 3
-    # A ClusterIP whose Cluster list goes through `lists`, and one with a Local list.
-    INTERNAL_LISTED = 4
-    INTERNAL_LOCAL = 5
-    NO_ENDPOINTS = 6
-    INTERNAL_NONE_LOCAL = 7
-
-
-# The chains that decide about a kind, for frontends with an address (EXTERNAL, the usual one, is not looked up) and for
-# NodePorts. They never change.
-KINDS: Mapping[Kind, str] = {
-    Kind.EXTERNAL_LOCAL: "external-local",
-    Kind.EXTERNAL_NONE_LOCAL: "external-local",
-    Kind.INTERNAL_LISTED: "internal",
-    Kind.INTERNAL_LOCAL: "internal",
-    Kind.NO_ENDPOINTS: "no-endpoints",
-    Kind.INTERNAL_NONE_LOCAL: "no-local-endpoints",
-}
-NODEPORT_KINDS: Mapping[Kind, str] = {
-    Kind.EXTERNAL: "external",
-    Kind.EXTERNAL_LOCAL: "external-local",
-    Kind.EXTERNAL_NONE_LOCAL: "external-local",
-    Kind.NO_ENDPOINTS: "no-endpoints-nodeport",
-}
 
 
 class Field(Enum):
@@ -148,30 +103,42 @@ def _parts(fields: tuple[Field, ...]) -> tuple[tuple[slice, FieldText], ...]:
     return tuple((slice(end - field.length, end), _TEXT_OF[field]) for field, end in zip(fields, ends, strict=True))
 
 
+class OfTable(Protocol):
+    """The table that a set is in, as far as elements need to know it."""
+
+    family: Family
+    name: str
+
+
 class SetSpec:
     """A set or map of one table, or (no fields) the table's chains. Compared by identity: there is one of each.
 
     `rank` orders output. `key_length` and `data_length` are in bytes as the kernel has them, the latter 0 for sets and
     verdict maps. In an interval set an entry's key is the first and the last key of the range, one after the other.
-    `key_parts` and `data_parts`: where each field stands, and what makes it text.
+    `size`: of a map in which the kernel itself remembers something for a time, how much; else 0. `key_parts` and
+    `data_parts`: where each field stands, and what makes it text.
     """
 
     def __init__(
         self,
-        family: Family,
+        table: OfTable,
         rank: int,
         name: str,
         fields: tuple[tuple[Field, ...], tuple[Field, ...]],
         *,
-        interval: bool,
+        interval: bool = False,
+        size: int = 0,
     ) -> None:
         """`fields`: those of the key and those of the data."""
-        self.family = family
+        self.spec = table
+        self.table = table.name
+        self.family = table.family
         self.rank = rank
         self.name = name
         self.key, self.data = fields
         self.interval = interval
-        self.ip = IP_KEYWORD[family]
+        self.size = size
+        self.ip = IP_KEYWORD[table.family]
         # Chains, or what others have put into the table: an entry's key is a name.
         self.is_chains = not self.key
         self.is_verdict_map = self.data == (Field.VERDICT,)
@@ -179,6 +146,10 @@ class SetSpec:
         self.data_length = 0 if self.is_verdict_map else sum(field.length for field in self.data)
         self.key_parts = _parts(self.key)
         self.data_parts = () if self.is_verdict_map else _parts(self.data)
+        # In lists of entries; the services' tables, which were there first, go without a name.
+        self.label = self.ip if self.table == "rulegen" else f"{self.ip} {self.table}"
+        # Orders sets as they are printed.
+        self.place = (self.ip, self.table, rank)
 
     def sort_key(self) -> Callable[[bytes], Any] | None:
         """A key function that orders keys as their text reads; None where the bytes do that themselves.
@@ -197,60 +168,6 @@ class SetSpec:
 EntryKey: TypeAlias = tuple[SetSpec, bytes]
 
 
-class Layout:
-    """All sets of one family's table."""
-
-    def __init__(self, family: Family) -> None:
-        """Names the sets of `family`, in the order in which they are printed."""
-        self.family = family
-        self.set_specs: list[SetSpec] = []
-        address = Field.IPV4 if family is Family.IPV4 else Field.IPV6
-        frontend = (address, Field.PROTOCOL, Field.PORT)
-        nodeport = (Field.PROTOCOL, Field.PORT)
-        register = (Field.CLASSID,)
-        endpoint = (address, Field.PORT)
-        self.frontends = self._set_spec("frontends", frontend, register)
-        self.nodeports = self._set_spec("nodeports", nodeport, register)
-        self.kinds = self._set_spec("kinds", register, (Field.VERDICT,))
-        self.nodeport_kinds = self._set_spec("nodeport-kinds", register, (Field.VERDICT,))
-        self.slots = self._set_spec("slots", register, register)
-        self.balancers = self._set_spec("balancers", register, (Field.VERDICT,))
-        self.lists = self._set_spec("lists", register, (Field.VERDICT,))
-        self.endpoints = self._set_spec("endpoints", (Field.CLASSID, Field.PROTOCOL, Field.NUMBER), endpoint)
-        self.sticky_lists = self._set_spec("sticky-lists", register, (Field.VERDICT,))
-        self.endpoint_indexes = self._set_spec("endpoint-indexes", (Field.CLASSID, Field.NUMBER), register)
-        endpoint_index = (Field.CLASSID, Field.PROTOCOL)
-        self.sticky_endpoints = self._set_spec("sticky-endpoints", endpoint_index, endpoint)
-        self.sticky_local_endpoints = self._set_spec("sticky-local-endpoints", endpoint_index, endpoint)
-        self.hairpin = self._set_spec("hairpin", (address, address))
-        self.source_ranges = self._set_spec("source-ranges", (*frontend, address), interval=True)
-        self.cluster_ips = self._set_spec("cluster-ips", (address,))
-        self.service_cidrs = self._set_spec("service-cidrs", (address,), interval=True)
-        self.nodeport_addresses = self._set_spec("nodeport-addresses", (address,), interval=True)
-        self.chains = self._set_spec("chains", ())
-        # Not entries: what `live` and `transaction` remember of the chains as they were loaded, and what the kernel
-        # itself remembers of clients.
-        client = (Field.IPV4,) if family is Family.IPV4 else (Field.NUMBER, Field.NUMBER)
-        self.fingerprints = SetSpec(family, len(self.set_specs), "fingerprints", ((Field.NUMBER,), ()), interval=False)
-        self.affinity = SetSpec(
-            family, len(self.set_specs) + 1, "affinity", ((Field.CLASSID, *client), register), interval=False
-        )
-        # What others have put into the table, by kind and name: `set intruder`.
-        self.foreign = SetSpec(family, len(self.set_specs) + 2, "foreign", ((), ()), interval=False)
-        self.sets = [*(c for c in self.set_specs if not c.is_chains), self.fingerprints, self.affinity]
-        self.by_name = {set_spec.name: set_spec for set_spec in self.sets}
-
-    def _set_spec(
-        self, name: str, key: tuple[Field, ...], data: tuple[Field, ...] = (), *, interval: bool = False
-    ) -> SetSpec:
-        set_spec = SetSpec(self.family, len(self.set_specs), name, (key, data), interval=interval)
-        self.set_specs.append(set_spec)
-        return set_spec
-
-
-LAYOUTS: Mapping[Family, Layout] = {family: Layout(family) for family in Family}
-
-
 # ---- values to bytes ----
 
 
@@ -267,22 +184,6 @@ pack_register = struct.Struct("=I").pack  # class ids, numgen's numbers and mark
 def unpack_register(data: bytes) -> int:
     """The number in a field of the host's byte order."""
     return int.from_bytes(data[:4], sys.byteorder)
-
-
-def id_of(register: bytes) -> int:
-    """The service-port's id in a register; 0 for none."""
-    return unpack_register(register) >> ID_SHIFT & MAX_ID
-
-
-# Verdict maps by the low bits of the register, whatever the id.
-_BY_LOW_BITS = frozenset({"kinds", "nodeport-kinds", "balancers"})
-
-
-def service_port_of(set_spec: SetSpec, key: bytes) -> int:
-    """The id of the service-port that an element belongs to by its key; 0 when by its key it belongs to none."""
-    if set_spec.key[:1] != (Field.CLASSID,) or set_spec.name in _BY_LOW_BITS:
-        return 0
-    return id_of(key)
 
 
 def cidr_range(cidr: str) -> tuple[bytes, bytes]:
@@ -365,7 +266,7 @@ def element_text(set_spec: SetSpec, key: bytes, value: Value) -> str:
     return f"{key_text(set_spec, key)}{comment}{data}"
 
 
-_VERDICT = re.compile(r"(?:goto|jump) [a-z0-9-]+")
+_VERDICT = re.compile(r"(?:goto|jump) [A-Za-z0-9._/-]+")
 _ELEMENT = re.compile(r'(?P<key>[^"]+?)(?: comment "(?P<comment>[^"]*)")?(?: : (?P<data>[^"]+))?')
 
 

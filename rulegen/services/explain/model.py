@@ -10,8 +10,8 @@ from msgspec import Struct, UnsetType
 from rulegen.config import Family, NodeConfiguration
 from rulegen.iptables.annotate import AnnotatedChain
 from rulegen.kube.objects import Service
-from rulegen.nftables.annotate import AnnotatedEntry
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.simulate import Decision, Delivery, Outcome, Packet
 from rulegen.services.store import Store
 

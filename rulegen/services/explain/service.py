@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
-from rulegen.explain.model import (
+from rulegen.kube.objects import Service
+from rulegen.services.explain.model import (
     EndpointExplanation,
     FindingExplanation,
     FrontendExplanation,
@@ -19,7 +20,6 @@ from rulegen.explain.model import (
     SourceExplanation,
     View,
 )
-from rulegen.kube.objects import Service
 from rulegen.services.model import Frontend, FrontendKind, NodeSettings, ServicePort, ServicePortKey, ServicePortName
 from rulegen.services.reasons import EndpointReasons, PortReasons
 from rulegen.services.requested import why_skipped

@@ -1,27 +1,28 @@
-"""The chains of the iptables target in the kernel, kept equal to what is wanted; see `model.LiveRules`."""
+"""The chains of all features in the kernel, kept equal to what their compilers want; see `LiveRules`."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
-from rulegen.config import Family, NodeConfiguration
+from rulegen.config import Family
 from rulegen.errors import ApplyError, TargetError
 from rulegen.iptables.base_chains import Entries, EntryKey, Rules
 from rulegen.iptables.diff_text import count, diff_text
 from rulegen.iptables.kernel import Kernel
-from rulegen.iptables.preserve_unreadable import find_services
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import REMARK, Step, plan
-from rulegen.reconcile.delta import Delta, diff
-from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
-from rulegen.services.on_iptables.compiler import Compiler
-from rulegen.targets.model import RuleCount, ServicePortChange, ShownChange, shown_change
+from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
+from rulegen.reconcile.delta import Change, Delta, diff
+from rulegen.reconcile.driver import RuleCount, ShownChange, shown_change
+from rulegen.reconcile.feature import ItemKey
+from rulegen.reference import ObjectReference
 
 
-class LiveIptables:
-    """`configuration` is that of a host with its families.
+class LiveChains:
+    """`compilers`: `ChainCompiler`s.
 
     `patience`: a jump of ours that another program's rule shadows is moved to the front at most once in so many
     seconds, so that two programs that both want to be first do not fight.
@@ -30,41 +31,50 @@ class LiveIptables:
     def __init__(
         self,
         kernel: Kernel,
-        configuration: NodeConfiguration,
+        compilers: CompilerSet,
         patience: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kernel = kernel
-        self._compiler = Compiler(configuration.families, configuration.masquerade_bit)
+        self._compilers = compilers
         self._patience = patience
         self._clock = clock
         self._live: Entries = {}
         # By family and table: the rules that there are, and those that the last change wrote.
         self._total: Counter[tuple[Family, str]] = Counter()
         self._written: Counter[tuple[Family, str]] = Counter()
-        self._services: Collection[ServiceKey] = ()
+        self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
         # When each jump was moved to the front for the last time.
         self._moved: dict[EntryKey, float] = {}
 
-    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
-        self._services = services
+    @property
+    def live(self) -> Entries:
+        """See `LiveRules`."""
+        return self._live
+
+    def preserve_unreadable(self, unreadable: Mapping[str, Collection[ObjectReference]]) -> None:
+        """See `LiveRules`."""
+        self._unreadable = unreadable
 
     def read(self) -> None:
+        """See `LiveRules`."""
         self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read().items()}
-        self._compiler.preserve_unreadable(find_services(self._live, self._services) if self._services else {})
+        self._compilers.adopt(self._live, self._unreadable)
         self._total = Counter()
         for key, rules in self._live.items():
             self._total[key.family, key.table] += len(rules)
 
     def update(
-        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
-    ) -> tuple[Delta[EntryKey, Rules], dict[ServicePortKey, TargetError]]:
-        return self._compiler.update(service_ports, nodes)
+        self, items: Items, contexts: Mapping[str, Any]
+    ) -> tuple[Delta[EntryKey, Rules], dict[ItemKey, TargetError]]:
+        """See `LiveRules`."""
+        return self._compilers.update(items, contexts)
 
     def difference(self) -> Delta[EntryKey, Rules]:
-        desired = self._compiler.entries()
+        """See `LiveRules`."""
+        desired = self._compilers.entries()
         self._live = dict(adopt_wording(self._live, desired))
-        return diff(self._live, desired)
+        return self._compilers.spare(diff(self._live, desired))
 
     def check(self, delta: Delta[EntryKey, Rules]) -> None:
         """Has each restore tested. Raises ApplyError."""
@@ -80,23 +90,22 @@ class LiveIptables:
             raise
         self._note(delta)
 
-    def accepts(
-        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
-    ) -> None:
+    def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
         """See `LiveRules`; commits them: legacy iptables asks the kernel only about rules that stay."""
         others = {key: change for key, change in pending.items() if key not in suspects}
-        self._compiler.update({key: change.before for key, change in others.items()})
+        self._compilers.update(by_feature({key: change.before for key, change in others.items()}), {})
         try:
             delta = self.difference()
             if delta:
                 self.apply(delta)
         finally:
-            self._compiler.update({key: change.after for key, change in others.items()})
+            self._compilers.update(by_feature({key: change.after for key, change in others.items()}), {})
 
     def settle(self) -> None:
         """See `LiveRules`; a plan needs to know which chains there are, so they are remembered."""
 
     def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
+        """See `LiveRules`."""
         return shown_changes(delta)
 
     def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
-from rulegen.explain.model import DeliveryExplanation, FollowedPacket, PacketExplanation, Ruleset, View
 from rulegen.kube.addresses import canonical_address
 from rulegen.networks import family_of
+from rulegen.services.explain.model import DeliveryExplanation, FollowedPacket, PacketExplanation, Ruleset, View
 from rulegen.services.model import NodeSettings
 from rulegen.services.node import host_addresses
 from rulegen.services.simulate import (
