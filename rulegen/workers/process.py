@@ -89,7 +89,7 @@ class WorkerProcess:
     @property
     def is_alive(self) -> bool:
         """Whether the process has not ended."""
-        return self._process.poll() is None
+        return self.process.poll() is None
 
     def end(self) -> None:
         """Ends it at once."""
