@@ -59,6 +59,7 @@ class Input(NamedTuple):
     kubeconfig: str = ""
     target: str = ""
     features: tuple[str, ...] = ()
+    iptables_driver: str = ""
 
 
 def _say(message: str) -> None:
@@ -175,6 +176,11 @@ def _target_options(command: Command) -> Command:
             help="Which iptables: auto is the one that the host uses.",
         ),
         click.option(
+            "--iptables-driver",
+            type=click.Choice(["iptables-restore", "python-iptables"]),
+            help="What loads rules into legacy iptables. [default: what --config says, or iptables-restore]",
+        ),
+        click.option(
             "--target", type=click.Choice(["nftables", "iptables"]), help="[default: what --config says, or nftables]"
         ),
     ):
@@ -192,6 +198,7 @@ def _pack(options: Mapping[str, Any]) -> Input:
         options["kubeconfig"] or "",
         options.get("target") or "",
         options.get("features", ()),
+        options.get("iptables_driver") or "",
     )
 
 
@@ -937,7 +944,7 @@ def _read_input(source: Input) -> tuple[Wanted, Configuration]:
 
 
 def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
-    """What they mean for the node; says what is probably wrong with it. Afterwards `manifests` have no slices."""
+    """What they mean for the node; says what is probably wrong with it. Afterwards `manifests` hold no objects."""
     from rulegen.reconcile.once import take_all
 
     _say_mistakes(manifests)
@@ -987,7 +994,7 @@ def _say_mistakes(manifests: Manifests) -> None:
 
 def _load(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:
     """`inspect`: what else is looked at in each object of a file as it was written."""
-    manifests = _read_manifests(source, configuration.agent.kubeconfig, inspect)
+    manifests = _read_manifests(source, configuration, inspect)
     for problem in manifests.problems:
         _say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -998,16 +1005,19 @@ def _load(source: Input, configuration: Configuration, inspect: Inspect | None =
     return manifests
 
 
-def _read_manifests(source: Input, configured: str, inspect: Inspect | None) -> Manifests:
-    """`configured`: the kubeconfig of the configuration, for where the options name none."""
+def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:
+    """What the features that are on read, and nothing else."""
+    from rulegen.features import kinds_of
+
+    kinds = kinds_of(configuration.features)
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer, inspect)
+        return load(source.files, sys.stdin.buffer, inspect, kinds)
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(connect(source.kubeconfig or configured, warn=_say_warning))
+    return read_cluster(connect(source.kubeconfig or configuration.agent.kubeconfig, warn=_say_warning), kinds)
 
 
 def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
@@ -1024,7 +1034,7 @@ def _written_settings(source: Input, warn: Callable[[str], None]) -> Configurati
     """The same, whichever node it is for."""
     from msgspec.structs import replace
 
-    from rulegen.config import Conntrack
+    from rulegen.config import Conntrack, IptablesLoader
     from rulegen.config import Target as Kind
     from rulegen.configuration_file import load_configuration, read_configuration
 
@@ -1037,6 +1047,8 @@ def _written_settings(source: Input, warn: Callable[[str], None]) -> Configurati
         configuration = replace(configuration, agent=replace(configuration.agent, conntrack=Conntrack()))
     for warning in warnings:
         warn(warning)
+    if source.iptables_driver:
+        configuration = replace(configuration, iptables_driver=IptablesLoader(source.iptables_driver))
     return replace(configuration, features=(*configuration.features, *source.features))
 
 
@@ -1065,7 +1077,7 @@ def _variant(name: str) -> Variant | None:
 def _driver(configuration: Configuration, options: Mapping[str, Any]) -> Driver:
     from rulegen.drivers import make_driver
 
-    return make_driver(configuration.target, _variant(options["iptables_variant"]))
+    return make_driver(configuration.target, _variant(options["iptables_variant"]), configuration.iptables_driver)
 
 
 def _print_changes(changes: Iterable[ShownChange]) -> None:

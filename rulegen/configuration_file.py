@@ -29,6 +29,7 @@ from rulegen.config import (
     Denial,
     DetectLocalMode,
     Family,
+    IptablesLoader,
     LogFormat,
     NodeConfiguration,
     PolicySettings,
@@ -50,9 +51,10 @@ from rulegen.configuration_fields import (
     socket_address,
 )
 from rulegen.errors import InputError, printable, shown
-from rulegen.kube.decode import Fault, plain_value
+from rulegen.kube.decode import plain_value
 from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import STDIN, read_documents
+from rulegen.kube.faults import Fault
 from rulegen.networks import family_of, is_loopback
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
@@ -169,7 +171,9 @@ def _combined(
     if faults:
         raise InputError("\n".join(faults))
     node = msgspec.structs.replace(configuration.node, policies=own.policies)
-    configuration = msgspec.structs.replace(configuration, features=own.features, node=node)
+    configuration = msgspec.structs.replace(
+        configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
+    )
     return _with_agent(configuration, accelerate=own.accelerate), warnings
 
 
@@ -182,13 +186,19 @@ class _Own(NamedTuple):
 
     accelerate: bool = False
     features: tuple[str, ...] = ()
+    iptables_driver: IptablesLoader = IptablesLoader.RESTORE
     policies: PolicySettings = PolicySettings()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
     """Raises InputError with a line for each fault. Which features there are is not known here."""
     fields = Fields(document)
-    own = _Own(fields.flag("accelerate"), tuple(fields.texts("features", str)), _policy_settings(fields))
+    own = _Own(
+        fields.flag("accelerate"),
+        tuple(fields.texts("features", str)),
+        fields.text("iptablesDriver", one_of(IptablesLoader), IptablesLoader.RESTORE),
+        _policy_settings(fields),
+    )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
         raise InputError("\n".join(f"{source}: {OWN_KIND}: {fault}" for fault in faults))

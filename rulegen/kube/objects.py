@@ -242,12 +242,6 @@ class Endpoints(KubeStruct, frozen=True):
     subsets: list[EndpointSubset] | None = None
 
 
-def is_selected(item: Service | EndpointSlice) -> bool:
-    """Whether a watch with the selectors of SVC-1 and SVC-2 would deliver `item`: the presence of a label excludes."""
-    excluding = SERVICE_PROXY_NAME if isinstance(item, Service) else HEADLESS
-    return excluding not in (item.metadata.labels or {})
-
-
 # ---- what network policies are made of ----
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Pod, ServiceCIDR
+from rulegen.policies.facts import PodRanges, PolicyFacts
 from rulegen.policies.findings import (
     address_finding,
     masquerade_finding,
@@ -17,29 +18,11 @@ from rulegen.policies.findings import (
 )
 from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Tier
 from rulegen.policies.ranges import parse_block
-from rulegen.policies.store import Id, PolicyRules, Store
+from rulegen.policies.store import PolicyRules, Store
 from rulegen.reconcile.feature import AnyCompiler, Finding, Need
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import ObjectReference
-
-PodRanges = Mapping[Family, tuple[str, ...]]
-
-
-class PolicyFacts(NamedTuple):
-    """What differs from what was taken last.
-
-    `items`: facts, None for those that are no more. `context`: the ranges of this node's pods, None: as before. `lost`:
-    addresses that a pod had and has no more.
-    """
-
-    items: Mapping[Id, Any]
-    context: PodRanges | None = None
-    lost: tuple[Address, ...] = ()
-
-    def followed_by(self, later: Self) -> PolicyFacts:
-        """Both as one; of what is in both, the later."""
-        context = self.context if later.context is None else later.context
-        return PolicyFacts({**self.items, **later.items}, context, tuple(dict.fromkeys((*self.lost, *later.lost))))
 
 
 class NetworkPolicies:
@@ -120,6 +103,15 @@ class NetworkPolicies:
         if isinstance(item_id, PolicyRules):
             return f"{item_id.policy} ({item_id.direction.value})"
         return "network policies"
+
+    def observers(self, registry: Any) -> Sequence[Observer]:
+        """What ends connections that must not live on."""
+        del registry
+        from rulegen.policies.conntrack import PolicyConnections
+        from rulegen.policies.observer import PolicyConnectionObserver
+
+        connections = PolicyConnections(self.store, strict=self._node.policies.strict)
+        return [PolicyConnectionObserver(self.name, connections)]
 
     def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
         """A compiler for a driver. Raises TargetError."""

@@ -7,15 +7,18 @@ to what the compilers want. None of them knows how the others do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import ObjectReference
+
+if TYPE_CHECKING:
+    from rulegen.reconcile.observer import Observer
 
 # A driver's entries, and a Delta of them. What an entry is only the driver and its compilers know.
 Entries = TypeVar("Entries")
@@ -35,6 +38,10 @@ class Need(Enum):
     SOON = "soon"
     # The same, and only what is of the own node is wanted.
     OWN_NODE = "own node"
+
+    def and_for(self, other: Need) -> Need:
+        """What two features need together: the more of the two."""
+        return next(need for need in Need if need in (self, other))
 
 
 class Finding(NamedTuple):
@@ -107,6 +114,15 @@ class Feature(Protocol):
 
         Raises TargetError for a driver on which this feature does not exist.
         """
+        ...
+
+
+@runtime_checkable
+class WithObservers(Protocol):
+    """A feature that has something to do in an agent beside its rules, and metrics of its own."""
+
+    def observers(self, registry: Any) -> Sequence[Observer]:
+        """What is told of each sync, and works between them. `registry`: prometheus_client's, for metrics."""
         ...
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -19,24 +19,24 @@ from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
 from rulegen.agent.observers.bootstrap import Bootstrap
 from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
-from rulegen.agent.observers.observer import Observer
 from rulegen.agent.observers.observers import EventObserver
 from rulegen.agent.sources.files import FileSource
 from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.agent.worker.worker import Pace, Worker
-from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode, NodeConfiguration, Target
+from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode, Target
 from rulegen.configuration_file import for_families
 from rulegen.drivers import make_driver, other_drivers
 from rulegen.errors import printable
-from rulegen.features import REGISTRY, make
+from rulegen.features import REGISTRY, kinds_of, make, resources
 from rulegen.interfaces import host_families
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import LiveRules, OpenDriver, Removal, Watch
-from rulegen.reconcile.feature import Feature
+from rulegen.reconcile.feature import Feature, Need, WithObservers
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.services.feature import ServicesFeature
 from rulegen.services.model import Finding, Reason
@@ -93,7 +93,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
     work_queue = control.work_queue
     options.configure_log(configuration.agent)
     with ExitStack() as stack:
-        driver = make_driver(configuration.target, options.variant)
+        driver = make_driver(configuration.target, options.variant, configuration.iptables_driver)
         opened = stack.enter_context(driver.open())
         configuration = replace(configuration, node=for_families(configuration.node, host_families()))
         node, agent = configuration.node, configuration.agent
@@ -106,12 +106,13 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         else:
             watch = opened.watch(agent.sync_period, time.monotonic())
         reconciler = Reconciler(features, rules)
-        source, followed, observers = _source(options, configuration, work_queue, reconciler)
+        needs = kinds_of(configuration.features)
+        source, followed, observers = _source(options, configuration, needs, work_queue, reconciler)
         observers.append(Reporting())
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
             observers += _observers(
-                _Kept(configuration, reconciler, services, features, _replaces(configuration.target, opened)),
+                _Kept(configuration, reconciler, features, services, needs, _replaces(configuration.target, opened)),
                 work_queue,
                 recorder,
                 stack,
@@ -126,6 +127,8 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         _LOG.info("following %s for node %s, target %s", followed, node.node_name, configuration.target.value)
         readiness = Readiness(
             time.monotonic(),
+            needs,
+            node.node_name,
             needs_node=not options.files,
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
@@ -139,8 +142,9 @@ class _Kept(NamedTuple):
 
     configuration: Configuration
     reconciler: Reconciler
+    features: list[Feature]
     services: ServicesFeature
-    features: Sequence[Feature]
+    needs: Mapping[type, Need]
     replaces: tuple[Removal, ...]
 
 
@@ -150,16 +154,21 @@ def _replaces(target: Target, opened: OpenDriver) -> tuple[Removal, ...]:
 
 
 def _source(
-    options: Options, configuration: Configuration, work_queue: WorkQueue, reconciler: Reconciler
+    options: Options,
+    configuration: Configuration,
+    needs: Mapping[type, Need],
+    work_queue: WorkQueue,
+    reconciler: Reconciler,
 ) -> tuple[_Source, str, list[Observer]]:
     """Where events come from, the same in words, and who looks at whether that can work."""
     if options.files:
-        return FileSource(options.files, work_queue.deliver_together), ", ".join(map(printable, options.files)), []
+        source = FileSource(options.files, tuple(needs), work_queue.deliver_together)
+        return source, ", ".join(map(printable, options.files)), []
     from rulegen.kube.api import connect
 
     api = connect(configuration.agent.kubeconfig, options.server, _LOG.warning)
     return (
-        Follower(api, configuration.node.node_name, work_queue.deliver),
+        Follower(api, resources(configuration.features, configuration.node.node_name), work_queue.deliver),
         api.server,
         [Bootstrap(api.server, reconciler)],
     )
@@ -193,15 +202,6 @@ def _recorder(options: Options, configuration: Configuration, stack: ExitStack) 
     return recorder
 
 
-def _observers_of(feature: Feature, node: NodeConfiguration) -> list[Observer]:
-    """What the agent does beside the rules for one feature; that of the Services is done for every node."""
-    if feature.name != "network-policies":
-        return []
-    from rulegen.agent.observers.policy_connections import policy_connection_observer
-
-    return [policy_connection_observer(feature, node)]
-
-
 def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | None, stack: ExitStack) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
     from rulegen.agent.http.health import Health, healthz_application
@@ -223,7 +223,7 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     families = configuration.node.families
     limits = shares()
     server = stack.enter_context(closing(HttpServer(limits.connections)))
-    metrics = Metrics(configuration.target, families)
+    metrics = Metrics(configuration.target, families, kept.needs)
     metrics.count_waiting(work_queue.waiting)
     metrics.found_at_the_start(_set_sysctls(agent.conntrack, node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
@@ -238,9 +238,7 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     firewalls = FirewallObserver(partial(obstacles_beside, configuration.target), node_name, recorder)
     stack.callback(firewalls.close)
     acceleration = stack.enter_context(closing(Acceleration()))
-    of_features = [observer for feature in kept.features for observer in _observers_of(feature, configuration.node)]
     return [
-        *of_features,
         MetricsObserver(metrics, kept.reconciler),
         HealthObserver(health, servers, node_name, agent.sync_period),
         ConntrackObserver(Cleaner(), metrics),
@@ -249,4 +247,10 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
         legacy_cleanup,
         firewalls,
         AccelerationObserver(acceleration, is_wanted=agent.accelerate),
+        *(
+            observer
+            for feature in kept.features
+            if isinstance(feature, WithObservers)
+            for observer in feature.observers(metrics.registry)
+        ),
     ]

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
-from rulegen.agent.observers.observer import Observer
-from rulegen.config import NodeConfiguration
-from rulegen.conntrack.policies import PolicyConnections
 from rulegen.errors import RulegenError
 from rulegen.kube.backoff import Backoff
-from rulegen.policies.feature import NetworkPolicies
-from rulegen.reconcile.feature import Feature
+from rulegen.policies.conntrack import PolicyConnections
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -21,17 +18,11 @@ _FIRST_RETRY, _LONGEST_RETRY = 1.0, 30.0
 _REST = 10.0
 
 
-def policy_connection_observer(feature: Feature, node: NodeConfiguration) -> PolicyConnectionObserver:
-    """Of the feature that is on."""
-    if not isinstance(feature, NetworkPolicies):
-        raise TypeError(feature.name)
-    return PolicyConnectionObserver(PolicyConnections(feature.store, strict=node.policies.strict))
-
-
 class PolicyConnectionObserver(Observer):
-    """What fails is tried again, and said once."""
+    """What fails is tried again, and said once. `feature`: the name of the one whose facts these are."""
 
-    def __init__(self, connections: PolicyConnections) -> None:
+    def __init__(self, feature: str, connections: PolicyConnections) -> None:
+        self._feature = feature
         self._connections = connections
         self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         self._not_before = 0.0
@@ -39,7 +30,7 @@ class PolicyConnectionObserver(Observer):
 
     def synced(self, sync: Sync) -> None:
         """Notes what is in force now."""
-        done = sync.features.get(NetworkPolicies.name)
+        done = sync.features.get(self._feature)
         if done is not None:
             self._connections.note(done.taken)
 

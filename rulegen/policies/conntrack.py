@@ -15,7 +15,7 @@ from rulegen.config import Family
 from rulegen.conntrack.table import REMOVED_AT_ONCE, ConnectionTable, TrackedConnection
 from rulegen.errors import ConntrackError
 from rulegen.policies.connections import Connection, is_forbidden, is_of
-from rulegen.policies.feature import PolicyFacts
+from rulegen.policies.facts import PolicyFacts
 from rulegen.policies.model import Address
 from rulegen.policies.store import Store
 
