@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+# What the real server compares with where a field is absent; elsewhere that is "".
+_ABSENT = {"spec.hostNetwork": "false"}
+
 Matches: TypeAlias = Callable[[Mapping[str, Any]], bool]
 
 
@@ -34,4 +37,6 @@ def _field(item: Mapping[str, Any], path: str) -> str:
     value: Any = item
     for name in path.split("."):
         value = (value or {}).get(name)
-    return value or ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value or _ABSENT.get(path, "")

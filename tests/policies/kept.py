@@ -73,12 +73,8 @@ class KeptPolicies:
         self._kept = Kept(lambda: lab.entered(node), configuration, POLICIES)
 
     def apply(self, objects: Sequence[Document]) -> None:
-        sync = self.sync(objects)
+        sync = self._kept.keep(decode(objects))
         assert not sync.refused, sync.refused
-
-    def sync(self, objects: Sequence[Document]) -> Sync:
-        """The same, and what came of it."""
-        return self._kept.keep(decode(objects))
 
     def close(self) -> None:
         self._kept.close()

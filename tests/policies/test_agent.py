@@ -16,13 +16,15 @@ import pytest
 from rulegen.kube.objects import Pod
 from tests.agent.running import Ground, wait_until
 from tests.apiserver import ApiServer
+from tests.builders import CONFIGURATION
 from tests.policies import catalogue, checks, cluster
 from tests.policies import documents as d
 from tests.policies.changes import Key, key_of
 from tests.policies.cluster import NAMES, NAMESPACES, NODE_1, NODE_2, PROBES
+from tests.policies.decoding import decode
 from tests.policies.documents import Document
 from tests.policies.fixtures import lab_or_skip
-from tests.policies.kept import POLICIES, KeptPolicies
+from tests.policies.kept import POLICIES, Kept
 from tests.policies.lab import Lab
 from tests.policies.oracle import Oracle
 from tests.policies.traffic import Stable, Traffic
@@ -166,8 +168,10 @@ def test_never_open_and_equal_at_the_end(seed: int, lab: Lab, tmp_path: Path) ->
         scene.wait_until_right()
         assert "Traceback" not in scene.agent.log
         scene.kill_agent()
-        sync = KeptPolicies(lab, NODE_1).sync(list(scene.objects.values()))
-        assert not sync.delta, sync.delta
+        kept = Kept(lambda: lab.entered(NODE_1), CONFIGURATION, POLICIES)
+        delta = kept.keep(decode(scene.objects.values())).delta
+        kept.close()
+        assert not delta, delta
 
 
 def _poisonous() -> Document:
