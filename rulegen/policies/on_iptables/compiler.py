@@ -37,13 +37,13 @@ from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, P
 CHAINS, IPSETS = "(chains)", "(ipsets)"
 _WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
 _OPTION = {Direction.EGRESS: "-s", Direction.INGRESS: "-d"}
-_REJECT = {
+REJECT = {
     Family.IPV4: "-j REJECT --reject-with icmp-admin-prohibited",
     Family.IPV6: "-j REJECT --reject-with icmp6-adm-prohibited",
 }
-_NO_SYN = f"-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j {names.DENIED}"
+NO_SYN = f"-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j {names.DENIED}"
 # Router and neighbour discovery, which nothing works without.
-_DISCOVERY = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138))
+DISCOVERY = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138))
 
 
 class EntryKey(NamedTuple):
@@ -54,6 +54,8 @@ class EntryKey(NamedTuple):
 
 
 Entries: TypeAlias = dict[EntryKey, tuple[str, ...]]
+# Of each entry the value before and after; None where there is none.
+Changes: TypeAlias = dict[EntryKey, tuple[tuple[str, ...] | None, tuple[str, ...] | None]]
 
 
 class ChainCompiler:
@@ -88,7 +90,7 @@ class ChainCompiler:
         for direction in Direction:
             self._write_branch(direction, ROOT)
 
-    def update(self, facts: Mapping[Id, Any]) -> dict[EntryKey, tuple[tuple[str, ...] | None, tuple[str, ...] | None]]:
+    def update(self, facts: Mapping[Id, Any]) -> Changes:
         """What changes: of each entry the value before and after, None where there is none."""
         pods = {}
         for id_, fact in facts.items():
@@ -109,16 +111,36 @@ class ChainCompiler:
     # ---- what is always there ----
 
     def _write_fixed(self) -> None:
-        discovery = _DISCOVERY if self.family is Family.IPV6 else ()
+        discovery = DISCOVERY if self.family is Family.IPV6 else ()
         roots = tuple(f"-j {names.ROOTS[direction]}" for direction in (Direction.EGRESS, Direction.INGRESS))
         self._chain(names.FORWARD, discovery + roots)
         self._chain("FORWARD", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.FORWARD}",))
-        self._chain(names.DENIED, ("-j DROP" if self._settings.denial is Denial.DROP else _REJECT[self.family],))
+        self._chain(names.DENIED, ("-j DROP" if self._settings.denial is Denial.DROP else REJECT[self.family],))
         if self._settings.strict:
-            self._chain(names.STRICT, (_NO_SYN,))
+            self._chain(names.STRICT, (NO_SYN,))
         if self._settings.node_input:
             self._chain(names.NODE, (*discovery, roots[0]))
             self._chain("INPUT", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.NODE}",))
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a policy, or pods that nobody knows are closed."""
+        return bool(self._rules) or bool(self._pod_ranges)
+
+    def set_pod_ranges(self, ranges: tuple[str, ...]) -> None:
+        """Takes the ranges of this node's pods; `update` tells what that changes."""
+        wanted = ranges if self._settings.fail_closed else ()
+        if wanted == self._pod_ranges:
+            return
+        self._pod_ranges = wanted
+        for direction, tree in self._trees.items():
+            leaves = [self._prefix(address) for address in self._pods if self._leaf(direction, address)]
+            present = {branch.prefix for node in tree.nodes() for branch in tree.branches(node) if not branch.is_chain}
+            shape = tree.change(sorted(set(leaves) - present), sorted(present - set(leaves)))
+            for node in shape.gone:
+                self._write(EntryKey(CHAINS, self._branch_name(direction, node)), None)
+            for node in list(tree.nodes()):
+                self._write_branch(direction, node)
 
     # ---- ipsets ----
 
@@ -287,7 +309,7 @@ class ChainCompiler:
 
     def _write_combination(self, combination: Combination) -> None:
         rest = combination._replace(admin=())
-        rules = [_NO_SYN] if self._settings.strict else []
+        rules = [NO_SYN] if self._settings.strict else []
         if combination.admin:
             onward = f"-g {names.combination_chain(rest)}" if rest.policies else "-j RETURN"
             rules += self._rules_of(combination, combination.admin, onward)
