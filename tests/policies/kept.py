@@ -14,6 +14,7 @@ from rulegen.config import NodeConfiguration, Target
 from rulegen.config import PolicySettings as Settings
 from rulegen.drivers import make_driver
 from rulegen.errors import StaleError
+from rulegen.iptables.binaries import Variant
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler, Sync
 from rulegen.reference import ObjectReference
@@ -27,14 +28,21 @@ _ATTEMPTS = 5
 
 
 class Kept:
-    """`entered`: enters the node's network namespace. `names`: of the features, besides those that are always on."""
+    """`entered`: enters the node's network namespace. `names`: of the features, besides those that are always on.
+
+    `variant`: of iptables, None for nftables.
+    """
 
     def __init__(
-        self, entered: Callable[[], AbstractContextManager[None]], configuration: NodeConfiguration, *names: str
+        self,
+        entered: Callable[[], AbstractContextManager[None]],
+        configuration: NodeConfiguration,
+        *names: str,
+        variant: Variant | None = None,
     ) -> None:
         self._entered = entered
         self._known: dict[tuple[type, ObjectReference], Any] = {}
-        driver = make_driver(Target.NFTABLES)
+        driver = make_driver(Target.IPTABLES if variant else Target.NFTABLES, variant)
         found = features.make(names, configuration)
         with ExitStack() as opened:
             with entered():
@@ -68,9 +76,9 @@ class Kept:
 class KeptPolicies:
     """An Enforcer on one of a lab's two nodes."""
 
-    def __init__(self, lab: Lab, node: str, settings: Settings | None = None) -> None:
+    def __init__(self, lab: Lab, node: str, settings: Settings | None = None, variant: Variant | None = None) -> None:
         configuration = NodeConfiguration(node_name=node, policies=settings or Settings())
-        self._kept = Kept(lambda: lab.entered(node), configuration, POLICIES)
+        self._kept = Kept(lambda: lab.entered(node), configuration, POLICIES, variant=variant)
 
     def apply(self, objects: Sequence[Document]) -> None:
         sync = self._kept.keep(decode(objects))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from rulegen.iptables.binaries import Variant
 from tests.policies import checks
 from tests.policies.brute_force import BruteForce, Care
 from tests.policies.changes import ChangingCluster
@@ -33,12 +34,14 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def walk(lab: Lab, enforcers: Mapping[str, Enforcer], seed: int, steps: int = STEPS) -> list[str]:
+def walk(
+    lab: Lab, enforcers: Mapping[str, Enforcer], seed: int, steps: int = STEPS, *, with_names: bool = True
+) -> list[str]:
     """What went wrong while the cluster changed, in sentences; raises AssertionError when a table is not right."""
     chance = random.Random(seed)
     wrong: list[str] = []
     before = None
-    for number, (words, objects) in enumerate(ChangingCluster(seed).steps(steps)):
+    for number, (words, objects) in enumerate(ChangingCluster(seed, with_names=with_names).steps(steps)):
         if before is None:
             _apply(enforcers, objects)
         else:
@@ -80,6 +83,18 @@ def test_nftables(seed: int, kind: type[KeptPolicies | Restarted | Whole], lab: 
     enforcers = {node: kind(lab, node) for node in NODES}
     try:
         assert not walk(lab, enforcers, seed)
+    finally:
+        for enforcer in enforcers.values():
+            enforcer.close()
+
+
+@pytest.mark.part(10)
+@pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
+@pytest.mark.parametrize("seed", range(10))
+def test_iptables(seed: int, variant: Variant, lab: Lab) -> None:
+    enforcers = {node: KeptPolicies(lab, node, variant=variant) for node in NODES}
+    try:
+        assert not walk(lab, enforcers, seed, with_names=False)
     finally:
         for enforcer in enforcers.values():
             enforcer.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rulegen.iptables.binaries import Variant
 from rulegen.kube.objects import Node
 from tests.flows.node import ProxyNode
 from tests.flows.world import HERE
@@ -25,16 +26,26 @@ FLOWS_OF_A_STEP = 150
 @pytest.mark.part(20)
 @pytest.mark.parametrize("seed", range(60))
 def test_nftables(seed: int, make_lab: MakeLab) -> None:
-    made = PolicyWorld(seed)
+    _walk(make_lab, PolicyWorld(seed))
+
+
+@pytest.mark.part(10)
+@pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
+@pytest.mark.parametrize("seed", range(10))
+def test_iptables(seed: int, variant: Variant, make_lab: MakeLab) -> None:
+    _walk(make_lab, PolicyWorld(seed, with_names=False), variant)
+
+
+def _walk(make_lab: MakeLab, made: PolicyWorld, variant: Variant | None = None) -> None:
     lab = make_lab(dict(made.world.interfaces), made.world.addresses)
-    kept = Kept(lab.entered, made.world.configuration(), POLICIES)
+    kept = Kept(lab.entered, made.world.configuration(), POLICIES, variant=variant)
     try:
         for step in range(STEPS):
             if step:
                 made.change()
             assert not kept.keep([*made.world.objects(), *_of_policies(made)]).refused
             wrong = differences(lab, made.world, made.objects, list(made.flows(FLOWS_OF_A_STEP)))
-            assert not wrong, f"seed {seed}, step {step}: {len(wrong)} differ:\n" + "\n".join(wrong[:20])
+            assert not wrong, f"step {step}: {len(wrong)} differ:\n" + "\n".join(wrong[:20])
             lab.forget_connections()
     finally:
         kept.close()

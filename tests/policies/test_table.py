@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -92,7 +91,7 @@ def test_iptables_without_ipset(case: Case, lab: Lab) -> None:
         for node in NODES:
             Iptables(lab, node, Variant.NFT, has_ipsets=False).apply(objects)
         found = checks.differences(lab, objects)
-    if any(map(_has_named_port, case.policies)):
+    if any(map(catalogue.has_named_port, case.policies)):
         found = [sentence for sentence in found if " passed, but" in sentence]
     assert not found, "\n".join(found[:12])
 
@@ -107,11 +106,3 @@ def iptables(lab: Lab, variant: Variant) -> Iterator[None]:
     finally:
         for node in NODES:
             Iptables(lab, node, variant).clear()
-
-
-def _has_named_port(value: Any) -> bool:
-    if isinstance(value, dict):
-        return (
-            "destinationNamedPort" in value or isinstance(value.get("port"), str) or _has_named_port([*value.values()])
-        )
-    return isinstance(value, list) and any(map(_has_named_port, value))
