@@ -6,12 +6,11 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from rulegen.config import Family, NodeConfiguration
+from rulegen.config import Family, NodeConfiguration, Target
 from rulegen.config import PolicySettings as Settings
-from rulegen.features import REGISTRY
+from rulegen.drivers import make_driver
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Pod
-from rulegen.nftables.driver import NftablesDriver
 from rulegen.nftables.text import render
 from rulegen.policies.feature import NetworkPolicies
 from rulegen.policies.model import PolicyName
@@ -61,15 +60,17 @@ class Whole:
 class Reconciled:
     """The rules of a node as an agent keeps them: told of what has changed, it changes what differs in the kernel."""
 
-    def __init__(self, lab: Lab, node: str, settings: Settings | None = None) -> None:
+    def __init__(self, lab: Lab, node: str, settings: Settings | None = None, variant: Variant | None = None) -> None:
+        """`variant`: of iptables; None for nftables."""
         self._lab = lab
         self._node = node
         configuration = NodeConfiguration(node_name=node, policies=settings or Settings())
         features = [NetworkPolicies(configuration)]
+        driver = make_driver(Target.NFTABLES if variant is None else Target.IPTABLES, variant)
         self._resources = ExitStack()
         with lab.entered(node):
-            opened = self._resources.enter_context(NftablesDriver(list(REGISTRY)).open())
-            rules = opened.rules(CompilerSet.of(features, "nftables", configuration))
+            opened = self._resources.enter_context(driver.open())
+            rules = opened.rules(CompilerSet.of(features, driver.name, configuration))
         self._reconciler = Reconciler(features, rules)
         self._known: dict[Key, Document] = {}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from rulegen.iptables.binaries import Variant
 from tests.policies import checks
 from tests.policies.brute_force import BruteForce, Care
 from tests.policies.changes import ChangingCluster
@@ -17,7 +18,7 @@ from tests.policies.checks import Enforcer
 from tests.policies.documents import Document
 from tests.policies.fixtures import lab_or_skip
 from tests.policies.lab import NODES, Lab
-from tests.policies.product import Reconciled, Running, texts
+from tests.policies.product import Iptables, Reconciled, Running, texts
 from tests.policies.traffic import Traffic, stable
 
 pytestmark = pytest.mark.kernel
@@ -75,6 +76,17 @@ def test_carelessness_is_seen(care: Care, words: str, lab: Lab) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_nftables(seed: int, lab: Lab) -> None:
     assert not walk(lab, {node: Reconciled(lab, node) for node in NODES}, seed)
+
+
+@pytest.mark.part(8)
+@pytest.mark.parametrize("variant", list(Variant))
+@pytest.mark.parametrize("seed", range(12))
+def test_iptables(seed: int, variant: Variant, lab: Lab) -> None:
+    try:
+        assert not walk(lab, {node: Reconciled(lab, node, variant=variant) for node in NODES}, seed)
+    finally:
+        for node in NODES:
+            Iptables(lab, node, variant).clear()
 
 
 @pytest.mark.part(4)
