@@ -278,7 +278,7 @@ def test_hairpin_is_masqueraded() -> None:
         "10.244.2.1:8080": False,
     }
     assert "hairpin" in [entry.name for entry in elements(found.entries)]
-    assert found.chains[-2:] == ("postrouting", "translated")
+    assert found.chains[-4:] == ("postrouting", "translated", "itself", "marked")
 
 
 def test_whoever_is_masqueraded_anyway_is_not_looked_up_as_a_hairpin() -> None:

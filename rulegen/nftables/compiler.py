@@ -31,6 +31,7 @@ from rulegen.nftables.layout import (
     NODEPORT_KINDS,
     PROTOCOL_BYTES,
     RESTRICTED,
+    SAME_BYTES,
     SPECIAL,
     Container,
     EntryKey,
@@ -91,6 +92,7 @@ class _Compiled:
     owned: Entries = field(default_factory=dict)
     shared: list[EntryKey] = field(default_factory=list)
     lists: _Lists = field(default_factory=_Lists)
+    nodeport_block: int | None = None
 
 
 class Compiler:
@@ -112,6 +114,8 @@ class Compiler:
         self._routing: dict[Family, NodeRouting] = {}
         # In order, for the sake of the first and the last.
         self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
+        # How many NodePorts there are in each block.
+        self._nodeports: dict[Family, Counter[int]] = {family: Counter() for family in families}
         self.programs: dict[Family, program.Program] = {}
         self._shared: Counter[EntryKey] = Counter()
         # What is always there; the first update counts it in.
@@ -150,6 +154,8 @@ class Compiler:
             touched.update(new.shared)
             if old.shared:
                 touched.subtract(old.shared)
+            if old.nodeport_block != new.nodeport_block:
+                self._count_nodeport(key[1], old.nodeport_block, new.nodeport_block)
         self._adoptions = {}
         self._count_shared(touched, before, after)
         changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
@@ -224,10 +230,20 @@ class Compiler:
             container = LAYOUTS[family].cluster_ips
             self._cluster_ips[family] = sorted(key for of, key in counts if of is container)
 
+    def _count_nodeport(self, family: Family, before: int | None, after: int | None) -> None:
+        blocks = self._nodeports[family]
+        if after is not None:
+            blocks[after] += 1
+        if before is not None:
+            blocks[before] -= 1
+            if not blocks[before]:
+                del blocks[before]
+
     def _render(self, node: NodeRouting) -> program.Program:
         addresses = self._cluster_ips[node.family]
         ranges = program.service_ranges(node.family, node.service_cidrs, tuple(addresses[:1] + addresses[-1:]))
-        return program.render_program(node, self._masquerade_bit, ranges)
+        nodeports = program.nodeport_range(self._nodeports[node.family].keys())
+        return program.render_program(node, self._masquerade_bit, ranges, nodeports)
 
     @staticmethod
     def _shared_value(key: EntryKey) -> Value:
@@ -253,6 +269,7 @@ class Compiler:
         ):
             for cidr in cidrs:
                 entries[container, b"".join(cidr_range(cidr))] = _NOTHING
+        entries.update(((layout.hairpin, key), _NOTHING) for key in SAME_BYTES)
         return entries
 
     # -- one Route --
@@ -341,6 +358,7 @@ class _RouteEntries:
         self._route = route
         self._owned = compiled.owned
         self._shared = compiled.shared
+        self._compiled = compiled
         self._lists = compiled.lists
         self._register = OURS | self._lists.id << ID_SHIFT
         self._protocol = PROTOCOL_BYTES[route.name.protocol]
@@ -353,7 +371,6 @@ class _RouteEntries:
     def compile(self) -> None:
         if self._lists.id:
             self._compile_lists()
-            self._hairpins()
         for frontend in self._route.frontends:
             self._frontend(frontend)
 
@@ -375,7 +392,9 @@ class _RouteEntries:
         key = self._protocol + pack_port(frontend.port)
         low_bits = self._external(frontend)
         container = layout.nodeports
-        if frontend.kind is not FrontendKind.NODE_PORT:
+        if frontend.kind is FrontendKind.NODE_PORT:
+            self._compiled.nodeport_block = frontend.port // program.NODEPORT_BLOCK
+        else:
             container = layout.frontends
             address = address_bytes(layout.family, frontend.address)
             key = address + key
@@ -480,11 +499,6 @@ class _RouteEntries:
                     handle = handle % MAX_HANDLE + 1
                 used.add(handle)
                 lists.handles[endpoint] = lists.last_handle = handle
-
-    def _hairpins(self) -> None:
-        """Every endpoint a client may be given is a client itself, local or not (rule 44)."""
-        hairpin = self._layout.hairpin
-        self._shared += [(hairpin, address + address) for address in self._addresses.values()]
 
 
 class _Ids:

@@ -88,6 +88,7 @@ class Field(Enum):
     CLASSID = "meta priority"
     NUMBER = "numgen"
     VERDICT = "verdict"
+    BYTE = "@nh,120,8"
 
     @property
     def length(self) -> int:
@@ -121,6 +122,11 @@ def _port_text(data: bytes) -> str:
     return str(data[0] << 8 | data[1])
 
 
+@lru_cache(maxsize=256)
+def _byte_text(data: bytes) -> str:
+    return f"{data[0]:#x}"
+
+
 # The slots of a list come one after the other.
 @lru_cache(maxsize=1 << 8)
 def _classid_text(data: bytes) -> str:
@@ -140,6 +146,7 @@ _TEXT_OF: Mapping[Field, FieldText] = {
     Field.PORT: _port_text,
     Field.CLASSID: _classid_text,
     Field.NUMBER: _number_text,
+    Field.BYTE: _byte_text,
 }
 
 
@@ -222,7 +229,7 @@ class Layout:
         handle = (Field.CLASSID, Field.PROTOCOL)
         self.sticky_endpoints = self._container("sticky-endpoints", handle, endpoint)
         self.sticky_local_endpoints = self._container("sticky-local-endpoints", handle, endpoint)
-        self.hairpin = self._container("hairpin", (address, address))
+        self.hairpin = self._container("hairpin", (Field.BYTE, Field.BYTE))
         self.source_ranges = self._container("source-ranges", (*frontend, address), interval=True)
         self.cluster_ips = self._container("cluster-ips", (address,))
         self.service_cidrs = self._container("service-cidrs", (address,), interval=True)
@@ -251,6 +258,9 @@ class Layout:
 
 
 LAYOUTS: Mapping[Family, Layout] = {family: Layout(family) for family in Family}
+
+# All that the set hairpin ever holds; its declaration says it.
+SAME_BYTES = tuple(struct.pack("B3xB3x", number, number) for number in range(256))
 
 
 # ---- values to bytes ----
@@ -317,6 +327,8 @@ def _field_bytes(field: Field, text: str) -> bytes:
         return struct.pack("B3x", _PROTOCOL_FROM_TEXT.get(text) or int(text))
     if field is Field.PORT:
         return pack_port(int(text))
+    if field is Field.BYTE:
+        return struct.pack("B3x", int(text, 16))
     if field is Field.CLASSID:
         major, minor = text.split(":")
         return pack_register(int(major, 16) << 16 | int(minor, 16))

@@ -17,7 +17,7 @@ from struct import calcsize
 from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.nftables import netlink
-from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
+from rulegen.nftables.layout import LAYOUTS, SAME_BYTES, TABLE, Container, EntryKey, Field, Layout, Value
 from rulegen.nftables.likely import likely_keys
 from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, KernelError
 from rulegen.nftables.program import AFFINITY_SIZE
@@ -207,6 +207,8 @@ def _set_info(layout: Layout, container: Container) -> tuple[int, int, int, int]
     if container is layout.affinity:
         flags |= netlink.SET_TIMEOUT | netlink.SET_DYNAMIC
         size = AFFINITY_SIZE
+    elif container is layout.hairpin:
+        size = len(SAME_BYTES)
     data_length = _VERDICT_LENGTH if container.is_verdict_map else container.data_length
     return flags, container.key_length, data_length, size
 

@@ -15,6 +15,7 @@ from rulegen.errors import InputError, shown
 from rulegen.nftables.layout import (
     IP_KEYWORD,
     LAYOUTS,
+    SAME_BYTES,
     TABLE,
     Container,
     EntryKey,
@@ -58,7 +59,7 @@ def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Val
                 yield from balance_chain_text(program.family, name).splitlines(keepends=True)
         yield line
     for container in layout.containers:
-        if not container.is_chains:
+        if not container.is_chains and container is not layout.hairpin:
             yield from _render_elements(container, groups.get(container, {}))
     loaded = groups.get(layout.chains, {})
     notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*program.chains, *chains))
@@ -161,6 +162,7 @@ class _Reader:
                 "`nft list`, which does not say what the rules were made from"
             )
         self.layout = _LAYOUT_OF[family]
+        self.entries.update(((self.layout.hairpin, key), Value()) for key in SAME_BYTES)
 
     def _take_element(self, container: Container, text: str) -> None:
         key, value = parse_element(container, text)

@@ -15,6 +15,7 @@ from rulegen.nftables.layout import (
     MAX_HANDLE,
     PROTOCOL_BYTES,
     RESTRICTED,
+    SAME_BYTES,
     SPECIAL,
     Container,
     EntryKey,
@@ -92,7 +93,9 @@ class _Tracer:
             return
         self.chains += ["postrouting", "marked" if outcome.is_marked else "translated"]
         if not outcome.is_marked:
-            self._meet(self._layout.hairpin, self._source + self._source)
+            self.chains += ["itself", "marked"]
+            for byte in dict.fromkeys(self._source[::-1]):
+                self._meet(self._layout.hairpin, SAME_BYTES[byte])
 
     # -- frontends --
 

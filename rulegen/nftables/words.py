@@ -170,7 +170,7 @@ def _sticky_endpoints(container: Container, key: bytes, value: Value) -> str:
 
 
 def _hairpin(container: Container, key: bytes, _: Value) -> str:
-    return f"what {_fields(container.key_parts, key)[0]} sends to itself is masqueraded"
+    return f"the byte {_fields(container.key_parts, key)[0]} in source and destination is the same"
 
 
 def _source_ranges(container: Container, key: bytes, _: Value) -> str:
