@@ -118,7 +118,7 @@ def test_every_service_of_a_scenario_can_be_explained(folder: Path) -> None:
             for entry in elements(explained_port.entries)
         }
     entries = {f"{key[0].ip} {key[0].name} {key_text(*key)}" for key in compiled(made) if not key[0].is_chains}
-    usual = ("kinds", "nodeport-kinds", "balancers", "nodeport-addresses", "service-cidrs")
+    usual = ("kinds", "nodeport-kinds", "balancers", "nodeport-addresses", "service-cidrs", "hairpin")
     assert {entry for entry in entries - shown if entry.split(" ")[1] not in usual} == set()
 
 

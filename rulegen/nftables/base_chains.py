@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # Clients remembered for session affinity in one family; when it is full, new clients are balanced without affinity.
 AFFINITY_SIZE = 262144
+# Sets of a known size are looked up faster. Twice what it holds: an element that is deleted takes its place until the
+# transaction ends that puts it right.
+HAIRPIN_SIZE = 512
 
 # These are there whether used or not. The chains for other numbers are made from the first (`transaction`); and a chain
 # made while the map it looks into is full costs the kernel a walk over that map, so the usual numbers are there before.
@@ -120,6 +123,7 @@ def _render_base_chains(
         "service_ranges": ranges,
         "hook": HOOKS,
         "same_addresses": _same_addresses(family),
+        "hairpin_size": HAIRPIN_SIZE,
         "client_type": _CLIENT_TYPE[family],
         "affinity_size": AFFINITY_SIZE,
     }

@@ -321,12 +321,10 @@ def _field_bytes(field: Field, text: str) -> bytes:
         return inet_pton(AF_INET, text)
     if field is Field.IPV6:
         return inet_pton(AF_INET6, text)
-    if field is Field.PROTOCOL:
-        return struct.pack("B3x", _PROTOCOL_FROM_TEXT.get(text) or int(text))
+    if field in {Field.PROTOCOL, Field.BYTE}:
+        return struct.pack("B3x", _PROTOCOL_FROM_TEXT.get(text) or int(text, 0))
     if field is Field.PORT:
         return pack_port(int(text))
-    if field is Field.BYTE:
-        return struct.pack("B3x", int(text, 16))
     if field is Field.CLASSID:
         major, minor = text.split(":")
         return pack_register(int(major, 16) << 16 | int(minor, 16))

@@ -26,8 +26,8 @@ from rulegen.netlink.nf_tables import (
     SET_TIMEOUT,
 )
 from rulegen.nftables import messages
-from rulegen.nftables.base_chains import AFFINITY_SIZE
-from rulegen.nftables.layout import LAYOUTS, SAME_BYTES, TABLE, EntryKey, Field, Layout, SetSpec, Value
+from rulegen.nftables.base_chains import AFFINITY_SIZE, HAIRPIN_SIZE
+from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Field, Layout, SetSpec, Value
 from rulegen.nftables.messages import Connection, Element, InterruptedDumpError, KernelError
 from rulegen.services.on_nftables.likely_keys import likely_keys
 
@@ -216,7 +216,7 @@ def _set_info(layout: Layout, set_spec: SetSpec) -> tuple[int, int, int, int]:
         flags |= SET_TIMEOUT | SET_DYNAMIC
         size = AFFINITY_SIZE
     elif set_spec is layout.hairpin:
-        size = len(SAME_BYTES)
+        size = HAIRPIN_SIZE
     data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
     return flags, set_spec.key_length, data_length, size
 

@@ -155,10 +155,8 @@ class Compiler:
             before |= old.owned
             after |= new.owned
             touched.update(new.shared)
-            if old.shared:
-                touched.subtract(old.shared)
-            if old.nodeport_block != new.nodeport_block:
-                self._count_nodeport(key[1], old.nodeport_block, new.nodeport_block)
+            touched.subtract(old.shared)
+            self._count_nodeport(key[1], old.nodeport_block, new.nodeport_block)
         self._adoptions = {}
         self._count_shared(touched, before, after)
         changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
@@ -233,6 +231,8 @@ class Compiler:
             self._cluster_ips[family] = sorted(key for of, key in counts if of is set_spec)
 
     def _count_nodeport(self, family: Family, before: int | None, after: int | None) -> None:
+        if before == after:
+            return
         blocks = self._nodeports[family]
         if after is not None:
             blocks[after] += 1
