@@ -56,7 +56,7 @@ def looked_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> LookedUp:
         "",
         "add element ip rulegen endpoints { 8070:7000 . tcp . 7 : 10.0.0.1 . 80 }",
         "add element ip rulegen hairpin { 0x1 . 0x2 }",
-        "add element ip rulegen hairpin { 0xff . 0xfe comment \"mine\" }",
+        'add element ip rulegen hairpin { 0xff . 0xfe comment "mine" }',
         "flush map ip rulegen endpoints",
         "flush set ip rulegen hairpin",
         "delete element ip rulegen hairpin { 0x7 . 0x7 }",
