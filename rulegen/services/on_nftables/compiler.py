@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from operator import itemgetter
+from struct import Struct
 from typing import TypeAlias
 
 from rulegen.claims import ID_SHIFT, MAX_ID, OURS
@@ -66,6 +67,8 @@ _NOTHING = Value()
 _LAST_ENDPOINT_INDEX = re.compile(r"last index (\d{1,4})")
 # So many are put into an ordered list one by one; more at once.
 _FEW = 64
+# A key that begins with a list's register and ends with the number of a slot, by its length.
+_FIRST_AND_LAST = {8: Struct("=II"), 12: Struct("=I4xI")}
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
@@ -561,30 +564,28 @@ class _Adoption:
             set_spec: {} for set_spec in (*self._frontends, *self._lists)
         }
         self._taken: set[int] = set()
-        # Keys of slots, by the register of their list; by id.
-        self._slots: dict[bytes, list[bytes]] = {}
+        # By the register of a list; by id.
+        self._slots: dict[int, dict[int, bytes]] = {}
         self._endpoint_indexes: dict[int, dict[bytes, int]] = {}
-        self._live = live
-        self._index()
+        self._last_endpoint_indexes: dict[int, int] = {}
+        self._is_empty = not live
+        self._index(live)
 
-    def _index(self) -> None:
-        endpoints, endpoint_indexes = self._layout.endpoints, self._layout.endpoint_indexes
+    def _index(self, live: Mapping[EntryKey, Value]) -> None:
+        numbered = {self._layout.endpoints, self._layout.endpoint_indexes}
         sticky = {self._layout.sticky_endpoints, self._layout.sticky_local_endpoints}
-        slots = self._slots
-        for set_spec, key in self._live:
-            # Most by far are endpoints.
-            if set_spec is endpoints or set_spec is endpoint_indexes:
-                register = key[:4]
-                if register in slots:
-                    slots[register].append(key)
-                else:
-                    slots[register] = [key]
+        for (set_spec, key), value in live.items():
+            if set_spec in numbered:
+                register, slot = _FIRST_AND_LAST[len(key)].unpack(key)
+                self._slots.setdefault(register, {})[slot] = value.data
+                if value.comment and (last := _LAST_ENDPOINT_INDEX.fullmatch(value.comment)):
+                    self._last_endpoint_indexes[id_of(key)] = int(last[1])
             elif set_spec in sticky:
-                self._endpoint_indexes.setdefault(id_of(key), {})[self._live[set_spec, key].data] = (
+                self._endpoint_indexes.setdefault(id_of(key), {})[value.data] = (
                     unpack_register(key) & MAX_ENDPOINT_INDEX
                 )
             elif (entries := self._entries.get(set_spec)) is not None:
-                entries[key] = self._live[set_spec, key]
+                entries[key] = value
 
     def ids(self) -> _Ids:
         """The ids of the family.
@@ -595,7 +596,7 @@ class _Adoption:
 
     def _used_ids(self) -> set[int]:
         """Those that a frontend leads to, and those of lists and endpoints that are there."""
-        used = set(map(id_of, self._slots))
+        used = {register >> ID_SHIFT & MAX_ID for register in self._slots}
         for set_spec in self._lists:
             used.update(map(id_of, self._entries[set_spec]))
         return (used | self._led_to()) - {0}
@@ -608,7 +609,7 @@ class _Adoption:
 
         Where no frontend is left, because somebody removed them, of an id without any that has the same endpoints.
         """
-        if not self._live:
+        if self._is_empty:
             return None
         for number in self._live_ids(service_port) or self._orphans.get(_endpoints_of(service_port), []):
             if number and number not in self._taken:
@@ -621,11 +622,10 @@ class _Adoption:
         """The ids that no live frontend leads to, by their endpoints."""
         led_to = self._led_to()
         endpoints: dict[int, set[bytes]] = {}
-        for register, keys in self._slots.items():
-            number = id_of(register)
+        for register, slots in self._slots.items():
+            number = register >> ID_SHIFT & MAX_ID
             if number not in led_to:
-                of_list = self._endpoint_indexes.get(number) or [value.data for value in map(self._slot, keys)]
-                endpoints.setdefault(number, set()).update(of_list)
+                endpoints.setdefault(number, set()).update(self._endpoint_indexes.get(number) or slots.values())
         orphans: dict[frozenset[bytes], list[int]] = {}
         for number, found in sorted(endpoints.items(), key=itemgetter(0)):
             orphans.setdefault(frozenset(found), []).append(number)
@@ -648,35 +648,16 @@ class _Adoption:
     def _adopt(self, number: int) -> _Lists:
         lists = _Lists(number)
         lists.endpoint_indexes = dict(self._endpoint_indexes.get(number, {}))
-        lists.last_endpoint_index = max(lists.endpoint_indexes.values(), default=0)
+        lists.last_endpoint_index = self._last_endpoint_indexes.get(
+            number, max(lists.endpoint_indexes.values(), default=0)
+        )
         base = OURS | number << ID_SHIFT
         endpoints = {base | endpoint_index: endpoint for endpoint, endpoint_index in lists.endpoint_indexes.items()}
         for list_bit in (0, LOCAL_LIST):
-            slots = self._slots_of(pack_register(base | list_bit))
-            for value in slots:
-                if value.comment and (last := _LAST_ENDPOINT_INDEX.fullmatch(value.comment)):
-                    lists.last_endpoint_index = int(last[1])
-            if lists.endpoint_indexes:
-                lists.slots[list_bit] = [endpoints.get(unpack_register(v.data)) if v.data else None for v in slots]
-            elif slots:
-                lists.slots[list_bit] = [value.data or None for value in slots]
+            slots = self._slots.get(base | list_bit)
+            if slots:
+                found = [slots.get(slot) for slot in range(min(max(slots), MAX_SLOTS) + 1)]
+                if lists.endpoint_indexes:
+                    found = [endpoints.get(unpack_register(data)) if data else None for data in found]
+                lists.slots[list_bit] = found
         return lists
-
-    def _slot(self, key: bytes) -> Value:
-        """What a slot leads to."""
-        of = self._layout.endpoints if len(key) == self._layout.endpoints.key_length else self._layout.endpoint_indexes
-        return self._live[of, key]
-
-    def _slots_of(self, register: bytes) -> list[Value]:
-        """The slots of a list in order; what is not there holds nothing."""
-        keys = self._slots.get(register)
-        if not keys:
-            return []
-        prefix = keys[0][:-4]
-        of = self._layout.endpoints if len(prefix) > len(register) else self._layout.endpoint_indexes
-        slots = [self._live.get((of, prefix + _slot_bytes(slot)), _NOTHING) for slot in range(len(keys))]
-        if _NOTHING not in slots:
-            # As nearly always.
-            return slots
-        by_number = {unpack_register(key[-4:]): self._slot(key) for key in keys}
-        return [by_number.get(slot, _NOTHING) for slot in range(min(max(by_number), MAX_SLOTS) + 1)]
