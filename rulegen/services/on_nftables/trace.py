@@ -10,16 +10,9 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.networks import is_loopback
-from rulegen.nftables.layout import (
-    LAYOUTS,
-    LOCAL_LIST,
-    MAX_ENDPOINT_INDEX,
+from rulegen.nftables.elements import (
     PROTOCOL_BYTES,
-    RESTRICTED,
-    SAME_BYTES,
-    SPECIAL,
     EntryKey,
-    Kind,
     SetSpec,
     Value,
     address_bytes,
@@ -27,6 +20,8 @@ from rulegen.nftables.layout import (
     pack_register,
     unpack_register,
 )
+from rulegen.services.on_nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.registers import LOCAL_LIST, MAX_ENDPOINT_INDEX, RESTRICTED, SPECIAL, Kind
 from rulegen.services.simulate import Fate, Origin, Outcome, Packet
 
 
@@ -95,7 +90,7 @@ class _Tracer:
         if not outcome.is_marked:
             self.chains += ["itself", "marked"]
             for byte in dict.fromkeys(self._source[::-1]):
-                self._meet(self._layout.hairpin, SAME_BYTES[byte])
+                self._meet(self._layout.hairpin, self._layout.hairpin.fixed[byte])
 
     # -- frontends --
 
