@@ -136,7 +136,7 @@ class Compiler:
         before: Entries = {}
         after: Entries = {}
         errors: dict[ServicePortKey, TargetError] = {}
-        touched = Counter(self._usual)
+        needed, released = self._usual, list[EntryKey]()
         self._usual = []
         for key, service_port in service_ports.items():
             if key[1] not in self._nodes:
@@ -152,10 +152,12 @@ class Compiler:
                 self._compiled[key] = new
             before |= old.owned
             after |= new.owned
-            touched.update(new.shared)
-            touched.subtract(old.shared)
+            needed += new.shared
+            released += old.shared
             self._count_nodeport(key[1], old.nodeport_block, new.nodeport_block)
         self._adoptions = {}
+        touched = Counter(needed)
+        touched.subtract(released)
         self._count_shared(touched, before, after)
         changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
         self._routing |= changed_nodes
@@ -315,11 +317,13 @@ def _leads_anywhere(service_port: ServicePort) -> bool:
 
 def _check(service_port: ServicePort) -> None:
     """Raises TargetError for what the layout has no room for."""
+    if service_port.affinity_timeout is None:
+        return
     endpoints = {
         (backend.address, backend.port)
         for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
     }
-    if service_port.affinity_timeout is not None and len(endpoints) > MAX_ENDPOINT_INDEX:
+    if len(endpoints) > MAX_ENDPOINT_INDEX:
         raise TargetError(
             f"Service {service_port.name}: session affinity over {len(endpoints)} endpoints; "
             f"the nftables target has room for {MAX_ENDPOINT_INDEX}"
