@@ -168,5 +168,5 @@ class Compiler:
         for chain in compiled.chains:
             owner = self._owners.get(chain, name)
             if owner != name:
-                raise TargetError(f"Service {name}: its chain {chain.chain} is named as one of {owner}; rename either")
+                raise TargetError(f"{name.title}: its chain {chain.chain} is named as one of {owner}; rename either")
         self._owners.update(dict.fromkeys(compiled.chains, name))
