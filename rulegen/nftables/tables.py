@@ -61,8 +61,12 @@ class TableSpec:
     of the text it is loaded from), `declared` (sets that are no part of the fixed text; the same), and `foreign` (what
     others have put into the table, as `set intruder`). `fingerprints` is no entry: what the kernel made of the texts.
 
+    `compiles_often`: whether chains of it change with the cluster, so that nft is kept at hand.
+
     A table without sets stands for that of a feature that is off.
     """
+
+    compiles_often = False
 
     def __init__(self, family: Family, name: str) -> None:
         """A table without sets; `add_set` declares them."""

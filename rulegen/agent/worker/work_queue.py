@@ -9,19 +9,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cache
 from math import inf
 from typing import TypeAlias
 
 from rulegen.kube.follow import Delete, FollowEvent, Invalid, Synced, Upsert
-from rulegen.kube.listing import WatchedKind, WatchedObject
-from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Service
+from rulegen.kube.kinds import WatchedKind, WatchedObject, kind_of
+from rulegen.kube.objects import SERVICE_NAME, EndpointSlice
 from rulegen.services.model import ServiceKey
 
 ObjectKey: TypeAlias = tuple[WatchedKind, str, str]
 
 # An object that was handed on so many seconds ago, or fewer, is one that changes all the time.
 _RESTLESS_SECONDS = 10.0
-_WAITING_KINDS: frozenset[WatchedKind] = frozenset({Service, EndpointSlice})
 # What a large Service costs for each of its entries (seconds), and the part of the time that all large ones may take.
 _SECONDS_PER_ENTRY = 30e-6
 _SHARE_OF_LARGE = 0.1
@@ -32,10 +32,11 @@ _ENDPOINTS_PER_CHANGE = 50
 class WorkQueue:
     """What has arrived and is not taken yet. Readable, for `select`, while there may be something new.
 
-    Changes of Services and slices wait for their turn. Namespaces take turns, so that one in which much changes holds
-    up no other; and in each, objects that have been quiet come before those that change all the time, so that these
-    hold up no neighbour either. What compiling a Service costs grows with its endpoints: large ones wait in a queue of
-    their own, one is handed on at a time, and all together get a tenth of the time. `clock`: seconds that only grow.
+    Changes of what is in a namespace (Services, slices) wait for their turn. Namespaces take turns, so that one in
+    which much changes holds up no other; and in each, objects that have been quiet come before those that change all
+    the time, so that these hold up no neighbour either. What compiling a Service costs grows with its endpoints: large
+    ones wait in a queue of their own, one is handed on at a time, and all together get a tenth of the time. `clock`:
+    seconds that only grow.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +77,7 @@ class WorkQueue:
         """Takes an event; never waits."""
         with self._lock:
             self._forget_invalid(event)
-            if isinstance(event, Upsert | Delete) and object_key(event)[0] in _WAITING_KINDS:
+            if isinstance(event, Upsert | Delete) and _is_namespaced(object_key(event)[0]):
                 self._put(event)
             else:
                 self._prompt[_key(event)] = event
@@ -93,7 +94,7 @@ class WorkQueue:
     def take(self, most: int | None = None) -> list[FollowEvent]:
         """What has arrived since the last call, of each object only the last state.
 
-        `most`: so many changes of Services and slices at the most, a large slice counting as several; the others wait.
+        `most`: so many changes of what waits for its turn at the most, a large slice counting as several.
         What is no such change comes last, and always.
         """
         with self._lock:
@@ -193,6 +194,11 @@ class WorkQueue:
                 self._handed_on[key] = now
         while self._handed_on and now - next(iter(self._handed_on.values())) >= _RESTLESS_SECONDS:
             del self._handed_on[next(iter(self._handed_on))]
+
+
+@cache
+def _is_namespaced(kind: WatchedKind) -> bool:
+    return kind_of(kind).is_namespaced
 
 
 def _service(event: Upsert | Delete) -> ServiceKey:
