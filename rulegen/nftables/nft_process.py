@@ -65,14 +65,13 @@ class NftProcess:
     ) -> None:
         self.close()
 
+    def is_alive(self) -> bool:
+        """Whether the process is still there."""
+        return self.worker.process.poll() is None
+
     def close(self) -> None:
         self.connection.close()
         self.worker.end()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process has not ended."""
-        return self.worker.is_alive
 
     def run(self, commands: str, *, check: bool = False) -> None:
         """Carries out commands as one transaction; `check`: asks whether they would be. Raises the class's errors.

@@ -86,11 +86,6 @@ class WorkerProcess:
             missing.strip("'") if missing != last else "",
         )
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process has not ended."""
-        return self.process.poll() is None
-
     def end(self) -> None:
         """Ends it at once."""
         self.channel.close()

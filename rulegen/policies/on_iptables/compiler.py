@@ -7,8 +7,8 @@ and as rules of a tree of chains by address. Where the host has no ipsets, membe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from rulegen.config import Denial, Family, PolicySettings
 from rulegen.iptables.tree import ROOT, Branch, Prefix, PrefixTree
@@ -32,7 +32,9 @@ from rulegen.policies.on_iptables.rules import (
     is_of,
 )
 from rulegen.policies.selected import selector_id
-from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortSet
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortPlace, PortSet
+
+T = TypeVar("T")
 
 CHAINS, IPSETS = "(chains)", "(ipsets)"
 _WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
@@ -75,15 +77,18 @@ class ChainCompiler:
         self._settings = settings
         self._pod_ranges = pod_ranges if settings.fail_closed else ()
         self._has_ipsets = has_ipsets
-        self._writer = Writer(family, None if has_ipsets else self._members_of)
+        self._writer = Writer(family, None if has_ipsets else self)
         self._before: dict[EntryKey, tuple[str, ...] | None] = {}
         self._rules: dict[PolicyRules, Rules] = {}
         self._pods: dict[Address, Isolation] = {}
         self._members: dict[str, set[Address]] = {}
+        self._places: dict[str, set[PortPlace]] = {}
         self._uses: Counter[EntryKey] = Counter()
         self._combinations: Counter[Combination] = Counter()
         self._by_policy: dict[PolicyRules, set[Combination]] = {}
+        # By a selector's id, and by a port's name.
         self._by_selector: dict[str, set[PolicyRules]] = {}
+        self._by_port: dict[str, set[PolicyRules]] = {}
         self._trees = {direction: PrefixTree(_WIDTH[family]) for direction in Direction}
         self._dirty: dict[Combination, None] = {}
         self._write_fixed()
@@ -101,6 +106,9 @@ class ChainCompiler:
             elif is_of(self.family, id_.address):
                 pods[id_.address] = fact
         self._update_pods(pods)
+        if pods and not self._has_ipsets:
+            for users in self._by_port.values():
+                self._note_users(users)
         for combination in self._dirty.keys() & self._combinations.keys():
             self._write_combination(combination)
         self._dirty = {}
@@ -156,10 +164,8 @@ class ChainCompiler:
                     mine = {address: came for address, came in addresses.items() if is_of(self.family, address)}
                     self._update_members(selector, mine)
                 for name, places in fact.ports.items():
-                    ipset = names.named_ipset(self.family, name)
-                    for (address, protocol, port), came in places.items():
-                        if is_of(self.family, address):
-                            self._element(ipset, f"{_plain(address)},{protocol.lower()}:{port}", is_there=came)
+                    found = {place: came for place, came in places.items() if is_of(self.family, place[0])}
+                    self._update_places(name, found)
 
     def _update_members(self, set_id: str, addresses: Mapping[Address, bool]) -> None:
         if self._has_ipsets:
@@ -167,16 +173,32 @@ class ChainCompiler:
             for address, is_there in addresses.items():
                 self._element(ipset, _plain(address), is_there=is_there)
             return
-        members = self._members.setdefault(set_id, set())
-        members.update(address for address, is_there in addresses.items() if is_there)
-        members.difference_update(address for address, is_there in addresses.items() if not is_there)
-        if not members:
-            del self._members[set_id]
-        for rules in self._by_selector.get(set_id, ()):
+        _change(self._members, set_id, addresses)
+        self._note_users(self._by_selector.get(set_id, ()))
+
+    def _update_places(self, name: str, places: Mapping[PortPlace, bool]) -> None:
+        if self._has_ipsets:
+            ipset = names.named_ipset(self.family, name)
+            for (address, protocol, port), is_there in places.items():
+                self._element(ipset, f"{_plain(address)},{protocol.lower()}:{port}", is_there=is_there)
+            return
+        _change(self._places, name, places)
+        self._note_users(self._by_port.get(name, ()))
+
+    def _note_users(self, users: Iterable[PolicyRules]) -> None:
+        for rules in users:
             self._dirty |= dict.fromkeys(self._by_policy.get(rules, ()))
 
-    def _members_of(self, set_id: str) -> set[Address]:
-        return self._members.get(set_id, set())
+    def of_selector(self, selector_id: str) -> Collection[Address]:
+        """See `rules.Members`."""
+        return self._members.get(selector_id, ())
+
+    def of_port(self, name: str, direction: Direction) -> Collection[PortPlace]:
+        """See `rules.Members`."""
+        places = self._places.get(name, set())
+        if direction is Direction.INGRESS:
+            return [place for place in places if place[0] in self._pods]
+        return places
 
     def _ipset(self, name: str, kind: str, *, is_there: bool) -> None:
         if self._has_ipsets:
@@ -192,12 +214,16 @@ class ChainCompiler:
         old = self._rules.pop(id_, ())
         if new is not None:
             self._rules[id_] = new
-        for set_id in _selector_ids(old):
-            self._by_selector[set_id].discard(id_)
-            if not self._by_selector[set_id]:
-                del self._by_selector[set_id]
-        for set_id in _selector_ids(new or ()):
-            self._by_selector.setdefault(set_id, set()).add(id_)
+        for users, before, after in (
+            (self._by_selector, _selector_ids(old), _selector_ids(new or ())),
+            (self._by_port, _port_names(old), _port_names(new or ())),
+        ):
+            for name in before - after:
+                users[name].discard(id_)
+                if not users[name]:
+                    del users[name]
+            for name in after:
+                users.setdefault(name, set()).add(id_)
         if self._has_ipsets:
             self._use(self._block_sets(new or ()))
             self._drop(self._block_sets(old))
@@ -372,6 +398,22 @@ def _stages(combination: Combination | None) -> list[Combination]:
         return []
     rest = combination._replace(admin=())
     return [combination, rest] if combination.admin and rest.policies else [combination]
+
+
+def _port_names(rules: Rules) -> set[str]:
+    return {named.name for rule in rules if rule.ports is not None for named in rule.ports.named}
+
+
+def _change(sets: dict[str, set[T]], name: str, changes: Mapping[T, bool]) -> None:
+    """Puts into a set what came, and takes out what left."""
+    found = sets.setdefault(name, set())
+    for item, is_there in changes.items():
+        if is_there:
+            found.add(item)
+        else:
+            found.discard(item)
+    if not found:
+        del sets[name]
 
 
 def _plain(address: Address) -> str:

@@ -6,9 +6,9 @@ cannot tell the one that called it that it has accepted. So what is accepted RET
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import ip_address, summarize_address_range
-from typing import TypeAlias
+from typing import Protocol
 
 from rulegen.config import Family
 from rulegen.iptables.names import safe_comment
@@ -27,6 +27,7 @@ from rulegen.policies.on_iptables import names
 from rulegen.policies.ranges import is_everything
 from rulegen.policies.selected import selector_id
 from rulegen.policies.selectors import Selector
+from rulegen.policies.store import PortPlace
 
 # So many ranges stand in rules of their own; more are looked up in an ipset.
 MAX_RANGES = 4
@@ -36,11 +37,20 @@ MAX_MEMBERS = 256
 _PEER = {Direction.INGRESS: ("-s", "src"), Direction.EGRESS: ("-d", "dst")}
 
 
-Members: TypeAlias = Callable[[str], "set[Address]"]
+class Members(Protocol):
+    """Who is in the sets, where there are no ipsets to look into."""
+
+    def of_selector(self, selector_id: str) -> Collection[Address]:
+        """The addresses that a selector selects."""
+        ...
+
+    def of_port(self, name: str, direction: Direction) -> Collection[PortPlace]:
+        """Where a port has this name; for ingress on this node only."""
+        ...
 
 
 class Writer:
-    """Writes the rules of one family. `members`: of a selector, by its id; None where the host has ipsets."""
+    """Writes the rules of one family. `members`: None where the host has ipsets."""
 
     def __init__(self, family: Family, members: Members | None) -> None:
         self._family = family
@@ -57,6 +67,9 @@ class Writer:
         for address, peer in self._peers(rule, direction):
             for protocol, port in self._ports(rule.ports):
                 yield " ".join(filter(None, (address, protocol, peer, port, end)))
+        if self._members is not None:
+            for match in self._places(rule, direction, self._members):
+                yield f"{match} {end}"
 
     # What selects a peer: an option of the address, and a match.
     def _peers(self, rule: Rule, direction: Direction) -> Iterator[tuple[str, str]]:
@@ -72,7 +85,7 @@ class Writer:
         if self._members is None:
             yield "", f"-m set --match-set {names.selector_ipset(self._family, id_)} {word}"
             return
-        members = self._members(id_)
+        members = self._members.of_selector(id_)
         if len(members) > MAX_MEMBERS:
             raise NoIpsetError(f"{selector} are {len(members)} addresses")
         for address in sorted(members):
@@ -99,11 +112,30 @@ class Writer:
             return
         for item in ports.ranges:
             yield f"-p {item.protocol.lower()}", _port_match(item)
-        for named in ports.named:
-            if self._members is not None:
-                raise NoIpsetError(f"the port {named.name!r} differs from pod to pod")
+        for named in ports.named if self._members is None else ():
             protocol = f"-p {named.protocol.lower()}" if named.protocol else ""
             yield protocol, f"-m set --match-set {names.named_ipset(self._family, named.name)} dst,dst"
+
+    # Without ipsets, a named port is a rule for each place that has it.
+    def _places(self, rule: Rule, direction: Direction, members: Members) -> Iterator[str]:
+        for named in rule.ports.named if rule.ports is not None else ():
+            places = [place for place in members.of_port(named.name, direction) if named.protocol in {"", place[1]}]
+            if len(places) > MAX_MEMBERS:
+                raise NoIpsetError(f"the port {named.name} is in {len(places)} places")
+            for address, protocol, port in sorted(places):
+                where = f"-d {host_text(address)} -p {protocol.lower()} -m {protocol.lower()} --dport {port}"
+                if direction is Direction.INGRESS:
+                    yield from (f"{source} {where}".strip() for source, _ in self._peers(rule, direction))
+                elif self._is_peer(rule, address, members):
+                    yield where
+
+    @staticmethod
+    def _is_peer(rule: Rule, address: Address, members: Members) -> bool:
+        return (
+            rule.anyone
+            or any(address in members.of_selector(selector_id(selector)) for selector in rule.selectors)
+            or any(len(first) == len(address) and first <= address <= last for first, last in rule.blocks)
+        )
 
 
 class NoIpsetError(Exception):

@@ -21,6 +21,8 @@ class PolicyTable(TableSpec):
     `pods`: by direction, the map from a pod's address to the chain of what isolates it; `notes`: to that of a denial.
     """
 
+    compiles_often = True
+
     def __init__(self, family: Family) -> None:
         super().__init__(family, table_name(FEATURE))
         self._address = Field.IPV4 if family is Family.IPV4 else Field.IPV6
