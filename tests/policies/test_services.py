@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.objects import Node
 from tests.flows.node import ProxyNode
-from tests.flows.world import HERE
+from tests.flows.world import HERE, Endpoint, Port, Service, World
+from tests.lab import Fate, Packet
 from tests.lab.fixtures import MakeLab
+from tests.policies import documents as d
 from tests.policies.decoding import decode
 from tests.policies.kept import POLICIES, Kept
 from tests.policies.services import Judge, PolicyWorld, differences
@@ -80,3 +83,51 @@ def test_policies_decide_about_many_packets_of_every_kind() -> None:
             if found.denied_itself and found.expected.fate == "passed":
                 counts["no Service"] += 1
     assert all(counts[kind] >= 10 for kind in ("all ways", "some ways", "allowed", "no Service")), counts
+
+
+CLIENT, NODE_PORT = "203.0.113.9", 30080
+_OTHERS = (
+    # As kube-proxy's mode iptables has it, and as administrators do.
+    ("-N KUBE-FORWARD", "-A KUBE-FORWARD -m conntrack --ctstate NEW -j ACCEPT", "-I FORWARD 1 -j KUBE-FORWARD"),
+    ("-I FORWARD 1 -j ACCEPT",),
+)
+
+
+@pytest.mark.parametrize("others", _OTHERS, ids=["a chain that accepts", "an accept"])
+@pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
+def test_on_iptables_no_accept_comes_before_policies(
+    variant: Variant, others: tuple[str, ...], make_lab: MakeLab
+) -> None:
+    """NodePort traffic to an isolated pod: what accepts it in FORWARD stands behind, and is put behind again."""
+    service = Service(
+        "web",
+        ("10.96.0.7",),
+        (Port(80, node_port=NODE_PORT, target=8080),),
+        (Endpoint("10.128.0.1", HERE), Endpoint("10.128.0.2", HERE)),
+    )
+    world = World(services=(service,))
+    lab = make_lab(dict(world.interfaces), world.addresses)
+    pods = [d.pod("x", f"pod-{number}", [f"10.128.0.{number}"], HERE, {"n": str(number)}) for number in (1, 2)]
+    deny = d.policy("x", "deny", d.selector({"n": "1"}), policyTypes=["Ingress"])
+    kept = Kept(lab.entered, world.configuration(), POLICIES, variant=variant)
+    objects = [*world.objects(), *decode([*pods, deny])]
+
+    def reached() -> set[str]:
+        lab.forget_connections()
+        packet = Packet(CLIENT, "192.0.2.10", NODE_PORT)
+        return {outcome.endpoint for outcome in lab.send([packet] * 60) if outcome.fate is Fate.DELIVERED}
+
+    try:
+        kept.keep(world.objects())
+        assert reached() == {"10.128.0.1:8080", "10.128.0.2:8080"}
+        kept.keep(objects)
+        assert reached() == {"10.128.0.2:8080"}
+        with lab.entered():
+            for rule in others:
+                subprocess.run([f"iptables-{variant.value}", *rule.split()], check=True)
+        assert reached() == {"10.128.0.1:8080", "10.128.0.2:8080"}
+        kept.reconciler.distrust()
+        kept.keep(objects)
+        assert reached() == {"10.128.0.2:8080"}
+    finally:
+        kept.close()
