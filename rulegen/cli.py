@@ -1002,7 +1002,20 @@ def _load(source: Input, configuration: Configuration, inspect: Inspect | None =
     if manifests.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
         _say(f"skipped objects of kinds that are not read: {kinds}")
+        for warning in _features_that_are_off(manifests.skipped, configuration):
+            _say_warning(warning)
     return manifests
+
+
+def _features_that_are_off(skipped: Iterable[str], configuration: Configuration) -> Iterator[str]:
+    """Of each feature that is off and would read what was skipped, that it is off."""
+    from rulegen.features import REGISTRY, chosen, kinds_of
+
+    read = kinds_of(configuration.features)
+    for name in REGISTRY.keys() - set(chosen(configuration.features)):
+        kinds = sorted({kind.__name__ for kind in kinds_of([name]) if kind not in read} & set(skipped))
+        if kinds:
+            yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
 def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:
