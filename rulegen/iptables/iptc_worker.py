@@ -111,7 +111,7 @@ def _fill(rule: Any, text: str) -> Any:
     for option, values in _options(text):
         value = values[0]
         if option == "-p":
-            rule.protocol = _PROTOCOLS.get(value, value)
+            rule.protocol = _protocol(value)
         elif option in _MATCHED:
             setattr(rule, _MATCHED[option], value)
         elif option in _INTERFACES:
@@ -125,6 +125,14 @@ def _fill(rule: Any, text: str) -> Any:
         else:
             _set_parameter(extension, option.removeprefix("--"), values)
     return rule
+
+
+def _protocol(value: str) -> str:
+    """As python-iptables calls it, which takes numbers that are none. Raises ValueError for these."""
+    number = value.removeprefix("!")
+    if number.isdecimal() and int(number) > 255:
+        raise ValueError(f"invalid protocol {number}")
+    return _PROTOCOLS.get(value, value)
 
 
 def _set_parameter(extension: Any, name: str, values: list[str]) -> None:
