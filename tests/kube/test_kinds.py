@@ -1,4 +1,4 @@
-"""A kind is one entry: where it is, which of its objects are asked for; one that is not needed costs nobody anything."""
+"""A kind is one entry: where it is, and what is asked for; one that is not needed costs nobody anything."""
 
 from __future__ import annotations
 
