@@ -19,6 +19,8 @@ from rulegen import gc_pause
 from rulegen.errors import RulegenError, UnseenError, lines, one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.iptables.binaries import Variant
@@ -56,6 +58,7 @@ class Input(NamedTuple):
     kubeconfig: str = ""
     target: str = ""
     features: tuple[str, ...] = ()
+    iptables_driver: str = ""
 
 
 def _say(message: str) -> None:
@@ -172,6 +175,11 @@ def _target_options(command: Command) -> Command:
             help="Which iptables: auto is the one that the host uses.",
         ),
         click.option(
+            "--iptables-driver",
+            type=click.Choice(["iptables-restore", "python-iptables"]),
+            help="What loads rules into legacy iptables. [default: what --config says, or iptables-restore]",
+        ),
+        click.option(
             "--target", type=click.Choice(["nftables", "iptables"]), help="[default: what --config says, or nftables]"
         ),
     ):
@@ -189,6 +197,7 @@ def _pack(options: Mapping[str, Any]) -> Input:
         options["kubeconfig"] or "",
         options.get("target") or "",
         options.get("features", ()),
+        options.get("iptables_driver") or "",
     )
 
 
@@ -804,21 +813,27 @@ def golden_check(folders: tuple[str, ...]) -> None:
 
     different = 0
     folder_paths = scenarios.find_scenarios(folders)
+    used: set[Path] = set()
     for folder in folder_paths:
-        difference = scenarios.check(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
+        difference = scenarios.check(scenario)
         for line in difference.wrong_flows:
             _echo(line)
         for line in difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
         different += bool(difference)
+    strays = scenarios.unused(folders, used)
+    for path in strays:
+        _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(folder_paths)} scenarios, {different} different")
-    sys.exit(EXIT_DIFFERENT if different else 0)
+    sys.exit(EXIT_DIFFERENT if different or strays else 0)
 
 
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 def golden_update(folders: tuple[str, ...]) -> None:
-    """Rewrite the rulesets of the scenarios below DIR.
+    """Rewrite the rules that are written down for the scenarios below DIR.
 
     \b
     Example:
@@ -828,11 +843,17 @@ def golden_update(folders: tuple[str, ...]) -> None:
 
     paths = scenarios.find_scenarios(folders)
     rewritten = 0
+    used: set[Path] = set()
     for folder in paths:
-        changed = scenarios.update(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
+        changed = scenarios.update(scenario)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
+    for path in scenarios.unused(folders, used):
+        path.unlink()
+        _echo(f"removed {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 
@@ -940,7 +961,7 @@ def _written_settings(source: Input, warn: Callable[[str], None]) -> Configurati
     """The same, whichever node it is for."""
     from msgspec.structs import replace
 
-    from rulegen.config import Conntrack
+    from rulegen.config import Conntrack, IptablesLoader
     from rulegen.config import Target as Kind
     from rulegen.configuration_file import load_configuration, read_configuration
 
@@ -953,6 +974,8 @@ def _written_settings(source: Input, warn: Callable[[str], None]) -> Configurati
         configuration = replace(configuration, agent=replace(configuration.agent, conntrack=Conntrack()))
     for warning in warnings:
         warn(warning)
+    if source.iptables_driver:
+        configuration = replace(configuration, iptables_driver=IptablesLoader(source.iptables_driver))
     return replace(configuration, features=(*configuration.features, *source.features))
 
 
@@ -981,7 +1004,7 @@ def _variant(name: str) -> Variant | None:
 def _driver(configuration: Configuration, options: Mapping[str, Any]) -> Driver:
     from rulegen.drivers import make_driver
 
-    return make_driver(configuration.target, _variant(options["iptables_variant"]))
+    return make_driver(configuration.target, _variant(options["iptables_variant"]), configuration.iptables_driver)
 
 
 def _print_changes(changes: Iterable[ShownChange]) -> None:
