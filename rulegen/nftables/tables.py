@@ -89,9 +89,11 @@ class TableSpec:
         *,
         interval: bool = False,
         size: int = 0,
+        fixed: tuple[bytes, ...] = (),
     ) -> SetSpec:
         """Declares a set or map, as the text does. `size`: of one in which the kernel itself remembers something."""
         set_spec = SetSpec(self, len(self.set_specs), name, (key, data), interval=interval, size=size)
+        set_spec.fixed = fixed
         (self._others if size else self.set_specs).append(set_spec)
         return set_spec
 

@@ -99,11 +99,8 @@ class WorkQueue:
         """
         with self._lock:
             self._drain()
-            budget = inf if most is None else most
             events = self._take_large(everything=most is None)
-            # Half of it for those that are quiet, then what is left for either: none waits for ever.
-            for queue, part in ((self._quiet, budget / 2), (self._restless, budget), (self._quiet, budget)):
-                events += queue.take(part - _cost(events))
+            events += self._take_all() if most is None else self._take_some(most, _cost(events))
             self._note_handed_on(events)
             events += self._prompt.values()
             self._prompt.clear()
@@ -168,6 +165,16 @@ class WorkQueue:
         is_restless = self._clock() - self._handed_on.get(key, -inf) < _RESTLESS_SECONDS
         (self._restless if is_restless else self._quiet).put(event)
 
+    def _take_all(self) -> list[FollowEvent]:
+        return [*self._quiet.take_all(), *self._restless.take_all()]
+
+    def _take_some(self, budget: float, spent: float) -> list[FollowEvent]:
+        """Half of it for those that are quiet, then what is left for either: none waits for ever."""
+        events: list[FollowEvent] = []
+        for queue, part in ((self._quiet, budget / 2), (self._restless, budget), (self._quiet, budget)):
+            events += queue.take(part - spent - _cost(events))
+        return events
+
     def _take_large(self, *, everything: bool) -> list[FollowEvent]:
         """All changes of one large Service, when it is time; or of all."""
         events: list[FollowEvent] = []
@@ -223,6 +230,12 @@ class _Queue:
     def put(self, event: Upsert | Delete) -> None:
         key = object_key(event)
         self._namespaces.setdefault(key[1], {})[key] = event
+
+    def take_all(self) -> list[FollowEvent]:
+        """At a start there are as many as the cluster has objects."""
+        taken: list[FollowEvent] = [event for changes in self._namespaces.values() for event in changes.values()]
+        self._namespaces.clear()
+        return taken
 
     def take(self, budget: float) -> list[FollowEvent]:
         """One from each namespace in turn, until they have cost as much as that."""
