@@ -19,6 +19,8 @@ from rulegen import gc_pause
 from rulegen.errors import RulegenError, UnseenError, lines, one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.iptables.binaries import Variant
@@ -882,21 +884,27 @@ def golden_check(folders: tuple[str, ...]) -> None:
 
     different = 0
     folder_paths = scenarios.find_scenarios(folders)
+    used: set[Path] = set()
     for folder in folder_paths:
-        difference = scenarios.check(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
+        difference = scenarios.check(scenario)
         for line in difference.wrong_flows:
             _echo(line)
         for line in difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
         different += bool(difference)
+    strays = scenarios.unused(folders, used)
+    for path in strays:
+        _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(folder_paths)} scenarios, {different} different")
-    sys.exit(EXIT_DIFFERENT if different else 0)
+    sys.exit(EXIT_DIFFERENT if different or strays else 0)
 
 
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 def golden_update(folders: tuple[str, ...]) -> None:
-    """Rewrite the rulesets of the scenarios below DIR.
+    """Rewrite the rules that are written down for the scenarios below DIR.
 
     \b
     Example:
@@ -906,11 +914,17 @@ def golden_update(folders: tuple[str, ...]) -> None:
 
     paths = scenarios.find_scenarios(folders)
     rewritten = 0
+    used: set[Path] = set()
     for folder in paths:
-        changed = scenarios.update(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
+        changed = scenarios.update(scenario)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
+    for path in scenarios.unused(folders, used):
+        path.unlink()
+        _echo(f"removed {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 
