@@ -19,6 +19,8 @@ from rulegen import gc_pause
 from rulegen.errors import RulegenError, UnseenError, lines, one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.iptables.binaries import Variant
@@ -882,21 +884,27 @@ def golden_check(folders: tuple[str, ...]) -> None:
 
     different = 0
     folder_paths = scenarios.find_scenarios(folders)
+    used: set[Path] = set()
     for folder in folder_paths:
-        difference = scenarios.check(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
+        difference = scenarios.check(scenario)
         for line in difference.wrong_flows:
             _echo(line)
         for line in difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
         different += bool(difference)
+    strays = scenarios.unused(folders, used)
+    for path in strays:
+        _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(folder_paths)} scenarios, {different} different")
-    sys.exit(EXIT_DIFFERENT if different else 0)
+    sys.exit(EXIT_DIFFERENT if different or strays else 0)
 
 
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 def golden_update(folders: tuple[str, ...]) -> None:
-    """Rewrite the rulesets of the scenarios below DIR.
+    """Rewrite the rules that are written down for the scenarios below DIR.
 
     \b
     Example:
@@ -906,11 +914,17 @@ def golden_update(folders: tuple[str, ...]) -> None:
 
     paths = scenarios.find_scenarios(folders)
     rewritten = 0
+    used: set[Path] = set()
     for folder in paths:
-        changed = scenarios.update(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
+        changed = scenarios.update(scenario)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
+    for path in scenarios.unused(folders, used):
+        path.unlink()
+        _echo(f"removed {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 
@@ -1002,7 +1016,20 @@ def _load(source: Input, configuration: Configuration, inspect: Inspect | None =
     if manifests.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
         _say(f"skipped objects of kinds that are not read: {kinds}")
+        for warning in _features_that_are_off(manifests.skipped, configuration):
+            _say_warning(warning)
     return manifests
+
+
+def _features_that_are_off(skipped: Iterable[str], configuration: Configuration) -> Iterator[str]:
+    """Of each feature that is off and would read what was skipped, that it is off."""
+    from rulegen.features import REGISTRY, chosen, kinds_of
+
+    read = kinds_of(configuration.features)
+    for name in REGISTRY.keys() - set(chosen(configuration.features)):
+        kinds = sorted({kind.__name__ for kind in kinds_of([name]) if kind not in read} & set(skipped))
+        if kinds:
+            yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
 def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-# What the real server compares with where a field is absent; elsewhere that is "".
-_ABSENT = {"spec.hostNetwork": "false"}
-
 Matches: TypeAlias = Callable[[Mapping[str, Any]], bool]
 
 
@@ -33,10 +30,14 @@ def _requirement(text: str) -> tuple[str, Callable[[str | None], bool]]:
     return text, lambda found: found is not None
 
 
+# A field that is true or false is one of both for the server, also where it is left out.
+_FLAGS = frozenset({"spec.hostNetwork"})
+
+
 def _field(item: Mapping[str, Any], path: str) -> str:
     value: Any = item
     for name in path.split("."):
         value = (value or {}).get(name)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value or _ABSENT.get(path, "")
+    if path in _FLAGS:
+        return "true" if value else "false"
+    return value or ""

@@ -8,10 +8,10 @@ from typing import Any
 from rulegen.config import Family, PolicySettings
 from rulegen.nftables.text import render
 from rulegen.policies.on_iptables.compiler import ChainCompiler
-from rulegen.policies.on_iptables.text import render_chains, render_ipsets
 from rulegen.policies.on_nftables.compiler import PolicyCompiler
 from rulegen.policies.store import PolicyObject, Store
 from tests.policies.decoding import decode
+from tests.policies.ipset_text import render_chains, render_ipsets
 
 
 def store_of(documents: Iterable[Mapping[str, Any]], node_name: str) -> Store:

@@ -343,7 +343,8 @@ class ChainCompiler:
         else:
             rules += self._rules_of(combination, combination.policies, "-j RETURN")
             rules += [f"-j {names.DENIED}"] if combination.network else []
-        self._chain(names.combination_chain(combination), tuple(rules))
+        # A chain that others lead to is in a rendered file only with a rule.
+        self._chain(names.combination_chain(combination), tuple(rules) or ("-j RETURN",))
 
     def _rules_of(self, combination: Combination, policies: Iterable[PolicyName], onward: str) -> list[str]:
         targets = {Action.ACCEPT: "-j RETURN", Action.DENY: f"-j {names.DENIED}", Action.PASS: onward}
