@@ -20,11 +20,12 @@ from bench.kube_proxy import run_nft
 from bench.packets import Packets, compared
 from bench.policy_clusters import LOCAL_PODS, PORT, Shape, client_and_server
 from bench.product import timed
-from rulegen import features, gc_pause
+from rulegen import gc_pause
 from rulegen.config import Family, NodeConfiguration, Target
 from rulegen.drivers import make_driver
 from rulegen.kube.decode import convert_object
 from rulegen.kube.objects import Namespace, NetworkPolicy, Node, Pod
+from rulegen.policies.feature import NetworkPolicies
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import ObjectReference
@@ -80,12 +81,12 @@ def _load_linear(shape: Shape) -> None:
 
 
 class _Kept:
-    """A node that is kept equal to a cluster, in the caller's network namespace."""
+    """A node that is kept equal to a cluster's policies, in the caller's network namespace; without Services."""
 
     def __init__(self, opened: ExitStack) -> None:
         configuration = NodeConfiguration(node_name=NODE, families=(Family.IPV4,))
         driver = make_driver(Target.NFTABLES)
-        found = features.make(["network-policies"], configuration)
+        found = [NetworkPolicies(configuration)]
         kernel = opened.enter_context(driver.open())
         rules = kernel.rules(CompilerSet.of(found, driver.name, configuration))
         self.reconciler = Reconciler(found, rules)
