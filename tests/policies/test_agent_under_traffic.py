@@ -144,7 +144,7 @@ def _quiet(objects: list[Document]) -> Stable:
     return Stable(allowed, [probe for probe in quiet if denied[probe]], [])
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(6)
 @pytest.mark.parametrize("seed", range(6))
 def test_never_open_and_equal_at_the_end(seed: int, lab: Lab, tmp_path: Path) -> None:
     chance = random.Random(seed)
