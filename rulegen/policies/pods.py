@@ -91,7 +91,7 @@ class PodRecord(msgspec.Struct, gc=False):
     labels: bytes
     ports: tuple[PodPort, ...]
     is_local: bool
-    rank: tuple[bool, bool, str, str]
+    rank: str
     pod_class: PodClass
 
     def __str__(self) -> str:
@@ -99,11 +99,12 @@ class PodRecord(msgspec.Struct, gc=False):
         return f"{self.namespace}/{self.name}"
 
 
-def rank_of(pod: Pod) -> tuple[bool, bool, str, str]:
+def rank_of(pod: Pod) -> str:
     """A pod that stays before one that goes, a running one before others, then the newer."""
     metadata = pod.metadata
+    stays = metadata.deletion_timestamp is None
     is_running = pod.status is not None and pod.status.phase == "Running"
-    return metadata.deletion_timestamp is None, is_running, metadata.creation_timestamp or "", metadata.uid
+    return f"{stays:d}{is_running:d}{metadata.creation_timestamp or ''}"
 
 
 def pack_labels(labels: Mapping[str, str]) -> bytes:
@@ -143,11 +144,15 @@ class Claims:
             return
         self._alone.pop(address, None)
         if records:
-            ordered = sorted(records, key=lambda record: (record.rank, str(record)), reverse=True)
+            ordered = sorted(records, key=lambda record: (record.rank, record.uid, str(record)), reverse=True)
             self._disputed[address] = tuple(ordered)
         else:
             self._disputed.pop(address, None)
 
-    def is_disputed(self, address: Address) -> bool:
-        """Whether several claim an address."""
-        return address in self._disputed
+    def first(self, address: Address) -> PodRecord | None:
+        """The one that holds an address."""
+        alone = self._alone.get(address)
+        if alone is not None:
+            return alone
+        claims = self._disputed.get(address)
+        return claims[0] if claims else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from sys import intern
 from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -191,7 +192,6 @@ class Store:
         self._nodes: dict[str, _NodeState] = {}
         self._pod_ranges: tuple[AddressRange, ...] = ()
         self._claims = Claims()
-        self._holders: dict[Address, PodRecord] = {}
         self._selected: dict[Selector, Selected] = {}
         self._index = SelectorIndex()
         self._classes_with: dict[tuple[str, str], set[PodClass]] = {}
@@ -237,7 +237,7 @@ class Store:
 
     def holder(self, address: Address) -> PodRecord | None:
         """The pod that an address is."""
-        return self._holders.get(address)
+        return self._claims.first(address)
 
     def pod(self, namespace: str, name: str) -> PodRecord | None:
         """A pod with an address, by its name."""
@@ -251,18 +251,19 @@ class Store:
             return False
         if selector.of is Selects.NODES:
             return address in selected.nodes
-        record = self._holders.get(address)
+        record = self._claims.first(address)
         return record is not None and selected in record.pod_class.selected
 
     def isolation(self, address: Address) -> Isolation | None:
         """By what an address is isolated; None where it is no pod's."""
-        record = self._holders.get(address)
+        record = self._claims.first(address)
         return None if record is None else self._isolation(record)
 
     def isolated(self) -> Iterator[Address]:
         """The addresses of this node's pods that some policy isolates."""
         for address in self._local:
-            if self._combinations(self._holders[address].pod_class) != (None, None):
+            record = self._claims.first(address)
+            if record is not None and self._combinations(record.pod_class) != (None, None):
                 yield address
 
     def claims(self, address: Address) -> tuple[PodRecord, ...]:
@@ -287,7 +288,7 @@ class Store:
         ports = named_ports(pod)
         group = self._port_groups.get(ports)
         record = PodRecord(
-            namespace=metadata.namespace,
+            namespace=intern(metadata.namespace),
             name=metadata.name,
             uid=metadata.uid,
             addresses=addresses,
@@ -310,32 +311,29 @@ class Store:
 
     def _replace(self, old: PodRecord | None, new: PodRecord | None) -> None:
         before, after = old.addresses if old else (), new.addresses if new else ()
-        touched = {address: self._claims.is_disputed(address) for address in (*before, *after)}
+        touched = {address: self._claims.of(address) for address in (*before, *after)}
         if old is not None:
             for address in before:
                 self._claims.remove(address, old)
         if new is not None:
             for address in after:
                 self._claims.add(address, new)
-        for address, was_disputed in touched.items():
-            self._settle(address, was_disputed=was_disputed)
+        for address, claims in touched.items():
+            self._settle(address, claims)
         if old is not None:
             self._forget(old)
 
-    def _settle(self, address: Address, *, was_disputed: bool) -> None:
-        """An address belongs to the first of those that claim it."""
+    def _settle(self, address: Address, before: tuple[PodRecord, ...]) -> None:
+        """An address belongs to the first of those that claim it; `before`: those that did."""
         claims = self._claims.of(address)
-        if len(claims) > 1 or was_disputed:
+        if len(claims) > 1 or len(before) > 1:
             self._disputed.add(address)
-        old, new = self._holders.get(address), claims[0] if claims else None
+        old, new = before[0] if before else None, claims[0] if claims else None
         if new is old:
             return
         if old is not None:
             self._leave(address, old)
-        if new is None:
-            del self._holders[address]
-        else:
-            self._holders[address] = new
+        if new is not None:
             self._enter(address, new)
         if old is not None and (new is None or (old.uid, str(old)) != (new.uid, str(new))):
             self._lost[address] = None
@@ -436,7 +434,7 @@ class Store:
                         self._classify_anew(record)
 
     def _classify_anew(self, record: PodRecord) -> None:
-        held = [address for address in record.addresses if self._holders.get(address) is record]
+        held = [address for address in record.addresses if self._claims.first(address) is record]
         for address in held:
             self._leave(address, record)
         new_class = self._class_of(record.namespace, unpack_labels(record.labels))
@@ -467,7 +465,7 @@ class Store:
         after = self._combinations(pod_class)
         if before != after:
             for address in pod_class.local:
-                pod = str(self._holders[address])
+                pod = str(self._claims.first(address))
                 self._changes.note(LocalPod(address), Isolation(pod, *before), Isolation(pod, *after))
 
     # ---- namespaces ----

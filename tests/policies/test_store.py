@@ -225,7 +225,7 @@ def test_at_the_end_nothing_is_left(seed: int) -> None:
     assert compiler.entries == {}
     assert compiler._texts == {}
     remaining = vars(cluster.store)
-    for name in ("policies", "_namespaces", "_nodes", "_holders", "_selected", "_port_groups", "_port_users"):
+    for name in ("policies", "_namespaces", "_nodes", "_selected", "_port_groups", "_port_users"):
         assert not remaining[name], name
     assert not remaining["_classes_with"]
     assert not remaining["_index"]._by_namespace
