@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from rulegen.reconcile.driver import Difference, Driver, ShownChange
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
+    from rulegen.reference import Finding
     from rulegen.services.explain.model import Ruleset, View
     from rulegen.services.explain.text import TextLine
     from rulegen.services.feature import ServicesFeature
-    from rulegen.services.model import Finding
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
 EXIT_DIFFERENT = 1
@@ -688,11 +688,11 @@ def lint(live: bool, output: str, **options: Any) -> None:
                 _say(f"warning: {finding.subject}: {finding.message}")
         findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
     if output == "json":
-        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in findings]
+        words = [{"object": one.subject, "reason": one.reason, "message": one.message} for one in findings]
         _print_document({"findings": words})
     else:
         for finding in findings:
-            reason = click.style(finding.reason.value, fg="yellow")
+            reason = click.style(str(finding.reason), fg="yellow")
             subject = click.style(one_line(finding.subject), bold=True)
             click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
         _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
@@ -702,11 +702,12 @@ def lint(live: bool, output: str, **options: Any) -> None:
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
     """Of this host, whatever node the objects are looked at from."""
     from rulegen.firewalls.find import obstacles_beside
-    from rulegen.services.model import Finding, Reason
+    from rulegen.reference import Finding, ObjectReference
+    from rulegen.services.model import Reason
 
-    subject = f"Node {configuration.node.node_name}"
+    node = ObjectReference("Node", "", configuration.node.node_name)
     found = obstacles_beside(configuration.target)
-    return [Finding(subject, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
+    return [Finding(node, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
 def _view(options: Mapping[str, Any], live: bool) -> View:
@@ -726,7 +727,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
     store = _services(features).store
     _say_mistakes(manifests)
     for finding in store.findings():
-        if finding.subject.startswith("Node "):
+        if finding.reference.kind == "Node":
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
