@@ -668,16 +668,23 @@ def lint(live: bool, output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --live
     """
     from rulegen.kube.fields import unknown_fields
+    from rulegen.reconcile.once import take_all
     from rulegen.services import lint as checks
     from rulegen.services.model import Reason
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
-    store = _services(_features(manifests.objects(), configuration, configuration.node)).store
+    features = _features(manifests.objects(), configuration, configuration.node)
+    take_all(features)
     findings = checks.lint(
         checks.LintInput(
-            store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+            _services(features).store,
+            _findings(features),
+            manifests.services,
+            manifests.unselected,
+            manifests.endpoint_slices,
+            manifests.mistakes(),
         )
     )
     if live:
@@ -893,9 +900,10 @@ def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
 
     _say_mistakes(manifests)
     features = _features(manifests.release(), configuration, configuration.node)
-    for finding in _services(features).store.findings():
+    wanted = Wanted(features, take_all(features))
+    for finding in _findings(features):
         _say(f"warning: {finding.subject}: {finding.message}")
-    return Wanted(features, take_all(features))
+    return wanted
 
 
 def _features(objects: Iterable[Any], configuration: Configuration, node: NodeConfiguration) -> list[Feature]:
@@ -905,6 +913,15 @@ def _features(objects: Iterable[Any], configuration: Configuration, node: NodeCo
     features = make(configuration.features, node)
     feed(features, objects)
     return features
+
+
+def _findings(features: Sequence[Feature]) -> list[Finding]:
+    """What features find from which all was taken; of Services, also what is found in slices that none of them has."""
+    found = _services(features).store.findings()
+    for feature in features:
+        if feature.name != _services(features).name:
+            found += sorted(finding for _, findings in feature.findings.items() for finding in findings)
+    return found
 
 
 def _services(features: Iterable[Feature]) -> ServicesFeature:

@@ -25,12 +25,14 @@ _OWN_ANNOTATIONS = "rulegen.io/"
 
 
 class LintInput(NamedTuple):
-    """What is looked at. `unselected`: Services that other proxies serve (SVC-1); their slices are not without one.
+    """What is looked at. `findings`: what was found already, by whatever feature.
 
-    `notices`: what was found in the objects before anybody asked what they mean.
+    `unselected`: Services that other proxies serve (SVC-1); their slices are not without one. `notices`: what was found
+    in the objects before anybody asked what they mean.
     """
 
     store: Store
+    findings: Sequence[Finding]
     services: Sequence[Service]
     unselected: Sequence[Service]
     slices: Sequence[EndpointSlice]
@@ -55,7 +57,7 @@ _Found: TypeAlias = Iterator[tuple[Reason, str]]
 
 def lint(given: LintInput) -> list[Finding]:
     """All findings, sorted, each once."""
-    findings = set(given.store.findings())
+    findings = set(given.findings)
     findings |= {
         Finding(ObjectReference(one.subject, "", ""), Reason(one.mistake), one.message) for one in given.notices
     }

@@ -45,9 +45,9 @@ def findings(*items: Item, unselected: Sequence[Service] = ()) -> list[Finding]:
     made = store(node(), *items)
     services = [item for item in items if isinstance(item, Service)]
     slices = [item for item in items if isinstance(item, EndpointSlice)]
-    result = lint(LintInput(made, services, unselected, slices))
+    result = lint(LintInput(made, made.findings(), services, unselected, slices))
     assert result == sorted(set(result))
-    assert result == lint(LintInput(made, services[::-1], unselected, slices[::-1]))
+    assert result == lint(LintInput(made, made.findings(), services[::-1], unselected, slices[::-1]))
     return result
 
 
