@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from rulegen.reconcile.driver import Difference, Driver, ShownChange
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
+    from rulegen.reference import Finding
     from rulegen.services.explain.model import PacketExplanation, Ruleset, View
     from rulegen.services.explain.text import TextLine
     from rulegen.services.feature import ServicesFeature
-    from rulegen.services.model import Finding
     from rulegen.services.simulate import Destination
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
@@ -736,10 +736,15 @@ def lint(live: bool, output: str, **options: Any) -> None:
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
     features = _features(manifests.objects(), configuration, configuration.node)
-    store = _services(features).store
+    take_all(features)
     findings = checks.lint(
         checks.LintInput(
-            store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+            _services(features).store,
+            _findings(features),
+            manifests.services,
+            manifests.unselected,
+            manifests.endpoint_slices,
+            manifests.mistakes(),
         )
     )
     if live:
@@ -749,28 +754,27 @@ def lint(live: bool, output: str, **options: Any) -> None:
             if finding.reason is Reason.UNKNOWN_NODE:
                 _say(f"warning: {finding.subject}: {finding.message}")
         findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
-    take_all(features)
-    told = [(finding.subject, finding.reason.value, finding.message) for finding in findings]
-    told += _findings_of_others(features)
     if output == "json":
-        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in told]
+        words = [{"object": one.subject, "reason": one.reason, "message": one.message} for one in findings]
         _print_document({"findings": words})
     else:
-        for subject, reason, message in told:
-            object_name, reason_name = click.style(one_line(subject), bold=True), click.style(reason, fg="yellow")
-            click.echo(f"{object_name}: {reason_name}: {one_line(message)}")
-        _echo(f"{len(told)} finding{'' if len(told) == 1 else 's'}")
-    sys.exit(EXIT_DIFFERENT if told else 0)
+        for finding in findings:
+            reason = click.style(str(finding.reason), fg="yellow")
+            subject = click.style(one_line(finding.subject), bold=True)
+            click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
+        _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
+    sys.exit(EXIT_DIFFERENT if findings else 0)
 
 
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
     """Of this host, whatever node the objects are looked at from."""
     from rulegen.firewalls.find import obstacles_beside
-    from rulegen.services.model import Finding, Reason
+    from rulegen.reference import Finding, ObjectReference
+    from rulegen.services.model import Reason
 
-    subject = f"Node {configuration.node.node_name}"
+    node = ObjectReference("Node", "", configuration.node.node_name)
     found = obstacles_beside(configuration.target)
-    return [Finding(subject, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
+    return [Finding(node, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
 class _View(NamedTuple):
@@ -797,7 +801,7 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     store = _services(features).store
     _say_mistakes(manifests)
     for finding in store.findings():
-        if finding.subject.startswith("Node "):
+        if finding.reference.kind == "Node":
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
@@ -963,12 +967,10 @@ def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
 
     _say_mistakes(manifests)
     features = _features(manifests.release(), configuration, configuration.node)
-    for finding in _services(features).store.findings():
+    wanted = Wanted(features, take_all(features))
+    for finding in _findings(features):
         _say(f"warning: {finding.subject}: {finding.message}")
-    taken = take_all(features)
-    for subject, _, message in _findings_of_others(features):
-        _say(f"warning: {subject}: {message}")
-    return Wanted(features, taken)
+    return wanted
 
 
 def _features(objects: Iterable[Any], configuration: Configuration, node: NodeConfiguration) -> list[Feature]:
@@ -986,11 +988,13 @@ def _policies(features: Iterable[Feature]) -> NetworkPolicies | None:
     return found  # type: ignore[no-any-return]
 
 
-def _findings_of_others(features: Iterable[Feature]) -> list[tuple[str, str, str]]:
-    """What the features beside Services find, when all was taken from them: the object, the reason, a sentence."""
-    others = (feature for feature in features if feature.name != "services")
-    found = (finding for feature in others for _, findings in feature.findings.items() for finding in findings)
-    return sorted((str(finding.reference), finding.reason, finding.message) for finding in found)
+def _findings(features: Sequence[Feature]) -> list[Finding]:
+    """What features find from which all was taken; of Services, also what is found in slices that none of them has."""
+    found = _services(features).store.findings()
+    for feature in features:
+        if feature.name != _services(features).name:
+            found += sorted(finding for _, findings in feature.findings.items() for finding in findings)
+    return found
 
 
 def _services(features: Iterable[Feature]) -> ServicesFeature:
