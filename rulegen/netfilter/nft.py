@@ -1,0 +1,339 @@
+"""Rules of nf_tables in the kernel's encoding come in, rules of `model` go out. Pure.
+
+Attributes are those of linux/netfilter/nf_tables.h. Every expression that is not known becomes a `Mystery`, which names
+itself when a packet meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+from rulegen.netfilter import expressions as do
+from rulegen.netfilter.kernel import Listing
+from rulegen.netfilter.model import (
+    BaseHook,
+    Chain,
+    Code,
+    Family,
+    Hook,
+    Instruction,
+    Rule,
+    Ruleset,
+    Set,
+    Table,
+    Verdict,
+)
+from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, OIF, PRIO, PROTO, SPORT, SRC
+from rulegen.netlink import attributes, text_of
+
+_Parts: TypeAlias = Mapping[int, bytes]
+
+_HOOKS = (Hook.PREROUTING, Hook.INPUT, Hook.FORWARD, Hook.OUTPUT, Hook.POSTROUTING)
+_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
+_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
+_RULE_CHAIN, _RULE_EXPRESSIONS, _RULE_USERDATA = 2, 4, 7
+_SET_NAME, _SET_FLAGS, _SET_KEY_LENGTH, _SET_DATA_LENGTH, _SET_TIMEOUT = 2, 3, 5, 7, 11
+_SET_INTERVAL, _SET_MAP, _SET_EVAL = 0x04, 0x08, 0x20
+_ELEMENTS = 3
+_KEY, _DATA, _FLAGS, _KEY_END = 1, 2, 3, 10
+_INTERVAL_END, _CATCH_ALL = 0x1, 0x2
+_CT_STATE, _CT_DIRECTION, _CT_STATUS = 0, 1, 2
+_NETWORK, _TRANSPORT = 1, 2
+_IPPROTO = {Family.IPV4: 9, Family.IPV6: 6}
+_COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
+_NOTHING = frozenset({"counter", "comment", "log"})
+
+
+def read_ruleset(family: Family, listings: Iterable[Listing]) -> Ruleset:
+    """The tables of one family."""
+    return Ruleset(family, tuple(_read_table(family, one) for one in listings if one.family == family.value))
+
+
+def _read_table(family: Family, listing: Listing) -> Table:
+    table = Table(f"{listing.family} {listing.table}")
+    for body in listing.sets:
+        found = _read_set(dict(attributes(body)))
+        _fill(found, listing.elements.get(found.name, ()))
+        table.sets[found.name] = found
+    for body in listing.chains:
+        chain = _read_chain(table, dict(attributes(body)))
+        table.chains[chain.name] = chain
+    reader = _Reader(family, table)
+    for body in listing.rules:
+        parts = dict(attributes(body))
+        chain = table.chains[text_of(parts[_RULE_CHAIN])]
+        instructions = tuple(reader.instructions(parts.get(_RULE_EXPRESSIONS, b"")))
+        text = " ".join(filter(None, map(str, instructions)))
+        chain.rules.append(Rule(chain, len(chain.rules) + 1, instructions, text))
+    return table
+
+
+def _number(parts: _Parts, kind: int, default: int = 0) -> int:
+    return int.from_bytes(parts[kind], "big") if kind in parts else default
+
+
+def _register(parts: _Parts, kind: int) -> int:
+    """A byte offset: registers 1 to 4 are of 16 bytes, those from 8 on of 4."""
+    number = _number(parts, kind)
+    return 4 * (number - 8) if number >= 8 else 16 * (number - 1)  # noqa: PLR2004
+
+
+def _data(parts: _Parts, kind: int) -> bytes | Verdict:
+    """A value or a verdict."""
+    content = dict(attributes(parts[kind]))
+    if 1 in content:
+        return content[1]
+    return _verdict(dict(attributes(content[2])))
+
+
+def _value(parts: _Parts, kind: int) -> bytes:
+    found = _data(parts, kind)
+    return found if isinstance(found, bytes) else b""
+
+
+def _verdict(parts: _Parts) -> Verdict:
+    code = int.from_bytes(parts[1], "big", signed=True)
+    if code & 0xFF == Code.QUEUE and code >= 0:
+        return Verdict(Code.QUEUE)
+    try:
+        return Verdict(Code(code), text_of(parts[2]) if 2 in parts else "")  # noqa: PLR2004
+    except ValueError:
+        return Verdict(Code.UNKNOWN)
+
+
+def _read_chain(table: Table, parts: _Parts) -> Chain:
+    chain = Chain(table.name, text_of(parts[_CHAIN_NAME]))
+    if _CHAIN_HOOK in parts:
+        hook = dict(attributes(parts[_CHAIN_HOOK]))
+        priority = int.from_bytes(hook[_HOOK_PRIORITY], "big", signed=True)
+        policy = Code(_number(parts, _CHAIN_POLICY, Code.ACCEPT))
+        chain.hook = BaseHook(text_of(parts[_CHAIN_TYPE]), _HOOKS[_number(hook, _HOOK_NUMBER)], priority, policy)
+    return chain
+
+
+# ---- sets ----
+
+
+def _read_set(parts: _Parts) -> Set:
+    flags = _number(parts, _SET_FLAGS)
+    return Set(
+        name=text_of(parts[_SET_NAME]),
+        key_length=_number(parts, _SET_KEY_LENGTH),
+        data_length=_number(parts, _SET_DATA_LENGTH),
+        is_map=bool(flags & _SET_MAP),
+        is_interval=bool(flags & _SET_INTERVAL),
+        is_dynamic=bool(flags & _SET_EVAL),
+        timeout=_number(parts, _SET_TIMEOUT) // 1000 if _SET_TIMEOUT in parts else None,
+    )
+
+
+def _fill(found: Set, bodies: Iterable[bytes]) -> None:
+    items = [
+        dict(attributes(item))
+        for body in bodies
+        for kind, payload in attributes(body)
+        if kind == _ELEMENTS
+        for _, item in attributes(payload)
+    ]
+    if not found.is_interval or any(_KEY_END in item for item in items):
+        for item in items:
+            low = _value(item, _KEY) if _KEY in item else bytes(found.key_length)
+            high = _value(item, _KEY_END) if _KEY_END in item else low
+            if _number(item, _FLAGS) & _CATCH_ALL:
+                low, high = bytes(found.key_length), b"\xff" * found.key_length
+            found.elements.append((low, high, _data(item, _DATA) if _DATA in item else None))
+        return
+    # Of one field, a range is its first key and the one behind its last, unless that is the last of all.
+    ends = sorted(items, key=lambda item: (_value(item, _KEY), not _number(item, _FLAGS) & _INTERVAL_END))
+    opened: tuple[bytes, bytes | Verdict | None] | None = None
+    for item in ends:
+        key = _value(item, _KEY)
+        if opened is not None:
+            last = int.from_bytes(key, "big") - 1
+            found.elements.append((opened[0], last.to_bytes(len(key), "big"), opened[1]))
+            opened = None
+        if not _number(item, _FLAGS) & _INTERVAL_END:
+            opened = (key, _data(item, _DATA) if _DATA in item else None)
+    if opened is not None:
+        found.elements.append((opened[0], b"\xff" * found.key_length, opened[1]))
+
+
+# ---- expressions ----
+
+
+class _Reader:
+    """Expressions of one table."""
+
+    def __init__(self, family: Family, table: Table) -> None:
+        self._family = family
+        self._table = table
+        self._known: Mapping[str, Callable[[_Parts], Instruction | None]] = {
+            "meta": self._meta,
+            "payload": self._payload,
+            "cmp": self._compare,
+            "range": self._range,
+            "bitwise": self._bitwise,
+            "byteorder": self._byteorder,
+            "immediate": self._immediate,
+            "lookup": self._lookup,
+            "dynset": self._update,
+            "ct": self._ct,
+            "fib": self._fib,
+            "numgen": self._numgen,
+            "hash": self._hash,
+            "nat": self._nat,
+            "masq": lambda _: do.Masquerade(),
+            "reject": lambda _: do.Decide(Verdict(Code.REJECT)),
+        }
+
+    def instructions(self, data: bytes) -> Iterator[Instruction]:
+        """Of a rule, in order."""
+        for _, expression in attributes(data):
+            parts = dict(attributes(expression))
+            name = text_of(parts[1])
+            content = dict(attributes(parts.get(2, b"")))
+            if name in _NOTHING:
+                continue
+            read = self._known.get(name)
+            made = read(content) if read else None
+            yield do.Mystery(f"the expression {name}") if made is None else made
+
+    def _meta(self, parts: _Parts) -> Instruction | None:
+        key = _number(parts, 2)
+        if 3 in parts:  # noqa: PLR2004
+            variable = {2: PRIO, 3: MARK}.get(key)
+            if variable is not None:
+                return do.SetField(_register(parts, 3), variable)
+            return do.Nothing("meta nftrace set") if key == 12 else None  # noqa: PLR2004
+        register = _register(parts, 1)
+        found = {
+            2: ((PRIO, 0, 4, True), "meta priority"),
+            3: ((MARK, 0, 4, True), "meta mark"),
+            6: ((IIF, 0, 16, False), "iifname"),
+            7: ((OIF, 0, 16, False), "oifname"),
+            15: ((None, _NFPROTO[self._family], 1, False), "meta nfproto"),
+            16: ((PROTO, 0, 1, False), "meta l4proto"),
+        }.get(key)
+        if found is None:
+            return do.LoadUnknown(register, 4, f"meta key {key}")
+        return do.Load(register, (found[0],), found[1])
+
+    def _payload(self, parts: _Parts) -> Instruction | None:
+        if 1 not in parts:
+            return None
+        register, base, offset, length = _register(parts, 1), _number(parts, 2), _number(parts, 3), _number(parts, 4)
+        fields = self._fields(base)
+        taken: list[tuple[int | None, int, int, bool]] = []
+        words = []
+        place = offset
+        while place < offset + length:
+            found = fields.get(place)
+            if found is None:
+                return do.LoadUnknown(register, length, f"bytes {offset} to {offset + length - 1} of header {base}")
+            variable, size, word = found
+            if place + size > offset + length:
+                if taken:
+                    return None
+                return do.LoadPrefix(register, variable, length, size, word)
+            taken.append((variable, 0, size, False))
+            words.append(word)
+            place += size
+        return do.Load(register, tuple(taken), " . ".join(words))
+
+    def _fields(self, base: int) -> Mapping[int, tuple[int, int, str]]:
+        """By offset: variable, length, and nft's word."""
+        if base == _TRANSPORT:
+            return {0: (SPORT, 2, "th sport"), 2: (DPORT, 2, "th dport")}
+        if base != _NETWORK:
+            return {}
+        ip = self._family.value
+        if self._family is Family.IPV4:
+            return {9: (PROTO, 1, "ip protocol"), 12: (SRC, 4, f"{ip} saddr"), 16: (DST, 4, f"{ip} daddr")}
+        return {8: (SRC, 16, f"{ip} saddr"), 24: (DST, 16, f"{ip} daddr")}
+
+    def _compare(self, parts: _Parts) -> Instruction | None:
+        return do.Compare(_register(parts, 1), _COMPARISONS[_number(parts, 2)], _value(parts, 3))
+
+    def _range(self, parts: _Parts) -> Instruction | None:
+        operator = "!=" if _number(parts, 2) else "=="
+        return do.Compare(_register(parts, 1), operator, _value(parts, 3), _value(parts, 4))
+
+    def _bitwise(self, parts: _Parts) -> Instruction | None:
+        operation, length = _number(parts, 6), _number(parts, 3)
+        source, register = _register(parts, 1), _register(parts, 2)
+        if operation == 0:
+            return do.Bitwise(source, register, _value(parts, 4), _value(parts, 5))
+        everything, nothing = b"\xff" * length, bytes(length)
+        if operation in {3, 4, 5} and 7 in parts and 8 not in parts:  # noqa: PLR2004
+            data = _value(parts, 7)
+            inverse = bytes(byte ^ 0xFF for byte in data)
+            mask, flip = {3: (data, nothing), 4: (inverse, data), 5: (everything, data)}[operation]
+            return do.Bitwise(source, register, mask, flip)
+        return None
+
+    def _byteorder(self, parts: _Parts) -> Instruction | None:
+        length, size = _number(parts, 4), _number(parts, 5)
+        return do.ByteOrder(_register(parts, 1), _register(parts, 2), length) if length == size else None
+
+    def _immediate(self, parts: _Parts) -> Instruction | None:
+        data = _data(parts, 2)
+        if isinstance(data, bytes):
+            return do.Immediate(_register(parts, 1), data)
+        return do.Mystery("a verdict of an unknown kind") if data.code is Code.UNKNOWN else do.Decide(data)
+
+    def _lookup(self, parts: _Parts) -> Instruction | None:
+        found = self._table.sets.get(text_of(parts[1]))
+        if found is None:
+            return None
+        has_data = 3 in parts  # noqa: PLR2004
+        is_verdict = has_data and _number(parts, 3) == 0
+        register = _register(parts, 3) if has_data and not is_verdict else None
+        return do.Lookup(found, _register(parts, 2), register, is_verdict, bool(_number(parts, 5)))
+
+    def _update(self, parts: _Parts) -> Instruction | None:
+        found = self._table.sets.get(text_of(parts[1]))
+        if found is None or 7 in parts or 10 in parts or _number(parts, 9) & 1:  # noqa: PLR2004
+            return None
+        operation = ("add", "update", "delete")[_number(parts, 3)]
+        data = _register(parts, 5) if 5 in parts else None  # noqa: PLR2004
+        timeout = _number(parts, 6) // 1000 if 6 in parts else None  # noqa: PLR2004
+        return do.Update(found, operation, _register(parts, 4), data, found.data_length, timeout)
+
+    def _ct(self, parts: _Parts) -> Instruction | None:
+        if 1 not in parts:
+            return None
+        key, register = _number(parts, 2), _register(parts, 1)
+        if key in {_CT_STATE, _CT_STATUS}:
+            return do.LoadConnection(register, key == _CT_STATUS)
+        return do.LoadUnknown(register, 4, f"ct key {key}")
+
+    def _fib(self, parts: _Parts) -> Instruction | None:
+        result, flags = _number(parts, 2), _number(parts, 3)
+        if result == 3 and flags in {1, 2}:  # noqa: PLR2004
+            return do.LoadAddressType(_register(parts, 1), SRC if flags == 1 else DST)
+        return do.LoadUnknown(_register(parts, 1), 4, "fib of another kind than type")
+
+    def _numgen(self, parts: _Parts) -> Instruction | None:
+        if _number(parts, 3) != 1:
+            return do.LoadUnknown(_register(parts, 1), 4, "numgen inc")
+        return do.Draw(_register(parts, 1), _number(parts, 2), _number(parts, 4))
+
+    def _hash(self, parts: _Parts) -> Instruction | None:
+        if _number(parts, 7):
+            return do.LoadUnknown(_register(parts, 2), 4, "symhash")
+        function = (_number(parts, 4), _number(parts, 5), _number(parts, 6))
+        return do.Hash(_register(parts, 1), _register(parts, 2), _number(parts, 3), function)
+
+    def _nat(self, parts: _Parts) -> Instruction | None:
+        if _number(parts, 1) != 1:
+            return None
+        ends = ((3, 4), (5, 6))
+        if any(end in parts and parts[end] != parts.get(start) for start, end in ends):
+            return None
+        address = _register(parts, 3) if 3 in parts else None  # noqa: PLR2004
+        port = _register(parts, 5) if 5 in parts else None  # noqa: PLR2004
+        return do.Translate(address, self._family.bits // 8, port, f"dnat {self._family.value} to")
+
+
