@@ -7,6 +7,7 @@ Then routing decides, which here means that both is tried: its destination may b
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Mapping
 from enum import Enum
@@ -51,6 +52,7 @@ _MANIP = {
     Hook.INPUT: "source",
     Hook.POSTROUTING: "source",
 }
+_TRANSLATING = (Hook.PREROUTING, Hook.OUTPUT)
 _DEEPEST = 64
 _STATES = {
     Connection.NEW: 0x08,
@@ -117,12 +119,16 @@ class Ending(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """A base chain. `notes_accept`: what it accepts passes over rules of others."""
+    """A base chain. `notes_accept`: what it accepts passes over rules of others.
+
+    `is_behind_translation`: it sees where a packet goes by then; those before judge by where the client sent it.
+    """
 
     chain: Chain
     hook: Hook
     is_nat: bool
     notes_accept: bool
+    is_behind_translation: bool
 
 
 class _NatEnds(NamedTuple):
@@ -184,7 +190,7 @@ class Machine:
             priority = chain.hook.priority
             place = (nat, priority, order) if is_nat else (priority, -(1 << 40), order)
             notes = chain.table.startswith(("iptables ", "ip6tables ")) and chain.table.endswith(" filter")
-            found.append((place, _Call(chain, hook, is_nat, notes)))
+            found.append((place, _Call(chain, hook, is_nat, notes, hook not in _TRANSLATING or priority > nat)))
         if hook in _MANIP:
             found.append(((nat, 1 << 40, 0), _NatEnds(_MANIP[hook])))
         found.sort(key=lambda one: one[0])
@@ -396,7 +402,7 @@ class Run:
 
     def _is_called(self, state: State, call: _Call) -> bool:
         if not call.is_nat:
-            return True
+            return self.connection is not Connection.TRANSLATED or call.is_behind_translation
         return self.connection.is_first and _MANIP[call.hook] not in state.manips
 
     def _call(self, state: State, call: _Call, waiting: list[State]) -> tuple[Ending | None] | None:
@@ -559,7 +565,9 @@ class Run:
             seconds = one.seconds
             self._learn(one, state, numbers)
         remembered = seconds if state.endpoint is not None and fate is Fate.TRANSLATED else None
-        outcome = Outcome(fate, state.masqueraded, state.accepted, remembered)
+        refused = fate in {Fate.REJECTED, Fate.DROPPED}
+        accepted = () if refused else state.accepted
+        outcome = Outcome(fate, state.masqueraded and not refused, accepted, remembered)
         return Ending(
             state.cell or state.region,
             state.region,
@@ -594,12 +602,11 @@ def _row(state: State, value: Value, columns: tuple[tuple[int, ...], ...], row: 
 
 
 def _stale(known: Mapping[bytes | None, object]) -> bytes:
-    """Data that nobody has written."""
-    for number in range(0xFFFFFFFF, 0, -1):
-        data = number.to_bytes(4, "big")
-        if data not in known:
-            return data
-    raise AssertionError("every number is in use")
+    """Data that no rule writes any more: as those that are written, but for some of its lowest bits."""
+    written = next(data for data in known if data is not None)
+    number = int.from_bytes(written, sys.byteorder)
+    others = ((number ^ flipped).to_bytes(len(written), sys.byteorder) for flipped in range(1, 1 << 16))
+    return next(data for data in others if data not in known)
 
 
 def _first_from(places: tuple[int, ...], place: int) -> int | None:

@@ -275,7 +275,11 @@ class _Reader:
 
     def _byteorder(self, parts: _Parts) -> Instruction | None:
         length, size = _number(parts, 4), _number(parts, 5)
-        return do.ByteOrder(_register(parts, 1), _register(parts, 2), length) if length == size else None
+        source, register = _register(parts, 1), _register(parts, 2)
+        if length == size:
+            return do.ByteOrder(source, register, length)
+        # The kernel swaps as many numbers as fit: of a protocol, which nft calls a number of two bytes, none.
+        return do.Nothing("") if length < size and source == register else None
 
     def _immediate(self, parts: _Parts) -> Instruction | None:
         data = _data(parts, 2)
