@@ -19,9 +19,11 @@ from tests.selection import Extent, choose, left_out
 
 pytest_plugins = ["tests.lab.fixtures"]
 
-# How long an example takes says something about the machine alone.
-settings.register_profile("rulegen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("rulegen")
+# How long an example takes says something about the machine alone. The examples are the same ones each time, as is the
+# part of the matrices; with `--exhaustive` they are new ones.
+settings.register_profile("new examples", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same examples", settings.get_profile("new examples"), derandomize=True)
+settings.load_profile("same examples")
 
 # Each process of tests has a lock of its own for legacy iptables: others hold the host's, and tests hold theirs. A name
 # is read once, when rulegen is imported.
@@ -105,6 +107,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     be_patient(config.getoption("patience"))
     choose(config.getoption("one_in"))
+    if config.getoption("exhaustive"):
+        settings.load_profile("new examples")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

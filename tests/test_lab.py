@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import Fate, Lab, Outcome, Packet, count_endpoints
 from tests.lab.fixtures import MakeLab, lab_or_skip
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -189,7 +190,7 @@ def test_thousands_of_flows_take_seconds(node: Lab) -> None:
     ]
     started = time.monotonic()
     outcomes = node.send(packets * 25)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < patience(10)
     fates = [outcome.fate for outcome in outcomes]
     assert fates.count(Fate.REJECTED) == fates.count(Fate.DROPPED) == len(outcomes) / 4
     assert fates.count(Fate.DELIVERED) == len(outcomes) / 2

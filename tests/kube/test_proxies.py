@@ -57,18 +57,16 @@ def test_a_proxy_that_speaks_tls(server: ApiServer, through: Callable[[str], Api
         assert running.asked == [place(server)]
         # A watch in TLS within TLS can be ended.
         query = {"watch": "true", "timeoutSeconds": "60"}
-        ended = threading.Event()
+        answered, ended = threading.Event(), threading.Event()
 
         def watch() -> None:
             with api.get("/api/v1/services", query, 60.0) as answer:
+                answered.set()
                 refusal(lambda: list(answer.chunks()))
             ended.set()
 
         threading.Thread(target=watch, daemon=True).start()
-        end = time.monotonic() + patience(2)
-        while not server.streams:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        assert answered.wait(patience(2))
         api.close()
         assert ended.wait(patience(1))
 
