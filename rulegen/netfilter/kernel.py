@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError
 from rulegen.netfilter.model import Family
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     DUMP,
     DUMP_INTERRUPTED,
     FAMILY_HEADER,

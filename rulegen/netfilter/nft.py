@@ -25,7 +25,7 @@ from rulegen.netfilter.model import (
     Verdict,
 )
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, OIF, PRIO, PROTO, SPORT, SRC
-from rulegen.netlink import attributes, text_of
+from rulegen.netlink.messages import attributes, text_of
 
 _Parts: TypeAlias = Mapping[int, bytes]
 

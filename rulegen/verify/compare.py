@@ -6,13 +6,13 @@ the same outcomes are possible, and each share agrees within a bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 from rulegen.netfilter.intervals import Intervals
 from rulegen.netfilter.machine import Ending, Endpoint, Fate, Outcome
-from rulegen.netfilter.regions import DST, MARK, PRIO, SRC, Cube, Domain, Region, intersect_bits, split_bits
+from rulegen.netfilter.regions import DST, MARK, SRC, Cube, Domain, Region, intersect_bits, split_bits
 
 # What is rounded at each rule that draws: the kernel scales 32 random bits, or compares 31 of them.
 ROUNDING = Fraction(1, 1 << 30)
@@ -34,14 +34,23 @@ class Sides(NamedTuple):
     mark: int
 
 
+class Deviation(NamedTuple):
+    """A share that differs: of the packets of a class that `atom` describes, the outcome's on both sides."""
+
+    atom: Atom
+    outcome: Outcome
+    left: Fraction
+    right: Fraction
+
+
 class Compared(NamedTuple):
-    """One class. `problem`: how the sides differ, "" when they are equal, in words for people.
+    """One class. `deviations`: how the sides differ, empty when they are equal.
 
     `unknown`: which rule is not understood, "" when all are.
     """
 
     region: Region
-    problem: str
+    deviations: tuple[Deviation, ...]
     unknown: str
     left: list[Ending]
     right: list[Ending]
@@ -98,7 +107,7 @@ def _compare_cell(
     """Splits the class by what only some of what was drawn depends on, and compares each part."""
     unknown = next((one.why for one in (*left, *right) if one.outcome.fate is Fate.UNKNOWN), None)
     if unknown is not None:
-        yield Compared(region, "", unknown or _UNSAID, left, right)
+        yield Compared(region, (), unknown or _UNSAID, left, right)
         return
     division = _division(sides, region, (*left, *right))
     if division is not None:
@@ -107,7 +116,7 @@ def _compare_cell(
             yield from _compare_cell(sides, part, smaller_left, smaller_right, bound)
         return
     one, two = (_distribution(sides, region, side) for side in (left, right))
-    yield Compared(region, _difference(one, two, bound), "", left, right)
+    yield Compared(region, _deviations(one, two, bound), "", left, right)
 
 
 # Nothing is said about some packets, so that nothing can be wrong.
@@ -203,8 +212,6 @@ def _atoms(
 ) -> Iterator[tuple[bool, bool]]:
     """For which of the packets an endpoint of an Ending counts."""
     address = endpoint[0]
-    if region.linked is not None and region.linked is False:
-        pass
     domain = ending.region.numbers(SRC)
     equals = []
     if address in sources and address in domain and ending.relation is not False:
@@ -237,10 +244,10 @@ def _marks(sides: Sides, region: Region, ending: Ending) -> tuple[bool | None, .
     return (True, False)
 
 
-def _difference(left: Distribution, right: Distribution, bound: Bound) -> str:
-    """How two distributions differ, "" for not."""
+def _deviations(left: Distribution, right: Distribution, bound: Bound) -> tuple[Deviation, ...]:
     if left == right:
-        return ""
+        return ()
+    found = []
     for atom in left.keys() | right.keys():
         one, two = left.get(atom, {}), right.get(atom, {})
         if one == two:
@@ -248,12 +255,27 @@ def _difference(left: Distribution, right: Distribution, bound: Bound) -> str:
         for outcome in one.keys() | two.keys():
             share, wanted = one.get(outcome, Fraction(0)), two.get(outcome, Fraction(0))
             if bool(share) != bool(wanted) or abs(share - wanted) > bound(atom[0], wanted):
-                return _in_words(atom, outcome, share, wanted)
-    return ""
+                found.append(Deviation(atom, outcome, share, wanted))
+    return tuple(found)
 
 
-def _in_words(atom: Atom, outcome: Outcome, share: Fraction, wanted: Fraction) -> str:
-    return f"{outcome} at {atom}: {float(share):.6g} instead of {float(wanted):.6g}"
+def only(sides: Sides, region: Region, atom: Atom) -> Region | None:
+    """The packets of a class that an atom describes; None where there are none."""
+    endpoint, equal, _, mark = atom
+    if endpoint is not None and equal is not None:
+        sources = region.numbers(SRC)
+        one = Intervals.one(endpoint[0])
+        domain = sources & one if equal else sources - one
+        if not domain:
+            return None
+        region = region.narrowed(SRC, domain)
+    if mark is not None:
+        marked, others = split_bits(region.bits(MARK), sides.mark, sides.mark)
+        cube = marked if mark else next(iter(others), None)
+        if cube is None:
+            return None
+        region = region.narrowed(MARK, cube)
+    return region
 
 
 def rounding(draws: int) -> Bound:
@@ -261,6 +283,3 @@ def rounding(draws: int) -> Bound:
     bound = ROUNDING * draws
     return lambda _, __: bound
 
-
-Facts: TypeAlias = Mapping[str, object]
-__all__ = ["Bound", "Compared", "Sides", "compare", "is_unsaid", "rounding", "within", "PRIO"]

@@ -1,4 +1,4 @@
-"""What the compiled service-ports say of sets of packets: Routes and a Region come in, Endings as rules have them go out.
+"""What the compiled service-ports say of sets of packets: ServicePorts and a Region come in, Endings as rules have them go out.
 
 Written from docs/service-proxy.md, by number, without a look at any rule. It follows the same sets of packets as the
 evaluator, so that both can be compared class by class.
@@ -20,13 +20,13 @@ from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, PROTO, SRC, Region
 from rulegen.netfilter.state import Connection, State, split, split_equal, split_local
 from rulegen.netfilter.tables import KeyTable
 from rulegen.netfilter.values import Bits, Choice, Column, Part, Value
-from rulegen.routing.model import (
+from rulegen.services.model import (
     Backend,
     Frontend,
     FrontendKind,
-    NodeRouting,
+    NodeSettings,
     PodDetector,
-    Route,
+    ServicePort,
     TrafficPolicy,
     Verdict,
 )
@@ -53,12 +53,12 @@ def networks(cidrs: Iterable[Cidr]) -> Intervals:
 class Match(NamedTuple):
     """A Frontend and whose it is."""
 
-    route: Route
+    port: ServicePort
     frontend: Frontend
 
     @property
     def has_endpoints(self) -> bool:
-        """Whether anybody gets through; on an external one of policy Local pods and the node may (rule 43)."""
+        """Whether anybody gets through; on an external one of policy Local pods and the node may (SVC-43)."""
         return self.frontend.verdict is Verdict.BALANCE or (
             self.frontend.kind is not FrontendKind.CLUSTER_IP and self.frontend.verdict is Verdict.DROP
         )
@@ -67,7 +67,7 @@ class Match(NamedTuple):
         """In words."""
         frontend = self.frontend
         what = frontend.kind.value + (f" {frontend.address}" if frontend.address else "")
-        return f"{what} port {frontend.port}/{self.route.name.protocol} of {self.route.name}"
+        return f"{what} port {frontend.port}/{self.port.name.protocol} of {self.port.name}"
 
 
 class _Chosen(NamedTuple):
@@ -79,7 +79,7 @@ class Habits(NamedTuple):
     """How a target does what it may do in its own way.
 
     `rechecks`: it judges packets by where they go after DNAT, and every packet of a connection that nobody has answered
-    (D5, D20, rule 38); `accepts`: it accepts in front of others' rules (D14).
+    (D5, D20, SVC-38); `accepts`: it accepts in front of others' rules (D14).
     """
 
     rechecks: bool
@@ -91,15 +91,15 @@ ON_IPTABLES = Habits(rechecks=True, accepts=True)
 
 
 class Meaning:
-    """The Routes of one family on one node. `mark`: the bit for "to be masqueraded".
+    """The ServicePorts of one family on one node. `mark`: the bit for "to be masqueraded".
 
     `local_addresses`: as the `Machine` that it is compared with has them.
     """
 
     def __init__(
         self,
-        routes: Iterable[Route],
-        node: NodeRouting,
+        service_ports: Iterable[ServicePort],
+        node: NodeSettings,
         mark: int,
         local_addresses: Intervals,
         habits: Habits,
@@ -113,18 +113,18 @@ class Meaning:
         addressed: dict[tuple[int, int, int], Match] = {}
         node_ports: dict[tuple[int, int], Match] = {}
         health_checks = set()
-        for route in routes:
-            if route.family is not node.family:
+        for port in service_ports:
+            if port.family is not node.family:
                 continue
-            protocol = _PROTOCOLS[route.name.protocol]
-            for frontend in route.frontends:
-                match = Match(route, frontend)
+            protocol = _PROTOCOLS[port.name.protocol]
+            for frontend in port.frontends:
+                match = Match(port, frontend)
                 if frontend.kind is FrontendKind.NODE_PORT:
                     node_ports[protocol, frontend.port] = match
                 else:
                     addressed[int(ip_address(frontend.address)), protocol, frontend.port] = match
-            if route.health_check_port:
-                health_checks.add(route.health_check_port)
+            if port.health_check_port:
+                health_checks.add(port.health_check_port)
         # Data of a table are compared and hashed, so they are numbers.
         self.matches = [*addressed.values(), *node_ports.values()]
         self.addressed = _table(addressed, 0)
@@ -147,6 +147,10 @@ class Meaning:
     ) -> Iterator[list[Ending]]:
         """As `machine.Run.follow`."""
         return _Way(self, connection, memory, is_sent=is_sent).follow(region)
+
+    def remembered(self, _: frozenset[tuple[str, Hashable]]) -> set[Endpoint]:
+        """Nothing: what is remembered is the rules' to say."""
+        return set()
 
     def allowed(self, sources: tuple[Cidr, ...]) -> Intervals:
         """Source ranges as numbers."""
@@ -254,7 +258,7 @@ class _Way:
             yield state.within(region), None
 
     def _let_in(self, state: State, match: Match) -> Iterator[State]:
-        """Rules 50 to 54: source ranges come first."""
+        """SVC-50 to 54: source ranges come first."""
         if match.frontend.allowed_sources is None:
             yield state
             return
@@ -264,7 +268,7 @@ class _Way:
         yield from inside
 
     def _node_ports(self, state: State) -> Iterator[tuple[State, Match | None]]:
-        """Rules 60 to 64: NodePorts, on addresses that accept them and that the node has."""
+        """SVC-60 to 64: NodePorts, on addresses that accept them and that the node has."""
         found = self._of.node_ports.lookup(state.region, [Part(PROTO), Part(DPORT)])
         for region in found.rest:
             yield state.within(region), None
@@ -288,7 +292,7 @@ class _Way:
             self._refused_or_passed(one, addressed, match)
 
     def _refused_or_passed(self, state: State, addressed: Match | None, node_port: Match | None) -> None:
-        """Rules 36 to 38 and 67, in the order in which a packet passes them."""
+        """SVC-36 to 38 and 67, in the order in which a packet passes them."""
         for one, is_local in split_local(state, DST):
             outcomes: list[State] = [one]
             if self.is_sent or not is_local:
@@ -321,7 +325,7 @@ class _Way:
     # -- endpoints --
 
     def _at_frontend(self, state: State, match: Match, addressed: Match | None) -> None:
-        """Rules 41 to 45."""
+        """SVC-41 to 45."""
         for one, chosen in self._choose(state, match):
             if chosen.backends:
                 self._deliver(one, match, chosen)
@@ -330,9 +334,9 @@ class _Way:
                 self._refused_or_passed(one, addressed if node_port else match, node_port)
 
     def _choose(self, state: State, match: Match) -> Iterator[tuple[State, _Chosen]]:
-        route, frontend = match
+        port, frontend = match
         if frontend.kind is FrontendKind.CLUSTER_IP:
-            backends = route.local if frontend.policy is TrafficPolicy.LOCAL else route.cluster
+            backends = port.local_endpoints if frontend.policy is TrafficPolicy.LOCAL else port.cluster_endpoints
             if self._of.node.masquerade_all:
                 yield state, _Chosen(backends, masquerade=True)
             elif self._of.node.detector is None:
@@ -341,25 +345,25 @@ class _Way:
                 for one, is_pod in self._detected(state):
                     yield one, _Chosen(backends, masquerade=not is_pod)
         elif frontend.policy is TrafficPolicy.CLUSTER:
-            yield state, _Chosen(route.cluster, masquerade=True)
+            yield state, _Chosen(port.cluster_endpoints, masquerade=True)
         else:
             for one, is_pod in self._detected(state):
                 if is_pod:
-                    yield one, _Chosen(route.cluster, masquerade=False)
+                    yield one, _Chosen(port.cluster_endpoints, masquerade=False)
                 elif self.is_sent:
-                    yield one, _Chosen(route.cluster, masquerade=True)
+                    yield one, _Chosen(port.cluster_endpoints, masquerade=True)
                 else:
-                    yield one, _Chosen(route.local, masquerade=False)
+                    yield one, _Chosen(port.local_endpoints, masquerade=False)
 
     def _detected(self, state: State) -> Iterator[tuple[State, bool]]:
-        """Rules 47, 48."""
+        """SVC-47, 48."""
         variable, values = self._of.pods
         inside, outside = split(state, state.fields[variable], values)
         yield from ((one, True) for one in inside)
         yield from ((one, False) for one in outside)
 
     def _deliver(self, state: State, match: Match, chosen: _Chosen) -> None:
-        route = match.route
+        port = match.port
         backends: Sequence[Backend] = self._remembered(match, chosen) or chosen.backends
         numbers = [(int(ip_address(backend.address)), backend.port) for backend in backends]
         weights = tuple([backend.weight or 1 for backend in backends])
@@ -372,12 +376,12 @@ class _Way:
         whole = state.cell or state.region
         self._cell = []
         for one, is_local in split_local(state, DST):
-            for part in self._unless_endpoint_refused(one, _PROTOCOLS[route.name.protocol], is_local=is_local):
-                self._masquerade(part, chosen, route, is_local=is_local)
+            for part in self._unless_endpoint_refused(one, _PROTOCOLS[port.name.protocol], is_local=is_local):
+                self._masquerade(part, chosen, port, is_local=is_local)
         self._found.append([ending._replace(cell=whole) for ending in self._cell])
 
     def _unless_endpoint_refused(self, state: State, protocol: int, *, is_local: bool) -> Iterator[State]:
-        """An endpoint may be the destination of other rules; some targets ask for these after DNAT (rule 38)."""
+        """An endpoint may be the destination of other rules; some targets ask for these after DNAT (SVC-38)."""
         if not self._of.habits.rechecks:
             yield state
             return
@@ -407,42 +411,42 @@ class _Way:
         return _without_endpoints(node_port) or _without_endpoints(addressed)
 
     def _remembered(self, match: Match, chosen: _Chosen) -> list[Backend]:
-        """Rules 55 to 58: the endpoint of a client that is known, if it is in the list still, or draining (D9)."""
-        if match.route.affinity_timeout is None or self._memory is None or isinstance(self._memory, Stale):
+        """SVC-55 to 58: the endpoint of a client that is known, if it is in the list still, or draining (D9)."""
+        if match.port.affinity_timeout is None or self._memory is None or isinstance(self._memory, Stale):
             return []
-        is_local_list = chosen.backends == match.route.local and chosen.backends != match.route.cluster
-        draining = [one for one in match.route.draining if one.local or not is_local_list]
+        is_local_list = chosen.backends == match.port.local_endpoints and chosen.backends != match.port.cluster_endpoints
+        draining = [one for one in match.port.draining if one.local or not is_local_list]
         return [
             one
             for one in (*chosen.backends, *draining)
             if (int(ip_address(one.address)), one.port) == self._memory
         ]
 
-    def _masquerade(self, state: State, chosen: _Chosen, route: Route, *, is_local: bool) -> None:
-        """Rules 44 and 46; what the node only receives keeps its source."""
+    def _masquerade(self, state: State, chosen: _Chosen, port: ServicePort, *, is_local: bool) -> None:
+        """SVC-44 and 46; what the node only receives keeps its source."""
         if is_local and not self.is_sent:
-            self._arrive_at(state, route, masqueraded=False, is_local=True)
+            self._arrive_at(state, port, masqueraded=False, is_local=True)
         elif chosen.masquerade:
-            self._arrive_at(state, route, masqueraded=True, is_local=is_local)
+            self._arrive_at(state, port, masqueraded=True, is_local=is_local)
         else:
             for one, equal in split_equal(state):
                 if equal:
-                    self._arrive_at(one, route, masqueraded=True, is_local=is_local)
+                    self._arrive_at(one, port, masqueraded=True, is_local=is_local)
                     continue
                 for part, is_marked in self._marked(one):
-                    self._arrive_at(part, route, masqueraded=is_marked, is_local=is_local)
+                    self._arrive_at(part, port, masqueraded=is_marked, is_local=is_local)
 
-    def _arrive_at(self, state: State, route: Route, *, masqueraded: bool, is_local: bool) -> None:
-        """D14: what is masqueraded is accepted where it is forwarded; rule 84: health checks where they are received."""
+    def _arrive_at(self, state: State, port: ServicePort, *, masqueraded: bool, is_local: bool) -> None:
+        """D14: what is masqueraded is accepted where it is forwarded; SVC-84: health checks where they are received."""
         accepts = self._of.habits.accepts
         accepted = ("forward",) if accepts and masqueraded and not self.is_sent else ()
-        outcome = Outcome(Fate.TRANSLATED, masqueraded, accepted, route.affinity_timeout)
-        if not (accepts and is_local and route.name.protocol == "TCP"):
+        outcome = Outcome(Fate.TRANSLATED, masqueraded, accepted, port.affinity_timeout)
+        if not (accepts and is_local and port.name.protocol == "TCP"):
             self._note(state, outcome)
             return
         rows: dict[bool, list[int]] = {}
-        for row, port in enumerate(state.choice.columns[1]):
-            rows.setdefault(port in self._of.health_checks, []).append(row)
+        for row, number in enumerate(state.choice.columns[1]):
+            rows.setdefault(number in self._of.health_checks, []).append(row)
         for is_check, indexes in rows.items():
             more = ("input",) if is_check else ()
             self._note(state.drawing(indexes), outcome._replace(accepted=(*accepted, *more)))
@@ -457,7 +461,7 @@ class _Way:
         yield from ((one, False) for one in outside)
 
     def _pass(self, state: State) -> None:
-        """It goes where it was going; a mark means that it is masqueraded, if it leaves (rule 46)."""
+        """It goes where it was going; a mark means that it is masqueraded, if it leaves (SVC-46)."""
         for one, is_local in split_local(state, DST):
             if is_local and not self.is_sent:
                 self._end_received(one, Outcome(Fate.PASSED))
@@ -519,7 +523,7 @@ def _ending(state: State, outcome: Outcome) -> Ending:
 
 
 def _without_endpoints(match: Match | None) -> Fate | None:
-    """Rules 36, 37."""
+    """SVC-36, 37."""
     if match is None or match.frontend.verdict is Verdict.BALANCE:
         return None
     return Fate.REJECTED if match.frontend.verdict is Verdict.REJECT else Fate.DROPPED
