@@ -11,7 +11,6 @@ import sys
 from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Mapping
 from enum import Enum
-from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 from rulegen.netfilter.expressions import settle
@@ -42,7 +41,7 @@ from rulegen.netfilter.regions import (
     Region,
 )
 from rulegen.netfilter.state import Connection, Frame, Path, Remembered, State, split, split_local
-from rulegen.netfilter.values import Bits, Column, Part, Unknown, Value
+from rulegen.netfilter.values import Bits, Column, Part, Shares, Unknown, Value, shares
 
 # Where the kernel's NAT stands at each hook (linux/netfilter_ipv4.h); chains of type nat are called there.
 _NAT_PRIORITIES = {Hook.PREROUTING: -100, Hook.OUTPUT: -100, Hook.INPUT: 100, Hook.POSTROUTING: 100}
@@ -112,7 +111,7 @@ class Ending(NamedTuple):
     relation: bool | None
     is_local: bool | None
     outcome: Outcome
-    endpoints: Mapping[Endpoint | None, Fraction]
+    endpoints: Shares
     path: Path
     asked: frozenset[tuple[str, Hashable]]
     why: str = ""
@@ -544,22 +543,8 @@ class Run:
     # -- the end --
 
     def _ending(self, state: State, fate: Fate, why: str = "") -> Ending:
-        rows = range(len(state.choice.weights))
-        columns = state.choice.columns
-        endpoints: dict[Endpoint | None, Fraction] = {}
-        if state.endpoint is None:
-            endpoints[None] = state.weight * Fraction(sum(state.choice.weights), state.choice.total)
-            numbers: list[Endpoint | None] = [None for _ in rows]
-        else:
-            address, port = state.endpoint
-            numbers = [
-                (_row(state, address, columns, row), _row(state, port, columns, row)) for row in rows
-            ]
-            counts: dict[Endpoint | None, int] = {}
-            for number, weight in zip(numbers, state.choice.weights, strict=True):
-                counts[number] = counts.get(number, 0) + weight
-            for number, count in counts.items():
-                endpoints[number] = state.weight * Fraction(count, state.choice.total)
+        numbers = drawn_endpoints(state)
+        endpoints = shares(numbers, state.choice.weights, state.weight / state.choice.total)
         seconds = None
         for one in state.remembered:
             seconds = one.seconds
@@ -580,7 +565,7 @@ class Run:
             why,
         )
 
-    def _learn(self, one: Remembered, state: State, numbers: list[Endpoint | None]) -> None:
+    def _learn(self, one: Remembered, state: State, numbers: tuple[Endpoint | None, ...]) -> None:
         known = self.machine.learned.setdefault((one.name, one.key), {})
         for row, endpoint in enumerate(numbers):
             if endpoint is None:
@@ -594,11 +579,20 @@ class Run:
             known.setdefault(data, set()).add(endpoint)
 
 
-def _row(state: State, value: Value, columns: tuple[tuple[int, ...], ...], row: int) -> int:
+def drawn_endpoints(state: State) -> tuple[Endpoint | None, ...]:
+    """Where packets go, for each row of what was drawn."""
+    rows = len(state.choice.weights)
+    if state.endpoint is None:
+        return (None,) * rows
+    address, port = (_column(state, value, rows) for value in state.endpoint)
+    return tuple(zip(address, port, strict=True))
+
+
+def _column(state: State, value: Value, rows: int) -> tuple[int, ...]:
     if isinstance(value, Column):
-        return columns[value.index][row]
+        return state.choice.columns[value.index]
     number = state.known(value)
-    return -1 if number is None else number
+    return (-1 if number is None else number,) * rows
 
 
 def _stale(known: Mapping[bytes | None, object]) -> bytes:

@@ -130,10 +130,13 @@ class Region:
         if not both:
             yield self, False
             return
-        equal = (both, both, *self.domains[2:])
-        yield Region(equal, self.facts, self.excluded, linked=True), True
+        yield self.with_equal_ends(both), True
         if self.numbers(SRC).only is None or self.numbers(DST).only is None:
             yield self._with_different_ends(both), False
+
+    def with_equal_ends(self, both: Intervals) -> Region:
+        """The packets from an address to itself; `both`: which ones."""
+        return Region((both, both, *self.domains[2:]), self.facts, self.excluded, linked=True)
 
     def _with_different_ends(self, both: Intervals) -> Region:
         for one, other in ((SRC, DST), (DST, SRC)):

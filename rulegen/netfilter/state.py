@@ -129,11 +129,33 @@ class State:
 
     def copy(self) -> State:
         """One that changes on its own."""
+        # Written out: this is what takes most of the time.
         new = State.__new__(State)
-        for name in State.__slots__:
-            setattr(new, name, getattr(self, name))
+        new.accepted = self.accepted
+        new.asked = self.asked
+        new.cell = self.cell
+        new.choice = self.choice
+        new.decided = self.decided
+        new.endpoint = self.endpoint
         new.fields = self.fields.copy()
+        new.frame = self.frame
+        new.instruction = self.instruction
+        new.is_inside = self.is_inside
+        new.is_local = self.is_local
+        new.is_translated = self.is_translated
+        new.manips = self.manips
+        new.masqueraded = self.masqueraded
+        new.path = self.path
+        new.place = self.place
+        new.region = self.region
         new.registers = self.registers.copy()
+        new.relation = self.relation
+        new.remembered = self.remembered
+        new.rules = self.rules
+        new.run = self.run
+        new.step = self.step
+        new.steps = self.steps
+        new.weight = self.weight
         return new
 
     def within(self, region: Region) -> State:

@@ -10,12 +10,15 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from rulegen.netfilter.intervals import Intervals
-from rulegen.netfilter.regions import Region, split_bits
+from rulegen.netfilter.regions import DST, SRC, Region, split_bits
 from rulegen.netfilter.values import Bits, Part
 
 Data = TypeVar("Data", bound=Hashable)
 Range: TypeAlias = tuple[int, int]
 KeyPart: TypeAlias = int | Part | Bits
+
+
+_ENDS = [Part(SRC), Part(DST)]
 
 
 class TooManyUnknownsError(Exception):
@@ -143,7 +146,10 @@ class KeyTable(Generic[Data]):
         domains = [region.numbers(part.variable) for part in variables]
         hits: list[tuple[Region, Data]] = []
         covered = False
-        for element, data in self._candidates(known, unknown):
+        candidates: Iterable[tuple[tuple[Range, ...], Data]] = self._candidates(known, unknown)
+        if variables == _ENDS:
+            candidates, hits = self._equal_ends(region, candidates, unknown)
+        for element, data in candidates:
             narrowed = {}
             for place, part, domain in zip(unknown, variables, domains, strict=True):
                 low, high = element[place]
@@ -164,6 +170,26 @@ class KeyTable(Generic[Data]):
         if covered:
             return Found(hits, [])
         return Found(hits, [region.without(missed)] if hits else [region])
+
+    @staticmethod
+    def _equal_ends(
+        region: Region, elements: Iterable[tuple[tuple[Range, ...], Data]], places: Sequence[int]
+    ) -> tuple[list[tuple[tuple[Range, ...], Data]], list[tuple[Region, Data]]]:
+        """Addresses that are paired with themselves go together; the other elements, and the parts that hit."""
+        others = []
+        addresses: dict[Data, list[Range]] = defaultdict(list)
+        for element, data in elements:
+            (low, high), (low_too, high_too) = (element[place] for place in places)
+            if low == high == low_too == high_too:
+                addresses[data].append((low, high))
+            else:
+                others.append((element, data))
+        hits = []
+        for data, ranges in addresses.items():
+            both = Intervals.of(ranges) & region.numbers(SRC) & region.numbers(DST)
+            if both and region.linked is not False:
+                hits.append((region.with_equal_ends(both), data))
+        return others, hits
 
     # -- bits --
 

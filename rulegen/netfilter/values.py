@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
+from math import gcd
 from typing import NamedTuple, TypeAlias
 
 from rulegen.netfilter.intervals import Intervals
@@ -98,6 +101,41 @@ class Choice:
     def share(self, row: int) -> Fraction:
         """How probable a row is."""
         return Fraction(self.weights[row], self.total)
+
+
+class Shares(NamedTuple):
+    """How connections are split over endpoints: `weights` out of `total`, in the endpoints' order, in lowest terms.
+
+    An endpoint is an address and a port; None stands for none.
+    """
+
+    endpoints: tuple[tuple[int, int] | None, ...]
+    weights: tuple[int, ...]
+    total: int
+
+    def items(self) -> Iterator[tuple[tuple[int, int] | None, Fraction]]:
+        """Each endpoint with its share."""
+        for endpoint, weight in zip(self.endpoints, self.weights, strict=True):
+            yield endpoint, Fraction(weight, self.total)
+
+
+def shares(endpoints: tuple[tuple[int, int] | None, ...], weights: tuple[int, ...], whole: Fraction) -> Shares:
+    """The same endpoint may come several times. `whole`: what the weights are parts of, as one weight."""
+    return _shares(endpoints, weights, whole.numerator, whole.denominator)
+
+
+@lru_cache(maxsize=1 << 16)
+def _shares(
+    endpoints: tuple[tuple[int, int] | None, ...], weights: tuple[int, ...], numerator: int, denominator: int
+) -> Shares:
+    counts: dict[tuple[int, int] | None, int] = {}
+    for endpoint, weight in zip(endpoints, weights, strict=True):
+        counts[endpoint] = counts.get(endpoint, 0) + weight * numerator
+    divisor = gcd(denominator, *counts.values())
+    ordered = sorted(counts.items(), key=lambda item: item[0] or (-1, -1))
+    return Shares(
+        tuple(endpoint for endpoint, _ in ordered), tuple(count // divisor for _, count in ordered), denominator // divisor
+    )
 
 
 NO_CHOICE = Choice((1,), 1, ())

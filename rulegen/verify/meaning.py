@@ -14,12 +14,12 @@ from typing import NamedTuple
 from rulegen.config import Cidr
 from rulegen.config import Family as RouteFamily
 from rulegen.netfilter.intervals import EMPTY, Intervals
-from rulegen.netfilter.machine import INTERFACE_BITS, Ending, Endpoint, Fate, Memory, Outcome, Stale
+from rulegen.netfilter.machine import INTERFACE_BITS, Ending, Endpoint, Fate, Memory, Outcome, Stale, drawn_endpoints
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, PROTO, SRC, Region
 from rulegen.netfilter.state import Connection, State, split, split_equal, split_local
 from rulegen.netfilter.tables import KeyTable
-from rulegen.netfilter.values import Bits, Choice, Column, Part, Value
+from rulegen.netfilter.values import Bits, Choice, Column, Part, Value, shares
 from rulegen.services.model import (
     Backend,
     Frontend,
@@ -510,12 +510,7 @@ class _Way:
 
 
 def _ending(state: State, outcome: Outcome) -> Ending:
-    endpoints: dict[Endpoint | None, Fraction] = {None: Fraction(1)}
-    if state.endpoint is not None:
-        addresses, ports = state.choice.columns
-        endpoints = {}
-        for row, key in enumerate(zip(addresses, ports, strict=True)):
-            endpoints[key] = endpoints.get(key, Fraction(0)) + state.choice.share(row)
+    endpoints = shares(drawn_endpoints(state), state.choice.weights, Fraction(1, state.choice.total))
     asked: frozenset[tuple[str, Hashable]] = frozenset()
     return Ending(
         state.region, state.region, state.relation, state.is_local, outcome, endpoints, None, asked
