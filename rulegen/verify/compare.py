@@ -131,7 +131,7 @@ def _signature(region: Region, endings: Iterable[Ending]) -> Counter[Hashable]:
             ending.is_local,
             ending.outcome,
             ending.endpoints,
-            None if ending.region is region else ending.region,
+            None if ending.region is region else (ending.region.domains, frozenset(ending.region.facts)),
         )
         for ending in endings
     )

@@ -6,7 +6,7 @@ evaluator, so that both can be compared class by class.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
@@ -375,40 +375,60 @@ class _Way:
         state.fields[DST] = Column(0)
         whole = state.cell or state.region
         self._cell = []
-        for one, is_local in split_local(state, DST):
-            for part in self._unless_endpoint_refused(one, _PROTOCOLS[port.name.protocol], is_local=is_local):
-                self._masquerade(part, chosen, port, is_local=is_local)
+        protocol = _PROTOCOLS[port.name.protocol]
+        if self.is_sent:
+            self._send(state, chosen, port)
+        else:
+            for one, is_local in split_local(state, DST):
+                if is_local:
+                    self._receive(one, port, masqueraded=False)
+                else:
+                    for part in self._unless_refused_there(one, self._refusal_on_the_way, protocol):
+                        for last, masqueraded in self._masquerade(part, chosen):
+                            self._arrive_at(last, port, (), masqueraded=masqueraded)
         self._found.append([ending._replace(cell=whole) for ending in self._cell])
 
-    def _unless_endpoint_refused(self, state: State, protocol: int, *, is_local: bool) -> Iterator[State]:
+    def _send(self, state: State, chosen: _Chosen, port: ServicePort) -> None:
+        """What the node sends passes postrouting before it may turn out to be for the node itself."""
+        for part in self._unless_refused_there(state, self._refusal_on_the_way, _PROTOCOLS[port.name.protocol]):
+            for one, masqueraded in self._masquerade(part, chosen):
+                for last, is_local in split_local(one, DST):
+                    if is_local:
+                        self._receive(last, port, masqueraded=masqueraded)
+                    else:
+                        self._arrive_at(last, port, (), masqueraded=masqueraded)
+
+    def _unless_refused_there(
+        self, state: State, refusal: Callable[[int, int, int], Fate | None], protocol: int
+    ) -> Iterator[State]:
         """An endpoint may be the destination of other rules; some targets ask for these after DNAT (SVC-38)."""
         if not self._of.habits.rechecks:
             yield state
             return
         rows: dict[Fate | None, list[int]] = {}
-        for row, (address, port) in enumerate(zip(*state.choice.columns, strict=True)):
-            rows.setdefault(self._refusal(address, protocol, port, is_local=is_local), []).append(row)
+        for row, (address, number) in enumerate(zip(*state.choice.columns, strict=True)):
+            rows.setdefault(refusal(address, protocol, number), []).append(row)
         for fate, indexes in rows.items():
-            one = state.drawing(indexes)
+            one = state if len(rows) == 1 else state.drawing(indexes)
             if fate is None:
                 yield one
             else:
                 self._note(one, Outcome(fate))
 
-    def _refusal(self, address: int, protocol: int, port: int, *, is_local: bool) -> Fate | None:
+    def _refusal_on_the_way(self, address: int, protocol: int, port: int) -> Fate | None:
+        """What the node sends or forwards."""
         of = self._of
-        addressed = of.by_address.get((address, protocol, port))
-        if self.is_sent or not is_local:
-            if (fate := _without_endpoints(addressed)) is not None:
-                return fate
-            if address in of.cluster_ips:
-                return Fate.REJECTED
-            if address in of.service_cidrs:
-                return Fate.DROPPED
-        if not is_local:
-            return None
+        if (fate := _without_endpoints(of.by_address.get((address, protocol, port)))) is not None:
+            return fate
+        if address in of.cluster_ips:
+            return Fate.REJECTED
+        return Fate.DROPPED if address in of.service_cidrs else None
+
+    def _refusal_on_receipt(self, address: int, protocol: int, port: int) -> Fate | None:
+        """What the node receives."""
+        of = self._of
         node_port = of.by_node_port.get((protocol, port)) if address in of.accepting else None
-        return _without_endpoints(node_port) or _without_endpoints(addressed)
+        return _without_endpoints(node_port) or _without_endpoints(of.by_address.get((address, protocol, port)))
 
     def _remembered(self, match: Match, chosen: _Chosen) -> list[Backend]:
         """SVC-55 to 58: the endpoint of a client that is known, if it is in the list still, or draining (D9)."""
@@ -422,34 +442,36 @@ class _Way:
             if (int(ip_address(one.address)), one.port) == self._memory
         ]
 
-    def _masquerade(self, state: State, chosen: _Chosen, port: ServicePort, *, is_local: bool) -> None:
-        """SVC-44 and 46; what the node only receives keeps its source."""
-        if is_local and not self.is_sent:
-            self._arrive_at(state, port, masqueraded=False, is_local=True)
-        elif chosen.masquerade:
-            self._arrive_at(state, port, masqueraded=True, is_local=is_local)
-        else:
-            for one, equal in split_equal(state):
-                if equal:
-                    self._arrive_at(one, port, masqueraded=True, is_local=is_local)
-                    continue
-                for part, is_marked in self._marked(one):
-                    self._arrive_at(part, port, masqueraded=is_marked, is_local=is_local)
-
-    def _arrive_at(self, state: State, port: ServicePort, *, masqueraded: bool, is_local: bool) -> None:
-        """D14: what is masqueraded is accepted where it is forwarded; SVC-84: health checks where they are received."""
-        accepts = self._of.habits.accepts
-        accepted = ("forward",) if accepts and masqueraded and not self.is_sent else ()
-        outcome = Outcome(Fate.TRANSLATED, masqueraded, accepted, port.affinity_timeout)
-        if not (accepts and is_local and port.name.protocol == "TCP"):
-            self._note(state, outcome)
+    def _masquerade(self, state: State, chosen: _Chosen) -> Iterator[tuple[State, bool]]:
+        """SVC-44 and SVC-46: whether the source is replaced, of what leaves."""
+        if chosen.masquerade:
+            yield state, True
             return
-        rows: dict[bool, list[int]] = {}
-        for row, number in enumerate(state.choice.columns[1]):
-            rows.setdefault(number in self._of.health_checks, []).append(row)
-        for is_check, indexes in rows.items():
-            more = ("input",) if is_check else ()
-            self._note(state.drawing(indexes), outcome._replace(accepted=(*accepted, *more)))
+        for one, is_marked in self._marked(state):
+            if is_marked:
+                yield one, True
+            else:
+                yield from split_equal(one)
+
+    def _receive(self, state: State, port: ServicePort, *, masqueraded: bool) -> None:
+        """SVC-84: health checks are accepted where they are received."""
+        protocol = _PROTOCOLS[port.name.protocol]
+        for one in self._unless_refused_there(state, self._refusal_on_receipt, protocol):
+            if not (self._of.habits.accepts and port.name.protocol == "TCP"):
+                self._arrive_at(one, port, (), masqueraded=masqueraded)
+                continue
+            rows: dict[bool, list[int]] = {}
+            for row, number in enumerate(one.choice.columns[1]):
+                rows.setdefault(number in self._of.health_checks, []).append(row)
+            for is_check, indexes in rows.items():
+                accepted = ("input",) if is_check else ()
+                self._arrive_at(one.drawing(indexes), port, accepted, masqueraded=masqueraded)
+
+    def _arrive_at(self, state: State, port: ServicePort, accepted: tuple[str, ...], *, masqueraded: bool) -> None:
+        """D14: what is masqueraded is accepted where it is forwarded."""
+        if self._of.habits.accepts and masqueraded and not self.is_sent:
+            accepted = ("forward", *accepted)
+        self._note(state, Outcome(Fate.TRANSLATED, masqueraded, accepted, port.affinity_timeout))
 
     # -- the end --
 
