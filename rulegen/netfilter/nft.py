@@ -302,7 +302,7 @@ class _Reader:
             return None
         operation = ("add", "update", "delete")[_number(parts, 3)]
         data = _register(parts, 5) if 5 in parts else None  # noqa: PLR2004
-        timeout = _number(parts, 6) // 1000 if 6 in parts else None  # noqa: PLR2004
+        timeout = _number(parts, 6) // 1000 or None  # noqa: PLR2004
         return do.Update(found, operation, _register(parts, 4), data, found.data_length, timeout)
 
     def _ct(self, parts: _Parts) -> Instruction | None:

@@ -192,6 +192,11 @@ def simplest(region: Region, preferred: Mapping[int, Iterable[int]]) -> tuple[in
     `preferred`: values that are easy to read, tried first where the Region has them. Raises Undecided.
     """
     order = (PROTO, DPORT, DST, SRC)
+    constrained = {variable for excluded in region.excluded for variable in excluded.variables}
+    if region.linked is not None:
+        constrained |= {SRC, DST}
+    if not all(region.numbers(variable) for variable in order):
+        return None
     found: dict[int, int] = {}
     tries = 0
 
@@ -199,6 +204,10 @@ def simplest(region: Region, preferred: Mapping[int, Iterable[int]]) -> tuple[in
         domain = region.numbers(variable)
         if region.linked and variable == SRC:
             yield found[DST]
+            return
+        if variable not in constrained:
+            # Another value would change nothing.
+            yield next((value for value in preferred.get(variable, ()) if value in domain), domain.lows[0])
             return
         yielded = set()
         for value in preferred.get(variable, ()):

@@ -6,7 +6,7 @@ evaluator, so that both can be compared class by class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
@@ -73,6 +73,7 @@ class Match(NamedTuple):
 class _Chosen(NamedTuple):
     backends: tuple[Backend, ...]
     masquerade: bool
+    reason: str
 
 
 class Habits(NamedTuple):
@@ -105,6 +106,7 @@ class Meaning:
         habits: Habits,
     ) -> None:
         """Indexes the Frontends."""
+        service_ports = list(service_ports)
         self.family = FAMILIES[node.family]
         self.node = node
         self.mark = mark
@@ -158,10 +160,10 @@ class Meaning:
             self._allowed[sources] = networks(sources)
         return self._allowed[sources]
 
-    def constants(self) -> Mapping[int, Collection[int]]:
-        """Values that are good to read in an example, by variable."""
-        destinations = [key[0] for key in self.by_address]
-        return {DST: destinations[:1], PROTO: (6, 17), DPORT: (80,)}
+    def preferred(self) -> dict[int, tuple[int, ...]]:
+        """Values that are good to read in an example, by variable: those of the first frontend."""
+        first = next(iter(self.by_address), None)
+        return {} if first is None else {DST: (first[0],), DPORT: (first[2],)}
 
 
 def _table(keys: Mapping[tuple[int, ...], Match], first: int) -> KeyTable[int]:
@@ -182,6 +184,9 @@ def _pods(detector: PodDetector | None) -> tuple[int, Intervals]:
     return IIF, Intervals.of([(low, int.from_bytes(name.ljust(size, b"\xff"), "big"))])
 
 
+_NO_SERVICE = "no Service is concerned"
+
+
 class _Way:
     """One kind of packets."""
 
@@ -194,6 +199,8 @@ class _Way:
         self.local_addresses = meaning.local_addresses
         self._found: list[list[Ending]] = []
         self._cell: list[Ending] = []
+        # Why what comes next becomes of packets, for people.
+        self._why = _NO_SERVICE
 
     def follow(self, region: Region) -> Iterator[list[Ending]]:
         fields: list[Value] = [Part(variable) for variable in range(MARK)]
@@ -225,9 +232,10 @@ class _Way:
                     self._at_node(inside, match)
 
     def _translated_before(self, state: State) -> None:
-        """Rule 44 asks who is an endpoint; of others that reach themselves nothing is said."""
+        """Of what reaches itself nothing is said: SVC-44 is about endpoints that were given themselves here."""
         for one, equal in split_equal(state):
             if equal:
+                self._why = ""
                 self._end(one, Outcome(Fate.UNKNOWN))
             elif self._of.habits.rechecks:
                 for part, match in self._addressed(one):
@@ -264,6 +272,7 @@ class _Way:
             return
         inside, outside = split(state, Part(SRC), self._of.allowed(match.frontend.allowed_sources))
         for one in outside:
+            self._why = f"{match}: in none of the loadBalancerSourceRanges (SVC-51)"
             self._end(one, Outcome(Fate.DROPPED))
         yield from inside
 
@@ -296,27 +305,34 @@ class _Way:
         for one, is_local in split_local(state, DST):
             outcomes: list[State] = [one]
             if self.is_sent or not is_local:
-                fate = _without_endpoints(addressed)
-                if fate is None:
-                    outcomes = self._unless_unused(one)
-                else:
-                    self._end(one, Outcome(fate))
-                    outcomes = []
-            fate = (_without_endpoints(node_port) or _without_endpoints(addressed)) if is_local else None
+                refusing = addressed if _without_endpoints(addressed) else None
+                outcomes = [] if self._refuse(one, refusing) else self._unless_unused(one)
+            refusing = next((match for match in (node_port, addressed) if is_local and _without_endpoints(match)), None)
             for left in outcomes:
-                if fate is not None:
-                    self._end(left, Outcome(fate))
-                else:
+                if not self._refuse(left, refusing):
+                    self._why = _NO_SERVICE
                     self._pass(left)
+
+    def _refuse(self, state: State, match: Match | None) -> bool:
+        """Whether there was a frontend that nobody answers for."""
+        fate = _without_endpoints(match)
+        if fate is None:
+            return False
+        where = "" if fate is Fate.REJECTED else " on this node (SVC-37)"
+        self._why = f"{match}: no endpoint{where or ' (SVC-36)'}"
+        self._end(state, Outcome(fate))
+        return True
 
     def _unless_unused(self, state: State) -> list[State]:
         """Rule 67."""
         rejected, others = split(state, Part(DST), self._of.cluster_ips)
+        self._why = "a ClusterIP without this port (SVC-67)"
         for one in rejected:
             self._end(one, Outcome(Fate.REJECTED))
         left = []
         for other in others:
             dropped, still = split(other, Part(DST), self._of.service_cidrs)
+            self._why = "in a ServiceCIDR, of no Service (SVC-67)"
             for one in dropped:
                 self._end(one, Outcome(Fate.DROPPED))
             left += still
@@ -336,24 +352,26 @@ class _Way:
     def _choose(self, state: State, match: Match) -> Iterator[tuple[State, _Chosen]]:
         port, frontend = match
         if frontend.kind is FrontendKind.CLUSTER_IP:
-            backends = port.local_endpoints if frontend.policy is TrafficPolicy.LOCAL else port.cluster_endpoints
+            is_local = frontend.policy is TrafficPolicy.LOCAL
+            backends = port.local_endpoints if is_local else port.cluster_endpoints
+            reason = "this node's endpoints (SVC-41)" if is_local else "all endpoints (SVC-41)"
             if self._of.node.masquerade_all:
-                yield state, _Chosen(backends, masquerade=True)
+                yield state, _Chosen(backends, True, f"{reason}, masqueradeAll (SVC-45)")
             elif self._of.node.detector is None:
-                yield state, _Chosen(backends, masquerade=False)
+                yield state, _Chosen(backends, False, reason)
             else:
                 for one, is_pod in self._detected(state):
-                    yield one, _Chosen(backends, masquerade=not is_pod)
+                    yield one, _Chosen(backends, not is_pod, reason if is_pod else f"{reason}, not from a pod")
         elif frontend.policy is TrafficPolicy.CLUSTER:
-            yield state, _Chosen(port.cluster_endpoints, masquerade=True)
+            yield state, _Chosen(port.cluster_endpoints, True, "all endpoints, masqueraded (SVC-42)")
         else:
             for one, is_pod in self._detected(state):
                 if is_pod:
-                    yield one, _Chosen(port.cluster_endpoints, masquerade=False)
+                    yield one, _Chosen(port.cluster_endpoints, False, "policy Local, from a pod: all (SVC-43a)")
                 elif self.is_sent:
-                    yield one, _Chosen(port.cluster_endpoints, masquerade=True)
+                    yield one, _Chosen(port.cluster_endpoints, True, "policy Local, from the node: all (SVC-43b)")
                 else:
-                    yield one, _Chosen(port.local_endpoints, masquerade=False)
+                    yield one, _Chosen(port.local_endpoints, False, "policy Local: this node's (SVC-43c)")
 
     def _detected(self, state: State) -> Iterator[tuple[State, bool]]:
         """SVC-47, 48."""
@@ -364,6 +382,7 @@ class _Way:
 
     def _deliver(self, state: State, match: Match, chosen: _Chosen) -> None:
         port = match.port
+        self._why = f"{match}: {chosen.reason}"
         backends: Sequence[Backend] = self._remembered(match, chosen) or chosen.backends
         numbers = [(int(ip_address(backend.address)), backend.port) for backend in backends]
         weights = tuple([backend.weight or 1 for backend in backends])
@@ -524,18 +543,17 @@ class _Way:
 
     def _end(self, state: State, outcome: Outcome) -> None:
         """A cell of its own."""
-        ending = _ending(state, outcome)
-        self._found.append([ending._replace(cell=state.region)])
+        self._found.append([_ending(state, outcome, self._why)])
 
     def _note(self, state: State, outcome: Outcome) -> None:
-        self._cell.append(_ending(state, outcome))
+        self._cell.append(_ending(state, outcome, self._why))
 
 
-def _ending(state: State, outcome: Outcome) -> Ending:
+def _ending(state: State, outcome: Outcome, why: str) -> Ending:
     endpoints = shares(drawn_endpoints(state), state.choice.weights, Fraction(1, state.choice.total))
     asked: frozenset[tuple[str, Hashable]] = frozenset()
     return Ending(
-        state.region, state.region, state.relation, state.is_local, outcome, endpoints, None, asked
+        state.region, state.region, state.relation, state.is_local, outcome, endpoints, None, asked, why
     )
 
 
