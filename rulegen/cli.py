@@ -817,8 +817,8 @@ def _verify_files(source: Input, one: str, two: str, progress: Callable[[int], N
     from rulegen.verify import questions, rulesets
 
     configuration = _settings(source, _say_warning)
-    rules = [rulesets.read_file(path) for path in (one, two)]
-    return questions.against_rules(*rules, 1 << configuration.node.masquerade_bit, (), progress)
+    left, right = (rulesets.read_file(path) for path in (one, two))
+    return questions.against_rules(left, right, 1 << configuration.node.masquerade_bit, (), progress)
 
 
 def _stated_addresses(store: Store) -> Sequence[str]:

@@ -1,12 +1,12 @@
 """Socket filters in iptables' rules (`-m bpf`): whether one compares a packet's source with its destination. Pure.
 
-The language is that of linux/filter.h. Of all filters that there may be, those are understood that load words of the two
-addresses, compare them with each other, and answer 0 or something else.
+The language is that of linux/filter.h. Of all filters that there may be, those are understood that load words of the
+two addresses, compare them with each other, and answer 0 or something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from rulegen.netfilter.model import Family
@@ -45,45 +45,61 @@ def compares_addresses(family: Family, text: str) -> bool:
     return matching == [wanted] and all(differing for _, differing, result in ends if not result)
 
 
+class _Way(NamedTuple):
+    """A point on a way through a filter: what the registers and the memory hold, and what was compared."""
+
+    place: int
+    a: _Word | None
+    x: _Word | None
+    memory: Mapping[int, _Word]
+    equal: frozenset[int]
+    differing: frozenset[int]
+
+
 def _ends(family: Family, program: list[_Instruction]) -> Iterator[tuple[frozenset[int], frozenset[int], int]]:
     """All ways through the filter: the words that are equal on it, those that are not, and the answer."""
-    waiting: list[tuple[int, _Word | None, _Word | None, dict[int, _Word], frozenset[int], frozenset[int]]] = [
-        (0, None, None, {}, frozenset(), frozenset())
-    ]
+    waiting = [_Way(0, None, None, {}, frozenset(), frozenset())]
     steps = 0
     while waiting:
-        place, a, x, memory, equal, differing = waiting.pop()
+        way = waiting.pop()
         steps += 1
         if steps > _MOST_STEPS:
             raise LookupError
-        code, if_true, if_false, operand = program[place]
-        if code == _RETURN:
-            yield equal, differing, operand
-            continue
-        if code == _EQUAL_X:
-            if a is None or x is None or a[1] != x[1] or a[0] == x[0]:
-                raise LookupError
-            waiting.append((place + 1 + if_true, a, x, memory, equal | {a[1]}, differing))
-            waiting.append((place + 1 + if_false, a, x, memory, equal, differing | {a[1]}))
-            continue
-        if code == _LOAD_WORD:
-            a = _word(family, operand)
-        elif code == _TO_X:
-            x = a
-        elif code == _TO_A:
-            a = x
-        elif code in {_STORE, _STORE_X}:
-            stored = a if code == _STORE else x
-            if stored is None:
-                raise LookupError
-            memory = memory | {operand: stored}
-        elif code == _LOAD_MEMORY:
-            a = memory[operand]
-        elif code == _LOAD_X_MEMORY:
-            x = memory[operand]
+        instruction = program[way.place]
+        if instruction.code == _RETURN:
+            yield way.equal, way.differing, instruction.operand
+        elif instruction.code == _EQUAL_X:
+            waiting += _compare(way, instruction)
         else:
+            waiting.append(_move(family, way, instruction)._replace(place=way.place + 1))
+
+
+def _compare(way: _Way, instruction: _Instruction) -> Iterator[_Way]:
+    """The same word of both addresses; anything else raises LookupError."""
+    if way.a is None or way.x is None or way.a[1] != way.x[1] or way.a[0] == way.x[0]:
+        raise LookupError
+    word = {way.a[1]}
+    yield way._replace(place=way.place + 1 + instruction.if_true, equal=way.equal | word)
+    yield way._replace(place=way.place + 1 + instruction.if_false, differing=way.differing | word)
+
+
+def _move(family: Family, way: _Way, instruction: _Instruction) -> _Way:
+    """Loads and stores; raises LookupError for everything else."""
+    code, _, _, operand = instruction
+    if code == _LOAD_WORD:
+        return way._replace(a=_word(family, operand))
+    if code in {_STORE, _STORE_X}:
+        stored = way.a if code == _STORE else way.x
+        if stored is None:
             raise LookupError
-        waiting.append((place + 1, a, x, memory, equal, differing))
+        return way._replace(memory={**way.memory, operand: stored})
+    moved = {
+        _TO_X: lambda: way._replace(x=way.a),
+        _TO_A: lambda: way._replace(a=way.x),
+        _LOAD_MEMORY: lambda: way._replace(a=way.memory[operand]),
+        _LOAD_X_MEMORY: lambda: way._replace(x=way.memory[operand]),
+    }
+    return moved[code]()
 
 
 def _word(family: Family, offset: int) -> _Word:

@@ -152,7 +152,7 @@ class Decide:
 
     verdict: Verdict
 
-    def __call__(self, state: State) -> Result:
+    def __call__(self, _: State) -> Result:
         """Whatever the packet."""
         return self.verdict
 
@@ -175,8 +175,8 @@ class Bitwise:
         found: list[Piece] = []
         for value, length, is_host in read(state, self.source, len(self.mask)):
             order = sys.byteorder if is_host else "big"
-            mask = int.from_bytes(self.mask[offset : offset + length], order)  # type: ignore[arg-type]
-            flip = int.from_bytes(self.flip[offset : offset + length], order)  # type: ignore[arg-type]
+            mask = int.from_bytes(self.mask[offset : offset + length], order)
+            flip = int.from_bytes(self.flip[offset : offset + length], order)
             found.append((masked(state, value, 8 * length, mask, flip), length, is_host))
             offset += length
         write(state, self.register, found)
@@ -251,7 +251,7 @@ class Compare:
 
     def _numbers(self, data: bytes, length: int, *, is_host: bool) -> Intervals:
         """What the register must be in; for != what it must not be."""
-        number = int.from_bytes(data, sys.byteorder if is_host else "big")  # type: ignore[arg-type]
+        number = int.from_bytes(data, sys.byteorder if is_host else "big")
         if self.last is not None:
             if is_host and length > 1:
                 raise UnknownMeaningError("a range of numbers in the machine's byte order")
@@ -411,7 +411,7 @@ class Lookup:
 
     def _lookup_drawn(self, state: State, table: KeyTable[bytes | Verdict | None], key: list[Value]) -> Result:
         """Row by row; the rows that find data go on together, with the data as a column more."""
-        columns = [state.choice.columns[part.index] if isinstance(part, Column) else None for part in key]
+        columns = [state.choice.columns[part.place] if isinstance(part, Column) else None for part in key]
         others = [state.known(part) for part in key]
         if any(number is None for number, column in zip(others, columns, strict=True) if column is None):
             return self._lookup_drawn_and_unknown(state, table, key)
@@ -455,7 +455,7 @@ class Lookup:
         together: dict[str, list[int]] = {"miss": [], "equal": [], "single": []}
         domain = state.region.numbers(SRC)
         for row in range(len(state.choice.weights)):
-            parts = [state.choice.columns[part.index][row] if isinstance(part, Column) else part for part in key]
+            parts = [state.choice.columns[part.place][row] if isinstance(part, Column) else part for part in key]
             hits, rest = table.lookup(state.region, parts)  # type: ignore[arg-type]
             destination = state.fields[DST]
             if not hits:
@@ -464,7 +464,7 @@ class Lookup:
                 len(hits) == 1
                 and isinstance(destination, Column)
                 and Part(SRC) in key
-                and hits[0][0].numbers(SRC) == Intervals.one(state.choice.columns[destination.index][row])
+                and hits[0][0].numbers(SRC) == Intervals.one(state.choice.columns[destination.place][row])
                 and (rest or domain.only is not None)
                 and all(state.known(part) is not None or part == Part(SRC) or isinstance(part, Column) for part in key)
             ):
@@ -483,9 +483,7 @@ class Lookup:
             found += result if isinstance(result, list) else [(one, result)]
         return found
 
-    def _split_by_relation(
-        self, state: State, table: KeyTable[bytes | Verdict | None], key: list[Value]
-    ) -> Split:
+    def _split_by_relation(self, state: State, table: KeyTable[bytes | Verdict | None], key: list[Value]) -> Split:
         found: Split = []
         for equal in (True, False) if state.relation is None else (state.relation,):
             one = state.copy()
@@ -493,9 +491,7 @@ class Lookup:
             if not equal:
                 found.append((one, self._missed(one)))
                 continue
-            data = {
-                self._data_of_equal(one, table, key, row) for row in range(len(one.choice.weights))
-            }
+            data = {self._data_of_equal(one, table, key, row) for row in range(len(one.choice.weights))}
             if len(data) != 1:
                 raise UnknownMeaningError(f"data in {self.found_in.name} that depend on a draw and on the client")
             found.append((one, self._hit(one, data.pop())))
@@ -504,7 +500,7 @@ class Lookup:
     def _data_of_equal(
         self, state: State, table: KeyTable[bytes | Verdict | None], key: list[Value], row: int
     ) -> bytes | Verdict | None:
-        parts = [state.choice.columns[part.index][row] if isinstance(part, Column) else part for part in key]
+        parts = [state.choice.columns[part.place][row] if isinstance(part, Column) else part for part in key]
         return table.lookup(state.region, parts).hits[0][1]  # type: ignore[arg-type]
 
     def _apart(self, state: State, row: int) -> State:
@@ -516,7 +512,7 @@ class Lookup:
 
     def _recall(self, state: State, key: list[Value]) -> Result:
         known = known_key(state, key)
-        data = state.run.recalled(state, self.found_in.name, known)
+        data = state.run.recalled(self.found_in.name, known)
         state.asked |= {(self.found_in.name, known)}
         if data is None:
             return self._missed(state)
@@ -555,7 +551,7 @@ def settle(state: State) -> State:
     assert len(choice.weights) == 1  # noqa: S101 - the caller has taken one row
 
     def number(value: Value) -> Value:
-        return choice.columns[value.index][0] if isinstance(value, Column) else value
+        return choice.columns[value.place][0] if isinstance(value, Column) else value
 
     state.weight *= choice.share(0)
     old = state.fields[DST]
@@ -590,9 +586,7 @@ def table_for(found_in: Set, layout: tuple[LayoutPart, ...]) -> KeyTable[bytes |
     signature = tuple(length << 1 | is_host for _, length, is_host in layout)
     table = found_in.tables.get(signature)
     if table is None:
-        elements = [
-            (tuple(_range(low, high, part) for part in layout), data) for low, high, data in found_in.elements
-        ]
+        elements = [(tuple(_range(low, high, part) for part in layout), data) for low, high, data in found_in.elements]
         table = found_in.tables[signature] = KeyTable(elements)
     return table
 
@@ -690,7 +684,7 @@ class Nothing:
 
     text: str
 
-    def __call__(self, state: State) -> Result:
+    def __call__(self, _: State) -> Result:
         """Goes on."""
         return None
 
@@ -704,7 +698,7 @@ class Mystery:
 
     text: str
 
-    def __call__(self, state: State) -> Result:
+    def __call__(self, _: State) -> Result:
         """Raises UnknownMeaningError, always."""
         raise UnknownMeaningError(self.text)
 
@@ -713,4 +707,4 @@ class Mystery:
 
 
 def _native(data: bytes) -> int:
-    return int.from_bytes(data, sys.byteorder) if len(data) == 4 else int.from_bytes(data, "big")  # noqa: PLR2004
+    return int.from_bytes(data, sys.byteorder) if len(data) == 4 else int.from_bytes(data, "big")

@@ -24,8 +24,7 @@ class Intervals:
         highs: list[int] = []
         for low, high in sorted(ranges):
             if highs and low <= highs[-1] + 1:
-                if high > highs[-1]:
-                    highs[-1] = high
+                highs[-1] = max(highs[-1], high)
             else:
                 lows.append(low)
                 highs.append(high)
@@ -81,23 +80,22 @@ class Intervals:
         return zip(self.lows, self.highs, strict=True)
 
     def __and__(self, other: Intervals) -> Intervals:
-        if len(self.lows) > len(other.lows):
-            self, other = other, self
-        lows, highs = other.lows, other.highs
-        if len(self.lows) == 1:
+        short, long = (other, self) if len(self.lows) > len(other.lows) else (self, other)
+        lows, highs = long.lows, long.highs
+        if len(short.lows) == 1:
             # The usual case: one range within a long list.
-            low, high = self.lows[0], self.highs[0]
+            low, high = short.lows[0], short.highs[0]
             first, last = bisect_left(highs, low), bisect_right(lows, high)
             if first >= last:
                 return EMPTY
             if low <= lows[first] and highs[last - 1] <= high:
-                return other if not first and last == len(lows) else Intervals(lows[first:last], highs[first:last])
+                return long if not first and last == len(lows) else Intervals(lows[first:last], highs[first:last])
             found_lows = (max(low, lows[first]), *lows[first + 1 : last])
             found_highs = (*highs[first : last - 1], min(high, highs[last - 1]))
             return Intervals(found_lows, found_highs)
         new_lows: list[int] = []
         new_highs: list[int] = []
-        for low, high in zip(self.lows, self.highs, strict=True):
+        for low, high in short.ranges():
             place = bisect_left(highs, low)
             while place < len(lows) and lows[place] <= high:
                 new_lows.append(max(low, lows[place]))

@@ -43,7 +43,13 @@ _TABLES: Mapping[str, Mapping[str, int]] = {
     "security": {"INPUT": 50, "FORWARD": 50, "OUTPUT": 50},
 }
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "ipv6-icmp": 58, "icmpv6": 58, "udplite": 136, "dccp": 33}
-_VERDICTS = {"ACCEPT": Code.ACCEPT, "DROP": Code.DROP, "RETURN": Code.RETURN, "REJECT": Code.REJECT, "QUEUE": Code.QUEUE}
+_VERDICTS = {
+    "ACCEPT": Code.ACCEPT,
+    "DROP": Code.DROP,
+    "RETURN": Code.RETURN,
+    "REJECT": Code.REJECT,
+    "QUEUE": Code.QUEUE,
+}
 # Matches and targets that change nothing, and options that say nothing about which packets match.
 _NOTHING = frozenset({"--comment", "--nfacct-name", "--reject-with", "--random-fully", "--rsource", "--reap"})
 _KNOWN_MATCHES = frozenset(
@@ -146,18 +152,22 @@ class _Reader:
         if option in _NOTHING:
             return
         if option == "-m":
-            if value == "recent":
-                yield self._recent(options[place + 1 :])
-            elif value == "statistic":
-                yield _statistic(options[place + 1 :])
-            elif value not in _KNOWN_MATCHES:
-                yield Mystery(f"the match {value}")
+            yield from self._match(value, options[place + 1 :])
         elif option in {"-j", "-g"}:
             yield from self._target(option, value, options[place + 1 :])
         elif option in _MATCHES:
             yield _MATCHES[option](self._family, value, negated)
         elif option not in _OF_OTHERS:
             yield Mystery(f"the option {option}")
+
+    def _match(self, name: str, following: _Options) -> Iterator[Instruction]:
+        """Those whose options mean something together; of others each option is a match of its own."""
+        if name == "recent":
+            yield self._recent(following)
+        elif name == "statistic":
+            yield _statistic(following)
+        elif name not in _KNOWN_MATCHES:
+            yield Mystery(f"the match {name}")
 
     def _recent(self, following: _Options) -> Instruction:
         mine = _own(following)
@@ -359,7 +369,7 @@ class Recent:
         key = known_key(state, [Part(SRC)])
         if self.action != "--set":
             state.asked |= {(self.name, key)}
-            if state.run.recalled(state, self.name, key) is None:
+            if state.run.recalled(self.name, key) is None:
                 return BREAK
         if self.action != "--rcheck":
             state.remembered = (*state.remembered, Remembered(self.name, key, None, self.seconds))
@@ -379,7 +389,7 @@ class Decide:
     verdict: Verdict
     text: str
 
-    def __call__(self, state: State) -> Result:
+    def __call__(self, _: State) -> Result:
         """Whatever the packet."""
         return self.verdict
 
@@ -432,7 +442,7 @@ def _endpoint(text: str) -> tuple[int, int]:
 
 def _network(family: Family, text: str) -> Intervals:
     network = ip_network(text)
-    if (network.version == 4) is not (family is Family.IPV4):  # noqa: PLR2004
+    if (network.version == 4) is not (family is Family.IPV4):
         raise ValueError(text)
     return Intervals.of([(int(network.network_address), int(network.broadcast_address))])
 
@@ -459,25 +469,25 @@ def _interface(text: str) -> Intervals:
     return Intervals.of([(low, high)])
 
 
-def _states(_: Family, value: str, negated: bool) -> Instruction:  # noqa: FBT001
+def _states(_: Family, value: str, negated: bool) -> Instruction:
     states = frozenset(value.split(","))
     known = {*_STATE_WORDS.values(), "DNAT"}
     return MatchState(states, negated) if states <= known else Mystery(f"the state {value}")
 
 
-def _mark(_: Family, value: str, negated: bool) -> Instruction:  # noqa: FBT001
-    number, _, mask = value.partition("/")
-    return MatchMark(int(number, 0), int(mask or "0xffffffff", 0), negated)
+def _mark(_: Family, value: str, negated: bool) -> Instruction:
+    number, slash, mask = value.partition("/")
+    return MatchMark(int(number, 0), int(mask if slash else "0xffffffff", 0), negated)
 
 
 def _type_of(variable: int) -> Callable[[Family, str, bool], Instruction]:
-    def make(_: Family, value: str, negated: bool) -> Instruction:  # noqa: FBT001
+    def make(_: Family, value: str, negated: bool) -> Instruction:
         return MatchLocal(variable, negated) if value == "LOCAL" else Mystery(f"the address type {value}")
 
     return make
 
 
-def _bytecode(family: Family, value: str, negated: bool) -> Instruction:  # noqa: FBT001
+def _bytecode(family: Family, value: str, negated: bool) -> Instruction:
     if compares_addresses(family, value):
         return MatchEqualEnds(negated)
     return Mystery("a socket filter that does more than compare source and destination")

@@ -109,14 +109,14 @@ def _list_table(connection: socket.socket, family: Family, name: str) -> Listing
 
 def _dump(connection: socket.socket, kind: int, family: Family, payload: bytes) -> Iterator[bytes]:
     connection.send(numbered([message(kind, REQUEST | DUMP, _NUMBERS[family], payload)], 1))
-    found = []
+    found: list[bytes] = []
     while True:
         for answer in messages(connection.recv(1 << 17)):
             if answer.flags & DUMP_INTERRUPTED:
                 _drain(connection)
                 raise _InterruptedError
             if answer.kind in {NLMSG_ERROR, NLMSG_DONE}:
-                number = struct.unpack_from("=i", answer.body)[0] if len(answer.body) >= 4 else 0  # noqa: PLR2004
+                number = struct.unpack_from("=i", answer.body)[0] if len(answer.body) >= 4 else 0
                 if number:
                     raise OSError(-number, os.strerror(-number))
                 return iter(found)

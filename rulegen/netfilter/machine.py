@@ -271,7 +271,7 @@ class Run:
         """The bits of `ct status` that rules may ask for."""
         return _DST_NAT if state.is_translated else 0
 
-    def recalled(self, state: State, name: str, key: Hashable) -> tuple[bytes | None] | None:
+    def recalled(self, name: str, key: Hashable) -> tuple[bytes | None] | None:
         """What a dynamic set holds of the client; None for nothing."""
         if self.memory is None:
             return None
@@ -312,8 +312,8 @@ class Run:
             raise UnknownMeaningError("a translation to what nobody knows")
         columns = state.choice.columns
         rows = range(len(state.choice.weights))
-        addresses = columns[address.index] if isinstance(address, Column) else [state.known(address)] * len(rows)
-        ports = columns[port.index] if isinstance(port, Column) else [state.known(port)] * len(rows)
+        addresses = columns[address.place] if isinstance(address, Column) else [state.known(address)] * len(rows)
+        ports = columns[port.place] if isinstance(port, Column) else [state.known(port)] * len(rows)
         now, now_port = state.fields[DST], state.known(state.fields[DPORT])
         domain = state.region.numbers(DST) if now == Part(DST) else None
         doubtful = [
@@ -572,7 +572,7 @@ class Run:
                 continue
             data: bytes | None = None
             if one.data is not None:
-                value = state.choice.columns[one.data.index][row] if isinstance(one.data, Column) else one.data
+                value = state.choice.columns[one.data.place][row] if isinstance(one.data, Column) else one.data
                 if not isinstance(value, int):
                     continue
                 data = value.to_bytes(4, "big")
@@ -590,7 +590,7 @@ def drawn_endpoints(state: State) -> tuple[Endpoint | None, ...]:
 
 def _column(state: State, value: Value, rows: int) -> tuple[int, ...]:
     if isinstance(value, Column):
-        return state.choice.columns[value.index]
+        return state.choice.columns[value.place]
     number = state.known(value)
     return (-1 if number is None else number,) * rows
 

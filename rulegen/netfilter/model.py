@@ -76,7 +76,7 @@ Result: TypeAlias = "Verdict | list[tuple[State, Verdict | None]] | None"
 class Instruction(Protocol):
     """One expression, match or target."""
 
-    def __call__(self, state: State) -> Result:
+    def __call__(self, state: State, /) -> Result:
         """Changes `state`, or returns what it splits into. Raises UnknownMeaningError."""
         ...
 
@@ -147,7 +147,7 @@ class Skips(NamedTuple):
                 general.append(place)
             else:
                 places.setdefault(rule.destination, []).append(place)
-        if len(rules) < 8 or len(places) < 4:  # noqa: PLR2004 - shorter chains are walked faster than looked up
+        if len(rules) < 8 or len(places) < 4:
             return None
         return cls({destination: tuple(found) for destination, found in places.items()}, tuple(general))
 

@@ -77,7 +77,7 @@ def _number(parts: _Parts, kind: int, default: int = 0) -> int:
 def _register(parts: _Parts, kind: int) -> int:
     """A byte offset: registers 1 to 4 are of 16 bytes, those from 8 on of 4."""
     number = _number(parts, kind)
-    return 4 * (number - 8) if number >= 8 else 16 * (number - 1)  # noqa: PLR2004
+    return 4 * (number - 8) if number >= 8 else 16 * (number - 1)
 
 
 def _data(parts: _Parts, kind: int) -> bytes | Verdict:
@@ -98,7 +98,7 @@ def _verdict(parts: _Parts) -> Verdict:
     if code & 0xFF == Code.QUEUE and code >= 0:
         return Verdict(Code.QUEUE)
     try:
-        return Verdict(Code(code), text_of(parts[2]) if 2 in parts else "")  # noqa: PLR2004
+        return Verdict(Code(code), text_of(parts[2]) if 2 in parts else "")
     except ValueError:
         return Verdict(Code.UNKNOWN)
 
@@ -202,11 +202,11 @@ class _Reader:
 
     def _meta(self, parts: _Parts) -> Instruction | None:
         key = _number(parts, 2)
-        if 3 in parts:  # noqa: PLR2004
+        if 3 in parts:
             variable = {2: PRIO, 3: MARK}.get(key)
             if variable is not None:
                 return do.SetField(_register(parts, 3), variable)
-            return do.Nothing("meta nftrace set") if key == 12 else None  # noqa: PLR2004
+            return do.Nothing("meta nftrace set") if key == 12 else None
         register = _register(parts, 1)
         found = {
             2: ((PRIO, 0, 4, True), "meta priority"),
@@ -266,7 +266,7 @@ class _Reader:
         if operation == 0:
             return do.Bitwise(source, register, _value(parts, 4), _value(parts, 5))
         everything, nothing = b"\xff" * length, bytes(length)
-        if operation in {3, 4, 5} and 7 in parts and 8 not in parts:  # noqa: PLR2004
+        if operation in {3, 4, 5} and 7 in parts and 8 not in parts:
             data = _value(parts, 7)
             inverse = bytes(byte ^ 0xFF for byte in data)
             mask, flip = {3: (data, nothing), 4: (inverse, data), 5: (everything, data)}[operation]
@@ -291,18 +291,18 @@ class _Reader:
         found = self._table.sets.get(text_of(parts[1]))
         if found is None:
             return None
-        has_data = 3 in parts  # noqa: PLR2004
+        has_data = 3 in parts
         is_verdict = has_data and _number(parts, 3) == 0
         register = _register(parts, 3) if has_data and not is_verdict else None
         return do.Lookup(found, _register(parts, 2), register, is_verdict, bool(_number(parts, 5)))
 
     def _update(self, parts: _Parts) -> Instruction | None:
         found = self._table.sets.get(text_of(parts[1]))
-        if found is None or 7 in parts or 10 in parts or _number(parts, 9) & 1:  # noqa: PLR2004
+        if found is None or 7 in parts or 10 in parts or _number(parts, 9) & 1:
             return None
         operation = ("add", "update", "delete")[_number(parts, 3)]
-        data = _register(parts, 5) if 5 in parts else None  # noqa: PLR2004
-        timeout = _number(parts, 6) // 1000 or None  # noqa: PLR2004
+        data = _register(parts, 5) if 5 in parts else None
+        timeout = _number(parts, 6) // 1000 or None
         return do.Update(found, operation, _register(parts, 4), data, found.data_length, timeout)
 
     def _ct(self, parts: _Parts) -> Instruction | None:
@@ -315,7 +315,7 @@ class _Reader:
 
     def _fib(self, parts: _Parts) -> Instruction | None:
         result, flags = _number(parts, 2), _number(parts, 3)
-        if result == 3 and flags in {1, 2}:  # noqa: PLR2004
+        if result == 3 and flags in {1, 2}:
             return do.LoadAddressType(_register(parts, 1), SRC if flags == 1 else DST)
         return do.LoadUnknown(_register(parts, 1), 4, "fib of another kind than type")
 
@@ -336,8 +336,6 @@ class _Reader:
         ends = ((3, 4), (5, 6))
         if any(end in parts and parts[end] != parts.get(start) for start, end in ends):
             return None
-        address = _register(parts, 3) if 3 in parts else None  # noqa: PLR2004
-        port = _register(parts, 5) if 5 in parts else None  # noqa: PLR2004
+        address = _register(parts, 3) if 3 in parts else None
+        port = _register(parts, 5) if 5 in parts else None
         return do.Translate(address, self._family.bits // 8, port, f"dnat {self._family.value} to")
-
-

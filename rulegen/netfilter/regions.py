@@ -150,7 +150,9 @@ class Region:
             values = tuple(self.numbers(variable).only for variable in excluded.variables)
             if None not in values and excluded.has(values):  # type: ignore[arg-type]
                 return True
-        return bool(self.linked is False and self.numbers(SRC).only is not None and self.domains[SRC] == self.domains[DST])
+        return bool(
+            self.linked is False and self.numbers(SRC).only is not None and self.domains[SRC] == self.domains[DST]
+        )
 
 
 def intersect_bits(one: Cube, other: Cube) -> Cube | None:
@@ -257,4 +259,15 @@ def single(values: tuple[int, ...], facts: tuple[tuple[Fact, Hashable], ...]) ->
     return Region((*numbers, Cube(_ALL_BITS, values[MARK]), Cube(_ALL_BITS, values[PRIO])), facts)
 
 
-__all__ = ["ANY_BITS", "EMPTY", "Cube", "Domain", "Excluded", "Region", "intersect_bits", "simplest", "single", "split_bits"]
+__all__ = [
+    "ANY_BITS",
+    "EMPTY",
+    "Cube",
+    "Domain",
+    "Excluded",
+    "Region",
+    "intersect_bits",
+    "simplest",
+    "single",
+    "split_bits",
+]

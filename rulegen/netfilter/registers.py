@@ -10,7 +10,9 @@ from rulegen.netfilter.values import Bits, Column, Part, Unknown, Value
 def write(state: State, offset: int, pieces: list[Piece]) -> None:
     """Puts pieces side by side from `offset` on, over whatever was there."""
     end = offset + sum(length for _, length, _ in pieces)
-    for place in [place for place, (_, length, _) in state.registers.items() if place < end and place + length > offset]:
+    for place in [
+        place for place, (_, length, _) in state.registers.items() if place < end and place + length > offset
+    ]:
         del state.registers[place]
     for piece in pieces:
         state.registers[offset] = piece
@@ -67,7 +69,7 @@ def _slice(state: State, value: Value, size: int, inside: int, taken: int, *, is
     if type(value) is int:
         return value >> below & mask
     if isinstance(value, Column):
-        column = state.choice.columns[value.index]
+        column = state.choice.columns[value.place]
         state.choice, new = state.choice.with_column(tuple([number >> below & mask for number in column]))
         return new
     if isinstance(value, Part) and not inside and not value.zeros:
@@ -82,7 +84,7 @@ def as_number(state: State, value: Value, length: int, *, is_host: bool, wanted_
     if type(value) is int:
         return swapped(value, length)
     if isinstance(value, Column):
-        column = tuple([swapped(number, length) for number in state.choice.columns[value.index]])
+        column = tuple([swapped(number, length) for number in state.choice.columns[value.place]])
         state.choice, new = state.choice.with_column(column)
         return new
     if isinstance(value, Unknown):
@@ -101,7 +103,7 @@ def masked(state: State, value: Value, bits: int, mask: int, flip: int) -> Value
     if type(value) is int:
         return value & mask ^ flip
     if isinstance(value, Column):
-        column = tuple([number & mask ^ flip for number in state.choice.columns[value.index]])
+        column = tuple([number & mask ^ flip for number in state.choice.columns[value.place]])
         state.choice, new = state.choice.with_column(column)
         return new
     if not mask:

@@ -177,7 +177,7 @@ class State:
         if isinstance(value, (Part, Bits)):
             return value.known(self.region)
         if isinstance(value, Column):
-            column = self.choice.columns[value.index]
+            column = self.choice.columns[value.place]
             return column[0] if len(set(column)) == 1 else None
         return None
 
@@ -225,7 +225,7 @@ def _split_part(state: State, value: Part, numbers: Intervals) -> Split:
 
 
 def _split_column(state: State, value: Column, numbers: Intervals) -> Split:
-    column = state.choice.columns[value.index]
+    column = state.choice.columns[value.place]
     rows = [row for row, number in enumerate(column) if number in numbers]
     if len(rows) == len(column):
         return [state], []
@@ -243,7 +243,7 @@ def _split_bits(state: State, value: Bits, numbers: Intervals) -> Split:
     inside: list[State] = []
     rest = [state.region.bits(value.variable)]
     for low, high in numbers.ranges():
-        if high - low > 64:  # noqa: PLR2004 - as many parts as there are numbers
+        if high - low > 64:
             raise UnknownMeaningError("a comparison of a mark or a priority with a long range")
         for number in range(low, high + 1):
             wanted = number ^ value.flip
@@ -316,7 +316,7 @@ def _split_drawn_local(state: State, column: Column) -> list[tuple[State, bool]]
         state.is_local = state.run.is_sent
         return [(state, state.is_local)]
     rows: dict[bool | None, list[int]] = {}
-    for row, number in enumerate(state.choice.columns[column.index]):
+    for row, number in enumerate(state.choice.columns[column.place]):
         rows.setdefault(known_local(state, number), []).append(row)
     found = []
     for is_local, indexes in rows.items():
@@ -349,7 +349,7 @@ def _split_drawn_equal(state: State, column: Column) -> list[tuple[State, bool]]
     domain = state.region.numbers(SRC)
     only = domain.only
     rows: dict[bool | None, list[int]] = {}
-    for row, number in enumerate(state.choice.columns[column.index]):
+    for row, number in enumerate(state.choice.columns[column.place]):
         known = False if number not in domain else (True if only is not None else None)
         rows.setdefault(known, []).append(row)
     found = []
@@ -362,4 +362,14 @@ def _split_drawn_equal(state: State, column: Column) -> list[tuple[State, bool]]
     return found
 
 
-__all__ = ["Connection", "Frame", "Remembered", "State", "Verdict", "known_local", "split", "split_equal", "split_local"]
+__all__ = [
+    "Connection",
+    "Frame",
+    "Remembered",
+    "State",
+    "Verdict",
+    "known_local",
+    "split",
+    "split_equal",
+    "split_local",
+]

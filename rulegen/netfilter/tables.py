@@ -1,4 +1,4 @@
-"""Sets and maps that rules look into: a set of packets comes in, the parts that hit, each with its data, and the rest go out.
+"""Sets and maps that rules look into: packets come in, the parts that hit, each with its data, and the rest go out.
 
 A lookup costs what it hits. Where a key is known but for one field, the answer is remembered.
 """
@@ -216,7 +216,7 @@ class KeyTable(Generic[Data]):
 class Missed:
     """The keys of a table that a packet does not have; see `regions.Excluded`."""
 
-    __slots__ = ("_known", "_key", "_parts", "_table", "variables")
+    __slots__ = ("_key", "_known", "_parts", "_table", "variables")
 
     def __init__(self, table: KeyTable[Data], parts: Sequence[KeyPart], known: Sequence[int | None]) -> None:
         """`known`: the places of the key that are known, with None for the others."""
@@ -224,7 +224,9 @@ class Missed:
         self._known = tuple(known)
         self._key = tuple(parts)
         self._parts: tuple[Part, ...] = tuple(
-            part for part, value in zip(parts, known, strict=True) if value is None  # type: ignore[misc]
+            part
+            for part, value in zip(parts, known, strict=True)
+            if value is None  # type: ignore[misc]
         )
         self.variables = tuple(part.variable for part in self._parts)
 

@@ -1,4 +1,4 @@
-"""What stands in a packet's fields and in registers: a number, or which part of the unknown packet, or what was drawn."""
+"""What stands in a packet's fields and in registers: a number, a part of the unknown packet, or what was drawn."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Bits(NamedTuple):
 class Column(NamedTuple):
     """Depends on what was drawn: a column of the packet's `Choice`."""
 
-    index: int
+    place: int
 
 
 class Unknown(NamedTuple):
@@ -66,7 +66,7 @@ Value: TypeAlias = int | Part | Bits | Column | Unknown
 
 
 class Choice:
-    """What rules drew at random: rows with a weight each, out of `total`, and columns of numbers that follow from it."""
+    """What rules drew at random: rows, each with a weight out of `total`, and columns of numbers that follow from it."""
 
     __slots__ = ("columns", "total", "weights")
 
@@ -134,7 +134,9 @@ def _shares(
     divisor = gcd(denominator, *counts.values())
     ordered = sorted(counts.items(), key=lambda item: item[0] or (-1, -1))
     return Shares(
-        tuple(endpoint for endpoint, _ in ordered), tuple(count // divisor for _, count in ordered), denominator // divisor
+        tuple(endpoint for endpoint, _ in ordered),
+        tuple(count // divisor for _, count in ordered),
+        denominator // divisor,
     )
 
 

@@ -1,4 +1,4 @@
-"""Two answers to the same packets come in - of rules and of what is meant, or of two rulesets -, where they differ goes out.
+"""Two answers to the same packets come in, of rules and of what is meant, or of two rulesets; where they differ goes out.
 
 A class of packets is what neither side tells apart any further. Of each the distributions over outcomes are compared:
 the same outcomes are possible, and each share agrees within a bound.
@@ -18,7 +18,7 @@ from rulegen.netfilter.regions import DST, MARK, SRC, Cube, Domain, Region, inte
 # What is rounded at each rule that draws: the kernel scales 32 random bits, or compares 31 of them.
 ROUNDING = Fraction(1, 1 << 30)
 
-# An endpoint; whether it is the client itself; whether it is the node's; whether the mark was set before. None: whatever.
+# An endpoint; whether it is the client; whether it is the node's; whether the mark was set before. None: whatever.
 Atom: TypeAlias = "tuple[Endpoint | None, bool | None, bool | None, bool | None]"
 Shares: TypeAlias = "dict[Outcome, Fraction]"
 Distribution: TypeAlias = "dict[Atom, Shares]"
@@ -300,4 +300,3 @@ def rounding(draws: int) -> Bound:
     """Nothing beyond what the kernel rounds at so many rules that draw."""
     bound = ROUNDING * draws
     return lambda _, __: bound
-

@@ -1,6 +1,6 @@
 """Why kube-proxy and rulegen treat a packet differently: a Difference comes in, the decision behind it goes out. Pure.
 
-Decisions are those at the top of docs/service-proxy.md. What none of them explains stays unexplained; nothing is guessed.
+Decisions are those at the top of docs/service-proxy.md. What none of them explains stays unexplained.
 """
 
 from __future__ import annotations

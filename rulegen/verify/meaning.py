@@ -1,4 +1,4 @@
-"""What the compiled service-ports say of sets of packets: ServicePorts and a Region come in, Endings as rules have them go out.
+"""What service-ports say of sets of packets: ServicePorts and a Region come in, Endings as rules have them go out.
 
 Written from docs/service-proxy.md, by number, without a look at any rule. It follows the same sets of packets as the
 evaluator, so that both can be compared class by class.
@@ -166,7 +166,7 @@ class Meaning:
         return {} if first is None else {DST: (first[0],), DPORT: (first[2],)}
 
 
-def _table(keys: Mapping[tuple[int, ...], Match], first: int) -> KeyTable[int]:
+def _table(keys: Iterable[tuple[int, ...]], first: int) -> KeyTable[int]:
     return KeyTable((tuple((part, part) for part in key), number) for number, key in enumerate(keys, first))
 
 
@@ -453,12 +453,12 @@ class _Way:
         """SVC-55 to 58: the endpoint of a client that is known, if it is in the list still, or draining (D9)."""
         if match.port.affinity_timeout is None or self._memory is None or isinstance(self._memory, Stale):
             return []
-        is_local_list = chosen.backends == match.port.local_endpoints and chosen.backends != match.port.cluster_endpoints
+        is_local_list = (
+            chosen.backends == match.port.local_endpoints and chosen.backends != match.port.cluster_endpoints
+        )
         draining = [one for one in match.port.draining if one.local or not is_local_list]
         return [
-            one
-            for one in (*chosen.backends, *draining)
-            if (int(ip_address(one.address)), one.port) == self._memory
+            one for one in (*chosen.backends, *draining) if (int(ip_address(one.address)), one.port) == self._memory
         ]
 
     def _masquerade(self, state: State, chosen: _Chosen) -> Iterator[tuple[State, bool]]:
@@ -552,9 +552,7 @@ class _Way:
 def _ending(state: State, outcome: Outcome, why: str) -> Ending:
     endpoints = shares(drawn_endpoints(state), state.choice.weights, Fraction(1, state.choice.total))
     asked: frozenset[tuple[str, Hashable]] = frozenset()
-    return Ending(
-        state.region, state.region, state.relation, state.is_local, outcome, endpoints, None, asked, why
-    )
+    return Ending(state.region, state.region, state.relation, state.is_local, outcome, endpoints, None, asked, why)
 
 
 def _without_endpoints(match: Match | None) -> Fate | None:

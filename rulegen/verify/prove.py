@@ -164,7 +164,8 @@ def prove(question: Question, progress: Progress | None = None) -> Proof:
                     asked.append((is_sent, compared.region, keys))
                 _count(question, proof, compared, (connection, is_sent, None), progress)
         for is_sent, region, keys in asked:
-            for memory in (*_memories(question, keys), Stale.STALE):
+            memories: list[Memory] = [*_memories(question, keys), Stale.STALE]
+            for memory in memories:
                 for compared in _compared(question, connection, memory, [region], is_sent=is_sent):
                     _count(question, proof, compared, (connection, is_sent, memory), progress)
     return proof
@@ -269,12 +270,10 @@ def _rank(deviation: Deviation) -> tuple[bool, bool, Fraction]:
 def _preferred(question: Question, *, is_sent: bool) -> dict[int, tuple[int, ...]]:
     """Values that are good to read: of a node's packet the node's own address."""
     family = question.family
-    readable = (
-        ("10.0.0.1", "192.0.2.1", "203.0.113.1") if family is Family.IPV4 else ("fd00::1", "2001:db8::1")
-    )
+    readable = ("10.0.0.1", "192.0.2.1", "203.0.113.1") if family is Family.IPV4 else ("fd00::1", "2001:db8::1")
     outside = tuple(int(ip_address(text)) for text in readable)
     loopback = (int(ip_address("127.0.0.1" if family is Family.IPV4 else "::1")),)
-    own = tuple(low for low, _ in question.local_addresses.ranges() if low not in loopback and low >> 24 != 127)  # noqa: PLR2004
+    own = tuple(low for low, _ in question.local_addresses.ranges() if low not in loopback and low >> 24 != 127)
     sources = (*own, *loopback) if is_sent else outside
     return {
         SRC: sources,

@@ -115,7 +115,9 @@ def _in_words(family: Family, ending: Ending) -> str:
     if outcome.fate is Fate.TRANSLATED:
         shown = list(ending.endpoints.items())[:_SHOWN_ENDPOINTS]
         named = [
-            f"{endpoint_text(family, endpoint)} ({float(share):.4g})" for endpoint, share in shown if endpoint is not None
+            f"{endpoint_text(family, endpoint)} ({float(share):.4g})"
+            for endpoint, share in shown
+            if endpoint is not None
         ]
         rest = len(ending.endpoints.endpoints) - len(shown)
         words = ["to " + ", ".join(named) + (f" and {rest} more" if rest else "")]
