@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.model import Code, Result, Set, UnknownMeaningError, Verdict
-from rulegen.netfilter.regions import DST, MARK, PRIO, SRC
+from rulegen.netfilter.regions import DST, MARK, PRIO, SPORT, SRC
 from rulegen.netfilter.registers import as_number, masked, read, read_key, swapped, write
-from rulegen.netfilter.state import LOCAL, NOT_LOCAL, Piece, Remembered, State, split, split_local
+from rulegen.netfilter.state import LOCAL, NOT_LOCAL, Piece, Remembered, State, split, split_local, what
 from rulegen.netfilter.tables import KeyTable, TooManyUnknownsError
 from rulegen.netfilter.values import Column, Part, Unknown, Value
 
@@ -388,7 +388,7 @@ class Lookup:
 
     def _known(self, state: State, part: Value) -> Value:
         if isinstance(part, Unknown):
-            raise UnknownMeaningError(f"a lookup in {self.found_in.name} of what nobody knows")
+            raise UnknownMeaningError(f"a lookup in {self.found_in.name} of {what(part)}")
         if isinstance(part, Column):
             number = state.known(part)
             assert number is not None  # noqa: S101 - looked up as drawn, else
@@ -669,8 +669,9 @@ class Masquerade:
     """`masquerade`."""
 
     def __call__(self, state: State) -> Result:
-        """Ends the chains of type nat."""
+        """Ends the chains of type nat; what the node sends to itself goes on with another source."""
         state.masqueraded = True
+        state.fields[SRC] = state.fields[SPORT] = Unknown(("a source that was replaced",))
         state.manips |= {"source"}
         return Verdict(Code.ACCEPT)
 

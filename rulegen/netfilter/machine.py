@@ -383,8 +383,6 @@ class Run:
         if hook is Hook.FORWARD and self.machine.family is Family.IPV4:
             # ip_forward() takes the priority from the type of service: one of sixteen.
             state.fields[PRIO] = Bits(PRIO, keep=0xF)
-        if hook is Hook.POSTROUTING:
-            state.fields[IIF] = Unknown(("the interface, behind routing",))
 
     def _route(self, state: State, step: _Route, waiting: list[State]) -> None:
         machine = self.machine

@@ -202,7 +202,12 @@ def split(state: State, value: Value, numbers: Intervals) -> Split:
         return _split_bits(state, value, numbers)
     if value == NOT_LOCAL and numbers.only == LOCAL:
         return [], [state]
-    raise UnknownMeaningError("a test of what nobody knows of a packet")
+    raise UnknownMeaningError(f"a test of {what(value)}")
+
+
+def what(value: Value) -> str:
+    """An unknown value in words."""
+    return str(value.of[0]) if isinstance(value, Unknown) else "what nobody knows of a packet"
 
 
 def _split_part(state: State, value: Part, numbers: Intervals) -> Split:
