@@ -132,7 +132,8 @@ class _Reader:
     def _note_seconds(self, words: Sequence[str]) -> None:
         if "--seconds" in words and "--name" in words:
             name, seconds = words[words.index("--name") + 1], words[words.index("--seconds") + 1]
-            self._seconds[name] = int(seconds)
+            # Those who ask for different ages are nobody's idea of a time that a client is remembered for.
+            self._seconds[name] = int(seconds) if self._seconds.get(name, int(seconds)) == int(seconds) else -1
 
     def _rule(self, chain: Chain, text: str, words: Sequence[str]) -> Rule:
         instructions: list[Instruction] = []

@@ -81,12 +81,19 @@ class Fate(Enum):
 
 
 class Outcome(NamedTuple):
-    """`accepted`: the hooks at which other rules of iptables are passed over. `remembered`: seconds, None for not."""
+    """What becomes of packets.
+
+    `accepted`: the hooks at which other rules of iptables are passed over. `remembered`: for how many seconds the client
+    is, None for not. `touched`: bits of the mark that are not as they were. `is_priority_left`: whether a number of the
+    rules' own is left in the priority.
+    """
 
     fate: Fate
     masqueraded: bool = False
     accepted: tuple[str, ...] = ()
     remembered: int | None = None
+    touched: int = 0
+    is_priority_left: bool = False
 
 
 class Stale(Enum):
@@ -549,8 +556,11 @@ class Run:
             self._learn(one, state, numbers)
         remembered = seconds if state.endpoint is not None and fate is Fate.TRANSLATED else None
         refused = fate in {Fate.REJECTED, Fate.DROPPED}
-        accepted = () if refused else state.accepted
-        outcome = Outcome(fate, state.masqueraded and not refused, accepted, remembered)
+        accepted = state.accepted
+        outcome = Outcome(fate)
+        if not refused:
+            left = isinstance(state.fields[PRIO], (int, Column)) and state.known(state.fields[PRIO]) != 0
+            outcome = Outcome(fate, state.masqueraded, accepted, remembered, _touched(state), left)
         return Ending(
             state.cell or state.region,
             state.region,
@@ -575,6 +585,15 @@ class Run:
                     continue
                 data = value.to_bytes(4, "big")
             known.setdefault(data, set()).add(endpoint)
+
+
+def _touched(state: State) -> int:
+    """The bits of the mark that may be others than at first."""
+    mark, first = state.fields[MARK], state.region.bits(MARK)
+    if isinstance(mark, Bits):
+        return (~mark.keep | mark.flip) & 0xFFFFFFFF
+    number = state.known(mark)
+    return 0xFFFFFFFF if number is None else ~first.mask & 0xFFFFFFFF | (number ^ first.value) & first.mask
 
 
 def drawn_endpoints(state: State) -> tuple[Endpoint | None, ...]:

@@ -271,7 +271,8 @@ def split_local(state: State, variable: int) -> list[tuple[State, bool]]:
     """Split by whether the address that stands in SRC or DST now is one of the node's."""
     value = state.fields[variable]
     run = state.run
-    if variable == SRC and value == Part(SRC):
+    if variable == SRC and (value == Part(SRC) or isinstance(value, Unknown)):
+        # A source that was replaced is the node's, too.
         return [(state, run.is_sent)]
     if isinstance(value, Column):
         return _split_drawn_local(state, value)

@@ -304,6 +304,9 @@ class _Way:
         """SVC-36 to 38 and 67, in the order in which a packet passes them."""
         for one, is_local in split_local(state, DST):
             outcomes: list[State] = [one]
+            if is_local and not self._of.habits.rechecks and self._refuse(one, node_port):
+                # Where all is decided at once, a NodePort of the node's own address comes before SVC-67 (D20).
+                continue
             if self.is_sent or not is_local:
                 refusing = addressed if _without_endpoints(addressed) else None
                 outcomes = [] if self._refuse(one, refusing) else self._unless_unused(one)

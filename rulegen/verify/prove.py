@@ -182,21 +182,24 @@ def _compared(
     bound = question.bound or rounding(_DRAWS)
 
     def other(region: Region) -> Iterable[list[Ending]]:
-        return _without(question.right.follow(region, connection, memory, is_sent=is_sent), question.ignored)
+        return _without(question, question.right.follow(region, connection, memory, is_sent=is_sent))
 
     for region in regions:
-        cells = _without(question.left.follow(region, connection, memory, is_sent=is_sent), question.ignored)
+        cells = _without(question, question.left.follow(region, connection, memory, is_sent=is_sent))
         yield from compare(sides, cells, other, bound)
 
 
-def _without(cells: Iterable[list[Ending]], ignored: frozenset[str]) -> Iterable[list[Ending]]:
-    """The same without what does not count."""
-    if not ignored:
-        yield from cells
-        return
-    nothing = {name: Outcome._field_defaults[name] for name in ignored}
+def _without(question: Question, cells: Iterable[list[Ending]]) -> Iterable[list[Ending]]:
+    """The same without what does not count, and without the bit that is there to be touched."""
+    nothing = {name: Outcome._field_defaults[name] for name in question.ignored}
+    mark = question.mark
     for endings in cells:
-        yield [ending._replace(outcome=ending.outcome._replace(**nothing)) for ending in endings]
+        yield [
+            ending._replace(outcome=ending.outcome._replace(touched=ending.outcome.touched & ~mark, **nothing))
+            if nothing or ending.outcome.touched & mark
+            else ending
+            for ending in endings
+        ]
 
 
 _REPORT_EVERY = 256

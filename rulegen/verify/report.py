@@ -127,6 +127,10 @@ def _in_words(family: Family, ending: Ending) -> str:
         words.append(f"accepted at {' and '.join(outcome.accepted)}")
     if outcome.remembered is not None:
         words.append(f"remembered for {outcome.remembered} s")
+    if outcome.touched:
+        words.append(f"bits {outcome.touched:#x} of the mark changed")
+    if outcome.is_priority_left:
+        words.append("a number left in the priority")
     if ending.relation is not None:
         words.append("if the client is the endpoint" if ending.relation else "if the client is not the endpoint")
     if ending.is_local is not None:
@@ -202,6 +206,8 @@ def _ending_document(family: Family, ending: Ending) -> dict[str, Any]:
         "masqueraded": outcome.masqueraded,
         "accepted": list(outcome.accepted),
         "remembered": outcome.remembered,
+        "markBitsTouched": outcome.touched,
+        "priorityLeft": outcome.is_priority_left,
         "clientIsEndpoint": ending.relation,
         "endpointIsLocal": ending.is_local,
         "shares": {

@@ -114,7 +114,7 @@ class RandomRules:
             conditions = [self._condition() for _ in range(self._random.randint(0, 2))]
             rule = " ".join([*conditions, self._statement(hook, chains)])
             # nft takes no rule for two protocols at once.
-            if not ("tcp" in rule.split("{")[0] and "udp" in rule):
+            if not ("tcp" in rule and "udp" in rule):
                 return rule
 
     def _condition(self) -> str:

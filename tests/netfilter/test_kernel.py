@@ -120,8 +120,9 @@ class Judge:
         shares: dict[tuple[labs.Fate, str, bool], Fraction] = {}
         for ending in self.endings(packet):
             if ending.outcome.fate is Fate.UNKNOWN:
-                # What the node sends to itself and masquerades comes in by another port, which nobody can foresee.
-                return "" if ending.why.endswith("a source that was replaced") else f"{packet}: {ending.why}"
+                # What the node sends to itself and masquerades comes in by a port that nobody can foresee.
+                is_to_itself = not packet.interface and packet.source == packet.destination
+                return "" if is_to_itself else f"{packet}: {ending.why}"
             for endpoint, share in ending.endpoints.items():
                 key = self._key(packet, ending, endpoint)
                 shares[key] = shares.get(key, Fraction(0)) + share
