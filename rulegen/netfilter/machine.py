@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
@@ -53,6 +53,8 @@ _MANIP = {
 }
 _TRANSLATING = (Hook.PREROUTING, Hook.OUTPUT)
 _DEEPEST = 64
+# In which remembered data of one Service may differ.
+_FEW_BITS = 12
 _STATES = {
     Connection.NEW: 0x08,
     Connection.TRANSLATED: 0x08,
@@ -83,9 +85,9 @@ class Fate(Enum):
 class Outcome(NamedTuple):
     """What becomes of packets.
 
-    `accepted`: the hooks at which other rules of iptables are passed over. `remembered`: for how many seconds the client
-    is, None for not. `touched`: bits of the mark that are not as they were. `is_priority_left`: whether a number of the
-    rules' own is left in the priority.
+    `accepted`: the hooks at which other rules of iptables are passed over. `remembered`: for how many seconds the
+    client is, None for not. `touched`: bits of the mark that are not as they were. `is_priority_left`: whether a
+    number of the rules' own is left in the priority.
     """
 
     fate: Fate
@@ -96,10 +98,26 @@ class Outcome(NamedTuple):
     is_priority_left: bool = False
 
 
+_FATES = {
+    Code.DROP: Fate.DROPPED,
+    Code.REJECT: Fate.REJECTED,
+    Code.QUEUE: Fate.LEFT,
+    Code.UNKNOWN: Fate.UNKNOWN,
+}
+
+
 class Stale(Enum):
     """What a client may be remembered by that no rule knows any more."""
 
     STALE = "an endpoint that has gone"
+
+
+class Probe(NamedTuple):
+    """The client is in a dynamic set, under a key, with data of which nobody knows yet what they lead to."""
+
+    name: str
+    key: Hashable
+    data: bytes | None
 
 
 Memory: TypeAlias = "Endpoint | Stale | None"
@@ -185,6 +203,30 @@ class Machine:
         self.looped = (*hooks[Hook.PREROUTING], *hooks[Hook.INPUT])
         # What is learned about dynamic sets: of a set, a key and data, the endpoint that they stand for.
         self.learned: dict[tuple[str, Hashable], dict[bytes | None, set[Endpoint]]] = {}
+        self._numbers: dict[int, set[int]] | None = None
+
+    def unlearned(self, key: tuple[str, Hashable]) -> list[bytes | None]:
+        """Data that a dynamic set may hold though no rule writes them any more: of an endpoint that gets nobody new.
+
+        Of maps that is whatever maps have as a key and differs in a few bits from what rules write.
+        """
+        known = self.learned.get(key, {})
+        written = [int.from_bytes(data, sys.byteorder) for data in known if data is not None]
+        if not written:
+            return [] if known else [None]
+        near = {number for one in written for number in self._near(one)} - set(written)
+        return [number.to_bytes(4, sys.byteorder) for number in sorted(near)]
+
+    def _near(self, number: int) -> set[int]:
+        if self._numbers is None:
+            self._numbers = {}
+            for table in self.ruleset.tables:
+                for found in table.sets.values():
+                    if found.is_map and not found.is_dynamic and found.key_length >= 4:
+                        for low, _, _ in found.elements:
+                            key = int.from_bytes(low[:4], sys.byteorder)
+                            self._numbers.setdefault(key >> _FEW_BITS, set()).add(key)
+        return self._numbers.get(number >> _FEW_BITS, set())
 
     def _hook(self, hook: Hook) -> list[_Step]:
         found: list[tuple[tuple[int, int, int], _Step]] = [((-(1 << 40), 0, 0), _Enter(hook))]
@@ -226,7 +268,9 @@ class Run:
     `memory`: the endpoint that the client is remembered by; None for a client that nobody has seen.
     """
 
-    def __init__(self, machine: Machine, connection: Connection, *, is_sent: bool, memory: Memory = None) -> None:
+    def __init__(
+        self, machine: Machine, connection: Connection, *, is_sent: bool, memory: Memory | Probe = None
+    ) -> None:
         """Follows nothing yet."""
         self.machine = machine
         self.connection = connection
@@ -234,7 +278,6 @@ class Run:
         self.memory = memory
         self.local_addresses = machine.local_addresses
         self.connection_state = _STATES[connection]
-        self.passed = 0
 
     def begin(self, region: Region) -> Region | None:
         """The part of a Region that can take this way: a packet that arrives is not from the node. None for nothing."""
@@ -248,16 +291,7 @@ class Run:
         begun = self.begin(region)
         if begun is None:
             return
-        fields: list[Value] = [Part(variable) for variable in range(MARK)]
-        fields += [Bits(MARK), Bits(PRIO)]
-        state = State(self, begun, fields)
-        state.steps = self.machine.sent if self.is_sent else self.machine.arriving
-        if self.is_sent:
-            fields[IIF] = 0
-        state.is_translated = self.connection is Connection.TRANSLATED
-        if self.connection is Connection.TRANSLATED:
-            state.manips = frozenset({"destination"})
-        waiting = [state]
+        waiting = [self._state(begun)]
         cell: Region | None = None
         endings: list[Ending] = []
         while waiting:
@@ -272,6 +306,19 @@ class Run:
         if endings:
             yield endings
 
+    def _state(self, region: Region) -> State:
+        """Packets at the beginning of their way."""
+        fields: list[Value] = [Part(variable) for variable in range(MARK)]
+        fields += [Bits(MARK), Bits(PRIO)]
+        if self.is_sent:
+            fields[IIF] = 0
+        state = State(self, region, fields)
+        state.steps = self.machine.sent if self.is_sent else self.machine.arriving
+        if self.connection is Connection.TRANSLATED:
+            state.is_translated = True
+            state.manips = frozenset({"destination"})
+        return state
+
     # -- what instructions ask --
 
     def connection_status(self, state: State) -> int:
@@ -282,10 +329,12 @@ class Run:
         """What a dynamic set holds of the client; None for nothing."""
         if self.memory is None:
             return None
+        if isinstance(self.memory, Probe):
+            return (self.memory.data,) if (name, key) == self.memory[:2] else None
         known = self.machine.learned.get((name, key), {})
         if self.memory is Stale.STALE:
             is_map = any(data is not None for data in known)
-            return (_stale(known),) if is_map else None
+            return (_stale({*known, *self.machine.unlearned((name, key))}),) if is_map else None
         for data, endpoints in known.items():
             if self.memory in endpoints:
                 return (data,)
@@ -327,7 +376,7 @@ class Run:
             row
             for row in rows
             if (now_port is None or ports[row] is None or ports[row] == now_port)
-            and (domain is None or addresses[row] is None or addresses[row] in domain)
+            and (domain is None or (number := addresses[row]) is None or number in domain)
         ]
         if not doubtful:
             yield state, True
@@ -417,60 +466,63 @@ class Run:
                 return None
             state.rules, state.place, state.instruction, state.frame = call.chain.rules, 0, 0, None
             state.registers, state.is_inside = {}, True
-        found = self._walk(state, call, waiting)
-        if found is None:
-            return (None,)
-        code = found.code
-        if code is Code.ACCEPT or code is Code.CONTINUE:
-            if code is Code.CONTINUE:
-                policy = call.chain.hook.policy if call.chain.hook else Code.ACCEPT
-                if policy is not Code.ACCEPT:
-                    return (self._ending(state, Fate.DROPPED),)
-            elif call.notes_accept:
-                state.accepted = (*state.accepted, call.hook.value)
+        verdict = self._walk(state, waiting)
+        return (None,) if verdict is None else self._leave(state, call, verdict)
+
+    def _leave(self, state: State, call: _Call, verdict: Verdict) -> tuple[Ending] | None:
+        """Carries out a base chain's verdict; None when the packet goes on behind it."""
+        code = verdict.code
+        if code is Code.CONTINUE and call.chain.hook is not None:
+            code = call.chain.hook.policy
+        elif code is Code.ACCEPT and call.notes_accept:
+            state.accepted = (*state.accepted, call.hook.value)
+        if code is Code.ACCEPT:
             state.is_inside = False
             state.step += 1
             return None
-        if code is Code.UNKNOWN:
-            return (self._ending(state, Fate.UNKNOWN, found.chain),)
-        fate = {Code.DROP: Fate.DROPPED, Code.REJECT: Fate.REJECTED, Code.QUEUE: Fate.LEFT}[code]
-        return (self._ending(state, fate),)
+        return (self._ending(state, _FATES[code], verdict.chain if code is Code.UNKNOWN else ""),)
 
-    def _walk(self, state: State, call: _Call, waiting: list[State]) -> Verdict | None:
+    def _walk(self, state: State, waiting: list[State]) -> Verdict | None:
         """Follows rules to a verdict; CONTINUE at the end of the base chain, None when the state has split."""
         while True:
-            rules = state.rules
-            place = self._next_place(state)
-            if place >= len(rules):
-                frame = state.frame
-                if frame is None:
+            state.place = self._next_place(state)
+            if state.place >= len(state.rules):
+                if not self._return(state):
                     return Verdict(Code.CONTINUE)
-                state.rules, state.place, state.frame = frame.rules, frame.place, frame.above
-                state.instruction = 0
                 continue
-            state.place = place
-            verdict, state.decided = state.decided, None
-            if verdict is None:
-                verdict = self._take(state, rules[place], waiting)
-            else:
-                state.path = (rules[place], state.path)
+            rule = state.rules[state.place]
+            verdict = self._verdict(state, rule, waiting)
             if verdict is _SPLIT:
                 return None
             if verdict is None or verdict.code is Code.CONTINUE:
                 state.place += 1
                 state.instruction = 0
                 continue
-            if verdict.code in {Code.JUMP, Code.GOTO}:
-                problem = self._enter_chain(state, rules[place], verdict)
-                if problem is not None:
-                    return problem
-            elif verdict.code is Code.RETURN:
-                frame = state.frame
-                if frame is None:
-                    return Verdict(Code.CONTINUE)
-                state.rules, state.place, state.frame, state.instruction = frame.rules, frame.place, frame.above, 0
-            else:
+            if verdict.code not in _MOVES:
                 return verdict
+            if verdict.code is Code.RETURN:
+                problem = None if self._return(state) else Verdict(Code.CONTINUE)
+            else:
+                problem = self._enter_chain(state, rule, verdict)
+            if problem is not None:
+                return problem
+
+    def _verdict(self, state: State, rule: Rule, waiting: list[State]) -> Verdict | None:
+        """The one that was found before the state split, or that of the rule."""
+        verdict, state.decided = state.decided, None
+        if verdict is None:
+            return self._take(state, rule, waiting)
+        state.path = (rule, state.path)
+        return verdict
+
+    @staticmethod
+    def _return(state: State) -> bool:
+        """Goes on where a chain was jumped to from; False in a base chain."""
+        frame = state.frame
+        if frame is None:
+            return False
+        state.rules, state.place, state.frame, state.instruction = frame.rules, frame.place, frame.above, 0
+        return True
 
     def _next_place(self, state: State) -> int:
         """The next rule that may match: those for one destination other than the packet's are passed over."""
@@ -508,32 +560,24 @@ class Run:
     def _take(self, state: State, rule: Rule, waiting: list[State]) -> Verdict | None:
         """One rule: a verdict, None for none, _SPLIT when the state has split."""
         instructions = rule.instructions
-        while state.instruction < len(instructions):
-            self.passed += 1
+        verdict: Verdict | None = None
+        while verdict is None and state.instruction < len(instructions):
             try:
                 result = instructions[state.instruction](state)
             except UnknownMeaningError as error:
                 return Verdict(Code.UNKNOWN, f"{rule.chain}, rule {rule.place} ({rule.text}): {error}")
             state.instruction += 1
-            if result is None:
-                continue
-            if isinstance(result, Verdict):
-                if result.code is Code.BREAK:
-                    return None
-                state.path = (rule, state.path)
-                return result
-            if len(result) == 1 and result[0][0] is state:
+            if isinstance(result, list):
+                if len(result) != 1 or result[0][0] is not state:
+                    self._split(state.instruction, result, waiting)
+                    return _SPLIT
                 verdict = result[0][1]
-                if verdict is None:
-                    continue
-                if verdict.code is Code.BREAK:
-                    return None
-                state.path = (rule, state.path)
-                return verdict
-            self._split(state.instruction, result, waiting)
-            return _SPLIT
+            else:
+                verdict = result
+        if verdict is not None and verdict.code is Code.BREAK:
+            return None
         state.path = (rule, state.path)
-        return None
+        return verdict
 
     @staticmethod
     def _split(instruction: int, result: list[tuple[State, Verdict | None]], waiting: list[State]) -> None:
@@ -612,7 +656,7 @@ def _column(state: State, value: Value, rows: int) -> tuple[int, ...]:
     return (-1 if number is None else number,) * rows
 
 
-def _stale(known: Mapping[bytes | None, object]) -> bytes:
+def _stale(known: Collection[bytes | None]) -> bytes:
     """Data that no rule writes any more: as those that are written, but for some of its lowest bits."""
     written = next(data for data in known if data is not None)
     number = int.from_bytes(written, sys.byteorder)
@@ -625,5 +669,6 @@ def _first_from(places: tuple[int, ...], place: int) -> int | None:
     return places[index] if index < len(places) else None
 
 
+_MOVES = frozenset({Code.JUMP, Code.GOTO, Code.RETURN})
 _SPLIT = Verdict(Code.UNKNOWN, "split")
 Facts: TypeAlias = tuple[tuple[Fact, Hashable], ...]

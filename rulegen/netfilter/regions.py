@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
-from rulegen.netfilter.intervals import EMPTY, Intervals
+from rulegen.netfilter.intervals import Intervals
 
 SRC, DST, PROTO, SPORT, DPORT, IIF, OIF, MARK, PRIO = range(9)
 VARIABLES = ("source", "destination", "protocol", "source port", "port", "interface", "out", "mark", "priority")
@@ -193,81 +193,68 @@ def simplest(region: Region, preferred: Mapping[int, Iterable[int]]) -> tuple[in
 
     `preferred`: values that are easy to read, tried first where the Region has them. Raises Undecided.
     """
-    order = (PROTO, DPORT, DST, SRC)
-    constrained = {variable for excluded in region.excluded for variable in excluded.variables}
-    if region.linked is not None:
-        constrained |= {SRC, DST}
-    if not all(region.numbers(variable) for variable in order):
+    if not all(region.numbers(variable) for variable in range(_FIRST_BITS)):
         return None
-    found: dict[int, int] = {}
-    tries = 0
+    search = _Search(region, preferred)
+    if not search.assign(0):
+        return None
+    numbers = (search.found[variable] for variable in range(_FIRST_BITS))
+    return (*numbers, region.bits(MARK).value, region.bits(PRIO).value)
 
-    def candidates(variable: int) -> Iterator[int]:
-        domain = region.numbers(variable)
-        if region.linked and variable == SRC:
-            yield found[DST]
-            return
-        if variable not in constrained:
-            # Another value would change nothing.
-            yield next((value for value in preferred.get(variable, ()) if value in domain), domain.lows[0])
-            return
-        yielded = set()
-        for value in preferred.get(variable, ()):
-            if value in domain:
-                yielded.add(value)
-                yield value
-        yield from (value for value in domain if value not in yielded)
 
-    def is_excluded() -> bool:
-        if region.linked is False and SRC in found and found[SRC] == found.get(DST):
+class _Search:
+    """One value after the other for each variable that is constrained; of the others the first will do."""
+
+    _ORDER = (SPORT, IIF, OIF, PROTO, DPORT, DST, SRC)
+
+    def __init__(self, region: Region, preferred: Mapping[int, Iterable[int]]) -> None:
+        self._region = region
+        self._preferred = preferred
+        self._constrained = {variable for excluded in region.excluded for variable in excluded.variables}
+        if region.linked is not None:
+            self._constrained |= {SRC, DST}
+        self._tries = 0
+        self.found: dict[int, int] = {}
+
+    def assign(self, depth: int) -> bool:
+        """Finds values for the variables from a place in the order on."""
+        if depth == len(self._ORDER):
             return True
-        for excluded in region.excluded:
-            if all(variable in found for variable in excluded.variables) and excluded.has(
-                tuple(found[variable] for variable in excluded.variables)
-            ):
-                return True
-        return False
-
-    def assign(depth: int) -> bool:
-        nonlocal tries
-        if depth == len(order):
-            return True
-        variable = order[depth]
-        for value in candidates(variable):
-            tries += 1
-            if tries > _PATIENCE:
+        variable = self._ORDER[depth]
+        for value in self._candidates(variable):
+            self._tries += 1
+            if self._tries > _PATIENCE:
                 raise Undecided
-            found[variable] = value
-            if not is_excluded() and assign(depth + 1):
+            self.found[variable] = value
+            if not self._is_excluded() and self.assign(depth + 1):
                 return True
-            del found[variable]
+            del self.found[variable]
         return False
 
-    for variable in (SPORT, IIF, OIF):
-        domain = region.numbers(variable)
-        if not domain:
-            return None
-        found[variable] = next((value for value in preferred.get(variable, ()) if value in domain), domain.lows[0])
-    if not assign(0):
-        return None
-    return (*(found[variable] for variable in range(_FIRST_BITS)), region.bits(MARK).value, region.bits(PRIO).value)
+    def _candidates(self, variable: int) -> Iterator[int]:
+        domain = self._region.numbers(variable)
+        if self._region.linked and variable == SRC:
+            yield self.found[DST]
+            return
+        readable = [value for value in self._preferred.get(variable, ()) if value in domain]
+        if variable not in self._constrained:
+            yield readable[0] if readable else domain.lows[0]
+            return
+        yield from readable
+        yield from (value for value in domain if value not in readable)
+
+    def _is_excluded(self) -> bool:
+        found = self.found
+        if self._region.linked is False and SRC in found and found[SRC] == found.get(DST):
+            return True
+        return any(
+            all(variable in found for variable in excluded.variables)
+            and excluded.has(tuple(found[variable] for variable in excluded.variables))
+            for excluded in self._region.excluded
+        )
 
 
 def single(values: tuple[int, ...], facts: tuple[tuple[Fact, Hashable], ...]) -> Region:
     """The Region of one packet."""
     numbers: tuple[Domain, ...] = tuple(Intervals.one(value) for value in values[:_FIRST_BITS])
     return Region((*numbers, Cube(_ALL_BITS, values[MARK]), Cube(_ALL_BITS, values[PRIO])), facts)
-
-
-__all__ = [
-    "ANY_BITS",
-    "EMPTY",
-    "Cube",
-    "Domain",
-    "Excluded",
-    "Region",
-    "intersect_bits",
-    "simplest",
-    "single",
-    "split_bits",
-]

@@ -99,22 +99,17 @@ def swapped(number: int, length: int) -> int:
 
 def masked(state: State, value: Value, bits: int, mask: int, flip: int) -> Value:
     """`value & mask ^ flip`, of so many bits."""
-    everything = (1 << bits) - 1
     if type(value) is int:
         return value & mask ^ flip
     if isinstance(value, Column):
         column = tuple([number & mask ^ flip for number in state.choice.columns[value.place]])
         state.choice, new = state.choice.with_column(column)
         return new
-    if not mask:
-        return flip
     if isinstance(value, Bits):
-        return Bits(value.variable, value.keep & mask, value.flip & mask ^ flip)
-    if isinstance(value, Part) and not flip:
-        if mask == everything:
-            return value
+        return Bits(value.variable, value.keep & mask, value.flip & mask ^ flip) if mask else flip
+    if isinstance(value, Part) and not flip and not value.zeros:
         low = (mask & -mask).bit_length() - 1
-        if not value.zeros and mask == everything >> low << low:
+        if mask and mask == (1 << bits) - 1 >> low << low:
             return Part(value.variable, value.shift + low, low)
-    known = state.known(value)
-    return Unknown(("bits", value, mask, flip)) if known is None else known & mask ^ flip
+    known = state.known(value) if mask else 0
+    return Unknown(("bits of an address or a port", value, mask, flip)) if known is None else known & mask ^ flip

@@ -137,37 +137,19 @@ class KeyTable(Generic[Data]):
     def _lookup_many(
         self, region: Region, parts: Sequence[KeyPart], known: list[int | None], unknown: list[int]
     ) -> Found[Data]:
-        if any(not isinstance(parts[place], Part) for place in unknown):
+        variables = [part for place in unknown if isinstance(part := parts[place], Part)]
+        if len({part.variable for part in variables}) < len(unknown):
             raise TooManyUnknownsError
         missed = Missed(self, parts, known)
-        variables: list[Part] = [parts[place] for place in unknown]  # type: ignore[misc]
-        if len({part.variable for part in variables}) < len(variables):
-            raise TooManyUnknownsError
-        domains = [region.numbers(part.variable) for part in variables]
         hits: list[tuple[Region, Data]] = []
-        covered = False
         candidates: Iterable[tuple[tuple[Range, ...], Data]] = self._candidates(known, unknown)
         if variables == _ENDS:
             candidates, hits = self._equal_ends(region, candidates, unknown)
         for element, data in candidates:
-            narrowed = {}
-            for place, part, domain in zip(unknown, variables, domains, strict=True):
-                low, high = element[place]
-                if low == high and not (part.shift or part.zeros):
-                    if low not in domain:
-                        break
-                    narrowed[part.variable] = Intervals((low,), (low,))
-                else:
-                    inside = domain & part.widened(Intervals((low,), (high,)))
-                    if not inside:
-                        break
-                    narrowed[part.variable] = inside
-            else:
-                smaller = region.narrowed_to(narrowed)
-                if not region.excluded or not smaller.is_excluded():
-                    hits.append((smaller, data))
-                    covered = covered or smaller.domains == region.domains
-        if covered:
+            smaller = _narrowed(region, variables, [element[place] for place in unknown])
+            if smaller is not None and not (region.excluded and smaller.is_excluded()):
+                hits.append((smaller, data))
+        if any(hit.domains == region.domains and hit.linked is region.linked for hit, _ in hits):
             return Found(hits, [])
         return Found(hits, [region.without(missed)] if hits else [region])
 
@@ -213,6 +195,28 @@ class KeyTable(Generic[Data]):
         return Found(hits, [region.narrowed(part.variable, cube) for cube in rest])
 
 
+def _narrowed(region: Region, variables: Sequence[Part], ranges: Sequence[Range]) -> Region | None:
+    """The packets whose unknown fields are in the ranges; None for none."""
+    narrowed = {}
+    for part, (low, high) in zip(variables, ranges, strict=True):
+        domain = region.numbers(part.variable)
+        if low == high and not (part.shift or part.zeros):
+            if low not in domain:
+                return None
+            narrowed[part.variable] = Intervals((low,), (low,))
+        else:
+            inside = domain & part.widened(Intervals((low,), (high,)))
+            if not inside:
+                return None
+            narrowed[part.variable] = inside
+    if region.linked and SRC in narrowed and DST in narrowed:
+        both = narrowed[SRC] & narrowed[DST]
+        if not both:
+            return None
+        narrowed[SRC] = narrowed[DST] = both
+    return region.narrowed_to(narrowed)
+
+
 class Missed:
     """The keys of a table that a packet does not have; see `regions.Excluded`."""
 
@@ -223,11 +227,8 @@ class Missed:
         self._table = table
         self._known = tuple(known)
         self._key = tuple(parts)
-        self._parts: tuple[Part, ...] = tuple(
-            part
-            for part, value in zip(parts, known, strict=True)
-            if value is None  # type: ignore[misc]
-        )
+        pairs = zip(parts, known, strict=True)
+        self._parts = tuple(part for part, value in pairs if value is None and isinstance(part, Part))
         self.variables = tuple(part.variable for part in self._parts)
 
     def __eq__(self, other: object) -> bool:

@@ -66,7 +66,7 @@ Value: TypeAlias = int | Part | Bits | Column | Unknown
 
 
 class Choice:
-    """What rules drew at random: rows, each with a weight out of `total`, and columns of numbers that follow from it."""
+    """What rules drew at random: rows, each with a weight out of `total`; columns are numbers that follow from it."""
 
     __slots__ = ("columns", "total", "weights")
 

@@ -1,4 +1,4 @@
-"""Two answers to the same packets come in, of rules and of what is meant, or of two rulesets; where they differ goes out.
+"""Two answers to the same packets come in, of rules and of what is meant or of two rulesets; what differs goes out.
 
 A class of packets is what neither side tells apart any further. Of each the distributions over outcomes are compared:
 the same outcomes are possible, and each share agrees within a bound.
@@ -158,25 +158,28 @@ def _division(sides: Sides, region: Region, endings: Iterable[Ending]) -> list[R
     for ending in endings:
         if ending.region is region:
             continue
-        for variable, domain in enumerate(ending.region.domains):
-            whole = region.domains[variable]
-            if domain == whole:
-                continue
-            if isinstance(domain, Cube):
-                parts = _divide_bits(sides, variable, whole, domain)  # type: ignore[arg-type]
-                if parts is not None:
-                    return [region.narrowed(variable, part) for part in parts]
-            elif not _is_explained(variable, whole, domain, ending):  # type: ignore[arg-type]
-                both = whole & domain  # type: ignore[operator]
-                rest = whole - both  # type: ignore[operator]
-                return [region.narrowed(variable, part) for part in (both, rest) if part]
-        divided = _divide_facts(region, ending)
+        divided = _divide_domains(sides, region, ending) or _divide_facts(region, ending)
         if divided is not None:
             return divided
     return None
 
 
-def _divide_bits(sides: Sides, variable: int, whole: Cube, part: Cube) -> list[Cube] | None:
+def _divide_domains(sides: Sides, region: Region, ending: Ending) -> list[Region] | None:
+    for variable, domain in enumerate(ending.region.domains):
+        whole = region.domains[variable]
+        if domain == whole:
+            continue
+        parts: list[Domain] | None = None
+        if isinstance(domain, Cube) and isinstance(whole, Cube):
+            parts = _divide_bits(sides, variable, whole, domain)
+        elif isinstance(domain, Intervals) and isinstance(whole, Intervals):
+            parts = None if _is_explained(variable, whole, domain, ending) else [whole & domain, whole - domain]
+        if parts:
+            return [region.narrowed(variable, part) for part in parts if part]
+    return None
+
+
+def _divide_bits(sides: Sides, variable: int, whole: Cube, part: Cube) -> list[Domain] | None:
     more = part.mask & ~whole.mask
     if variable == MARK:
         more &= ~sides.mark

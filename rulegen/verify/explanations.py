@@ -46,18 +46,20 @@ def _of_iptables_mode(difference: Difference, meaning: Meaning) -> str:
     packet = difference.packet
     left, right = _fates(difference.left), _fates(difference.right)
     is_node_port = (packet.protocol, packet.port) in meaning.by_node_port
-    if difference.connection is Connection.INVALID:
-        return "D1: what conntrack calls invalid is not dropped (SVC-70)"
-    if is_node_port and packet.destination not in meaning.accepting:
-        return "D1: NodePorts are accepted on the node's primary addresses unless configured (SVC-62)"
-    if packet.destination in meaning.cluster_ips or packet.destination in meaning.service_cidrs:
-        if left == {Fate.PASSED} and right <= _REFUSED:
-            return "D1: ports that a ClusterIP does not have, and addresses of no Service, are refused (SVC-67)"
-        if right <= _REFUSED and is_node_port:
-            return "D1: addresses of no Service are refused, also on a NodePort's port (SVC-67)"
+    is_refused = right <= _REFUSED
     match = meaning.by_address.get((packet.destination, packet.protocol, packet.port))
-    if match is not None and match.frontend.allowed_sources is not None:
-        return "D1: source ranges are checked before DNAT, also of a Service without endpoints (SVC-54)"
-    if left == {Fate.PASSED} and right <= _REFUSED:
-        return "D1: without endpoints, packets are refused wherever they are from (SVC-36, SVC-37)"
-    return ""
+    is_of_services = packet.destination in meaning.cluster_ips or packet.destination in meaning.service_cidrs
+    # The first that holds is told.
+    reasons = {
+        "D1: what conntrack calls invalid is not dropped (SVC-70)": difference.connection is Connection.INVALID,
+        "D1: NodePorts are accepted on the node's primary addresses unless configured (SVC-62)": is_node_port
+        and packet.destination not in meaning.accepting,
+        "D1: ports that a ClusterIP does not have, and addresses of no Service, are refused (SVC-67)": is_of_services
+        and is_refused
+        and (left == {Fate.PASSED} or is_node_port),
+        "D1: source ranges are checked before DNAT, also of a Service without endpoints (SVC-54)": match is not None
+        and match.frontend.allowed_sources is not None,
+        "D1: without endpoints, packets are refused wherever they are from (SVC-36, SVC-37)": left == {Fate.PASSED}
+        and is_refused,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")

@@ -6,7 +6,7 @@ evaluator, so that both can be compared class by class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rulegen.config import Cidr
 from rulegen.config import Family as RouteFamily
 from rulegen.netfilter.intervals import EMPTY, Intervals
-from rulegen.netfilter.machine import INTERFACE_BITS, Ending, Endpoint, Fate, Memory, Outcome, Stale, drawn_endpoints
+from rulegen.netfilter.machine import INTERFACE_BITS, Ending, Endpoint, Fate, Memory, Outcome, drawn_endpoints
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, PROTO, SRC, Region
 from rulegen.netfilter.state import Connection, State, split, split_equal, split_local
@@ -150,7 +150,7 @@ class Meaning:
         """As `machine.Run.follow`."""
         return _Way(self, connection, memory, is_sent=is_sent).follow(region)
 
-    def remembered(self, _: frozenset[tuple[str, Hashable]]) -> set[Endpoint]:
+    def remembered(self, _: Region, __: frozenset[tuple[str, Hashable]], *, is_sent: bool) -> set[Endpoint]:  # noqa: ARG002
         """Nothing: what is remembered is the rules' to say."""
         return set()
 
@@ -355,16 +355,7 @@ class _Way:
     def _choose(self, state: State, match: Match) -> Iterator[tuple[State, _Chosen]]:
         port, frontend = match
         if frontend.kind is FrontendKind.CLUSTER_IP:
-            is_local = frontend.policy is TrafficPolicy.LOCAL
-            backends = port.local_endpoints if is_local else port.cluster_endpoints
-            reason = "this node's endpoints (SVC-41)" if is_local else "all endpoints (SVC-41)"
-            if self._of.node.masquerade_all:
-                yield state, _Chosen(backends, True, f"{reason}, masqueradeAll (SVC-45)")
-            elif self._of.node.detector is None:
-                yield state, _Chosen(backends, False, reason)
-            else:
-                for one, is_pod in self._detected(state):
-                    yield one, _Chosen(backends, not is_pod, reason if is_pod else f"{reason}, not from a pod")
+            yield from self._choose_internal(state, match)
         elif frontend.policy is TrafficPolicy.CLUSTER:
             yield state, _Chosen(port.cluster_endpoints, True, "all endpoints, masqueraded (SVC-42)")
         else:
@@ -375,6 +366,19 @@ class _Way:
                     yield one, _Chosen(port.cluster_endpoints, True, "policy Local, from the node: all (SVC-43b)")
                 else:
                     yield one, _Chosen(port.local_endpoints, False, "policy Local: this node's (SVC-43c)")
+
+    def _choose_internal(self, state: State, match: Match) -> Iterator[tuple[State, _Chosen]]:
+        port, frontend = match
+        is_local = frontend.policy is TrafficPolicy.LOCAL
+        backends = port.local_endpoints if is_local else port.cluster_endpoints
+        reason = "this node's endpoints (SVC-41)" if is_local else "all endpoints (SVC-41)"
+        if self._of.node.masquerade_all:
+            yield state, _Chosen(backends, True, f"{reason}, masqueradeAll (SVC-45)")
+        elif self._of.node.detector is None:
+            yield state, _Chosen(backends, False, reason)
+        else:
+            for one, is_pod in self._detected(state):
+                yield one, _Chosen(backends, not is_pod, reason if is_pod else f"{reason}, not from a pod")
 
     def _detected(self, state: State) -> Iterator[tuple[State, bool]]:
         """SVC-47, 48."""
@@ -454,7 +458,7 @@ class _Way:
 
     def _remembered(self, match: Match, chosen: _Chosen) -> list[Backend]:
         """SVC-55 to 58: the endpoint of a client that is known, if it is in the list still, or draining (D9)."""
-        if match.port.affinity_timeout is None or self._memory is None or isinstance(self._memory, Stale):
+        if match.port.affinity_timeout is None or self._memory is None or not isinstance(self._memory, tuple):
             return []
         is_local_list = (
             chosen.backends == match.port.local_endpoints and chosen.backends != match.port.cluster_endpoints

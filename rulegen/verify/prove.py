@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from rulegen.netfilter.intervals import Intervals
-from rulegen.netfilter.machine import Ending, Endpoint, Machine, Memory, Outcome, Run, Stale, everything
+from rulegen.netfilter.machine import Ending, Endpoint, Machine, Memory, Outcome, Probe, Run, Stale, everything
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, PRIO, PROTO, SPORT, SRC, Region, Undecided, simplest
 from rulegen.netfilter.state import Connection
@@ -36,8 +36,8 @@ class Answers(Protocol):
         """As `machine.Run.follow`."""
         ...
 
-    def remembered(self, asked: frozenset[tuple[str, Hashable]]) -> set[Endpoint]:
-        """The endpoints that some dynamic sets may remember a client by, as far as rules were followed."""
+    def remembered(self, region: Region, asked: frozenset[tuple[str, Hashable]], *, is_sent: bool) -> set[Endpoint]:
+        """The endpoints that some dynamic sets may remember a client by, who sends packets of a Region."""
         ...
 
 
@@ -54,10 +54,23 @@ class RulesAnswer:
         """See `Answers`."""
         return Run(self.machine, connection, is_sent=is_sent, memory=memory).follow(region)
 
-    def remembered(self, asked: frozenset[tuple[str, Hashable]]) -> set[Endpoint]:
-        """See `Answers`."""
+    def remembered(self, region: Region, asked: frozenset[tuple[str, Hashable]], *, is_sent: bool) -> set[Endpoint]:
+        """See `Answers`; what no rule writes any more is tried."""
         learned = self.machine.learned
+        for key in asked:
+            for data in self.machine.unlearned(key):
+                endpoint = self._probed(region, Probe(*key, data), is_sent=is_sent)
+                if endpoint is not None:
+                    learned.setdefault(key, {})[data] = {endpoint}
         return {endpoint for key in asked for found in learned.get(key, {}).values() for endpoint in found}
+
+    def _probed(self, region: Region, probe: Probe, *, is_sent: bool) -> Endpoint | None:
+        """Where every client goes that is remembered so; None where the rules draw an endpoint all the same."""
+        run = Run(self.machine, Connection.NEW, is_sent=is_sent, memory=probe)
+        endings = [ending for cell in run.follow(region) for ending in cell]
+        found = {endpoint for ending in endings for endpoint in ending.endpoints.endpoints}
+        whole = all(ending.endpoints.total == 1 for ending in endings)
+        return found.pop() if len(found) == 1 and whole else None
 
 
 class ExamplePacket(NamedTuple):
@@ -164,15 +177,18 @@ def prove(question: Question, progress: Progress | None = None) -> Proof:
                     asked.append((is_sent, compared.region, keys))
                 _count(question, proof, compared, (connection, is_sent, None), progress)
         for is_sent, region, keys in asked:
-            memories: list[Memory] = [*_memories(question, keys), Stale.STALE]
-            for memory in memories:
+            for memory in _memories(question, region, keys, is_sent=is_sent):
                 for compared in _compared(question, connection, memory, [region], is_sent=is_sent):
                     _count(question, proof, compared, (connection, is_sent, memory), progress)
     return proof
 
 
-def _memories(question: Question, keys: frozenset[tuple[str, Hashable]]) -> list[Endpoint]:
-    return sorted(question.left.remembered(keys) | question.right.remembered(keys))
+def _memories(
+    question: Question, region: Region, keys: frozenset[tuple[str, Hashable]], *, is_sent: bool
+) -> list[Memory]:
+    sides = (question.left, question.right)
+    found = {endpoint for side in sides for endpoint in side.remembered(region, keys, is_sent=is_sent)}
+    return [*sorted(found), Stale.STALE]
 
 
 def _compared(

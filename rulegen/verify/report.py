@@ -110,32 +110,36 @@ def _way(family: Family, name: str, endings: Iterable[Ending]) -> Iterator[str]:
 
 def _in_words(family: Family, ending: Ending) -> str:
     """Where packets go, and what becomes of them there."""
+    return ", ".join([_place(family, ending), *_properties(ending)])
+
+
+def _place(family: Family, ending: Ending) -> str:
+    if ending.outcome.fate is not Fate.TRANSLATED:
+        return str(ending.outcome.fate.value)
+    shown = list(ending.endpoints.items())[:_SHOWN_ENDPOINTS]
+    named = [
+        f"{endpoint_text(family, endpoint)} ({float(share):.4g})" for endpoint, share in shown if endpoint is not None
+    ]
+    rest = len(ending.endpoints.endpoints) - len(shown)
+    return "to " + ", ".join(named) + (f" and {rest} more" if rest else "")
+
+
+def _properties(ending: Ending) -> Iterator[str]:
     outcome = ending.outcome
-    words = [outcome.fate.value]
-    if outcome.fate is Fate.TRANSLATED:
-        shown = list(ending.endpoints.items())[:_SHOWN_ENDPOINTS]
-        named = [
-            f"{endpoint_text(family, endpoint)} ({float(share):.4g})"
-            for endpoint, share in shown
-            if endpoint is not None
-        ]
-        rest = len(ending.endpoints.endpoints) - len(shown)
-        words = ["to " + ", ".join(named) + (f" and {rest} more" if rest else "")]
     if outcome.masqueraded:
-        words.append("masqueraded")
+        yield "masqueraded"
     if outcome.accepted:
-        words.append(f"accepted at {' and '.join(outcome.accepted)}")
+        yield f"accepted at {' and '.join(outcome.accepted)}"
     if outcome.remembered is not None:
-        words.append(f"remembered for {outcome.remembered} s")
+        yield f"remembered for {outcome.remembered} s"
     if outcome.touched:
-        words.append(f"bits {outcome.touched:#x} of the mark changed")
+        yield f"bits {outcome.touched:#x} of the mark changed"
     if outcome.is_priority_left:
-        words.append("a number left in the priority")
+        yield "a number left in the priority"
     if ending.relation is not None:
-        words.append("if the client is the endpoint" if ending.relation else "if the client is not the endpoint")
+        yield "if the client is the endpoint" if ending.relation else "if the client is not the endpoint"
     if ending.is_local is not None:
-        words.append("an address of the node" if ending.is_local else "not an address of the node")
-    return ", ".join(words)
+        yield "an address of the node" if ending.is_local else "not an address of the node"
 
 
 def endpoint_text(family: Family, endpoint: tuple[int, int]) -> str:

@@ -84,7 +84,8 @@ class RandomRules:
     def _sets(self) -> Iterator[str]:
         pick, words = self._random, self._words
         yield f"\tset places {{ typeof {words.ip} daddr; elements = {{ {self._some(words.destinations)} }} }}"
-        yield f"\tset ranges {{ typeof {words.ip} saddr; flags interval; elements = {{ {pick.choice(words.prefixes)} }} }}"
+        prefix = pick.choice(words.prefixes)
+        yield f"\tset ranges {{ typeof {words.ip} saddr; flags interval; elements = {{ {prefix} }} }}"
         pairs = ", ".join(f"{one} . {one}" for one in pick.sample(words.endpoints, 2))
         yield f"\tset pairs {{ typeof {words.ip} saddr . {words.ip} daddr; elements = {{ {pairs} }} }}"
         keys = {(place, self._port()) for place in words.destinations}
@@ -95,10 +96,9 @@ class RandomRules:
         yield f"\tmap slots {{ typeof numgen random mod 2 : {words.ip} daddr . th dport; elements = {{ {slots} }} }}"
         numbers = ", ".join(f"tcp . {port} : {pick.choice(_MARKS)}" for port in pick.sample(PORTS, 3))
         yield f"\tmap numbers {{ typeof meta l4proto . th dport : meta mark; elements = {{ {numbers} }} }}"
-        scoped = ", ".join(
-            f"{place} . {pick.choice(words.prefixes)}" for place in pick.sample(words.destinations, 3)
-        )
-        yield f"\tset scoped {{ typeof {words.ip} daddr . {words.ip} saddr; flags interval; elements = {{ {scoped} }} }}"
+        scoped = ", ".join(f"{place} . {pick.choice(words.prefixes)}" for place in pick.sample(words.destinations, 3))
+        yield f"\tset scoped {{ typeof {words.ip} daddr . {words.ip} saddr; flags interval"
+        yield f"\t\telements = {{ {scoped} }} }}"
 
     def _some(self, things: Sequence[str]) -> str:
         return ", ".join(self._random.sample(things, self._random.randint(1, len(things) - 1)))

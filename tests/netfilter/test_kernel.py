@@ -58,7 +58,9 @@ def test_packets_go_where_the_evaluator_says(seed: int, lab: Lab) -> None:
             listings = list_tables({"probe"})
         judge = Judge(words, nft.read_ruleset(_FAMILIES[words.ip], listings))
         packets = random_packets(seed, words, PACKETS)
-        wrong = [text for packet, seen in zip(packets, lab.send(packets), strict=True) if (text := judge(packet, [seen]))]
+        wrong = [
+            text for packet, seen in zip(packets, lab.send(packets), strict=True) if (text := judge(packet, [seen]))
+        ]
         if rules.draws:
             for packet in packets[:4]:
                 again = [packet._replace(source_port=packet.source_port + PACKETS * (1 + n)) for n in range(REPEATED)]
@@ -128,19 +130,19 @@ class Judge:
                 shares[key] = shares.get(key, Fraction(0)) + share
         if sum(shares.values()) != 1:
             return f"{packet}: the shares add up to {sum(shares.values())}"
-        found = Counter((one.fate, one.endpoint if one.fate is labs.Fate.DELIVERED else "", one.masqueraded) for one in seen)
+        found = Counter(
+            (one.fate, one.endpoint if one.fate is labs.Fate.DELIVERED else "", one.masqueraded) for one in seen
+        )
         for key, count in found.items():
             if key not in shares:
                 return f"{packet}: {key}, but expected {dict(shares)}"
-            share = float(shares[key])
-            deviation = 6 * sqrt(share * (1 - share) * len(seen)) + 1
-            if len(seen) > 1 and abs(count - share * len(seen)) > deviation:
-                return f"{packet}: {count} of {len(seen)} are {key}, but expected {share:.3f}"
+            chance = float(shares[key])
+            deviation = 6 * sqrt(chance * (1 - chance) * len(seen)) + 1
+            if len(seen) > 1 and abs(count - chance * len(seen)) > deviation:
+                return f"{packet}: {count} of {len(seen)} are {key}, but expected {chance:.3f}"
         return ""
 
-    def _key(
-        self, packet: Packet, ending: Ending, endpoint: tuple[int, int] | None
-    ) -> tuple[labs.Fate, str, bool]:
+    def _key(self, packet: Packet, ending: Ending, endpoint: tuple[int, int] | None) -> tuple[labs.Fate, str, bool]:
         fate = _FATES[ending.outcome.fate]
         text = ""
         if fate is labs.Fate.DELIVERED and endpoint is not None:
