@@ -168,6 +168,7 @@ class Bitwise:
     register: int
     mask: bytes
     flip: bytes
+    text: str
 
     def __call__(self, state: State) -> Result:
         """Piece by piece."""
@@ -183,8 +184,7 @@ class Bitwise:
         return None
 
     def __str__(self) -> str:
-        mask, flip = (f"0x{_native(data):x}" for data in (self.mask, self.flip))
-        return f"& {mask}" if flip == "0x0" else f"& {mask} ^ {flip}"
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,8 @@ class Compare:
     register: int
     operator: str
     data: bytes
-    last: bytes | None = None
+    last: bytes | None
+    text: str
 
     def __call__(self, state: State) -> Result:
         """Several pieces at once only for (in)equality."""
@@ -270,9 +271,7 @@ class Compare:
         return Intervals.of([(low, high)]) if low <= high else EMPTY
 
     def __str__(self) -> str:
-        if self.last is None:
-            return f"{self.operator} 0x{self.data.hex()}"
-        return f"{self.operator} 0x{self.data.hex()}-0x{self.last.hex()}"
+        return self.text
 
 
 def read_comparable(state: State, register: int, length: int) -> list[Piece]:
@@ -705,7 +704,3 @@ class Mystery:
 
     def __str__(self) -> str:
         return self.text
-
-
-def _native(data: bytes) -> int:
-    return int.from_bytes(data, sys.byteorder) if len(data) == 4 else int.from_bytes(data, "big")

@@ -494,18 +494,21 @@ class Run:
             verdict = self._verdict(state, rule, waiting)
             if verdict is _SPLIT:
                 return None
-            if verdict is None or verdict.code is Code.CONTINUE:
-                state.place += 1
-                state.instruction = 0
-                continue
-            if verdict.code not in _MOVES:
-                return verdict
-            if verdict.code is Code.RETURN:
-                problem = None if self._return(state) else Verdict(Code.CONTINUE)
-            else:
-                problem = self._enter_chain(state, rule, verdict)
-            if problem is not None:
-                return problem
+            ended = self._move(state, rule, verdict)
+            if ended is not None:
+                return ended
+
+    def _move(self, state: State, rule: Rule, verdict: Verdict | None) -> Verdict | None:
+        """Goes on behind a rule, in another chain or where that was jumped to from; else the verdict on the packet."""
+        if verdict is None or verdict.code is Code.CONTINUE:
+            state.place += 1
+            state.instruction = 0
+            return None
+        if verdict.code is Code.RETURN:
+            return None if self._return(state) else Verdict(Code.CONTINUE)
+        if verdict.code in {Code.JUMP, Code.GOTO}:
+            return self._enter_chain(state, rule, verdict)
+        return verdict
 
     def _verdict(self, state: State, rule: Rule, waiting: list[State]) -> Verdict | None:
         """The one that was found before the state split, or that of the rule."""
@@ -669,6 +672,5 @@ def _first_from(places: tuple[int, ...], place: int) -> int | None:
     return places[index] if index < len(places) else None
 
 
-_MOVES = frozenset({Code.JUMP, Code.GOTO, Code.RETURN})
 _SPLIT = Verdict(Code.UNKNOWN, "split")
 Facts: TypeAlias = tuple[tuple[Fact, Hashable], ...]

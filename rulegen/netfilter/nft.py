@@ -6,7 +6,9 @@ itself when a packet meets it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import TypeAlias
 
 from rulegen.netfilter import expressions as do
@@ -163,12 +165,57 @@ def _fill(found: Set, bodies: Iterable[bytes]) -> None:
 # ---- expressions ----
 
 
+_Constants: TypeAlias = Callable[[bytes], str]
+
+
+def _hexadecimal(data: bytes) -> str:
+    return f"0x{data.hex()}"
+
+
+def _native(data: bytes) -> str:
+    return hex(int.from_bytes(data, sys.byteorder))
+
+
+def _port(data: bytes) -> str:
+    return str(int.from_bytes(data, "big"))
+
+
+def _protocol(data: bytes) -> str:
+    return {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}.get(data[0], str(data[0]))
+
+
+def _name(data: bytes) -> str:
+    whole = 16
+    text = data.rstrip(b"\0").decode("ascii", "backslashreplace")
+    return f'"{text}"' if len(data) == whole else f'"{text}*"'
+
+
+def _address(data: bytes) -> str:
+    """An address, or the first bytes of one as a prefix."""
+    for size in (4, 16):
+        if len(data) == size:
+            return str(ip_address(data))
+        if len(data) < size and (size == 4 or len(data) > 4):
+            return f"{ip_address(data.ljust(size, bytes(1)))}/{8 * len(data)}"
+    return _hexadecimal(data)
+
+
+def _address_type(data: bytes) -> str:
+    number = int.from_bytes(data, sys.byteorder)
+    return {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast"}.get(number, str(number))
+
+
+_META_CONSTANTS: Mapping[int, _Constants] = {2: _native, 3: _native, 6: _name, 7: _name, 16: _protocol}
+
+
 class _Reader:
     """Expressions of one table."""
 
     def __init__(self, family: Family, table: Table) -> None:
         self._family = family
         self._table = table
+        # What the registers of the rule that is read hold, as far as that says how constants are written.
+        self._words: dict[int, _Constants] = {}
         self._known: Mapping[str, Callable[[_Parts], Instruction | None]] = {
             "meta": self._meta,
             "payload": self._payload,
@@ -190,6 +237,7 @@ class _Reader:
 
     def instructions(self, data: bytes) -> Iterator[Instruction]:
         """Of a rule, in order."""
+        self._words = {}
         for _, expression in attributes(data):
             parts = dict(attributes(expression))
             name = text_of(parts[1])
@@ -218,6 +266,7 @@ class _Reader:
         }.get(key)
         if found is None:
             return do.LoadUnknown(register, 4, f"meta key {key}")
+        self._words[register] = _META_CONSTANTS.get(key, _hexadecimal)
         return do.Load(register, (found[0],), found[1])
 
     def _payload(self, parts: _Parts) -> Instruction | None:
@@ -225,6 +274,7 @@ class _Reader:
             return None
         register, base, offset, length = _register(parts, 1), _number(parts, 2), _number(parts, 3), _number(parts, 4)
         fields = self._fields(base)
+        self._words[register] = _port if base == _TRANSPORT else _address
         taken: list[tuple[int | None, int, int, bool]] = []
         words = []
         place = offset
@@ -254,24 +304,38 @@ class _Reader:
         return {8: (SRC, 16, f"{ip} saddr"), 24: (DST, 16, f"{ip} daddr")}
 
     def _compare(self, parts: _Parts) -> Instruction | None:
-        return do.Compare(_register(parts, 1), _COMPARISONS[_number(parts, 2)], _value(parts, 3))
+        register, operator, data = _register(parts, 1), _COMPARISONS[_number(parts, 2)], _value(parts, 3)
+        word = "" if operator == "==" else f"{operator} "
+        return do.Compare(register, operator, data, None, word + self._constant(register, data))
+
+    def _constant(self, register: int, data: bytes) -> str:
+        return self._words.get(register, _hexadecimal)(data)
 
     def _range(self, parts: _Parts) -> Instruction | None:
         operator = "!=" if _number(parts, 2) else "=="
-        return do.Compare(_register(parts, 1), operator, _value(parts, 3), _value(parts, 4))
+        register, low, high = _register(parts, 1), _value(parts, 3), _value(parts, 4)
+        word = "" if operator == "==" else f"{operator} "
+        text = f"{word}{self._constant(register, low)}-{self._constant(register, high)}"
+        return do.Compare(register, operator, low, high, text)
 
     def _bitwise(self, parts: _Parts) -> Instruction | None:
         operation, length = _number(parts, 6), _number(parts, 3)
         source, register = _register(parts, 1), _register(parts, 2)
+        self._words[register] = self._words.get(source, _hexadecimal)
         if operation == 0:
-            return do.Bitwise(source, register, _value(parts, 4), _value(parts, 5))
+            mask, flip = _value(parts, 4), _value(parts, 5)
+            return do.Bitwise(source, register, mask, flip, self._masked(register, mask, flip))
         everything, nothing = b"\xff" * length, bytes(length)
         if operation in {3, 4, 5} and 7 in parts and 8 not in parts:
             data = _value(parts, 7)
             inverse = bytes(byte ^ 0xFF for byte in data)
             mask, flip = {3: (data, nothing), 4: (inverse, data), 5: (everything, data)}[operation]
-            return do.Bitwise(source, register, mask, flip)
+            return do.Bitwise(source, register, mask, flip, self._masked(register, mask, flip))
         return None
+
+    def _masked(self, register: int, mask: bytes, flip: bytes) -> str:
+        text = f"& {self._constant(register, mask)}"
+        return f"{text} ^ {self._constant(register, flip)}" if any(flip) else text
 
     def _byteorder(self, parts: _Parts) -> Instruction | None:
         length, size = _number(parts, 4), _number(parts, 5)
@@ -309,12 +373,14 @@ class _Reader:
         if 1 not in parts:
             return None
         key, register = _number(parts, 2), _register(parts, 1)
+        self._words[register] = _native
         if key in {_CT_STATE, _CT_STATUS}:
             return do.LoadConnection(register, key == _CT_STATUS)
         return do.LoadUnknown(register, 4, f"ct key {key}")
 
     def _fib(self, parts: _Parts) -> Instruction | None:
         result, flags = _number(parts, 2), _number(parts, 3)
+        self._words[_register(parts, 1)] = _address_type
         if result == 3 and flags in {1, 2}:
             return do.LoadAddressType(_register(parts, 1), SRC if flags == 1 else DST)
         return do.LoadUnknown(_register(parts, 1), 4, "fib of another kind than type")

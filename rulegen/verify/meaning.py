@@ -74,6 +74,7 @@ class _Chosen(NamedTuple):
     backends: tuple[Backend, ...]
     masquerade: bool
     reason: str
+    is_local: bool = False
 
 
 class Habits(NamedTuple):
@@ -365,7 +366,7 @@ class _Way:
                 elif self.is_sent:
                     yield one, _Chosen(port.cluster_endpoints, True, "policy Local, from the node: all (SVC-43b)")
                 else:
-                    yield one, _Chosen(port.local_endpoints, False, "policy Local: this node's (SVC-43c)")
+                    yield one, _Chosen(port.local_endpoints, False, "policy Local: this node's (SVC-43c)", True)
 
     def _choose_internal(self, state: State, match: Match) -> Iterator[tuple[State, _Chosen]]:
         port, frontend = match
@@ -373,12 +374,13 @@ class _Way:
         backends = port.local_endpoints if is_local else port.cluster_endpoints
         reason = "this node's endpoints (SVC-41)" if is_local else "all endpoints (SVC-41)"
         if self._of.node.masquerade_all:
-            yield state, _Chosen(backends, True, f"{reason}, masqueradeAll (SVC-45)")
+            yield state, _Chosen(backends, True, f"{reason}, masqueradeAll (SVC-45)", is_local)
         elif self._of.node.detector is None:
-            yield state, _Chosen(backends, False, reason)
+            yield state, _Chosen(backends, False, reason, is_local)
         else:
             for one, is_pod in self._detected(state):
-                yield one, _Chosen(backends, not is_pod, reason if is_pod else f"{reason}, not from a pod")
+                words = reason if is_pod else f"{reason}, not from a pod"
+                yield one, _Chosen(backends, not is_pod, words, is_local)
 
     def _detected(self, state: State) -> Iterator[tuple[State, bool]]:
         """SVC-47, 48."""
@@ -460,10 +462,7 @@ class _Way:
         """SVC-55 to 58: the endpoint of a client that is known, if it is in the list still, or draining (D9)."""
         if match.port.affinity_timeout is None or self._memory is None or not isinstance(self._memory, tuple):
             return []
-        is_local_list = (
-            chosen.backends == match.port.local_endpoints and chosen.backends != match.port.cluster_endpoints
-        )
-        draining = [one for one in match.port.draining if one.local or not is_local_list]
+        draining = [one for one in match.port.draining if one.local or not chosen.is_local]
         return [
             one for one in (*chosen.backends, *draining) if (int(ip_address(one.address)), one.port) == self._memory
         ]
