@@ -31,6 +31,13 @@ class Target(Enum):
     IPTABLES = "iptables"
 
 
+class IptablesLoader(Enum):
+    """What loads rules into legacy iptables; values as a person names them."""
+
+    RESTORE = "iptables-restore"
+    PYTHON = "python-iptables"
+
+
 class DetectLocalMode(Enum):
     """How traffic of local pods is told from other traffic (spec §8); values as in a KubeProxyConfiguration."""
 
@@ -125,8 +132,13 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
-    """All that a configuration file says. `node` has its name only where the file overrides it (SVC-95)."""
+    """All that a configuration file says. `node` has its name only where the file overrides it (SVC-95).
+
+    `features`: the names of those that are asked for; some are always on.
+    """
 
     target: Target = Target.NFTABLES
+    iptables_driver: IptablesLoader = IptablesLoader.RESTORE
+    features: tuple[str, ...] = ()
     node: NodeConfiguration = NodeConfiguration()
     agent: AgentConfiguration = AgentConfiguration()

@@ -17,12 +17,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from rulegen.config import Family, NodeConfiguration
+from rulegen.config import Family, NodeConfiguration, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration
+from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
+from rulegen.features import feed, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
 from rulegen.networks import family_of, host_cidr, parse_network
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.driver import compile_all
+from rulegen.reconcile.feature import Feature
+from rulegen.reconcile.once import TakenItems, take_all
+from rulegen.services.feature import ServicesFeature
 from rulegen.services.node import host_addresses
 from rulegen.services.simulate import (
     Delivery,
@@ -90,12 +97,14 @@ class FlowEntry(_File, frozen=True):
 class FlowsFile(_File, frozen=True):
     """All of flows.yaml.
 
-    `configuration`: fields of a KubeProxyConfiguration. `ip_families`: what the host can do. `addresses`: what the node
+    `configuration`: fields of a KubeProxyConfiguration. `features`: those that are on besides the services.
+    `ip_families`: what the host can do. `addresses`: what the node
     has on its interfaces besides its Node object's addresses.
     """
 
     node: str
     configuration: dict[str, Any] = {}
+    features: list[str] = []
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
     flows: list[FlowEntry] = []
@@ -123,13 +132,15 @@ class Flow(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """A scenario as read: `addresses` are all of the node's, canonical."""
+    """A scenario as read: `addresses` are all of the node's, canonical; `wanted`: what the features make of it."""
 
     folder: Path
     configuration: NodeConfiguration
     addresses: tuple[str, ...]
     flows: tuple[Flow, ...]
     store: Store
+    features: list[Feature]
+    wanted: TakenItems
 
 
 class Difference(NamedTuple):
@@ -159,10 +170,11 @@ def read_scenario(folder: Path) -> Scenario:
     path = folder / FLOWS_FILE
     content = _read_flows_file(path)
     configuration = _configuration(content, path)
-    store = _store(load([str(folder / CLUSTER_FILE)], None), configuration)
+    features = _features(content, load([str(folder / CLUSTER_FILE)], None), configuration, path)
+    store = next(feature.store for feature in features if isinstance(feature, ServicesFeature))
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
     addresses = tuple(dict.fromkeys((*host_addresses(store.node), *stated)))
-    return Scenario(folder, configuration, addresses, tuple(_flows(content, path)), store)
+    return Scenario(folder, configuration, addresses, tuple(_flows(content, path)), store, features, take_all(features))
 
 
 def check(scenario: Scenario) -> Difference:
@@ -190,24 +202,13 @@ def update(scenario: Scenario) -> list[Path]:
 
 def render(scenario: Scenario) -> dict[str, str]:
     """The whole rulesets of the scenario's node, by the names of their files."""
-    from rulegen.iptables import text as iptables_text
-    from rulegen.nftables import text as nftables_text
-    from rulegen.services.on_iptables import compiler as iptables
-    from rulegen.services.on_nftables import compiler as nftables
-
-    service_ports = scenario.store.service_ports()
-    configuration = scenario.configuration
-    nodes = {
-        family: settings
-        for family in configuration.families
-        if (settings := scenario.store.node_settings(family)) is not None
-    }
-    on_nftables = nftables.compile_ruleset(service_ports, nodes, configuration.masquerade_bit)
-    on_iptables = iptables.compile_ruleset(service_ports, nodes, configuration.masquerade_bit)
-    return {
-        NFTABLES_FILE: "".join(nftables_text.render(on_nftables.base_chains, on_nftables.entries())),
-        IPTABLES_FILE: "".join(iptables_text.render(on_iptables.base_chains, on_iptables.entries())),
-    }
+    rendered = {}
+    for name, target in ((NFTABLES_FILE, Target.NFTABLES), (IPTABLES_FILE, Target.IPTABLES)):
+        driver = make_driver(target)
+        compilers = CompilerSet.of(scenario.features, driver.name, scenario.configuration)
+        compile_all(compilers, *scenario.wanted)
+        rendered[name] = "".join(driver.render(compilers))
+    return rendered
 
 
 # -- reading --
@@ -257,15 +258,15 @@ def _cidr(text: str, place: str) -> str:
     return str(network)
 
 
-def _store(manifests: Manifests, configuration: NodeConfiguration) -> Store:
+def _features(content: FlowsFile, manifests: Manifests, configuration: NodeConfiguration, path: Path) -> list[Feature]:
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))
-    store = Store(configuration)
-    store.set_objects(manifests.nodes)
-    store.set_objects(manifests.service_cidrs)
-    store.set_objects(manifests.services)
-    store.set_objects(manifests.endpoint_slices)
-    return store
+    try:
+        features = make(content.features, configuration)
+    except InputError as error:
+        raise InputError(f"{path}: features: {error}") from error
+    feed(features, manifests.objects())
+    return features
 
 
 def _flows(content: FlowsFile, path: Path) -> Iterator[Flow]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from ipaddress import ip_interface
 
-from rulegen.services.store import Store
-from rulegen.targets.on_iptables import IptablesTarget
-from rulegen.targets.on_nftables import NftablesTarget
+from bench.verify import compiled
+from rulegen.config import Target
 from rulegen.verify import questions, rulesets
 from rulegen.verify.report import Report, lines
 from rulegen.verify.rulesets import Source
 from tests.flows.world import World
-
-TARGETS = {"nftables": NftablesTarget, "iptables": IptablesTarget}
 
 
 class Case:
@@ -21,10 +18,8 @@ class Case:
     def __init__(self, world: World, target: str) -> None:
         self.world = world
         self.configuration = world.configuration()
-        self.store = Store(self.configuration)
-        self.store.set_objects(world.objects())
+        self.store, self.text = compiled(world.objects(), self.configuration, Target(target))
         self.addresses = [str(ip_interface(address).ip) for address in world.addresses]
-        self.text = "".join(TARGETS[target]().render(self.store, self.configuration))
 
     def source(self) -> Source:
         return rulesets.read_text(self.text, "the rules")

@@ -1,0 +1,98 @@
+"""The fixed part of one family, rendered from `templates/iptables/`, taken apart into chains.
+
+In: the node's settings and the mark bit. Out: the text with its comments, and the same as entries. Knows no single
+Service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from rulegen.config import Cidr, Family
+from rulegen.iptables.chains import BaseChains, base_chains
+from rulegen.services.model import NodeSettings
+from rulegen.services.on_iptables import names
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+# Where source and destination address stand in a packet, and how many words of 32 bits they have.
+_ADDRESSES = {Family.IPV4: (12, 16, 1), Family.IPV6: (8, 24, 4)}
+_LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
+
+
+class Extras(NamedTuple):
+    """Parts of the fixed chains that are there only when a Service needs them."""
+
+    source_ranges: bool = False
+    health_checks: bool = False
+
+
+def render_base_chains(node: NodeSettings, masquerade_bit: int, extras: Extras) -> BaseChains:
+    """The fixed part for this node. `masquerade_bit`: 0 to 31."""
+    return _render_base_chains(node.family, node.nodeport_addresses, node.service_cidrs, masquerade_bit, extras)
+
+
+def mark_text(masquerade_bit: int) -> str:
+    """The masquerade mark, as iptables-save writes it."""
+    return f"{1 << masquerade_bit:#x}"
+
+
+@lru_cache(maxsize=16)
+def _render_base_chains(
+    family: Family,
+    nodeport_addresses: tuple[Cidr, ...],
+    service_cidrs: tuple[Cidr, ...],
+    masquerade_bit: int,
+    extras: Extras,
+) -> BaseChains:
+    text = _template().render(
+        loopback=_LOOPBACK[family],
+        established=names.ESTABLISHED,
+        extras=extras,
+        mark=mark_text(masquerade_bit),
+        same_address=_same_address(family),
+        nodeport_addresses=[destination_match(cidr) for cidr in nodeport_addresses],
+        service_cidrs=[destination_match(cidr) for cidr in service_cidrs],
+    )
+    return base_chains(family, text)
+
+
+def destination_match(cidr: Cidr) -> str:
+    """`-d CIDR `, "" for the range that has every address, which iptables-save leaves out."""
+    return "" if cidr.endswith("/0") else f"-d {cidr} "
+
+
+def _same_address(family: Family) -> str:
+    """A BPF program as `-m bpf` takes it: true when the packet's source address is its destination."""
+    source, destination, words = _ADDRESSES[family]
+    instructions = list(_comparisons(source, destination, words))
+    return ",".join(map(str, [len(instructions), *instructions]))
+
+
+def _comparisons(source: int, destination: int, words: int) -> Iterator[str]:
+    for word in range(words):
+        yield f"32 0 0 {source + 4 * word}"
+        yield "7 0 0 0"
+        yield f"32 0 0 {destination + 4 * word}"
+        # on to the next word, or to the last instruction
+        yield f"29 0 {4 * (words - word) - 3} 0"
+    yield "6 0 0 1"
+    yield "6 0 0 0"
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    import jinja2
+
+    from rulegen.resources import templates
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates("iptables")),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - rules, not HTML; nothing that a cluster sends is filled in
+    )
+    return environment.get_template("base_chains.rules.j2")
