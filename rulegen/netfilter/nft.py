@@ -216,6 +216,7 @@ class _Reader:
         self._table = table
         # What the registers of the rule that is read hold, as far as that says how constants are written.
         self._words: dict[int, _Constants] = {}
+        self._masked_registers: set[int] = set()
         self._known: Mapping[str, Callable[[_Parts], Instruction | None]] = {
             "meta": self._meta,
             "payload": self._payload,
@@ -238,6 +239,7 @@ class _Reader:
     def instructions(self, data: bytes) -> Iterator[Instruction]:
         """Of a rule, in order."""
         self._words = {}
+        self._masked_registers = set()
         for _, expression in attributes(data):
             parts = dict(attributes(expression))
             name = text_of(parts[1])
@@ -305,7 +307,7 @@ class _Reader:
 
     def _compare(self, parts: _Parts) -> Instruction | None:
         register, operator, data = _register(parts, 1), _COMPARISONS[_number(parts, 2)], _value(parts, 3)
-        word = "" if operator == "==" else f"{operator} "
+        word = "" if operator == "==" and register not in self._masked_registers else f"{operator} "
         return do.Compare(register, operator, data, None, word + self._constant(register, data))
 
     def _constant(self, register: int, data: bytes) -> str:
@@ -322,6 +324,7 @@ class _Reader:
         operation, length = _number(parts, 6), _number(parts, 3)
         source, register = _register(parts, 1), _register(parts, 2)
         self._words[register] = self._words.get(source, _hexadecimal)
+        self._masked_registers.add(register)
         if operation == 0:
             mask, flip = _value(parts, 4), _value(parts, 5)
             return do.Bitwise(source, register, mask, flip, self._masked(register, mask, flip))

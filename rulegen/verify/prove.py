@@ -18,7 +18,7 @@ from rulegen.netfilter.machine import Ending, Endpoint, Machine, Memory, Outcome
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, PRIO, PROTO, SPORT, SRC, Region, Undecided, simplest
 from rulegen.netfilter.state import Connection
-from rulegen.verify.compare import Bound, Compared, Deviation, Sides, compare, is_unsaid, only, rounding
+from rulegen.verify.compare import Atom, Bound, Compared, Deviation, Sides, compare, is_unsaid, only, rounding
 
 # So many differences are kept with their packets; of more only the number.
 MOST_DIFFERENCES = 1000
@@ -273,11 +273,23 @@ def _count_difference(
                     memory,
                     packet,
                     compared.deviations,
-                    compared.left,
-                    compared.right,
+                    _of_packet(compared.left, deviation.atom),
+                    _of_packet(compared.right, deviation.atom),
                 )
             )
         return
+
+
+def _of_packet(endings: list[Ending], atom: Atom) -> list[Ending]:
+    """Of the Endings of a class those that the packets of an atom meet; all when none says more."""
+    _, equal, is_local, _ = atom
+    found = [
+        ending
+        for ending in endings
+        if (equal is None or ending.relation is None or ending.relation is equal)
+        and (is_local is None or ending.is_local is None or ending.is_local is is_local)
+    ]
+    return found or endings
 
 
 def _rank(deviation: Deviation) -> tuple[bool, bool, Fraction]:
