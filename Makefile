@@ -1,7 +1,7 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test test-all kernels check bench soak golden lock clean
+.PHONY: help install packages demo test test-all kernels check bench soak golden role lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
@@ -29,6 +29,9 @@ SEED =
 KERNELS = 6.1 6.12
 TESTS =
 
+# Of `make role`.
+FEATURES =
+
 help:
 	@echo 'install  the command, at $(BIN)/rulegen'
 	@echo 'demo     a playground in network namespaces of its own'
@@ -39,6 +42,7 @@ help:
 	@echo 'bench    the measurements'
 	@echo 'soak     an agent in a cluster that changes and fails all the time, for SECONDS=600, SEED=number'
 	@echo 'golden   rewrite the expected rulesets in golden/'
+	@echo 'role     rewrite the rights in deploy/rulegen.yaml, for FEATURES="name ..." besides the usual ones'
 	@echo 'lock     choose the newest versions of the Python packages anew'
 	@echo 'clean    remove what all of these made'
 
@@ -80,6 +84,9 @@ soak: install
 
 golden: install
 	$(BIN)/rulegen golden update golden
+
+role: install
+	$(BIN)/python scripts/cluster_role.py $(FEATURES)
 
 # In an environment without the distribution's packages, so that the file names everything that is used.
 lock:
