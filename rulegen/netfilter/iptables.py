@@ -9,9 +9,11 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
+from rulegen.errors import InputError, printable
 from rulegen.netfilter.bpf import compares_addresses
 from rulegen.netfilter.expressions import BREAK, Masquerade, Mystery, known_key
 from rulegen.netfilter.intervals import Intervals
@@ -116,7 +118,20 @@ class _Reader:
         for chain in self._table.chains.values():
             for place, rule in enumerate(chain.rules, 1):
                 rule.place = place
+        self._refuse_loops()
         return self._table
+
+    def _refuse_loops(self) -> None:
+        """The kernel takes no chains that lead to themselves, but a text may have some."""
+        below = {
+            name: {one.verdict.chain for rule in chain.rules for one in rule.instructions if isinstance(one, Decide)}
+            for name, chain in self._table.chains.items()
+        }
+        try:
+            tuple(TopologicalSorter(below).static_order())
+        except CycleError as error:
+            chains = " -> ".join(printable(str(name)) for name in error.args[1])
+            raise InputError(f"{self._table.name}: chains lead to each other: {chains}") from error
 
     def _add_chain(self, name: str, policy: str) -> Chain:
         known = self._table.chains.get(name)

@@ -26,25 +26,31 @@ class FamilyProof(NamedTuple):
 
 
 class Report(NamedTuple):
-    """`left`, `right`: who was compared, in words. `missing`: families that only one side has rules for."""
+    """`left`, `right`: who was compared, in words. `missing`: families that only one side has rules for.
+
+    `uncovered`: what nothing is proved about.
+    """
 
     left: str
     right: str
     proofs: Sequence[FamilyProof]
     missing: Sequence[str] = ()
+    uncovered: Sequence[str] = ()
 
     @property
     def status(self) -> int:
         """0 equal, 1 different, 2 cannot be told."""
         if any(one.proof.different for one in self.proofs) or self.missing:
             return 1
-        return 2 if any(one.proof.unknown or one.proof.undecided for one in self.proofs) or not self.proofs else 0
+        is_told = self.proofs and not any(one.proof.unknown or one.proof.undecided for one in self.proofs)
+        return 0 if is_told and not self.uncovered else 2
 
 
 def lines(report: Report) -> Iterator[str]:
     """For a person: of each family the numbers, then each kind of difference with its simplest packet."""
     yield f"{report.left}, compared with {report.right}"
     yield from report.missing
+    yield from report.uncovered
     if not report.proofs and not report.missing:
         yield "there are no rules to compare"
     for family, proof, explanations in report.proofs:
@@ -164,6 +170,7 @@ def document(report: Report) -> dict[str, Any]:
         "right": report.right,
         "result": ("equal", "different", "unknown")[report.status],
         "missing": list(report.missing),
+        "uncovered": list(report.uncovered),
         "families": [_family_document(one) for one in report.proofs],
     }
 

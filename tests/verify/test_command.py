@@ -89,6 +89,14 @@ def test_a_file_without_rules(tmp_path: Path, text: str) -> None:
     assert "expected tables of nft, or of iptables-restore" in done.stderr
 
 
+def test_chains_that_lead_to_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "rules"
+    path.write_text("*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A A -j B\n-A B -g A\nCOMMIT\n")
+    done = verify("--rendered", str(path))
+    assert done.exit_code == 2
+    assert "iptables nat: chains lead to each other: " in done.stderr
+
+
 def test_a_file_that_is_not_there() -> None:
     done = verify("--rendered", "/nowhere/rules.nft")
     assert done.exit_code == 2
