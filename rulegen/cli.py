@@ -19,6 +19,8 @@ from rulegen import gc_pause
 from rulegen.errors import RulegenError, UnseenError, lines, one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.golden import Scenario
@@ -939,8 +941,10 @@ def golden_check(folders: tuple[str, ...], verify: bool) -> None:
 
     different = 0
     folder_paths = scenarios.find_scenarios(folders)
+    used: set[Path] = set()
     for folder in folder_paths:
         scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
         difference = scenarios.check(scenario)
         for line in difference.wrong_flows:
             _echo(line)
@@ -948,21 +952,22 @@ def golden_check(folders: tuple[str, ...], verify: bool) -> None:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
         proved = not verify or _prove_scenario(scenario)
         different += bool(difference) or not proved
+    strays = scenarios.unused(folders, used)
+    for path in strays:
+        _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(folder_paths)} scenarios, {different} different")
-    sys.exit(EXIT_DIFFERENT if different else 0)
+    sys.exit(EXIT_DIFFERENT if different or strays else 0)
 
 
 def _prove_scenario(scenario: Scenario) -> bool:
-    """Whether both rulesets do what the scenario's objects mean; prints how they do not."""
-    from rulegen import golden as scenarios
+    """Whether the rules of both targets do what the scenario's objects mean; prints how they do not."""
+    from rulegen.config import Target as Kind
+    from rulegen.golden import render
     from rulegen.verify import questions, report, rulesets
 
     proved = True
-    for name in (scenarios.NFTABLES_FILE, scenarios.IPTABLES_FILE):
-        path = scenario.folder / name
-        if not path.exists():
-            continue
-        rules = rulesets.read_file(str(path))
+    for target in Kind:
+        rules = rulesets.read_text(render(scenario, target), f"{scenario.folder} on {target.value}")
         found = questions.against_objects(rules, scenario.store, scenario.configuration, scenario.addresses)
         if found.status:
             proved = False
@@ -974,7 +979,7 @@ def _prove_scenario(scenario: Scenario) -> bool:
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 def golden_update(folders: tuple[str, ...]) -> None:
-    """Rewrite the rulesets of the scenarios below DIR.
+    """Rewrite the rules that are written down for the scenarios below DIR.
 
     \b
     Example:
@@ -984,11 +989,17 @@ def golden_update(folders: tuple[str, ...]) -> None:
 
     paths = scenarios.find_scenarios(folders)
     rewritten = 0
+    used: set[Path] = set()
     for folder in paths:
-        changed = scenarios.update(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        used.update(scenarios.files(scenario))
+        changed = scenarios.update(scenario)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
+    for path in scenarios.unused(folders, used):
+        path.unlink()
+        _echo(f"removed {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 

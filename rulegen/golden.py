@@ -1,14 +1,18 @@
 """Scenarios come in, differences go out: what a ruleset and the fate of packets should be, written down and checked.
 
 A scenario is a folder with `cluster.yaml` (manifests), `flows.yaml` (whose node it is, how that is configured, and
-packets with what must become of them) and the whole rulesets of both targets, `nftables.nft` and `iptables.rules`,
-which `update` writes. Flows are followed through the Frontends, without privileges. Never touches the host.
+packets with what must become of them), and `nftables.diff` and `iptables.diff`, which `update` writes: what its objects
+add to the rules that there are without any object. Those are whole rulesets in the folder `base` beside the scenarios,
+one for each distinct configuration of a node. Flows are followed through the Frontends, without privileges. Never
+touches the host.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
@@ -45,9 +49,17 @@ from rulegen.services.store import Store
 
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
-NFTABLES_FILE = "nftables.nft"
-IPTABLES_FILE = "iptables.rules"
+NFTABLES_FILE = "nftables.diff"
+IPTABLES_FILE = "iptables.diff"
+BASE_FOLDER = "base"
 NODE = "node"
+# The file of a scenario, the suffix of that in the folder of bases, and the target that they are of.
+_FILES = {(NFTABLES_FILE, ".nft"): Target.NFTABLES, (IPTABLES_FILE, ".rules"): Target.IPTABLES}
+_SUFFIXES = frozenset(suffix for _, suffix in _FILES)
+# A line that others are in: a set, a chain, a table.
+_PLACE = re.compile(r"[^}]*\{$|\*")
+# An element of set `fingerprints`.
+_DIGEST = re.compile(r'\t\d+ comment "\S+ [0-9a-f]{16}",')
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
 
 
@@ -144,7 +156,7 @@ class Scenario(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How a scenario differs from what is written down: a line for each wrong flow, a unified diff of the rulesets."""
+    """How a scenario differs from what is written down: a line for each wrong flow, a unified diff of the files."""
 
     wrong_flows: tuple[str, ...]
     ruleset: tuple[str, ...]
@@ -178,10 +190,9 @@ def read_scenario(folder: Path) -> Scenario:
 
 
 def check(scenario: Scenario) -> Difference:
-    """How `scenario` is not as written down; a missing ruleset differs in every line."""
+    """How `scenario` is not as written down; a missing file differs in every line."""
     rulesets: list[str] = []
-    for name, rendered in render(scenario).items():
-        path = scenario.folder / name
+    for path, rendered in files(scenario).items():
         expected = path.read_text() if path.exists() else ""
         rulesets += difflib.unified_diff(
             expected.splitlines(keepends=True), rendered.splitlines(keepends=True), str(path), "rendered now"
@@ -190,25 +201,76 @@ def check(scenario: Scenario) -> Difference:
 
 
 def update(scenario: Scenario) -> list[Path]:
-    """Writes the rulesets that `scenario` renders to now; those that this changed. Flows are people's to write."""
+    """Writes what `scenario` renders to now; the files that this changed. Flows are people's to write."""
     changed = []
-    for name, rendered in render(scenario).items():
-        path = scenario.folder / name
+    for path, rendered in files(scenario).items():
         if not path.exists() or path.read_text() != rendered:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(rendered)
             changed.append(path)
     return changed
 
 
-def render(scenario: Scenario) -> dict[str, str]:
-    """The whole rulesets of the scenario's node, by the names of their files."""
-    rendered = {}
-    for name, target in ((NFTABLES_FILE, Target.NFTABLES), (IPTABLES_FILE, Target.IPTABLES)):
-        driver = make_driver(target)
-        compilers = CompilerSet.of(scenario.features, driver.name, scenario.configuration)
-        compile_all(compilers, *scenario.wanted)
-        rendered[name] = "".join(driver.render(compilers))
-    return rendered
+def unused(folders: Sequence[str], used: Container[Path]) -> list[Path]:
+    """The files in folders `base` below `folders` that no scenario has, sorted; `used`: the files of all there are."""
+    found = {path for folder in folders for path in Path(folder).rglob(f"{BASE_FOLDER}/*") if path.suffix in _SUFFIXES}
+    return sorted(path for path in found if path not in used)
+
+
+def files(scenario: Scenario) -> dict[Path, str]:
+    """What there is to be written down: the rules without any object, and what the scenario adds to them."""
+    base = scenario.folder.parent / BASE_FOLDER / _digest(scenario.wanted.contexts)
+    without = TakenItems({name: {} for name in scenario.wanted.items}, scenario.wanted.contexts)
+    written = {}
+    for (name, suffix), target in _FILES.items():
+        base_file = base.with_suffix(suffix)
+        written[base_file] = _render(scenario, target, without)
+        added = _added(_said(written[base_file]), _said(render(scenario, target)))
+        written[scenario.folder / name] = "".join(
+            f"{line}\n" for line in (f"--- ../{BASE_FOLDER}/{base_file.name}", f"+++ {scenario.folder.name}", *added)
+        )
+    return written
+
+
+def render(scenario: Scenario, target: Target) -> str:
+    """The whole ruleset of the scenario's node."""
+    return _render(scenario, target, scenario.wanted)
+
+
+def _render(scenario: Scenario, target: Target, wanted: TakenItems) -> str:
+    driver = make_driver(target)
+    compilers = CompilerSet.of(scenario.features, driver.name, scenario.configuration)
+    compile_all(compilers, *wanted)
+    return "".join(driver.render(compilers))
+
+
+def _digest(contexts: Mapping[str, Any]) -> str:
+    """A name for what all items depend on: scenarios whose nodes are configured alike have the same."""
+    plain = msgspec.to_builtins(contexts, str_keys=True)
+    return hashlib.blake2b(msgspec.json.encode(plain, order="deterministic"), digest_size=4).hexdigest()
+
+
+def _added(base: Sequence[str], whole: Sequence[str]) -> Iterator[str]:
+    """A unified diff without context and without numbers of lines, which say nothing about a scenario.
+
+    In their place stands what the lines are in: a set, a chain or a table.
+    """
+    place = ""
+    matcher = difflib.SequenceMatcher(None, base, whole, autojunk=False)
+    for operation, begin, end, new_begin, new_end in matcher.get_opcodes():
+        if operation == "equal":
+            continue
+        now = next((line for line in reversed(whole[:new_begin]) if _PLACE.match(line)), "")
+        if now != place:
+            place = now
+            yield f"@@ {place.strip()}"
+        yield from (f"-{line}" for line in base[begin:end])
+        yield from (f"+{line}" for line in whole[new_begin:new_end])
+
+
+def _said(text: str) -> list[str]:
+    """The lines of a ruleset but for digests of what other lines say: they change with every fixed rule."""
+    return [line for line in text.splitlines() if not _DIGEST.match(line)]
 
 
 # -- reading --

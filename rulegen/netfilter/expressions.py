@@ -15,7 +15,18 @@ from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.model import Code, Result, Set, UnknownMeaningError, Verdict
 from rulegen.netfilter.regions import DST, MARK, PRIO, SPORT, SRC
 from rulegen.netfilter.registers import as_number, masked, read, read_key, swapped, write
-from rulegen.netfilter.state import LOCAL, NOT_LOCAL, Piece, Remembered, State, split, split_local, what
+from rulegen.netfilter.state import (
+    LOCAL,
+    NOT_LOCAL,
+    Connection,
+    Piece,
+    Remembered,
+    State,
+    split,
+    split_equal,
+    split_local,
+    what,
+)
 from rulegen.netfilter.tables import KeyTable, TooManyUnknownsError
 from rulegen.netfilter.values import Column, Part, Unknown, Value
 
@@ -92,6 +103,100 @@ class LoadUnknown:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class LoadByte:
+    """One byte of an address, `place` counted from its beginning; `size`: of the address."""
+
+    register: int
+    variable: int
+    place: int
+    size: int
+    text: str
+
+    def __call__(self, state: State) -> Result:
+        """See `Load`; of an address that is not known a byte in the middle is nothing that can be tested alone."""
+        write(state, self.register, [(state.fields[self.variable], self.size, False)])
+        try:
+            pieces = read(state, self.register + self.place, 1)
+        except UnknownMeaningError:
+            pieces = [(Unknown((self.text,)), 1, False)]
+        write(state, self.register, [(0, self.size, False)])
+        write(state, self.register, pieces)
+        return None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class SameBytes:
+    """Each byte of the source, with the same byte of the destination, is in a set of pairs of bytes.
+
+    Where the set holds each byte with itself and nothing else, that says that they are equal. Else, of each address the
+    sources that match it are found out.
+    """
+
+    pairs: Set
+    size: int
+
+    def __call__(self, state: State) -> Result:
+        """Splits."""
+        partners = self._partners()
+        if all(sources == (byte,) for byte, sources in partners.items()):
+            return [(one, None if equal else BREAK) for one, equal in split_equal(state)]
+        destination = state.fields[DST]
+        if isinstance(destination, Column):
+            found: Split = []
+            for row in range(len(state.choice.weights)):
+                one = settle(state.drawing([row]))
+                result = self(one)
+                found += result if isinstance(result, list) else [(one, result)]
+            return found
+        if type(destination) is not int:
+            raise UnknownMeaningError(
+                f"addresses compared by {self.pairs.name}, in which pairs are missing or too many"
+            )
+        inside, others = split(state, state.fields[SRC], self._sources(partners, destination))
+        return [*((one, None) for one in inside), *((one, BREAK) for one in others)]
+
+    def _partners(self) -> dict[int, tuple[int, ...]]:
+        """The bytes of sources that each byte of a destination is paired with."""
+        found: dict[int, list[int]] = {byte: [] for byte in range(256)}
+        for low, _, _ in self.pairs.elements:
+            found[low[4]].append(low[0])
+        return {byte: tuple(sources) for byte, sources in found.items()}
+
+    def _sources(self, partners: dict[int, tuple[int, ...]], destination: int) -> Intervals:
+        numbers = [0]
+        for byte in destination.to_bytes(self.size, "big"):
+            numbers = [number << 8 | source for number in numbers for source in partners[byte]]
+            if len(numbers) > _MOST_DRAWN:
+                raise UnknownMeaningError(f"addresses compared by {self.pairs.name}, in which there are too many pairs")
+        return Intervals.of((number, number) for number in numbers)
+
+    def __str__(self) -> str:
+        return f"source and destination byte by byte @{self.pairs.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOriginal:
+    """`ct original ip daddr`, `ct original proto-dst`: what the client asked for, before any DNAT."""
+
+    register: int
+    variable: int
+    length: int
+
+    def __call__(self, state: State) -> Result:
+        """As the packet came; where another program has translated it before, nobody knows."""
+        known = state.run.connection is not Connection.TRANSLATED
+        value: Value = Part(self.variable) if known else Unknown(("what a client asked another program for",))
+        write(state, self.register, [(value, self.length, False)])
+        return None
+
+    def __str__(self) -> str:
+        return "ct original daddr" if self.variable == DST else "ct original proto-dst"
 
 
 @dataclass(frozen=True, slots=True)

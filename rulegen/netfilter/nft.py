@@ -66,10 +66,36 @@ def _read_table(family: Family, listing: Listing) -> Table:
     for body in listing.rules:
         parts = dict(attributes(body))
         chain = table.chains[text_of(parts[_RULE_CHAIN])]
-        instructions = tuple(reader.instructions(parts.get(_RULE_EXPRESSIONS, b"")))
+        instructions = tuple(_joined(family, list(reader.instructions(parts.get(_RULE_EXPRESSIONS, b"")))))
         text = " ".join(filter(None, map(str, instructions)))
         chain.rules.append(Rule(chain, len(chain.rules) + 1, instructions, text))
     return table
+
+
+def _joined(family: Family, instructions: list[Instruction]) -> Iterator[Instruction]:
+    """The same, with a comparison of two addresses byte by byte as one instruction."""
+    place, count = 0, family.bits // 8
+    while place < len(instructions):
+        pairs = [_compared_byte(instructions[start : start + 3]) for start in range(place, place + 3 * count, 3)]
+        known = [pair for pair in pairs if pair is not None]
+        if {byte for byte, _ in known} == set(range(count)) and len({id(found) for _, found in known}) == 1:
+            yield do.SameBytes(known[0][1], count)
+            place += 3 * count
+        else:
+            yield instructions[place]
+            place += 1
+
+
+def _compared_byte(instructions: list[Instruction]) -> tuple[int, Set] | None:
+    """Which byte of the source and of the destination are looked up in which set; None for anything else."""
+    match instructions:
+        case [
+            do.LoadByte(register=first, variable=source, place=byte),
+            do.LoadByte(register=second, variable=destination, place=other),
+            do.Lookup(found_in=found, source=key, register=None, is_verdict=False, is_inverted=False),
+        ] if (source, destination) == (SRC, DST) and byte == other and (first, second) == (key, key + 4):
+            return None if found.is_dynamic else (byte, found)
+    return None
 
 
 def _number(parts: _Parts, kind: int, default: int = 0) -> int:
@@ -277,22 +303,32 @@ class _Reader:
         register, base, offset, length = _register(parts, 1), _number(parts, 2), _number(parts, 3), _number(parts, 4)
         fields = self._fields(base)
         self._words[register] = _port if base == _TRANSPORT else _address
+        if length == 1 and base == _NETWORK:
+            return self._byte(register, offset)
+        first = fields.get(offset)
+        if first is not None and first[1] > length:
+            return do.LoadPrefix(register, first[0], length, first[1], first[2])
         taken: list[tuple[int | None, int, int, bool]] = []
         words = []
         place = offset
-        while place < offset + length:
-            found = fields.get(place)
-            if found is None:
-                return do.LoadUnknown(register, length, f"bytes {offset} to {offset + length - 1} of header {base}")
+        while place < offset + length and (found := fields.get(place)) is not None:
             variable, size, word = found
-            if place + size > offset + length:
-                if taken:
-                    return None
-                return do.LoadPrefix(register, variable, length, size, word)
             taken.append((variable, 0, size, False))
             words.append(word)
             place += size
+        if place != offset + length:
+            return do.LoadUnknown(register, length, f"bytes {offset} to {offset + length - 1} of header {base}")
         return do.Load(register, tuple(taken), " . ".join(words))
+
+    def _byte(self, register: int, offset: int) -> Instruction:
+        """One byte of a header, which may be in the middle of an address."""
+        text = f"@nh,{8 * offset},8"
+        if self._fields(_NETWORK).get(offset, (SRC, 0, ""))[0] == PROTO:
+            return do.Load(register, ((PROTO, 0, 1, False),), "protocol")
+        for start, (variable, size, _) in self._fields(_NETWORK).items():
+            if variable in {SRC, DST} and start <= offset < start + size:
+                return do.LoadByte(register, variable, offset - start, size, text)
+        return do.LoadUnknown(register, 1, text)
 
     def _fields(self, base: int) -> Mapping[int, tuple[int, int, str]]:
         """By offset: variable, length, and nft's word."""
@@ -379,6 +415,10 @@ class _Reader:
         self._words[register] = _native
         if key in {_CT_STATE, _CT_STATUS}:
             return do.LoadConnection(register, key == _CT_STATUS)
+        original = {9: DST, 20: DST, 22: DST, 12: DPORT}.get(key)
+        if original is not None and 3 in parts and _number(parts, 3) == 0:
+            length = 2 if original == DPORT else self._family.bits // 8
+            return do.LoadOriginal(register, original, length)
         return do.LoadUnknown(register, 4, f"ct key {key}")
 
     def _fib(self, parts: _Parts) -> Instruction | None:

@@ -169,7 +169,7 @@ def prove(question: Question, progress: Progress | None = None) -> Proof:
     proof = Proof()
     for connection in Connection:
         asked: list[tuple[bool, Region, frozenset[tuple[str, Hashable]]]] = []
-        whole = [everything(question.family)]
+        whole = [_packets(question.family, connection)]
         for is_sent in (True, False):
             for compared in _compared(question, connection, None, whole, is_sent=is_sent):
                 keys = frozenset().union(*(ending.asked for ending in (*compared.left, *compared.right)))
@@ -181,6 +181,14 @@ def prove(question: Question, progress: Progress | None = None) -> Proof:
                 for compared in _compared(question, connection, memory, [region], is_sent=is_sent):
                     _count(question, proof, compared, (connection, is_sent, memory), progress)
     return proof
+
+
+def _packets(family: Family, connection: Connection) -> Region:
+    """All of them, but for those that another program's DNAT has sent back to where they are from."""
+    region = everything(family)
+    if connection is Connection.TRANSLATED:
+        return Region(region.domains, linked=False)
+    return region
 
 
 def _memories(
