@@ -7,7 +7,7 @@ machine's order. Registers are byte offsets from 0.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -35,6 +35,7 @@ Split: TypeAlias = "list[tuple[State, Verdict | None]]"
 _HOST_IS_LITTLE = sys.byteorder == "little"
 # More values than any list has slots.
 _MOST_DRAWN = 1 << 16
+_EACH_WITH_ITSELF: Mapping[int, tuple[int, ...]] = {byte: (byte,) for byte in range(256)}
 LayoutPart: TypeAlias = tuple[int, int, bool]
 
 
@@ -144,7 +145,7 @@ class SameBytes:
     def __call__(self, state: State) -> Result:
         """Splits."""
         partners = self._partners()
-        if all(sources == (byte,) for byte, sources in partners.items()):
+        if partners is _EACH_WITH_ITSELF:
             return [(one, None if equal else BREAK) for one, equal in split_equal(state)]
         destination = state.fields[DST]
         if isinstance(destination, Column):
@@ -154,21 +155,25 @@ class SameBytes:
                 result = self(one)
                 found += result if isinstance(result, list) else [(one, result)]
             return found
-        if type(destination) is not int:
+        number = state.known(destination)
+        if number is None:
             raise UnknownMeaningError(
                 f"addresses compared by {self.pairs.name}, in which pairs are missing or too many"
             )
-        inside, others = split(state, state.fields[SRC], self._sources(partners, destination))
+        inside, others = split(state, state.fields[SRC], self._sources(partners, number))
         return [*((one, None) for one in inside), *((one, BREAK) for one in others)]
 
-    def _partners(self) -> dict[int, tuple[int, ...]]:
+    def _partners(self) -> Mapping[int, tuple[int, ...]]:
         """The bytes of sources that each byte of a destination is paired with."""
-        found: dict[int, list[int]] = {byte: [] for byte in range(256)}
-        for low, _, _ in self.pairs.elements:
-            found[low[4]].append(low[0])
-        return {byte: tuple(sources) for byte, sources in found.items()}
+        if self.pairs.partners is None:
+            found: dict[int, list[int]] = {byte: [] for byte in range(256)}
+            for low, _, _ in self.pairs.elements:
+                found[low[4]].append(low[0])
+            partners = {byte: tuple(sources) for byte, sources in found.items()}
+            self.pairs.partners = _EACH_WITH_ITSELF if partners == _EACH_WITH_ITSELF else partners
+        return self.pairs.partners
 
-    def _sources(self, partners: dict[int, tuple[int, ...]], destination: int) -> Intervals:
+    def _sources(self, partners: Mapping[int, tuple[int, ...]], destination: int) -> Intervals:
         numbers = [0]
         for byte in destination.to_bytes(self.size, "big"):
             numbers = [number << 8 | source for number in numbers for source in partners[byte]]

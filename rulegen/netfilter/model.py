@@ -169,6 +169,8 @@ class Set:
     elements: list[tuple[bytes, bytes, bytes | Verdict | None]] = field(default_factory=list)
     # By the lengths of the fields of a key, as rules look it up.
     tables: dict[tuple[int, ...], KeyTable[bytes | Verdict | None]] = field(default_factory=dict)
+    # Of pairs of bytes, once they were asked for: those that each second one is paired with.
+    partners: Mapping[int, tuple[int, ...]] | None = None
 
 
 @dataclass(slots=True)

@@ -92,6 +92,9 @@ class RandomRules:
         ends = ", ".join(f"{place} . tcp . {port} : {self._end()}" for place, port in sorted(keys))
         yield f"\tmap ends {{ typeof {words.ip} daddr . meta l4proto . th dport : {words.ip} daddr . th dport"
         yield f"\t\telements = {{ {ends} }} }}"
+        # Now and then a byte lacks its pair.
+        same = ", ".join(f"0x{byte:x} . 0x{byte:x}" for byte in range(256) if pick.random() > 0.002)
+        yield f"\tset bytes {{ typeof @nh,120,8 . @nh,120,8; elements = {{ {same} }} }}"
         slots = ", ".join(f"{slot} : {self._end()}" for slot in range(3))
         yield f"\tmap slots {{ typeof numgen random mod 2 : {words.ip} daddr . th dport; elements = {{ {slots} }} }}"
         numbers = ", ".join(f"tcp . {port} : {pick.choice(_MARKS)}" for port in pick.sample(PORTS, 3))
@@ -135,6 +138,9 @@ class RandomRules:
                 f"{ip} saddr . {ip} daddr @pairs",
                 f"{ip} saddr . {ip} daddr != @pairs",
                 f"{ip} daddr . {ip} saddr @scoped",
+                self._same_addresses(),
+                f"ct original {ip} daddr {pick.choice(words.destinations)}",
+                f"meta l4proto tcp ct original proto-dst {self._port()}",
                 f"{ip} saddr {{ {self._some(words.sources)} }}",
                 f"{ip} saddr {words.sources[0]} {ip} daddr {pick.choice(words.destinations)}",
                 f"meta l4proto {pick.choice(['tcp', 'udp'])}",
@@ -162,6 +168,12 @@ class RandomRules:
                 'iifname "po*"',
             ]
         )
+
+    def _same_addresses(self) -> str:
+        """Source and destination byte by byte, as rulegen compares them."""
+        first, size = (96, 4) if self._words.ip == "ip" else (64, 16)
+        starts = range(first, first + 8 * size, 8)
+        return " ".join(f"@nh,{start},8 . @nh,{start + 8 * size},8 @bytes" for start in starts)
 
     def _statement(self, hook: str, chains: Sequence[str]) -> str:
         pick, mark = self._random, self._random.choice(_MARKS)
