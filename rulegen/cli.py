@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from rulegen.reconcile.driver import Difference, Driver, ShownChange
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
+    from rulegen.reference import Finding
     from rulegen.services.explain.model import Ruleset, View
     from rulegen.services.explain.text import TextLine
     from rulegen.services.feature import ServicesFeature
-    from rulegen.services.model import Finding
     from rulegen.services.store import Store
     from rulegen.verify.report import Report
     from rulegen.verify.rulesets import Source
@@ -675,16 +675,23 @@ def lint(live: bool, output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --live
     """
     from rulegen.kube.fields import unknown_fields
+    from rulegen.reconcile.once import take_all
     from rulegen.services import lint as checks
     from rulegen.services.model import Reason
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
-    store = _services(_features(manifests.objects(), configuration, configuration.node)).store
+    features = _features(manifests.objects(), configuration, configuration.node)
+    take_all(features)
     findings = checks.lint(
         checks.LintInput(
-            store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+            _services(features).store,
+            _findings(features),
+            manifests.services,
+            manifests.unselected,
+            manifests.endpoint_slices,
+            manifests.mistakes(),
         )
     )
     if live:
@@ -695,11 +702,11 @@ def lint(live: bool, output: str, **options: Any) -> None:
                 _say(f"warning: {finding.subject}: {finding.message}")
         findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
     if output == "json":
-        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in findings]
+        words = [{"object": one.subject, "reason": one.reason, "message": one.message} for one in findings]
         _print_document({"findings": words})
     else:
         for finding in findings:
-            reason = click.style(finding.reason.value, fg="yellow")
+            reason = click.style(str(finding.reason), fg="yellow")
             subject = click.style(one_line(finding.subject), bold=True)
             click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
         _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
@@ -709,11 +716,12 @@ def lint(live: bool, output: str, **options: Any) -> None:
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
     """Of this host, whatever node the objects are looked at from."""
     from rulegen.firewalls.find import obstacles_beside
-    from rulegen.services.model import Finding, Reason
+    from rulegen.reference import Finding, ObjectReference
+    from rulegen.services.model import Reason
 
-    subject = f"Node {configuration.node.node_name}"
+    node = ObjectReference("Node", "", configuration.node.node_name)
     found = obstacles_beside(configuration.target)
-    return [Finding(subject, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
+    return [Finding(node, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
 def _view(options: Mapping[str, Any], live: bool) -> View:
@@ -733,7 +741,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
     store = _services(features).store
     _say_mistakes(manifests)
     for finding in store.findings():
-        if finding.subject.startswith("Node "):
+        if finding.reference.kind == "Node":
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
@@ -1038,9 +1046,10 @@ def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
 
     _say_mistakes(manifests)
     features = _features(manifests.release(), configuration, configuration.node)
-    for finding in _services(features).store.findings():
+    wanted = Wanted(features, take_all(features))
+    for finding in _findings(features):
         _say(f"warning: {finding.subject}: {finding.message}")
-    return Wanted(features, take_all(features))
+    return wanted
 
 
 def _features(objects: Iterable[Any], configuration: Configuration, node: NodeConfiguration) -> list[Feature]:
@@ -1050,6 +1059,15 @@ def _features(objects: Iterable[Any], configuration: Configuration, node: NodeCo
     features = make(configuration.features, node)
     feed(features, objects)
     return features
+
+
+def _findings(features: Sequence[Feature]) -> list[Finding]:
+    """What features find from which all was taken; of Services, also what is found in slices that none of them has."""
+    found = _services(features).store.findings()
+    for feature in features:
+        if feature.name != _services(features).name:
+            found += sorted(finding for _, findings in feature.findings.items() for finding in findings)
+    return found
 
 
 def _services(features: Iterable[Feature]) -> ServicesFeature:

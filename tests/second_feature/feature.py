@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.kube.objects import Service
-from rulegen.reconcile.feature import AnyCompiler, Finding, Need
+from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import ObjectReference
+from rulegen.reference import Finding, ObjectReference
 
 LABEL = "example.org/blocked"
 
