@@ -31,9 +31,10 @@ def compares_addresses(family: Family, text: str) -> bool:
     try:
         count, *parts = text.rstrip(",").split(",")
         program = [_Instruction(*map(int, part.split())) for part in parts]
+        is_whole = len(program) == int(count)
     except (TypeError, ValueError):
         return False
-    if len(program) != int(count):
+    if not is_whole:
         return False
     words = family.bits // 32
     wanted = frozenset(range(words))
