@@ -90,6 +90,7 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
         if not quick:
             _large_changes(bench, (Shape(30_000), _LARGEST_SHAPE))
         _flood(bench, _TARGET_SHAPE)
+        _proofs(bench, (Shape(10, special=True), Shape(1_000, special=True), Shape(10_000, special=True)))
         for shape in (Shape(1_000), _TARGET_SHAPE):
             _iptables(bench, shape)
         _beside_kube_proxy_iptables(bench, Shape(1_000))
@@ -209,6 +210,23 @@ def _kube_proxy(bench: Bench, shape: Shape) -> float:
     title = f"Beside the layout of kube-proxy's nftables mode, {shape} Services"
     table(title, ["", "kube-proxy's layout", "rulegen", "ratio"], rows, note)
     return median(change["endpoint replaced"])
+
+
+def _proofs(bench: Bench, shapes: Sequence[Shape]) -> None:
+    rows = []
+    for shape in shapes:
+        figures = bench.measure("proof", shape, once=True)
+        rows.append(
+            [f"nftables, {shape}", typical(figures, "proof"), f"{median(figures['classes']):,.0f}", "<= 60.00 s"]
+        )
+    shape = Shape(1_000, special=True)
+    figures = bench.measure("proof of kube-proxy iptables", shape, once=True)
+    classes = f"{median(figures['classes']):,.0f}"
+    rows.append(
+        [f"kube-proxy's iptables layout and rulegen's, {shape}", typical(figures, "proof"), classes, "<= 60.00 s"]
+    )
+    title = "rulegen verify, once the rules are read: time (on the processors)"
+    table(title, ["", "time", "classes of packets", "target"], rows)
 
 
 def _agent(bench: Bench, shapes: Sequence[Shape], theirs: Mapping[Shape, float]) -> None:

@@ -40,7 +40,7 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, foreign, iptables, kube_proxy, packets, policies, product
+    from bench import agent, foreign, iptables, kube_proxy, packets, policies, product, verify
 
     return {
         "stages": product.stages,
@@ -57,6 +57,8 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "policy packets": lambda _, __, *arguments: policies.packets(*arguments),
         "agent": agent.follow,
         "flood": agent.flood,
+        "proof": verify.objects,
+        "proof of kube-proxy iptables": verify.replaced,
         "iptables stages": iptables.stages,
         "iptables changes": iptables.changes,
         "kube-proxy iptables load": lambda shape, _, variant: iptables.kube_proxy_load(shape, variant),

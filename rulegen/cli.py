@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
+    from rulegen.golden import Scenario
     from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.nftables.messages import Connection
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from rulegen.reconcile.driver import Difference, Driver, ShownChange
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
+    from rulegen.reference import Finding
     from rulegen.services.explain.model import PacketExplanation, Ruleset, View
     from rulegen.services.explain.text import TextLine
     from rulegen.services.feature import ServicesFeature
-    from rulegen.services.model import Finding
     from rulegen.services.simulate import Destination
+    from rulegen.services.store import Store
+    from rulegen.verify.report import Report
+    from rulegen.verify.rulesets import Source
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
 EXIT_DIFFERENT = 1
@@ -226,13 +230,16 @@ def render(family: str | None, **options: Any) -> None:
         from rulegen.configuration_file import for_families
 
         node = for_families(node, [one for one in Family if one.value.lower() == family])
+    sys.stdout.writelines(_rendered(wanted, node, _driver(configuration, options)))
+
+
+def _rendered(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> Iterator[str]:
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import compile_all
 
-    driver = _driver(configuration, options)
     compilers = CompilerSet.of(wanted.features, driver.name, node)
     compile_all(compilers, *wanted.taken)
-    sys.stdout.writelines(driver.render(compilers))
+    return iter(driver.render(compilers))
 
 
 @main.command()
@@ -736,10 +743,15 @@ def lint(live: bool, output: str, **options: Any) -> None:
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
     features = _features(manifests.objects(), configuration, configuration.node)
-    store = _services(features).store
+    take_all(features)
     findings = checks.lint(
         checks.LintInput(
-            store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+            _services(features).store,
+            _findings(features),
+            manifests.services,
+            manifests.unselected,
+            manifests.endpoint_slices,
+            manifests.mistakes(),
         )
     )
     if live:
@@ -749,28 +761,27 @@ def lint(live: bool, output: str, **options: Any) -> None:
             if finding.reason is Reason.UNKNOWN_NODE:
                 _say(f"warning: {finding.subject}: {finding.message}")
         findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
-    take_all(features)
-    told = [(finding.subject, finding.reason.value, finding.message) for finding in findings]
-    told += _findings_of_others(features)
     if output == "json":
-        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in told]
+        words = [{"object": one.subject, "reason": one.reason, "message": one.message} for one in findings]
         _print_document({"findings": words})
     else:
-        for subject, reason, message in told:
-            object_name, reason_name = click.style(one_line(subject), bold=True), click.style(reason, fg="yellow")
-            click.echo(f"{object_name}: {reason_name}: {one_line(message)}")
-        _echo(f"{len(told)} finding{'' if len(told) == 1 else 's'}")
-    sys.exit(EXIT_DIFFERENT if told else 0)
+        for finding in findings:
+            reason = click.style(str(finding.reason), fg="yellow")
+            subject = click.style(one_line(finding.subject), bold=True)
+            click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
+        _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
+    sys.exit(EXIT_DIFFERENT if findings else 0)
 
 
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
     """Of this host, whatever node the objects are looked at from."""
     from rulegen.firewalls.find import obstacles_beside
-    from rulegen.services.model import Finding, Reason
+    from rulegen.reference import Finding, ObjectReference
+    from rulegen.services.model import Reason
 
-    subject = f"Node {configuration.node.node_name}"
+    node = ObjectReference("Node", "", configuration.node.node_name)
     found = obstacles_beside(configuration.target)
-    return [Finding(subject, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
+    return [Finding(node, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
 class _View(NamedTuple):
@@ -797,7 +808,7 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     store = _services(features).store
     _say_mistakes(manifests)
     for finding in store.findings():
-        if finding.subject.startswith("Node "):
+        if finding.reference.kind == "Node":
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
@@ -863,6 +874,124 @@ def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> 
     write_manifests(_load(source, _written_settings(source, _say_warning)), sys.stdout)
 
 
+# ---- verify ----
+
+
+@main.command()
+@_input_options
+@_target_options
+@click.option("--rendered", metavar="FILE", help="Verify a file with rules, instead of what is in the kernel.")
+@click.option("--against", metavar="FILE", help="Compare with another file with rules, and not with what objects mean.")
+@click.option(
+    "--replaces",
+    type=click.Choice(["kube-proxy"]),
+    help="Compare kube-proxy's rules, in the kernel or in --rendered, with those that rulegen would put there.",
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def verify(rendered: str | None, against: str | None, replaces: str | None, output: str, **options: Any) -> None:
+    """Prove, for every packet, that rules do what the objects mean. Applies nothing.
+
+    Exit status 0: equal, 1: different, 2: it cannot be told, or an error.
+
+    \b
+    Examples:
+      rulegen verify -f cluster.yaml --node worker-1
+      rulegen verify -f cluster.yaml --node worker-1 --rendered rules.nft
+      rulegen verify -f cluster.yaml --config kube-proxy.conf --replaces kube-proxy
+      rulegen verify --rendered old.nft --against new.nft
+    """
+    from rulegen.verify import report, rulesets
+
+    if against and (replaces or not rendered):
+        _fail("--against compares two files: name the other one with --rendered, and no --replaces")
+    source = _pack(options)
+    with _counting() as progress:
+        if against is not None and rendered is not None:
+            found = _verify_files(source, rendered, against, progress)
+        elif replaces:
+            theirs = rulesets.read_file(rendered) if rendered else rulesets.live_kube_proxy()
+            found = _verify_replacement(options, theirs, progress)
+        else:
+            found = _verify_objects(source, rendered, options["iptables_variant"], progress)
+    if output == "json":
+        _print_document(report.document(found))
+    else:
+        for line in report.lines(found):
+            _echo(line)
+    sys.exit(found.status)
+
+
+def _verify_objects(source: Input, rendered: str | None, variant: str, progress: Callable[[int], None]) -> Report:
+    from rulegen.config import Target as Kind
+    from rulegen.verify import questions, rulesets
+
+    wanted, configuration = _read_input(source)
+    store = _services(wanted.features).store
+    if rendered is not None:
+        rules, addresses = rulesets.read_file(rendered), _stated_addresses(store)
+    else:
+        own = rulesets.Program.RULEGEN
+        is_nftables = configuration.target is Kind.NFTABLES
+        rules = rulesets.live_nftables(own) if is_nftables else rulesets.live_iptables(own, _variant(variant))
+        addresses = _host_addresses()
+    found = questions.against_objects(rules, store, configuration.node, addresses, progress)
+    return found._replace(uncovered=_uncovered(wanted))
+
+
+def _verify_replacement(options: Mapping[str, Any], theirs: Source, progress: Callable[[int], None]) -> Report:
+    from rulegen.verify import questions, rulesets
+
+    wanted, configuration = _read_input(_pack(options))
+    store = _services(wanted.features).store
+    text = "".join(_rendered(wanted, configuration.node, _driver(configuration, options)))
+    ours = rulesets.read_text(text, f"rulegen's on {configuration.target.value}")
+    addresses = _stated_addresses(store)
+    return questions.replacing_kube_proxy(theirs, ours, store, configuration.node, addresses, progress)
+
+
+def _uncovered(wanted: Wanted) -> list[str]:
+    """The features that are on and that `verify` knows nothing of."""
+    from rulegen.services.feature import NAME
+
+    return [f"nothing is proved about {one.name}" for one in wanted.features if one.name != NAME]
+
+
+def _verify_files(source: Input, one: str, two: str, progress: Callable[[int], None]) -> Report:
+    from rulegen.verify import questions, rulesets
+
+    configuration = _settings(source, _say_warning)
+    left, right = (rulesets.read_file(path) for path in (one, two))
+    return questions.against_rules(left, right, 1 << configuration.node.masquerade_bit, (), progress)
+
+
+def _stated_addresses(store: Store) -> Sequence[str]:
+    """The node's own, as its Node object states them; others are tried as well."""
+    from rulegen.services.node import host_addresses
+
+    return host_addresses(store.node)
+
+
+def _host_addresses() -> Sequence[str]:
+    from rulegen.interfaces import host_families, own_addresses
+
+    return [address for family in host_families() for address in own_addresses(family)]
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, which counts the classes of packets."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("classes of packets", total=None)
+        yield lambda classes: bar.update(task, completed=classes)
+
+
 # ---- golden, demo ----
 
 
@@ -873,8 +1002,11 @@ def golden() -> None:
 
 @golden.command("check", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
-def golden_check(folders: tuple[str, ...]) -> None:
+@click.option("--verify", is_flag=True, help="Prove for every packet that the rulesets do what the objects mean.")
+def golden_check(folders: tuple[str, ...], verify: bool) -> None:
     """Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
+
+    With --verify the rulesets are loaded in a network namespace of their own, which needs root or user namespaces.
 
     \b
     Example:
@@ -893,12 +1025,30 @@ def golden_check(folders: tuple[str, ...]) -> None:
             _echo(line)
         for line in difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
-        different += bool(difference)
+        proved = not verify or _prove_scenario(scenario)
+        different += bool(difference) or not proved
     strays = scenarios.unused(folders, used)
     for path in strays:
         _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(folder_paths)} scenarios, {different} different")
     sys.exit(EXIT_DIFFERENT if different or strays else 0)
+
+
+def _prove_scenario(scenario: Scenario) -> bool:
+    """Whether the rules of both targets do what the scenario's objects mean; prints how they do not."""
+    from rulegen.config import Target as Kind
+    from rulegen.golden import render
+    from rulegen.verify import questions, report, rulesets
+
+    proved = True
+    for target in Kind:
+        rules = rulesets.read_text(render(scenario, target), f"{scenario.folder} on {target.value}")
+        found = questions.against_objects(rules, scenario.store, scenario.configuration, scenario.addresses)
+        if found.status:
+            proved = False
+            for line in report.lines(found):
+                _echo(line)
+    return proved
 
 
 @golden.command("update", cls=_Command)
@@ -963,12 +1113,10 @@ def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
 
     _say_mistakes(manifests)
     features = _features(manifests.release(), configuration, configuration.node)
-    for finding in _services(features).store.findings():
+    wanted = Wanted(features, take_all(features))
+    for finding in _findings(features):
         _say(f"warning: {finding.subject}: {finding.message}")
-    taken = take_all(features)
-    for subject, _, message in _findings_of_others(features):
-        _say(f"warning: {subject}: {message}")
-    return Wanted(features, taken)
+    return wanted
 
 
 def _features(objects: Iterable[Any], configuration: Configuration, node: NodeConfiguration) -> list[Feature]:
@@ -986,11 +1134,13 @@ def _policies(features: Iterable[Feature]) -> NetworkPolicies | None:
     return found  # type: ignore[no-any-return]
 
 
-def _findings_of_others(features: Iterable[Feature]) -> list[tuple[str, str, str]]:
-    """What the features beside Services find, when all was taken from them: the object, the reason, a sentence."""
-    others = (feature for feature in features if feature.name != "services")
-    found = (finding for feature in others for _, findings in feature.findings.items() for finding in findings)
-    return sorted((str(finding.reference), finding.reason, finding.message) for finding in found)
+def _findings(features: Sequence[Feature]) -> list[Finding]:
+    """What features find from which all was taken; of Services, also what is found in slices that none of them has."""
+    found = _services(features).store.findings()
+    for feature in features:
+        if feature.name != _services(features).name:
+            found += sorted(finding for _, findings in feature.findings.items() for finding in findings)
+    return found
 
 
 def _services(features: Iterable[Feature]) -> ServicesFeature:

@@ -47,6 +47,8 @@ def test_the_mixed_cluster_is_mixed(tmp_path: Path) -> None:
         Order("flood", SMALL, (2, 100)),
         Order("kube-proxy load", SMALL),
         Order("kube-proxy change", SMALL, (2,)),
+        Order("proof", SPECIAL),
+        Order("proof of kube-proxy iptables", SPECIAL),
         Order("iptables stages", MIXED, ("nft",)),
         Order("iptables changes", SMALL, ("legacy", 2, "iptables-restore")),
         Order("iptables changes", SMALL, ("legacy", 2, "python-iptables")),

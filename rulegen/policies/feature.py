@@ -19,10 +19,10 @@ from rulegen.policies.findings import (
 from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Tier
 from rulegen.policies.ranges import parse_block
 from rulegen.policies.store import PolicyRules, Store
-from rulegen.reconcile.feature import AnyCompiler, Finding, Need
+from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import ObjectReference
+from rulegen.reference import Finding, ObjectReference
 
 
 class NetworkPolicies:

@@ -9,8 +9,7 @@ from ipaddress import ip_address
 from rulegen.policies.model import Address, AddressRange, Direction, Policy, PolicyName
 from rulegen.policies.pods import PodRecord
 from rulegen.policies.ranges import text_of
-from rulegen.reconcile.feature import Finding
-from rulegen.reference import ObjectReference
+from rulegen.reference import Finding, ObjectReference
 
 
 class Reason(StrEnum):
