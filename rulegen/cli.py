@@ -108,8 +108,19 @@ class _Group(click.Group):
     group_class = type  # a group in this group is made the same way
 
 
+def _print_version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    """`rulegen 0.1.0 (a6223bd0c1d2)`."""
+    if is_wanted and not context.resilient_parsing:
+        from rulegen import __version__
+        from rulegen.resources import commit
+
+        built_from = commit()
+        click.echo(f"rulegen {__version__}{f' ({built_from})' if built_from else ''}")
+        context.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="rulegen", message="rulegen %(version)s")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Say which.")
 def main() -> None:
     """Compile Kubernetes Services to nftables or iptables rules, and apply only what changed.
 

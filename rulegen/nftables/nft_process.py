@@ -142,8 +142,8 @@ class NftProcess:
         last = output.decode("utf-8", "replace").strip().rpartition("\n")[2]
         if last.startswith("ModuleNotFoundError: No module named 'nftables'"):
             return HostError(
-                "the Python module nftables is missing: install the distribution's python3-nftables "
-                "and use its Python (/usr/bin/python3)"
+                "the Python module nftables is missing: install python3-nftables (Debian, Ubuntu) or nftables "
+                "(Fedora), and rulegen for the distribution's Python with --system-site-packages: docs/install.md"
             )
         return NftDiedError(f"ended with status {status}{f': {printable(last)}' if last else ''}")
 
