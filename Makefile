@@ -1,7 +1,7 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test test-all kernels check bench soak golden lock clean
+.PHONY: help install packages demo test test-all test-packages kernels check bench soak golden deb wheel lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
@@ -29,6 +29,9 @@ SEED =
 KERNELS = 6.1 6.12
 TESTS =
 
+# Of `make deb`: releases of Debian, each built in a root of its own; none: this host's.
+RELEASES =
+
 help:
 	@echo 'install  the command, at $(BIN)/rulegen'
 	@echo 'demo     a playground in network namespaces of its own'
@@ -40,6 +43,9 @@ help:
 	@echo 'soak     an agent in a cluster that changes and fails all the time, for SECONDS=600, SEED=number'
 	@echo 'golden   rewrite the expected rulesets in golden/'
 	@echo 'lock     choose the newest versions of the Python packages anew'
+	@echo 'wheel    the Python package, wheel and sdist, in dist/'
+	@echo 'deb      the Debian package, in dist/: RELEASES="bookworm trixie" for others than this host'"'"'s'
+	@echo 'test-packages  installs, upgrades and removes these in fresh roots of Debian, and builds the image'
 	@echo 'clean    remove what all of these made'
 
 packages:
@@ -80,6 +86,18 @@ soak: install
 
 golden: install
 	$(BIN)/rulegen golden update golden
+
+wheel: install
+	$(BIN)/python -m hatchling build -d dist
+
+deb:
+	scripts/install-packages deb
+	$(PYTHON) scripts/deb.py $(RELEASES)
+
+# Needs root and the network, takes a quarter of an hour.
+test-packages: install
+	scripts/install-packages deb test-packages
+	$(BIN)/python -m pytest --packages tests/packages
 
 # In an environment without the distribution's packages, so that the file names everything that is used.
 lock:

@@ -120,7 +120,14 @@ def _print_version(context: click.Context, _: click.Parameter, is_wanted: bool) 
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Say which.")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="The version, and the commit.",
+)
 def main() -> None:
     """Compile Kubernetes Services to nftables or iptables rules, and apply only what changed.
 
