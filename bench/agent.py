@@ -21,9 +21,9 @@ from typing import Self
 from bench.api_server import ApiServer
 from bench.clock import peak_memory, processor_seconds, resident_memory, tree_memory
 from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address
-from rulegen.netlink import NETLINK_NETFILTER
+from rulegen.netlink.messages import NETLINK_NETFILTER
+from rulegen.nftables.messages import Connection
 from rulegen.nftables.monitor import Monitor
-from rulegen.nftables.netlink import Connection
 
 _RULEGEN = Path(sys.executable).parent / "rulegen"
 _CONFIGURATION = """\
@@ -70,7 +70,6 @@ class Agent:
 
     @property
     def process(self) -> int:
-        """Its number."""
         return self._process.pid
 
     def first_sync(self) -> str:

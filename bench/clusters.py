@@ -45,7 +45,6 @@ class Shape(NamedTuple):
     endpoints: int = ENDPOINTS
 
     def __str__(self) -> str:
-        """As the tables call it."""
         each = "" if self.endpoints == ENDPOINTS else f" x {self.endpoints}"
         return f"{self.services:,}{each}{' mixed' if self.mixed else ''}"
 

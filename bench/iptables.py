@@ -13,17 +13,18 @@ from pathlib import Path
 from bench.clock import Numbers, measured, peak_memory, watched_children
 from bench.clusters import ENDPOINTS, POD_CIDRS, Shape, cluster_ip, endpoint_address, manifest
 from bench.product import MASQUERADE_BIT, configuration, replaced_endpoint, spread, timed
-from rulegen import collector, ruleset
+from rulegen import gc_pause
 from rulegen.config import Family
-from rulegen.iptables import programs
-from rulegen.iptables.compiler import Compiler
+from rulegen.iptables import binaries
+from rulegen.iptables.base_chains import NAT, Entries, EntryKey, target_of
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Driver, Kernel
-from rulegen.iptables.program import NAT, Entries, EntryKey, target_of
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.transaction import plan
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import EndpointSlice
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile.delta import diff
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.store import Store
 
 _WAIT = 60
 _DESTINATION = re.compile(r"(?:^| )-d (\S+)")
@@ -33,14 +34,14 @@ def stages(shape: Shape, folder: Path, variant: str) -> Numbers:
     """Compile, first apply, read back; and how many rules a first packet to the last Service passes."""
     manifests = load([str(manifest(shape, folder))], None)
     numbers: Numbers = {}
-    with collector.paused():
+    with gc_pause.paused():
         with measured(numbers, "compile"):
             _, compiler = _compiled(manifests, shape)
             desired = compiler.entries()
         kernel = Kernel(Variant(variant), _WAIT)
         live = kernel.read()
         with watched_children(numbers, "restore memory"), measured(numbers, "first apply"):
-            kernel.commit(plan(ruleset.diff(live, desired), live), live)
+            kernel.commit(plan(diff(live, desired), live), live)
         with measured(numbers, "read back"):
             live = kernel.read()
     assert live == desired
@@ -53,14 +54,14 @@ def stages(shape: Shape, folder: Path, variant: str) -> Numbers:
 def changes(shape: Shape, folder: Path, variant: str, repeats: int, driver: str) -> dict[str, list[float]]:
     """Seconds from a changed slice to the committed kernel. `driver`: iptables-restore or python-iptables."""
     manifests = load([str(manifest(shape, folder))], None)
-    cluster, compiler = _compiled(manifests, shape)
+    store, compiler = _compiled(manifests, shape)
     kernel = Kernel(Variant(variant), _WAIT, _drivers(driver))
     live = compiler.entries()
-    _loader(variant).commit(plan(ruleset.diff({}, live), {}), {})
+    _loader(variant).commit(plan(diff({}, live), {}), {})
 
     def change(slice_: EndpointSlice) -> None:
-        cluster.set_objects([slice_])
-        delta, errors = compiler.update(*cluster.take_changes()[:2])
+        store.set_objects([slice_])
+        delta, errors = compiler.update(*store.take_changes()[:2])
         assert not errors
         kernel.commit(plan(delta, live), live)
 
@@ -74,14 +75,14 @@ def kube_proxy_load(shape: Shape, variant: str) -> Numbers:
     numbers: Numbers = {}
     text = "\n".join(_kube_proxy_lines(shape.services)) + "\n"
     with measured(numbers, "load"):
-        programs.restore(Variant(variant), Family.IPV4, text, wait=_WAIT)
+        binaries.restore(Variant(variant), Family.IPV4, text, wait=_WAIT)
     return numbers
 
 
 def load_ours(variant: Variant, shape: Shape, folder: Path) -> None:
     """Loads rulegen's rules, for other measurements."""
     _, compiler = _compiled(load([str(manifest(shape, folder))], None), shape)
-    _loader(variant.value).commit(plan(ruleset.diff({}, compiler.entries()), {}), {})
+    _loader(variant.value).commit(plan(diff({}, compiler.entries()), {}), {})
 
 
 def rules_passed(entries: Entries, address: str) -> int:
@@ -99,15 +100,15 @@ def rules_passed(entries: Entries, address: str) -> int:
     return passed
 
 
-def _compiled(manifests: Manifests, shape: Shape) -> tuple[Cluster, Compiler]:
+def _compiled(manifests: Manifests, shape: Shape) -> tuple[Store, Compiler]:
     settings = configuration(shape.families)
-    cluster = Cluster(settings)
+    store = Store(settings)
     for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
-        cluster.set_objects(objects)
+        store.set_objects(objects)
     compiler = Compiler(settings.families, MASQUERADE_BIT)
-    _, errors = compiler.update(*cluster.take_changes()[:2])
+    _, errors = compiler.update(*store.take_changes()[:2])
     assert not errors
-    return cluster, compiler
+    return store, compiler
 
 
 def _loader(variant: str) -> Kernel:
@@ -214,4 +215,4 @@ def load_one_rule(variant: Variant, shape: Shape, _: Path) -> None:
     rule = (
         f"-d {cluster_ip(last)}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {endpoint_address(last, 0)}:8080"
     )
-    programs.restore(variant, Family.IPV4, f"*nat\n-A PREROUTING {rule}\nCOMMIT\n", wait=_WAIT)
+    binaries.restore(variant, Family.IPV4, f"*nat\n-A PREROUTING {rule}\nCOMMIT\n", wait=_WAIT)

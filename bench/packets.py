@@ -30,7 +30,7 @@ from bench.instructions import Instructions
 from bench.product import started
 from bench.wire import Burst, link_address
 from rulegen.demo.namespaces import NetworkNamespace
-from rulegen.iptables.programs import Variant
+from rulegen.iptables.binaries import Variant
 
 _POD, _OUTSIDE = "10.255.0.1", "203.0.113.9"
 _FOREIGN = "198.51.100.7"

@@ -15,18 +15,19 @@ from msgspec import structs
 
 from bench.clock import Numbers, measured, peak_memory, watched_children
 from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address, manifest, service, slice_of
-from rulegen import collector, ruleset
+from rulegen import gc_pause
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import Endpoint, EndpointSlice, Service
 from rulegen.nftables import text
-from rulegen.nftables.compiler import Compiler
+from rulegen.nftables.base_chains import BaseChains, Chain
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live
-from rulegen.nftables.program import Chain, Program
 from rulegen.nftables.transaction import Transaction, plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile.delta import diff
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Store
 
 MASQUERADE_BIT = 14
 
@@ -35,18 +36,18 @@ MASQUERADE_BIT = 14
 class Proxy:
     """A cluster, compiled, and the kernel that has it."""
 
-    cluster: Cluster
+    store: Store
     compiler: Compiler
     kernel: Kernel
     live: Live
 
     def take(self, objects: Iterable[Service | EndpointSlice]) -> Transaction:
         """From changed objects to the transaction."""
-        self.cluster.set_objects(objects)
-        changes = self.cluster.take_changes()
-        delta, errors = self.compiler.update(changes.routes, changes.node)
+        self.store.set_objects(objects)
+        changes = self.store.take_changes()
+        delta, errors = self.compiler.update(changes.service_ports, changes.node)
         assert not errors
-        return plan(delta, self.live, self.compiler.programs)
+        return plan(delta, self.live, self.compiler.base_chains)
 
     def change(self, *objects: Service | EndpointSlice) -> None:
         """From changed objects to the committed kernel."""
@@ -57,22 +58,22 @@ def configuration(families: int) -> NodeConfiguration:
     return NodeConfiguration(node_name=NODE, families=tuple(Family)[:families], cluster_cidrs=POD_CIDRS[:families])
 
 
-def compiled(manifests: Manifests, families: int) -> tuple[Cluster, Compiler]:
+def compiled(manifests: Manifests, families: int) -> tuple[Store, Compiler]:
     """From objects to entries."""
     settings = configuration(families)
-    cluster = Cluster(settings)
+    store = Store(settings)
     for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
-        cluster.set_objects(objects)
+        store.set_objects(objects)
     compiler = Compiler(settings.families, MASQUERADE_BIT)
-    changes = cluster.take_changes()
-    _, errors = compiler.update(changes.routes, changes.node)
+    changes = store.take_changes()
+    _, errors = compiler.update(changes.service_ports, changes.node)
     assert not errors
-    return cluster, compiler
+    return store, compiler
 
 
 def started(shape: Shape, folder: Path) -> tuple[Proxy, Manifests]:
     """A cluster that the kernel has, and a process that is as it will be from then on."""
-    with collector.paused():
+    with gc_pause.paused():
         proxy, manifests = _started(shape, folder)
     gc.collect()
     return proxy, manifests
@@ -80,18 +81,18 @@ def started(shape: Shape, folder: Path) -> tuple[Proxy, Manifests]:
 
 def _started(shape: Shape, folder: Path) -> tuple[Proxy, Manifests]:
     manifests = load([str(manifest(shape, folder))], None)
-    cluster, compiler = compiled(manifests, shape.families)
+    store, compiler = compiled(manifests, shape.families)
     kernel = Kernel()
     live = kernel.read()
     desired = compiler.entries()
-    kernel.commit(plan(ruleset.diff(live.entries, desired), live, compiler.programs, desired), live)
-    return Proxy(cluster, compiler, kernel, live), manifests
+    kernel.commit(plan(diff(live.entries, desired), live, compiler.base_chains, desired), live)
+    return Proxy(store, compiler, kernel, live), manifests
 
 
 def stages(shape: Shape, folder: Path) -> Numbers:
     """The stages of a start, one after the other, and the peak memory of the process after each."""
     numbers: Numbers = {}
-    with collector.paused():
+    with gc_pause.paused():
         _stages(shape, folder, numbers)
     return numbers
 
@@ -108,28 +109,28 @@ def _stages(shape: Shape, folder: Path, numbers: Numbers) -> None:
     with Kernel() as kernel:
         live = kernel.read()
         with watched_children(numbers, "nft memory"), measured(numbers, "first apply"):
-            delta = ruleset.diff(live.entries, desired)
-            kernel.commit(plan(delta, live, compiler.programs, desired), live)
+            delta = diff(live.entries, desired)
+            kernel.commit(plan(delta, live, compiler.base_chains, desired), live)
         del delta
         numbers["first apply memory"] = peak_memory()
         with measured(numbers, "read back"):
             live = kernel.read()
         with measured(numbers, "diff"):
-            delta = ruleset.diff(live.entries, desired)
+            delta = diff(live.entries, desired)
     assert not delta, delta
     numbers["read back memory"] = peak_memory()
-    _load_text(compiler.programs, desired, folder, numbers)
+    _load_text(compiler.base_chains, desired, folder, numbers)
 
 
 def _load_text(
-    programs: Mapping[Family, Program], entries: Mapping[EntryKey, Value], folder: Path, numbers: Numbers
+    base_chains: Mapping[Family, BaseChains], entries: Mapping[EntryKey, Value], folder: Path, numbers: Numbers
 ) -> None:
     """The same ruleset as text, by nft alone; what it takes to write the text does not count."""
     with Kernel() as kernel:
         kernel.delete_tables([TABLE])
     path = folder / "ruleset.nft"
     with path.open("w") as file:
-        file.writelines(text.render(programs, entries))
+        file.writelines(text.render(base_chains, entries))
     with watched_children(numbers, "text nft memory"), measured(numbers, "nft -f"):
         subprocess.run(["nft", "-f", str(path)], check=True)
 
@@ -223,33 +224,33 @@ def upgrade(shape: Shape, folder: Path) -> Numbers:
     """Another version of rulegen: one chain's rules differ, all chains', and the declaration of a set."""
     numbers: Numbers = {}
     proxy, _ = started(shape, folder)
-    programs = proxy.compiler.programs
-    with proxy.kernel, collector.paused():
-        for what, names in (("one chain", ["frontend"]), ("all chains", list(programs[Family.IPV4].chains))):
-            altered = {family: _altered(program, names) for family, program in programs.items()}
-            _replace_program(proxy, altered, numbers, what)
-            _replace_program(proxy, programs, {}, "")
-        other_schema = {family: replace(program, schema="another") for family, program in programs.items()}
-        _replace_program(proxy, other_schema, numbers, "whole table")
+    base_chains = proxy.compiler.base_chains
+    with proxy.kernel, gc_pause.paused():
+        for what, names in (("one chain", ["frontend"]), ("all chains", list(base_chains[Family.IPV4].chains))):
+            altered = {family: _altered(base_chains, names) for family, base_chains in base_chains.items()}
+            _replace_base_chains(proxy, altered, numbers, what)
+            _replace_base_chains(proxy, base_chains, {}, "")
+        other_schema = {family: replace(base_chains, schema="another") for family, base_chains in base_chains.items()}
+        _replace_base_chains(proxy, other_schema, numbers, "whole table")
     return numbers
 
 
-def _altered(program: Program, names: list[str]) -> Program:
-    """The program with one more rule at the end of each chain named."""
-    chains = {name: Chain(name, f"{program.chains[name].text[:-3]}\t\tcounter\n\t}}\n") for name in names}
-    return replace(program, chains={**program.chains, **chains})
+def _altered(base_chains: BaseChains, names: list[str]) -> BaseChains:
+    """The fixed part with one more rule at the end of each chain named."""
+    chains = {name: Chain(name, f"{base_chains.chains[name].text[:-3]}\t\tcounter\n\t}}\n") for name in names}
+    return replace(base_chains, chains={**base_chains.chains, **chains})
 
 
-def _replace_program(proxy: Proxy, programs: dict[Family, Program], numbers: Numbers, what: str) -> None:
+def _replace_base_chains(proxy: Proxy, base_chains: dict[Family, BaseChains], numbers: Numbers, what: str) -> None:
     """What a start of that version does once it has compiled: read, compare, change; the last two are measured."""
     live = proxy.kernel.read()
     chains = {
         (LAYOUTS[family].chains, name.encode()): Value(chain.digest.encode())
-        for family, program in programs.items()
-        for name, chain in program.chains.items()
+        for family, base_chains in base_chains.items()
+        for name, chain in base_chains.chains.items()
     }
     desired = proxy.compiler.entries() | chains
     with measured(numbers, what):
-        transaction = plan(ruleset.diff(live.entries, desired), live, programs, desired)
+        transaction = plan(diff(live.entries, desired), live, base_chains, desired)
         assert transaction.changes or transaction.tables
         proxy.kernel.commit(transaction, live)

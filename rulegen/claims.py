@@ -22,7 +22,6 @@ class Hook(NamedTuple):
     priority: int
 
     def __str__(self) -> str:
-        """As the first line of the chain."""
         return f"type {self.kind} hook {self.hook} priority {self.priority}; policy accept;"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
-from rulegen import collector
+from rulegen import gc_pause
 from rulegen.errors import RulegenError, UnseenError, lines, one_line
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from rulegen.config import Target as Kind
     from rulegen.explain.model import Ruleset, View
     from rulegen.explain.text import TextLine
-    from rulegen.iptables.programs import Variant
+    from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
-    from rulegen.nftables.netlink import Connection
-    from rulegen.routing.cluster import Cluster
-    from rulegen.routing.model import Finding
+    from rulegen.nftables.messages import Connection
+    from rulegen.services.model import Finding
+    from rulegen.services.store import Store
     from rulegen.targets.model import Difference, ShownChange, Target
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
@@ -96,7 +96,7 @@ class _Command(click.Command):
     """A command whose expected errors are lines, not tracebacks."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _errors_as_lines(), collector.paused():
+        with _errors_as_lines(), gc_pause.paused():
             try:
                 return super().invoke(ctx)
             finally:
@@ -213,14 +213,14 @@ def render(family: str | None, **options: Any) -> None:
       rulegen render -f cluster.yaml --node worker-1 > rules.nft
       rulegen render -f cluster.yaml --target iptables --family ipv4 | iptables-restore --noflush
     """
-    cluster, configuration = _read_input(_pack(options))
+    store, configuration = _read_input(_pack(options))
     node = configuration.node
     if family is not None:
         from rulegen.config import Family
         from rulegen.configuration_file import for_families
 
         node = for_families(node, [one for one in Family if one.value.lower() == family])
-    sys.stdout.writelines(_make_target(configuration.target, options["iptables_variant"]).render(cluster, node))
+    sys.stdout.writelines(_make_target(configuration.target, options["iptables_variant"]).render(store, node))
 
 
 @main.command()
@@ -236,12 +236,12 @@ def diff(against: str | None, output: str, **options: Any) -> None:
       rulegen diff -f cluster.yaml
       rulegen diff -f cluster.yaml --node worker-1 --against rules.nft
     """
-    cluster, configuration = _read_input(_pack(options))
+    store, configuration = _read_input(_pack(options))
     target = _make_target(configuration.target, options["iptables_variant"])
     if against is not None:
-        difference = target.compare_file(cluster, configuration.node, against)
+        difference = target.compare_file(store, configuration.node, against)
     else:
-        difference = target.compare(cluster, configuration.node)
+        difference = target.compare(store, configuration.node)
     if output == "json":
         summary = {"added": difference.added, "changed": difference.changed, "removed": difference.removed}
         _print_document({"summary": summary, "changes": [change.document for change in difference.changes()]})
@@ -277,7 +277,7 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration)
-    cluster = _compile(manifests, configuration)
+    store = _compile(manifests, configuration)
     target = _make_target(configuration.target, options["iptables_variant"])
 
     may_prune = source.prune_unreadable or not manifests.unreadable
@@ -287,7 +287,7 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
         if difference.removed and not may_prune:
             _refuse_to_prune(manifests.unreadable)
 
-    done = target.apply(cluster, configuration.node, show, dry_run=dry_run)
+    done = target.apply(store, configuration.node, show, dry_run=dry_run)
     if done.difference:
         _echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
     if not dry_run:
@@ -317,7 +317,7 @@ def _refuse_to_prune(unreadable: int) -> NoReturn:
 
 
 def _refuse_beside_agent() -> None:
-    from rulegen.agent.lock import holder
+    from rulegen.agent.run.lock import holder
 
     agent = holder()
     if agent is not None:
@@ -368,7 +368,7 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
     """What cannot be removed is named, and the exit status is then 2."""
     from rulegen.kube_proxy import ipvs
     from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-    from rulegen.nftables.netlink import open_connection
+    from rulegen.nftables.messages import open_connection
 
     with closing(open_connection()) as connection:
         if not force:
@@ -480,11 +480,11 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     """
     from functools import partial
 
-    from rulegen.agent.assembly import Options
-    from rulegen.agent.ending import EndsProcess
-    from rulegen.agent.log import LEVELS, Log, level_of_verbosity
-    from rulegen.agent.printed import Printout
-    from rulegen.agent.process import run
+    from rulegen.agent.log.log import LEVELS, Log, level_of_verbosity
+    from rulegen.agent.log.printed import Printout
+    from rulegen.agent.run.assembly import Options
+    from rulegen.agent.run.ending import EndsProcess
+    from rulegen.agent.run.process import run
 
     source = _pack(options)
     if "-" in source.files:
@@ -624,17 +624,17 @@ def lint(live: bool, output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --node worker-1
       rulegen lint -f cluster.yaml --live
     """
-    from rulegen import lint as checks
     from rulegen.kube.fields import unknown_fields
-    from rulegen.routing.model import Reason
+    from rulegen.services import lint as checks
+    from rulegen.services.model import Reason
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
-    cluster = _cluster(manifests, configuration.node)
+    store = _store(manifests, configuration.node)
     findings = checks.lint(
         checks.LintInput(
-            cluster, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+            store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
         )
     )
     if live:
@@ -659,7 +659,7 @@ def lint(live: bool, output: str, **options: Any) -> None:
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
     """Of this host, whatever node the objects are looked at from."""
     from rulegen.firewalls.find import obstacles_beside
-    from rulegen.routing.model import Finding, Reason
+    from rulegen.services.model import Finding, Reason
 
     subject = f"Node {configuration.node.node_name}"
     found = obstacles_beside(configuration.target)
@@ -680,42 +680,42 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
         from rulegen.interfaces import host_families
 
         node = for_families(node, host_families())
-    cluster = _cluster(manifests, node)
+    store = _store(manifests, node)
     _say_mistakes(manifests)
-    for finding in cluster.findings():
+    for finding in store.findings():
         if finding.subject.startswith("Node "):
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
     if configuration.target is Kind.NFTABLES:
-        ruleset = _nftables_ruleset(cluster, node, live)
+        ruleset = _nftables_ruleset(store, node, live)
     else:
-        ruleset = _iptables_ruleset(options["iptables_variant"], cluster, node, live)
-    return View(cluster, node, ruleset, services)
+        ruleset = _iptables_ruleset(options["iptables_variant"], store, node, live)
+    return View(store, node, ruleset, services)
 
 
-def _nftables_ruleset(cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
+def _nftables_ruleset(store: Store, configuration: NodeConfiguration, live: bool) -> Ruleset:
     from rulegen.explain.on_nftables import NftablesRuleset
     from rulegen.nftables.kernel import Kernel
-    from rulegen.targets.on_nftables import compile_cluster
+    from rulegen.targets.on_nftables import compile_store
 
     if not live:
-        return NftablesRuleset(compile_cluster(cluster, configuration), configuration.families)
+        return NftablesRuleset(compile_store(store, configuration), configuration.families)
     with Kernel() as kernel:
         found = kernel.read()
-        compiler = compile_cluster(cluster, configuration, found.entries)
-        kernel.prove(found, compiler.programs, compiler.entries())
+        compiler = compile_store(store, configuration, found.entries)
+        kernel.prove(found, compiler.base_chains, compiler.entries())
     return NftablesRuleset(compiler, configuration.families, found.entries)
 
 
-def _iptables_ruleset(variant: str, cluster: Cluster, configuration: NodeConfiguration, live: bool) -> Ruleset:
+def _iptables_ruleset(variant: str, store: Store, configuration: NodeConfiguration, live: bool) -> Ruleset:
     from rulegen.explain.on_iptables import IptablesRuleset
     from rulegen.iptables.kernel import Kernel
-    from rulegen.targets.on_iptables import compile_cluster
+    from rulegen.targets.on_iptables import compile_store
 
     entries = Kernel(_variant(variant)).read() if live else None
-    compiler = compile_cluster(cluster, configuration)
-    return IptablesRuleset(compiler, cluster.routes(), configuration.families, entries)
+    compiler = compile_store(store, configuration)
+    return IptablesRuleset(compiler, store.service_ports(), configuration.families, entries)
 
 
 def _print_explanation(
@@ -825,24 +825,24 @@ def demo() -> None:
 # ---- what the commands share ----
 
 
-def _read_input(source: Input) -> tuple[Cluster, Configuration]:
+def _read_input(source: Input) -> tuple[Store, Configuration]:
     """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
     configuration = _settings(source, _say_warning)
     return _compile(_load(source, configuration), configuration), configuration
 
 
-def _compile(manifests: Manifests, configuration: Configuration) -> Cluster:
+def _compile(manifests: Manifests, configuration: Configuration) -> Store:
     """The cluster as the node sees it; says what is probably wrong with it. Afterwards `manifests` have no slices."""
     _say_mistakes(manifests)
     slices, manifests.endpoint_slices = manifests.endpoint_slices, []
-    cluster = _cluster(manifests, configuration.node)
+    store = _store(manifests, configuration.node)
     # Each goes when it was read: together they are as large as all that is made of them.
     slices.reverse()
     while slices:
-        cluster.set_slice(slices.pop())
-    for finding in cluster.findings():
+        store.set_slice(slices.pop())
+    for finding in store.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
-    return cluster
+    return store
 
 
 def _say_mistakes(manifests: Manifests) -> None:
@@ -877,13 +877,13 @@ def _read_manifests(source: Input, configured: str, inspect: Inspect | None) -> 
     return read_cluster(connect(source.kubeconfig or configured, warn=_say_warning))
 
 
-def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
-    from rulegen.routing.cluster import Cluster
+def _store(manifests: Manifests, configuration: NodeConfiguration) -> Store:
+    from rulegen.services.store import Store
 
-    cluster = Cluster(configuration)
+    store = Store(configuration)
     for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
-        cluster.set_objects(objects)
-    return cluster
+        store.set_objects(objects)
+    return store
 
 
 def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
@@ -928,7 +928,7 @@ def _other_target(kind: Kind) -> Target:
 
 def _variant(name: str) -> Variant | None:
     """None: the one that the host uses."""
-    from rulegen.iptables.programs import Variant
+    from rulegen.iptables.binaries import Variant
 
     return None if name == "auto" else Variant(name)
 

@@ -1,6 +1,6 @@
 """What a node is told about itself, apart from the cluster's objects. Plain values; no I/O, no defaults of a host.
 
-`routing` reads the choices that decide where a packet goes; a target reads the mark bit; the agent reads the rest.
+`services` reads the choices that decide where a packet goes; a target reads the mark bit; the agent reads the rest.
 `configuration_file` makes them from a file.
 """
 
@@ -48,9 +48,10 @@ Cidr: TypeAlias = str
 class NodeConfiguration(Struct, frozen=True, kw_only=True):
     """One node's settings.
 
-    `cluster_cidrs`: canonical CIDRs, at most one of each family (rule 49). `detect_local_interface`: the bridge's name
+    `cluster_cidrs`: canonical CIDRs, at most one of each family (SVC-49). `detect_local_interface`: the bridge's name
     or the prefix, for the two interface modes. `bind_address`: a specific canonical address, or "" when unspecified
-    (rule 53). `nodeport_addresses`: canonical CIDRs, or `PRIMARY_ADDRESSES` (rules 60-62). `masquerade_bit`: 0 to 31.
+    (SVC-53). `nodeport_addresses`: canonical CIDRs, or `PRIMARY_ADDRESSES` (SVC-60 to SVC-62). `masquerade_bit`: 0 to
+    31.
     """
 
     node_name: str = ""
@@ -76,7 +77,7 @@ class SocketAddress(NamedTuple):
 
 
 class Conntrack(Struct, frozen=True, kw_only=True):
-    """The connection tracking that the host should have (rule 71); timeouts in seconds. 0: left as it is.
+    """The connection tracking that the host should have (SVC-71); timeouts in seconds. 0: left as it is.
 
     `minimum` bounds what `max_per_core` adds up to, and means nothing without it.
     """
@@ -90,7 +91,7 @@ class Conntrack(Struct, frozen=True, kw_only=True):
     udp_stream_timeout: float = 0.0
 
 
-# What kube-proxy sets where its configuration says nothing else (rule 71).
+# What kube-proxy sets where its configuration says nothing else (SVC-71).
 KUBE_PROXY_CONNTRACK = Conntrack(
     max_per_core=32768, minimum=131072, tcp_established_timeout=86400.0, tcp_close_wait_timeout=3600.0
 )
@@ -104,7 +105,7 @@ class LogFormat(Enum):
 
 
 class AgentConfiguration(Struct, frozen=True, kw_only=True):
-    """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (rules 85-97).
+    """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (SVC-85 to SVC-97).
 
     `kubeconfig`: a path, "" when not stated. `bind_address_hard_fail`: a port that is taken ends the agent.
     `accelerate`: established connections to Services go past the node's rules.
@@ -124,7 +125,7 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
-    """All that a configuration file says. `node` has its name only where the file overrides it (rule 95)."""
+    """All that a configuration file says. `node` has its name only where the file overrides it (SVC-95)."""
 
     target: Target = Target.NFTABLES
     node: NodeConfiguration = NodeConfiguration()

@@ -20,7 +20,7 @@ from rulegen.errors import printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.decode import Fault
 from rulegen.kube.objects import DnsSubdomain
-from rulegen.routing.addresses import family_of, parse_network
+from rulegen.networks import family_of, parse_network
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
@@ -182,7 +182,7 @@ def socket_address(text: str, default_port: int) -> SocketAddress:
 
 
 def cidr(text: str) -> Cidr:
-    """A canonical CIDR; leading zeros are decimal (rule 12)."""
+    """A canonical CIDR; leading zeros are decimal (SVC-12)."""
     network = parse_network(text)
     if network is None:
         raise Unexpected("a CIDR")
@@ -190,7 +190,7 @@ def cidr(text: str) -> Cidr:
 
 
 def one_cidr_per_family(text: str) -> tuple[Cidr, ...]:
-    """One CIDR, or one of each family with a comma between (rule 49)."""
+    """One CIDR, or one of each family with a comma between (SVC-49)."""
     try:
         cidrs = tuple(cidr(part) for part in text.split(","))
     except Unexpected:
@@ -217,7 +217,7 @@ def _interface_name(text: str, length: int) -> str:
 
 
 def node_name(text: str) -> str:
-    """A Node's name, trimmed and in lower case (rule 95)."""
+    """A Node's name, trimmed and in lower case (SVC-95)."""
     name = text.strip().lower()
     try:
         return msgspec.convert(name, DnsSubdomain)

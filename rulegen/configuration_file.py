@@ -3,7 +3,7 @@
 It holds a KubeProxyConfiguration, a RulegenConfiguration, or one of each; or a ConfigMap that holds these, as
 `kubectl get configmap -o yaml` prints it.
 
-The fields, their defaults and their ranges are those of `kubeproxy.config.k8s.io/v1alpha1` (rules 95-97); what
+The fields, their defaults and their ranges are those of `kubeproxy.config.k8s.io/v1alpha1` (SVC-95 to SVC-97); what
 kube-proxy reads and rulegen does not is a warning, and so is a field that neither knows. A RulegenConfiguration has
 what kube-proxy has no field for, and is ours: an unknown field is a fault. Reads the file and nothing else: what the
 host has is the caller's to say.
@@ -51,7 +51,7 @@ from rulegen.errors import InputError, printable, shown
 from rulegen.kube.decode import Fault, plain_value
 from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import STDIN, read_documents
-from rulegen.routing.addresses import family_of, is_loopback
+from rulegen.networks import family_of, is_loopback
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
@@ -203,7 +203,7 @@ def read_configuration(
 
 
 def node_configuration(configuration: Configuration, name: str, host_name: str) -> NodeConfiguration:
-    """The node's settings with its name: the command line's `name`, else the file's, else `host_name` (rule 95).
+    """The node's settings with its name: the command line's `name`, else the file's, else `host_name` (SVC-95).
 
     Raises:
         InputError: all are empty, or the first that is not cannot be a Node's name.
@@ -220,7 +220,7 @@ def for_families(node: NodeConfiguration, families: Sequence[Family]) -> NodeCon
     """The node's settings on a host that has these families.
 
     Raises:
-        InputError: a family that the settings cannot do without is not among them (rules 49 and 96).
+        InputError: a family that the settings cannot do without is not among them (SVC-49 and SVC-96).
     """
     # Of two CIDRs, one without its family only means one detector less.
     by_cidr = node.detect_local_mode is DetectLocalMode.CLUSTER_CIDR and node.cluster_cidrs
@@ -354,7 +354,7 @@ def _detect_local_interface(fields: Fields, mode: DetectLocalMode) -> str:
 
 
 def _nodeport_addresses(fields: Fields) -> tuple[Cidr, ...]:
-    """Rules 60 and 62."""
+    """SVC-60 and SVC-62."""
     entries = tuple(fields.texts("nodePortAddresses", _nodeport_entry))
     if PRIMARY_ADDRESSES[0] in entries and len(entries) > 1:
         fields.faults.append(Fault("nodePortAddresses", 'expected CIDRs or "primary" alone, got more than "primary"'))
@@ -392,7 +392,7 @@ def _agent(fields: Fields, stanza: _TargetStanza, bind_address: str) -> AgentCon
 
 
 def _conntrack(fields: Fields) -> Conntrack:
-    """Here 0 says something, and nothing is kube-proxy's default (rule 71, D11)."""
+    """Here 0 says something, and nothing is kube-proxy's default (SVC-71, D11)."""
     default = KUBE_PROXY_CONNTRACK
     established = fields.text("conntrack.tcpEstablishedTimeout", duration, default.tcp_established_timeout)
     close_wait = fields.text("conntrack.tcpCloseWaitTimeout", duration, default.tcp_close_wait_timeout)

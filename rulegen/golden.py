@@ -22,19 +22,19 @@ from rulegen.configuration_file import for_families, node_configuration, read_co
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
-from rulegen.routing.addresses import family_of, host_cidr, parse_network
-from rulegen.routing.cluster import Cluster
-from rulegen.routing.flow import (
+from rulegen.networks import family_of, host_cidr, parse_network
+from rulegen.services.node import host_addresses
+from rulegen.services.simulate import (
     Delivery,
     Destination,
     Fate,
     FrontendIndex,
     Packet,
-    follow,
     parse_destination,
+    simulate,
     source_towards,
 )
-from rulegen.routing.node import host_addresses
+from rulegen.services.store import Store
 
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
@@ -129,7 +129,7 @@ class Scenario(NamedTuple):
     configuration: NodeConfiguration
     addresses: tuple[str, ...]
     flows: tuple[Flow, ...]
-    cluster: Cluster
+    store: Store
 
 
 class Difference(NamedTuple):
@@ -159,10 +159,10 @@ def read_scenario(folder: Path) -> Scenario:
     path = folder / FLOWS_FILE
     content = _read_flows_file(path)
     configuration = _configuration(content, path)
-    cluster = _cluster(load([str(folder / CLUSTER_FILE)], None), configuration)
+    store = _store(load([str(folder / CLUSTER_FILE)], None), configuration)
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
-    addresses = tuple(dict.fromkeys((*host_addresses(cluster.node), *stated)))
-    return Scenario(folder, configuration, addresses, tuple(_flows(content, path)), cluster)
+    addresses = tuple(dict.fromkeys((*host_addresses(store.node), *stated)))
+    return Scenario(folder, configuration, addresses, tuple(_flows(content, path)), store)
 
 
 def check(scenario: Scenario) -> Difference:
@@ -190,23 +190,23 @@ def update(scenario: Scenario) -> list[Path]:
 
 def render(scenario: Scenario) -> dict[str, str]:
     """The whole rulesets of the scenario's node, by the names of their files."""
-    from rulegen.iptables import compiler as iptables
     from rulegen.iptables import text as iptables_text
-    from rulegen.nftables import compiler as nftables
     from rulegen.nftables import text as nftables_text
+    from rulegen.services.on_iptables import compiler as iptables
+    from rulegen.services.on_nftables import compiler as nftables
 
-    routes = scenario.cluster.routes()
+    service_ports = scenario.store.service_ports()
     configuration = scenario.configuration
     nodes = {
-        family: routing
+        family: settings
         for family in configuration.families
-        if (routing := scenario.cluster.node_routing(family)) is not None
+        if (settings := scenario.store.node_settings(family)) is not None
     }
-    on_nftables = nftables.compile_ruleset(routes, nodes, configuration.masquerade_bit)
-    on_iptables = iptables.compile_ruleset(routes, nodes, configuration.masquerade_bit)
+    on_nftables = nftables.compile_ruleset(service_ports, nodes, configuration.masquerade_bit)
+    on_iptables = iptables.compile_ruleset(service_ports, nodes, configuration.masquerade_bit)
     return {
-        NFTABLES_FILE: "".join(nftables_text.render(on_nftables.programs, on_nftables.entries())),
-        IPTABLES_FILE: "".join(iptables_text.render(on_iptables.programs, on_iptables.entries())),
+        NFTABLES_FILE: "".join(nftables_text.render(on_nftables.base_chains, on_nftables.entries())),
+        IPTABLES_FILE: "".join(iptables_text.render(on_iptables.base_chains, on_iptables.entries())),
     }
 
 
@@ -257,15 +257,15 @@ def _cidr(text: str, place: str) -> str:
     return str(network)
 
 
-def _cluster(manifests: Manifests, configuration: NodeConfiguration) -> Cluster:
+def _store(manifests: Manifests, configuration: NodeConfiguration) -> Store:
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))
-    cluster = Cluster(configuration)
-    cluster.set_objects(manifests.nodes)
-    cluster.set_objects(manifests.service_cidrs)
-    cluster.set_objects(manifests.services)
-    cluster.set_objects(manifests.endpoint_slices)
-    return cluster
+    store = Store(configuration)
+    store.set_objects(manifests.nodes)
+    store.set_objects(manifests.service_cidrs)
+    store.set_objects(manifests.services)
+    store.set_objects(manifests.endpoint_slices)
+    return store
 
 
 def _flows(content: FlowsFile, path: Path) -> Iterator[Flow]:
@@ -334,9 +334,9 @@ class _Fact(NamedTuple):
 
 
 def _wrong_flows(scenario: Scenario) -> Iterator[str]:
-    routes = scenario.cluster.routes()
+    service_ports = scenario.store.service_ports()
     indexes = {
-        family: FrontendIndex(route for route in routes if route.family is family)
+        family: FrontendIndex(service_port for service_port in service_ports if service_port.family is family)
         for family in scenario.configuration.families
     }
     for flow in scenario.flows:
@@ -364,18 +364,18 @@ def _clients(scenario: Scenario, flow: Flow) -> Iterator[str]:
 
 def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Flow, source: str) -> _Fact:
     family = family_of(flow.destination)
-    routing = scenario.cluster.node_routing(family)
-    if routing is None:
+    settings = scenario.store.node_settings(family)
+    if settings is None:
         return _Fact("passed")
     packet = Packet(source, flow.destination, flow.port, flow.protocol, flow.interface)
-    outcome = follow(indexes[family], routing, scenario.addresses, packet)
+    outcome = simulate(indexes[family], settings, scenario.addresses, packet)
     if outcome.fate is not Fate.BALANCED:
         return _Fact(_FATES[outcome.fate])
     return _Fact(
         "",
         _rounded({_endpoint(delivery): delivery.probability for delivery in outcome.deliveries}),
         frozenset(_endpoint(delivery) for delivery in outcome.deliveries if delivery.masquerade),
-        outcome.matched is not None and outcome.matched.route.affinity_timeout is not None,
+        outcome.matched is not None and outcome.matched.service_port.affinity_timeout is not None,
     )
 
 

@@ -71,7 +71,7 @@ class Guest(NamedTuple):
 
 
 def main() -> None:
-    """As the command line says."""
+    """Runs the tests on each kernel that the command line names."""
     # As an interrupt from the keyboard does: no guest goes on without us.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     words = sys.argv[1:]

@@ -33,7 +33,7 @@ from rulegen.kube.objects import (
     ServiceStatus,
     SessionAffinityConfig,
 )
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Store
 
 Item: TypeAlias = Service | EndpointSlice | Node | ServiceCIDR
 
@@ -174,8 +174,8 @@ def service_cidr(*cidrs: str, name: str = "kubernetes") -> ServiceCIDR:
     return ServiceCIDR(metadata=Metadata(name=name), spec=ServiceCIDRSpec(cidrs=list(cidrs)))
 
 
-def cluster(*items: Item, configuration: NodeConfiguration = CONFIGURATION) -> Cluster:
-    """A Cluster that was given the objects in this order."""
-    made = Cluster(configuration)
+def store(*items: Item, configuration: NodeConfiguration = CONFIGURATION) -> Store:
+    """A Store that was given the objects in this order."""
+    made = Store(configuration)
     made.set_objects(items)
     return made

@@ -11,10 +11,10 @@ from rulegen.explain.on_iptables import IptablesRuleset
 from rulegen.explain.on_nftables import NftablesRuleset
 from rulegen.explain.packet import NODE, PacketQuestion, explain_packet
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
-from rulegen.iptables import compiler as iptables
-from rulegen.nftables import compiler as nftables
-from rulegen.routing.flow import Destination
-from rulegen.routing.model import NodeRouting
+from rulegen.services.model import NodeSettings
+from rulegen.services.on_iptables import compiler as iptables
+from rulegen.services.on_nftables import compiler as nftables
+from rulegen.services.simulate import Destination
 
 FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
     "rejected": "rejected",
@@ -26,20 +26,20 @@ FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
 def scenario_view(scenario: Scenario) -> View:
     """A scenario as `rulegen explain` sees it."""
     configuration = scenario.configuration
-    compiler = nftables.compile_ruleset(scenario.cluster.routes(), _nodes(scenario), configuration.masquerade_bit)
-    return View(scenario.cluster, configuration, NftablesRuleset(compiler, configuration.families), {})
+    compiler = nftables.compile_ruleset(scenario.store.service_ports(), _nodes(scenario), configuration.masquerade_bit)
+    return View(scenario.store, configuration, NftablesRuleset(compiler, configuration.families), {})
 
 
 def scenario_view_on_iptables(scenario: Scenario) -> View:
     """The same with `--target iptables`."""
-    configuration, routes = scenario.configuration, scenario.cluster.routes()
-    compiler = iptables.compile_ruleset(routes, _nodes(scenario), configuration.masquerade_bit)
-    return View(scenario.cluster, configuration, IptablesRuleset(compiler, routes, configuration.families), {})
+    configuration, service_ports = scenario.configuration, scenario.store.service_ports()
+    compiler = iptables.compile_ruleset(service_ports, _nodes(scenario), configuration.masquerade_bit)
+    return View(scenario.store, configuration, IptablesRuleset(compiler, service_ports, configuration.families), {})
 
 
-def _nodes(scenario: Scenario) -> dict[Family, NodeRouting]:
+def _nodes(scenario: Scenario) -> dict[Family, NodeSettings]:
     families = scenario.configuration.families
-    return {family: node for family in families if (node := scenario.cluster.node_routing(family)) is not None}
+    return {family: node for family in families if (node := scenario.store.node_settings(family)) is not None}
 
 
 def explain_flow(view: View, scenario: Scenario, flow: Flow, source: str) -> PacketExplanation:

@@ -161,8 +161,8 @@ def test_what_is_probably_a_mistake_is_one_warning(tmp_path: Path) -> None:
     assert done.returncode == 0
     warnings = [line for line in done.stderr.splitlines() if ": warning: " in line and "Node n" not in line]
     assert warnings == [
-        f"rulegen: warning: {path}, document 3: service of v1 is not read; Service of v1 is (rules 1, 17)",
-        "rulegen: warning: Service default/a: has no clusterIP, as before it is created: no rules for it (rule 4);"
+        f"rulegen: warning: {path}, document 3: service of v1 is not read; Service of v1 is (SVC-1, SVC-17)",
+        "rulegen: warning: Service default/a: has no clusterIP, as before it is created: no rules for it (SVC-4);"
         " 1 more like it, which rulegen lint names",
     ]
 

@@ -1,4 +1,4 @@
-"""Every field of a KubeProxyConfiguration, each limit of rule 97, what is warned of, and what is refused in a line."""
+"""Every field of a KubeProxyConfiguration, each limit of SVC-97, what is warned of, and what is refused in a line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rulegen.agent.log import level_of_verbosity
+from rulegen.agent.log.log import level_of_verbosity
 from rulegen.config import (
     KUBE_PROXY_CONNTRACK,
     AgentConfiguration,
@@ -38,7 +38,7 @@ from rulegen.configuration_file import (
     read_configuration,
 )
 from rulegen.errors import InputError
-from rulegen.routing.node import node_routing
+from rulegen.services.node import node_settings
 
 BOTH = (Family.IPV4, Family.IPV6)
 KINDS = "KubeProxyConfiguration or RulegenConfiguration or ConfigMap"
@@ -174,7 +174,7 @@ def test_defaults_are_those_of_rule_97() -> None:
 
 @pytest.mark.parametrize("nothing", [None, "", {}])
 def test_conntrack_settings_of_nobody_are_kube_proxys_and_those_of_0_leave_the_hosts(nothing: object) -> None:
-    """Rule 71 and D11: null is not 0."""
+    """SVC-71 and D11: null is not 0."""
     assert _read({"conntrack": nothing} if nothing != "" else {}).agent.conntrack == KUBE_PROXY_CONNTRACK
     fields = {"maxPerCore": nothing or None, "tcpEstablishedTimeout": nothing or None, "tcpCloseWaitTimeout": "0s"}
     found = _read({"conntrack": fields}).agent.conntrack
@@ -539,18 +539,18 @@ def test_nodeport_addresses_are_cidrs_or_primary_alone() -> None:
 
 
 def test_a_family_without_an_entry_is_not_restricted() -> None:
-    """Rule 60."""
+    """SVC-60."""
     node = _read({"nodePortAddresses": ["192.0.2.0/24"]}).node
-    routing = node_routing(node, None, [])
-    assert routing[Family.IPV4].nodeport_addresses == ("192.0.2.0/24",)
-    assert routing[Family.IPV6].nodeport_addresses == ("::/0",)
+    settings = node_settings(node, None, [])
+    assert settings[Family.IPV4].nodeport_addresses == ("192.0.2.0/24",)
+    assert settings[Family.IPV6].nodeport_addresses == ("::/0",)
 
 
 @pytest.mark.parametrize(
     ("mode", "field"), [("BridgeInterface", "bridgeInterface"), ("InterfaceNamePrefix", "interfaceNamePrefix")]
 )
 def test_a_mode_by_interface_needs_its_interface(mode: str, field: str) -> None:
-    """Rule 49."""
+    """SVC-49."""
     missing = f"kp.yaml: detectLocal.{field}: missing: detectLocalMode {mode} needs it"
     assert _faults({"detectLocalMode": mode}) == [missing]
     assert _faults({"detectLocalMode": mode, "detectLocal": {field: ""}}) == [missing]
@@ -681,7 +681,7 @@ def test_what_kube_proxy_writes_by_default_is_no_warning() -> None:
 
 
 def test_the_nodes_name_is_the_options_then_the_files_then_the_hosts() -> None:
-    """Rule 95."""
+    """SVC-95."""
     named, unnamed = _read({"hostnameOverride": "From-File"}), _read({})
     assert node_configuration(named, " Option ", "host").node_name == "option"
     assert node_configuration(named, "", "host").node_name == "from-file"
@@ -692,7 +692,7 @@ def test_the_nodes_name_is_the_options_then_the_files_then_the_hosts() -> None:
 
 
 def test_a_host_needs_a_family_of_the_clusters_cidrs() -> None:
-    """Rule 49."""
+    """SVC-49."""
     ipv6 = _read({"clusterCIDR": "fd00::/48"}).node
     assert for_families(ipv6, BOTH).families == BOTH
     with pytest.raises(InputError, match=r"^clusterCIDR: fd00::/48: this host has no such family$"):

@@ -23,13 +23,12 @@ from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
-from rulegen.nftables.compiler import compile_ruleset
+from rulegen.nftables.annotate import AnnotatedEntry
 from rulegen.nftables.layout import LAYOUTS, EntryKey, Value, key_text
-from rulegen.nftables.words import EntryInWords
+from rulegen.services.on_nftables.compiler import compile_ruleset
 from tests.builders import (
     CONFIGURATION,
     Item,
-    cluster,
     draining,
     endpoint,
     endpoint_slice,
@@ -37,6 +36,7 @@ from tests.builders import (
     port,
     service,
     service_cidr,
+    store,
 )
 from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view
 from tests.lab.fixtures import MakeLab
@@ -49,9 +49,9 @@ POD, CLIENT = "10.244.1.9", "203.0.113.7"
 def view(
     *items: Item, configuration: NodeConfiguration = CONFIGURATION, live: dict[EntryKey, Value] | None = None
 ) -> View:
-    made = cluster(node(zone="zone-1"), *items, configuration=configuration)
-    nodes = {family: found for family in configuration.families if (found := made.node_routing(family))}
-    compiler = compile_ruleset(made.routes(), nodes, configuration.masquerade_bit, live)
+    made = store(node(zone="zone-1"), *items, configuration=configuration)
+    nodes = {family: found for family in configuration.families if (found := made.node_settings(family))}
+    compiler = compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit, live)
     services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
     return View(made, configuration, NftablesRuleset(compiler, configuration.families, live), services)
 
@@ -61,8 +61,8 @@ def compiled(made: View) -> dict[EntryKey, Value]:
     return made.ruleset.compiler.entries()
 
 
-def elements(entries: Iterable[Entry]) -> list[EntryInWords]:
-    return [entry for entry in entries if isinstance(entry, EntryInWords)]
+def elements(entries: Iterable[Entry]) -> list[AnnotatedEntry]:
+    return [entry for entry in entries if isinstance(entry, AnnotatedEntry)]
 
 
 def explained(*items: Item, name: str = "default/web", **named: Any) -> ServiceExplanation:
@@ -151,7 +151,7 @@ def test_frontends_with_their_owner_policy_and_verdict() -> None:
     assert [finding.reason for finding in explanation.findings] == ["DuplicateFrontend"]
     text = "\n".join(line.text for line in service_lines(explanation))
     assert "belongs to default/first (D2)" in text
-    assert "sources outside 198.51.100.0/24 are dropped (rule 51)" in text
+    assert "sources outside 198.51.100.0/24 are dropped (SVC-51)" in text
 
 
 def test_each_kind_of_source_has_its_list_and_masquerade() -> None:
@@ -173,7 +173,7 @@ def test_each_kind_of_source_has_its_list_and_masquerade() -> None:
     (found,) = explained(web, endpoint_slice(BACKENDS[1:])).ports
     (outside,) = (source for source in found.frontends[1].sources if source.source == "outside")
     assert (outside.fate, outside.endpoints) == ("dropped", "")
-    assert "rule 37" in outside.reason
+    assert "SVC-37" in outside.reason
     (found,) = explained(web, endpoint_slice(BACKENDS), configuration=replace(CONFIGURATION, cluster_cidrs=())).ports
     assert [source.source for source in found.frontends[0].sources] == ["this node", "outside, and pods"]
 
@@ -193,8 +193,8 @@ def test_probabilities_reasons_and_rounding() -> None:
         "10.244.1.1:8080": "",
         "10.244.2.1:8080": "",
         "10.244.3.1:8080": "weight 0: no new connections (D9)",
-        "10.244.4.1:8080": "not ready (rule 28)",
-        "10.244.5.1:8080": "terminating while others are ready (rule 26)",
+        "10.244.4.1:8080": "not ready (SVC-28)",
+        "10.244.5.1:8080": "terminating while others are ready (SVC-26)",
     }
     text = "\n".join(line.text for line in service_lines(explained(web, endpoint_slice(backends))))
     assert "4096 slots are the most there are (D9)" in text
@@ -213,9 +213,9 @@ def test_affinity_and_what_drains() -> None:
         (service(cluster_ips=["None"]), "no frontends: headless, spec.clusterIP is None"),
         (service(cluster_ips=[]), "no frontends: no ClusterIP yet"),
         (service(kind="ExternalName"), "no frontends: type ExternalName"),
-        (service(labels={"service.kubernetes.io/service-proxy-name": ""}), "gives it to another proxy (rule 1)"),
+        (service(labels={"service.kubernetes.io/service-proxy-name": ""}), "gives it to another proxy (SVC-1)"),
         (service(ports=[]), "no frontends: it has no ports"),
-        (service(), "no frontends for IPv6: the Service has no ClusterIP of that family (rule 5)"),
+        (service(), "no frontends for IPv6: the Service has no ClusterIP of that family (SVC-5)"),
     ],
 )
 def test_why_a_service_has_no_frontends(item: Service, fact: str) -> None:
@@ -291,11 +291,11 @@ def test_whoever_is_masqueraded_anyway_is_not_looked_up_as_a_hairpin() -> None:
 @pytest.mark.parametrize(
     ("destination", "fate", "chains", "rule"),
     [
-        ("10.96.0.10:81/tcp", "rejected", ("prerouting-unused", "unused"), "rule 67"),
-        ("10.96.0.10/icmp", "rejected", ("prerouting-unused", "unused"), "rule 67"),
-        ("10.96.0.99:80/udp", "dropped", ("prerouting-unused", "unused"), "rule 67"),
-        ("10.96.0.20:80/tcp", "rejected", ("prerouting", "frontend", "special", "no-endpoints"), "rule 36"),
-        ("192.168.1.10:30081/tcp", "rejected", ("prerouting", "nodeport", "no-endpoints-nodeport"), "rule 36"),
+        ("10.96.0.10:81/tcp", "rejected", ("prerouting-unused", "unused"), "SVC-67"),
+        ("10.96.0.10/icmp", "rejected", ("prerouting-unused", "unused"), "SVC-67"),
+        ("10.96.0.99:80/udp", "dropped", ("prerouting-unused", "unused"), "SVC-67"),
+        ("10.96.0.20:80/tcp", "rejected", ("prerouting", "frontend", "special", "no-endpoints"), "SVC-36"),
+        ("192.168.1.10:30081/tcp", "rejected", ("prerouting", "nodeport", "no-endpoints-nodeport"), "SVC-36"),
         ("192.0.2.77:80/tcp", "untouched", (), "no Service"),
     ],
 )
@@ -353,7 +353,7 @@ def test_what_the_kernel_should_hold(name: str) -> None:
     assert (agreement.agrees, agreement.differences) == (True, ())
 
 
-@pytest.mark.parametrize("name", ["frontends", "source-ranges", "handles", "sticky-endpoints"])
+@pytest.mark.parametrize("name", ["frontends", "source-ranges", "endpoint-indexes", "sticky-endpoints"])
 def test_an_entry_of_the_service_is_missing(name: str) -> None:
     live = _live()
     (key,) = islice(_keys(live, name), 1)
@@ -371,12 +371,12 @@ def test_an_entry_too_many_and_one_that_is_wrong() -> None:
     layout = LAYOUTS[Family.IPV4]
     (range_,) = _keys(live, "source-ranges")
     live[layout.source_ranges, range_[1][:8] + b"\x01\x02\x03\x04" + range_[1][12:]] = Value()
-    (handle,) = islice(_keys(live, "handles"), 1)
-    live[handle] = Value(live[handle].data[::-1])
+    (endpoint_index,) = islice(_keys(live, "endpoint-indexes"), 1)
+    live[endpoint_index] = Value(live[endpoint_index].data[::-1])
     live[layout.chains, b"external"] = Value(b"altered")
     agreement = explained(*LIVE_ITEMS, live=live).live
     assert agreement is not None
-    assert any(line.startswith("~ ip handles") for line in agreement.differences)
+    assert any(line.startswith("~ ip endpoint-indexes") for line in agreement.differences)
     assert any(line.startswith("~ ip chain external") for line in agreement.differences)
     other = explained(*LIVE_ITEMS, name="default/other", live=live).live
     assert other is not None

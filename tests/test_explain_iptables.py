@@ -24,19 +24,19 @@ from rulegen.explain.packet import explain_packet, parse_question
 from rulegen.explain.service import explain_service, parse_service_name
 from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
-from rulegen.iptables.forest import Place
-from rulegen.iptables.lists import LIST_SIZE
+from rulegen.iptables.annotate import AnnotatedChain, place
+from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.names import is_of_service
-from rulegen.iptables.program import FILTER, MANGLE, NAT, Entries, EntryKey
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.rules import parse_rule
-from rulegen.iptables.trace import Ending, trace
-from rulegen.iptables.words import ChainInWords, place
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
-from rulegen.routing.flow import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, follow
-from rulegen.routing.model import NodeRouting
-from tests.builders import CONFIGURATION, Item, cluster, endpoint, endpoint_slice, node, port, service, service_cidr
+from rulegen.services.model import NodeSettings
+from rulegen.services.on_iptables.dispatch_trees import DispatchTree
+from rulegen.services.on_iptables.lists import LIST_SIZE
+from rulegen.services.on_iptables.trace import Ending, trace
+from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, simulate
+from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
 from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view_on_iptables
 from tests.iptables.host import Host, compiled
 from tests.nftables.clusters import clusters
@@ -45,13 +45,13 @@ FOLDER = Path(__file__).parent.parent / "golden"
 BACKENDS = [endpoint("10.244.1.1", "node-1"), endpoint("10.244.2.1", "node-2")]
 POD, CLIENT = "10.244.1.9", "203.0.113.7"
 VERDICTS = {Fate.REJECTED: "REJECT", Fate.DROPPED: "DROP", Fate.UNTOUCHED: ""}
-ROOTS = {tree.root for tree in Place}
+ROOTS = {tree.root for tree in DispatchTree}
 
 
 def view(*items: Item, configuration: NodeConfiguration = CONFIGURATION, live: Entries | None = None) -> View:
     items = (node(), *items)
-    made = cluster(*items, configuration=configuration)
-    ruleset = IptablesRuleset(compiled(items, configuration), made.routes(), configuration.families, live)
+    made = store(*items, configuration=configuration)
+    ruleset = IptablesRuleset(compiled(items, configuration), made.service_ports(), configuration.families, live)
     services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
     return View(made, configuration, ruleset, services)
 
@@ -69,8 +69,8 @@ def entries_of(made: View) -> Entries:
     return made.ruleset.compiler.entries()
 
 
-def chains(entries: tuple[Entry, ...]) -> list[ChainInWords]:
-    found = [entry for entry in entries if isinstance(entry, ChainInWords)]
+def chains(entries: tuple[Entry, ...]) -> list[AnnotatedChain]:
+    found = [entry for entry in entries if isinstance(entry, AnnotatedChain)]
     assert len(found) == len(entries)
     return found
 
@@ -115,22 +115,24 @@ def _check_entries(explanation: PacketExplanation, entries: Entries) -> None:
         assert any(f"to {delivery.endpoint}" in word for word in words), delivery.endpoint
         assert delivery.probability == pytest.approx(delivery.share, abs=1e-9)
     if explanation.fate in {"rejected", "dropped"}:
-        assert any(f": {explanation.fate} (rule" in word for word in words)
+        assert any(f": {explanation.fate} (SVC-" in word for word in words)
 
 
 def _check_packet(made: View, entries: Entries, addresses: tuple[str, ...], sent: Packet) -> None:
     """What the rules do is what the Frontends say."""
     family = Family.IPV6 if ":" in sent.destination else Family.IPV4
-    routing = made.cluster.node_routing(family)
-    assert routing is not None
-    outcome = _followed(made, routing, addresses, sent)
+    settings = made.store.node_settings(family)
+    assert settings is not None
+    outcome = _followed(made, settings, addresses, sent)
     endings = trace(entries, family, sent, addresses, sent=outcome.origin is Origin.NODE).endings
     _check_endings(outcome, endings)
 
 
-def _followed(made: View, routing: NodeRouting, addresses: tuple[str, ...], sent: Packet) -> Outcome:
-    index = FrontendIndex(route for route in made.cluster.routes() if route.family is routing.family)
-    return follow(index, routing, addresses, sent)
+def _followed(made: View, settings: NodeSettings, addresses: tuple[str, ...], sent: Packet) -> Outcome:
+    index = FrontendIndex(
+        service_port for service_port in made.store.service_ports() if service_port.family is settings.family
+    )
+    return simulate(index, settings, addresses, sent)
 
 
 def _check_endings(outcome: Outcome, endings: tuple[Ending, ...]) -> None:
@@ -327,7 +329,7 @@ def test_session_affinity_says_what_it_cannot() -> None:
     items: list[Item] = [web, endpoint_slice(BACKENDS)]
     (found,) = explained(*items).ports
     assert any("100 clients of each endpoint" in note for note in found.notes)
-    assert "clients remembered less than 60 s ago: back to 10.244.2.1:8080 (rule 57)" in meanings(found.entries)
+    assert "clients remembered less than 60 s ago: back to 10.244.2.1:8080 (SVC-57)" in meanings(found.entries)
     assert "100 % to 10.244.1.1:8080, and remembered" in meanings(found.entries)
     balanced = packet(CLIENT, "10.96.0.10:80/tcp", *items)
     assert any("100 clients" in note for note in balanced.notes)
@@ -406,13 +408,13 @@ def test_the_chains_that_a_packet_passes(source: str, destination: str, fate: st
 
 
 def test_nobody_on_this_node() -> None:
-    """Policy Local: the nat table leaves the packet alone, the filter table drops it (rules 37, 38)."""
+    """Policy Local: the nat table leaves the packet alone, the filter table drops it (SVC-37, SVC-38)."""
     web = service(kind="NodePort", external="Local", ports=[port(node_port=30080)])
     found = packet(CLIENT, "192.168.1.10:30080/tcp", web, endpoint_slice(BACKENDS[1:]))
     assert found.fate == "dropped"
     words = meanings(found.entries)
-    assert "no endpoint: left to the verdict in filter (rules 37, 38)" in words
-    assert "to port 30080/tcp: no endpoint on this node: dropped (rule 37)" in words
+    assert "no endpoint: left to the verdict in filter (SVC-37, SVC-38)" in words
+    assert "to port 30080/tcp: no endpoint on this node: dropped (SVC-37)" in words
 
 
 def test_a_family_that_the_node_does_not_have() -> None:

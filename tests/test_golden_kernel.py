@@ -15,7 +15,7 @@ import pytest
 
 from rulegen.explain.model import View
 from rulegen.golden import NODE, Balanced, Flow, Scenario, find_scenarios, read_scenario
-from rulegen.routing.addresses import host_cidr
+from rulegen.networks import host_cidr
 from tests.explaining import as_expectation, explain_flow, scenario_view, scenario_view_on_iptables
 from tests.lab import NODE as LAB_NODE
 from tests.lab import UPLINK, Fate, Lab, Outcome, Packet
@@ -56,7 +56,7 @@ def test_the_kernel_agrees(folder: Path, ruleset: Ruleset, make_lab: MakeLab) ->
 
 
 def _node(scenario: Scenario, make_lab: MakeLab) -> Lab:
-    node = scenario.cluster.node
+    node = scenario.store.node
     pod_cidrs = (node.spec.pod_cidrs if node and node.spec else None) or ()
     named = {flow.interface for flow in scenario.flows} - {"", UPLINK}
     return make_lab(

@@ -1,4 +1,4 @@
-"""Removes stale UDP flows (rules 72-76, D5): changes come in, what is to be looked at is kept until that has succeeded.
+"""Removes stale UDP flows (SVC-72 to SVC-76, D5): changes come in, what is to be looked at is kept until that succeeds.
 
 Nothing is opened and nothing listed unless a UDP Frontend is concerned, or an address that nobody has any more; then
 the kernel lists the flows to that alone, or all UDP flows where many are concerned.
@@ -24,8 +24,8 @@ from rulegen.conntrack.table import (
 )
 from rulegen.errors import ConntrackError
 from rulegen.interfaces import own_addresses
-from rulegen.routing.addresses import contains, is_loopback, parse_network
-from rulegen.routing.model import Changes, NodeRouting
+from rulegen.networks import contains, is_loopback, parse_network
+from rulegen.services.model import Changes, NodeSettings
 
 # Each listing walks the whole table in the kernel. One of all UDP flows takes as long as two narrow ones when there are
 # 1,000 flows, as thirteen when there are 20,000, as forty when there are 100,000.
@@ -46,13 +46,13 @@ class Cleaned(NamedTuple):
 
 
 class Cleaner:
-    """Follows the Routes of one node. All calls are made by one thread at a time.
+    """Follows the ServicePorts of one node. All calls are made by one thread at a time.
 
     `open_table`: opens the connections of the calling thread's network namespace.
     """
 
     def __init__(self, open_table: Callable[[], ConnectionTable] = ConnectionTable) -> None:
-        """Knows no Route and has nothing to do."""
+        """Knows no ServicePort and has nothing to do."""
         self._open_table = open_table
         self._frontends = UdpFrontends()
         self._cluster_ips = ClusterIps()
@@ -62,9 +62,9 @@ class Cleaner:
     def note(self, changes: Changes) -> None:
         """Takes each change of the cluster once, in order, before or after it is applied.
 
-        Routes that appear count as changed, so the first changes after a start concern all UDP Frontends.
+        ServicePorts that appear count as changed, so the first changes after a start concern all UDP Frontends.
         """
-        self._pending |= self._frontends.replace(changes.routes)
+        self._pending |= self._frontends.replace(changes.service_ports)
         for family, node in changes.node.items():
             before = self._cluster_ips.nodes.get(family)
             if before is None or before.nodeport_addresses != node.nodeport_addresses:
@@ -147,7 +147,7 @@ class _CleanUp:
 class _Addresses:
     """The node's own, and those that accept NodePorts; the kernel is asked when the first one matters."""
 
-    def __init__(self, nodes: Mapping[Family, NodeRouting]) -> None:
+    def __init__(self, nodes: Mapping[Family, NodeSettings]) -> None:
         self._nodes = nodes
         self._own: dict[Family, frozenset[str]] = {}
         self._accepting: dict[Family, frozenset[str]] = {}
@@ -159,7 +159,7 @@ class _Addresses:
         return self._own[family]
 
     def accept_node_ports(self, family: Family, address: str) -> bool:
-        """Rules 60-63, without loopback (rule 66)."""
+        """SVC-60 to SVC-63, without loopback (SVC-66)."""
         if family not in self._accepting:
             self._accepting[family] = frozenset(self._find(family))
         return address in self._accepting[family]

@@ -1,6 +1,7 @@
 """Which UDP Frontends there are, which of them a change concerns, and whether a flow to one is stale. Pure.
 
-Changed Routes come in; the Frontends to look at go out, then a verdict for each flow. Other protocols are passed over.
+Changed ServicePorts come in; the Frontends to look at go out, then a verdict for each flow. Other protocols are passed
+over.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from rulegen.config import Family
-from rulegen.routing.model import Frontend, Route, RouteKey, Verdict
+from rulegen.services.model import Frontend, ServicePort, ServicePortKey, Verdict
 
 
 class FrontendKey(NamedTuple):
@@ -38,9 +39,9 @@ class Flow(NamedTuple):
 
 
 class OwnedFrontend(NamedTuple):
-    """A Frontend with the Route that owns it (D2)."""
+    """A Frontend with the ServicePort that owns it (D2)."""
 
-    route: Route
+    service_port: ServicePort
     frontend: Frontend
 
 
@@ -51,33 +52,34 @@ class UdpFrontends:
     """All UDP Frontends, by what a packet says."""
 
     def __init__(self) -> None:
-        self._routes: dict[RouteKey, Route] = {}
+        self._service_ports: dict[ServicePortKey, ServicePort] = {}
         self._owned: dict[FrontendKey, OwnedFrontend] = {}
 
-    def replace(self, routes: Mapping[RouteKey, Route | None]) -> set[FrontendKey]:
-        """Takes changed Routes (None: gone). Returns the Frontends to which there may be stale flows now (D5).
+    def replace(self, service_ports: Mapping[ServicePortKey, ServicePort | None]) -> set[FrontendKey]:
+        """Takes changed ServicePorts (None: gone). Returns the Frontends to which there may be stale flows now (D5).
 
-        Those are the Frontends that are new, gone, or another Route's, whose verdict or source ranges are others, and
-        those of a Route that lost an endpoint. One that moves between two Routes is in both, and its new owner counts.
+        Those are the Frontends that are new, gone, or another ServicePort's, whose verdict or source ranges are others,
+        and those of a ServicePort that lost an endpoint. One that moves between two ServicePorts is in both, and its
+        new owner counts.
         """
-        changed = {key: route for key, route in routes.items() if key[0].protocol == "UDP"}
+        changed = {key: service_port for key, service_port in service_ports.items() if key[0].protocol == "UDP"}
         if not changed:
             return set()
         before: dict[FrontendKey, OwnedFrontend] = {}
         after: dict[FrontendKey, OwnedFrontend] = {}
-        shrunk: set[RouteKey] = set()
-        for key, route in changed.items():
-            old = self._routes.pop(key, None)
+        shrunk: set[ServicePortKey] = set()
+        for key, service_port in changed.items():
+            old = self._service_ports.pop(key, None)
             before.update(_frontends(old))
-            after.update(_frontends(route))
-            if route is not None:
-                self._routes[key] = route
-                if old is not None and _replies(old) - _replies(route):
+            after.update(_frontends(service_port))
+            if service_port is not None:
+                self._service_ports[key] = service_port
+                if old is not None and _replies(old) - _replies(service_port):
                     shrunk.add(key)
         for gone in before.keys() - after.keys():
             # A new owner may have come into force before the old one gave it up.
             owner = self._owned.get(gone)
-            if owner is not None and owner.route.name == before[gone].route.name:
+            if owner is not None and owner.service_port.name == before[gone].service_port.name:
                 del self._owned[gone]
         self._owned |= after
         return {key for key in before.keys() | after.keys() if _is_concerned(before.get(key), after.get(key), shrunk)}
@@ -96,10 +98,10 @@ class UdpFrontends:
 
 
 class Judge:
-    """Tells stale flows to some Frontends from others, with the Routes as they are.
+    """Tells stale flows to some Frontends from others, with the ServicePorts as they are.
 
     `concerned`: the Frontends that are looked at; flows to others live on. `accepts_node_ports`: whether an address is
-    the node's own and NodePorts are accepted on it (rules 60-63, 66).
+    the node's own and NodePorts are accepted on it (SVC-60 to SVC-63, SVC-66).
     """
 
     def __init__(
@@ -111,18 +113,18 @@ class Judge:
         self._frontends = frontends
         self._concerned = concerned
         self._accepts_node_ports = accepts_node_ports
-        self._replies: dict[RouteKey, Replies] = {}
+        self._replies: dict[ServicePortKey, Replies] = {}
 
     def is_stale(self, flow: Flow) -> bool:
-        """Whether a new packet of the flow would go elsewhere, or nowhere, were it not for the entry (rule 74).
+        """Whether a new packet of the flow would go elsewhere, or nowhere, were it not for the entry (SVC-74).
 
-        To a Frontend that exists: when who answers is not one of its Route's endpoints, which includes nobody having
-        translated it. To one that is gone: when it was translated; else it is not ours to judge.
+        To a Frontend that exists: when who answers is not one of its ServicePort's endpoints, which includes nobody
+        having translated it. To one that is gone: when it was translated; else it is not ours to judge.
         """
         addressed = FrontendKey(flow.family, flow.destination, flow.port)
         owned = self._frontends.get(addressed)
         concerned = addressed in self._concerned
-        # An address of the node whose own Frontend has nobody behind it is still an address for NodePorts (rule 64).
+        # An address of the node whose own Frontend has nobody behind it is still an address for NodePorts (SVC-64).
         if owned is None or owned.frontend.verdict is Verdict.REJECT:
             node_port = FrontendKey(flow.family, "", flow.port)
             owned_node_port = self._frontends.get(node_port)
@@ -134,31 +136,36 @@ class Judge:
             return False
         if owned is None:
             return flow.is_translated
-        return (flow.reply_source, flow.reply_port) not in self._replies_of(owned.route)
+        return (flow.reply_source, flow.reply_port) not in self._replies_of(owned.service_port)
 
-    def _replies_of(self, route: Route) -> Replies:
-        key = (route.name, route.family)
+    def _replies_of(self, service_port: ServicePort) -> Replies:
+        key = (service_port.name, service_port.family)
         if key not in self._replies:
-            self._replies[key] = _replies(route)
+            self._replies[key] = _replies(service_port)
         return self._replies[key]
 
 
-def _frontends(route: Route | None) -> Iterator[tuple[FrontendKey, OwnedFrontend]]:
-    if route is not None:
-        for frontend in route.frontends:
-            yield FrontendKey(route.family, frontend.address, frontend.port), OwnedFrontend(route, frontend)
+def _frontends(service_port: ServicePort | None) -> Iterator[tuple[FrontendKey, OwnedFrontend]]:
+    if service_port is not None:
+        for frontend in service_port.frontends:
+            yield (
+                FrontendKey(service_port.family, frontend.address, frontend.port),
+                OwnedFrontend(service_port, frontend),
+            )
 
 
-def _replies(route: Route) -> Replies:
-    """Who may answer a flow to the Route's Frontends (rules 73, 76)."""
-    return frozenset([(backend.address, backend.port) for backend in route.serving])
+def _replies(service_port: ServicePort) -> Replies:
+    """Who may answer a flow to the ServicePort's Frontends (SVC-73, SVC-76)."""
+    return frozenset([(backend.address, backend.port) for backend in service_port.serving])
 
 
-def _is_concerned(before: OwnedFrontend | None, after: OwnedFrontend | None, shrunk: Collection[RouteKey]) -> bool:
-    if before is None or after is None or before.route.name != after.route.name:
+def _is_concerned(
+    before: OwnedFrontend | None, after: OwnedFrontend | None, shrunk: Collection[ServicePortKey]
+) -> bool:
+    if before is None or after is None or before.service_port.name != after.service_port.name:
         return True
     if before.frontend.verdict is not after.frontend.verdict:
         return True
     if before.frontend.allowed_sources != after.frontend.allowed_sources:
         return True
-    return (after.route.name, after.route.family) in shrunk
+    return (after.service_port.name, after.service_port.family) in shrunk

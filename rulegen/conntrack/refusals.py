@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.conntrack.frontends import Flow, FrontendKey, UdpFrontends
-from rulegen.routing.flow import Match, Packet, is_refused
-from rulegen.routing.model import Changes, FrontendKind, NodeRouting, Route, RouteKey
+from rulegen.services.model import Changes, FrontendKind, NodeSettings, ServicePort, ServicePortKey
+from rulegen.services.simulate import Match, Packet, is_refused
 
 
 class Closed(NamedTuple):
@@ -25,11 +25,11 @@ class Closed(NamedTuple):
 
 
 class ClusterIps:
-    """The ClusterIPs of all Routes, and what the node contributes."""
+    """The ClusterIPs of all ServicePorts, and what the node contributes."""
 
     def __init__(self) -> None:
-        self.nodes: dict[Family, NodeRouting] = {}
-        self._of_route: dict[RouteKey, tuple[str, ...]] = {}
+        self.nodes: dict[Family, NodeSettings] = {}
+        self._of_service_port: dict[ServicePortKey, tuple[str, ...]] = {}
         self._counts: Counter[tuple[Family, str]] = Counter()
 
     def note(self, changes: Changes) -> set[Closed]:
@@ -45,11 +45,11 @@ class ClusterIps:
             if node.service_cidrs and node.service_cidrs != before.get(family)
         }
         touched: set[Closed] = set()
-        for key, route in changes.routes.items():
-            held = self._of_route.pop(key, ())
-            wanted = _cluster_ips(route)
+        for key, service_port in changes.service_ports.items():
+            held = self._of_service_port.pop(key, ())
+            wanted = _cluster_ips(service_port)
             if wanted:
-                self._of_route[key] = wanted
+                self._of_service_port[key] = wanted
             if held != wanted:
                 self._counts.update(Closed(key[1], address) for address in wanted)
                 self._counts.subtract(Closed(key[1], address) for address in held)
@@ -121,12 +121,12 @@ class Refusals:
         What else is translated is another program's work.
         """
         owned = self._udp.get(key) if key in self._frontends else None
-        answering = [(backend.address, backend.port) for backend in owned.route.serving] if owned else []
+        answering = [(backend.address, backend.port) for backend in owned.service_port.serving] if owned else []
         return (flow.reply_source, flow.reply_port) in answering
 
 
 class _FamilyFrontends:
-    """See `routing.flow.Frontends`; UDP only."""
+    """See `simulate.Frontends`; UDP only."""
 
     def __init__(self, family: Family, udp: UdpFrontends, cluster_ips: ClusterIps) -> None:
         self._family = family
@@ -144,9 +144,9 @@ class _FamilyFrontends:
 
     def _match(self, key: FrontendKey) -> Match | None:
         owned = self._udp.get(key)
-        return Match(owned.route, owned.frontend) if owned else None
+        return Match(owned.service_port, owned.frontend) if owned else None
 
 
-def _cluster_ips(route: Route | None) -> tuple[str, ...]:
-    frontends = route.frontends if route is not None else ()
+def _cluster_ips(service_port: ServicePort | None) -> tuple[str, ...]:
+    frontends = service_port.frontends if service_port is not None else ()
     return tuple(frontend.address for frontend in frontends if frontend.kind is FrontendKind.CLUSTER_IP)

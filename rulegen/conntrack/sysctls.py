@@ -1,4 +1,4 @@
-"""The sysctls of connection tracking (rule 71): the configuration comes in, what was changed and refused goes out.
+"""The sysctls of connection tracking (SVC-71): the configuration comes in, what was changed and refused goes out.
 
 A setting that is 0, or off, is left as it is; with none, nothing is read or written. What differs is overwritten,
 upward or downward, except the size of the hash table, which is only raised. What cannot be set holds up nothing else:
@@ -48,7 +48,6 @@ class SysctlChange(NamedTuple):
     after: int
 
     def __str__(self) -> str:
-        """For the log."""
         return f"{self.name}: {self.before} -> {self.after}"
 
 

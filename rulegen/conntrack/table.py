@@ -24,7 +24,7 @@ from typing import NamedTuple, Self
 from rulegen.config import Family
 from rulegen.conntrack.frontends import Flow, FrontendKey
 from rulegen.errors import ConntrackError, HostError, RulegenError
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     ACK,
     DUMP,
     DUMP_INTERRUPTED,
@@ -132,13 +132,11 @@ class ConnectionTable:
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self._opened.close()
 
     def udp_flows(self, wanted: Filter) -> Iterator[TrackedFlow]:
@@ -157,7 +155,7 @@ class ConnectionTable:
     def remove(self, flows: Sequence[TrackedFlow]) -> int:
         """Removes the entries, `REMOVED_AT_ONCE` at most; returns how many were still there.
 
-        An entry with the same client but another endpoint, which came since, is another one and stays (rule 75).
+        An entry with the same client but another endpoint, which came since, is another one and stays (SVC-75).
         """
         self._removing.send([_removal(tracked) for tracked in flows])
         return sum(self._removing.acknowledgements(len(flows), errno.ENOENT))

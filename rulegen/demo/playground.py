@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rulegen.demo.network import CLIENT_ADDRESS, NODE_ADDRESS, Network
 from rulegen.demo.proxy import Change, Proxy, Sample
 from rulegen.demo.servers import REFUSED, Servers, ask_again, connect, count_answers
-from rulegen.routing.model import Backend, Frontend, FrontendKind, Route
+from rulegen.services.model import Backend, Frontend, FrontendKind, ServicePort
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def run(console: Console) -> None:
         network = opened.enter_context(Network(list(sample.pods)))
         servers = opened.enter_context(Servers())
         sample.serve(servers, network.pods)
-        proxy = opened.enter_context(closing(Proxy(sample.cluster, network.node)))
+        proxy = opened.enter_context(closing(Proxy(sample.store, network.node)))
         _Story(console, sample, network, proxy).tell()
     console.print("Done: the namespaces are gone, with all the rules in them. Nothing else on this host was touched.")
 
@@ -54,20 +54,29 @@ class _Story:
         self._show_cluster()
         self._install()
         self._title(f"{CONNECTIONS} connections to each Service")
-        self._show_spread(self._sample.cluster.routes())
+        self._show_spread(self._sample.store.service_ports())
         with closing(self._connection_to(_SCALED_POD)) as connection:
             self._scale_away()
             self._title(f"{CONNECTIONS} connections more")
-            self._show_spread([route for route in self._sample.cluster.routes() if str(route.name) == _SCALED_SERVICE])
+            self._show_spread(
+                [
+                    service_port
+                    for service_port in self._sample.store.service_ports()
+                    if str(service_port.name) == _SCALED_SERVICE
+                ]
+            )
             self._say(f"The connection opened before is still answered by [bold]{ask_again(connection)}[/].")
 
     def _show_cluster(self) -> None:
         self._title("The sample cluster")
         table = _table("Service", "reached by", "endpoints (weight)")
-        for route in self._sample.cluster.routes():
-            frontends = "\n".join(_frontend_text(route, frontend) for frontend in route.frontends)
-            endpoints = "\n".join(f"{self._pod(backend)} ({backend.weight})" for backend in route.cluster) or "none"
-            table.add_row(str(route.name), frontends, endpoints)
+        for service_port in self._sample.store.service_ports():
+            frontends = "\n".join(_frontend_text(service_port, frontend) for frontend in service_port.frontends)
+            endpoints = (
+                "\n".join(f"{self._pod(backend)} ({backend.weight})" for backend in service_port.cluster_endpoints)
+                or "none"
+            )
+            table.add_row(str(service_port.name), frontends, endpoints)
         self._console.print(table)
         self._say(
             f"A client ({CLIENT_ADDRESS}), the node ({NODE_ADDRESS}) and {len(self._network.pods)} Pods have a network"
@@ -99,15 +108,15 @@ class _Story:
     def _apply(self, change: Change) -> None:
         self._say(f"Applied in one transaction, [bold]{self._proxy.apply(change) * 1000:.1f} ms[/].")
 
-    def _show_spread(self, routes: list[Route]) -> None:
+    def _show_spread(self, service_ports: list[ServicePort]) -> None:
         table = _table("connecting to", "answered by", "expected", "counted", "")
-        for route, frontend, address in _targets(routes):
-            expected = self._expected(route)
+        for service_port, frontend, address in _targets(service_ports):
+            expected = self._expected(service_port)
             total = sum(expected.values())
-            counted = count_answers(self._network.client, address, frontend.port, route.name.protocol, total)
+            counted = count_answers(self._network.client, address, frontend.port, service_port.name.protocol, total)
             names = [*expected, *sorted(set(counted) - set(expected))]
             table.add_row(
-                f"{route.name}\n{address}:{frontend.port}/{route.name.protocol.lower()}",
+                f"{service_port.name}\n{address}:{frontend.port}/{service_port.name.protocol.lower()}",
                 "\n".join(names),
                 "\n".join(str(expected[name]) for name in names),
                 "\n".join(str(counted[name]) for name in names),
@@ -116,17 +125,26 @@ class _Story:
             table.add_section()
         self._console.print(table)
 
-    def _expected(self, route: Route) -> Counter[str]:
+    def _expected(self, service_port: ServicePort) -> Counter[str]:
         """How many connections each Pod should get, rounded."""
-        total = sum(backend.weight for backend in route.cluster)
+        total = sum(backend.weight for backend in service_port.cluster_endpoints)
         if not total:
             return Counter({REFUSED: _REFUSALS})
-        return Counter({self._pod(backend): round(CONNECTIONS * backend.weight / total) for backend in route.cluster})
+        return Counter(
+            {
+                self._pod(backend): round(CONNECTIONS * backend.weight / total)
+                for backend in service_port.cluster_endpoints
+            }
+        )
 
     def _connection_to(self, pod: str) -> socket.socket:
         """An open connection that the Pod answers."""
-        route = next(route for route in self._sample.cluster.routes() if str(route.name) == _SCALED_SERVICE)
-        _, frontend, address = next(_targets([route]))
+        service_port = next(
+            service_port
+            for service_port in self._sample.store.service_ports()
+            if str(service_port.name) == _SCALED_SERVICE
+        )
+        _, frontend, address = next(_targets([service_port]))
         while True:
             connection = connect(self._network.client, address, frontend.port)
             if connection.recv(4096).decode().strip() == pod:
@@ -155,19 +173,19 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _frontend_text(route: Route, frontend: Frontend) -> str:
+def _frontend_text(service_port: ServicePort, frontend: Frontend) -> str:
     address = frontend.address or NODE_ADDRESS
     kind = "VIP" if frontend.kind is FrontendKind.LOAD_BALANCER else frontend.kind.value
-    return f"{address}:{frontend.port}/{route.name.protocol.lower()}  {kind}"
+    return f"{address}:{frontend.port}/{service_port.name.protocol.lower()}  {kind}"
 
 
-def _targets(routes: list[Route]) -> Iterator[tuple[Route, Frontend, str]]:
-    """For each Route the Frontend that a client outside would use: the last kind there is."""
-    for route in routes:
+def _targets(service_ports: list[ServicePort]) -> Iterator[tuple[ServicePort, Frontend, str]]:
+    """For each ServicePort the Frontend that a client outside would use: the last kind there is."""
+    for service_port in service_ports:
         frontend = next(
             frontend
             for kind in (FrontendKind.LOAD_BALANCER, FrontendKind.NODE_PORT, FrontendKind.CLUSTER_IP)
-            for frontend in route.frontends
+            for frontend in service_port.frontends
             if frontend.kind is kind
         )
-        yield route, frontend, frontend.address or NODE_ADDRESS
+        yield service_port, frontend, frontend.address or NODE_ADDRESS

@@ -14,13 +14,13 @@ from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.demo.servers import Servers
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Endpoint
-from rulegen.nftables.compiler import compile_ruleset
-from rulegen.nftables.describe import describe, names_in
+from rulegen.nftables.diff_text import diff_text, names_in
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import EntryKey, Value
 from rulegen.nftables.transaction import Transaction, plan
-from rulegen.routing.cluster import Cluster
-from rulegen.ruleset import Delta, diff
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.on_nftables.compiler import compile_ruleset
+from rulegen.services.store import Store
 
 _CLUSTER = Path(__file__).with_name("cluster.yaml")
 _CONFIGURATION = NodeConfiguration(node_name="node-a", families=(Family.IPV4,), cluster_cidrs=("10.128.0.0/14",))
@@ -31,8 +31,8 @@ class Sample:
 
     def __init__(self) -> None:
         manifests = load([str(_CLUSTER)], None)
-        self.cluster = Cluster(_CONFIGURATION)
-        self.cluster.set_objects([*manifests.nodes, *manifests.services, *manifests.endpoint_slices])
+        self.store = Store(_CONFIGURATION)
+        self.store.set_objects([*manifests.nodes, *manifests.services, *manifests.endpoint_slices])
         self._slices = {slice_.metadata.name: slice_ for slice_ in manifests.endpoint_slices}
         self.pods = {
             endpoint.addresses[0]: _pod_name(endpoint)
@@ -42,16 +42,16 @@ class Sample:
 
     def serve(self, servers: Servers, pods: Mapping[str, NetworkNamespace]) -> None:
         """Starts a server for each endpoint, which says the Pod's name; `pods`: namespaces by address."""
-        for route in self.cluster.routes():
-            for backend in route.cluster:
+        for service_port in self.store.service_ports():
+            for backend in service_port.cluster_endpoints:
                 address = backend.address
-                servers.add(pods[address], self.pods[address], route.name.protocol, backend.port)
+                servers.add(pods[address], self.pods[address], service_port.name.protocol, backend.port)
 
     def remove_pod(self, slice_name: str, pod: str) -> None:
         """A Pod leaves its slice."""
         slice_ = self._slices[slice_name]
         left = [endpoint for endpoint in slice_.endpoints or () if _pod_name(endpoint) != pod]
-        self.cluster.set_slice(replace(slice_, endpoints=left))
+        self.store.set_slice(replace(slice_, endpoints=left))
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class Change:
 class Proxy:
     """The rules of the node in a namespace. Raises HostError without the privilege or the kernel for them."""
 
-    def __init__(self, cluster: Cluster, node: NetworkNamespace) -> None:
-        self._cluster = cluster
+    def __init__(self, store: Store, node: NetworkNamespace) -> None:
+        self._store = store
         self._node = node
         with node.entered():
             self._kernel = Kernel()
             self._live = self._kernel.read()
-        changes = cluster.take_changes()
+        changes = store.take_changes()
         self._compiler = compile_ruleset(
-            cluster.routes(), changes.node, _CONFIGURATION.masquerade_bit, self._live.entries
+            store.service_ports(), changes.node, _CONFIGURATION.masquerade_bit, self._live.entries
         )
 
     def close(self) -> None:
@@ -88,8 +88,8 @@ class Proxy:
 
     def plan_changes(self) -> Change:
         """What has changed in the cluster since the last plan."""
-        changes = self._cluster.take_changes()
-        delta, _ = self._compiler.update(changes.routes, changes.node)
+        changes = self._store.take_changes()
+        delta, _ = self._compiler.update(changes.service_ports, changes.node)
         return self._change(delta)
 
     def apply(self, change: Change) -> float:
@@ -101,8 +101,8 @@ class Proxy:
             return time.perf_counter() - started
 
     def _change(self, delta: Delta[EntryKey, Value], desired: Mapping[EntryKey, Value] | None = None) -> Change:
-        lines = tuple(map(str, describe(delta, names_in(self._compiler.entries()))))
-        return Change(delta, lines, plan(delta, self._live, self._compiler.programs, desired))
+        lines = tuple(map(str, diff_text(delta, names_in(self._compiler.entries()))))
+        return Change(delta, lines, plan(delta, self._live, self._compiler.base_chains, desired))
 
 
 def _pod_name(endpoint: Endpoint) -> str:

@@ -8,18 +8,18 @@ from typing import NamedTuple, Protocol, TypeAlias
 from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
-from rulegen.iptables.words import ChainInWords
+from rulegen.iptables.annotate import AnnotatedChain
 from rulegen.kube.objects import Service
-from rulegen.nftables.words import EntryInWords
-from rulegen.routing.cluster import Cluster
-from rulegen.routing.flow import Decision, Delivery, Outcome, Packet
-from rulegen.routing.model import Backend, Route, RouteKey
+from rulegen.nftables.annotate import AnnotatedEntry
+from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.simulate import Decision, Delivery, Outcome, Packet
+from rulegen.services.store import Store
 
-Entry: TypeAlias = EntryInWords | ChainInWords
+Entry: TypeAlias = AnnotatedEntry | AnnotatedChain
 
 
 class FollowedPacket(NamedTuple):
-    """A packet and what `routing` says becomes of it, on a node with these addresses."""
+    """A packet and what `services` says becomes of it, on a node with these addresses."""
 
     family: Family
     packet: Packet
@@ -28,18 +28,18 @@ class FollowedPacket(NamedTuple):
 
 
 class Ruleset(Protocol):
-    """What a target made of the Routes, and what the kernel holds of it, as explanations speak of it."""
+    """What a target made of the ServicePorts, and what the kernel holds of it, as explanations speak of it."""
 
     def weigh(self, backends: Sequence[Backend]) -> Weighed:
         """What becomes of the weights of a list."""
         ...
 
-    def route_entries(self, route: RouteKey) -> tuple[Entry, ...]:
-        """The entries that implement a Route; none for an unknown one."""
+    def service_port_entries(self, service_port: ServicePortKey) -> tuple[Entry, ...]:
+        """The entries that implement a ServicePort; none for an unknown one."""
         ...
 
-    def notes(self, route: Route) -> tuple[str, ...]:
-        """What the target cannot do as well as the Route asks for."""
+    def notes(self, service_port: ServicePort) -> tuple[str, ...]:
+        """What the target cannot do as well as the ServicePort asks for."""
         ...
 
     def on_the_way(self, delivery: Delivery) -> Decision:
@@ -50,7 +50,7 @@ class Ruleset(Protocol):
         """The chains and entries that make the outcome."""
         ...
 
-    def routes_agree(self, routes: Collection[RouteKey]) -> Agreement | None:
+    def service_ports_agree(self, service_ports: Collection[ServicePortKey]) -> Agreement | None:
         """Whether the kernel has what it should of these service-ports; None when it was not asked."""
         ...
 
@@ -62,10 +62,10 @@ class Ruleset(Protocol):
 class View(NamedTuple):
     """What is explained: the cluster as a node sees it and what it was compiled to.
 
-    `services`: all Services by namespace and name, also those that have no Routes.
+    `services`: all Services by namespace and name, also those that have no ServicePorts.
     """
 
-    cluster: Cluster
+    store: Store
     configuration: NodeConfiguration
     ruleset: Ruleset
     services: Mapping[tuple[str, str], Service]

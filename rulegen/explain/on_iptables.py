@@ -8,15 +8,15 @@ from msgspec import UNSET
 
 from rulegen.config import Family
 from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
-from rulegen.iptables.compiler import Compiler
-from rulegen.iptables.describe import describe
-from rulegen.iptables.lists import probabilities
-from rulegen.iptables.program import EntryKey, Rules
-from rulegen.iptables.scope import Scope, difference, route_part
-from rulegen.iptables.trace import trace
-from rulegen.iptables.words import ChainInWords, in_words, place
-from rulegen.routing.flow import Decision, Delivery, Destination, Origin
-from rulegen.routing.model import Backend, Route, RouteKey
+from rulegen.iptables.annotate import AnnotatedChain, annotate, place
+from rulegen.iptables.base_chains import EntryKey, Rules
+from rulegen.iptables.diff_text import diff_text
+from rulegen.iptables.subset import Subset, difference, service_port_part
+from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.on_iptables.lists import probabilities
+from rulegen.services.on_iptables.trace import trace
+from rulegen.services.simulate import Decision, Delivery, Destination, Origin
 
 _REMEMBERED = (
     "session affinity: the kernel remembers 100 clients of each endpoint (xt_recent, ip_list_tot); beyond that the one "
@@ -27,20 +27,19 @@ _REMEMBERED = (
 class IptablesRuleset:
     """See `model.Ruleset`.
 
-    `routes`: those that were compiled. `families`: those with rules. `live`: the kernel's chains, or None when they are
-    not asked about.
+    `service_ports`: those that were compiled. `families`: those with rules. `live`: the kernel's chains, or None when
+    they are not asked about.
     """
 
     def __init__(
         self,
         compiler: Compiler,
-        routes: Iterable[Route],
+        service_ports: Iterable[ServicePort],
         families: Collection[Family],
         live: Mapping[EntryKey, Rules] | None = None,
     ) -> None:
-        """Looks at nothing yet."""
         self.compiler = compiler
-        self._routes = {(route.name, route.family): route for route in routes}
+        self._service_ports = {(service_port.name, service_port.family): service_port for service_port in service_ports}
         self._families = families
         self._live = live
 
@@ -54,16 +53,16 @@ class IptablesRuleset:
         error = max((abs(member.probability / member.share - 1) for member in members), default=0.0)
         return Weighed(UNSET, error, members)
 
-    def route_entries(self, route: RouteKey) -> tuple[ChainInWords, ...]:
-        """The Route's own chains, and of those on the way there the rules that lead there."""
-        return in_words(route_part(self.compiler, route, self._destinations(route)).items())
+    def service_port_entries(self, service_port: ServicePortKey) -> tuple[AnnotatedChain, ...]:
+        """The ServicePort's own chains, and of those on the way there the rules that lead there."""
+        return annotate(service_port_part(self.compiler, service_port, self._destinations(service_port)).items())
 
-    def notes(self, route: Route) -> tuple[str, ...]:
+    def notes(self, service_port: ServicePort) -> tuple[str, ...]:
         """How many clients session affinity remembers."""
-        return () if route.affinity_timeout is None else (_REMEMBERED,)
+        return () if service_port.affinity_timeout is None else (_REMEMBERED,)
 
     def on_the_way(self, delivery: Delivery) -> Decision:
-        """The table filter sees where the packet is going by then (rule 38)."""
+        """The table filter sees where the packet is going by then (SVC-38)."""
         return delivery.decision
 
     def way(self, followed: FollowedPacket) -> Way:
@@ -75,19 +74,19 @@ class IptablesRuleset:
             followed.node_addresses,
             sent=followed.outcome.origin is Origin.NODE,
         )
-        return Way(tuple(place(passage.key) for passage in found.passages), in_words(found.passages))
+        return Way(tuple(place(passage.key) for passage in found.passages), annotate(found.passages))
 
-    def routes_agree(self, routes: Collection[RouteKey]) -> Agreement | None:
+    def service_ports_agree(self, service_ports: Collection[ServicePortKey]) -> Agreement | None:
         """The fixed part included."""
         destinations: dict[Family, list[Destination]] = {}
-        for route in routes:
-            destinations.setdefault(route[1], []).extend(self._destinations(route))
-        return self._agreement(Scope(self._families, routes, destinations))
+        for service_port in service_ports:
+            destinations.setdefault(service_port[1], []).extend(self._destinations(service_port))
+        return self._agreement(Subset(self._families, service_ports, destinations))
 
     def packet_agrees(self, followed: FollowedPacket | None) -> Agreement | None:
         """What decides about the packet: its Service, and all rules for its destination, before and after DNAT."""
         if followed is None:
-            return self._agreement(Scope((), (), {}))
+            return self._agreement(Subset((), (), {}))
         family, packet, outcome, _ = followed
         matched = outcome.matched
         sent_to = [(delivery.backend.address, delivery.backend.port) for delivery in outcome.deliveries]
@@ -95,16 +94,16 @@ class IptablesRuleset:
             Destination(address, port, packet.protocol)
             for address, port in ((packet.destination, packet.port), ("", packet.port), *sent_to)
         ]
-        routes = [(matched.route.name, family)] if matched else []
-        return self._agreement(Scope([family], routes, {family: destinations}))
+        service_ports = [(matched.service_port.name, family)] if matched else []
+        return self._agreement(Subset([family], service_ports, {family: destinations}))
 
-    def _destinations(self, key: RouteKey) -> list[Destination]:
-        route = self._routes.get(key)
-        frontends = route.frontends if route else ()
+    def _destinations(self, key: ServicePortKey) -> list[Destination]:
+        service_port = self._service_ports.get(key)
+        frontends = service_port.frontends if service_port else ()
         return [Destination(frontend.address, frontend.port, key[0].protocol) for frontend in frontends]
 
-    def _agreement(self, scope: Scope) -> Agreement | None:
+    def _agreement(self, subset: Subset) -> Agreement | None:
         if self._live is None:
             return None
-        delta = difference(self._live, self.compiler, scope)
-        return Agreement(not delta, tuple(str(line) for line in describe(delta)))
+        delta = difference(self._live, self.compiler, subset)
+        return Agreement(not delta, tuple(str(line) for line in diff_text(delta)))

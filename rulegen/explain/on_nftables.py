@@ -6,15 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rulegen.config import Family
 from rulegen.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
-from rulegen.nftables.compiler import Compiler
-from rulegen.nftables.describe import describe, names_in
+from rulegen.nftables.annotate import AnnotatedEntry, annotate
+from rulegen.nftables.diff_text import diff_text, names_in
 from rulegen.nftables.layout import LAYOUTS, EntryKey, Value
-from rulegen.nftables.scope import Scope, difference, packet_keys
-from rulegen.nftables.slots import rounding_error, slot_counts
-from rulegen.nftables.trace import Path, trace
-from rulegen.nftables.words import EntryInWords, in_words
-from rulegen.routing.flow import Decision, Delivery, Fate
-from rulegen.routing.model import Backend, Route, RouteKey
+from rulegen.nftables.subset import Subset, difference, packet_keys
+from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.slots import rounding_error, slot_counts
+from rulegen.services.on_nftables.trace import Path, trace
+from rulegen.services.simulate import Decision, Delivery, Fate
 
 
 class NftablesRuleset:
@@ -27,7 +27,6 @@ class NftablesRuleset:
     def __init__(
         self, compiler: Compiler, families: Collection[Family], live: Mapping[EntryKey, Value] | None = None
     ) -> None:
-        """Looks at nothing yet."""
         self.compiler = compiler
         self._families = families
         self._live = live
@@ -43,11 +42,11 @@ class NftablesRuleset:
         )
         return Weighed(slots, rounding_error(weights, counts), members)
 
-    def route_entries(self, route: RouteKey) -> tuple[EntryInWords, ...]:
+    def service_port_entries(self, service_port: ServicePortKey) -> tuple[AnnotatedEntry, ...]:
         """Elements, and the chains that they lead to."""
-        return in_words(self.compiler.route_entries(route).items())
+        return annotate(self.compiler.service_port_entries(service_port).items())
 
-    def notes(self, _: Route) -> tuple[str, ...]:
+    def notes(self, _: ServicePort) -> tuple[str, ...]:
         """None: there is nothing that this target lacks."""
         return ()
 
@@ -59,33 +58,33 @@ class NftablesRuleset:
         """Chains, and the elements that are looked up there."""
         path = self._path(followed)
         entries = self.compiler.entries()
-        return Way(path.chains, in_words((key, entries[key]) for key in path.keys))
+        return Way(path.chains, annotate((key, entries[key]) for key in path.keys))
 
-    def routes_agree(self, routes: Collection[RouteKey]) -> Agreement | None:
-        """The fixed program included."""
-        return self._agreement(Scope(self._families, routes))
+    def service_ports_agree(self, service_ports: Collection[ServicePortKey]) -> Agreement | None:
+        """The fixed part included."""
+        return self._agreement(Subset(self._families, service_ports))
 
     def packet_agrees(self, followed: FollowedPacket | None) -> Agreement | None:
         """What decides about the packet: its Service, what its destination would meet, what it met."""
         if followed is None:
-            return self._agreement(Scope((), ()))
+            return self._agreement(Subset((), ()))
         family, matched = followed.family, followed.outcome.matched
-        routes: list[RouteKey] = [(matched.route.name, family)] if matched else []
+        service_ports: list[ServicePortKey] = [(matched.service_port.name, family)] if matched else []
         keys: set[EntryKey] = {*self._path(followed).keys, *packet_keys(family, followed.packet)}
         layout = LAYOUTS[family]
         ranges = (layout.service_cidrs, layout.nodeport_addresses)
         for entries in (self._live or {}, self.compiler.entries()):
             keys.update(key for key in entries if key[0] in ranges)
-        return self._agreement(Scope([family], routes, keys))
+        return self._agreement(Subset([family], service_ports, keys))
 
     def _path(self, followed: FollowedPacket) -> Path:
         return trace(
             self.compiler.entries(), followed.family, followed.packet, followed.outcome, followed.node_addresses
         )
 
-    def _agreement(self, scope: Scope) -> Agreement | None:
+    def _agreement(self, subset: Subset) -> Agreement | None:
         if self._live is None:
             return None
-        delta = difference(self._live, self.compiler, scope)
+        delta = difference(self._live, self.compiler, subset)
         names = names_in(self._live) | self.compiler.names()
-        return Agreement(not delta, tuple(str(line) for line in describe(delta, names)))
+        return Agreement(not delta, tuple(str(line) for line in diff_text(delta, names)))

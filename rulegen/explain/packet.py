@@ -9,19 +9,19 @@ from rulegen.config import Family
 from rulegen.errors import InputError, shown
 from rulegen.explain.model import DeliveryExplanation, FollowedPacket, PacketExplanation, Ruleset, View
 from rulegen.kube.addresses import canonical_address
-from rulegen.routing.addresses import family_of
-from rulegen.routing.flow import (
+from rulegen.networks import family_of
+from rulegen.services.model import NodeSettings
+from rulegen.services.node import host_addresses
+from rulegen.services.simulate import (
     Destination,
     Fate,
     FrontendIndex,
     Outcome,
     Packet,
-    follow,
     parse_destination,
+    simulate,
     source_towards,
 )
-from rulegen.routing.model import NodeRouting
-from rulegen.routing.node import host_addresses
 
 NODE = "node"
 
@@ -60,15 +60,15 @@ def explain_packet(view: View, question: PacketQuestion) -> PacketExplanation:
     family = family_of(target.address)
     addresses = question.node_addresses
     if addresses is None:
-        addresses = host_addresses(view.cluster.node)
+        addresses = host_addresses(view.store.node)
     source = source_towards(target.address, addresses) if question.source == NODE else question.source
     packet = Packet(source, target.address, target.port, target.protocol, question.interface)
-    routing = view.cluster.node_routing(family)
-    if routing is None:
+    settings = view.store.node_settings(family)
+    if settings is None:
         return _without_rules(view, question, family, packet)
-    index = FrontendIndex(route for route in view.cluster.routes() if route.family is family)
-    outcome = follow(index, routing, addresses, packet)
-    return _explanation(view, question, routing, FollowedPacket(family, packet, outcome, addresses))
+    index = FrontendIndex(service_port for service_port in view.store.service_ports() if service_port.family is family)
+    outcome = simulate(index, settings, addresses, packet)
+    return _explanation(view, question, settings, FollowedPacket(family, packet, outcome, addresses))
 
 
 def _without_rules(view: View, question: PacketQuestion, family: Family, packet: Packet) -> PacketExplanation:
@@ -90,10 +90,10 @@ def _without_rules(view: View, question: PacketQuestion, family: Family, packet:
 
 
 def _explanation(
-    view: View, question: PacketQuestion, routing: NodeRouting, followed: FollowedPacket
+    view: View, question: PacketQuestion, settings: NodeSettings, followed: FollowedPacket
 ) -> PacketExplanation:
     packet, outcome = followed.packet, followed.outcome
-    balanced = outcome.matched.route if outcome.matched and outcome.fate is Fate.BALANCED else None
+    balanced = outcome.matched.service_port if outcome.matched and outcome.fate is Fate.BALANCED else None
     way = view.ruleset.way(followed)
     return PacketExplanation(
         packet.source,
@@ -105,7 +105,7 @@ def _explanation(
         str(outcome.matched or ""),
         balanced.affinity_timeout if balanced else None,
         tuple(_deliveries(view.ruleset, outcome)),
-        (*_notes(routing, packet), *(view.ruleset.notes(balanced) if balanced else ())),
+        (*_notes(settings, packet), *(view.ruleset.notes(balanced) if balanced else ())),
         way.chains,
         way.entries,
         view.ruleset.packet_agrees(followed),
@@ -125,8 +125,8 @@ def _deliveries(ruleset: Ruleset, outcome: Outcome) -> Iterator[DeliveryExplanat
         )
 
 
-def _notes(routing: NodeRouting, packet: Packet) -> Iterator[str]:
-    if routing.detector is None:
-        yield "pods cannot be told from other sources: no pod detector (rule 48)"
-    elif routing.detector.cidr is None and not packet.interface:
-        yield "pods are told by the interface: without --interface the packet counts as from elsewhere (rule 47)"
+def _notes(settings: NodeSettings, packet: Packet) -> Iterator[str]:
+    if settings.detector is None:
+        yield "pods cannot be told from other sources: no pod detector (SVC-48)"
+    elif settings.detector.cidr is None and not packet.interface:
+        yield "pods are told by the interface: without --interface the packet counts as from elsewhere (SVC-47)"

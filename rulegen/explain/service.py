@@ -20,10 +20,10 @@ from rulegen.explain.model import (
     View,
 )
 from rulegen.kube.objects import Service
-from rulegen.routing.flow import Fate, Match, Origin, Treatment, treat
-from rulegen.routing.model import Frontend, FrontendKind, NodeRouting, Route, RouteKey, ServicePortName
-from rulegen.routing.reasons import EndpointReasons, PortReasons
-from rulegen.routing.services import why_skipped
+from rulegen.services.model import Frontend, FrontendKind, NodeSettings, ServicePort, ServicePortKey, ServicePortName
+from rulegen.services.reasons import EndpointReasons, PortReasons
+from rulegen.services.requested import why_skipped
+from rulegen.services.simulate import Fate, Match, Origin, Treatment, treat
 
 
 class ServiceName(NamedTuple):
@@ -55,28 +55,30 @@ def explain_service(view: View, wanted: ServiceName) -> ServiceExplanation:
     numbers = _wanted_ports(service, wanted)
     found = [
         reasons
-        for reasons in view.cluster.reasons(wanted.namespace, wanted.name)
+        for reasons in view.store.reasons(wanted.namespace, wanted.name)
         if (reasons.intent.name.port, reasons.intent.name.protocol) in numbers
     ]
-    routes = {(route.name, route.family): route for route in view.cluster.routes()}
+    service_ports = {
+        (service_port.name, service_port.family): service_port for service_port in view.store.service_ports()
+    }
     keys = [_key(reasons) for reasons in found]
-    named = [_route_key(wanted, port, family) for port in numbers for family in view.configuration.families]
+    named = [_service_port_key(wanted, port, family) for port in numbers for family in view.configuration.families]
     return ServiceExplanation(
         str(wanted),
         service.spec.type,
         view.configuration.node_name,
         tuple(_facts(view, service, found)),
         tuple(_findings(view, wanted, found)),
-        tuple(_port(view, reasons, routes.get(key)) for reasons, key in zip(found, keys, strict=True)),
-        view.ruleset.routes_agree(named),
+        tuple(_port(view, reasons, service_ports.get(key)) for reasons, key in zip(found, keys, strict=True)),
+        view.ruleset.service_ports_agree(named),
     )
 
 
-def _key(reasons: PortReasons) -> RouteKey:
+def _key(reasons: PortReasons) -> ServicePortKey:
     return reasons.intent.name, reasons.intent.family
 
 
-def _route_key(wanted: ServiceName, port: tuple[str, str], family: Family) -> RouteKey:
+def _service_port_key(wanted: ServiceName, port: tuple[str, str], family: Family) -> ServicePortKey:
     return ServicePortName(wanted.namespace, wanted.name, *port), family
 
 
@@ -109,7 +111,7 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
         yield f"no frontends: {skipped}"
         return
     if not service.spec.ports:
-        yield "no frontends: it has no ports (rule 9)"
+        yield "no frontends: it has no ports (SVC-9)"
         return
     there = {reasons.intent.family for reasons in found}
     listed = service.spec.ip_families or []
@@ -117,7 +119,7 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
         if family in there:
             continue
         if family in view.configuration.families:
-            yield f"no frontends for {family.value}: the Service has no ClusterIP of that family (rule 5)"
+            yield f"no frontends for {family.value}: the Service has no ClusterIP of that family (SVC-5)"
         elif family.value in listed:
             yield f"no frontends for {family.value}: this node has no rules for that family"
 
@@ -125,7 +127,7 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
 def _findings(view: View, wanted: ServiceName, found: list[PortReasons]) -> Iterator[FindingExplanation]:
     slices = {name for reasons in found for name in (*reasons.unjoined, *(item.slice for item in reasons.endpoints))}
     subjects = {f"Service {wanted}", *(f"EndpointSlice {wanted.namespace}/{name}" for name in slices)}
-    for finding in view.cluster.findings():
+    for finding in view.store.findings():
         if finding.subject in subjects:
             yield FindingExplanation(finding.subject, finding.reason.value, finding.message)
 
@@ -133,12 +135,14 @@ def _findings(view: View, wanted: ServiceName, found: list[PortReasons]) -> Iter
 # ---- one service-port ----
 
 
-def _port(view: View, reasons: PortReasons, route: Route | None) -> PortExplanation:
+def _port(view: View, reasons: PortReasons, service_port: ServicePort | None) -> PortExplanation:
     name, family = _key(reasons)
-    routing = view.cluster.node_routing(family)
-    owned = {(frontend.kind, frontend.address): frontend for frontend in route.frontends} if route else {}
+    settings = view.store.node_settings(family)
+    owned = {(frontend.kind, frontend.address): frontend for frontend in service_port.frontends} if service_port else {}
     frontends = tuple(
-        _frontend(frontend, owner, None if route is None or routing is None else (route, owned, routing))
+        _frontend(
+            frontend, owner, None if service_port is None or settings is None else (service_port, owned, settings)
+        )
         for frontend, owner in zip(reasons.intent.frontends, reasons.owners, strict=True)
     )
     return PortExplanation(
@@ -146,12 +150,12 @@ def _port(view: View, reasons: PortReasons, route: Route | None) -> PortExplanat
         family.value,
         name.protocol,
         frontends,
-        route.affinity_timeout if route else None,
+        service_port.affinity_timeout if service_port else None,
         tuple(_lists(view.ruleset, reasons)),
         tuple(_endpoint(item) for item in sorted(reasons.endpoints, key=_endpoint_order)),
-        tuple(map(str, route.draining)) if route else (),
-        (*_notes(reasons, routing), *(view.ruleset.notes(route) if route else ())),
-        view.ruleset.route_entries((name, family)),
+        tuple(map(str, service_port.draining)) if service_port else (),
+        (*_notes(reasons, settings), *(view.ruleset.notes(service_port) if service_port else ())),
+        view.ruleset.service_port_entries((name, family)),
     )
 
 
@@ -159,12 +163,12 @@ def _endpoint_order(item: EndpointReasons) -> tuple[str, str]:
     return str(item.backend), item.slice
 
 
-def _notes(reasons: PortReasons, routing: NodeRouting | None) -> Iterator[str]:
+def _notes(reasons: PortReasons, settings: NodeSettings | None) -> Iterator[str]:
     for slice_ in reasons.unjoined:
         name, protocol = reasons.intent.name.port, reasons.intent.name.protocol
-        yield f"EndpointSlice {slice_} has no port {shown(name)} with protocol {protocol} (rule 18)"
-    if routing is not None and routing.detector is None:
-        yield "pods cannot be told from other sources: no pod detector (rule 48)"
+        yield f"EndpointSlice {slice_} has no port {shown(name)} with protocol {protocol} (SVC-18)"
+    if settings is not None and settings.detector is None:
+        yield "pods cannot be told from other sources: no pod detector (SVC-48)"
 
 
 def _lists(ruleset: Ruleset, reasons: PortReasons) -> Iterator[ListExplanation]:
@@ -184,16 +188,16 @@ def _endpoint(item: EndpointReasons) -> EndpointExplanation:
 def _frontend(
     frontend: Frontend,
     owner: ServicePortName,
-    owning: tuple[Route, dict[tuple[FrontendKind, str], Frontend], NodeRouting] | None,
+    owning: tuple[ServicePort, dict[tuple[FrontendKind, str], Frontend], NodeSettings] | None,
 ) -> FrontendExplanation:
-    """`owning`: the Route, the Frontends that it owns, and the node's part; None when it owns none."""
+    """`owning`: the ServicePort, the Frontends that it owns, and the node's part; None when it owns none."""
     verdict, belongs_to = "", str(owner)
     sources: tuple[SourceExplanation, ...] = ()
     if owning is not None:
-        route, owned, routing = owning
+        service_port, owned, settings = owning
         own = owned.get((frontend.kind, frontend.address))
         if own is not None:
-            verdict, sources, belongs_to = own.verdict.value, tuple(_sources(Match(route, own), routing)), ""
+            verdict, sources, belongs_to = own.verdict.value, tuple(_sources(Match(service_port, own), settings)), ""
     return FrontendExplanation(
         frontend.kind.value,
         frontend.address,
@@ -206,12 +210,12 @@ def _frontend(
     )
 
 
-def _sources(match: Match, routing: NodeRouting) -> Iterator[SourceExplanation]:
+def _sources(match: Match, settings: NodeSettings) -> Iterator[SourceExplanation]:
     for origin in Origin:
-        if origin is Origin.POD and routing.detector is None:
+        if origin is Origin.POD and settings.detector is None:
             continue
-        treatment = treat(match, routing, origin)
-        source = "outside, and pods" if origin is Origin.OUTSIDE and routing.detector is None else origin.value
+        treatment = treat(match, settings, origin)
+        source = "outside, and pods" if origin is Origin.OUTSIDE and settings.detector is None else origin.value
         yield SourceExplanation(
             source,
             treatment.decision.fate.value,

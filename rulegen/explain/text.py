@@ -18,9 +18,9 @@ from rulegen.explain.model import (
     ServiceExplanation,
     SourceExplanation,
 )
-from rulegen.iptables.words import ChainInWords
-from rulegen.nftables.slots import MAX_SLOTS, TOLERANCE
-from rulegen.nftables.words import EntryInWords
+from rulegen.iptables.annotate import AnnotatedChain
+from rulegen.nftables.annotate import AnnotatedEntry
+from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
 
 
 class Tone(Enum):
@@ -108,7 +108,7 @@ def _frontend(frontend: FrontendExplanation) -> tuple[str, ...]:
     fate = f"belongs to {frontend.owner} (D2)" if frontend.owner else frontend.verdict
     allowed = ""
     if frontend.allowed_sources is not None:
-        allowed = f"sources outside {', '.join(frontend.allowed_sources)} are dropped (rule 51)"
+        allowed = f"sources outside {', '.join(frontend.allowed_sources)} are dropped (SVC-51)"
     return frontend.kind, where, f"port {frontend.port}", f"{policy} policy {frontend.policy}", fate, allowed
 
 
@@ -173,7 +173,7 @@ def _place(endpoint: EndpointExplanation, list_name: str, shares: dict[str, str]
 
 def _affinity(timeout: int) -> str:
     return (
-        f"session affinity: a client stays with its endpoint until {timeout} s after its last new connection (rule 56)"
+        f"session affinity: a client stays with its endpoint until {timeout} s after its last new connection (SVC-56)"
     )
 
 
@@ -186,9 +186,9 @@ def _chains(chains: Iterable[str]) -> Iterator[TextLine]:
 
 def _entries(entries: Iterable[Entry]) -> Iterator[TextLine]:
     elements: list[tuple[str, ...]] = []
-    chains: list[ChainInWords] = []
+    chains: list[AnnotatedChain] = []
     for entry in entries:
-        if isinstance(entry, EntryInWords):
+        if isinstance(entry, AnnotatedEntry):
             elements.append((f"{entry.table} {entry.name}", entry.element, entry.meaning))
         else:
             chains.append(entry)
@@ -198,7 +198,7 @@ def _entries(entries: Iterable[Entry]) -> Iterator[TextLine]:
         yield from _rules(chains)
 
 
-def _rules(chains: Sequence[ChainInWords]) -> Iterator[TextLine]:
+def _rules(chains: Sequence[AnnotatedChain]) -> Iterator[TextLine]:
     """Each chain with its rules below it: first what they mean, since rules are long."""
     width = max((len(rule.meaning) for chain in chains for rule in chain.rules), default=0)
     for chain in chains:

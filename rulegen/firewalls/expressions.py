@@ -11,10 +11,19 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from rulegen.firewalls.model import Match, Rule, Verdict
-from rulegen.netlink import attributes, text_of
+from rulegen.netlink.messages import attributes, number_of, text_of
+from rulegen.netlink.nf_tables import (
+    DATA_VALUE,
+    DATA_VERDICT,
+    EXPRESSION_DATA,
+    EXPRESSION_NAME,
+    IMMEDIATE_DATA,
+    MATCH_INFO,
+    MATCH_NAME,
+    VERDICT_CHAIN,
+    VERDICT_CODE,
+)
 
-_NAME, _DATA = 1, 2
-_IMMEDIATE_DATA, _DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 1, 2, 1, 2
 _CODES = {
     0: Verdict.DROP,
     1: Verdict.ACCEPT,
@@ -27,7 +36,6 @@ _SIDE_EFFECTS = frozenset({"counter", "log", "comment", "LOG", "NFLOG", "MARK", 
 _CT_KEY, _CT_STATUS = 2, 2
 _BITWISE_MASK, _BITWISE_XOR = 4, 5
 _COMPARE_OPERATOR, _COMPARE_DATA, _NOT_EQUAL = 2, 3, 1
-_EXTENSION_NAME, _EXTENSION_INFO = 1, 3
 _IPS_DST_NAT = 0x20
 
 # struct xt_conntrack_mtinfo2 and 3 from `match_flags` on, after eight addresses and masks, two times and five numbers.
@@ -51,7 +59,7 @@ def read_rule(expressions: bytes) -> Rule:
             verdict, chain = _verdict(data)
         elif name in {"reject", "REJECT"}:
             verdict = Verdict.REJECT
-        elif name == "conntrack" and match is Match.ALL and _is_of_translated(data.get(_EXTENSION_INFO, b"")):
+        elif name == "conntrack" and match is Match.ALL and _is_of_translated(data.get(MATCH_INFO, b"")):
             match = Match.TRANSLATED
         else:
             return Rule(Match.UNKNOWN, Verdict.NONE)
@@ -61,9 +69,9 @@ def read_rule(expressions: bytes) -> Rule:
 def _parts(expressions: bytes) -> Iterator[_Expression]:
     for _, expression in attributes(expressions):
         parts = dict(attributes(expression))
-        name, data = text_of(parts.get(_NAME, b"")), dict(attributes(parts.get(_DATA, b"")))
+        name, data = text_of(parts.get(EXPRESSION_NAME, b"")), dict(attributes(parts.get(EXPRESSION_DATA, b"")))
         if name in {"match", "target"}:  # an extension of x_tables
-            name = text_of(data.get(_EXTENSION_NAME, b""))
+            name = text_of(data.get(MATCH_NAME, b""))
         yield name, data
 
 
@@ -73,10 +81,10 @@ def _is_status_test(parts: list[_Expression]) -> bool:
         return False
     (_, load), (_, mask), (_, compare) = parts
     return (
-        _number(load, _CT_KEY) == _CT_STATUS
+        number_of(load, _CT_KEY) == _CT_STATUS
         and _value(mask, _BITWISE_MASK) == _IPS_DST_NAT
         and _value(mask, _BITWISE_XOR) == 0
-        and _number(compare, _COMPARE_OPERATOR) == _NOT_EQUAL
+        and number_of(compare, _COMPARE_OPERATOR) == _NOT_EQUAL
         and _value(compare, _COMPARE_DATA) == 0
     )
 
@@ -90,15 +98,11 @@ def _is_of_translated(information: bytes) -> bool:
 
 
 def _verdict(data: Mapping[int, bytes]) -> tuple[Verdict, str]:
-    content = dict(attributes(data.get(_IMMEDIATE_DATA, b"")))
-    verdict = dict(attributes(content.get(_DATA_VERDICT, b"")))
-    return _CODES.get(_number(verdict, _VERDICT_CODE), Verdict.NONE), text_of(verdict.get(_VERDICT_CHAIN, b""))
-
-
-def _number(parts: Mapping[int, bytes], kind: int) -> int:
-    return int.from_bytes(parts.get(kind, b""), "big")
+    content = dict(attributes(data.get(IMMEDIATE_DATA, b"")))
+    verdict = dict(attributes(content.get(DATA_VERDICT, b"")))
+    return _CODES.get(number_of(verdict, VERDICT_CODE), Verdict.NONE), text_of(verdict.get(VERDICT_CHAIN, b""))
 
 
 def _value(parts: Mapping[int, bytes], kind: int) -> int:
     """Data of a register, in the machine's byte order."""
-    return int.from_bytes(dict(attributes(parts.get(kind, b""))).get(_DATA_VALUE, b""), sys.byteorder)
+    return int.from_bytes(dict(attributes(parts.get(kind, b""))).get(DATA_VALUE, b""), sys.byteorder)

@@ -12,11 +12,11 @@ from rulegen.errors import HostError, printable
 from rulegen.firewalls import legacy
 from rulegen.firewalls.expressions import read_rule
 from rulegen.firewalls.model import Hooked, Obstacle, Rule, obstacle
-from rulegen.iptables import programs
+from rulegen.iptables import binaries
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
-from rulegen.iptables.programs import Variant
 from rulegen.nftables.foreign import BaseChain, base_chains, rules_of
-from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError, open_connection
+from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError, open_connection
 
 # NFPROTO_* of linux/netfilter.h; arp is not about Services.
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -84,10 +84,10 @@ def _place(chain: BaseChain) -> str:
 
 def _in_legacy_iptables() -> list[Obstacle]:
     """Where its tables are loaded; nothing is loaded for it."""
-    if not programs.installed(Variant.LEGACY):
+    if not binaries.installed(Variant.LEGACY):
         return []
     return [
         found
         for family in Family
-        for found in legacy.obstacles(f"{programs.NAME[family]}-legacy", list_tables(Variant.LEGACY, family))
+        for found in legacy.obstacles(f"{binaries.NAME[family]}-legacy", list_tables(Variant.LEGACY, family))
     ]

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 from rulegen.config import Family
 from rulegen.errors import HostError
-from rulegen.iptables import programs
-from rulegen.iptables.programs import LOCK, LockedError, RestoreError
+from rulegen.iptables import binaries
+from rulegen.iptables.binaries import LOCK, LockedError, RestoreError
 from rulegen.iptables.transaction import Step
 
 _POLL_SECONDS = 0.05
@@ -136,7 +136,7 @@ def _locked(wait: int) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    holder = programs.lock_holder() or "another program"
+                    holder = binaries.lock_holder() or "another program"
                     raise LockedError(f"python-iptables: the lock {LOCK} is held by {holder}", 0) from error
                 time.sleep(_POLL_SECONDS)
         yield

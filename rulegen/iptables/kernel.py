@@ -22,14 +22,14 @@ from rulegen.errors import (
     UnseenError,
 )
 from rulegen.interfaces import host_families
-from rulegen.iptables import nf_tables, programs
+from rulegen.iptables import binaries, nf_tables
+from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
 from rulegen.iptables.names import is_ours
 from rulegen.iptables.nf_tables import HiddenRule
 from rulegen.iptables.probe import check_features
-from rulegen.iptables.program import Entries, EntryKey, Rules
-from rulegen.iptables.programs import RestoreError, Variant
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, removal
 
@@ -55,7 +55,7 @@ class RestoreDriver:
 
     def take(self, step: Step, *, test: bool) -> None:
         """See `Driver`."""
-        programs.restore(self._variant, step.family, step.text, wait=self._wait, test=test)
+        binaries.restore(self._variant, step.family, step.text, wait=self._wait, test=test)
 
 
 class Kernel:
@@ -165,7 +165,7 @@ def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[
         for table in tables:
             entries |= parse_saved(family, table.name, table.lines)
         for step in removal(entries):
-            programs.restore(variant, step.family, step.text, wait=wait)
+            binaries.restore(variant, step.family, step.text, wait=wait)
             yield f"iptables-{variant.value} {step}"
 
     return remove_everywhere(variants, is_ours, remove)
@@ -187,7 +187,7 @@ def remove_everywhere(
     for variant in variants:
         for family in host_families():
             try:
-                if programs.installed(variant, family):
+                if binaries.installed(variant, family):
                     removed += remove(variant, family)
                 elif found := _without_programs(variant, family, is_doomed):
                     unseen.append(found)
@@ -207,9 +207,9 @@ def remove_hidden(family: Family, tables: Iterable[Table], is_doomed: Callable[[
 
 def _without_programs(variant: Variant, family: Family, is_doomed: Callable[[str], bool]) -> str:
     """What is there, or may be, though nobody can list it; "" when there is nothing."""
-    program = f"{programs.NAME[family]}-{variant.value}-save"
+    program = f"{binaries.NAME[family]}-{variant.value}-save"
     if variant is Variant.LEGACY:
-        names = programs.legacy_tables(family)
+        names = binaries.legacy_tables(family)
         return f"{program} is not installed: what is in {', '.join(sorted(names))} cannot be seen" if names else ""
     tables = [name for name in sorted(nf_tables.tables(family)) if any(map(is_doomed, nf_tables.chains(family, name)))]
     return f"{program} is not installed: chains stay in {', '.join(tables)}" if tables else ""

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.errors import HostError, shown
 from rulegen.interfaces import host_families
-from rulegen.iptables import nf_tables, programs
+from rulegen.iptables import binaries, nf_tables
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.names import ESTABLISHED, PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
-from rulegen.iptables.programs import Variant
 
 # Those that the programs of either variant know.
 _TABLES = ("raw", "mangle", "nat", "filter", "security")
@@ -45,11 +45,11 @@ def list_tables(variant: Variant, family: Family, is_read: Callable[[str], bool]
     others are hidden then. Raises HostError.
     """
     # Asked first: a table that comes meanwhile need not be listed.
-    present = nf_tables.tables(family) if variant is Variant.NFT else programs.legacy_tables(family)
+    present = nf_tables.tables(family) if variant is Variant.NFT else binaries.legacy_tables(family)
     if not present:
         # To iptables-nft, a kernel without nf_tables would be a fault.
         return []
-    saved = programs.save(variant, family)
+    saved = binaries.save(variant, family)
     listed = _parse(f"iptables-{variant.value}-save ({family.value})", saved)
     missing = [name for name in _TABLES if name in present and name not in listed]
     if variant is Variant.LEGACY:
@@ -88,7 +88,7 @@ def detect() -> Variant:
 
     Raises HostError without any, or when one that is installed cannot be asked.
     """
-    found = {variant: _others_lines(variant) for variant in Variant if programs.installed(variant)}
+    found = {variant: _others_lines(variant) for variant in Variant if binaries.installed(variant)}
     if not found:
         raise HostError("iptables is not installed: neither iptables-nft-save nor iptables-legacy-save is there")
     for variant, lines in found.items():
@@ -159,6 +159,6 @@ def _chain_by_chain(family: Family, name: str, is_read: Callable[[str], bool]) -
     chains = nf_tables.chains(family, name)
     lines = [f":{chain} - [0:0]" for chain in chains]
     for chain in filter(is_read, chains):
-        rules = programs.list_chain(family, name, chain)
+        rules = binaries.list_chain(family, name, chain)
         lines += [f"-A {chain} {_UNKNOWN.strip()}"] if rules is None else rules
     return Table(name, lines, tuple(rule for rule in nf_tables.rules(family, name) if not is_read(rule.chain)))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rulegen.config import Family
+from rulegen.iptables.base_chains import NAT, Entries, EntryKey, is_our_rule, target_of
 from rulegen.iptables.names import PREFIX, escaped
-from rulegen.iptables.program import NAT, Entries, EntryKey, is_our_rule, target_of
 from rulegen.iptables.transaction import REMARK
 
 _VERDICTS = {"ACCEPT", "DROP", "REJECT", "RETURN", "QUEUE", "NFQUEUE"}

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import NEEDED_FOR_IPTABLES, HostError
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     ACK,
     DUMP,
     DUMP_INTERRUPTED,
     FAMILY_HEADER,
-    NF_TABLES,
     NLMSG_DONE,
     NLMSG_ERROR,
     REQUEST,
@@ -36,17 +35,32 @@ from rulegen.netlink import (
     text_attribute,
     text_of,
 )
+from rulegen.netlink.nf_tables import (
+    CHAIN_NAME,
+    CHAIN_TABLE,
+    DATA_VERDICT,
+    DELRULE,
+    EXPRESSION_DATA,
+    EXPRESSION_NAME,
+    GETCHAIN,
+    GETRULE,
+    GETTABLE,
+    IMMEDIATE_DATA,
+    MATCH_INFO,
+    MATCH_NAME,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+    RULE_HANDLE,
+    RULE_TABLE,
+    RULE_USERDATA,
+    TABLE_NAME,
+    TARGET_NAME,
+    VERDICT_CHAIN,
+    VERDICT_CODE,
+)
 
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 # Of linux/netfilter/nf_tables.h.
-_GETTABLE, _GETCHAIN, _GETRULE, _DELRULE = (NF_TABLES << 8 | number for number in (1, 4, 7, 8))
-_TABLE_NAME = 1
-_CHAIN_TABLE, _CHAIN_NAME = 1, 3
-_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
-_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
-_MATCH_NAME, _MATCH_INFO = 1, 3
-_IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
-_TARGET_NAME = 1
 _CODES = {0: "DROP", 1: "ACCEPT", 3: "QUEUE", -5: "RETURN"}
 _GOTO = -4
 # Of linux/netfilter/xt_conntrack.h: `match_flags` of xt_conntrack_mtinfo3 and what follows. All before is zero when
@@ -85,30 +99,30 @@ class _InterruptedError(Exception):
 
 def tables(family: Family) -> frozenset[str]:
     """The names of the family's tables; none in a kernel without nf_tables. Raises HostError."""
-    return frozenset(text_of(parts[_TABLE_NAME]) for parts in _dump(_GETTABLE, family, b""))
+    return frozenset(text_of(parts[TABLE_NAME]) for parts in _dump(GETTABLE, family, b""))
 
 
 def chains(family: Family, table: str) -> tuple[str, ...]:
     """The names of a table's chains. Raises HostError."""
-    found = _dump(_GETCHAIN, family, b"")
-    return tuple(text_of(parts[_CHAIN_NAME]) for parts in found if text_of(parts[_CHAIN_TABLE]) == table)
+    found = _dump(GETCHAIN, family, b"")
+    return tuple(text_of(parts[CHAIN_NAME]) for parts in found if text_of(parts[CHAIN_TABLE]) == table)
 
 
 def rules(family: Family, table: str) -> Iterator[HiddenRule]:
     """A table's rules, chain by chain in order. Raises HostError."""
-    for parts in _dump(_GETRULE, family, text_attribute(_RULE_TABLE, table)):
-        handle = struct.unpack("!Q", parts[_RULE_HANDLE])[0]
-        read = _Reader(parts.get(_RULE_EXPRESSIONS, b""), parts.get(_RULE_USERDATA, b""))
-        yield HiddenRule(text_of(parts[_RULE_CHAIN]), handle, read.target, not read.matches, read.comment, read.words())
+    for parts in _dump(GETRULE, family, text_attribute(RULE_TABLE, table)):
+        handle = struct.unpack("!Q", parts[RULE_HANDLE])[0]
+        read = _Reader(parts.get(RULE_EXPRESSIONS, b""), parts.get(RULE_USERDATA, b""))
+        yield HiddenRule(text_of(parts[RULE_CHAIN]), handle, read.target, not read.matches, read.comment, read.words())
 
 
 def delete_rules(family: Family, table: str, doomed: Iterable[HiddenRule]) -> None:
     """Deletes rules, all or none. Raises HostError, also when one of them is gone."""
     batch = [batch_begin()]
     for rule in doomed:
-        place = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, rule.chain)
-        handle = attribute(_RULE_HANDLE, struct.pack("!Q", rule.handle))
-        batch.append(message(_DELRULE, REQUEST | ACK, _FAMILIES[family], place + handle))
+        place = text_attribute(RULE_TABLE, table) + text_attribute(RULE_CHAIN, rule.chain)
+        handle = attribute(RULE_HANDLE, struct.pack("!Q", rule.handle))
+        batch.append(message(DELRULE, REQUEST | ACK, _FAMILIES[family], place + handle))
     batch.append(batch_end())
     with _open() as connection:
         try:
@@ -138,7 +152,7 @@ def _dump(kind: int, family: Family, payload: bytes) -> list[dict[int, bytes]]:
         except _InterruptedError:
             continue
         except OSError as error:
-            if kind == _GETTABLE and error.errno in _UNSUPPORTED:
+            if kind == GETTABLE and error.errno in _UNSUPPORTED:
                 return []
             raise _error("cannot list the chains of nf_tables", error.errno or 0) from error
     raise HostError("cannot list the chains of nf_tables: others change them all the time")
@@ -175,7 +189,7 @@ class _Reader:
         self._is_goto = False
         for _, item in attributes(expressions):
             parts = dict(attributes(item))
-            self._read(text_of(parts.get(_EXPRESSION_NAME, b"")), dict(attributes(parts.get(_EXPRESSION_DATA, b""))))
+            self._read(text_of(parts.get(EXPRESSION_NAME, b"")), dict(attributes(parts.get(EXPRESSION_DATA, b""))))
 
     def words(self) -> str:
         """See `HiddenRule`."""
@@ -186,17 +200,17 @@ class _Reader:
 
     def _read(self, name: str, data: Mapping[int, bytes]) -> None:
         if name == "immediate":
-            verdict = dict(attributes(dict(attributes(data.get(_IMMEDIATE_DATA, b""))).get(_DATA_VERDICT, b"")))
-            if _VERDICT_CODE in verdict:
-                code = struct.unpack("!i", verdict[_VERDICT_CODE])[0]
+            verdict = dict(attributes(dict(attributes(data.get(IMMEDIATE_DATA, b""))).get(DATA_VERDICT, b"")))
+            if VERDICT_CODE in verdict:
+                code = struct.unpack("!i", verdict[VERDICT_CODE])[0]
                 self._is_goto = code == _GOTO
-                self.target = text_of(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else _CODES.get(code, "")
+                self.target = text_of(verdict[VERDICT_CHAIN]) if VERDICT_CHAIN in verdict else _CODES.get(code, "")
         elif name == "target":
-            self.target = text_of(data.get(_TARGET_NAME, b""))
-        elif name == "match" and text_of(data.get(_MATCH_NAME, b"")) == "comment":
-            self.comment = text_of(data.get(_MATCH_INFO, b""))
-        elif name == "match" and text_of(data.get(_MATCH_NAME, b"")) == "conntrack":
-            self.matches.append(_states(data.get(_MATCH_INFO, b"")))
+            self.target = text_of(data.get(TARGET_NAME, b""))
+        elif name == "match" and text_of(data.get(MATCH_NAME, b"")) == "comment":
+            self.comment = text_of(data.get(MATCH_INFO, b""))
+        elif name == "match" and text_of(data.get(MATCH_NAME, b"")) == "conntrack":
+            self.matches.append(_states(data.get(MATCH_INFO, b"")))
         elif name != "counter":
             self.matches.append("")
 

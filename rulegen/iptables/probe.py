@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from rulegen.config import Family
 from rulegen.errors import HostError
-from rulegen.iptables import programs
+from rulegen.iptables import binaries
+from rulegen.iptables.base_chains import FILTER, NAT
+from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.names import PREFIX
-from rulegen.iptables.program import FILTER, NAT
-from rulegen.iptables.programs import RestoreError, Variant
 
 _CHAIN = f"{PREFIX}PROBE"
 # In words -> the table and a rule.
@@ -40,7 +40,7 @@ def check_features(
     features = FEATURES if features is None else features
     try:
         _try(variant, family, wait, features)
-    except programs.LockedError:
+    except binaries.LockedError:
         raise
     except RestoreError as error:
         missing = [name for name in features if not _has(variant, family, wait, {name: features[name]})]
@@ -67,11 +67,11 @@ def _try(variant: Variant, family: Family, wait: int, features: dict[str, tuple[
     gone = [line for table in tables for line in _table(table, [f"-X {_CHAIN}"])]
     # One that hangs, or is interrupted, is not asked a second time; the next apply removes the chain.
     try:
-        programs.restore(variant, family, "\n".join(text), wait=wait)
+        binaries.restore(variant, family, "\n".join(text), wait=wait)
     except RestoreError:
-        programs.restore(variant, family, "\n".join(gone), wait=wait)
+        binaries.restore(variant, family, "\n".join(gone), wait=wait)
         raise
-    programs.restore(variant, family, "\n".join(gone), wait=wait)
+    binaries.restore(variant, family, "\n".join(gone), wait=wait)
 
 
 def _table(table: str, lines: list[str]) -> list[str]:

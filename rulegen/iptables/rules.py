@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rulegen.routing.addresses import Network, contains, parse_network
-from rulegen.routing.flow import Destination
+from rulegen.networks import Network, contains, parse_network
+from rulegen.services.simulate import Destination
 
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 

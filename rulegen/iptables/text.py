@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
 from rulegen.errors import InputError
+from rulegen.iptables.base_chains import BaseChains, Entries, EntryKey, Rules, parse_rules
 from rulegen.iptables.names import is_of_service
-from rulegen.iptables.program import Entries, EntryKey, Program, Rules, parse_rules
 from rulegen.rendered import END, RenderedLines
 
 RESTORE = {Family.IPV4: "iptables-restore", Family.IPV6: "ip6tables-restore"}
@@ -21,27 +21,27 @@ _HEADER = {f"# {command} --noflush": family for family, command in RESTORE.items
 _COMMENT = re.compile(r'--comment "([^"]*)"')
 
 
-def render(programs: Mapping[Family, Program], entries: Mapping[EntryKey, Rules]) -> Iterator[str]:
+def render(base_chains: Mapping[Family, BaseChains], entries: Mapping[EntryKey, Rules]) -> Iterator[str]:
     """All rules as lines with their ends: what iptables-restore adds to tables that hold nothing of rulegen's."""
     tables: dict[tuple[Family, str], Entries] = {}
     for key, rules in entries.items():
         tables.setdefault((key.family, key.table), {})[key] = rules
-    for family, program in programs.items():
+    for family, fixed in base_chains.items():
         yield f"# {RESTORE[family]} --noflush\n"
         table = ""
-        for line in program.text.splitlines(keepends=True):
+        for line in fixed.text.splitlines(keepends=True):
             if line.startswith("*"):
                 table = line[1:].strip()
             elif line == "COMMIT\n":
                 chains = tables.get((family, table), {})
-                yield from _render_chains({key: rules for key, rules in chains.items() if _is_generated(key, program)})
+                yield from _render_chains({key: rules for key, rules in chains.items() if _is_generated(key, fixed)})
             yield line
     yield END
 
 
-def _is_generated(key: EntryKey, program: Program) -> bool:
+def _is_generated(key: EntryKey, base_chains: BaseChains) -> bool:
     """Whether a chain's rules are not in the text of the fixed part; the roots of trees are only declared there."""
-    return not program.entries.get(key)
+    return not base_chains.entries.get(key)
 
 
 def _render_chains(chains: Entries) -> Iterator[str]:

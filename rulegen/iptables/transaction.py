@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError
+from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, EntryKey, Rules, target_of
 from rulegen.iptables.names import PREFIX, is_ours
-from rulegen.iptables.program import FILTER, MANGLE, NAT, EntryKey, Rules, target_of
-from rulegen.ruleset import Change, Delta
+from rulegen.reconcile.delta import Change, Delta
 
 # Begins a remark that `live` puts into a built-in chain's entry; not a rule.
 REMARK = "# "

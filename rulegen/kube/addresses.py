@@ -10,7 +10,7 @@ _IPV4_MAPPED = b"\0" * 10 + b"\xff" * 2
 def canonical_address(text: str) -> str | None:
     """The canonical text of an address of either family, or None when it is not one.
 
-    As Kubernetes reads it (rule 12): leading zeros mean nothing, those of IPv4 octets are decimal, and an IPv4-mapped
+    As Kubernetes reads it (SVC-12): leading zeros mean nothing, those of IPv4 octets are decimal, and an IPv4-mapped
     IPv6 address is the IPv4 address.
     """
     if ":" in text:

@@ -1,7 +1,7 @@
 """A slice as somebody wrote it comes in; it goes out as the API server would have stored it.
 
 Those of its defaults that are constants are the fields' own in `objects`, `decode` reads "" and null as it does, and
-`routing` reads a Service without `clusterIPs`. What is left is the name of a port, where nothing means "" (core/v1 and
+`services` reads a Service without `clusterIPs`. What is left is the name of a port, where nothing means "" (core/v1 and
 discovery/v1, `defaults.go`). An API server's own objects do not come here: they have it all.
 """
 

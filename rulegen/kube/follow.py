@@ -34,7 +34,7 @@ from rulegen.kube.listing import (
     service_cidrs,
     services,
 )
-from rulegen.kube.watching import Changed, Gone, Opened, Reached, Unreadable, WatchEvent, watch
+from rulegen.kube.watching import Bookmark, Changed, Deleted, Opened, Unreadable, WatchEvent, watch
 
 # A watch that is answered so will not be answered otherwise from the same version.
 _ANEW_STATUSES = frozenset({400, 404, GONE})
@@ -115,7 +115,7 @@ class Timing(Struct, frozen=True, kw_only=True):
 
 
 class Follower:
-    """Follows Services, EndpointSlices, ServiceCIDRs and the Node `node_name` (rules 1-3).
+    """Follows Services, EndpointSlices, ServiceCIDRs and the Node `node_name` (SVC-1 to SVC-3).
 
     `deliver` gets the events; it is called by several threads, those of one kind in their order. It must not wait.
     `api` belongs to the follower from `start` on.
@@ -254,10 +254,10 @@ class _KindFollower:
             case Changed(item):
                 self._take(item)
                 self._version = item.version or self._version
-            case Gone(item):
+            case Deleted(item):
                 self._drop(item)
                 self._version = item.version or self._version
-            case Reached(version):
+            case Bookmark(version):
                 self._version = version or self._version
             case Unreadable(reason):
                 self._lost_event = True

@@ -41,24 +41,24 @@ class Resource(NamedTuple):
 
 
 def services(*, selected: bool = True) -> Resource:
-    """Those that a proxy reads (rule 1); not `selected`: all."""
+    """Those that a proxy reads (SVC-1); not `selected`: all."""
     selectors = {"labelSelector": f"!{SERVICE_PROXY_NAME}", "fieldSelector": "spec.clusterIP!=None"}
     return Resource(Service, ("/api/v1/services",), selectors if selected else {})
 
 
 def endpoint_slices() -> Resource:
-    """Those that a proxy reads (rule 2)."""
+    """Those that a proxy reads (SVC-2)."""
     path = "/apis/discovery.k8s.io/v1/endpointslices"
     return Resource(EndpointSlice, (path,), {"labelSelector": f"!{HEADLESS}"})
 
 
 def nodes(name: str = "") -> Resource:
-    """The one Node of this name (rule 3), or all."""
+    """The one Node of this name (SVC-3), or all."""
     return Resource(Node, ("/api/v1/nodes",), {"fieldSelector": f"metadata.name={name}"} if name else {})
 
 
 def service_cidrs() -> Resource:
-    """All (rule 3). Before Kubernetes 1.33 there is only the beta version, or none."""
+    """All (SVC-3). Before Kubernetes 1.33 there is only the beta version, or none."""
     paths = tuple(f"/apis/networking.k8s.io/{version}/servicecidrs" for version in ("v1", "v1beta1"))
     return Resource(ServiceCIDR, paths, {}, optional=True)
 

@@ -1,6 +1,6 @@
 """Manifests come in; the objects that a Service proxy reads go out, and what is wrong with the others.
 
-Rules 1 and 2 are applied here: what a watch would not deliver is not handed on. What an object means is `routing`'s
+SVC-1 and SVC-2 are applied here: what a watch would not deliver is not handed on. What an object means is `services`'
 work; whether to go on without the bad ones is the caller's.
 """
 
@@ -82,7 +82,7 @@ class Problem(NamedTuple):
 class Manifests(Struct):
     """What manifests hold, in the order of the input.
 
-    `unselected`: Services that a watch would not deliver (rule 1); only to say why they are not there.
+    `unselected`: Services that a watch would not deliver (SVC-1); only to say why they are not there.
     `skipped` counts the objects of each kind that is not read: `kind`, or `kind (apiVersion)`, as safe text.
     `places`: where each object is, by kind, namespace and name; not that of slices made from Endpoints.
     `unreadable`: how many documents cannot be read at all, so that each may hold any object. `notices`: what is

@@ -1,7 +1,7 @@
 """Objects, and what manifests say they are, come in; what is legal but probably a mistake goes out, as Notices.
 
 What a person wrote and what `kubectl` printed differ in ways that no object alone shows: no ClusterIP yet, Services
-without their slices. Nothing here changes what is compiled. What a Service asks for is `routing`'s to judge.
+without their slices. Nothing here changes what is compiled. What a Service asks for is `services`' to judge.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def misspelt_kind(api_version: str, kind: str) -> tuple[Mistake, str] | None:
         return None
     wanted = _READ_KINDS[meant]
     if kind == meant and api_version.lower().startswith(wanted.rpartition("/")[0] + "/v") and "beta" in version:
-        message = f"{meant} of {printable(api_version)}, which is not read: {wanted} is (rule 17)"
+        message = f"{meant} of {printable(api_version)}, which is not read: {wanted} is (SVC-17)"
         return Mistake.UNREAD_VERSION, message
     found = f"{printable(kind)} of {printable(api_version)}"
-    return Mistake.MISSPELT_KIND, f"{found} is not read; {meant} of {wanted} is (rules 1, 17)"
+    return Mistake.MISSPELT_KIND, f"{found} is not read; {meant} of {wanted} is (SVC-1, SVC-17)"
 
 
 def _meant_kind(kind: str) -> str | None:
@@ -111,7 +111,7 @@ _Found: TypeAlias = Iterator[tuple[Mistake, str]]
 def mistakes_of(
     services: Sequence[Service], unselected: Sequence[Service], slices: Sequence[EndpointSlice]
 ) -> list[Notice]:
-    """All that is found in objects. `unselected`: Services that other proxies serve (rule 1)."""
+    """All that is found in objects. `unselected`: Services that other proxies serve (SVC-1)."""
     found = [Notice(INPUT, *mistake) for mistake in _in_all(services, unselected, slices)]
     for service in services:
         found += [Notice(_subject(service), *mistake) for mistake in _in_service(service)]
@@ -126,9 +126,9 @@ def _subject(item: Service | EndpointSlice) -> str:
 
 def _in_all(services: Sequence[Service], unselected: Sequence[Service], slices: Sequence[EndpointSlice]) -> _Found:
     if not services and not unselected:
-        yield Mistake.NO_SERVICES, "holds no Service, so there are rules for none (rule 1)"
+        yield Mistake.NO_SERVICES, "holds no Service, so there are rules for none (SVC-1)"
     elif not slices and any(service.spec.cluster_ip not in ("", "None") for service in services):
-        message = "holds no EndpointSlice, so every Service rejects (rule 36); `kubectl get all` does not print them"
+        message = "holds no EndpointSlice, so every Service rejects (SVC-36); `kubectl get all` does not print them"
         yield Mistake.NO_SLICES, message
 
 
@@ -136,9 +136,9 @@ def _in_service(service: Service) -> _Found:
     spec = service.spec
     if spec.cluster_ips and spec.cluster_ips[0] != spec.cluster_ip:
         message = f"clusterIP is {shown(spec.cluster_ip)}, and the first of clusterIPs {shown(spec.cluster_ips[0])}"
-        yield Mistake.CLUSTER_IP_MISMATCH, f"{message}: Kubernetes has them equal (rule 5)"
+        yield Mistake.CLUSTER_IP_MISMATCH, f"{message}: Kubernetes has them equal (SVC-5)"
     elif not spec.cluster_ip and spec.type != "ExternalName":
-        yield Mistake.NO_CLUSTER_IP, "has no clusterIP, as before it is created: no rules for it (rule 4)"
+        yield Mistake.NO_CLUSTER_IP, "has no clusterIP, as before it is created: no rules for it (SVC-4)"
     yield from _unusual("clusterIP", dict.fromkeys(spec.cluster_ips or (spec.cluster_ip,)))
     if spec.external_ips:
         yield from _unusual("externalIP", spec.external_ips)
@@ -164,7 +164,7 @@ def _unusual(field: str, addresses: Iterable[str]) -> _Found:
         address = canonical_address(text.strip()) if text[:2] in _BEGINNINGS else None
         kind = _unusual_kind(address) if address else ""
         if kind:
-            yield Mistake.UNUSUAL_ADDRESS, f"{field} {address} is {kind} address, which is hardly meant (rule 12)"
+            yield Mistake.UNUSUAL_ADDRESS, f"{field} {address} is {kind} address, which is hardly meant (SVC-12)"
 
 
 def _unusual_kind(address: str) -> str:

@@ -1,7 +1,7 @@
 """The Kubernetes objects that a Service proxy reads, with only the fields it reads (spec §1, §3; others are ignored).
 
 Types carry the API's own bounds (a port is 1 to 65535), so that decoding is validation. Values that the spec says to
-skip one by one (an unusable externalIP, rule 12) stay plain strings here and are judged in `routing`. No defaults of
+skip one by one (an unusable externalIP, SVC-12) stay plain strings here and are judged in `services`. No defaults of
 policy: absent stays None where the spec distinguishes it.
 """
 
@@ -166,7 +166,7 @@ class Endpoint(KubeStruct, frozen=True):
 
 
 class EndpointPort(KubeStruct, frozen=True):
-    """`name` None and `port` None or 0 are skipped, never read as "all ports" (rule 18)."""
+    """`name` None and `port` None or 0 are skipped, never read as "all ports" (SVC-18)."""
 
     name: PortName | None = None
     port: PortOrZero | None = None
@@ -243,6 +243,6 @@ class Endpoints(KubeStruct, frozen=True):
 
 
 def is_selected(item: Service | EndpointSlice) -> bool:
-    """Whether a watch with the selectors of rules 1 and 2 would deliver `item`: the presence of a label excludes."""
+    """Whether a watch with the selectors of SVC-1 and SVC-2 would deliver `item`: the presence of a label excludes."""
     excluding = SERVICE_PROXY_NAME if isinstance(item, Service) else HEADLESS
     return excluding not in (item.metadata.labels or {})

@@ -25,13 +25,13 @@ class Changed(NamedTuple):
     item: Item
 
 
-class Gone(NamedTuple):
+class Deleted(NamedTuple):
     """An object was deleted, or is not selected any more; `item` is its last state."""
 
     item: Item
 
 
-class Reached(NamedTuple):
+class Bookmark(NamedTuple):
     """Nothing else has changed up to this version."""
 
     version: str
@@ -47,7 +47,7 @@ class Opened(NamedTuple):
     """The server has answered; events follow as they happen."""
 
 
-WatchEvent: TypeAlias = Opened | Changed | Gone | Reached | Unreadable
+WatchEvent: TypeAlias = Opened | Changed | Deleted | Bookmark | Unreadable
 
 
 class _Event(Struct):
@@ -115,9 +115,9 @@ def read_event(server: str, kind: WatchedKind, line: bytes) -> WatchEvent:
         case "ADDED" | "MODIFIED":
             return Changed(read_item(kind, event.object))
         case "DELETED":
-            return Gone(read_item(kind, event.object))
+            return Deleted(read_item(kind, event.object))
         case "BOOKMARK":
-            return Reached(read_identity(event.object)[2])
+            return Bookmark(read_identity(event.object)[2])
         case "ERROR":
             raise status_error(server, bytes(event.object))
     return Unreadable(f"an event of the unknown type {shown(event.type)}")

@@ -18,7 +18,7 @@ from rulegen.kube_proxy.presence import Presence
 from rulegen.kube_proxy.rules import Found
 from rulegen.kube_proxy.witness import Arrival
 
-# kube-proxy compares with one hour when it runs, and runs at least each hour (rules 90 and 91).
+# kube-proxy compares with one hour when it runs, and runs at least each hour (SVC-90 and SVC-91).
 SILENCE_SECONDS = 3 * 3600.0
 _BY_HAND = "when none runs here: rulegen cleanup --kube-proxy"
 

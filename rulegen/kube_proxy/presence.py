@@ -123,7 +123,7 @@ def _namespace(process: Path) -> int:
 
 
 def _answering() -> str:
-    """Rule 88 and rule 87; an agent of rulegen answers there too, and says who it is."""
+    """SVC-88 and SVC-87; an agent of rulegen answers there too, and says who it is."""
     for host, shown in _HOSTS:
         answer = _ask(host, _STATUS_PORT, "/proxyMode")
         if answer is not None and answer.is_ok and answer.text.strip() in _MODES:

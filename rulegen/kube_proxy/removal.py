@@ -1,4 +1,4 @@
-"""What kube-proxy leaves behind in its modes nftables and iptables, removed (rule 99).
+"""What kube-proxy leaves behind in its modes nftables and iptables, removed (SVC-99).
 
 Of iptables, in: the rules as `iptables-save` lists them, in each variant and family. Out: one `iptables-restore` for
 each table that holds chains of kube-proxy. KUBE-FIREWALL and the kubelet's own chains stay; so do all other rules, in
@@ -14,15 +14,15 @@ from functools import partial
 from rulegen.config import Family
 from rulegen.errors import ApplyError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.iptables import programs
+from rulegen.iptables import binaries
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import remove_everywhere, remove_hidden
 from rulegen.iptables.listing import list_tables
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube_proxy.rules import CHAIN, NFTABLES_TABLE, undisturbed
-from rulegen.nftables import netlink
+from rulegen.nftables import messages
 from rulegen.nftables.layout import IP_KEYWORD
-from rulegen.nftables.netlink import Connection, KernelError
+from rulegen.nftables.messages import Connection, KernelError
 
 _LOCK_SECONDS = 60
 _STALE = (errno.ERESTART, errno.ENOENT)
@@ -41,7 +41,7 @@ def remove_nftables_tables(connection: Connection, generation: int | None = None
     ]
     if families:
         try:
-            connection.commit([netlink.delete_table(family, NFTABLES_TABLE) for family in families], generation)
+            connection.commit([messages.delete_table(family, NFTABLES_TABLE) for family in families], generation)
         except KernelError as error:
             kind = StaleError if error.number in _STALE else ApplyError
             raise kind(f"cannot remove kube-proxy's tables: {error}") from error
@@ -62,8 +62,8 @@ def _remove_chains(variant: Variant, family: Family) -> Iterator[str]:
         remove_hidden(family, [table], lambda rule: _is_chain(rule.target) and not _is_chain(rule.chain))
         if commands := removal(table.lines):
             text = "\n".join([f"*{table.name}", *commands, "COMMIT", ""])
-            programs.restore(variant, family, text, wait=_LOCK_SECONDS)
-            yield f"{programs.NAME[family]}-{variant.value} {table.name}"
+            binaries.restore(variant, family, text, wait=_LOCK_SECONDS)
+            yield f"{binaries.NAME[family]}-{variant.value} {table.name}"
 
 
 def removal(lines: list[str]) -> list[str]:

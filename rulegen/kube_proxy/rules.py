@@ -2,8 +2,8 @@
 
 In: the kernel's chains and rules, by netlink, and what iptables-legacy-save prints. Out: a digest for each place. Of
 nf_tables the digest is of the numbers that the kernel gives to chains and rules, so that the same rules written again
-differ: kube-proxy writes its rules anew at each change and at least every two hours (rules 90 and 91). Legacy iptables
-has no such numbers; there it is of the text. Changes nothing.
+differ: kube-proxy writes its rules anew at each change and at least every two hours (SVC-90 and SVC-91). Legacy
+iptables has no such numbers; there it is of the text. Changes nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import TypeVar
 from rulegen.config import Family
 from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.iptables import programs
+from rulegen.iptables import binaries
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
-from rulegen.iptables.programs import Variant
-from rulegen.nftables.foreign import numbers
-from rulegen.nftables.netlink import SET_DYNAMIC, SET_TIMEOUT, Connection, InterruptedDumpError, KernelError
+from rulegen.netlink.nf_tables import SET_DYNAMIC, SET_TIMEOUT
+from rulegen.nftables.foreign import handles
+from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError
 
 NFTABLES_TABLE = "kube-proxy"
 _IPTABLES_TABLES = ("raw", "mangle", "nat", "filter")
@@ -104,11 +105,11 @@ def serving(connection: Connection) -> dict[Family, bool]:
 def _read(connection: Connection, family: Family) -> Found:
     found = Found()
     own, iptables, _ = _PLACES[family]
-    listed = numbers(connection, family, _is_kube_proxys)
+    listed = handles(connection, family, _is_kube_proxys)
     if connection.table(family, NFTABLES_TABLE) is not None:
-        lines = [f"{one.chain} {one.number}" for one in listed if one.table == NFTABLES_TABLE]
+        lines = [f"{one.chain} {one.handle}" for one in listed if one.table == NFTABLES_TABLE]
         found[own] = _digest([NFTABLES_TABLE, *lines, *_elements(connection, family)])
-    if lines := [f"{one.table} {one.chain} {one.number}" for one in listed if one.table != NFTABLES_TABLE]:
+    if lines := [f"{one.table} {one.chain} {one.handle}" for one in listed if one.table != NFTABLES_TABLE]:
         found[iptables] = _digest(lines)
     return found
 
@@ -138,7 +139,7 @@ def _elements(connection: Connection, family: Family) -> list[str]:
 
 def _legacy_lines(family: Family) -> list[str]:
     """The chains and rules of kube-proxy in legacy iptables. Raises HostError."""
-    if not programs.installed(Variant.LEGACY):
+    if not binaries.installed(Variant.LEGACY):
         return []
     lines = []
     for line in (line for table in list_tables(Variant.LEGACY, family) for line in table.lines):

@@ -16,15 +16,15 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
 from rulegen.interfaces import host_families
-from rulegen.iptables import programs
+from rulegen.iptables import binaries
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.iptables.names import PREFIX
-from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.rules import Found, find, undisturbed
-from rulegen.nftables import netlink
+from rulegen.nftables import messages
 from rulegen.nftables.foreign import new_empty_table
 from rulegen.nftables.layout import TABLE as OWN_TABLE
-from rulegen.nftables.netlink import Connection, KernelError, open_connection
+from rulegen.nftables.messages import Connection, KernelError, open_connection
 
 TABLE = "rulegen-arrival"
 _COMMENT = re.compile(r"found (?P<boot>\d+) s after boot: (?P<rules>unknown|none|\w+=[0-9a-f]+(?: \w+=[0-9a-f]+)*)")
@@ -56,7 +56,7 @@ def note(connection: Connection, arrival: Arrival) -> None:
         return
     family = host_families()[0]
     table = undisturbed(lambda: connection.table(family, TABLE))
-    old = [] if table is None else [netlink.delete_table(family, TABLE)]
+    old = [] if table is None else [messages.delete_table(family, TABLE)]
     try:
         connection.commit([*old, new_empty_table(family, TABLE, _comment(arrival))])
     except KernelError as error:
@@ -75,7 +75,7 @@ def forget() -> None:
     with closing(open_connection()) as connection:
         if undisturbed(lambda: connection.table(family, TABLE)) is not None:
             try:
-                connection.commit([netlink.delete_table(family, TABLE)])
+                connection.commit([messages.delete_table(family, TABLE)])
             except KernelError as error:
                 raise ApplyError(f"cannot remove the table {TABLE}: {error}") from error
 
@@ -90,7 +90,7 @@ def _has_rules(connection: Connection, family: Family) -> bool:
         return True
     if any(chain.name.startswith(PREFIX) for chain in connection.chains(family, "nat")):
         return True
-    if not programs.installed(Variant.LEGACY):
+    if not binaries.installed(Variant.LEGACY):
         return False
     return any(line.startswith(f":{PREFIX}") for table in list_tables(Variant.LEGACY, family) for line in table.lines)
 

@@ -24,10 +24,9 @@ from contextlib import closing
 
 from rulegen.claims import ACCELERATION
 from rulegen.errors import ApplyError, HostError
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     FAMILY_HEADER,
     NESTED,
-    NF_TABLES,
     REQUEST,
     attribute,
     attributes,
@@ -35,27 +34,41 @@ from rulegen.netlink import (
     text_attribute,
     text_of,
 )
-from rulegen.nftables.netlink import Connection, InterruptedDumpError, KernelError, open_connection
+from rulegen.netlink.nf_tables import (
+    APPEND,
+    CHAIN_HOOK,
+    CHAIN_NAME,
+    CHAIN_POLICY,
+    CHAIN_TYPE,
+    CREATE,
+    DATA_VALUE,
+    DELTABLE,
+    EXPRESSION_DATA,
+    EXPRESSION_NAME,
+    FLOWTABLE_HOOK,
+    FLOWTABLE_NAME,
+    GETFLOWTABLE,
+    GETRULE,
+    GETTABLE,
+    HOOK_DEVICES,
+    HOOK_NUMBER,
+    HOOK_PRIORITY,
+    LIST_ITEM,
+    NEWCHAIN,
+    NEWFLOWTABLE,
+    NEWRULE,
+    NEWTABLE,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+)
+from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError, open_connection
 
 TABLE = "rulegen-acceleration"
 _FLOWTABLE, _CHAIN = "established", "forward"
 
 _INET = 1  # NFPROTO_INET
-_SUBSYSTEM = NF_TABLES << 8
-_NEWTABLE, _GETTABLE, _DELTABLE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 2
-_NEWCHAIN = _SUBSYSTEM | 3
-_NEWRULE, _GETRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7
-_NEWFLOWTABLE, _GETFLOWTABLE = _SUBSYSTEM | 22, _SUBSYSTEM | 23
-_CREATE, _APPEND = 0x400, 0x800
 
 _NAME = 1
-_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
-_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
-_RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
-_FLOWTABLE_NAME, _FLOWTABLE_HOOK, _HOOK_DEVICES = 2, 3, 3
-_LIST_ITEM = 1
-_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
-_DATA_VALUE = 1
 
 _FORWARD = 2  # NF_INET_FORWARD
 _ACCEPT = 1
@@ -108,7 +121,7 @@ class Acceleration:
         try:
             if not self._is_there():
                 return []
-            self._connection.commit([_message(_DELTABLE, text_attribute(_NAME, TABLE))])
+            self._connection.commit([_message(DELTABLE, text_attribute(_NAME, TABLE))])
         except KernelError as error:
             raise ApplyError(f"the kernel did not remove table inet {TABLE}: {error}") from error
         return [f"inet {TABLE}"]
@@ -125,7 +138,7 @@ class Acceleration:
 
     def _make(self) -> None:
         """Without interfaces, so that none that has just gone can be what the kernel refuses."""
-        stale = [_message(_DELTABLE, text_attribute(_NAME, TABLE))] if self._is_there() else []
+        stale = [_message(DELTABLE, text_attribute(_NAME, TABLE))] if self._is_there() else []
         try:
             self._connection.commit([*stale, *_table()])
         except KernelError as error:
@@ -137,24 +150,24 @@ class Acceleration:
         return [answer[FAMILY_HEADER:] for answer in self._connection.dump(kind, _INET, payload)]
 
     def _is_there(self) -> bool:
-        return any(_named(answer, _NAME) == TABLE for answer in self._dump(_GETTABLE))
+        return any(_named(answer, _NAME) == TABLE for answer in self._dump(GETTABLE))
 
     def _is_intact(self) -> bool:
         """Whether the flowtable and the one rule are there; a rule is listed with what the kernel adds to it."""
         if self._flowtable() is None:
             return False
-        answers = self._dump(_GETRULE, text_attribute(_NAME, TABLE))
+        answers = self._dump(GETRULE, text_attribute(_NAME, TABLE))
         rules = [parts for answer in answers if _named(answer, _NAME) == TABLE and (parts := dict(attributes(answer)))]
-        return len(rules) == 1 and _contains(rules[0].get(_RULE_EXPRESSIONS, b""), _expressions())
+        return len(rules) == 1 and _contains(rules[0].get(RULE_EXPRESSIONS, b""), _expressions())
 
     def _devices(self) -> set[str]:
-        hook = dict(attributes(self._flowtable() or b"")).get(_FLOWTABLE_HOOK, b"")
-        devices = dict(attributes(hook)).get(_HOOK_DEVICES, b"")
+        hook = dict(attributes(self._flowtable() or b"")).get(FLOWTABLE_HOOK, b"")
+        devices = dict(attributes(hook)).get(HOOK_DEVICES, b"")
         return {text_of(name) for _, name in attributes(devices)}
 
     def _flowtable(self) -> bytes | None:
-        for answer in self._dump(_GETFLOWTABLE):
-            if (_named(answer, _NAME), _named(answer, _FLOWTABLE_NAME)) == (TABLE, _FLOWTABLE):
+        for answer in self._dump(GETFLOWTABLE):
+            if (_named(answer, _NAME), _named(answer, FLOWTABLE_NAME)) == (TABLE, _FLOWTABLE):
                 return answer
         return None
 
@@ -185,9 +198,9 @@ def _contains(listed: bytes, sent: bytes) -> bool:
 def _holds(found: tuple[int, bytes], wanted: tuple[int, bytes]) -> bool:
     """One expression: its name, and all of its attributes that were sent."""
     listed, sent = dict(attributes(found[1])), dict(attributes(wanted[1]))
-    given = dict(attributes(listed.get(_EXPRESSION_DATA, b"")))
-    asked = dict(attributes(sent[_EXPRESSION_DATA]))
-    return listed.get(_EXPRESSION_NAME) == sent[_EXPRESSION_NAME] and asked.items() <= given.items()
+    given = dict(attributes(listed.get(EXPRESSION_DATA, b"")))
+    asked = dict(attributes(sent[EXPRESSION_DATA]))
+    return listed.get(EXPRESSION_NAME) == sent[EXPRESSION_NAME] and asked.items() <= given.items()
 
 
 def _message(kind: int, payload: bytes, flags: int = 0) -> bytearray:
@@ -204,31 +217,26 @@ def _number(kind: int, value: int) -> bytes:
 
 def _table() -> list[bytearray]:
     chain_hook = _nested(
-        _CHAIN_HOOK, _number(_HOOK_NUMBER, _FORWARD), attribute(_HOOK_PRIORITY, _S32.pack(ACCELERATION.priority))
+        CHAIN_HOOK, _number(HOOK_NUMBER, _FORWARD), attribute(HOOK_PRIORITY, _S32.pack(ACCELERATION.priority))
     )
     chain = (
-        text_attribute(_NAME, TABLE)
-        + text_attribute(_CHAIN_NAME, _CHAIN)
-        + chain_hook
-        + _number(_CHAIN_POLICY, _ACCEPT)
+        text_attribute(_NAME, TABLE) + text_attribute(CHAIN_NAME, _CHAIN) + chain_hook + _number(CHAIN_POLICY, _ACCEPT)
     )
-    rule = (
-        text_attribute(_NAME, TABLE) + text_attribute(_RULE_CHAIN, _CHAIN) + _nested(_RULE_EXPRESSIONS, _expressions())
-    )
+    rule = text_attribute(_NAME, TABLE) + text_attribute(RULE_CHAIN, _CHAIN) + _nested(RULE_EXPRESSIONS, _expressions())
     return [
-        _message(_NEWTABLE, text_attribute(_NAME, TABLE), _CREATE),
+        _message(NEWTABLE, text_attribute(_NAME, TABLE), CREATE),
         _flowtable([]),
-        _message(_NEWCHAIN, chain + text_attribute(_CHAIN_TYPE, ACCELERATION.kind), _CREATE),
-        _message(_NEWRULE, rule, _CREATE | _APPEND),
+        _message(NEWCHAIN, chain + text_attribute(CHAIN_TYPE, ACCELERATION.kind), CREATE),
+        _message(NEWRULE, rule, CREATE | APPEND),
     ]
 
 
 def _flowtable(devices: Sequence[str]) -> bytearray:
     """`add flowtable inet rulegen-acceleration established { hook ingress priority 0; devices = { ... }; }`."""
-    listed = [_nested(_HOOK_DEVICES, *(text_attribute(_LIST_ITEM, device) for device in devices))] if devices else []
-    hook = _nested(_FLOWTABLE_HOOK, _number(_HOOK_NUMBER, 0), _number(_HOOK_PRIORITY, 0), *listed)
+    listed = [_nested(HOOK_DEVICES, *(text_attribute(LIST_ITEM, device) for device in devices))] if devices else []
+    hook = _nested(FLOWTABLE_HOOK, _number(HOOK_NUMBER, 0), _number(HOOK_PRIORITY, 0), *listed)
     return _message(
-        _NEWFLOWTABLE, text_attribute(_NAME, TABLE) + text_attribute(_FLOWTABLE_NAME, _FLOWTABLE) + hook, _CREATE
+        NEWFLOWTABLE, text_attribute(_NAME, TABLE) + text_attribute(FLOWTABLE_NAME, _FLOWTABLE) + hook, CREATE
     )
 
 
@@ -253,12 +261,12 @@ def _ct_has(key: int, bit: int) -> tuple[bytes, bytes, bytes]:
             _number(1, _REGISTER),
             _number(2, _REGISTER),
             _number(3, 4),
-            _nested(4, attribute(_DATA_VALUE, mask)),
-            _nested(5, attribute(_DATA_VALUE, zero)),
+            _nested(4, attribute(DATA_VALUE, mask)),
+            _nested(5, attribute(DATA_VALUE, zero)),
         ),
-        _expression("cmp", _number(1, _REGISTER), _number(2, _NOT_EQUAL), _nested(3, attribute(_DATA_VALUE, zero))),
+        _expression("cmp", _number(1, _REGISTER), _number(2, _NOT_EQUAL), _nested(3, attribute(DATA_VALUE, zero))),
     )
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
-    return _nested(_LIST_ITEM, text_attribute(_EXPRESSION_NAME, name), _nested(_EXPRESSION_DATA, *parts))
+    return _nested(LIST_ITEM, text_attribute(EXPRESSION_NAME, name), _nested(EXPRESSION_DATA, *parts))

@@ -1,4 +1,4 @@
-"""Tables of other programs over netlink: chains with a hook, the rules of a chain, the numbers of chains and rules.
+"""Tables of other programs over netlink: chains with a hook, the rules of a chain, the handles of chains and rules.
 
 In: a netlink connection. Out: what the kernel lists, as far as it concerns those who look at others' rules. Reads no
 set. A table may be made here that holds nothing but a comment. Attributes are those of linux/netfilter/nf_tables.h.
@@ -11,26 +11,40 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.netlink import (
+from rulegen.netlink.messages import (
     FAMILY_HEADER,
-    NF_TABLES,
     REQUEST,
     attribute,
     attributes,
     comment_data,
     message,
+    number_of,
     text_attribute,
     text_of,
 )
-from rulegen.nftables.netlink import Connection
+from rulegen.netlink.nf_tables import (
+    CHAIN_HANDLE,
+    CHAIN_HOOK,
+    CHAIN_NAME,
+    CHAIN_POLICY,
+    CHAIN_TABLE,
+    CREATE,
+    GETCHAIN,
+    GETRULE,
+    GETTABLE,
+    HOOK_NUMBER,
+    HOOK_PRIORITY,
+    NEWTABLE,
+    RULE_CHAIN,
+    RULE_EXPRESSIONS,
+    RULE_HANDLE,
+    RULE_TABLE,
+    TABLE_HANDLE,
+    TABLE_NAME,
+    TABLE_USERDATA,
+)
+from rulegen.nftables.messages import Connection
 
-_SUBSYSTEM = NF_TABLES << 8
-_NEWTABLE, _GETTABLE, _GETCHAIN, _GETRULE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 4, _SUBSYSTEM | 7
-_CREATE = 0x400
-_TABLE_NAME, _TABLE_HANDLE, _TABLE_USERDATA = 1, 4, 6
-_CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY = 1, 2, 3, 4, 5
-_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
-_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
 _POLICY_DROP = 0
 _FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 _S32 = struct.Struct("!i")
@@ -53,13 +67,13 @@ class BaseChain(NamedTuple):
 def base_chains(connection: Connection) -> list[BaseChain]:
     """Those of all families and tables. Raises InterruptedDumpError, KernelError."""
     found = []
-    for family, parts in _list(connection, _GETCHAIN, 0):
-        if _CHAIN_HOOK in parts:
-            hook = dict(attributes(parts[_CHAIN_HOOK]))
-            priority = _S32.unpack(hook[_HOOK_PRIORITY])[0] if _HOOK_PRIORITY in hook else 0
-            drops = _CHAIN_POLICY in parts and _number(parts, _CHAIN_POLICY) == _POLICY_DROP
-            names = _name(parts, _CHAIN_TABLE), _name(parts, _CHAIN_NAME)
-            found.append(BaseChain(family, *names, _number(hook, _HOOK_NUMBER), priority, drops))
+    for family, parts in _list(connection, GETCHAIN, 0):
+        if CHAIN_HOOK in parts:
+            hook = dict(attributes(parts[CHAIN_HOOK]))
+            priority = _S32.unpack(hook[HOOK_PRIORITY])[0] if HOOK_PRIORITY in hook else 0
+            drops = CHAIN_POLICY in parts and number_of(parts, CHAIN_POLICY) == _POLICY_DROP
+            names = _name(parts, CHAIN_TABLE), _name(parts, CHAIN_NAME)
+            found.append(BaseChain(family, *names, number_of(hook, HOOK_NUMBER), priority, drops))
     return found
 
 
@@ -68,49 +82,49 @@ def rules_of(connection: Connection, family: int, table: str, chain: str) -> lis
 
     Raises InterruptedDumpError, KernelError.
     """
-    payload = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, chain)
-    rules = (parts for _, parts in _list(connection, _GETRULE, family, payload))
-    return [parts.get(_RULE_EXPRESSIONS, b"") for parts in rules if _name(parts, _RULE_CHAIN) == chain]
+    payload = text_attribute(RULE_TABLE, table) + text_attribute(RULE_CHAIN, chain)
+    rules = (parts for _, parts in _list(connection, GETRULE, family, payload))
+    return [parts.get(RULE_EXPRESSIONS, b"") for parts in rules if _name(parts, RULE_CHAIN) == chain]
 
 
-class Number(NamedTuple):
+class Handle(NamedTuple):
     """Of a table (`chain` is ""), a chain or a rule.
 
-    A number is given once in the life of a namespace, or of the table: who writes a rule anew, even the same one, or
-    makes the table anew, changes them.
+    nf_tables gives a handle once in the life of a namespace, or of the table: who writes a rule anew, even the same
+    one, or makes the table anew, changes it.
     """
 
     table: str
     chain: str
-    number: int
+    handle: int
 
 
-def numbers(connection: Connection, family: Family, is_wanted: Callable[[str, str], bool]) -> list[Number]:
+def handles(connection: Connection, family: Family, is_wanted: Callable[[str, str], bool]) -> list[Handle]:
     """Those of the chains, given by table and name, that are wanted, of their rules and their tables.
 
     Raises InterruptedDumpError, KernelError.
     """
     number = _FAMILY_NUMBERS[family]
     found = [
-        Number(_name(parts, _CHAIN_TABLE), _name(parts, _CHAIN_NAME), _number(parts, _CHAIN_HANDLE))
-        for _, parts in _list(connection, _GETCHAIN, number)
+        Handle(_name(parts, CHAIN_TABLE), _name(parts, CHAIN_NAME), number_of(parts, CHAIN_HANDLE))
+        for _, parts in _list(connection, GETCHAIN, number)
     ]
     found = [one for one in found if is_wanted(one.table, one.chain)]
     tables, wanted = {one.table for one in found}, {(one.table, one.chain) for one in found}
-    for _, parts in _list(connection, _GETTABLE, number):
-        if (name := _name(parts, _TABLE_NAME)) in tables:
-            found.append(Number(name, "", _number(parts, _TABLE_HANDLE)))
+    for _, parts in _list(connection, GETTABLE, number):
+        if (name := _name(parts, TABLE_NAME)) in tables:
+            found.append(Handle(name, "", number_of(parts, TABLE_HANDLE)))
     for table in sorted(tables):
-        for _, parts in _list(connection, _GETRULE, number, text_attribute(_RULE_TABLE, table)):
-            if (place := (_name(parts, _RULE_TABLE), _name(parts, _RULE_CHAIN))) in wanted:
-                found.append(Number(*place, _number(parts, _RULE_HANDLE)))
+        for _, parts in _list(connection, GETRULE, number, text_attribute(RULE_TABLE, table)):
+            if (place := (_name(parts, RULE_TABLE), _name(parts, RULE_CHAIN))) in wanted:
+                found.append(Handle(*place, number_of(parts, RULE_HANDLE)))
     return found
 
 
 def new_empty_table(family: Family, table: str, comment: str) -> bytearray:
     """`add table ip NAME { comment "..." ; }`; the comment has at most 128 bytes, as for nft."""
-    payload = text_attribute(_TABLE_NAME, table) + attribute(_TABLE_USERDATA, comment_data(comment))
-    return message(_NEWTABLE, REQUEST | _CREATE, _FAMILY_NUMBERS[family], payload)
+    payload = text_attribute(TABLE_NAME, table) + attribute(TABLE_USERDATA, comment_data(comment))
+    return message(NEWTABLE, REQUEST | CREATE, _FAMILY_NUMBERS[family], payload)
 
 
 def _list(
@@ -122,7 +136,3 @@ def _list(
 
 def _name(parts: Mapping[int, bytes], kind: int) -> str:
     return text_of(parts.get(kind, b""))
-
-
-def _number(parts: Mapping[int, bytes], kind: int) -> int:
-    return int.from_bytes(parts.get(kind, b""), "big")

@@ -1,7 +1,7 @@
 """The kernel behind this target: reads the live table, checks and commits transactions.
 
-nft compiles the program, in a process of its own (`workbench`); all that is sent goes as netlink messages, whose cost
-depends on nothing else on the host. Touches no table but rulegen's own.
+nft compiles the fixed part, in a process of its own (`scratch_table`); all that is sent goes as netlink messages, whose
+cost depends on nothing else on the host. Touches no table but rulegen's own.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from typing import NamedTuple, Self
 from rulegen.config import Family
 from rulegen.errors import AbsentError, StaleError
 from rulegen.interfaces import host_families
-from rulegen.nftables import netlink, text
-from rulegen.nftables.affinity import Client, changed_timeouts, read_clients
+from rulegen.nftables import messages, text
+from rulegen.nftables.base_chains import BaseChains, balance_chain
 from rulegen.nftables.grace import let_packets_leave
 from rulegen.nftables.layout import IP_KEYWORD, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
-from rulegen.nftables.program import Program, balance_chain
 from rulegen.nftables.refusals import kind_of_number
 from rulegen.nftables.rules import (
     Compiled,
@@ -33,8 +32,9 @@ from rulegen.nftables.rules import (
     hooks_in_front,
     live_model,
     model_of,
-    workbench_text,
+    scratch_table_text,
 )
+from rulegen.nftables.scratch_table import ScratchTable
 from rulegen.nftables.transaction import (
     Change,
     DeleteChains,
@@ -43,10 +43,10 @@ from rulegen.nftables.transaction import (
     Transaction,
     WriteRules,
     chain_of,
-    messages,
+    netlink_messages,
 )
-from rulegen.nftables.workbench import Workbench
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta
+from rulegen.services.on_nftables.affinity import Client, changed_timeouts, read_clients
 
 MINIMUM_KERNEL = (5, 15)
 # Before Linux 6.2 a chain could not go in the same transaction as the last reference to it.
@@ -73,22 +73,20 @@ class Kernel:
     def __init__(self) -> None:
         """Checks the kernel's version and opens the socket; changes nothing."""
         _check_version()
-        self._connection = netlink.open_connection()
+        self._connection = messages.open_connection()
         self._namespace = _network_namespace()
         self._monitor: Monitor | None = None
-        self._workbench = Workbench(self._connection, self._own_commit)
+        self._scratch_table = ScratchTable(self._connection, self._own_commit)
         # What nft made of a chain, by the digest of its text, and of set declarations, by that of theirs.
         self._compiled: dict[tuple[Family, str], CompiledChain] = {}
         self._declared: dict[tuple[Family, str], CompiledTable] = {}
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes the socket."""
         self.close()
 
     def close(self) -> None:
@@ -106,31 +104,31 @@ class Kernel:
         """What the kernel holds of ours."""
         return read(self._connection)
 
-    def prove(self, live: Live, programs: Mapping[Family, Program], desired: Mapping[EntryKey, Value]) -> None:
+    def prove(self, live: Live, base_chains: Mapping[Family, BaseChains], desired: Mapping[EntryKey, Value]) -> None:
         """Compares in full what no fingerprint of the kernel's says anything about, and corrects `live`.
 
         A table that nft loaded from rendered text has none: what nft makes of the same text now is what it should be.
         Raises HostError, ApplyError, StaleError.
         """
-        wanted: dict[Family, tuple[Program, list[str]]] = {}
-        for family, program in programs.items():
+        wanted: dict[Family, tuple[BaseChains, list[str]]] = {}
+        for family, fixed in base_chains.items():
             table = live.tables.get(family)
-            if table is not None and table.schema == program.schema:
+            if table is not None and table.schema == fixed.schema:
                 names = unproven(live, family, desired)
                 if names or not table.is_declared:
-                    wanted[family] = program, names
+                    wanted[family] = fixed, names
         self._check_namespace()
         self._nft_compiles(
             {
-                family: (program, names)
-                for family, (program, names) in wanted.items()
-                if (family, program.schema) not in self._declared
-                or any((family, chain_of(program, name).digest) not in self._compiled for name in names)
+                family: (fixed, names)
+                for family, (fixed, names) in wanted.items()
+                if (family, fixed.schema) not in self._declared
+                or any((family, chain_of(fixed, name).digest) not in self._compiled for name in names)
             }
         )
-        for family, (program, names) in wanted.items():
-            digests = {name: self._compiled[family, chain_of(program, name).digest].listed_as for name in names}
-            prove(live, family, self._declared[family, program.schema].listed_as, digests)
+        for family, (fixed, names) in wanted.items():
+            digests = {name: self._compiled[family, chain_of(fixed, name).digest].listed_as for name in names}
+            prove(live, family, self._declared[family, fixed.schema].listed_as, digests)
 
     def clients(self, delta: Delta[EntryKey, Value]) -> list[Client]:
         """The remembered clients of service-ports whose affinity timeout the Delta changes; mostly there are none."""
@@ -144,7 +142,7 @@ class Kernel:
         transaction their chains are empty.
         """
         self._check_namespace()
-        if not self._needs_nft(transaction, live) or self._workbench.can_compile_apart():
+        if not self._needs_nft(transaction, live) or self._scratch_table.can_compile_apart():
             compiled = self._compile(transaction, live)
             if transaction.tables:
                 self._check_load(transaction.tables, compiled)
@@ -166,7 +164,7 @@ class Kernel:
         if transaction.tables:
             self._load(transaction.tables, compiled)
             for table in transaction.tables:
-                live.tables[table.program.family] = _loaded(table, compiled)
+                live.tables[table.base_chains.family] = _loaded(table, compiled)
         for stage in transaction.stages:
             if stage is transaction.removals and transaction.is_handover:
                 let_packets_leave()
@@ -185,8 +183,8 @@ class Kernel:
         ]
         try:
             if found:
-                self._connection.commit([netlink.delete_table(family, name) for family, name in found])
-        except netlink.KernelError as error:
+                self._connection.commit([messages.delete_table(family, name) for family, name in found])
+        except messages.KernelError as error:
             tables = ", ".join(f"{IP_KEYWORD[family]} {name}" for family, name in found)
             raise kind_of_number(error.number)(f"the kernel refused to delete {tables}: {error}") from error
         return [f"{IP_KEYWORD[family]} {name}" for family, name in found]
@@ -201,22 +199,22 @@ class Kernel:
         """All that the transaction writes, in the kernel's encoding."""
         chains, tables = self._missing(transaction, live)
         families = dict.fromkeys([*chains, *tables])
-        wanted = {family: (transaction.programs[family], chains.get(family, [])) for family in families}
+        wanted = {family: (transaction.base_chains[family], chains.get(family, [])) for family in families}
         self._nft_compiles(wanted)
         return self._known(transaction)
 
-    def _nft_compiles(self, wanted: Mapping[Family, tuple[Program, list[str]]]) -> None:
-        for family, (declared, rules) in (self._workbench.compile(wanted) if wanted else {}).items():
-            program = wanted[family][0]
-            self._declared[family, program.schema] = declared
+    def _nft_compiles(self, wanted: Mapping[Family, tuple[BaseChains, list[str]]]) -> None:
+        for family, (declared, rules) in (self._scratch_table.compile(wanted) if wanted else {}).items():
+            base_chains = wanted[family][0]
+            self._declared[family, base_chains.schema] = declared
             for name, compiled in rules.items():
-                self._compiled[family, chain_of(program, name).digest] = compiled
+                self._compiled[family, chain_of(base_chains, name).digest] = compiled
 
     def _missing(self, transaction: Transaction, live: Live) -> tuple[dict[Family, list[str]], list[Family]]:
         """The chains, and the families whose set declarations, that the transaction needs and only nft can make."""
         chains: dict[Family, list[str]] = {}
         for family, name in transaction.chains():
-            digest = chain_of(transaction.programs[family], name).digest
+            digest = chain_of(transaction.base_chains[family], name).digest
             if (family, digest) in self._compiled:
                 continue
             derived = self._derived(live, family, name)
@@ -224,9 +222,11 @@ class Kernel:
                 chains.setdefault(family, []).append(name)
             else:
                 self._compiled[family, digest] = derived
-        replaced = (table.program for table in transaction.tables)
+        replaced = (table.base_chains for table in transaction.tables)
         return chains, [
-            program.family for program in replaced if (program.family, program.schema) not in self._declared
+            base_chains.family
+            for base_chains in replaced
+            if (base_chains.family, base_chains.schema) not in self._declared
         ]
 
     def _derived(self, live: Live, family: Family, name: str) -> CompiledChain | None:
@@ -242,13 +242,13 @@ class Kernel:
         """Of what the transaction writes, all that is compiled."""
         chains = {}
         for family, name in transaction.chains():
-            compiled = self._compiled.get((family, chain_of(transaction.programs[family], name).digest))
+            compiled = self._compiled.get((family, chain_of(transaction.base_chains[family], name).digest))
             if compiled is not None:
                 chains[family, name] = compiled
         tables = {}
         for table in transaction.tables:
-            family = table.program.family
-            declared = self._declared.get((family, table.program.schema))
+            family = table.base_chains.family
+            declared = self._declared.get((family, table.base_chains.schema))
             if declared is not None:
                 tables[family] = declared
         return Compiled(chains, tables)
@@ -256,15 +256,15 @@ class Kernel:
     def _check_text(self, transaction: Transaction, live: Live) -> Compiled:
         """Shows nft what it would have to compile; what is known anyway, and empty chains for what is not."""
         missing, _ = self._missing(transaction, live)
-        families = dict.fromkeys([*missing, *(table.program.family for table in transaction.tables)])
-        replaced = {table.program.family: table for table in transaction.tables}
+        families = dict.fromkeys([*missing, *(table.base_chains.family for table in transaction.tables)])
+        replaced = {table.base_chains.family: table for table in transaction.tables}
         commands = chain.from_iterable(
-            text.render_table(replaced[family].program, replaced[family].entries)
+            text.render_table(replaced[family].base_chains, replaced[family].entries)
             if family in replaced
-            else workbench_text(transaction.programs[family], missing[family])
+            else scratch_table_text(transaction.base_chains[family], missing[family])
             for family in families
         )
-        self._workbench.check("".join(commands), list(families))
+        self._scratch_table.check("".join(commands), list(families))
         known = self._known(transaction)
         unknown = {(family, name): CompiledChain(b"", ()) for family, names in missing.items() for name in names}
         return Compiled({**known.chains, **unknown}, known.tables)
@@ -279,9 +279,9 @@ class Kernel:
             copies = hooks_in_front(self._connection, family)
             if copies:
                 self._connection.commit(copies)
-        except netlink.InterruptedDumpError as error:
+        except messages.InterruptedDumpError as error:
             raise StaleError("the ruleset changed while it was read") from error
-        except netlink.KernelError:
+        except messages.KernelError:
             # What somebody did to the table may make it impossible; it is replaced all the same.
             return
 
@@ -294,13 +294,13 @@ class Kernel:
         filled before, in portions, without the chains that packets meet.
         """
         for table in tables:
-            self._keep_in_front(table.program.family)
+            self._keep_in_front(table.base_chains.family)
         last: list[Change] = []
         filled: list[Family] = []
         with self._own_load():
             try:
                 for table in tables:
-                    family = table.program.family
+                    family = table.base_chains.family
                     body = chain(table.frame(), table.elements())
                     if self._connection.table(family, TABLE) is not None:
                         last += (DeleteTable(family), *body)
@@ -318,7 +318,7 @@ class Kernel:
         largest = self._connection.largest_batch(_PORTION)
         portion: list[Message] = []
         size = 0
-        for change, data in messages(changes, compiled):
+        for change, data in netlink_messages(changes, compiled):
             if size + len(data) > largest and portion:
                 yield portion
                 portion, size = [], 0
@@ -329,13 +329,13 @@ class Kernel:
     def _withdraw(self, families: Iterable[Family]) -> None:
         """Removes what was filled and will not be finished."""
         for family in families:
-            with suppress(netlink.KernelError):
-                self._connection.commit([netlink.delete_table(family, TABLE)])
+            with suppress(messages.KernelError):
+                self._connection.commit([messages.delete_table(family, TABLE)])
 
     def _check_load(self, tables: Iterable[ReplaceTable], compiled: Compiled) -> None:
         """Each portion of elements together with the sets and rules; so does the last, with the hooks."""
         for table in tables:
-            family = table.program.family
+            family = table.base_chains.family
             there = [DeleteTable(family)] if self._connection.table(family, TABLE) is not None else []
             frame = _messages(chain(there, table.frame()), compiled)
             for portion in self._portions(table.elements(), compiled):
@@ -349,7 +349,7 @@ class Kernel:
     def _send(to_send: list[Message], send: Callable[[list[bytearray]], None]) -> None:
         try:
             send([message.data for message in to_send])
-        except netlink.KernelError as error:
+        except messages.KernelError as error:
             refused = f": {to_send[error.index].change}" if 0 <= error.index < len(to_send) else ""
             raise kind_of_number(error.number)(f"the kernel refused a transaction: {error}{refused}") from error
 
@@ -379,17 +379,17 @@ class Kernel:
 
 
 def _messages(changes: Iterable[Change], compiled: Compiled) -> list[Message]:
-    return [Message(change, data) for change, data in messages(changes, compiled)]
+    return [Message(change, data) for change, data in netlink_messages(changes, compiled)]
 
 
 def _loaded(table: ReplaceTable, compiled: Compiled) -> LiveTable:
     """What the kernel holds after a load."""
-    family, program = table.program.family, table.program
+    family, base_chains = table.base_chains.family, table.base_chains
     declared_as = compiled.tables[family].listed_as
-    live = LiveTable(program.schema, declared_as, declared_as)
+    live = LiveTable(base_chains.schema, declared_as, declared_as)
     for name in table.chains:
         written = compiled.chains[family, name]
-        live.note(name, chain_of(program, name).digest, written.declaration, list(written.rules))
+        live.note(name, chain_of(base_chains, name).digest, written.declaration, list(written.rules))
     return live
 
 

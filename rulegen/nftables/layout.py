@@ -1,8 +1,8 @@
 """The tables as data: which sets, maps and chains there are, and how an entry's bytes read as nft text.
 
-An entry is `(container, key) -> Value`. Keys and values are the kernel's own bytes, so that what is compiled, what is
+An entry is `(set, key) -> Value`. Keys and values are the kernel's own bytes, so that what is compiled, what is
 read back and what is sent need no conversion; text is made only for people and for `nft -f`. Declarations of the sets
-are in `templates/nftables/program.nft.j2`; a test holds both together. No I/O.
+are in `templates/nftables/base_chains.nft.j2`; a test holds both together. No I/O.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TABLE = "rulegen"
 # Of a frontend: the number of slots of a plain ClusterIP, or SPECIAL and a `Kind`, perhaps RESTRICTED.
 SPECIAL = 0x800
 RESTRICTED = 0x10
-# Of a list: the Local one, and then the number of slots; of an endpoint: its handle.
+# Of a list: the Local one, and then the number of slots; of an endpoint: its index.
 LOCAL_LIST = 0x800
-MAX_HANDLE = LOCAL_LIST - 1
+MAX_ENDPOINT_INDEX = LOCAL_LIST - 1
 # Lists of more slots than this go through `lists` instead of `balancers`.
 MAX_COUNTED_SLOTS = 1023
 
@@ -148,7 +148,7 @@ def _parts(fields: tuple[Field, ...]) -> tuple[tuple[slice, FieldText], ...]:
     return tuple((slice(end - field.length, end), _TEXT_OF[field]) for field, end in zip(fields, ends, strict=True))
 
 
-class Container:
+class SetSpec:
     """A set or map of one table, or (no fields) the table's chains. Compared by identity: there is one of each.
 
     `rank` orders output. `key_length` and `data_length` are in bytes as the kernel has them, the latter 0 for sets and
@@ -194,60 +194,58 @@ class Container:
         return f"<{self.ip} {self.name}>"
 
 
-EntryKey: TypeAlias = tuple[Container, bytes]
+EntryKey: TypeAlias = tuple[SetSpec, bytes]
 
 
 class Layout:
-    """All containers of one family's table."""
+    """All sets of one family's table."""
 
     def __init__(self, family: Family) -> None:
-        """Names the containers of `family`, in the order in which they are printed."""
+        """Names the sets of `family`, in the order in which they are printed."""
         self.family = family
-        self.containers: list[Container] = []
+        self.set_specs: list[SetSpec] = []
         address = Field.IPV4 if family is Family.IPV4 else Field.IPV6
         frontend = (address, Field.PROTOCOL, Field.PORT)
         nodeport = (Field.PROTOCOL, Field.PORT)
         register = (Field.CLASSID,)
         endpoint = (address, Field.PORT)
-        self.frontends = self._container("frontends", frontend, register)
-        self.nodeports = self._container("nodeports", nodeport, register)
-        self.kinds = self._container("kinds", register, (Field.VERDICT,))
-        self.nodeport_kinds = self._container("nodeport-kinds", register, (Field.VERDICT,))
-        self.slots = self._container("slots", register, register)
-        self.balancers = self._container("balancers", register, (Field.VERDICT,))
-        self.lists = self._container("lists", register, (Field.VERDICT,))
-        self.endpoints = self._container("endpoints", (Field.CLASSID, Field.PROTOCOL, Field.NUMBER), endpoint)
-        self.sticky_lists = self._container("sticky-lists", register, (Field.VERDICT,))
-        self.handles = self._container("handles", (Field.CLASSID, Field.NUMBER), register)
-        handle = (Field.CLASSID, Field.PROTOCOL)
-        self.sticky_endpoints = self._container("sticky-endpoints", handle, endpoint)
-        self.sticky_local_endpoints = self._container("sticky-local-endpoints", handle, endpoint)
-        self.hairpin = self._container("hairpin", (address, address))
-        self.source_ranges = self._container("source-ranges", (*frontend, address), interval=True)
-        self.cluster_ips = self._container("cluster-ips", (address,))
-        self.service_cidrs = self._container("service-cidrs", (address,), interval=True)
-        self.nodeport_addresses = self._container("nodeport-addresses", (address,), interval=True)
-        self.chains = self._container("chains", ())
+        self.frontends = self._set_spec("frontends", frontend, register)
+        self.nodeports = self._set_spec("nodeports", nodeport, register)
+        self.kinds = self._set_spec("kinds", register, (Field.VERDICT,))
+        self.nodeport_kinds = self._set_spec("nodeport-kinds", register, (Field.VERDICT,))
+        self.slots = self._set_spec("slots", register, register)
+        self.balancers = self._set_spec("balancers", register, (Field.VERDICT,))
+        self.lists = self._set_spec("lists", register, (Field.VERDICT,))
+        self.endpoints = self._set_spec("endpoints", (Field.CLASSID, Field.PROTOCOL, Field.NUMBER), endpoint)
+        self.sticky_lists = self._set_spec("sticky-lists", register, (Field.VERDICT,))
+        self.endpoint_indexes = self._set_spec("endpoint-indexes", (Field.CLASSID, Field.NUMBER), register)
+        endpoint_index = (Field.CLASSID, Field.PROTOCOL)
+        self.sticky_endpoints = self._set_spec("sticky-endpoints", endpoint_index, endpoint)
+        self.sticky_local_endpoints = self._set_spec("sticky-local-endpoints", endpoint_index, endpoint)
+        self.hairpin = self._set_spec("hairpin", (address, address))
+        self.source_ranges = self._set_spec("source-ranges", (*frontend, address), interval=True)
+        self.cluster_ips = self._set_spec("cluster-ips", (address,))
+        self.service_cidrs = self._set_spec("service-cidrs", (address,), interval=True)
+        self.nodeport_addresses = self._set_spec("nodeport-addresses", (address,), interval=True)
+        self.chains = self._set_spec("chains", ())
         # Not entries: what `live` and `transaction` remember of the chains as they were loaded, and what the kernel
         # itself remembers of clients.
         client = (Field.IPV4,) if family is Family.IPV4 else (Field.NUMBER, Field.NUMBER)
-        self.fingerprints = Container(
-            family, len(self.containers), "fingerprints", ((Field.NUMBER,), ()), interval=False
-        )
-        self.affinity = Container(
-            family, len(self.containers) + 1, "affinity", ((Field.CLASSID, *client), register), interval=False
+        self.fingerprints = SetSpec(family, len(self.set_specs), "fingerprints", ((Field.NUMBER,), ()), interval=False)
+        self.affinity = SetSpec(
+            family, len(self.set_specs) + 1, "affinity", ((Field.CLASSID, *client), register), interval=False
         )
         # What others have put into the table, by kind and name: `set intruder`.
-        self.foreign = Container(family, len(self.containers) + 2, "foreign", ((), ()), interval=False)
-        self.sets = [*(c for c in self.containers if not c.is_chains), self.fingerprints, self.affinity]
-        self.by_name = {container.name: container for container in self.sets}
+        self.foreign = SetSpec(family, len(self.set_specs) + 2, "foreign", ((), ()), interval=False)
+        self.sets = [*(c for c in self.set_specs if not c.is_chains), self.fingerprints, self.affinity]
+        self.by_name = {set_spec.name: set_spec for set_spec in self.sets}
 
-    def _container(
+    def _set_spec(
         self, name: str, key: tuple[Field, ...], data: tuple[Field, ...] = (), *, interval: bool = False
-    ) -> Container:
-        container = Container(self.family, len(self.containers), name, (key, data), interval=interval)
-        self.containers.append(container)
-        return container
+    ) -> SetSpec:
+        set_spec = SetSpec(self.family, len(self.set_specs), name, (key, data), interval=interval)
+        self.set_specs.append(set_spec)
+        return set_spec
 
 
 LAYOUTS: Mapping[Family, Layout] = {family: Layout(family) for family in Family}
@@ -280,9 +278,9 @@ def id_of(register: bytes) -> int:
 _BY_LOW_BITS = frozenset({"kinds", "nodeport-kinds", "balancers"})
 
 
-def service_port_of(container: Container, key: bytes) -> int:
+def service_port_of(set_spec: SetSpec, key: bytes) -> int:
     """The id of the service-port that an element belongs to by its key; 0 when by its key it belongs to none."""
-    if container.key[:1] != (Field.CLASSID,) or container.name in _BY_LOW_BITS:
+    if set_spec.key[:1] != (Field.CLASSID,) or set_spec.name in _BY_LOW_BITS:
         return 0
     return id_of(key)
 
@@ -342,48 +340,48 @@ def _text(parts: tuple[tuple[slice, FieldText], ...], data: bytes) -> str:
     return " . ".join([text(data[where]) for where, text in parts])
 
 
-def key_text(container: Container, key: bytes) -> str:
+def key_text(set_spec: SetSpec, key: bytes) -> str:
     """A key as nft writes it: `10.96.0.10 . tcp . 80`; a chain's is its name."""
-    if container.is_chains:
+    if set_spec.is_chains:
         return key.decode()
-    if not container.interval:
-        return _text(container.key_parts, key)
-    length = container.key_length
-    *exact, ranged = container.key
+    if not set_spec.interval:
+        return _text(set_spec.key_parts, key)
+    length = set_spec.key_length
+    *exact, ranged = set_spec.key
     first, last = key[length - ranged.length : length], key[2 * length - ranged.length :]
-    prefix = _text(container.key_parts[:-1], key)
+    prefix = _text(set_spec.key_parts[:-1], key)
     return f"{prefix} . {_range_text(first, last)}" if exact else _range_text(first, last)
 
 
-def data_text(container: Container, data: bytes) -> str:
+def data_text(set_spec: SetSpec, data: bytes) -> str:
     """A map's data as nft writes it; "" for a set."""
-    return data.decode() if container.is_verdict_map or container.is_chains else _text(container.data_parts, data)
+    return data.decode() if set_spec.is_verdict_map or set_spec.is_chains else _text(set_spec.data_parts, data)
 
 
-def element_text(container: Container, key: bytes, value: Value) -> str:
+def element_text(set_spec: SetSpec, key: bytes, value: Value) -> str:
     """An element as it stands between the braces of `elements = { }`."""
     comment = f' comment "{value.comment}"' if value.comment else ""
-    data = f" : {data_text(container, value.data)}" if container.data else ""
-    return f"{key_text(container, key)}{comment}{data}"
+    data = f" : {data_text(set_spec, value.data)}" if set_spec.data else ""
+    return f"{key_text(set_spec, key)}{comment}{data}"
 
 
 _VERDICT = re.compile(r"(?:goto|jump) [a-z0-9-]+")
 _ELEMENT = re.compile(r'(?P<key>[^"]+?)(?: comment "(?P<comment>[^"]*)")?(?: : (?P<data>[^"]+))?')
 
 
-def parse_element(container: Container, text: str) -> tuple[bytes, Value]:
+def parse_element(set_spec: SetSpec, text: str) -> tuple[bytes, Value]:
     """The inverse of `element_text`. Raises InputError."""
     try:
         match = _ELEMENT.fullmatch(text)
-        if match is None or bool(match["data"]) != bool(container.data):
+        if match is None or bool(match["data"]) != bool(set_spec.data):
             raise ValueError(text)
-        key = _parse_key(container, match["key"].split(" . "))
-        if container.is_verdict_map:
+        key = _parse_key(set_spec, match["key"].split(" . "))
+        if set_spec.is_verdict_map:
             data = _parse_verdict(match["data"])
         else:
-            data = _parse_fields(container.data, match["data"].split(" . ") if container.data else [])
+            data = _parse_fields(set_spec.data, match["data"].split(" . ") if set_spec.data else [])
     except (ValueError, OSError, struct.error) as error:
-        raise InputError(f"expected an element of {container.ip} {container.name}, got {text!r}") from error
+        raise InputError(f"expected an element of {set_spec.ip} {set_spec.name}, got {text!r}") from error
     return key, Value(data, match["comment"] or "")
 
 
@@ -391,12 +389,12 @@ def _parse_fields(fields: tuple[Field, ...], parts: list[str]) -> bytes:
     return b"".join(_field_bytes(field, part) for field, part in zip(fields, parts, strict=True))
 
 
-def _parse_key(container: Container, parts: list[str]) -> bytes:
-    if not container.interval:
-        return _parse_fields(container.key, parts)
-    exact = _parse_fields(container.key[:-1], parts[:-1])
+def _parse_key(set_spec: SetSpec, parts: list[str]) -> bytes:
+    if not set_spec.interval:
+        return _parse_fields(set_spec.key, parts)
+    exact = _parse_fields(set_spec.key[:-1], parts[:-1])
     first, last = _range_bytes(parts[-1])
-    if len(first) != container.key[-1].length or first > last:
+    if len(first) != set_spec.key[-1].length or first > last:
         raise ValueError(parts[-1])
     return exact + first + exact + last
 

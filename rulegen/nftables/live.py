@@ -16,11 +16,20 @@ from struct import calcsize
 
 from rulegen.config import Family
 from rulegen.errors import HostError
-from rulegen.nftables import netlink
-from rulegen.nftables.layout import LAYOUTS, TABLE, Container, EntryKey, Field, Layout, Value
-from rulegen.nftables.likely import likely_keys
-from rulegen.nftables.netlink import Connection, Element, InterruptedDumpError, KernelError
-from rulegen.nftables.program import AFFINITY_SIZE
+from rulegen.netlink.nf_tables import (
+    SET_ANONYMOUS,
+    SET_CONCATENATION,
+    SET_DYNAMIC,
+    SET_INTERVAL,
+    SET_MAP,
+    SET_OBJECT_MAP,
+    SET_TIMEOUT,
+)
+from rulegen.nftables import messages
+from rulegen.nftables.base_chains import AFFINITY_SIZE
+from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Field, Layout, SetSpec, Value
+from rulegen.nftables.messages import Connection, Element, InterruptedDumpError, KernelError
+from rulegen.services.on_nftables.likely_keys import likely_keys
 
 ALTERED = Value(b"altered")
 # Among the fingerprints, which are of chains, that of the declarations of the sets.
@@ -129,7 +138,7 @@ def read_table(connection: Connection, family: Family) -> LiveTable | None:
     sets = {found.name: found for found in connection.sets(family, TABLE)}
     if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(layout, sets):
         return LiveTable("")
-    declared_as = declarations_digest(sets[container.name].declaration for container in layout.sets)
+    declared_as = declarations_digest(sets[set_spec.name].declaration for set_spec in layout.sets)
     table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as)
     table.foreign = _foreign(connection, layout, sets)
     table.sizes = {name: found.elements for name, found in sets.items()}
@@ -162,10 +171,9 @@ def declarations_digest(declarations: Iterable[bytes]) -> str:
     return listing_digest(b"", sorted(declarations))
 
 
-def _has_sets(layout: Layout, sets: Mapping[str, netlink.SetInfo]) -> bool:
+def _has_sets(layout: Layout, sets: Mapping[str, messages.SetInfo]) -> bool:
     return all(
-        container.name in sets and sets[container.name][1:5] == _set_info(layout, container)
-        for container in layout.sets
+        set_spec.name in sets and sets[set_spec.name][1:5] == _set_info(layout, set_spec) for set_spec in layout.sets
     )
 
 
@@ -186,29 +194,29 @@ SET_WORDS = ("set", "map")
 FLOWTABLE_WORD = "flowtable"
 
 
-def _foreign(connection: Connection, layout: Layout, sets: Mapping[str, netlink.SetInfo]) -> dict[str, int]:
+def _foreign(connection: Connection, layout: Layout, sets: Mapping[str, messages.SetInfo]) -> dict[str, int]:
     """Sets without a name belong to a rule, and go with it."""
     found = {
-        f"{SET_WORDS[bool(info.flags & (netlink.SET_MAP | netlink.SET_OBJECT_MAP))]} {name}": 0
+        f"{SET_WORDS[bool(info.flags & (SET_MAP | SET_OBJECT_MAP))]} {name}": 0
         for name, info in sets.items()
-        if name not in layout.by_name and not info.flags & netlink.SET_ANONYMOUS
+        if name not in layout.by_name and not info.flags & SET_ANONYMOUS
     }
     for kind, name in connection.objects(layout.family, TABLE):
         found[f"{_OBJECT_WORDS.get(kind, f'object-{kind}')} {name}"] = kind
     return found | {f"{FLOWTABLE_WORD} {name}": 0 for name in connection.flowtables(layout.family, TABLE)}
 
 
-def _set_info(layout: Layout, container: Container) -> tuple[int, int, int, int]:
+def _set_info(layout: Layout, set_spec: SetSpec) -> tuple[int, int, int, int]:
     """What the kernel says of a set or map that nft declared as the template has it: flags, lengths, size."""
-    flags = netlink.SET_MAP if container.data else 0
-    if container.interval:
-        flags |= netlink.SET_INTERVAL | (netlink.SET_CONCATENATION if len(container.key) > 1 else 0)
+    flags = SET_MAP if set_spec.data else 0
+    if set_spec.interval:
+        flags |= SET_INTERVAL | (SET_CONCATENATION if len(set_spec.key) > 1 else 0)
     size = 0
-    if container is layout.affinity:
-        flags |= netlink.SET_TIMEOUT | netlink.SET_DYNAMIC
+    if set_spec is layout.affinity:
+        flags |= SET_TIMEOUT | SET_DYNAMIC
         size = AFFINITY_SIZE
-    data_length = _VERDICT_LENGTH if container.is_verdict_map else container.data_length
-    return flags, container.key_length, data_length, size
+    data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
+    return flags, set_spec.key_length, data_length, size
 
 
 def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprint]]:
@@ -226,23 +234,23 @@ def _entries(connection: Connection, layout: Layout, table: LiveTable) -> dict[E
         entries[layout.chains, name.encode()] = Value(known.loaded_from.encode()) if known and intact else ALTERED
     for name in table.foreign:
         entries[layout.foreign, name.encode()] = Value()
-    for container in layout.containers:
-        if not container.is_chains:
-            size = table.sizes.get(container.name) or 0
-            found = _by_key(connection, container, likely_keys(layout, container, entries)) if size >= _LARGE else []
+    for set_spec in layout.set_specs:
+        if not set_spec.is_chains:
+            size = table.sizes.get(set_spec.name) or 0
+            found = _by_key(connection, set_spec, likely_keys(layout, set_spec, entries)) if size >= _LARGE else []
             is_whole = len(found) == size >= _LARGE
             if not is_whole:
-                found = list(_keyed(connection, container))
+                found = list(_keyed(connection, set_spec))
             # Hundreds of thousands, so without a line of Python for each.
             keys, values = zip(*found, strict=True) if found else ((), ())
-            entries.update(zip(zip(repeat(container), keys, strict=False), values, strict=True))
+            entries.update(zip(zip(repeat(set_spec), keys, strict=False), values, strict=True))
     return entries
 
 
-def _by_key(connection: Connection, container: Container, keys: list[bytes]) -> list[tuple[bytes, Value]]:
+def _by_key(connection: Connection, set_spec: SetSpec, keys: list[bytes]) -> list[tuple[bytes, Value]]:
     """The elements of `keys` that are there; none when the ruleset changed meanwhile."""
     generation = connection.generation()
-    found = connection.lookup(container, TABLE, keys)
+    found = connection.lookup(set_spec, TABLE, keys)
     return found if connection.generation() == generation else []
 
 
@@ -274,13 +282,13 @@ def prove(live: Live, family: Family, declared_as: str, listed_as: Mapping[str, 
             live.entries[chains, name.encode()] = ALTERED
 
 
-def _keyed(connection: Connection, container: Container) -> Iterator[tuple[bytes, Value]]:
-    if not container.interval:
-        return connection.entries(container, TABLE)
-    elements = connection.elements(container.family, TABLE, container.name)
-    if len(container.key) > 1:
+def _keyed(connection: Connection, set_spec: SetSpec) -> Iterator[tuple[bytes, Value]]:
+    if not set_spec.interval:
+        return connection.entries(set_spec, TABLE)
+    elements = connection.elements(set_spec.family, TABLE, set_spec.name)
+    if len(set_spec.key) > 1:
         return ((element.key + (element.key_end or element.key), element.value) for element in elements)
-    return _ranges(container.key[0], elements)
+    return _ranges(set_spec.key[0], elements)
 
 
 def _ranges(address: Field, elements: Iterator[Element]) -> Iterator[tuple[bytes, Value]]:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rulegen.errors import HostError, printable
-from rulegen.netlink import HEADER, NETLINK_NETFILTER, attributes
+from rulegen.netlink.messages import HEADER, NETLINK_NETFILTER, attributes
+from rulegen.netlink.nf_tables import GENERATION_ID, GENERATION_PROCESS_ID, GENERATION_PROCESS_NAME, NEWGEN
 from rulegen.nftables.layout import TABLE
 
 _SOL_NETLINK = 270
@@ -25,14 +26,12 @@ _NETLINK_DROP_MEMBERSHIP = 2
 _GROUP_NFTABLES = 7
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
-_NEWGEN = 10 << 8 | 15
-_ID, _PROCESS_ID, _PROCESS_NAME = 1, 2, 3
 # In every message but that of a generation, the first attribute is the name of the table.
 _OF_OUR_TABLE = struct.pack("=HH", 5 + len(TABLE), 1) + TABLE.encode() + b"\0"
 _BODY = HEADER.size + 4
 
 
-class Intrusion(NamedTuple):
+class ForeignCommit(NamedTuple):
     """Somebody else changed our table, or may have. `by`: the process, as words."""
 
     by: str
@@ -80,7 +79,6 @@ class Monitor:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Stops listening."""
         self._socket.close()
 
     @contextmanager
@@ -106,9 +104,9 @@ class Monitor:
             self._listen()
             self.has_missed = self.has_missed or self._generation() > before + load.commits
 
-    def read(self) -> list[Intrusion]:
+    def read(self) -> list[ForeignCommit]:
         """What has happened since the last call; does not wait."""
-        found = [Intrusion("another program, while rules were loaded")] if self.has_missed else []
+        found = [ForeignCommit("another program, while rules were loaded")] if self.has_missed else []
         self.has_missed = False
         while True:
             try:
@@ -119,22 +117,22 @@ class Monitor:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self._touched = False
-                found.append(Intrusion("somebody (there was more than could be followed)"))
+                found.append(ForeignCommit("somebody (there was more than could be followed)"))
                 continue
             found += self._intrusions(data)
 
     def _listen(self) -> None:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
 
-    def _intrusions(self, data: bytes) -> Iterator[Intrusion]:
+    def _intrusions(self, data: bytes) -> Iterator[ForeignCommit]:
         offset = 0
         while offset < len(data):
             length, kind, _, _, port = HEADER.unpack_from(data, offset)
             if port != self._own_port:
-                if kind == _NEWGEN:
+                if kind == NEWGEN:
                     generation, process = _new_generation(data[offset + _BODY : offset + length])
                     if self._touched and generation not in self._own_generations:
-                        yield Intrusion(process)
+                        yield ForeignCommit(process)
                     self._own_generations.discard(generation)
                     self._touched = False
                 elif data.startswith(_OF_OUR_TABLE, offset + _BODY):
@@ -145,6 +143,6 @@ class Monitor:
 def _new_generation(payload: bytes) -> tuple[int, str]:
     """Its number, and the process that made it, as words."""
     parts = dict(attributes(payload))
-    name = parts.get(_PROCESS_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
-    process = f"{printable(name)} (process {int.from_bytes(parts.get(_PROCESS_ID, b''), 'big')})"
-    return int.from_bytes(parts.get(_ID, b""), "big"), process
+    name = parts.get(GENERATION_PROCESS_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
+    process = f"{printable(name)} (process {int.from_bytes(parts.get(GENERATION_PROCESS_ID, b''), 'big')})"
+    return int.from_bytes(parts.get(GENERATION_ID, b""), "big"), process

@@ -17,7 +17,7 @@ from typing import Self
 
 from rulegen import children
 from rulegen.errors import ApplyError, HostError, RulegenError, printable
-from rulegen.nftables.netlink import SIZE_HINT, Connection
+from rulegen.nftables.messages import SIZE_HINT, Connection
 from rulegen.nftables.nft_worker import ALONE, ANSWER, HERE, REQUEST
 from rulegen.nftables.refusals import kind_of_words
 
@@ -73,17 +73,14 @@ class NftProcess:
             raise
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends the process, and its namespace."""
         self.close()
 
     def close(self) -> None:
-        """Ends the process, and its namespace."""
         self.connection.close()
         self._end()
 

@@ -1,8 +1,8 @@
 """Chains in the kernel's own encoding.
 
-In: the program as text, and a table that nft made of it. Out: what the kernel holds of it, or derived from a chain that
-differs in one number only. So sets and rules can be sent together with elements, over netlink, in one transaction, and
-it is known beforehand as what they will be listed. nft itself could not do that: version 1.0.6 refuses a rule with
+In: the fixed part as text, and a table that nft made of it. Out: what the kernel holds of it, or derived from a chain
+that differs in one number only. So sets and rules can be sent together with elements, over netlink, in one transaction,
+and it is known beforehand as what they will be listed. nft itself could not do that: version 1.0.6 refuses a rule with
 `dnat to ... map @m` once the map is in the kernel. Sends nothing.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.nftables import netlink
+from rulegen.nftables import messages
+from rulegen.nftables.base_chains import BaseChains, balance_chain, balance_chain_text, is_balance_chain
 from rulegen.nftables.layout import IP_KEYWORD, TABLE
 from rulegen.nftables.live import LiveTable, declarations_digest, listing_digest
-from rulegen.nftables.netlink import Connection
-from rulegen.nftables.program import Program, balance_chain, balance_chain_text, is_balance_chain
+from rulegen.nftables.messages import Connection
 
-WORKBENCH = f"{TABLE}-workbench"
+SCRATCH_TABLE = f"{TABLE}-scratch"
 _IN_FRONT = "-in-front"
 
 
@@ -55,31 +55,31 @@ class Compiled:
     tables: Mapping[Family, CompiledTable]
 
 
-def workbench_text(program: Program, names: Iterable[str]) -> str:
-    """The program with the balance chains among `names`, as a table of another name that hooks into nothing."""
-    ip = IP_KEYWORD[program.family]
-    head, _, rest = program.text.partition(f"table {ip} {TABLE} {{\n")
+def scratch_table_text(base_chains: BaseChains, names: Iterable[str]) -> str:
+    """The fixed part with the balance chains among `names`, as a table of another name that hooks into nothing."""
+    ip = IP_KEYWORD[base_chains.family]
+    head, _, rest = base_chains.text.partition(f"table {ip} {TABLE} {{\n")
     del head
     body = rest.rpartition("}\n")[0]
-    chains = {"lb-1", *names}  # the program itself jumps to lb-1
-    balance = "".join(balance_chain_text(program.family, name) for name in sorted(chains) if is_balance_chain(name))
+    chains = {"lb-1", *names}  # the fixed part itself jumps to lb-1
+    balance = "".join(balance_chain_text(base_chains.family, name) for name in sorted(chains) if is_balance_chain(name))
     return (
-        f"add table {ip} {WORKBENCH}\ndelete table {ip} {WORKBENCH}\n"
-        f"table {ip} {WORKBENCH} {{\n\tflags dormant\n{body}{balance}}}\n"
+        f"add table {ip} {SCRATCH_TABLE}\ndelete table {ip} {SCRATCH_TABLE}\n"
+        f"table {ip} {SCRATCH_TABLE} {{\n\tflags dormant\n{body}{balance}}}\n"
     )
 
 
-def read_workbench(connection: Connection, family: Family) -> tuple[CompiledTable, dict[str, CompiledChain]]:
-    """What has become of a workbench's text. Raises InterruptedDumpError, KernelError."""
+def read_scratch_table(connection: Connection, family: Family) -> tuple[CompiledTable, dict[str, CompiledChain]]:
+    """What has become of a scratch table's text. Raises InterruptedDumpError, KernelError."""
     rules: dict[str, list[bytes]] = {}
-    for rule in connection.rules(family, WORKBENCH):
+    for rule in connection.rules(family, SCRATCH_TABLE):
         rules.setdefault(rule.chain, []).append(rule.expressions)
     chains = {
         chain.name: CompiledChain(chain.declaration, tuple(rules.get(chain.name, ())))
-        for chain in connection.chains(family, WORKBENCH)
+        for chain in connection.chains(family, SCRATCH_TABLE)
     }
-    table = connection.table(family, WORKBENCH)
-    sets = tuple(info.declaration for info in connection.sets(family, WORKBENCH))
+    table = connection.table(family, SCRATCH_TABLE)
+    sets = tuple(info.declaration for info in connection.sets(family, SCRATCH_TABLE))
     return CompiledTable(table.comment_attribute if table else b"", sets), chains
 
 
@@ -104,7 +104,7 @@ def live_model(table: LiveTable | None, family: Family, name: str) -> CompiledCh
 def derive_chain(model: CompiledChain, name: str) -> CompiledChain:
     """The chain `lb-N` or `pick-N`, made from the one for 1."""
     first, *others = model.rules
-    return CompiledChain(b"", (netlink.with_modulus(first, int(name.rpartition("-")[2])), *others))
+    return CompiledChain(b"", (messages.with_modulus(first, int(name.rpartition("-")[2])), *others))
 
 
 def hooks_in_front(connection: Connection, family: Family) -> list[bytearray]:
@@ -119,11 +119,12 @@ def hooks_in_front(connection: Connection, family: Family) -> list[bytearray]:
         if not name.endswith(_IN_FRONT) and f"{name}{_IN_FRONT}" not in chains
     }
     found = [
-        netlink.new_chain(family, TABLE, copy, netlink.one_step_earlier(chains[name])) for name, copy in copies.items()
+        messages.new_chain(family, TABLE, copy, messages.one_step_earlier(chains[name]))
+        for name, copy in copies.items()
     ]
     if found:
         found += (
-            netlink.new_rule(family, TABLE, copies[rule.chain], rule.expressions)
+            messages.new_rule(family, TABLE, copies[rule.chain], rule.expressions)
             for rule in connection.rules(family, TABLE)
             if rule.chain in copies
         )

@@ -12,19 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
+from rulegen.nftables.base_chains import BaseChains, balance_chain_text, digest, is_balance_chain
 from rulegen.nftables.layout import (
     IP_KEYWORD,
     LAYOUTS,
     TABLE,
-    Container,
     EntryKey,
     Layout,
+    SetSpec,
     Value,
     element_text,
     pack_register,
     parse_element,
 )
-from rulegen.nftables.program import Program, balance_chain_text, digest, is_balance_chain
 from rulegen.rendered import END, RenderedLines
 
 _ELEMENTS_LINE = re.compile(r"^add element (ip6?) rulegen (\S+) \{$")
@@ -33,49 +33,49 @@ _TABLE_LINE = re.compile(r"^table (\S+ \S+) \{")
 _CHAIN_LINE = re.compile(r"^\tchain (\S+) \{$")
 
 
-def render(programs: Mapping[Family, Program], entries: Mapping[EntryKey, Value]) -> Iterator[str]:
+def render(base_chains: Mapping[Family, BaseChains], entries: Mapping[EntryKey, Value]) -> Iterator[str]:
     """The whole ruleset as lines with their ends: loading it replaces rulegen's tables, and touches nothing else."""
     groups = group(entries)
-    for program in programs.values():
-        yield from render_table(program, groups)
+    for chains in base_chains.values():
+        yield from render_table(chains, groups)
     yield END
 
 
-def render_table(program: Program, groups: Mapping[Container, Mapping[bytes, Value]]) -> Iterator[str]:
+def render_table(base_chains: BaseChains, groups: Mapping[SetSpec, Mapping[bytes, Value]]) -> Iterator[str]:
     """One family's table; the first two lines make the file replace what is there, in the same transaction.
 
-    Elements come after the program: a rule that is added while its map is full costs the kernel a walk over the map.
+    Elements come after the fixed part: a rule that is added while its map is full costs the kernel a walk over the map.
     """
-    ip = IP_KEYWORD[program.family]
-    layout = LAYOUTS[program.family]
+    ip = IP_KEYWORD[base_chains.family]
+    layout = LAYOUTS[base_chains.family]
     chains = balance_chains(groups.get(layout.chains, {}))
     yield f"add table {ip} {TABLE}\n"
     yield f"delete table {ip} {TABLE}\n"
-    for line in program.text.splitlines(keepends=True):
+    for line in base_chains.text.splitlines(keepends=True):
         if line == "}\n":
             for name in chains:
                 yield "\n"
-                yield from balance_chain_text(program.family, name).splitlines(keepends=True)
+                yield from balance_chain_text(base_chains.family, name).splitlines(keepends=True)
         yield line
-    for container in layout.containers:
-        if not container.is_chains:
-            yield from _render_elements(container, groups.get(container, {}))
+    for set_spec in layout.set_specs:
+        if not set_spec.is_chains:
+            yield from _render_elements(set_spec, groups.get(set_spec, {}))
     loaded = groups.get(layout.chains, {})
-    notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*program.chains, *chains))
+    notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*base_chains.chains, *chains))
     yield from _render_elements(layout.fingerprints, dict(notes))
 
 
-def group(entries: Mapping[EntryKey, Value]) -> Mapping[Container, dict[bytes, Value]]:
-    """Entries by container."""
-    groups: defaultdict[Container, dict[bytes, Value]] = defaultdict(dict)
-    for (container, key), value in entries.items():
-        groups[container][key] = value
+def group(entries: Mapping[EntryKey, Value]) -> Mapping[SetSpec, dict[bytes, Value]]:
+    """Entries by set."""
+    groups: defaultdict[SetSpec, dict[bytes, Value]] = defaultdict(dict)
+    for (set_spec, key), value in entries.items():
+        groups[set_spec][key] = value
     return groups
 
 
-def in_order(container: Container, elements: Mapping[bytes, Value]) -> list[tuple[bytes, Value]]:
-    """The elements of a container in the order of their text."""
-    order = container.sort_key()
+def in_order(set_spec: SetSpec, elements: Mapping[bytes, Value]) -> list[tuple[bytes, Value]]:
+    """The elements of a set in the order of their text."""
+    order = set_spec.sort_key()
     keys = sorted(elements, key=order) if order else sorted(elements)
     return [(key, elements[key]) for key in keys]
 
@@ -86,11 +86,11 @@ def balance_chains(chains: Iterable[bytes]) -> list[str]:
     return sorted(names, key=lambda name: (name.rpartition("-")[0], int(name.rpartition("-")[2])))
 
 
-def _render_elements(container: Container, elements: Mapping[bytes, Value]) -> Iterator[str]:
+def _render_elements(set_spec: SetSpec, elements: Mapping[bytes, Value]) -> Iterator[str]:
     if elements:
-        yield f"add element {container.ip} {TABLE} {container.name} {{\n"
-        for key, value in in_order(container, elements):
-            yield f"\t{element_text(container, key, value)},\n"
+        yield f"add element {set_spec.ip} {TABLE} {set_spec.name} {{\n"
+        for key, value in in_order(set_spec, elements):
+            yield f"\t{element_text(set_spec, key, value)},\n"
         yield "}\n"
 
 
@@ -125,7 +125,7 @@ class _Reader:
         self.entries: dict[EntryKey, Value] = {}
         self.layout: Layout | None = None
         self._replaced = ""
-        self._container: Container | None = None
+        self._set_spec: SetSpec | None = None
         self._chain: list[str] = []
 
     def take(self, line: str) -> None:
@@ -133,9 +133,9 @@ class _Reader:
         if self._chain:
             self._take_rule(line)
         elif line == "}":
-            self._container = None
-        elif self._container is not None:
-            self._take_element(self._container, line.strip().removesuffix(","))
+            self._set_spec = None
+        elif self._set_spec is not None:
+            self._take_element(self._set_spec, line.strip().removesuffix(","))
         else:
             self._begin(line)
 
@@ -148,8 +148,8 @@ class _Reader:
         elif replaced := _REPLACED_LINE.match(line):
             self._replaced = replaced[1]
         elif started := _ELEMENTS_LINE.match(line):
-            self._container = _LAYOUT_OF[started[1]].by_name.get(started[2])
-            if self._container is None:
+            self._set_spec = _LAYOUT_OF[started[1]].by_name.get(started[2])
+            if self._set_spec is None:
                 raise InputError(f"expected a set or map that rulegen renders, got {started[2]!r}")
 
     def _take_table(self, table: str) -> None:
@@ -162,10 +162,10 @@ class _Reader:
             )
         self.layout = _LAYOUT_OF[family]
 
-    def _take_element(self, container: Container, text: str) -> None:
-        key, value = parse_element(container, text)
-        if container is not LAYOUTS[container.family].fingerprints:
-            self.entries[container, key] = value
+    def _take_element(self, set_spec: SetSpec, text: str) -> None:
+        key, value = parse_element(set_spec, text)
+        if set_spec is not LAYOUTS[set_spec.family].fingerprints:
+            self.entries[set_spec, key] = value
 
     def _take_rule(self, line: str) -> None:
         self._chain.append(line)

@@ -1,6 +1,6 @@
 """A Delta becomes one transaction: commands in an order in which each refers only to what is there.
 
-In: the Delta, the live tables and the programs. Out: the commands as netlink messages, and as text for people. Sends
+In: the Delta, the live tables and the fixed parts. Out: the commands as netlink messages, and as text for people. Sends
 nothing.
 """
 
@@ -12,14 +12,14 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from rulegen.config import Family
-from rulegen.nftables import netlink, text
-from rulegen.nftables.affinity import Client
+from rulegen.nftables import messages, text
+from rulegen.nftables.base_chains import BaseChains, Chain, balance_chain, is_balance_chain
 from rulegen.nftables.layout import (
     IP_KEYWORD,
     LAYOUTS,
     TABLE,
-    Container,
     EntryKey,
+    SetSpec,
     Value,
     element_text,
     id_of,
@@ -28,10 +28,10 @@ from rulegen.nftables.layout import (
     service_port_of,
 )
 from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTable
-from rulegen.nftables.netlink import chunks
-from rulegen.nftables.program import Chain, Program, balance_chain, is_balance_chain
+from rulegen.nftables.messages import chunks
 from rulegen.nftables.rules import Compiled
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta
+from rulegen.services.on_nftables.affinity import Client
 
 Elements = list[tuple[bytes, Value]]
 
@@ -43,23 +43,23 @@ _FIRST_SLOT = pack_register(0)
 class ReplaceTable:
     """Makes a table anew with all its entries; an old one goes in the same transaction."""
 
-    program: Program
-    entries: Mapping[Container, Mapping[bytes, Value]]
+    base_chains: BaseChains
+    entries: Mapping[SetSpec, Mapping[bytes, Value]]
 
     def frame(self) -> Iterator[Change]:
         """The table, its sets, and the chains that no packet meets before it meets those of `hooks`.
 
         Rules come before elements: one that is added while its map is full costs the kernel a walk over the map.
         """
-        yield NewTable(self.program)
+        yield NewTable(self.base_chains)
         yield from self._write([chain for chain in self._chains if not chain.declaration])
 
     def elements(self) -> Iterator[Change]:
         """All of them, in messages of bounded size."""
-        for container in LAYOUTS[self.program.family].containers:
-            if not container.is_chains:
-                for part in chunks(list(self.entries.get(container, {}).items())):
-                    yield AddElements(container, part)
+        for set_spec in LAYOUTS[self.base_chains.family].set_specs:
+            if not set_spec.is_chains:
+                for part in chunks(list(self.entries.get(set_spec, {}).items())):
+                    yield AddElements(set_spec, part)
 
     def hooks(self) -> Iterator[Change]:
         """The chains that packets meet."""
@@ -68,38 +68,36 @@ class ReplaceTable:
     @property
     def chains(self) -> list[str]:
         """The names of all its chains."""
-        return [name.decode() for name in self.entries.get(LAYOUTS[self.program.family].chains, {})]
+        return [name.decode() for name in self.entries.get(LAYOUTS[self.base_chains.family].chains, {})]
 
     @property
     def _chains(self) -> Iterator[Chain]:
-        return (chain_of(self.program, name) for name in self.chains)
+        return (chain_of(self.base_chains, name) for name in self.chains)
 
     def _write(self, chains: Sequence[Chain]) -> Iterator[Change]:
         if chains:
-            yield AddChains(self.program.family, tuple(chains))
+            yield AddChains(self.base_chains.family, tuple(chains))
         for chain in chains:
-            yield WriteRules(self.program.family, chain, known=False)
+            yield WriteRules(self.base_chains.family, chain, known=False)
 
 
 @dataclass(frozen=True)
 class NewTable:
     """Makes a table with its sets, all empty, and notes what they were declared from."""
 
-    program: Program
+    base_chains: BaseChains
 
     def __str__(self) -> str:
-        """As nft would read it."""
-        return f"add table {IP_KEYWORD[self.program.family]} {TABLE}, and its sets"
+        return f"add table {IP_KEYWORD[self.base_chains.family]} {TABLE}, and its sets"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
-        family = self.program.family
+        family = self.base_chains.family
         table = compiled.tables[family]
-        yield netlink.new_table(family, TABLE, table.comment)
+        yield messages.new_table(family, TABLE, table.comment)
         for number, declaration in enumerate(table.sets, 1):
-            yield netlink.new_set(family, TABLE, number, declaration)
-        note = text.fingerprint(SETS, self.program.schema, table.listed_as)
-        yield netlink.add_elements(LAYOUTS[family].fingerprints, TABLE, [note])
+            yield messages.new_set(family, TABLE, number, declaration)
+        note = text.fingerprint(SETS, self.base_chains.schema, table.listed_as)
+        yield messages.add_elements(LAYOUTS[family].fingerprints, TABLE, [note])
 
 
 @dataclass(frozen=True)
@@ -109,12 +107,10 @@ class DeleteTable:
     family: Family
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"delete table {IP_KEYWORD[self.family]} {TABLE}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
-        yield netlink.delete_table(self.family, TABLE)
+        yield messages.delete_table(self.family, TABLE)
 
 
 @dataclass(frozen=True)
@@ -125,13 +121,11 @@ class AddChains:
     chains: tuple[Chain, ...]
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"add chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(chain.name for chain in self.chains)}"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         for chain in self.chains:
-            yield netlink.new_chain(
+            yield messages.new_chain(
                 self.family, TABLE, chain.name, compiled.chains[self.family, chain.name].declaration
             )
 
@@ -148,17 +142,15 @@ class MoveHook:
     declaration: bytes
 
     def __str__(self) -> str:
-        """As nft would read it."""
         hook = f" {{ {self.chain.declaration} }}" if self.chain.declaration else ""
         return f"add chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}{hook}"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         declaration = compiled.chains[self.family, self.chain.name].declaration
         if declaration != self.declaration:
-            yield netlink.flush_chain(self.family, TABLE, self.chain.name)
-            yield netlink.delete_chain(self.family, TABLE, self.chain.name)
-            yield netlink.new_chain(self.family, TABLE, self.chain.name, declaration)
+            yield messages.flush_chain(self.family, TABLE, self.chain.name)
+            yield messages.delete_chain(self.family, TABLE, self.chain.name)
+            yield messages.new_chain(self.family, TABLE, self.chain.name, declaration)
 
 
 @dataclass(frozen=True)
@@ -170,20 +162,18 @@ class WriteRules:
     known: bool
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"flush chain {IP_KEYWORD[self.family]} {TABLE} {self.chain.name}, and add its rules"
 
     def messages(self, compiled: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         chain = compiled.chains[self.family, self.chain.name]
-        yield netlink.flush_chain(self.family, TABLE, self.chain.name)
+        yield messages.flush_chain(self.family, TABLE, self.chain.name)
         for rule in chain.rules:
-            yield netlink.new_rule(self.family, TABLE, self.chain.name, rule)
+            yield messages.new_rule(self.family, TABLE, self.chain.name, rule)
         fingerprints = LAYOUTS[self.family].fingerprints
         note = text.fingerprint(self.chain.name, self.chain.digest, chain.listed_as)
         if self.known:
-            yield netlink.delete_elements(fingerprints, TABLE, [note])
-        yield netlink.add_elements(fingerprints, TABLE, [note])
+            yield messages.delete_elements(fingerprints, TABLE, [note])
+        yield messages.add_elements(fingerprints, TABLE, [note])
 
 
 @dataclass(frozen=True)
@@ -195,18 +185,16 @@ class DeleteChains:
     known: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As nft would read it."""
         return f"delete chain {IP_KEYWORD[self.family]} {TABLE} {', '.join(self.names)}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         for name in self.names:
-            yield netlink.flush_chain(self.family, TABLE, name)
+            yield messages.flush_chain(self.family, TABLE, name)
         for name in self.names:
-            yield netlink.delete_chain(self.family, TABLE, name)
+            yield messages.delete_chain(self.family, TABLE, name)
         if self.known:
             notes = [text.fingerprint(name, "") for name in self.known]
-            yield netlink.delete_elements(LAYOUTS[self.family].fingerprints, TABLE, notes)
+            yield messages.delete_elements(LAYOUTS[self.family].fingerprints, TABLE, notes)
 
 
 @dataclass(frozen=True)
@@ -221,22 +209,21 @@ class DeleteForeign:
     chains: tuple[str, ...]
 
     def __str__(self) -> str:
-        """As nft would read it."""
         table = f"{IP_KEYWORD[self.family]} {TABLE}"
         return ", ".join(f"delete {kind} {table} {name}" for kind, name, _ in self._split())
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
         """As netlink messages: elements of sets refer to objects, rules to all of them."""
         for name in self.chains:
-            yield netlink.flush_chain(self.family, TABLE, name)
+            yield messages.flush_chain(self.family, TABLE, name)
         others = []
         for kind, name, number in self._split():
             if kind in SET_WORDS:
-                yield netlink.delete_set(self.family, TABLE, name)
+                yield messages.delete_set(self.family, TABLE, name)
             elif kind == FLOWTABLE_WORD:
-                others.append(netlink.delete_flowtable(self.family, TABLE, name))
+                others.append(messages.delete_flowtable(self.family, TABLE, name))
             else:
-                others.append(netlink.delete_object(self.family, TABLE, number, name))
+                others.append(messages.delete_object(self.family, TABLE, number, name))
         yield from others
 
     def _split(self) -> Iterator[tuple[str, str, int]]:
@@ -249,37 +236,33 @@ class DeleteForeign:
 class AddElements:
     """Adds elements to a set or map."""
 
-    container: Container
+    set_spec: SetSpec
     elements: Elements
 
     def __str__(self) -> str:
-        """As nft would read it."""
-        return f"add element {self.container.ip} {TABLE} {self.container.name} {_braces(self.container, self.elements)}"
+        return f"add element {self.set_spec.ip} {TABLE} {self.set_spec.name} {_braces(self.set_spec, self.elements)}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
-        yield netlink.add_elements(self.container, TABLE, self.elements)
+        yield messages.add_elements(self.set_spec, TABLE, self.elements)
 
 
 @dataclass(frozen=True)
 class DeleteElements:
     """Removes elements from a set or map."""
 
-    container: Container
+    set_spec: SetSpec
     elements: Elements
 
     def __str__(self) -> str:
-        """As nft would read it."""
-        elements = _braces(self.container, self.elements)
-        return f"delete element {self.container.ip} {TABLE} {self.container.name} {elements}"
+        elements = _braces(self.set_spec, self.elements)
+        return f"delete element {self.set_spec.ip} {TABLE} {self.set_spec.name} {elements}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
-        yield netlink.delete_elements(self.container, TABLE, self.elements)
+        yield messages.delete_elements(self.set_spec, TABLE, self.elements)
 
 
-def _braces(container: Container, elements: Elements) -> str:
-    first = element_text(container, *elements[0])
+def _braces(set_spec: SetSpec, elements: Elements) -> str:
+    first = element_text(set_spec, *elements[0])
     return f"{{ {first}{', ...' if len(elements) > 1 else ''} }}"
 
 
@@ -290,18 +273,16 @@ class RetimeClient:
     client: Client
 
     def __str__(self) -> str:
-        """As nft would read it."""
         affinity = LAYOUTS[self.client.family].affinity
         return f"delete element {affinity.ip} {TABLE} {affinity.name} {{ {key_text(affinity, self.client.key)} }}"
 
     def messages(self, _: Compiled) -> Iterator[bytearray]:
-        """As netlink messages."""
         client = self.client
         affinity = LAYOUTS[client.family].affinity
-        yield netlink.delete_elements(affinity, TABLE, [(client.key, client.value)])
+        yield messages.delete_elements(affinity, TABLE, [(client.key, client.value)])
         if client.left is not None:
             times = (client.timeout, client.left)
-            yield netlink.add_expiring_element(affinity, TABLE, (client.key, client.value), times)
+            yield messages.add_expiring_element(affinity, TABLE, (client.key, client.value), times)
 
 
 Change: TypeAlias = (
@@ -332,7 +313,7 @@ class Transaction:
     when `is_handover`: frontends that are still answered get another list, as when session affinity is switched.
     """
 
-    programs: Mapping[Family, Program]
+    base_chains: Mapping[Family, BaseChains]
     tables: tuple[ReplaceTable, ...] = ()
     additions: tuple[Change, ...] = ()
     changes: tuple[Change, ...] = ()
@@ -347,13 +328,13 @@ class Transaction:
     def chains(self) -> Iterator[tuple[Family, str]]:
         """The chains whose rules must be compiled for it."""
         for table in self.tables:
-            yield from ((table.program.family, name) for name in table.chains)
+            yield from ((table.base_chains.family, name) for name in table.chains)
         for change in (*self.additions, *self.changes):
             if isinstance(change, WriteRules):
                 yield change.family, change.chain.name
 
 
-def messages(changes: Iterable[Change], compiled: Compiled) -> Iterator[tuple[Change, bytearray]]:
+def netlink_messages(changes: Iterable[Change], compiled: Compiled) -> Iterator[tuple[Change, bytearray]]:
     """Changes as netlink messages, each with what it is part of."""
     for change in changes:
         for message in change.messages(compiled):
@@ -363,7 +344,7 @@ def messages(changes: Iterable[Change], compiled: Compiled) -> Iterator[tuple[Ch
 def plan(
     delta: Delta[EntryKey, Value],
     live: Live,
-    programs: Mapping[Family, Program],
+    base_chains: Mapping[Family, BaseChains],
     desired: Mapping[EntryKey, Value] | None = None,
     clients: Sequence[Client] = (),
 ) -> Transaction:
@@ -372,17 +353,17 @@ def plan(
     `desired`, all entries, is needed only where a table must be made anew: when there is none, or one whose sets are
     declared differently. `clients`: records whose timeout the Delta changes (`Kernel.clients`).
     """
-    replaced = [family for family, program in programs.items() if not _has_schema(live, program)]
+    replaced = [family for family, base_chains in base_chains.items() if not _has_schema(live, base_chains)]
     groups = text.group(desired or {}) if replaced else {}
-    tables = tuple(ReplaceTable(programs[family], groups) for family in replaced)
-    kept = [family for family in programs if family not in replaced]
+    tables = tuple(ReplaceTable(base_chains[family], groups) for family in replaced)
+    kept = [family for family in base_chains if family not in replaced]
     additions: list[Change] = []
-    changes: list[Change] = [DeleteTable(family) for family in live.tables if family not in programs]
+    changes: list[Change] = [DeleteTable(family) for family in live.tables if family not in base_chains]
     removals: list[Change] = []
     is_handover = False
     for family in kept:
-        additions += _new_chains(family, delta, live.tables[family], programs[family])
-        changes += _changed_chains(family, delta, live.tables[family], programs[family])
+        additions += _new_chains(family, delta, live.tables[family], base_chains[family])
+        changes += _changed_chains(family, delta, live.tables[family], base_chains[family])
     if kept:
         leaving, left = _removed(delta, kept)
         changes += _in_parts(DeleteElements, leaving)
@@ -394,15 +375,15 @@ def plan(
     changes += (RetimeClient(client) for client in clients if client.family in kept)
     for family in kept:
         removals += _unneeded_chains(family, delta, live.tables[family])
-    return Transaction(programs, tables, tuple(additions), tuple(changes), tuple(removals), is_handover)
+    return Transaction(base_chains, tables, tuple(additions), tuple(changes), tuple(removals), is_handover)
 
 
-def _has_schema(live: Live, program: Program) -> bool:
-    table = live.tables.get(program.family)
-    return table is not None and table.schema == program.schema
+def _has_schema(live: Live, base_chains: BaseChains) -> bool:
+    table = live.tables.get(base_chains.family)
+    return table is not None and table.schema == base_chains.schema
 
 
-Groups: TypeAlias = list[tuple[Container, Elements]]
+Groups: TypeAlias = list[tuple[SetSpec, Elements]]
 
 
 def _removed(delta: Delta[EntryKey, Value], families: Sequence[Family]) -> tuple[Groups, dict[EntryKey, Value]]:
@@ -418,16 +399,16 @@ def _removed(delta: Delta[EntryKey, Value], families: Sequence[Family]) -> tuple
 def _handed_over(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
     """The service-ports whose lists get something, and those that a frontend was led to which has another one now."""
     led_on = {
-        (container.family, id_of(change.before.data))
-        for (container, _), change in delta.changed.items()
-        if container in {LAYOUTS[container.family].frontends, LAYOUTS[container.family].nodeports}
+        (set_spec.family, id_of(change.before.data))
+        for (set_spec, _), change in delta.changed.items()
+        if set_spec in {LAYOUTS[set_spec.family].frontends, LAYOUTS[set_spec.family].nodeports}
         and id_of(change.after.data)
     }
     return _service_ports((*delta.added, *delta.changed)) | led_on
 
 
 def _service_ports(keys: Iterable[EntryKey]) -> set[tuple[Family, int]]:
-    return {(container.family, service_port_of(container, key)) for container, key in keys}
+    return {(set_spec.family, service_port_of(set_spec, key)) for set_spec, key in keys}
 
 
 def _moved_lists(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
@@ -436,14 +417,14 @@ def _moved_lists(delta: Delta[EntryKey, Value]) -> set[tuple[Family, int]]:
     Not those of which a list gets longer or shorter: for these the chains fall back to the first slot.
     """
     ended = [
-        (container, key)
-        for container, key in delta.removed
-        if container is LAYOUTS[container.family].endpoints and key.endswith(_FIRST_SLOT)
+        (set_spec, key)
+        for set_spec, key in delta.removed
+        if set_spec is LAYOUTS[set_spec.family].endpoints and key.endswith(_FIRST_SLOT)
     ]
     moved = [
-        (container, key)
-        for container, key in (*delta.removed, *delta.changed)
-        if container is LAYOUTS[container.family].lists
+        (set_spec, key)
+        for set_spec, key in (*delta.removed, *delta.changed)
+        if set_spec is LAYOUTS[set_spec.family].lists
     ]
     return _service_ports((*ended, *moved))
 
@@ -455,20 +436,22 @@ def _added(delta: Delta[EntryKey, Value]) -> dict[EntryKey, Value]:
 def _grouped(entries: Mapping[EntryKey, Value], families: Sequence[Family]) -> Groups:
     groups = text.group(entries)
     return [
-        (container, text.in_order(container, groups[container]))
-        for container in sorted(groups, key=lambda container: (container.ip, container.rank))
-        if container.family in families and not container.is_chains
+        (set_spec, text.in_order(set_spec, groups[set_spec]))
+        for set_spec in sorted(groups, key=lambda set_spec: (set_spec.ip, set_spec.rank))
+        if set_spec.family in families and not set_spec.is_chains
     ]
 
 
 def _in_parts(change: type[AddElements | DeleteElements], groups: Groups) -> Iterator[Change]:
     """Changes that fit into one message each."""
-    return (change(container, part) for container, elements in groups for part in chunks(elements))
+    return (change(set_spec, part) for set_spec, elements in groups for part in chunks(elements))
 
 
-def _new_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable, program: Program) -> Iterator[Change]:
+def _new_chains(
+    family: Family, delta: Delta[EntryKey, Value], table: LiveTable, base_chains: BaseChains
+) -> Iterator[Change]:
     """Chains that no packet meets before something leads to them; their rules may name each other."""
-    chains = [chain for chain in _chains(family, delta.added, program) if not chain.declaration]
+    chains = [chain for chain in _chains(family, delta.added, base_chains) if not chain.declaration]
     if chains:
         yield AddChains(family, tuple(chains))
     for chain in chains:
@@ -476,11 +459,11 @@ def _new_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable,
 
 
 def _changed_chains(
-    family: Family, delta: Delta[EntryKey, Value], table: LiveTable, program: Program
+    family: Family, delta: Delta[EntryKey, Value], table: LiveTable, base_chains: BaseChains
 ) -> Iterator[Change]:
     """The rules of chains that differ, and chains that hook into the kernel, to which nothing refers."""
-    changed = _chains(family, delta.changed, program)
-    hooked = [chain for chain in _chains(family, delta.added, program) if chain.declaration]
+    changed = _chains(family, delta.changed, base_chains)
+    hooked = [chain for chain in _chains(family, delta.added, base_chains) if chain.declaration]
     for chain in changed:
         declaration = table.declarations.get(chain.name, b"")
         if chain.declaration or declaration:
@@ -491,28 +474,30 @@ def _changed_chains(
         yield WriteRules(family, chain, chain.name in table.fingerprints)
 
 
-def _chains(family: Family, keys: Iterable[EntryKey], program: Program) -> list[Chain]:
+def _chains(family: Family, keys: Iterable[EntryKey], base_chains: BaseChains) -> list[Chain]:
     chains = LAYOUTS[family].chains
-    return [chain_of(program, name) for name in sorted(key.decode() for container, key in keys if container is chains)]
+    return [
+        chain_of(base_chains, name) for name in sorted(key.decode() for set_spec, key in keys if set_spec is chains)
+    ]
 
 
 def _foreign(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
     """What is in the table beside rulegen's sets and chains."""
     layout = LAYOUTS[family]
-    things = tuple(key.decode() for container, key in delta.removed if container is layout.foreign)
+    things = tuple(key.decode() for set_spec, key in delta.removed if set_spec is layout.foreign)
     if things:
-        chains = tuple(sorted(key.decode() for container, key in delta.removed if container is layout.chains))
+        chains = tuple(sorted(key.decode() for set_spec, key in delta.removed if set_spec is layout.chains))
         yield DeleteForeign(family, tuple((thing, table.foreign[thing]) for thing in things), chains)
 
 
 def _unneeded_chains(family: Family, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
     """Chains that nothing refers to any more."""
     chains = LAYOUTS[family].chains
-    names = tuple(sorted(key.decode() for container, key in delta.removed if container is chains))
+    names = tuple(sorted(key.decode() for set_spec, key in delta.removed if set_spec is chains))
     if names:
         yield DeleteChains(family, names, tuple(name for name in names if name in table.fingerprints))
 
 
-def chain_of(program: Program, name: str) -> Chain:
-    """The chain `name`, of the program or one of those that exist once for each number."""
-    return balance_chain(program.family, name) if is_balance_chain(name) else program.chains[name]
+def chain_of(base_chains: BaseChains, name: str) -> Chain:
+    """The chain `name`, of the fixed part or one of those that exist once for each number."""
+    return balance_chain(base_chains.family, name) if is_balance_chain(name) else base_chains.chains[name]

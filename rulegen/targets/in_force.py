@@ -13,7 +13,7 @@ from rulegen.config import Family
 from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
-    from rulegen.iptables.program import Entries, EntryKey
+    from rulegen.iptables.base_chains import Entries, EntryKey
 
 
 class InForce(NamedTuple):
@@ -40,13 +40,13 @@ def in_force() -> InForce:
 
 
 def _on_nftables() -> Iterator[tuple[Family, bool]]:
-    from rulegen.nftables.describe import names_in
+    from rulegen.nftables.diff_text import names_in
     from rulegen.nftables.kernel import Kernel
     from rulegen.nftables.live import ALTERED, SETS
 
     with Kernel() as kernel:
         live = kernel.read()
-    altered = {container.family for (container, _), value in live.entries.items() if value == ALTERED}
+    altered = {set_spec.family for (set_spec, _), value in live.entries.items() if value == ALTERED}
     serving = {family for family, _ in names_in(live.entries)}
     for family, table in live.tables.items():
         is_whole = table.schema and table.fingerprints.keys() - {SETS} <= table.declarations.keys()
@@ -55,12 +55,12 @@ def _on_nftables() -> Iterator[tuple[Family, bool]]:
 
 
 def _on_iptables() -> Iterator[tuple[Family, bool]]:
-    from rulegen.iptables import programs
+    from rulegen.iptables import binaries
+    from rulegen.iptables.base_chains import NAT, EntryKey
     from rulegen.iptables.kernel import Kernel
-    from rulegen.iptables.program import NAT, EntryKey
     from rulegen.iptables.transaction import REMARK
 
-    for variant in filter(programs.installed, programs.Variant):
+    for variant in filter(binaries.installed, binaries.Variant):
         entries = Kernel(variant).read()
         for family in Family:
             starts = [EntryKey(family, NAT, chain) for chain in ("PREROUTING", "OUTPUT")]
@@ -70,8 +70,8 @@ def _on_iptables() -> Iterator[tuple[Family, bool]]:
 
 def _leads_to_service(entries: Entries, start: EntryKey) -> bool:
     """Whether the jumps from there reach a Service's own chain, with rules in it."""
+    from rulegen.iptables.base_chains import target_of
     from rulegen.iptables.names import is_of_service
-    from rulegen.iptables.program import target_of
 
     seen, waiting = {start}, [start]
     while waiting:

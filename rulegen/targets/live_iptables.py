@@ -6,19 +6,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import ApplyError, TargetError
-from rulegen.iptables.compiler import Compiler
-from rulegen.iptables.describe import count, describe
-from rulegen.iptables.keeping import find_services
+from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.iptables.diff_text import count, diff_text
 from rulegen.iptables.kernel import Kernel
-from rulegen.iptables.program import Entries, EntryKey, Rules
+from rulegen.iptables.preserve_unreadable import find_services
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import REMARK, Step, plan
-from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.ruleset import Delta
-from rulegen.targets.model import RouteChange, RuleCount, ShownChange, shown_change
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.targets.model import RuleCount, ServicePortChange, ShownChange, shown_change
 
 
 class LiveIptables:
@@ -47,29 +46,25 @@ class LiveIptables:
         # When each jump was moved to the front for the last time.
         self._moved: dict[EntryKey, float] = {}
 
-    def keep(self, services: Collection[ServiceKey]) -> None:
-        """See `LiveRules`."""
+    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
         self._services = services
 
     def read(self) -> None:
-        """See `LiveRules`."""
         self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read().items()}
-        self._compiler.keep(find_services(self._live, self._services) if self._services else {})
+        self._compiler.preserve_unreadable(find_services(self._live, self._services) if self._services else {})
         self._total = Counter()
         for key, rules in self._live.items():
             self._total[key.family, key.table] += len(rules)
 
     def update(
-        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
-    ) -> tuple[Delta[EntryKey, Rules], dict[RouteKey, TargetError]]:
-        """See `LiveRules`."""
-        return self._compiler.update(routes, nodes)
+        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
+    ) -> tuple[Delta[EntryKey, Rules], dict[ServicePortKey, TargetError]]:
+        return self._compiler.update(service_ports, nodes)
 
     def difference(self) -> Delta[EntryKey, Rules]:
-        """See `LiveRules`."""
         desired = self._compiler.entries()
         self._live = dict(adopt_wording(self._live, desired))
-        return ruleset.diff(self._live, desired)
+        return diff(self._live, desired)
 
     def check(self, delta: Delta[EntryKey, Rules]) -> None:
         """Has each restore tested. Raises ApplyError."""
@@ -85,7 +80,9 @@ class LiveIptables:
             raise
         self._note(delta)
 
-    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
+    def accepts(
+        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
+    ) -> None:
         """See `LiveRules`; commits them: legacy iptables asks the kernel only about rules that stay."""
         others = {key: change for key, change in pending.items() if key not in suspects}
         self._compiler.update({key: change.before for key, change in others.items()})
@@ -100,15 +97,12 @@ class LiveIptables:
         """See `LiveRules`; a plan needs to know which chains there are, so they are remembered."""
 
     def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
-        """See `LiveRules`."""
         return shown_changes(delta)
 
     def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:
-        """See `LiveRules`."""
         return count(delta)
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
-        """See `LiveRules`."""
         return {table: RuleCount(total, self._written[table]) for table, total in self._total.items()}
 
     def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:
@@ -137,6 +131,6 @@ class LiveIptables:
 
 def shown_changes(delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
     """A Delta in words."""
-    for line in describe(delta):
+    for line in diff_text(delta):
         place = {"family": line.family, "name": line.table, "key": line.chain}
         yield shown_change(line.sign, str(line), place, (line.before, line.after), line.service)

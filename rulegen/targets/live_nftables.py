@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
-from rulegen.nftables.compiler import Compiler, Entries
-from rulegen.nftables.describe import count, describe, names_in
-from rulegen.nftables.keeping import Kept
+from rulegen.nftables.diff_text import count, diff_text, names_in
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import EntryKey, Value
 from rulegen.nftables.live import Live
+from rulegen.nftables.preserve_unreadable import UnreadableServices
 from rulegen.nftables.transaction import Transaction, plan
-from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.ruleset import Delta
-from rulegen.targets.model import RouteChange, RuleCount, ShownChange, shown_change
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
+from rulegen.services.on_nftables.compiler import Compiler, Entries
+from rulegen.targets.model import RuleCount, ServicePortChange, ShownChange, shown_change
 
-# Entries that several Routes may need; whoever is held back, the others keep them.
+# Entries that several ServicePorts may need; whoever is held back, the others keep them.
 _SHARED = frozenset({"chains", "balancers", "hairpin", "cluster-ips"})
 
 
@@ -30,40 +29,37 @@ class LiveNftables:
         self._configuration = configuration
         self._compiler: Compiler | None = None
         self._live = Live()
-        self._kept = Kept()
+        self._unreadable = UnreadableServices()
         # All that is wanted, while it is being compared with what was read.
         self._desired: Entries | None = None
 
     def read(self) -> None:
-        """See `LiveRules`."""
         self._live = self._kernel.read()
-        self._kept.look_at(self._live.entries)
+        self._unreadable.look_at(self._live.entries)
 
     def update(
-        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
-    ) -> tuple[Delta[EntryKey, Value], dict[RouteKey, TargetError]]:
-        """See `LiveRules`; ids, slots and handles are adopted from what was read before the first call."""
+        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
+    ) -> tuple[Delta[EntryKey, Value], dict[ServicePortKey, TargetError]]:
+        """See `LiveRules`; ids, slots and endpoint indexes are adopted from what was read before the first call."""
         self._desired = None
         if self._compiler is None:
             configuration = self._configuration
             self._compiler = Compiler(configuration.families, configuration.masquerade_bit, self._live.entries)
-            delta, errors = self._compiler.update(routes, nodes)
+            delta, errors = self._compiler.update(service_ports, nodes)
             # The first time that is everything.
             self._desired = delta.added
         else:
-            delta, errors = self._compiler.update(routes, nodes)
-        return self._kept.spare(delta), errors
+            delta, errors = self._compiler.update(service_ports, nodes)
+        return self._unreadable.spare(delta), errors
 
     def difference(self) -> Delta[EntryKey, Value]:
-        """See `LiveRules`."""
         if self._desired is None:
             self._desired = self._compiled.entries()
-        self._kernel.prove(self._live, self._compiled.programs, self._desired)
-        return self._kept.spare(ruleset.diff(self._live.entries, self._desired))
+        self._kernel.prove(self._live, self._compiled.base_chains, self._desired)
+        return self._unreadable.spare(diff(self._live.entries, self._desired))
 
-    def keep(self, services: Collection[ServiceKey]) -> None:
-        """See `LiveRules`."""
-        self._kept = Kept(services)
+    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
+        self._unreadable = UnreadableServices(services)
 
     def check(self, delta: Delta[EntryKey, Value]) -> None:
         """Asks the kernel whether it would take a Delta. Raises ApplyError."""
@@ -73,14 +69,16 @@ class LiveNftables:
         """See `LiveRules`; in one transaction."""
         self._kernel.commit(self._plan(delta), self._live)
 
-    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
+    def accepts(
+        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
+    ) -> None:
         """See `LiveRules`; changes nothing."""
         wanted: Entries = {}
         for key in suspects:
-            wanted |= self._compiled.route_entries(key)
+            wanted |= self._compiled.service_port_entries(key)
         there = {entry: value for entry in wanted if (value := self._live.entries.get(entry)) is not None}
         self._desired = self._without(pending) | wanted
-        self.check(ruleset.diff(there, wanted))
+        self.check(diff(there, wanted))
 
     def settle(self) -> None:
         """See `LiveRules`; plans need the chains, and the entries are the compiler's from now on."""
@@ -88,15 +86,13 @@ class LiveNftables:
         self._desired = None
 
     def changes(self, delta: Delta[EntryKey, Value]) -> Iterator[ShownChange]:
-        """See `LiveRules`."""
         return shown_changes(delta, self._compiled, self._live.entries)
 
     def counts(self, delta: Delta[EntryKey, Value]) -> Iterator[str]:
-        """See `LiveRules`."""
         return count(delta)
 
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
-        """Nothing: the program is constant."""
+        """Nothing: the fixed part is constant."""
         return {}
 
     @property
@@ -107,12 +103,12 @@ class LiveNftables:
 
     def _plan(self, delta: Delta[EntryKey, Value]) -> Transaction:
         clients = self._kernel.clients(delta)
-        return plan(delta, self._live, self._compiled.programs, self._desired, clients)
+        return plan(delta, self._live, self._compiled.base_chains, self._desired, clients)
 
-    def _without(self, routes: Mapping[RouteKey, RouteChange]) -> Entries:
+    def _without(self, service_ports: Mapping[ServicePortKey, ServicePortChange]) -> Entries:
         entries = self._compiled.entries()
-        for key in routes:
-            for entry in self._compiled.route_entries(key):
+        for key in service_ports:
+            for entry in self._compiled.service_port_entries(key):
                 if entry[0].name not in _SHARED and not entry[0].is_chains:
                     entries.pop(entry, None)
         return entries
@@ -122,6 +118,6 @@ def shown_changes(
     delta: Delta[EntryKey, Value], compiler: Compiler, live: Mapping[EntryKey, Value]
 ) -> Iterator[ShownChange]:
     """A Delta in words; what is in it is named by what was compiled, or by what is `live`."""
-    for line in describe(delta, names_in(live) | compiler.names()):
-        place = {"family": line.family, "name": line.container, "key": line.key}
+    for line in diff_text(delta, names_in(live) | compiler.names()):
+        place = {"family": line.family, "name": line.set_spec, "key": line.key}
         yield shown_change(line.sign, str(line), place, (line.before, line.after), line.service)

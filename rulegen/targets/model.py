@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import InputError, TargetError
-from rulegen.routing.cluster import Cluster
-from rulegen.routing.model import NodeRouting, Route, RouteKey, ServiceKey
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta
+from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
+from rulegen.services.store import Store
 
 # What an entry is only its target knows.
 AnyDelta: TypeAlias = Delta[Any, Any]
@@ -44,7 +44,6 @@ class Difference:
         return cls(len(delta.added), len(delta.changed), len(delta.removed), changes, counts)
 
     def __bool__(self) -> bool:
-        """True when there is something to change."""
         return bool(len(self))
 
     def __len__(self) -> int:
@@ -52,7 +51,6 @@ class Difference:
         return self.added + self.changed + self.removed
 
     def __str__(self) -> str:
-        """The summary line."""
         return f"{self.added} added, {self.changed} changed, {self.removed} removed"
 
 
@@ -84,11 +82,11 @@ class Applied(NamedTuple):
 Show = Callable[[Difference], None]
 
 
-class RouteChange(NamedTuple):
-    """A Route as it is in force and as it is wanted; None: there is none."""
+class ServicePortChange(NamedTuple):
+    """A ServicePort as it is in force and as it is wanted; None: there is none."""
 
-    before: Route | None
-    after: Route | None
+    before: ServicePort | None
+    after: ServicePort | None
 
 
 class RuleCount(NamedTuple):
@@ -104,7 +102,7 @@ class LiveRules(Protocol):
     To be used by one thread, in the network namespace in which it was made.
     """
 
-    def keep(self, services: Collection[ServiceKey]) -> None:
+    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
         """Services of which nothing is known: from the next `read` on they keep what they have in the kernel."""
         ...
 
@@ -113,9 +111,9 @@ class LiveRules(Protocol):
         ...
 
     def update(
-        self, routes: Mapping[RouteKey, Route | None], nodes: Mapping[Family, NodeRouting]
-    ) -> tuple[AnyDelta, dict[RouteKey, TargetError]]:
-        """Takes what is wanted now; what that changes, and the Routes that cannot be expressed and stay as they are."""
+        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
+    ) -> tuple[AnyDelta, dict[ServicePortKey, TargetError]]:
+        """Takes what is wanted now; what that changes, and the ServicePorts that cannot be expressed."""
         ...
 
     def difference(self) -> AnyDelta:
@@ -133,8 +131,10 @@ class LiveRules(Protocol):
         """
         ...
 
-    def accepts(self, pending: Mapping[RouteKey, RouteChange], suspects: Collection[RouteKey]) -> None:
-        """Raises ApplyError if the kernel does not take `suspects` among the Routes that are not in force yet.
+    def accepts(
+        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
+    ) -> None:
+        """Raises ApplyError if the kernel does not take `suspects` among the ServicePorts that are not in force yet.
 
         What it does take may be in force afterwards.
         """
@@ -160,19 +160,17 @@ class LiveRules(Protocol):
 class Target(Protocol):
     """Rules of one kind on this host; all errors are RulegenErrors."""
 
-    def render(self, cluster: Cluster, configuration: NodeConfiguration) -> Iterator[str]:
+    def render(self, store: Store, configuration: NodeConfiguration) -> Iterator[str]:
         """The whole ruleset as lines with their ends; never touches the host."""
         ...
 
-    def compare(self, cluster: Cluster, configuration: NodeConfiguration) -> Difference:
-        """With the kernel."""
-        ...
+    def compare(self, store: Store, configuration: NodeConfiguration) -> Difference: ...
 
-    def compare_file(self, cluster: Cluster, configuration: NodeConfiguration, path: str) -> Difference:
+    def compare_file(self, store: Store, configuration: NodeConfiguration, path: str) -> Difference:
         """With a file that `render` wrote; never touches the host."""
         ...
 
-    def apply(self, cluster: Cluster, configuration: NodeConfiguration, show: Show, *, dry_run: bool) -> Applied:
+    def apply(self, store: Store, configuration: NodeConfiguration, show: Show, *, dry_run: bool) -> Applied:
         """Makes the kernel's rules equal to the compiled ones.
 
         `show` gets the plan before it is carried out. `dry_run`: the kernel only checks it.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.agent.http import HttpServer
+from rulegen.agent.http.server import HttpServer
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import HostError
 from tests.agent.running import Playground

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.iptables.programs import Variant
+from rulegen.iptables.binaries import Variant
 from tests.agent.running import Agent, Playground, save, wait_until, web
 from tests.agent.test_on_iptables import IptablesGround
 from tests.iptables.host import Host

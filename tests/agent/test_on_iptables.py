@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.errors import HostError
-from rulegen.iptables.programs import Variant
+from rulegen.iptables.binaries import Variant
 from tests.agent.running import Agent, Ground, save, wait_until, web
 from tests.builders import Item, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import Host
@@ -134,7 +134,7 @@ def test_a_service_that_cannot_be_read_at_the_start_keeps_what_is_live(ground: I
         ground.wait_for([*RICH, *web(2, 5)], 45.0)
         save(file, *RICH)
         ground.wait_for(RICH, 45.0)
-        # The Node's deletion is never told (rule 35).
+        # The Node's deletion is never told (SVC-35).
         save(file, *web(1, 1))
         ground.wait_for([RICH[0], *web(1, 1)], 45.0)
 

@@ -18,7 +18,7 @@ from rulegen.config import Family
 from rulegen.conntrack.cleaner import Cleaned, Cleaner
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.kube.objects import Endpoint, EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, endpoint_port, endpoint_slice, node, port, service
 from tests.lab.fixtures import namespace_or_skip
 from tests.nftables.host import Host
@@ -65,7 +65,7 @@ class Scene:
 
     def __init__(self) -> None:
         self._known: set[tuple[str, str, str]] = set()
-        self._cluster = Cluster(CONFIGURATION)
+        self._store = Store(CONFIGURATION)
         self.cleaner = Cleaner()
         with ExitStack() as opened:
             self.opened = opened
@@ -96,14 +96,14 @@ class Scene:
         known = {_key(item) for item in items}
         for kind, namespace, name in self._known - known:
             if kind == "Service":
-                self._cluster.remove_service(namespace, name)
+                self._store.remove_service(namespace, name)
             elif kind == "ServiceCIDR":
-                self._cluster.remove_service_cidr(name)
+                self._store.remove_service_cidr(name)
             else:
-                self._cluster.remove_slice(namespace, name)
+                self._store.remove_slice(namespace, name)
         self._known = known
-        self._cluster.set_objects(items)
-        self.cleaner.note(self._cluster.take_changes())
+        self._store.set_objects(items)
+        self.cleaner.note(self._store.take_changes())
         self._host.apply(*items)
 
     def clean(self) -> Cleaned:

@@ -1,4 +1,4 @@
-"""Clients that keep their port reach the right endpoint after each change (rules 72-76, D5); others notice nothing."""
+"""Clients that keep their port reach the right endpoint after each change (SVC-72 to SVC-76, D5)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rulegen.conntrack import table as conntrack_table
 from rulegen.conntrack.cleaner import LISTINGS_AT_MOST
 from rulegen.errors import ConntrackError
 from rulegen.kube.objects import Endpoint
-from rulegen.netlink import DUMP_INTERRUPTED, HEADER, NLMSG_DONE
+from rulegen.netlink.messages import DUMP_INTERRUPTED, HEADER, NLMSG_DONE
 from tests.builders import endpoint, node, port, service, service_cidr
 from tests.conntrack.scene import (
     CLIENT,
@@ -198,7 +198,7 @@ def test_who_does_not_serve_any_more_loses_them(scene: Scene) -> None:
     assert client.ask(VIP, PORT) == ENDPOINTS[1]
 
 
-# ---- flows that nobody has answered: no rule sees them again (rules 36, 37, 51, 60, 67) ----
+# ---- flows that nobody has answered: no rule sees them again (SVC-36, SVC-37, SVC-51, SVC-60, SVC-67) ----
 
 
 def one_way(scene: Scene, address: str, number: int = PORT, source_port: int = CLIENT_PORT) -> None:
@@ -272,7 +272,7 @@ def test_service_ranges_that_come_end_one_way_flows_to_what_nobody_has(scene: Sc
 
 
 def test_a_cluster_ip_that_is_freed_is_closed(scene: Scene) -> None:
-    """Rule 67 drops what is sent there from now on, and the flows of before are no exception."""
+    """SVC-67 drops what is sent there from now on, and the flows of before are no exception."""
     ranges, other = service_cidr("10.96.0.0/16"), name_server(ENDPOINTS, "other", "10.96.0.11")
     scene.apply(*name_server(ENDPOINTS), *other, ranges)
     scene.clean()

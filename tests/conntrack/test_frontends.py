@@ -13,11 +13,10 @@ from rulegen.conntrack.frontends import Flow, FrontendKey, Judge, UdpFrontends
 from rulegen.conntrack.table import ConnectionTable
 from rulegen.errors import HostError
 from rulegen.kube.objects import Endpoint
-from rulegen.routing.cluster import Cluster
+from rulegen.services.store import Store
 from tests.builders import (
     CONFIGURATION,
     Item,
-    cluster,
     draining,
     endpoint,
     endpoint_port,
@@ -25,6 +24,7 @@ from tests.builders import (
     node,
     port,
     service,
+    store,
 )
 
 VIP, EXTERNAL, NODE = "10.96.0.10", "203.0.113.53", "192.168.1.10"
@@ -47,16 +47,16 @@ class Followed:
     """A Cluster and the UDP Frontends in it."""
 
     def __init__(self, *items: Item) -> None:
-        self.cluster = cluster(node(), *items)
+        self.store = store(node(), *items)
         self.frontends = UdpFrontends()
         self.first = self.take()
 
     def take(self) -> set[FrontendKey]:
-        return self.frontends.replace(self.cluster.take_changes().routes)
+        return self.frontends.replace(self.store.take_changes().service_ports)
 
     def set(self, *items: Item) -> set[FrontendKey]:
         """Which Frontends the changed objects concern."""
-        self.cluster.set_objects(items)
+        self.store.set_objects(items)
         return self.take()
 
     def is_stale(
@@ -115,7 +115,7 @@ def test_only_the_frontends_that_come_or_go_are_concerned() -> None:
     without_node_port = replace(SERVICE.spec, ports=[port(53, "dns", "UDP")])
     assert made.set(replace(SERVICE, spec=without_node_port)) == {NODE_PORT}
     assert made.set(replace(SERVICE, spec=replace(without_node_port, session_affinity="ClientIP"))) == set()
-    made.cluster.remove_service("default", "dns")
+    made.store.remove_service("default", "dns")
     assert made.take() == {CLUSTER_IP, EXTERNAL_IP}
     assert list(made.frontends.all()) == []
 
@@ -130,7 +130,7 @@ def test_a_frontend_that_moves_belongs_to_its_new_owner(names: tuple[str, str]) 
     ]
     made = Followed(*items, endpoints(FIRST, name=older), endpoints(SECOND, name=newer))
     assert not made.is_stale(EXTERNAL, 53, FIRST)
-    made.cluster.remove_service("default", older)
+    made.store.remove_service("default", older)
     assert made.take() == {FrontendKey(Family.IPV4, "10.96.0.1", 53), EXTERNAL_IP}
     assert made.is_stale(EXTERNAL, 53, FIRST)
     assert not made.is_stale(EXTERNAL, 53, SECOND)
@@ -142,10 +142,10 @@ def test_a_frontend_that_moves_belongs_to_its_new_owner(names: tuple[str, str]) 
 def test_a_new_owner_may_come_before_the_old_one_gives_up(is_gone: bool) -> None:
     """So it is where the old one's change is refused at first."""
     old = Followed(SERVICE, endpoints(FIRST))
-    old.cluster.set_service(replace(SERVICE, spec=replace(SERVICE.spec, external_ips=[])))
-    gives_up = old.cluster.take_changes().routes
+    old.store.set_service(replace(SERVICE, spec=replace(SERVICE.spec, external_ips=[])))
+    gives_up = old.store.take_changes().service_ports
     heir = service("heir", ["10.96.0.77"], PORTS[:1], external_ips=[EXTERNAL])
-    takes = cluster(node(), heir, endpoints(SECOND, name="heir")).take_changes().routes
+    takes = store(node(), heir, endpoints(SECOND, name="heir")).take_changes().service_ports
     old.frontends.replace(takes)
     if is_gone:
         old.frontends.replace(dict.fromkeys(takes))
@@ -154,7 +154,7 @@ def test_a_new_owner_may_come_before_the_old_one_gives_up(is_gone: bool) -> None
     assert old.is_stale(EXTERNAL, 53, FIRST)
 
 
-def test_rule_74_who_answers_must_be_an_endpoint() -> None:
+def test_svc_74_who_answers_must_be_an_endpoint() -> None:
     made = Followed(SERVICE, endpoints(FIRST, endpoint(SECOND, ready=False)))
     for destination, number in ((VIP, 53), (EXTERNAL, 53), (NODE, 30053)):
         assert not made.is_stale(destination, number, FIRST)
@@ -168,7 +168,7 @@ def test_rule_74_who_answers_must_be_an_endpoint() -> None:
 
 def test_of_a_frontend_that_is_gone_only_translated_flows_are_stale() -> None:
     made = Followed(SERVICE, endpoints(FIRST))
-    made.cluster.remove_service("default", "dns")
+    made.store.remove_service("default", "dns")
     made.take()
     for destination, number in ((VIP, 53), (EXTERNAL, 53), (NODE, 30053)):
         assert made.is_stale(destination, number, FIRST)
@@ -176,7 +176,7 @@ def test_of_a_frontend_that_is_gone_only_translated_flows_are_stale() -> None:
     assert not made.is_stale("192.168.1.11", 30053, FIRST)
 
 
-def test_rule_64_an_external_ip_that_is_the_nodes_own_beats_a_node_port() -> None:
+def test_svc_64_an_external_ip_that_is_the_nodes_own_beats_a_node_port() -> None:
     other = service("other", ["10.96.0.11"], [port(30053, "dns", "UDP")], external_ips=[NODE])
     made = Followed(SERVICE, other, endpoints(FIRST), endpoints(SECOND, name="other"))
     concerned = {NODE_PORT}
@@ -200,28 +200,28 @@ class Opened:
 
 
 @pytest.fixture
-def following() -> tuple[Cluster, Cleaner, Opened]:
+def following() -> tuple[Store, Cleaner, Opened]:
     opened = Opened()
-    return Cluster(CONFIGURATION), Cleaner(opened), opened
+    return Store(CONFIGURATION), Cleaner(opened), opened
 
 
-def noted(cluster_: Cluster, cleaner: Cleaner, *items: Item) -> bool:
-    cluster_.set_objects(items)
-    cleaner.note(cluster_.take_changes())
+def noted(store_: Store, cleaner: Cleaner, *items: Item) -> bool:
+    store_.set_objects(items)
+    cleaner.note(store_.take_changes())
     return cleaner.is_pending
 
 
-def test_nothing_is_opened_when_nothing_is_pending(following: tuple[Cluster, Cleaner, Opened]) -> None:
-    cluster_, cleaner, opened = following
-    assert not noted(cluster_, cleaner, node(), service(), endpoint_slice([FIRST]))
+def test_nothing_is_opened_when_nothing_is_pending(following: tuple[Store, Cleaner, Opened]) -> None:
+    store_, cleaner, opened = following
+    assert not noted(store_, cleaner, node(), service(), endpoint_slice([FIRST]))
     cleaner.note_all()
     assert cleaner.clean()[:3] == Cleaned(0, 0, {}, 0.0)[:3]
     assert opened.times == 0
 
 
-def test_what_fails_stays_pending(following: tuple[Cluster, Cleaner, Opened]) -> None:
-    cluster_, cleaner, opened = following
-    assert noted(cluster_, cleaner, node(), SERVICE, endpoints(FIRST))
+def test_what_fails_stays_pending(following: tuple[Store, Cleaner, Opened]) -> None:
+    store_, cleaner, opened = following
+    assert noted(store_, cleaner, node(), SERVICE, endpoints(FIRST))
     for times in (1, 2):
         with pytest.raises(HostError, match="no privileges"):
             cleaner.clean()
@@ -229,10 +229,10 @@ def test_what_fails_stays_pending(following: tuple[Cluster, Cleaner, Opened]) ->
         assert opened.times == times
 
 
-def test_other_addresses_for_node_ports_concern_all_node_ports(following: tuple[Cluster, Cleaner, Opened]) -> None:
-    cluster_, cleaner, _ = following
-    noted(cluster_, cleaner, node(), SERVICE, endpoints(FIRST))
+def test_other_addresses_for_node_ports_concern_all_node_ports(following: tuple[Store, Cleaner, Opened]) -> None:
+    store_, cleaner, _ = following
+    noted(store_, cleaner, node(), SERVICE, endpoints(FIRST))
     cleaner._pending.clear()
-    assert not noted(cluster_, cleaner, node(zone="a"))
-    assert noted(cluster_, cleaner, node(addresses=["192.168.1.20"]))
+    assert not noted(store_, cleaner, node(zone="a"))
+    assert noted(store_, cleaner, node(addresses=["192.168.1.20"]))
     assert cleaner._pending == {NODE_PORT}

@@ -1,4 +1,4 @@
-"""Rule 71: what is configured is set, all else is left alone. The host's own values are never touched."""
+"""SVC-71: what is configured is set, all else is left alone. The host's own values are never touched."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_the_kernel_chooses_by_address_and_port(scene: Scene) -> None:
             assert table.listed - before == len(flows)
 
 
-def test_rule_75_an_entry_that_replaced_another_stays(scene: Scene) -> None:
+def test_svc_75_an_entry_that_replaced_another_stays(scene: Scene) -> None:
     """Right after, when the kernel gives it the same place in memory and so the same number."""
     scene.add_entries([(UDP, CLIENT, 1000, VIP, 53, "10.244.1.8")])
     with scene.node.entered(), ConnectionTable() as table:

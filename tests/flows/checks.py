@@ -45,8 +45,8 @@ def flow(
 
 def arriving_interface(world: World, source: str) -> str:
     """The most specific route back to `source`."""
-    routes = [(ip_network(cidr), name) for name, cidrs in world.interfaces.items() for cidr in cidrs]
-    found = [(network.prefixlen, name) for network, name in routes if ip_address(source) in network]
+    service_ports = [(ip_network(cidr), name) for name, cidrs in world.interfaces.items() for cidr in cidrs]
+    found = [(network.prefixlen, name) for network, name in service_ports if ip_address(source) in network]
     return max(found)[1] if found else UPLINK
 
 

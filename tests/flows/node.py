@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from enum import Enum
 
-from rulegen import ruleset
 from rulegen.config import NodeConfiguration
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.transaction import plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile.delta import diff
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Store
 from tests.builders import Item
 from tests.flows.world import World
 from tests.lab import Lab
@@ -65,13 +65,13 @@ class ProxyNode:
             self.restart()
         for gone in self._known - {_key(item) for item in items}:
             self._remove(gone)
-        self._cluster.set_objects(items)
+        self._store.set_objects(items)
         self._known = {_key(item) for item in items}
         return self._commit()
 
     def restart(self) -> None:
         """Forgets all but what is in the kernel."""
-        self._cluster = Cluster(self._configuration)
+        self._store = Store(self._configuration)
         self._known = set()
         with self.lab.entered():
             self._live = self._kernel.read()
@@ -79,18 +79,18 @@ class ProxyNode:
         self._started = False
 
     def _commit(self) -> int:
-        changes = self._cluster.take_changes()
-        delta, errors = self._compiler.update(changes.routes, changes.node)
+        changes = self._store.take_changes()
+        delta, errors = self._compiler.update(changes.service_ports, changes.node)
         assert not errors
         desired = None
         if not self._started:
             # What is live was another's work, so all of it is compared.
             desired = self._compiler.entries()
-            delta = ruleset.diff(self._live.entries, desired)
+            delta = diff(self._live.entries, desired)
             self._started = True
         if delta:
             clients = self._kernel.clients(delta)
-            transaction = plan(delta, self._live, self._compiler.programs, desired, clients)
+            transaction = plan(delta, self._live, self._compiler.base_chains, desired, clients)
             with self.lab.entered():
                 self._kernel.commit(transaction, self._live)
         return len(delta)
@@ -98,11 +98,11 @@ class ProxyNode:
     def _remove(self, key: tuple[str, str, str]) -> None:
         kind, namespace, name = key
         if kind == "Service":
-            self._cluster.remove_service(namespace, name)
+            self._store.remove_service(namespace, name)
         elif kind == "EndpointSlice":
-            self._cluster.remove_slice(namespace, name)
+            self._store.remove_slice(namespace, name)
         elif kind == "ServiceCIDR":
-            self._cluster.remove_service_cidr(name)
+            self._store.remove_service_cidr(name)
 
 
 def _key(item: Item) -> tuple[str, str, str]:

@@ -49,7 +49,7 @@ class Frontend(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """Rules 25-29, without endpoints of weight 0 (D9)."""
+    """SVC-25 to SVC-29, without endpoints of weight 0 (D9)."""
 
     any: bool
     cluster: list[Endpoint]
@@ -72,7 +72,7 @@ class Oracle:
             self._add_node_ports(service)
 
     def _add(self, service: Service, addresses: dict[str, tuple[str, ...]]) -> None:
-        """Rule 9, for those with an address."""
+        """SVC-9, for those with an address."""
         for kind, port in product(addresses, service.ports):
             for address in addresses[kind]:
                 if exists(service, family_of(address)):
@@ -92,26 +92,26 @@ class Oracle:
             return Expected("dropped", "the node has no IPv6")
         if family not in world.families:
             return Expected("passed", "no rules for this family")
-        # Rule 64: an address comes before a NodePort.
+        # SVC-64: an address comes before a NodePort.
         frontend = self._by_address.get((packet.destination, packet.port, packet.protocol))
         if frontend is None and accepts_node_ports(world, packet.destination):
             frontend = self._by_node_port.get((family, packet.port, packet.protocol))
         if frontend is None:
             return _without_frontend(world, packet)
         if frontend.kind == "VIP" and not source_allowed(world, frontend.service, packet):
-            return Expected("dropped", "rule 51")
+            return Expected("dropped", "SVC-51")
         return _at_frontend(world, frontend, packet)
 
 
 def exists(service: Service, family: str) -> bool:
-    """Rules 4 and 5."""
+    """SVC-4 and SVC-5."""
     if service.kind == "ExternalName" or service.cluster_ips[:1] in ((), ("None",)):
         return False
     return any(family_of(address) == family for address in service.cluster_ips)
 
 
 def accepts_node_ports(world: World, destination: str) -> bool:
-    """Rules 60-63, and no localhost NodePorts (D1)."""
+    """SVC-60 to SVC-63, and no localhost NodePorts (D1)."""
     if destination not in world.own_addresses or ip_address(destination).is_loopback:
         return False
     family = family_of(destination)
@@ -131,7 +131,7 @@ _network = cache(ip_network)
 
 
 def source_allowed(world: World, service: Service, packet: Sent) -> bool:
-    """Rules 13 and 51-53."""
+    """SVC-13 and SVC-51 to SVC-53."""
     family = family_of(packet.destination)
     ranges = [cidr for cidr in service.ranges if family_of(cidr) == family]
     if not ranges or any(ip_network(cidr).prefixlen == 0 for cidr in ranges):
@@ -142,7 +142,7 @@ def source_allowed(world: World, service: Service, packet: Sent) -> bool:
     return bool(node_ips) and _inside(node_ips[0], ranges) and packet.source in service.vips
 
 
-# -- which endpoints: rules 15, 16, 22-35, D9 --
+# -- which endpoints: SVC-15, SVC-16, SVC-22 to SVC-35, D9 --
 
 
 def _externally_accessible(service: Service, port: Port, family: str) -> bool:
@@ -151,7 +151,7 @@ def _externally_accessible(service: Service, port: Port, family: str) -> bool:
 
 
 def _external_local(service: Service) -> bool:
-    """Rule 15: where the external policy Local counts."""
+    """SVC-15: where the external policy Local counts."""
     effective = service.kind in ("LoadBalancer", "NodePort") or bool(service.external_ips)
     return service.external == "Local" and effective
 
@@ -172,7 +172,7 @@ def lists(world: World, service: Service, port: Port, family: str) -> Lists:
 
 
 def _merged(service: Service, family: str) -> Iterable[Endpoint]:
-    """Rule 22."""
+    """SVC-22."""
     merged: dict[str, Endpoint] = {}
     for endpoint in service.endpoints:
         if family_of(endpoint.address) != family:
@@ -184,7 +184,7 @@ def _merged(service: Service, family: str) -> Iterable[Endpoint]:
 
 
 def _by_topology(world: World, ready: list[Endpoint]) -> list[Endpoint]:
-    """Rules 31-33."""
+    """SVC-31 to SVC-33."""
     if all(endpoint.nodes for endpoint in ready) and any(HERE in endpoint.nodes for endpoint in ready):
         return [endpoint for endpoint in ready if HERE in endpoint.nodes]
     if all(endpoint.zones for endpoint in ready) and any(world.zone in endpoint.zones for endpoint in ready):
@@ -192,35 +192,35 @@ def _by_topology(world: World, ready: list[Endpoint]) -> list[Endpoint]:
     return ready
 
 
-# -- what happens at a Frontend: rules 36-46 --
+# -- what happens at a Frontend: SVC-36 to SVC-46 --
 
 
 def _at_frontend(world: World, frontend: Frontend, packet: Sent) -> Expected:
     found = lists(world, frontend.service, frontend.port, family_of(packet.destination))
     if not found.any:
-        return Expected("rejected", "rule 36")
+        return Expected("rejected", "SVC-36")
     detector = has_detector(world, packet)
     pod = detector and is_detected(world, packet)
     if frontend.kind == "ClusterIP":
         endpoints = found.local if frontend.service.internal == "Local" else found.cluster
         masquerade = world.masquerade_all or (detector and not pod)
-        return _to(world, frontend, packet, endpoints, masquerade, "rules 37, 41")
+        return _to(world, frontend, packet, endpoints, masquerade, "SVC-37, SVC-41")
     if not _external_local(frontend.service):
-        return _to(world, frontend, packet, found.cluster, True, "rule 42")
+        return _to(world, frontend, packet, found.cluster, True, "SVC-42")
     if pod:
-        return _to(world, frontend, packet, found.cluster, False, "rule 43 (a)")
+        return _to(world, frontend, packet, found.cluster, False, "SVC-43a")
     if packet.source in world.own_addresses:
-        return _to(world, frontend, packet, found.cluster, True, "rule 43 (b)")
-    return _to(world, frontend, packet, found.local, False, "rules 37, 43 (c)")
+        return _to(world, frontend, packet, found.cluster, True, "SVC-43b")
+    return _to(world, frontend, packet, found.local, False, "SVC-37, SVC-43c")
 
 
 def has_detector(world: World, packet: Sent) -> bool:
-    """Rule 48."""
+    """SVC-48."""
     return world.mode in ("BridgeInterface", "InterfaceNamePrefix") or bool(_detector_cidrs(world, packet))
 
 
 def is_detected(world: World, packet: Sent) -> bool:
-    """Rule 47."""
+    """SVC-47."""
     if world.mode == "BridgeInterface":
         return packet.interface == world.interface
     if world.mode == "InterfaceNamePrefix":
@@ -250,7 +250,7 @@ def _to(
 
 
 def _masqueraded(world: World, packet: Sent, endpoint: str, masquerade: bool) -> bool:
-    """Rules 44 and 46: in postrouting, which a packet that arrives and ends at the node itself does not pass."""
+    """SVC-44 and SVC-46: in postrouting, which a packet that arrives and ends at the node itself does not pass."""
     arrives_and_ends = bool(packet.interface) and endpoint in world.own_addresses
     return (masquerade or endpoint == packet.source) and not arrives_and_ends
 
@@ -259,7 +259,7 @@ def _text(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-# -- what happens elsewhere: rule 67 --
+# -- what happens elsewhere: SVC-67 --
 
 
 def _without_frontend(world: World, packet: Sent) -> Expected:
@@ -267,7 +267,7 @@ def _without_frontend(world: World, packet: Sent) -> Expected:
     if packet.destination in world.own_addresses:
         return Expected("passed", "no frontend, for the node itself")
     if any(packet.destination in service.cluster_ips for service in world.services if exists(service, family)):
-        return Expected("rejected", "rule 67, a ClusterIP")
+        return Expected("rejected", "SVC-67, a ClusterIP")
     if _inside(packet.destination, [cidr for cidr in world.service_cidrs if family_of(cidr) == family]):
-        return Expected("dropped", "rule 67, unallocated")
+        return Expected("dropped", "SVC-67, unallocated")
     return Expected("passed", "no frontend")

@@ -1,7 +1,7 @@
 """A seed comes in, a World nobody thought of goes out, and packets that are likely to meet something in it.
 
 Left out is what the specification leaves undefined: an endpoint listed twice with conditions of which neither wins
-(rule 22), and addresses in two roles of one Service.
+(SVC-22), and addresses in two roles of one Service.
 """
 
 from __future__ import annotations

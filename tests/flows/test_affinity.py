@@ -1,4 +1,4 @@
-"""Session affinity in the kernel (rules 55-59, D9): whom a client meets again, how long, and what ends it.
+"""Session affinity in the kernel (SVC-55 to SVC-59, D9): whom a client meets again, how long, and what ends it.
 
 Where a coincidence could hide an error or feign one, so many clients and endpoints take part that its chance is below
 one in a million.
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from rulegen.nftables import program
+from rulegen.nftables import base_chains
 from tests.flows.scene import CLIENT, NODE, NODE_V6, POD, Scene
 from tests.flows.world import ELSEWHERE, HERE, Endpoint, Port, Service, State
 from tests.lab import Fate
@@ -52,7 +52,7 @@ def clients_of(met: dict[str, str], endpoint: Endpoint) -> list[str]:
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])
-def test_rule_55_one_record_for_all_frontends_of_a_service_port(running: Scene, protocol: str) -> None:
+def test_svc_55_one_record_for_all_frontends_of_a_service_port(running: Scene, protocol: str) -> None:
     running.services(SERVICE)
     for clients, frontends in (
         (CLIENTS, [(CLUSTER_IP, 80), (VIP, 80), (EXTERNAL_IP, 80), (NODE, 30080), (CLUSTER_IP, 80)]),
@@ -64,13 +64,13 @@ def test_rule_55_one_record_for_all_frontends_of_a_service_port(running: Scene, 
         assert len(set(met[0].values())) > 1
 
 
-def test_rule_55_the_node_and_pods_are_clients_too(running: Scene) -> None:
+def test_svc_55_the_node_and_pods_are_clients_too(running: Scene) -> None:
     running.services(SERVICE)
     for source in (NODE, POD):
         assert len({outcome.endpoint for outcome in running.send(source, VIP, count=30)}) == 1
 
 
-def test_rule_55_every_service_port_has_its_own_record(running: Scene) -> None:
+def test_svc_55_every_service_port_has_its_own_record(running: Scene) -> None:
     running.services(SERVICE)
     tcp, udp, https = (running.reached(CLIENTS, CLUSTER_IP, *port) for port in ((80, "TCP"), (80, "UDP"), (443, "TCP")))
     assert tcp != udp
@@ -78,7 +78,7 @@ def test_rule_55_every_service_port_has_its_own_record(running: Scene) -> None:
     assert [endpoint.replace("8443", "8080") for endpoint in https.values()] != list(tcp.values())
 
 
-def test_rule_55_the_record_is_shared_by_the_cluster_and_the_local_list(scene: Scene) -> None:
+def test_svc_55_the_record_is_shared_by_the_cluster_and_the_local_list(scene: Scene) -> None:
     scene.services(with_endpoints(endpoints(4, HERE), endpoints(4), external="Local"))
     local = scene.reached(CLIENTS, VIP)
     assert {endpoint.split(".")[2] for endpoint in local.values()} == {"0"}
@@ -86,7 +86,7 @@ def test_rule_55_the_record_is_shared_by_the_cluster_and_the_local_list(scene: S
     assert scene.reached(CLIENTS, NODE, 30080) == local
 
 
-def test_rule_57_a_record_outside_the_list_does_not_count_there(scene: Scene) -> None:
+def test_svc_57_a_record_outside_the_list_does_not_count_there(scene: Scene) -> None:
     scene.services(with_endpoints(endpoints(4, HERE), endpoints(4), external="Local"))
     anywhere = scene.reached(CLIENTS, CLUSTER_IP)
     local = scene.reached(CLIENTS, VIP)
@@ -97,7 +97,7 @@ def test_rule_57_a_record_outside_the_list_does_not_count_there(scene: Scene) ->
     assert scene.reached(CLIENTS, VIP) == local
 
 
-def test_rule_56_a_connection_refreshes_and_silence_ends(running: Scene) -> None:
+def test_svc_56_a_connection_refreshes_and_silence_ends(running: Scene) -> None:
     running.services(SERVICE)
     began = time.monotonic()
     running.reached(CLIENTS, CLUSTER_IP)
@@ -114,7 +114,7 @@ def test_rule_56_a_connection_refreshes_and_silence_ends(running: Scene) -> None
         assert running.reached(clients, cluster_ip) != {client: met[client] for client in clients}
 
 
-def test_rule_58_an_endpoint_that_leaves_has_no_effect_at_once(scene: Scene) -> None:
+def test_svc_58_an_endpoint_that_leaves_has_no_effect_at_once(scene: Scene) -> None:
     first, *others = endpoints(3)
     scene.services(with_endpoints((first, *others)))
     met = scene.reached(CLIENTS, CLUSTER_IP)
@@ -130,7 +130,7 @@ def test_rule_58_an_endpoint_that_leaves_has_no_effect_at_once(scene: Scene) -> 
     assert scene.reached(CLIENTS, CLUSTER_IP) == moved
 
 
-def test_rule_58_a_new_endpoint_does_not_inherit_clients(scene: Scene) -> None:
+def test_svc_58_a_new_endpoint_does_not_inherit_clients(scene: Scene) -> None:
     first, second, third, fourth = endpoints(4)
     scene.services(with_endpoints((first, second, third)))
     left = clients_of(scene.reached(CLIENTS, CLUSTER_IP), third)
@@ -139,7 +139,7 @@ def test_rule_58_a_new_endpoint_does_not_inherit_clients(scene: Scene) -> None:
     assert len(clients_of(scene.reached(left, CLUSTER_IP), fourth)) < len(left)
 
 
-def test_rule_58_nor_does_a_new_service(scene: Scene) -> None:
+def test_svc_58_nor_does_a_new_service(scene: Scene) -> None:
     bystander = replace(SERVICE, name="other", cluster_ips=("10.96.0.2",), vips=(), external_ips=(), ports=(Port(),))
     scene.services(bystander, with_endpoints(endpoints(1)))
     scene.reached(CLIENTS, CLUSTER_IP)
@@ -149,7 +149,7 @@ def test_rule_58_nor_does_a_new_service(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("state", [State.DRAINING, State.UNREADY, State.ENDED])
-def test_rule_58_so_has_one_that_is_no_longer_used(running: Scene, state: State) -> None:
+def test_svc_58_so_has_one_that_is_no_longer_used(running: Scene, state: State) -> None:
     first, *others = endpoints(3)
     running.services(with_endpoints((first, *others)))
     left = clients_of(running.reached(CLIENTS, CLUSTER_IP), first)
@@ -157,7 +157,7 @@ def test_rule_58_so_has_one_that_is_no_longer_used(running: Scene, state: State)
     assert not clients_of(running.reached(left, CLUSTER_IP), first)
 
 
-def test_rule_59_a_shorter_timeout_applies_at_once(scene: Scene) -> None:
+def test_svc_59_a_shorter_timeout_applies_at_once(scene: Scene) -> None:
     scene.services(SERVICE)
     met = scene.reached(CLIENTS, CLUSTER_IP)
     time.sleep(1.2)
@@ -165,7 +165,7 @@ def test_rule_59_a_shorter_timeout_applies_at_once(scene: Scene) -> None:
     assert scene.reached(CLIENTS, CLUSTER_IP) != met
 
 
-def test_rule_59_a_longer_timeout_applies_at_once(scene: Scene) -> None:
+def test_svc_59_a_longer_timeout_applies_at_once(scene: Scene) -> None:
     scene.services(replace(SERVICE, affinity=1))
     scene.reached(CLIENTS, CLUSTER_IP)
     scene.services(SERVICE)
@@ -174,7 +174,7 @@ def test_rule_59_a_longer_timeout_applies_at_once(scene: Scene) -> None:
     assert scene.reached(CLIENTS, CLUSTER_IP) == met
 
 
-def test_rule_59_records_younger_than_the_new_timeout_stay(scene: Scene) -> None:
+def test_svc_59_records_younger_than_the_new_timeout_stay(scene: Scene) -> None:
     scene.services(SERVICE)
     met = scene.reached(CLIENTS, CLUSTER_IP)
     scene.services(replace(SERVICE, affinity=600))
@@ -211,10 +211,10 @@ def test_records_survive_a_restart(running: Scene) -> None:
 @pytest.fixture
 def small_map(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """How many clients are remembered."""
-    program._render_program.cache_clear()
-    monkeypatch.setattr(program, "AFFINITY_SIZE", 20)
+    base_chains._render_base_chains.cache_clear()
+    monkeypatch.setattr(base_chains, "AFFINITY_SIZE", 20)
     yield 20
-    program._render_program.cache_clear()
+    base_chains._render_base_chains.cache_clear()
 
 
 @pytest.mark.parametrize("external", ["Cluster", "Local"])
@@ -249,7 +249,7 @@ def test_d9_so_does_one_in_the_local_list(scene: Scene) -> None:
 
 
 def test_a_record_is_of_use_only_while_it_is_allowed(running: Scene) -> None:
-    """Rules 36 and 37 come before affinity: a client of an endpoint that left is rejected when it was the last."""
+    """SVC-36 and SVC-37 come before affinity: a client of an endpoint that left is rejected when it was the last."""
     running.services(with_endpoints(endpoints(1)))
     assert running.send(CLIENT, VIP)[0].fate is Fate.DELIVERED
     running.services(with_endpoints(()))

@@ -1,4 +1,4 @@
-"""How new connections spread over endpoints, by chi-squared tests of a fixed number of connections (rule 40, D9).
+"""How new connections spread over endpoints, by chi-squared tests of a fixed number of connections (SVC-40, D9).
 
 `SIGNIFICANCE`: a right implementation fails a test once in so many times. There are fewer than 100 tests in this file,
 so that all of them together fail less than once in 10,000 runs. The critical values are Wilson and Hilferty's.

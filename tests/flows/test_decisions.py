@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.kube.manifests import load
-from rulegen.routing.model import Reason
+from rulegen.services.model import Reason
 from tests import builders
 from tests.flows.scene import CLIENT, CLIENT_V6, EVERYBODY, NODE, POD, SECOND, Scene
 from tests.flows.world import ELSEWHERE, HERE, Endpoint, Port, Service, World
@@ -95,8 +95,8 @@ class TestD2DuplicateFrontends:
         assert scene.send(CLIENT, EXTERNAL_IP)[0].endpoint == "10.128.1.7:8080"
 
     def test_the_other_is_reported(self) -> None:
-        cluster = builders.cluster(*World((self.OLD, self.YOUNG)).objects())
-        reported = [finding for finding in cluster.findings() if finding.reason is Reason.DUPLICATE_FRONTEND]
+        store = builders.store(*World((self.OLD, self.YOUNG)).objects())
+        reported = [finding for finding in store.findings() if finding.reason is Reason.DUPLICATE_FRONTEND]
         assert {finding.subject for finding in reported} == {"Service default/web", "Service default/old"}
 
 
@@ -165,7 +165,7 @@ def test_d8_source_ranges_of_one_family_leave_the_other_open_and_are_reported(ru
     running.services(dual)
     assert fates(running, (CLIENT,), VIP) == {Fate.DROPPED}
     assert fates(running, (CLIENT_V6,), VIP_V6) == {Fate.DELIVERED}
-    findings = builders.cluster(*World((dual,)).objects()).findings()
+    findings = builders.store(*World((dual,)).objects()).findings()
     assert [finding.subject for finding in findings if finding.reason is Reason.OPEN_FAMILY] == ["Service default/web"]
 
 

@@ -11,8 +11,8 @@ from ipaddress import ip_interface
 import pytest
 
 from rulegen.config import Family
-from rulegen.routing import flow as routing_flow
-from rulegen.routing.cluster import Cluster
+from rulegen.services import simulate
+from rulegen.services.store import Store
 from tests.flows.checks import Flow, differences
 from tests.flows.node import ProxyNode, Way
 from tests.flows.oracle import Expected, Oracle
@@ -26,10 +26,10 @@ SEEDS = range(200)
 STEPS = 3
 FLOWS_OF_A_STEP = 150
 FATES = {
-    routing_flow.Fate.BALANCED: "delivered",
-    routing_flow.Fate.REJECTED: "rejected",
-    routing_flow.Fate.DROPPED: "dropped",
-    routing_flow.Fate.UNTOUCHED: "passed",
+    simulate.Fate.BALANCED: "delivered",
+    simulate.Fate.REJECTED: "rejected",
+    simulate.Fate.DROPPED: "dropped",
+    simulate.Fate.UNTOUCHED: "passed",
 }
 
 
@@ -51,10 +51,12 @@ def test_kernel_oracle_and_explanation_agree(seed: int, make_lab: MakeLab) -> No
 
 def _explained_otherwise(world: World, flows: Sequence[Flow]) -> Iterator[str]:
     """Where rulegen would tell another story than the oracle."""
-    cluster = Cluster(world.configuration())
-    cluster.set_objects(world.objects())
+    store = Store(world.configuration())
+    store.set_objects(world.objects())
     indexes = {
-        family: routing_flow.FrontendIndex(route for route in cluster.routes() if route.family is family)
+        family: simulate.FrontendIndex(
+            service_port for service_port in store.service_ports() if service_port.family is family
+        )
         for family in Family
     }
     addresses = [str(ip_interface(address).ip) for address in world.addresses]
@@ -62,16 +64,16 @@ def _explained_otherwise(world: World, flows: Sequence[Flow]) -> Iterator[str]:
     for one in flows:
         sent, expected = one.sent, oracle.expect(one.sent)
         family = Family(family_of(sent.destination))
-        routing = cluster.node_routing(family)
-        if routing is None:
+        settings = store.node_settings(family)
+        if settings is None:
             continue
-        packet = routing_flow.Packet(sent.source, sent.destination, sent.port, sent.protocol, sent.interface)
-        outcome = routing_flow.follow(indexes[family], routing, addresses, packet)
+        packet = simulate.Packet(sent.source, sent.destination, sent.port, sent.protocol, sent.interface)
+        outcome = simulate.simulate(indexes[family], settings, addresses, packet)
         if not _same(expected, outcome):
             yield f"{one}: by {expected.why} {expected.fate} {expected.shares}, but explained as {outcome}"
 
 
-def _same(expected: Expected, outcome: routing_flow.Outcome) -> bool:
+def _same(expected: Expected, outcome: simulate.Outcome) -> bool:
     shares = {str(delivery.backend): delivery.probability for delivery in outcome.deliveries}
     masqueraded = {str(delivery.backend) for delivery in outcome.deliveries if delivery.masquerade}
     return (

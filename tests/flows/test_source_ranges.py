@@ -1,4 +1,4 @@
-"""Source ranges of VIPs (rules 13, 50-54) in the kernel: large lists, the node's own exception, what comes first."""
+"""Source ranges of VIPs (SVC-13, SVC-50 to SVC-54) in the kernel: large lists, the node itself, what comes first."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_thousand_ranges(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])
-def test_rule_50_only_vips_are_restricted(running: Scene, protocol: str) -> None:
+def test_svc_50_only_vips_are_restricted(running: Scene, protocol: str) -> None:
     running.services(SERVICE)
     running.check((*EVERYBODY, ALLOWED), (VIP, SECOND_VIP, EXTERNAL_IP, "10.96.0.1"), 80, protocol)
     running.check((*EVERYBODY, ALLOWED), NODE, 30080, protocol)
@@ -80,7 +80,7 @@ def test_rule_50_only_vips_are_restricted(running: Scene, protocol: str) -> None
     assert running.send(CLIENT, EXTERNAL_IP, 80, protocol)[0].fate is Fate.DELIVERED
 
 
-def test_rule_51_dropped_before_the_short_circuit(running: Scene) -> None:
+def test_svc_51_dropped_before_the_short_circuit(running: Scene) -> None:
     """Policy Local lets pods and the node reach every endpoint, but not past the ranges."""
     for endpoints in (ENDPOINTS, ENDPOINTS[1:2] + ENDPOINTS[3:]):
         running.services(replace(SERVICE, external="Local", endpoints=endpoints))
@@ -93,7 +93,7 @@ def test_rule_51_dropped_before_the_short_circuit(running: Scene) -> None:
         assert running.send(source, VIP)[0].fate is Fate.DELIVERED
 
 
-def test_rule_52_the_node_is_allowed_by_its_own_vip(scene: Scene) -> None:
+def test_svc_52_the_node_is_allowed_by_its_own_vip(scene: Scene) -> None:
     """Where a range holds the node's address; a VIP bound on the node is what its packets to it come from."""
     held = (*scene.world.addresses, f"{VIP}/32", f"{VIP_V6}/128")
     scene.change_node(addresses=held)
@@ -110,7 +110,7 @@ def test_rule_52_the_node_is_allowed_by_its_own_vip(scene: Scene) -> None:
     assert scene.send(VIP, VIP)[0].fate is Fate.DROPPED
 
 
-def test_rule_54_without_endpoints_allowed_sources_are_rejected_and_others_dropped(running: Scene) -> None:
+def test_svc_54_without_endpoints_allowed_sources_are_rejected_and_others_dropped(running: Scene) -> None:
     for endpoints in ((), (Endpoint("10.128.0.5", HERE, State.UNREADY), Endpoint("fd00:10:128::5", HERE, State.ENDED))):
         running.services(replace(SERVICE, endpoints=endpoints))
         running.check((*EVERYBODY, ALLOWED), (VIP, SECOND_VIP))
@@ -119,7 +119,7 @@ def test_rule_54_without_endpoints_allowed_sources_are_rejected_and_others_dropp
         assert running.send(CLIENT, VIP)[0].fate is Fate.DROPPED
 
 
-def test_rule_13_a_range_of_length_0_opens(scene: Scene) -> None:
+def test_svc_13_a_range_of_length_0_opens(scene: Scene) -> None:
     for ranges in (("0.0.0.0/0", "203.0.113.0/25"), ("203.0.113.0/25", "::/0"), ("::/0",), ()):
         scene.services(replace(SERVICE, ranges=ranges))
         scene.check((*EVERYBODY, ALLOWED), VIP)

@@ -179,7 +179,7 @@ def _one_of(addresses: Iterable[str], family: str) -> str:
 
 
 def _single_family(service: Service, number: int) -> Service:
-    """Rule 5: a Service of one family, whose addresses of the other count for nothing."""
+    """SVC-5: a Service of one family, whose addresses of the other count for nothing."""
     return replace(service, cluster_ips=service.cluster_ips[number % 2 :][:1])
 
 
@@ -238,7 +238,7 @@ def test_the_table_is_as_large_as_it_claims() -> None:
 
 @pytest.mark.parametrize("world", [BASE, replace(BASE, nodeport_addresses=("127.0.0.0/8", "::1/128"))])
 def test_loopback(world: World, make_lab: MakeLab) -> None:
-    """The node by its loopback address, to itself: NodePorts and VIPs that it holds; none on loopback (D1, rule 66)."""
+    """The node by its loopback address, to itself: NodePorts and VIPs that it holds; none on loopback (D1, SVC-66)."""
     named = {service.name: service for service in world.services}
     local = named["host network here, internal Cluster, external Local, LoadBalancer"]
     none = named["no endpoints, internal Cluster, external Cluster, LoadBalancer"]

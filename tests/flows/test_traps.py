@@ -29,7 +29,7 @@ def check_all(scene: Scene) -> None:
 
 
 def test_affinity_after_the_endpoint_went_away_and_came_back(scene: Scene) -> None:
-    """Rule 58: it starts without clients, so those it had are spread anew."""
+    """SVC-58: it starts without clients, so those it had are spread anew."""
     clients = [f"203.0.113.{number}" for number in range(1, 91)]
     sticky = replace(SERVICE, affinity=10800, endpoints=(LOCAL, REMOTE, REMOTE_2))
     scene.services(sticky)
@@ -57,7 +57,7 @@ def test_two_services_with_one_external_ip(scene: Scene) -> None:
 
 
 def test_a_hairpin_through_a_node_port(scene: Scene) -> None:
-    """Rule 44: a pod that is given itself sees the node as its client, or its answer would not come back here."""
+    """SVC-44: a pod that is given itself sees the node as its client, or its answer would not come back here."""
     for external in ("Cluster", "Local"):
         for endpoints in ((LOCAL,), (LOCAL, REMOTE), (LOCAL, LOCAL_2)):
             scene.services(replace(SERVICE, external=external, endpoints=endpoints))
@@ -70,7 +70,7 @@ def test_a_hairpin_through_a_node_port(scene: Scene) -> None:
 
 
 def test_external_policy_local_while_the_last_local_pod_terminates(scene: Scene) -> None:
-    """Rules 27, 37: it serves until it is gone; pods and the node reach the others all the time."""
+    """SVC-27, SVC-37: it serves until it is gone; pods and the node reach the others all the time."""
     local = replace(SERVICE, external="Local")
     for states in (State.READY, State.DRAINING, State.ENDED, None, State.READY):
         here = () if states is None else (replace(LOCAL, state=states),)
@@ -84,7 +84,7 @@ def test_external_policy_local_while_the_last_local_pod_terminates(scene: Scene)
 
 
 def test_a_service_whose_two_slices_overlap(scene: Scene) -> None:
-    """Rules 22, 23: an endpoint listed twice counts once, running beats terminating, and one listing is enough."""
+    """SVC-22, SVC-23: an endpoint listed twice counts once, running beats terminating, and one listing is enough."""
     twice = (LOCAL, REMOTE, replace(LOCAL, slice_=1), replace(REMOTE_2, slice_=1))
     scene.services(replace(SERVICE, endpoints=twice))
     check_all(scene)
@@ -100,7 +100,7 @@ def test_a_service_whose_two_slices_overlap(scene: Scene) -> None:
 
 
 def test_the_same_port_number_for_tcp_and_udp(scene: Scene) -> None:
-    """Rule 9: they are two service-ports, with NodePorts and endpoint ports of their own."""
+    """SVC-9: they are two service-ports, with NodePorts and endpoint ports of their own."""
     dns = replace(SERVICE, ports=(Port(53, "TCP", 30053, 5353), Port(53, "UDP", 30053, 5300)))
     for ports in (dns.ports, dns.ports[:1], dns.ports[1:], dns.ports[::-1]):
         scene.services(replace(dns, ports=ports))
@@ -109,7 +109,7 @@ def test_the_same_port_number_for_tcp_and_udp(scene: Scene) -> None:
 
 
 def test_a_vip_that_is_also_an_address_of_the_node(scene: Scene) -> None:
-    """Rules 43, 64: its own port is the Service's, the others are the node's, and it comes and goes."""
+    """SVC-43, SVC-64: its own port is the Service's, the others are the node's, and it comes and goes."""
     addresses = scene.world.addresses
     scene.configure(nodeport_addresses=("0.0.0.0/0",))
     for external in ("Cluster", "Local"):
@@ -121,7 +121,7 @@ def test_a_vip_that_is_also_an_address_of_the_node(scene: Scene) -> None:
 
 
 def test_a_range_list_for_one_family_only(scene: Scene) -> None:
-    """Rule 13, D8: the other family's VIP stays open."""
+    """SVC-13, D8: the other family's VIP stays open."""
     endpoints = (LOCAL, REMOTE, Endpoint("fd00:10:128::5", HERE), Endpoint("fd00:10:128:1::7"))
     dual = replace(SERVICE, cluster_ips=(CLUSTER_IP, "fd00:10:96::1"), vips=(VIP, VIP_V6), endpoints=endpoints)
     for ranges in (("203.0.113.0/25",), ("2001:db8:a::/64",), ("203.0.113.0/25", "2001:db8:a::/64"), ()):
@@ -131,7 +131,7 @@ def test_a_range_list_for_one_family_only(scene: Scene) -> None:
 
 
 def test_a_service_that_changes_type(scene: Scene) -> None:
-    """Rules 4, 6, 15: what it has lost is gone, the ClusterIP as well when it becomes ExternalName."""
+    """SVC-4, SVC-6, SVC-15: what it has lost is gone, the ClusterIP as well when it becomes ExternalName."""
     balanced = replace(SERVICE, external="Local", external_ips=(EXTERNAL_IP,), endpoints=(REMOTE,))
     stages = [
         balanced,

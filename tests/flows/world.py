@@ -24,7 +24,7 @@ class State(Enum):
     """An endpoint's conditions: ready, serving, terminating."""
 
     READY = (None, None, None)
-    # A Service with publishNotReadyAddresses (rule 21).
+    # A Service with publishNotReadyAddresses (SVC-21).
     PUBLISHED = (True, False, True)
     DRAINING = (False, True, True)
     ENDED = (False, False, True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rulegen.iptables.programs import Variant
+from rulegen.iptables.binaries import Variant
 from tests.flows.conftest import shared_lab
 from tests.flows.node import Way
 from tests.flows.scene import Scene

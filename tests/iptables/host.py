@@ -9,26 +9,25 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Mapping
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
-from rulegen.iptables.compiler import Compiler, compile_ruleset
+from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Driver, Kernel
-from rulegen.iptables.program import Entries, EntryKey, Rules
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, plan
-from rulegen.ruleset import Delta
-from tests.builders import CONFIGURATION, Item, cluster
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.on_iptables.compiler import Compiler, compile_ruleset
+from tests.builders import CONFIGURATION, Item, store
 
 COMMANDS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 
 
 def compiled(items: Iterable[Item], configuration: NodeConfiguration = CONFIGURATION) -> Compiler:
     """The compiled objects."""
-    made = cluster(*items, configuration=configuration)
-    nodes = {family: node for family in configuration.families if (node := made.node_routing(family)) is not None}
-    return compile_ruleset(made.routes(), nodes, configuration.masquerade_bit)
+    made = store(*items, configuration=configuration)
+    nodes = {family: node for family in configuration.families if (node := made.node_settings(family)) is not None}
+    return compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit)
 
 
 class Host:
@@ -49,8 +48,10 @@ class Host:
     def run(self, command: str, text: str = "", family: Family = Family.IPV4) -> str:
         """`run("-t nat -S")`, or `run("restore --noflush", text)`; what it prints."""
         name, _, rest = command.partition(" ")
-        program = f"{COMMANDS[family]}-{self.variant.value}"
-        words = [f"{program}-{name}", *rest.split()] if name in {"restore", "save"} else [program, *command.split()]
+        base_chains = f"{COMMANDS[family]}-{self.variant.value}"
+        words = (
+            [f"{base_chains}-{name}", *rest.split()] if name in {"restore", "save"} else [base_chains, *command.split()]
+        )
         with self.namespace.entered():
             run = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
         assert not run.returncode, f"{words}: {run.stderr}"
@@ -64,7 +65,7 @@ class Host:
     def delta(self, *items: Item) -> Delta[EntryKey, Rules]:
         """What `rulegen diff` would print."""
         live, desired = self.read(), compiled(items).entries()
-        return ruleset.diff(adopt_wording(live, desired), desired)
+        return diff(adopt_wording(live, desired), desired)
 
     def apply(self, *items: Item) -> list[Step]:
         """What `rulegen apply` does; the steps that were taken."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from rulegen import ruleset
 from rulegen.config import NodeConfiguration
-from rulegen.iptables.compiler import Compiler
+from rulegen.iptables.base_chains import EntryKey, Rules
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Kernel, remove_rules
-from rulegen.iptables.program import EntryKey, Rules
-from rulegen.iptables.programs import Variant
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import plan
-from rulegen.routing.cluster import Cluster
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.store import Store
 from tests.flows.node import ProxyNode, Way
 from tests.lab import Lab
 
@@ -40,17 +39,17 @@ class IptablesNode(ProxyNode):
 
     def restart(self) -> None:
         """Forgets all but what is in the kernel."""
-        self._cluster = Cluster(self._configuration)
+        self._store = Store(self._configuration)
         self._known = set()
         self._desired = Compiler(self._configuration.families, self._configuration.masquerade_bit)
         self._started = False
 
     def _commit(self) -> int:
-        changes = self._cluster.take_changes()
+        changes = self._store.take_changes()
         with self.lab.entered():
             # What is live is another's work at the start, and what this node left there later.
             live = self._rules.read() if not self._started else self._desired.entries()
-            delta, errors = self._desired.update(changes.routes, changes.node)
+            delta, errors = self._desired.update(changes.service_ports, changes.node)
             assert not errors
             if not self._started:
                 delta = self._whole(live)
@@ -61,7 +60,7 @@ class IptablesNode(ProxyNode):
 
     def _whole(self, live: dict[EntryKey, Rules]) -> Delta[EntryKey, Rules]:
         desired = self._desired.entries()
-        return ruleset.diff(adopt_wording(live, desired), desired)
+        return diff(adopt_wording(live, desired), desired)
 
 
 class NftNode(IptablesNode):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rulegen.iptables.balance import match, shares, thresholds
+from rulegen.services.on_iptables.balance import match, shares, thresholds
 
 TOLERANCE = 1e-9
 

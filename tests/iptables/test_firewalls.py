@@ -17,8 +17,8 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import remove_rules
-from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.removal import remove_iptables_rules
 from tests.builders import Item, endpoint, endpoint_slice, node, port, service
 from tests.iptables.host import Host

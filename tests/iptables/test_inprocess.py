@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError
 from rulegen.iptables import inprocess
+from rulegen.iptables.base_chains import NAT
+from rulegen.iptables.binaries import LOCK, LockedError, Variant
 from rulegen.iptables.inprocess import InProcessDriver
-from rulegen.iptables.program import NAT
-from rulegen.iptables.programs import LOCK, LockedError, Variant
 from rulegen.iptables.transaction import Step
 from tests.builders import Item
 from tests.iptables.host import Host, compiled

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.iptables import probe
+from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, EntryKey
+from rulegen.iptables.binaries import LOCK, Variant
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.listing import detect
-from rulegen.iptables.program import FILTER, MANGLE, NAT, EntryKey
-from rulegen.iptables.programs import LOCK, Variant
 from rulegen.iptables.text import render
 from rulegen.iptables.transaction import Step, plan
-from rulegen.ruleset import Delta
+from rulegen.reconcile.delta import Delta
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import COMMANDS, Host, compiled
 from tests.nftables.clusters import clusters
@@ -92,8 +92,8 @@ def test_after_an_apply_there_is_nothing_to_change(host: Host, items: list[Item]
 def test_a_rendered_file_is_what_apply_would_load(host: Host, items: list[Item]) -> None:
     host.clear()
     compiler = compiled(items)
-    _, *parts = "".join(render(compiler.programs, compiler.entries())).split("# ip6tables-restore")
-    first = "".join(render(compiler.programs, compiler.entries())).split("# ip6tables-restore")[0]
+    _, *parts = "".join(render(compiler.base_chains, compiler.entries())).split("# ip6tables-restore")
+    first = "".join(render(compiler.base_chains, compiler.entries())).split("# ip6tables-restore")[0]
     host.run("restore --noflush", first)
     for part in parts:
         host.run("restore --noflush", part.split("\n", 1)[1], Family.IPV6)

@@ -14,9 +14,9 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.errors import HostError, UnseenError
+from rulegen.iptables.binaries import Variant
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.listing import detect, list_tables
-from rulegen.iptables.programs import Variant
 from rulegen.kube_proxy.removal import remove_iptables_rules
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import COMMANDS, Host
@@ -183,11 +183,11 @@ def test_damage_is_seen_and_repaired_there_too(nft_host: Host, kind: str) -> Non
 def test_a_jump_that_iptables_has_no_words_for_is_removed(nft_host: Host) -> None:
     nft_host.apply(*CLUSTER)
     placed = jumps(nft_host)
-    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a route lookup']} jump RULEGEN-FORWARD")
+    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a service_port lookup']} jump RULEGEN-FORWARD")
     assert [step.table for step in nft_host.apply(*CLUSTER)] == ["filter"]
     assert nft_host.apply(*CLUSTER) == []
     assert jumps(nft_host) == placed
-    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a route lookup']} jump RULEGEN-FORWARD")
+    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a service_port lookup']} jump RULEGEN-FORWARD")
     with nft_host.namespace.entered():
         assert remove_rules(Variant)
     assert "RULEGEN" not in nft(nft_host, "list", "ruleset")
@@ -317,26 +317,26 @@ def test_programs_that_vanish_are_named_and_found_again(
     host.apply(*CLUSTER)
     whole = host.read()
     host.run("restore --noflush", KUBE_PROXY.format(table="filter", hook="FORWARD"))
-    programs = [f"{command}-{host.variant.value}-save" for command in COMMANDS.values()]
-    for program in programs:
+    binaries = [f"{command}-{host.variant.value}-save" for command in COMMANDS.values()]
+    for program in binaries:
         wrap(program, "exec $REAL")
     folder = tmp_path / "bin"
     monkeypatch.setenv("PATH", str(folder))
     assert host.read() == whole
     for damage in ("", "#!/no/such/interpreter\n"):
-        (folder / programs[0]).unlink()
+        (folder / binaries[0]).unlink()
         if damage:
-            (folder / programs[0]).write_text(damage)
-            (folder / programs[0]).chmod(0o755)
-        with pytest.raises(HostError, match=f"^{programs[0]} (cannot be run: .*|is not installed: .*)$"):
+            (folder / binaries[0]).write_text(damage)
+            (folder / binaries[0]).chmod(0o755)
+        with pytest.raises(HostError, match=f"^{binaries[0]} (cannot be run: .*|is not installed: .*)$"):
             host.read()
         with pytest.raises(HostError, match=r"not installed|cannot be run"):
             host.read()
-        with host.namespace.entered(), pytest.raises(UnseenError, match=programs[0]) as unseen:
+        with host.namespace.entered(), pytest.raises(UnseenError, match=binaries[0]) as unseen:
             remove_iptables_rules()
         assert unseen.value.removed == ()
         monkeypatch.undo()
-        wrap(programs[0], "exec $REAL")
+        wrap(binaries[0], "exec $REAL")
         monkeypatch.setenv("PATH", str(folder))
         assert host.read() == whole
 
@@ -350,9 +350,9 @@ def test_cleanup_without_the_programs_does_not_say_that_nothing_is_left(
         host.run("restore --noflush", KUBE_PROXY.format(table="filter", hook="FORWARD"))
         with host.namespace.entered():
             monkeypatch.setenv("PATH", str(tmp_path))
-            from rulegen.iptables import programs
+            from rulegen.iptables import binaries
 
-            programs._find.cache_clear()
+            binaries._find.cache_clear()
             try:
                 expected = f"iptables-{variant.value}-save is not installed: "
                 with pytest.raises(UnseenError, match=expected):
@@ -360,7 +360,7 @@ def test_cleanup_without_the_programs_does_not_say_that_nothing_is_left(
                 with pytest.raises(UnseenError, match=expected):
                     remove_iptables_rules()
             finally:
-                programs._find.cache_clear()
+                binaries._find.cache_clear()
 
 
 # ---- other programs' bytes ----

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.iptables.programs import Variant
+from rulegen.iptables.binaries import Variant
 from tests.lab import Fate, Lab
 from tests.lab.fixtures import MakeLab
 from tests.switching import OBJECTS, Node

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rulegen import ruleset
 from rulegen.config import Family
-from rulegen.iptables.program import FILTER, MANGLE, NAT, Entries, EntryKey
+from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, plan, removal
+from rulegen.reconcile.delta import diff
 
 
 def key(table: str, chain: str, family: Family = Family.IPV4) -> EntryKey:
@@ -22,7 +22,7 @@ VIPS = key(NAT, "RULEGEN-VIPS")
 
 
 def steps(live: Entries, desired: Entries) -> list[Step]:
-    return plan(ruleset.diff(live, desired), live)
+    return plan(diff(live, desired), live)
 
 
 def rules_of(step: Step) -> list[str]:

@@ -157,7 +157,7 @@ def test_an_endpoint_has_an_address_of_its_slice() -> None:
 
 
 def test_zero_padded_addresses_are_decimal_and_accepted() -> None:
-    """Rule 12."""
+    """SVC-12."""
     assert canonical_address("172.30.0.041") == "172.30.0.41"
     decode_object(EndpointSlice, json.dumps(slice_of("IPv4", "010.000.000.009")).encode())
     decode_object(Service, json.dumps(service(clusterIP="010.096.000.001")).encode())
@@ -168,7 +168,7 @@ MAPPED = ("::ffff:10.0.0.9", "::FFFF:010.0.0.9", "::ffff:a00:9", "0:0:0:0:0:ffff
 
 @pytest.mark.parametrize("address", MAPPED)
 def test_an_ipv4_mapped_address_is_the_ipv4_address(address: str) -> None:
-    """Rule 12: for Kubernetes it is, wherever it stands."""
+    """SVC-12: for Kubernetes it is, wherever it stands."""
     assert canonical_address(address) == "10.0.0.9"
     decode_object(EndpointSlice, json.dumps(slice_of("IPv4", address)).encode())
     decode_object(Service, json.dumps(service(clusterIP=address, clusterIPs=[address])).encode())
@@ -281,12 +281,12 @@ def test_what_the_api_server_refuses(kind: type[KubeStruct], value: dict[str, An
 
 
 def test_fqdn_slices_hold_anything() -> None:
-    """Rule 17."""
+    """SVC-17."""
     decode_object(EndpointSlice, json.dumps(slice_of("FQDN", "web.example.org", "::ffff:1.2.3.4")).encode())
 
 
 def test_what_the_spec_says_to_skip_is_no_fault() -> None:
-    """Rule 12: unusable externalIPs, ranges and VIPs are skipped one by one, later."""
+    """SVC-12: unusable externalIPs, ranges and VIPs are skipped one by one, later."""
     value = service(externalIPs=["x", "::ffff:1.2.3.4", ""], loadBalancerSourceRanges=["0/x"])
     value["status"] = {"loadBalancer": {"ingress": [{"ip": "nonsense"}]}}
     convert_object(Service, value)

@@ -81,7 +81,7 @@ def test_changes_are_told_as_they_happen(server: ApiServer, follow: Follow) -> N
     assert server.count(Service, "list") == server.count(Service, "watch") == 1
 
 
-def test_rule_1_services_of_another_proxy_and_headless_ones_are_not_followed(server: ApiServer, follow: Follow) -> None:
+def test_svc_1_services_of_another_proxy_and_headless_ones_are_not_followed(server: ApiServer, follow: Follow) -> None:
     other = {"service.kubernetes.io/service-proxy-name": ""}
     server.put(service("web"), service("theirs", labels=other), service("headless", ["None"]))
     followed = follow()
@@ -94,14 +94,14 @@ def test_rule_1_services_of_another_proxy_and_headless_ones_are_not_followed(ser
     followed.until(lambda: names(followed, Service) == ["web"])
 
 
-def test_rule_2_slices_of_headless_services_are_not_followed(server: ApiServer, follow: Follow) -> None:
+def test_svc_2_slices_of_headless_services_are_not_followed(server: ApiServer, follow: Follow) -> None:
     server.put(endpoint_slice(name="web-1"), endpoint_slice(name="db-1", labels={"service.kubernetes.io/headless": ""}))
     followed = follow()
     followed.synced()
     assert names(followed, EndpointSlice) == ["web-1"]
 
 
-def test_rule_3_only_the_own_node_is_followed(server: ApiServer, follow: Follow) -> None:
+def test_svc_3_only_the_own_node_is_followed(server: ApiServer, follow: Follow) -> None:
     server.put(node("node-1"), node("node-2"))
     followed = follow()
     followed.synced()

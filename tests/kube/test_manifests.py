@@ -144,7 +144,7 @@ def test_service_cidrs_of_both_versions() -> None:
 
 @pytest.mark.parametrize("value", ["", "kube-router", "true"])
 def test_services_of_another_proxy_are_left_out(value: str) -> None:
-    """Rule 1: the presence of the label counts, not its value."""
+    """SVC-1: the presence of the label counts, not its value."""
     found = loaded(
         service(labels={"service.kubernetes.io/service-proxy-name": value}), service("kept", labels={"a": "b"})
     )
@@ -152,7 +152,7 @@ def test_services_of_another_proxy_are_left_out(value: str) -> None:
 
 
 def test_headless_slices_are_left_out() -> None:
-    """Rule 2; the label of rule 1 has no effect on slices."""
+    """SVC-2; the label of SVC-1 has no effect on slices."""
     found = loaded(
         endpoint_slice("a", **{"service.kubernetes.io_headless": ""}),
         endpoint_slice("b", **{"service.kubernetes.io_service-proxy-name": "x"}),
@@ -484,7 +484,7 @@ def test_a_summary_has_a_line_for_each_kind_of_mistake() -> None:
     named = [{**service(f"web-{number}"), "spec": {}} for number in range(3)]
     lines = summary(loaded(*named, SLICE).mistakes())
     assert lines == [
-        "Service default/web-0: has no clusterIP, as before it is created: no rules for it (rule 4);"
+        "Service default/web-0: has no clusterIP, as before it is created: no rules for it (SVC-4);"
         " 2 more like it, which rulegen lint names"
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from pyroute2 import IPSet
 
-from rulegen.iptables import programs
+from rulegen.iptables import binaries
 from rulegen.kube_proxy import ipvs
 from rulegen.kube_proxy.removal import remove_iptables_rules
 from tests.nftables.host import Host, host_or_skip
@@ -80,8 +80,8 @@ def _names(host: Host) -> set[str]:
         return {message.get_attr("IPSET_ATTR_SETNAME") for message in sets.list()}
 
 
-@pytest.mark.parametrize("variant", programs.Variant, ids=lambda variant: variant.value)
-def test_chains_and_sets_of_kube_proxy_go_and_all_others_stay(host: Host, variant: programs.Variant) -> None:
+@pytest.mark.parametrize("variant", binaries.Variant, ids=lambda variant: variant.value)
+def test_chains_and_sets_of_kube_proxy_go_and_all_others_stay(host: Host, variant: binaries.Variant) -> None:
     _make_sets(host)
     done = host.run(f"iptables-{variant.value}-restore", input=RULES)
     assert done.returncode == 0, done.stderr

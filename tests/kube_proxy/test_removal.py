@@ -1,4 +1,4 @@
-"""Cleaning up after kube-proxy: its chains go, everybody else's rules stay as and where they are (rule 99)."""
+"""Cleaning up after kube-proxy: its chains go, everybody else's rules stay as and where they are (SVC-99)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rulegen.errors import StaleError
 from rulegen.kube_proxy.removal import remove_nftables_tables
 from rulegen.kube_proxy.rules import Found, find, serving
 from rulegen.kube_proxy.witness import Arrival, arrive, forget, note
-from rulegen.nftables.netlink import open_connection
+from rulegen.nftables.messages import open_connection
 from tests.agent.running import Playground, save, wait_until, web
 from tests.nftables.host import Host, host_or_skip
 from tests.patience import patience

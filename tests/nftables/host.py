@@ -13,20 +13,19 @@ from typing import Any
 
 import pytest
 
-from rulegen import ruleset
 from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import HostError
 from rulegen.nftables import text
-from rulegen.nftables.compiler import Compiler, compile_ruleset
-from rulegen.nftables.describe import names_in
+from rulegen.nftables.diff_text import names_in
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.layout import LOCAL_LIST, EntryKey, Value, data_text, id_of, key_text, unpack_register
 from rulegen.nftables.live import Live
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.messages import Connection
 from rulegen.nftables.transaction import AddElements, DeleteElements, Transaction, plan
-from rulegen.ruleset import Delta
-from tests.builders import CONFIGURATION, Item, cluster
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.on_nftables.compiler import Compiler, compile_ruleset
+from tests.builders import CONFIGURATION, Item, store
 
 Entries = Mapping[EntryKey, Value]
 
@@ -34,15 +33,15 @@ Entries = Mapping[EntryKey, Value]
 def compiled(
     items: Iterable[Item], live: Entries | None = None, configuration: NodeConfiguration = CONFIGURATION
 ) -> Compiler:
-    """The compiled objects; ids, slots and handles are adopted from `live`."""
-    made = cluster(*items, configuration=configuration)
-    nodes = {family: node for family in configuration.families if (node := made.node_routing(family)) is not None}
-    return compile_ruleset(made.routes(), nodes, configuration.masquerade_bit, live)
+    """The compiled objects; ids, slots and endpoint indexes are adopted from `live`."""
+    made = store(*items, configuration=configuration)
+    nodes = {family: node for family in configuration.families if (node := made.node_settings(family)) is not None}
+    return compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit, live)
 
 
 def rendered(compiler: Compiler) -> str:
     """What `rulegen render` prints."""
-    return "".join(text.render(compiler.programs, compiler.entries()))
+    return "".join(text.render(compiler.base_chains, compiler.entries()))
 
 
 class Host:
@@ -84,8 +83,8 @@ class Host:
         compiler = compiled(items, live.entries)
         desired = compiler.entries()
         with self.namespace.entered():
-            self.kernel.prove(live, compiler.programs, desired)
-        return ruleset.diff(live.entries, desired)
+            self.kernel.prove(live, compiler.base_chains, desired)
+        return diff(live.entries, desired)
 
     def apply(self, *items: Item) -> Transaction:
         """What `rulegen apply` does; the transaction that was committed."""
@@ -99,9 +98,9 @@ class Host:
         compiler = compiled(items, live.entries)
         desired = compiler.entries()
         with self.namespace.entered():
-            self.kernel.prove(live, compiler.programs, desired)
-        delta = ruleset.diff(live.entries, desired)
-        return plan(delta, live, compiler.programs, desired, self.kernel.clients(delta))
+            self.kernel.prove(live, compiler.base_chains, desired)
+        delta = diff(live.entries, desired)
+        return plan(delta, live, compiler.base_chains, desired, self.kernel.clients(delta))
 
     def commit(self, transaction: Transaction, live: Live) -> None:
         """Sends a transaction."""
@@ -137,8 +136,8 @@ def host_in(namespace: NetworkNamespace) -> Iterator[Host]:
 def elements_of(transaction: Transaction) -> list[str]:
     """The elements that a transaction adds and deletes, each as `+ ip map key`."""
     return [
-        f"{'+' if isinstance(change, AddElements) else '-'} {change.container.ip} {change.container.name} "
-        f"{key_text(change.container, key)}"
+        f"{'+' if isinstance(change, AddElements) else '-'} {change.set_spec.ip} {change.set_spec.name} "
+        f"{key_text(change.set_spec, key)}"
         for stage in transaction.stages
         for change in stage
         if isinstance(change, AddElements | DeleteElements)
@@ -150,9 +149,9 @@ def lines_of(delta: Delta[EntryKey, Value]) -> list[str]:
     """A Delta as `+ ip map key`, `~` for what changes and `-` for what goes, sorted."""
     signed = (("+", delta.added), ("~", delta.changed), ("-", delta.removed))
     return sorted(
-        f"{sign} {container.ip} {container.name} {key_text(container, key)}"
+        f"{sign} {set_spec.ip} {set_spec.name} {key_text(set_spec, key)}"
         for sign, part in signed
-        for container, key in part
+        for set_spec, key in part
     )
 
 
@@ -162,39 +161,48 @@ Meaning = dict[tuple[str, ...], list[str]]
 
 
 def meaning(entries: Entries) -> Meaning:
-    """What entries say, with names in place of ids, and without numbers of slots and handles.
+    """What entries say, with names in place of ids, and without numbers of slots and endpoint indexes.
 
-    Two rulesets that differ only in the choice of ids, in the order of slots within a list, and in handles, are equal.
+    Two rulesets that differ only in the choice of ids, in the order of slots within a list, and in endpoint indexes,
+    are equal.
     """
     names = names_in(entries)
     endpoint_of = {
-        (container.family, unpack_register(key) & ~LOCAL_LIST): value.data
-        for (container, key), value in entries.items()
-        if container.name in {"sticky-endpoints", "sticky-local-endpoints"}
+        (set_spec.family, unpack_register(key) & ~LOCAL_LIST): value.data
+        for (set_spec, key), value in entries.items()
+        if set_spec.name in {"sticky-endpoints", "sticky-local-endpoints"}
     }
     found: Meaning = {}
-    for (container, key), value in entries.items():
-        data = data_text(container, value.data) if container.data or container.is_chains else ""
-        place = key_text(container, key)
-        if container.name in _BY_REGISTER:
-            place = _list_name(names, container.family, key)
-            if container.name == "handles":
-                data = endpoint_of[container.family, unpack_register(value.data)].hex()
-            elif container.name == "slots":
+    for (set_spec, key), value in entries.items():
+        data = data_text(set_spec, value.data) if set_spec.data or set_spec.is_chains else ""
+        place = key_text(set_spec, key)
+        if set_spec.name in _BY_REGISTER:
+            place = _list_name(names, set_spec.family, key)
+            if set_spec.name == "endpoint-indexes":
+                data = endpoint_of[set_spec.family, unpack_register(value.data)].hex()
+            elif set_spec.name == "slots":
                 data = str(unpack_register(value.data) & (LOCAL_LIST - 1))
-        elif container.name in _TO_REGISTER:
-            data = _frontend_name(names, container.family, value.data)
-        comment = "" if container.name == "handles" else value.comment
-        found.setdefault((container.ip, container.name, place), []).append(f"{data} {comment}")
+        elif set_spec.name in _TO_REGISTER:
+            data = _frontend_name(names, set_spec.family, value.data)
+        comment = "" if set_spec.name == "endpoint-indexes" else value.comment
+        found.setdefault((set_spec.ip, set_spec.name, place), []).append(f"{data} {comment}")
     return {place: sorted(contents) for place, contents in found.items()}
 
 
-_BY_REGISTER = {"slots", "lists", "endpoints", "sticky-lists", "handles", "sticky-endpoints", "sticky-local-endpoints"}
+_BY_REGISTER = {
+    "slots",
+    "lists",
+    "endpoints",
+    "sticky-lists",
+    "endpoint-indexes",
+    "sticky-endpoints",
+    "sticky-local-endpoints",
+}
 _TO_REGISTER = {"frontends", "nodeports"}
 
 
 def _list_name(names: Mapping[tuple[Family, int], str], family: Family, key: bytes) -> str:
-    return f"{names[family, id_of(key)]} {'Local' if unpack_register(key) & LOCAL_LIST else 'Cluster'}"
+    return f"{names[family, id_of(key)]} {'Local' if unpack_register(key) & LOCAL_LIST else 'Store'}"
 
 
 def _frontend_name(names: Mapping[tuple[Family, int], str], family: Family, data: bytes) -> str:

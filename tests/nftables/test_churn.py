@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from rulegen import ruleset
-from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.transaction import plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile.delta import diff
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service
 from tests.lab import NODE_ADDRESSES
 from tests.lab.fixtures import MakeLab
@@ -120,27 +120,27 @@ class _Churn:
     def __init__(self, host: Host, states: Sequence[Sequence[Item]]) -> None:
         self._host = host
         self._states = itertools.cycle(states)
-        self._cluster = Cluster(CONFIGURATION)
-        self._cluster.set_objects([node(addresses=[NODE_ADDRESS]), _service(), *states[0]])
+        self._store = Store(CONFIGURATION)
+        self._store.set_objects([node(addresses=[NODE_ADDRESS]), _service(), *states[0]])
         self._compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
-        changes = self._cluster.take_changes()
-        self._compiler.update(changes.routes, changes.node)
+        changes = self._store.take_changes()
+        self._compiler.update(changes.service_ports, changes.node)
         self._live = host.read()
         entries = self._compiler.entries()
-        host.kernel.commit(plan(ruleset.diff({}, entries), self._live, self._compiler.programs, entries), self._live)
+        host.kernel.commit(plan(diff({}, entries), self._live, self._compiler.base_chains, entries), self._live)
 
     def run(self, seconds: float) -> int:
         """Commits for a while; how often."""
         end = time.monotonic() + seconds
         commits = 0
         while time.monotonic() < end:
-            self._cluster.set_objects(next(self._states))
-            changes = self._cluster.take_changes()
-            delta, _ = self._compiler.update(changes.routes, changes.node)
-            self._host.kernel.commit(plan(delta, self._live, self._compiler.programs), self._live)
+            self._store.set_objects(next(self._states))
+            changes = self._store.take_changes()
+            delta, _ = self._compiler.update(changes.service_ports, changes.node)
+            self._host.kernel.commit(plan(delta, self._live, self._compiler.base_chains), self._live)
             commits += 1
         return commits
 
     def check(self) -> None:
         """The kernel holds what was compiled last."""
-        assert lines_of(ruleset.diff(self._host.read().entries, self._compiler.entries())) == []
+        assert lines_of(diff(self._host.read().entries, self._compiler.entries())) == []

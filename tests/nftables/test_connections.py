@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
-from rulegen import ruleset
 from rulegen.demo.network import Network
 from rulegen.demo.proxy import Proxy, Sample
 from rulegen.demo.servers import Servers, ask_again, connect
 from rulegen.nftables.transaction import plan
+from rulegen.reconcile.delta import diff
 from tests.nftables.host import Host, host_in
 
 pytestmark = pytest.mark.kernel
@@ -34,7 +34,7 @@ def _repair(host: Host, proxy: Proxy) -> None:
     live = host.read()
     compiler = proxy._compiler
     desired = compiler.entries()
-    host.commit(plan(ruleset.diff(live.entries, desired), live, compiler.programs, desired), live)
+    host.commit(plan(diff(live.entries, desired), live, compiler.base_chains, desired), live)
 
 
 class _Connected(NamedTuple):
@@ -57,7 +57,7 @@ def _connected(rules: str = "") -> Iterator[_Connected]:
         host = opened.enter_context(host_in(network.node))
         if rules:
             host.nft(rules)
-        proxy = opened.enter_context(closing(Proxy(sample.cluster, network.node)))
+        proxy = opened.enter_context(closing(Proxy(sample.store, network.node)))
         if not rules:
             proxy.apply(proxy.plan_install())
         connections = [opened.enter_context(connect(network.client, VIP, PORT)) for _ in range(12)]

@@ -79,7 +79,7 @@ def _other_proxy(priority: int) -> str:
 def test_a_proxy_for_labelled_services_keeps_them(
     lab: Lab, priority: int, ours_first: bool, pod: str, vip: str, labelled: str, theirs: str
 ) -> None:
-    """Before and after ours, and though their ClusterIPs are none of ours but in the ServiceCIDRs (rule 67)."""
+    """Before and after ours, and though their ClusterIPs are none of ours but in the ServiceCIDRs (SVC-67)."""
     with host_in(lab.namespace) as made:
         if ours_first:
             made.apply(*ITEMS)
@@ -180,7 +180,7 @@ def test_a_connection_picked_up_in_the_middle_is_balanced(
 
 
 def test_what_connection_tracking_calls_invalid_is_not_dropped(lab: Lab, host: Host) -> None:
-    """Rule 70, D1: there is nothing of ours that would see it."""
+    """SVC-70, D1: there is nothing of ours that would see it."""
     _counted(host, {"invalid": f"ip daddr {VIP} ct state invalid"})
     for number in range(1, 6):
         lab._wires[UPLINK].send(_segment(CLIENT, VIP, FIN_RST, number))
@@ -230,7 +230,7 @@ def test_no_packet_leaves_with_the_scratch_register(lab: Lab, beside_others: boo
 
 
 def test_a_foreign_packet_keeps_its_mark_and_a_marked_one_is_masqueraded(lab: Lab, host: Host) -> None:
-    """Rule 46, whoever has marked it."""
+    """SVC-46, whoever has marked it."""
     assert not lab.send([Packet(POD, "198.51.100.7", 80)])[0].masqueraded
     host.nft("table ip marking { chain c { type filter hook prerouting priority -150; meta mark set 0x4000; }; }")
     assert lab.send([Packet(POD, "198.51.100.7", 80)])[0].masqueraded

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from rulegen import ruleset
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.nftables import kernel
 from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value, pack_register, service_port_of
-from rulegen.nftables.netlink import Connection, KernelError, SetInfo
+from rulegen.nftables.messages import Connection, KernelError, SetInfo
+from rulegen.reconcile.delta import diff
 from rulegen.targets.model import Difference
 from rulegen.targets.on_nftables import NftablesTarget
-from tests.builders import CONFIGURATION, Item, cluster, endpoint_slice, node, service
+from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, store
 from tests.nftables.host import Host, compiled, lines_of, rendered
 
 pytestmark = pytest.mark.kernel
@@ -99,9 +99,7 @@ def test_packets_leave_before_the_list_that_they_were_led_to(
     for entries in met:
         assert led_to <= entries.keys()
         # Nobody is led there any more.
-        assert {
-            line for line in lines_of(ruleset.diff(entries, host.read().entries)) if not line.startswith("-")
-        } == set()
+        assert {line for line in lines_of(diff(entries, host.read().entries)) if not line.startswith("-")} == set()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,7 @@ def test_an_apply_begins_anew_when_others_were_quicker(host: Host, meddling: str
         shown.append(difference)
 
     with host.namespace.entered():
-        NftablesTarget().apply(cluster(*WEB), CONFIGURATION, meddle, dry_run=False)
+        NftablesTarget().apply(store(*WEB), CONFIGURATION, meddle, dry_run=False)
     assert len(shown) == (1 if "fingerprints" in meddling else 2)
     host.apply(*WEB)
     assert lines_of(host.delta(*WEB)) == []
@@ -195,7 +193,7 @@ def test_a_table_that_is_there_goes_in_the_transaction_that_replaces_it(
     assert "size 7" in host.nft("list ruleset")
     generation = host.generation()
     transaction = host.apply(*CROWD)
-    assert [table.program.family for table in transaction.tables] == [Family.IPV4]
+    assert [table.base_chains.family for table in transaction.tables] == [Family.IPV4]
     assert host.generation() - generation <= 2
     assert _without_elements(host) == before
     assert lines_of(host.delta(*CROWD)) == []

@@ -16,19 +16,19 @@ from rulegen.nftables import text
 from rulegen.nftables.layout import (
     LAYOUTS,
     MAX_COMMENT,
-    Container,
     Field,
+    SetSpec,
     Value,
     element_text,
     parse_element,
     safe_comment,
 )
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.messages import Connection
 from tests.builders import Item, endpoint_slice, service
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, rendered
 
-CONTAINERS = [c for layout in LAYOUTS.values() for c in layout.sets]
+SET_SPECS = [c for layout in LAYOUTS.values() for c in layout.sets]
 PROTOCOLS = [6, 17, 132, 41]
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=()), max_size=300)
 
@@ -50,33 +50,33 @@ def _fields(draw: DrawFn, fields: tuple[Field, ...]) -> bytes:
 
 
 @st.composite
-def _entry(draw: DrawFn, container: Container) -> tuple[bytes, Value]:
-    key = draw(_fields(container.key))
-    if container.interval:
-        exact, ranged = key[: -container.key[-1].length], container.key[-1].length
+def _entry(draw: DrawFn, set_spec: SetSpec) -> tuple[bytes, Value]:
+    key = draw(_fields(set_spec.key))
+    if set_spec.interval:
+        exact, ranged = key[: -set_spec.key[-1].length], set_spec.key[-1].length
         first, last = sorted(draw(st.binary(min_size=ranged, max_size=ranged)) for _ in range(2))
         key = exact + first + exact + last
-    if container.is_verdict_map:
+    if set_spec.is_verdict_map:
         data = b"%s %s-%d" % (
             draw(st.sampled_from([b"goto", b"jump"])),
             draw(st.sampled_from([b"lb", b"sticky-local"])),
             draw(st.integers(1, 86400)),
         )
     else:
-        data = draw(_fields(container.data))
+        data = draw(_fields(set_spec.data))
     return key, Value(data, safe_comment(draw(NAMES)))
 
 
-@pytest.mark.parametrize("container", CONTAINERS, ids=repr)
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
 @given(data=st.data())
 @settings(max_examples=25)
-def test_an_element_is_read_back_from_its_text(container: Container, data: DataObject) -> None:
-    key, value = data.draw(_entry(container))
-    assert parse_element(container, element_text(container, key, value)) == (key, value)
+def test_an_element_is_read_back_from_its_text(set_spec: SetSpec, data: DataObject) -> None:
+    key, value = data.draw(_entry(set_spec))
+    assert parse_element(set_spec, element_text(set_spec, key, value)) == (key, value)
 
 
 @pytest.mark.parametrize(
-    ("container", "line"),
+    ("set_spec", "line"),
     [
         ("frontends", "10.96.0.1 . tcp . 80"),
         ("frontends", "10.96.0.1 . tcp . 80 : nonsense"),
@@ -98,9 +98,9 @@ def test_an_element_is_read_back_from_its_text(container: Container, data: DataO
         ("balancers", "0:3 : explode lb-3"),
     ],
 )
-def test_what_is_no_element_is_refused_in_a_line(container: str, line: str) -> None:
+def test_what_is_no_element_is_refused_in_a_line(set_spec: str, line: str) -> None:
     with pytest.raises(InputError) as raised:
-        parse_element(LAYOUTS[Family.IPV4].by_name[container], line)
+        parse_element(LAYOUTS[Family.IPV4].by_name[set_spec], line)
     assert "\n" not in str(raised.value)
 
 
@@ -135,8 +135,8 @@ def test_hostile_names_stay_apart() -> None:
 def test_chains_are_noted_under_keys_of_their_own() -> None:
     numbers = [f"{kind}-{number}" for kind in ("lb", "pick") for number in range(1, 4097)]
     timeouts = [f"{kind}-{number}" for kind in ("sticky", "sticky-local") for number in range(1, 86401)]
-    program = list(compiled([]).programs[Family.IPV4].chains)
-    names = (*program, *numbers, *timeouts)
+    base_chains = list(compiled([]).base_chains[Family.IPV4].chains)
+    names = (*base_chains, *numbers, *timeouts)
     assert len({zlib.crc32(name.encode()) for name in names}) == len(names)
 
 
@@ -161,12 +161,12 @@ def test_the_order_of_the_input_does_not_show(items: list[Item], data: DataObjec
 @settings(max_examples=40, deadline=None)
 def test_no_two_elements_have_one_key(items: list[Item]) -> None:
     lines = rendered(compiled(items)).splitlines()
-    container, keys = "", set()
+    set_spec, keys = "", set()
     for line in lines:
         if line.startswith("add element"):
-            container = line
-        elif line.startswith("\t") and line.endswith(",") and container:
-            key = (container, re.split(r" comment | : ", line)[0])
+            set_spec = line
+        elif line.startswith("\t") and line.endswith(",") and set_spec:
+            key = (set_spec, re.split(r" comment | : ", line)[0])
             assert key not in keys
             keys.add(key)
     assert len(keys) > 40
@@ -205,17 +205,17 @@ def test_the_template_declares_what_the_layout_says(host: Host, family: Family) 
         sets = {info.name: info for info in connection.sets(family, "rulegen")}
         chains = {info.name for info in connection.chains(family, "rulegen")}
     assert sets.keys() == LAYOUTS[family].by_name.keys()
-    for container in LAYOUTS[family].sets:
-        info = sets[container.name]
-        assert info.key_length == container.key_length, container
-        assert container.is_verdict_map or info.data_length == container.data_length, container
-        assert bool(info.flags & 0x4) == container.interval, container
+    for set_spec in LAYOUTS[family].sets:
+        info = sets[set_spec.name]
+        assert info.key_length == set_spec.key_length, set_spec
+        assert set_spec.is_verdict_map or info.data_length == set_spec.data_length, set_spec
+        assert bool(info.flags & 0x4) == set_spec.interval, set_spec
     assert chains == {key.decode() for of, key in compiled([]).entries() if of is LAYOUTS[family].chains}
 
 
 @given(number=st.integers(0, 2**128 - 1), other=st.integers(0, 2**128 - 1))
 def test_a_range_of_addresses_is_read_back(number: int, other: int) -> None:
-    container = LAYOUTS[Family.IPV6].service_cidrs
+    set_spec = LAYOUTS[Family.IPV6].service_cidrs
     first, last = sorted((number, other))
     key = first.to_bytes(16, "big") + last.to_bytes(16, "big")
-    assert parse_element(container, element_text(container, key, Value())) == (key, Value())
+    assert parse_element(set_spec, element_text(set_spec, key, Value())) == (key, Value())

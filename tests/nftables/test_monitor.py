@@ -8,7 +8,7 @@ import pytest
 
 from rulegen.errors import ApplyError
 from rulegen.nftables import kernel
-from rulegen.nftables.monitor import Intrusion, Monitor
+from rulegen.nftables.monitor import ForeignCommit, Monitor
 from tests.agent.running import web
 from tests.nftables.host import Host, host_or_skip, lines_of
 
@@ -89,7 +89,7 @@ def test_a_large_change_of_ours_fills_no_socket_and_hides_nobody(
     monkeypatch.setattr(kernel, "_LARGE", 0)
     heard: list[bytes] = []
 
-    def hear(data: bytes) -> list[Intrusion]:
+    def hear(data: bytes) -> list[ForeignCommit]:
         heard.append(data)
         return []
 

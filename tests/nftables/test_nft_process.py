@@ -14,9 +14,9 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.errors import HostError, RulegenError
-from rulegen.netlink import attribute
-from rulegen.nftables import netlink, nft_process
-from rulegen.nftables.netlink import Connection
+from rulegen.netlink.messages import attribute
+from rulegen.nftables import messages, nft_process
+from rulegen.nftables.messages import Connection
 from rulegen.nftables.nft_process import NftProcess
 from tests.agent.running import RULEGEN, Ground, manifest, save, web
 from tests.builders import node
@@ -174,7 +174,7 @@ def _write_as_a_newer_nft(family: Family) -> None:
     declaration = attribute(2, b"newer\0") + attribute(4, number(7)) + attribute(5, number(4)) + attribute(13, userdata)
     with Connection() as connection:
         connection.commit(
-            [netlink.new_table(family, "kube-proxy", b""), netlink.new_set(family, "kube-proxy", 1, declaration)]
+            [messages.new_table(family, "kube-proxy", b""), messages.new_set(family, "kube-proxy", 1, declaration)]
         )
 
 

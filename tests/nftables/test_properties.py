@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from rulegen import ruleset
-from rulegen.nftables.compiler import Compiler
 from rulegen.nftables.transaction import plan
-from rulegen.routing.cluster import Cluster
+from rulegen.reconcile.delta import diff
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, lines_of, meaning, rendered
@@ -55,37 +55,37 @@ def test_a_delta_leads_to_the_same_rules_as_a_load(host: Host, before: list[Item
 @_in_the_kernel
 def test_changes_one_by_one_lead_to_the_same_rules(host: Host, before: list[Item], after: list[Item]) -> None:
     host.clear()
-    cluster = Cluster(CONFIGURATION)
+    store = Store(CONFIGURATION)
     compiler = Compiler(CONFIGURATION.families, CONFIGURATION.masquerade_bit)
-    cluster.set_objects(before)
-    changes = cluster.take_changes()
-    compiler.update(changes.routes, changes.node)
+    store.set_objects(before)
+    changes = store.take_changes()
+    compiler.update(changes.service_ports, changes.node)
     live = host.read()
     entries = compiler.entries()
-    host.commit(plan(ruleset.diff({}, entries), live, compiler.programs, entries), live)
+    host.commit(plan(diff({}, entries), live, compiler.base_chains, entries), live)
     for item in (*before, *after):
         if item not in after:
-            _remove(cluster, item)
+            _remove(store, item)
         else:
-            cluster.set_objects([item])
-        changes = cluster.take_changes()
-        delta, errors = compiler.update(changes.routes, changes.node)
+            store.set_objects([item])
+        changes = store.take_changes()
+        delta, errors = compiler.update(changes.service_ports, changes.node)
         assert not errors
-        host.commit(plan(delta, live, compiler.programs), live)
+        host.commit(plan(delta, live, compiler.base_chains), live)
     assert meaning(host.read().entries) == meaning(compiled(after).entries())
-    assert lines_of(ruleset.diff(host.read().entries, compiler.entries())) == []
+    assert lines_of(diff(host.read().entries, compiler.entries())) == []
 
 
-def _remove(cluster: Cluster, item: Item) -> None:
+def _remove(store: Store, item: Item) -> None:
     from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
 
     match item:
         case Service():
-            cluster.remove_service(item.metadata.namespace, item.metadata.name)
+            store.remove_service(item.metadata.namespace, item.metadata.name)
         case EndpointSlice():
-            cluster.remove_slice(item.metadata.namespace, item.metadata.name)
+            store.remove_slice(item.metadata.namespace, item.metadata.name)
         case ServiceCIDR():
-            cluster.remove_service_cidr(item.metadata.name)
+            store.remove_service_cidr(item.metadata.name)
 
 
 @given(before=clusters(), after=clusters())

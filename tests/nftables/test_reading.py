@@ -8,8 +8,8 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.nftables import live
-from rulegen.nftables.layout import LAYOUTS, TABLE, Container, Value
-from rulegen.nftables.netlink import Connection
+from rulegen.nftables.layout import LAYOUTS, TABLE, SetSpec, Value
+from rulegen.nftables.messages import Connection
 from tests.nftables.host import Host, host_or_skip, lines_of
 from tests.nftables.test_repair import EVERYTHING
 
@@ -34,10 +34,10 @@ def looked_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> LookedUp:
     found: list[str] = []
     lookup = Connection.lookup
 
-    def noted(self: Connection, container: Container, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
-        entries = lookup(self, container, table, keys)
+    def noted(self: Connection, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
+        entries = lookup(self, set_spec, table, keys)
         if entries:
-            found.append(f"{container.ip} {container.name}")
+            found.append(f"{set_spec.ip} {set_spec.name}")
         return entries
 
     monkeypatch.setattr(Connection, "lookup", noted)
@@ -94,16 +94,16 @@ def test_those_that_are_there_are_found_among_others(host: Host) -> None:
         assert connection.lookup(V4.endpoints, TABLE, keys) == (there * 40)[: len(keys) // 2]
 
 
-@pytest.mark.parametrize("container", [c for c in V4.sets if not c.interval], ids=repr)
-def test_plain_elements_and_others_are_unpacked_alike(host: Host, container: Container) -> None:
+@pytest.mark.parametrize("set_spec", [c for c in V4.sets if not c.interval], ids=repr)
+def test_plain_elements_and_others_are_unpacked_alike(host: Host, set_spec: SetSpec) -> None:
     def both() -> tuple[list[tuple[bytes, Value]], list[tuple[bytes, Value]]]:
         with host.namespace.entered(), Connection() as connection:
-            slowly = [(e.key, e.value) for e in connection.elements(Family.IPV4, TABLE, container.name)]
-            return list(connection.entries(container, TABLE)), slowly
+            slowly = [(e.key, e.value) for e in connection.elements(Family.IPV4, TABLE, set_spec.name)]
+            return list(connection.entries(set_spec, TABLE)), slowly
 
     quickly, slowly = both()
     assert quickly == slowly
-    if container.name == "hairpin":
+    if set_spec.name == "hairpin":
         host.nft('add element ip rulegen hairpin { 10.0.0.7 . 10.0.0.7 comment "mine", 10.0.0.8 . 10.0.0.8 }')
         quickly, slowly = both()
         assert quickly == slowly

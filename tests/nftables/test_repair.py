@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rulegen.config import Family
-from rulegen.nftables.layout import LAYOUTS, Container, Value, element_text, key_text, unpack_register
+from rulegen.nftables.layout import LAYOUTS, SetSpec, Value, element_text, key_text, unpack_register
 from rulegen.nftables.transaction import DeleteElements, Transaction, WriteRules
 from tests.builders import Item, endpoint, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.nftables.host import Host, elements_of, host_or_skip, lines_of, meaning
@@ -69,7 +69,7 @@ def _everything() -> list[Item]:
 
 
 EVERYTHING = _everything()
-CONTAINERS = [container for layout in LAYOUTS.values() for container in layout.containers if not container.is_chains]
+SET_SPECS = [set_spec for layout in LAYOUTS.values() for set_spec in layout.set_specs if not set_spec.is_chains]
 
 
 def _repaired(host: Host) -> Transaction:
@@ -94,62 +94,62 @@ def loaded(_loaded_once: Host) -> Host:
     return _loaded_once
 
 
-def _a_key(host: Host, container: Container) -> bytes:
-    return min(key for of, key in host.read().entries if of is container)
+def _a_key(host: Host, set_spec: SetSpec) -> bytes:
+    return min(key for of, key in host.read().entries if of is set_spec)
 
 
-@pytest.mark.parametrize("container", CONTAINERS, ids=repr)
-def test_an_element_that_is_gone_comes_back(loaded: Host, container: Container) -> None:
-    key = _a_key(loaded, container)
-    name = f"{container.ip} {container.name} {key_text(container, key)}"
-    loaded.nft(f"delete element {container.ip} rulegen {container.name} {{ {key_text(container, key)} }}")
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
+def test_an_element_that_is_gone_comes_back(loaded: Host, set_spec: SetSpec) -> None:
+    key = _a_key(loaded, set_spec)
+    name = f"{set_spec.ip} {set_spec.name} {key_text(set_spec, key)}"
+    loaded.nft(f"delete element {set_spec.ip} rulegen {set_spec.name} {{ {key_text(set_spec, key)} }}")
     assert lines_of(loaded.delta(*EVERYTHING)) == [f"+ {name}"]
     transaction = _repaired(loaded)
     assert (transaction.tables, elements_of(transaction)) == ((), [f"+ {name}"])
 
 
-@pytest.mark.parametrize("container", [c for c in CONTAINERS if c.data], ids=repr)
-def test_an_element_with_another_value_is_put_right(loaded: Host, container: Container) -> None:
-    key = _a_key(loaded, container)
-    wrong = Value(b"goto lb-7" if container.is_verdict_map else b"\x81" * container.data_length)
-    name = f"{container.ip} rulegen {container.name}"
+@pytest.mark.parametrize("set_spec", [c for c in SET_SPECS if c.data], ids=repr)
+def test_an_element_with_another_value_is_put_right(loaded: Host, set_spec: SetSpec) -> None:
+    key = _a_key(loaded, set_spec)
+    wrong = Value(b"goto lb-7" if set_spec.is_verdict_map else b"\x81" * set_spec.data_length)
+    name = f"{set_spec.ip} rulegen {set_spec.name}"
     loaded.nft(
-        f"delete element {name} {{ {key_text(container, key)} }}\n"
-        f"add element {name} {{ {element_text(container, key, wrong)} }}\n"
+        f"delete element {name} {{ {key_text(set_spec, key)} }}\n"
+        f"add element {name} {{ {element_text(set_spec, key, wrong)} }}\n"
     )
     assert any(
-        f" {container.ip} {container.name} {key_text(container, key)}" in line
+        f" {set_spec.ip} {set_spec.name} {key_text(set_spec, key)}" in line
         for line in lines_of(loaded.delta(*EVERYTHING))
     )
     _repaired(loaded)
 
 
-@pytest.mark.parametrize("container", CONTAINERS, ids=repr)
-def test_an_element_that_nobody_wants_goes(loaded: Host, container: Container) -> None:
-    if container.interval:
-        element = {"source-ranges": "{0} . tcp . 9999 . {0}"}.get(container.name, "{0}").format(
-            "203.0.113.250" if container.family is Family.IPV4 else "2001:db8:9::9"
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
+def test_an_element_that_nobody_wants_goes(loaded: Host, set_spec: SetSpec) -> None:
+    if set_spec.interval:
+        element = {"source-ranges": "{0} . tcp . 9999 . {0}"}.get(set_spec.name, "{0}").format(
+            "203.0.113.250" if set_spec.family is Family.IPV4 else "2001:db8:9::9"
         )
     else:
         entries = loaded.read().entries
-        key = bytes(container.key_length - 4) + b"\x7f\x7f\0\0"
-        element = element_text(container, key, next(v for (of, _), v in entries.items() if of is container))
-    loaded.nft(f"add element {container.ip} rulegen {container.name} {{ {element} }}")
+        key = bytes(set_spec.key_length - 4) + b"\x7f\x7f\0\0"
+        element = element_text(set_spec, key, next(v for (of, _), v in entries.items() if of is set_spec))
+    loaded.nft(f"add element {set_spec.ip} rulegen {set_spec.name} {{ {element} }}")
     (line,) = lines_of(loaded.delta(*EVERYTHING))
-    assert line.startswith(f"- {container.ip} {container.name} ")
+    assert line.startswith(f"- {set_spec.ip} {set_spec.name} ")
     assert elements_of(_repaired(loaded)) == [line]
 
 
-@pytest.mark.parametrize("container", CONTAINERS, ids=repr)
-def test_a_flushed_set_is_filled_again(loaded: Host, container: Container) -> None:
+@pytest.mark.parametrize("set_spec", SET_SPECS, ids=repr)
+def test_a_flushed_set_is_filled_again(loaded: Host, set_spec: SetSpec) -> None:
     entries = loaded.read().entries
     expected = sorted(
-        f"+ {container.ip} {container.name} {key_text(container, key)}" for of, key in entries if of is container
+        f"+ {set_spec.ip} {set_spec.name} {key_text(set_spec, key)}" for of, key in entries if of is set_spec
     )
     loaded.nft(
-        f"flush set {container.ip} rulegen {container.name}"
-        if not container.data
-        else f"flush map {container.ip} rulegen {container.name}"
+        f"flush set {set_spec.ip} rulegen {set_spec.name}"
+        if not set_spec.data
+        else f"flush map {set_spec.ip} rulegen {set_spec.name}"
     )
     assert set(expected) <= set(lines_of(loaded.delta(*EVERYTHING)))
     _repaired(loaded)
@@ -193,11 +193,11 @@ CHAINS = [
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("damage", ["deleted", "added", "inserted", "flushed"])
 def test_a_chain_whose_rules_differ_is_written_again(loaded: Host, chain: str, damage: str) -> None:
-    handle, _ = _rules(loaded, chain)[-1]
+    endpoint_index, _ = _rules(loaded, chain)[-1]
     before = loaded.read()
     loaded.nft(
         {
-            "deleted": f"delete rule ip rulegen {chain} handle {handle}",
+            "deleted": f"delete rule ip rulegen {chain} handle {endpoint_index}",
             "added": f"add rule ip rulegen {chain} counter",
             "inserted": f"insert rule ip rulegen {chain} ip daddr 10.96.0.1 drop",
             "flushed": f"flush chain ip rulegen {chain}",
@@ -334,7 +334,7 @@ def test_what_another_version_of_nft_makes_of_a_rule_is_no_damage(loaded: Host) 
 def test_a_set_that_is_missing_makes_the_table_anew(loaded: Host) -> None:
     loaded.nft("flush chain ip rulegen translated\ndelete set ip rulegen hairpin")
     transaction = _repaired(loaded)
-    assert [table.program.family for table in transaction.tables] == [Family.IPV4]
+    assert [table.base_chains.family for table in transaction.tables] == [Family.IPV4]
 
 
 @pytest.mark.parametrize(
@@ -368,8 +368,10 @@ def test_a_foreign_set_in_the_table_goes(loaded: Host) -> None:
 
 
 def test_what_the_kernel_remembers_of_clients_is_no_damage_and_is_kept(loaded: Host) -> None:
-    handles = LAYOUTS[Family.IPV4].handles
-    register = min(unpack_register(value.data) for (of, _), value in loaded.read().entries.items() if of is handles)
+    endpoint_indexes = LAYOUTS[Family.IPV4].endpoint_indexes
+    register = min(
+        unpack_register(value.data) for (of, _), value in loaded.read().entries.items() if of is endpoint_indexes
+    )
     base, text = (f"{number >> 16:x}:{number & 0xFFFF:x}" for number in (register & 0xFFFFF000, register))
     loaded.nft(f"add element ip rulegen affinity {{ {base} . 203.0.113.9 timeout 600s : {text} }}")
     assert lines_of(loaded.delta(*EVERYTHING)) == []

@@ -16,7 +16,7 @@ import pytest
 
 from rulegen import resources
 from rulegen.config import Family
-from rulegen.nftables import program
+from rulegen.nftables import base_chains
 from rulegen.nftables.transaction import AddChains, DeleteChains, MoveHook, Transaction, WriteRules
 from tests.builders import Item, endpoint, endpoint_slice, node, service
 from tests.lab import Fate, Packet
@@ -37,10 +37,15 @@ LoadChanged = Callable[[Host, Callable[[str], str]], None]
 
 @contextmanager
 def _templates(folder: Path) -> Iterator[None]:
-    """Within the block, the program comes from `folder`."""
+    """Within the block, the fixed part comes from `folder`."""
 
     def forget() -> None:
-        for cached in (program._render_program, program.balance_chain, program._balance_module, program._environment):
+        for cached in (
+            base_chains._render_base_chains,
+            base_chains.balance_chain,
+            base_chains._balance_module,
+            base_chains._environment,
+        ):
             cached.cache_clear()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -52,12 +57,12 @@ def _templates(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def loaded_by_another(tmp_path: Path) -> LoadChanged:
-    """Loads ITEMS with the program's template changed."""
+    """Loads ITEMS with the fixed part's template changed."""
 
     def load(host: Host, change: Callable[[str], str]) -> None:
         folder = tmp_path / "nftables"
         shutil.copytree(resources.templates("nftables"), folder)
-        template = folder / "program.nft.j2"
+        template = folder / "base_chains.nft.j2"
         text = change(template.read_text())
         assert text != template.read_text()
         template.write_text(text)
@@ -118,7 +123,7 @@ def test_other_sets_mean_another_table_in_one_transaction(make_lab: MakeLab, loa
         transaction = _apply_in_traffic(host, traffic)
         assert lines_of(host.delta(*ITEMS)) == []
         assert "old-hairpin" not in host.run("nft", "list", "table", "ip", "rulegen").stdout
-    assert [table.program.family for table in transaction.tables] == list(Family)
+    assert [table.base_chains.family for table in transaction.tables] == list(Family)
     assert list(transaction.stages) == []
 
 
@@ -135,7 +140,7 @@ def test_the_table_with_hooks_of_type_filter_is_replaced_at_once(make_lab: MakeL
         lab.forget_connections()
         outcomes = lab.send([Packet("203.0.113.9", address, 80) for address in ADDRESSES])
         assert {outcome.fate for outcome in outcomes} == {Fate.DELIVERED}
-    assert [table.program.family for table in transaction.tables] == list(Family)
+    assert [table.base_chains.family for table in transaction.tables] == list(Family)
     assert list(transaction.stages) == []
 
 

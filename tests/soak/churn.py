@@ -1,7 +1,7 @@
 """A seed comes in; a cluster goes out to the API server, and then change after change of it, without an end.
 
 Left out is what the specification leaves undefined: an endpoint that two slices of a Service list with different
-conditions (rule 22). Slices that move between Services have addresses of their own, the others keep their Service.
+conditions (SVC-22). Slices that move between Services have addresses of their own, the others keep their Service.
 """
 
 from __future__ import annotations

@@ -135,5 +135,5 @@ class Trouble:
         found = [entry for entry in self._host.read().entries if not entry[0].is_chains]
         if not found:
             return "flush ruleset"
-        container, key = self._chance.choice(found)
-        return f"delete element {container.ip} rulegen {container.name} {{ {key_text(container, key)} }}"
+        set_spec, key = self._chance.choice(found)
+        return f"delete element {set_spec.ip} rulegen {set_spec.name} {{ {key_text(set_spec, key)} }}"

@@ -1,0 +1,220 @@
+"""What follows from a sync beside the rules: conntrack, health, metrics, and what is told to people."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from rulegen.agent.http.health import Health
+from rulegen.agent.http.health_checks import ServiceHealthServers
+from rulegen.agent.observers.events import EventRecorder, FindingEvents, ServiceReference
+from rulegen.agent.observers.metrics import Metrics
+from rulegen.agent.observers.observer import Observer
+from rulegen.agent.worker.reconciler import Reconciler, Sync
+from rulegen.config import Family
+from rulegen.conntrack.cleaner import Cleaner
+from rulegen.errors import RulegenError
+from rulegen.kube.backoff import Backoff
+from rulegen.kube.follow import Delete, FollowEvent, Upsert
+from rulegen.kube.objects import Node
+from rulegen.services.model import Changes, Finding, ServiceKey
+
+_LOG = logging.getLogger("rulegen.agent")
+
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
+_SHOWN_FINDINGS = 20
+# Reasons of Events; the first is kube-proxy's.
+_HEALTH_CHECK_FAILED = "FailedToStartServiceHealthcheck"
+_NOT_IN_FORCE = "NotInForce"
+
+
+class MetricsObserver(Observer):
+    """Keeps the metrics."""
+
+    def __init__(self, metrics: Metrics, reconciler: Reconciler) -> None:
+        self._metrics = metrics
+        self._reconciler = reconciler
+
+    def took(self, events: Sequence[FollowEvent]) -> None:
+        """They wait for a sync."""
+        self._metrics.taken(events)
+
+    def synced(self, sync: Sync) -> None:
+        """What a sync did and found."""
+        metrics = self._metrics
+        metrics.sync_done(sync.delta, sum(sync.seconds.values()), is_full=sync.is_full)
+        metrics.service_ports_changed(sync.service_ports.values())
+        metrics.findings_changed(sync.changes)
+        metrics.rules_counted(self._reconciler.rule_counts())
+        metrics.not_in_force(len({(name.namespace, name.name) for name, _ in self._reconciler.refusals()}))
+        if sync.repaired:
+            metrics.drift()
+            metrics.repaired(len(sync.repaired))
+
+    def failed(self, error: RulegenError, seconds: float, *, is_full: bool) -> None:
+        """It is tried again."""
+        del error
+        self._metrics.sync_failed(seconds, is_full=is_full)
+
+
+class ConntrackObserver(Observer):
+    """Removes stale UDP connections from the kernel's table after a sync; what fails is tried again (D5, D3)."""
+
+    def __init__(self, cleaner: Cleaner, metrics: Metrics) -> None:
+        self._cleaner = cleaner
+        self._metrics = metrics
+        self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+        self._not_before = 0.0
+        self._reported = ""
+
+    def synced(self, sync: Sync) -> None:
+        """Notes what is in force now; after a repair, all of it may have been missing for a while."""
+        service_ports = {key: change.after for key, change in sync.service_ports.items()}
+        self._cleaner.note(sync.changes._replace(service_ports=service_ports))
+        if sync.repaired:
+            self._cleaner.note_all()
+
+    def wait(self, now: float) -> float | None:
+        """Nothing to wait for after a sync that concerns UDP."""
+        return self._not_before - now if self._cleaner.is_pending else None
+
+    def act(self, now: float) -> None:
+        try:
+            cleaned = self._cleaner.clean()
+        except RulegenError as error:
+            delay = self._backoff.next()
+            ended = time.monotonic()
+            self._not_before = ended + delay
+            self._count(dict.fromkeys(Family, 0), ended - now)
+            if str(error) != self._reported:
+                self._reported = str(error)
+                _LOG.warning("stale UDP connections stay for now, tried again until it works: %s", error)
+            return
+        self._backoff.reset()
+        self._not_before, self._reported = 0.0, ""
+        self._count(cleaned.removed, cleaned.seconds)
+        if removed := sum(cleaned.removed.values()):
+            _LOG.debug(
+                "conntrack removed=%d frontends=%d clean_ms=%.2f", removed, cleaned.frontends, cleaned.seconds * 1000
+            )
+
+    def _count(self, removed: dict[Family, int], seconds: float) -> None:
+        for family, number in removed.items():
+            self._metrics.conntrack_cleaned(family, seconds, number)
+
+
+class HealthObserver(Observer):
+    """Says whether the agent keeps up, and answers the health checks of Services. `period`: seconds between retries."""
+
+    def __init__(self, health: Health, servers: ServiceHealthServers, reconciler: Reconciler, period: float) -> None:
+        self._health = health
+        self._servers = servers
+        self._reconciler = reconciler
+        self._period = period
+        self._next_retry: float | None = None
+
+    def woke(self) -> None:
+        """Whatever hangs now, hangs the agent: the first sync, too."""
+        self._health.woke()
+
+    def rests(self) -> None:
+        """Nothing hangs."""
+        self._health.rests()
+
+    def took(self, events: Sequence[FollowEvent]) -> None:
+        """Before the first sync nothing is late; the own Node decides whether this one is to stay."""
+        for event in events:
+            match event:
+                case Upsert(Node() as node) if node.metadata.name == self._reconciler.node_name:
+                    self._health.set_node(node)
+                case Delete(kind, _, name) if kind is Node and name == self._reconciler.node_name:
+                    self._health.set_node(None)
+        if self._next_retry is not None and any(isinstance(event, Upsert | Delete) for event in events):
+            self._health.queued()
+
+    def synced(self, sync: Sync) -> None:
+        """Everything that was taken is in force (SVC-82)."""
+        self._health.synced()
+        self._servers.set_addresses({family: node.nodeport_addresses for family, node in sync.changes.node.items()})
+        self._servers.apply(sync.changes.health_checks)
+        if self._next_retry is None:
+            self._next_retry = time.monotonic() + self._period
+
+    def failed(self, error: RulegenError, seconds: float, *, is_full: bool) -> None:
+        """Something is late from now on (SVC-85)."""
+        del error, seconds, is_full
+        self._health.queued()
+
+    def wait(self, now: float) -> float | None:
+        """Ports that were taken may be free, addresses may have come."""
+        if self._servers.has_more:
+            return 0.0
+        return None if self._next_retry is None else self._next_retry - now
+
+    def act(self, now: float) -> None:
+        """Goes on, or tries again."""
+        if self._servers.has_more:
+            self._servers.proceed()
+            return
+        self._next_retry = now + self._period
+        self._servers.retry()
+
+
+class EventObserver(Observer):
+    """Tells people what is wrong with their Services: in the log, and in Events where there is an API server."""
+
+    def __init__(self, reconciler: Reconciler, recorder: EventRecorder | None) -> None:
+        self._reconciler = reconciler
+        self._recorder = recorder
+        self._finding_events = None if recorder is None else FindingEvents(recorder, reconciler.store.service)
+        self._told: dict[ServiceKey, tuple[Finding, ...]] = {}
+        self._not_in_force: dict[ServiceKey, tuple[ServiceReference, str]] = {}
+
+    def synced(self, sync: Sync) -> None:
+        """Tells what is new, once while it holds."""
+        self._log_findings(sync.changes)
+        if self._finding_events is not None:
+            self._finding_events.take(sync.changes.findings)
+        self._record_refusals(sync)
+
+    def health_check(self, service: ServiceKey, message: str, holds: bool) -> None:
+        """The port of a Service's health check cannot be listened on, or can be again (SVC-82)."""
+        if holds:
+            _LOG.warning("Service %s/%s: %s", *service, message)
+        self._record(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._reconciler.node_name}: {message}", holds)
+
+    def _log_findings(self, changes: Changes) -> None:
+        new: list[Finding] = list(changes.node_findings or ())
+        for key, found in changes.findings.items():
+            before = self._told.pop(key, ())
+            new += (finding for finding in found if finding not in before)
+            if found:
+                self._told[key] = found
+        for finding in new[:_SHOWN_FINDINGS]:
+            _LOG.warning("%s: %s", finding.subject, finding.message)
+        if len(new) > _SHOWN_FINDINGS:
+            _LOG.warning("%d more findings like these: `rulegen lint` lists them", len(new) - _SHOWN_FINDINGS)
+
+    def _record_refusals(self, sync: Sync) -> None:
+        current = {(name.namespace, name.name): words for (name, _), words in self._reconciler.refusals().items()}
+        for key in self._not_in_force.keys() - current.keys():
+            reference, words = self._not_in_force.pop(key)
+            self._record(reference, _NOT_IN_FORCE, words, False)
+        for (name, _), words in sync.refused.items():
+            key = (name.namespace, name.name)
+            if key not in self._not_in_force:
+                self._not_in_force[key] = (self._reference(key), words)
+                self._record(self._not_in_force[key][0], _NOT_IN_FORCE, words, True)
+
+    def _reference(self, key: ServiceKey) -> ServiceReference:
+        service = self._reconciler.store.service(*key)
+        return ServiceReference(*key, service.metadata.uid if service else "")
+
+    def _record(self, service: ServiceReference, reason: str, note: str, holds: bool) -> None:
+        if self._recorder is None:
+            return
+        if holds:
+            self._recorder.record(service, reason, note)
+        else:
+            self._recorder.resolve(service, reason, note)

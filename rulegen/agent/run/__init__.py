@@ -1,0 +1,1 @@
+"""The agent as a process: put together, started anew, locked, ended."""

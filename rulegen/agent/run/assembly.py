@@ -1,0 +1,213 @@
+"""One agent for one configuration: source, reconciler, target and all that it does beside, put together and started.
+
+Holds no lock and handles no signal; when this ends, nothing of it is left but the rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from rulegen.agent.log.printed import PrintedRules
+from rulegen.agent.log.reporting import Reporting
+from rulegen.agent.observers.bootstrap import Bootstrap
+from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
+from rulegen.agent.observers.observer import Observer
+from rulegen.agent.observers.observers import EventObserver
+from rulegen.agent.run.dataplane import Dataplane, open_dataplane
+from rulegen.agent.sources.files import FileSource
+from rulegen.agent.worker.drift import NoDriftDetection
+from rulegen.agent.worker.readiness import Readiness
+from rulegen.agent.worker.reconciler import Reconciler
+from rulegen.agent.worker.work_queue import WorkQueue
+from rulegen.agent.worker.worker import Worker
+from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode
+from rulegen.errors import printable
+from rulegen.iptables.binaries import Variant
+from rulegen.kube.follow import Follower
+from rulegen.services.model import Finding, Reason
+
+if TYPE_CHECKING:
+    from rulegen.agent.observers.events import EventRecorder
+
+_LOG = logging.getLogger("rulegen.agent")
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What an agent is started with.
+
+    `load`: reads the configuration, with the node's name, as the options and the file `config_path` ("": none) say.
+    `variant`: of iptables, None for the one that the host uses. `files`: none means the API server of the
+    configuration's kubeconfig, at `server` if that is named. `print_line`: each change is printed with it, and none is
+    applied. `configure_log` is told what each configuration that is put to work says of the log.
+    """
+
+    load: Callable[[], Configuration]
+    configure_log: Callable[[AgentConfiguration], None]
+    config_path: str = ""
+    variant: Variant | None = None
+    files: tuple[str, ...] = ()
+    server: str = ""
+    print_line: Callable[[str], None] | None = None
+
+
+class Control(NamedTuple):
+    """How an agent hears from the process that it is in.
+
+    `work_queue`: whoever makes `is_stopping` true wakes it up. `worked` is called when the last sync has ended.
+    """
+
+    work_queue: WorkQueue
+    is_stopping: Callable[[], bool]
+    worked: Callable[[], None]
+
+
+class _Source(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def work(options: Options, configuration: Configuration, control: Control) -> None:
+    """Keeps the target of the configuration equal to the source, until it is told to stop.
+
+    Raises:
+        InputError: the files or the kubeconfig cannot be used, or the host cannot do as the configuration says.
+        HostError: the kernel or the privileges do not suffice.
+        SourceError: following ended because of an error in the program.
+    """
+    work_queue = control.work_queue
+    options.configure_log(configuration.agent)
+    with ExitStack() as stack:
+        dataplane = stack.enter_context(open_dataplane(configuration, options.variant))
+        if options.print_line is not None:
+            rules = PrintedRules(dataplane.rules, options.print_line)
+            dataplane = dataplane._replace(rules=rules, watch=NoDriftDetection())
+        configuration = dataplane.configuration
+        node = configuration.node
+        reconciler = Reconciler(node, dataplane.rules)
+        source, followed, observers = _source(options, configuration, work_queue, reconciler)
+        observers.append(Reporting())
+        if options.print_line is None:
+            recorder = _recorder(options, configuration, stack)
+            observers += _observers(dataplane, reconciler, work_queue, recorder, stack)
+        else:
+            observers.append(EventObserver(reconciler, None))
+        work_queue.weigh(reconciler.store.large)
+        # What a source before this one has delivered is told anew.
+        work_queue.take()
+        source.start()
+        stack.callback(source.stop)
+        _LOG.info("following %s for node %s, target %s", followed, node.node_name, configuration.target.value)
+        readiness = Readiness(
+            time.monotonic(),
+            needs_node=not options.files,
+            needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
+        )
+        Worker(reconciler, work_queue, dataplane, readiness, observers).run(control.is_stopping)
+        control.worked()
+
+
+def _source(
+    options: Options, configuration: Configuration, work_queue: WorkQueue, reconciler: Reconciler
+) -> tuple[_Source, str, list[Observer]]:
+    """Where events come from, the same in words, and who looks at whether that can work."""
+    if options.files:
+        return FileSource(options.files, work_queue.deliver_together), ", ".join(map(printable, options.files)), []
+    from rulegen.kube.api import connect
+
+    api = connect(configuration.agent.kubeconfig, options.server, _LOG.warning)
+    return (
+        Follower(api, configuration.node.node_name, work_queue.deliver),
+        api.server,
+        [Bootstrap(api.server, reconciler)],
+    )
+
+
+def _set_sysctls(settings: Conntrack, node_name: str, recorder: EventRecorder | None) -> list[Finding]:
+    """SVC-71. What the host refuses is said, in the log and in an Event, and the node does without (D11)."""
+    from rulegen.agent.observers.events import NodeReference
+    from rulegen.conntrack.sysctls import set_sysctls
+
+    done = set_sysctls(settings)
+    for change in done.changes:
+        _LOG.info("sysctl %s", change)
+    findings = [Finding(f"Node {node_name}", Reason.SYSCTL_NOT_SET, problem) for problem in done.problems()]
+    for finding in findings:
+        _LOG.warning("%s", finding.message)
+        if recorder is not None:
+            recorder.record(NodeReference(node_name), finding.reason.value, finding.message, action="Start")
+    return findings
+
+
+def _recorder(options: Options, configuration: Configuration, stack: ExitStack) -> EventRecorder | None:
+    if options.files:
+        return None
+    from rulegen.agent.observers.events import EventRecorder
+    from rulegen.kube.api import connect
+
+    recorder = EventRecorder(connect(configuration.agent.kubeconfig, options.server), configuration.node.node_name)
+    recorder.start()
+    stack.callback(recorder.stop)
+    return recorder
+
+
+def _observers(
+    dataplane: Dataplane,
+    reconciler: Reconciler,
+    work_queue: WorkQueue,
+    recorder: EventRecorder | None,
+    stack: ExitStack,
+) -> list[Observer]:
+    """All that the agent does beside the rules. `recorder`: None where there is no API server."""
+    from rulegen.agent.http.health import Health, healthz_application
+    from rulegen.agent.http.health_checks import ServiceHealthServers
+    from rulegen.agent.http.pages import Page, Pages
+    from rulegen.agent.http.server import HttpServer
+    from rulegen.agent.http.status import status_application
+    from rulegen.agent.observers.acceleration import AccelerationObserver
+    from rulegen.agent.observers.metrics import Metrics
+    from rulegen.agent.observers.neighbours import FirewallObserver
+    from rulegen.agent.observers.observers import ConntrackObserver, HealthObserver, MetricsObserver
+    from rulegen.agent.run.descriptors import shares
+    from rulegen.conntrack.cleaner import Cleaner
+    from rulegen.firewalls.find import obstacles_beside
+    from rulegen.nftables.acceleration import Acceleration
+
+    configuration, agent = dataplane.configuration, dataplane.configuration.agent
+    families = configuration.node.families
+    limits = shares()
+    server = stack.enter_context(closing(HttpServer(limits.connections)))
+    metrics = Metrics(configuration.target, families)
+    metrics.count_waiting(work_queue.waiting)
+    metrics.found_at_the_start(_set_sysctls(agent.conntrack, configuration.node.node_name, recorder))
+    health = Health(families, agent.sync_period, requires_node=recorder is not None)
+    telling = EventObserver(reconciler, recorder)
+    servers = ServiceHealthServers(health, server, limits.listeners, telling.health_check)
+    pages = [
+        Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
+        Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
+    ]
+    legacy_cleanup = LegacyCleanup(dataplane.replaces, metrics.cleanup_failed)
+    stack.callback(legacy_cleanup.close)
+    firewalls = FirewallObserver(
+        partial(obstacles_beside, configuration.target), configuration.node.node_name, recorder
+    )
+    stack.callback(firewalls.close)
+    acceleration = stack.enter_context(closing(Acceleration()))
+    return [
+        MetricsObserver(metrics, reconciler),
+        HealthObserver(health, servers, reconciler, agent.sync_period),
+        ConntrackObserver(Cleaner(), metrics),
+        telling,
+        Pages(server, pages, must_listen=agent.bind_address_hard_fail),
+        legacy_cleanup,
+        firewalls,
+        AccelerationObserver(acceleration, is_wanted=agent.accelerate),
+    ]

@@ -1,0 +1,1 @@
+"""Where objects come from when it is not the Kubernetes API."""

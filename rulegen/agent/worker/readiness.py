@@ -1,0 +1,71 @@
+"""Whether enough of the cluster is known to program the node (SVC-89, SVC-95).
+
+Events and times come in; waits for nothing itself. Times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from rulegen.errors import HostError
+from rulegen.kube.api import ApiError
+from rulegen.kube.follow import FollowEvent, Interrupted, Synced, Upsert
+from rulegen.kube.listing import WatchedKind
+from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.services.node import host_addresses
+
+NODE_SECONDS = 30.0
+POD_CIDR_SECONDS = 300.0
+
+_DENIED = 403
+_NEEDED: frozenset[WatchedKind] = frozenset({Service, EndpointSlice})
+
+
+class Readiness:
+    """Nothing is programmed before all Services and slices are known.
+
+    The own Node's addresses and zone, and the ServiceCIDRs, decide about packets too, so the first sync waits for them
+    as well, but at most `NODE_SECONDS`, and not for what the API server denies. `needs_node`: a Node is expected;
+    manifests may hold none. `needs_pod_cidrs`: pods are told by the Node's podCIDRs (mode NodeCIDR), without which
+    there is no start.
+    """
+
+    def __init__(self, now: float, *, needs_node: bool, needs_pod_cidrs: bool) -> None:
+        self._start = now
+        self._missing = set(_NEEDED)
+        self._wanted: set[WatchedKind] = {Node, ServiceCIDR}
+        self._lacks_addresses = needs_node
+        self._lacks_pod_cidrs = needs_pod_cidrs
+
+    def take(self, event: FollowEvent) -> None:
+        """Looks at an event."""
+        match event:
+            case Synced(kind):
+                self._missing.discard(kind)
+                self._wanted.discard(kind)
+            case Upsert(Node() as node):
+                self._lacks_addresses = self._lacks_addresses and not host_addresses(node)
+                spec = node.spec
+                self._lacks_pod_cidrs = self._lacks_pod_cidrs and not (spec and (spec.pod_cidrs or spec.pod_cidr))
+            case Interrupted(kind, ApiError(status=status), _) if status == _DENIED:
+                self._wanted.discard(kind)
+                self._lacks_addresses = self._lacks_addresses and kind is not Node
+
+    def wait(self, now: float) -> float | None:
+        """In how many seconds to begin, 0 when nothing is missing; None: not before something arrives.
+
+        Raises HostError when the Node's podCIDRs have not come in time.
+        """
+        if self._missing:
+            return None
+        if self._lacks_pod_cidrs:
+            left = self._start + POD_CIDR_SECONDS - now
+            if left <= 0:
+                raise HostError(f"detectLocalMode NodeCIDR: the Node has no podCIDR after {POD_CIDR_SECONDS:.0f} s")
+            return left
+        if self._wanted or self._lacks_addresses:
+            return max(0.0, self._start + NODE_SECONDS - now)
+        return 0.0
+
+    def lacks(self) -> list[str]:
+        """What is not known, as words."""
+        lacking = [kind.__name__ + "s" for kind in (ServiceCIDR, Node) if kind in self._wanted]
+        return lacking + (["addresses of the Node"] if self._lacks_addresses else [])

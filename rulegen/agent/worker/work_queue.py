@@ -1,0 +1,265 @@
+"""Events come in from any thread; those that still count go out, to the one that works.
+
+Of an object only the last state is kept, so that a flood costs no more memory than the cluster has objects.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from math import inf
+from typing import TypeAlias
+
+from rulegen.kube.follow import Delete, FollowEvent, Invalid, Synced, Upsert
+from rulegen.kube.listing import WatchedKind, WatchedObject
+from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Service
+from rulegen.services.model import ServiceKey
+
+ObjectKey: TypeAlias = tuple[WatchedKind, str, str]
+
+# An object that was handed on so many seconds ago, or fewer, is one that changes all the time.
+_RESTLESS_SECONDS = 10.0
+_WAITING_KINDS: frozenset[WatchedKind] = frozenset({Service, EndpointSlice})
+# What a large Service costs for each of its entries (seconds), and the part of the time that all large ones may take.
+_SECONDS_PER_ENTRY = 30e-6
+_SHARE_OF_LARGE = 0.1
+# What handling so many endpoints costs is about what handling a change costs.
+_ENDPOINTS_PER_CHANGE = 50
+
+
+class WorkQueue:
+    """What has arrived and is not taken yet. Readable, for `select`, while there may be something new.
+
+    Changes of Services and slices wait for their turn. Namespaces take turns, so that one in which much changes holds
+    up no other; and in each, objects that have been quiet come before those that change all the time, so that these
+    hold up no neighbour either. What compiling a Service costs grows with its endpoints: large ones wait in a queue of
+    their own, one is handed on at a time, and all together get a tenth of the time. `clock`: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        # What is handed on at once, and all of it together.
+        self._prompt: dict[Hashable, FollowEvent] = {}
+        self._quiet, self._restless = _Queue(), _Queue()
+        self._large: dict[ServiceKey, dict[ObjectKey, Upsert | Delete]] = {}
+        self._sizes: Mapping[ServiceKey, int] = {}
+        self._next_large = -inf
+        # When objects were handed on, those of the last seconds, the oldest first.
+        self._handed_on: dict[ObjectKey, float] = {}
+        self._must_wake_up = True
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def close(self) -> None:
+        """To be called when nobody delivers any more."""
+        self._reader.close()
+        self._writer.close()
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._reader.fileno()
+
+    @property
+    def wake_up_fd(self) -> int:
+        """A byte written here, by a signal for example, makes the work queue readable."""
+        return self._writer.fileno()
+
+    def weigh(self, sizes: Mapping[ServiceKey, int]) -> None:
+        """From now on, which Services are large, and about how many entries they have; read from any thread."""
+        self._sizes = sizes
+
+    def deliver(self, event: FollowEvent) -> None:
+        """Takes an event; never waits."""
+        with self._lock:
+            self._forget_invalid(event)
+            if isinstance(event, Upsert | Delete) and object_key(event)[0] in _WAITING_KINDS:
+                self._put(event)
+            else:
+                self._prompt[_key(event)] = event
+        self._wake_up_once()
+
+    def deliver_together(self, events: Iterable[FollowEvent]) -> None:
+        """Takes events of which none is handed on without the others; never waits."""
+        with self._lock:
+            for event in events:
+                self._forget_invalid(event)
+                self._prompt[_key(event)] = event
+        self._wake_up_once()
+
+    def take(self, most: int | None = None) -> list[FollowEvent]:
+        """What has arrived since the last call, of each object only the last state.
+
+        `most`: so many changes of Services and slices at the most, a large slice counting as several; the others wait.
+        What is no such change comes last, and always.
+        """
+        with self._lock:
+            self._drain()
+            budget = inf if most is None else most
+            events = self._take_large(everything=most is None)
+            # Half of it for those that are quiet, then what is left for either: none waits for ever.
+            for queue, part in ((self._quiet, budget / 2), (self._restless, budget), (self._quiet, budget)):
+                events += queue.take(part - _cost(events))
+            self._note_handed_on(events)
+            events += self._prompt.values()
+            self._prompt.clear()
+        return events
+
+    def take_prompt(self) -> list[FollowEvent]:
+        """Only what need not wait for a turn."""
+        with self._lock:
+            self._drain()
+            events = list(self._prompt.values())
+            self._prompt.clear()
+        return events
+
+    def waiting(self) -> int:
+        """How many changes wait for their turn; may be asked by any thread."""
+        with self._lock:
+            return len(self._quiet) + len(self._restless) + sum(map(len, self._large.values()))
+
+    def wait(self) -> float | None:
+        """In how many seconds `take` has changes that wait for their turn; 0: now; None: there are none."""
+        if self._quiet or self._restless:
+            return 0.0
+        return max(0.0, self._next_large - self._clock()) if self._large else None
+
+    def wake_up(self) -> None:
+        """Makes it readable, from any thread."""
+        try:
+            self._writer.send(b"\0")
+        except BlockingIOError:
+            return  # it is full of reasons to wake up
+
+    def _wake_up_once(self) -> None:
+        if self._must_wake_up:
+            self._must_wake_up = False
+            self.wake_up()
+
+    def _drain(self) -> None:
+        self._must_wake_up = True
+        try:
+            while self._reader.recv(4096):
+                pass
+        except BlockingIOError:
+            return
+
+    def _forget_invalid(self, event: FollowEvent) -> None:
+        """It is not invalid any more; but what it meant before it was so still holds."""
+        if isinstance(event, Upsert | Delete):
+            self._prompt.pop((Invalid, *object_key(event)), None)
+
+    def _put(self, event: Upsert | Delete) -> None:
+        """Where the object waits already, or is to wait."""
+        key = object_key(event)
+        for queue in (self._quiet, self._restless):
+            if key in queue:
+                queue.put(event)
+                return
+        # A slice that is gone does not say whose it was; if that is large, an earlier change may wait with it.
+        service = next((large for large, events in self._large.items() if key in events), _service(event))
+        if service in self._sizes:
+            self._large.setdefault(service, {})[key] = event
+            return
+        is_restless = self._clock() - self._handed_on.get(key, -inf) < _RESTLESS_SECONDS
+        (self._restless if is_restless else self._quiet).put(event)
+
+    def _take_large(self, *, everything: bool) -> list[FollowEvent]:
+        """All changes of one large Service, when it is time; or of all."""
+        events: list[FollowEvent] = []
+        while self._large and (everything or self._clock() >= self._next_large):
+            service = next(iter(self._large))
+            events += self._large.pop(service).values()
+            seconds = self._sizes.get(service, 0) * _SECONDS_PER_ENTRY
+            self._next_large = self._clock() + seconds / _SHARE_OF_LARGE
+        return events
+
+    def _note_handed_on(self, events: Iterable[FollowEvent]) -> None:
+        now = self._clock()
+        for event in events:
+            if isinstance(event, Upsert | Delete):
+                key = object_key(event)
+                self._handed_on.pop(key, None)
+                self._handed_on[key] = now
+        while self._handed_on and now - next(iter(self._handed_on.values())) >= _RESTLESS_SECONDS:
+            del self._handed_on[next(iter(self._handed_on))]
+
+
+def _service(event: Upsert | Delete) -> ServiceKey:
+    """The Service that a change concerns, as far as it says."""
+    _, namespace, name = object_key(event)
+    if isinstance(event, Upsert) and isinstance(event.item, EndpointSlice):
+        name = (event.item.metadata.labels or {}).get(SERVICE_NAME, "")
+    elif not isinstance(event, Upsert) and event.kind is EndpointSlice:
+        name = ""
+    return namespace, name
+
+
+class _Queue:
+    """Changes of objects by namespace, the first of each object's in its place."""
+
+    def __init__(self) -> None:
+        # The namespace whose turn it is comes first.
+        self._namespaces: dict[str, dict[ObjectKey, Upsert | Delete]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._namespaces.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._namespaces)
+
+    def __contains__(self, key: ObjectKey) -> bool:
+        return key in self._namespaces.get(key[1], ())
+
+    def put(self, event: Upsert | Delete) -> None:
+        key = object_key(event)
+        self._namespaces.setdefault(key[1], {})[key] = event
+
+    def take(self, budget: float) -> list[FollowEvent]:
+        """One from each namespace in turn, until they have cost as much as that."""
+        taken: list[FollowEvent] = []
+        while budget > 0 and self._namespaces:
+            namespace = next(iter(self._namespaces))
+            changes = self._namespaces.pop(namespace)
+            event = changes.pop(next(iter(changes)))
+            if changes:
+                self._namespaces[namespace] = changes
+            taken.append(event)
+            budget -= _cost([event])
+        return taken
+
+
+def _cost(events: Iterable[FollowEvent]) -> float:
+    """What handling them costs, as a number of ordinary changes."""
+    return sum(
+        1 + len(event.item.endpoints or ()) / _ENDPOINTS_PER_CHANGE
+        if isinstance(event, Upsert) and isinstance(event.item, EndpointSlice)
+        else 1
+        for event in events
+    )
+
+
+def object_key(event: Upsert | Delete | Invalid) -> ObjectKey:
+    """The object that an event is about."""
+    if isinstance(event, Upsert):
+        return key_of(event.item)
+    return event.kind, event.namespace, event.name
+
+
+def key_of(item: WatchedObject) -> ObjectKey:
+    """The kind, the namespace ("" without) and the name of an object."""
+    return type(item), getattr(item.metadata, "namespace", ""), item.metadata.name
+
+
+def _key(event: FollowEvent) -> Hashable:
+    match event:
+        case Upsert() | Delete():
+            return object_key(event)
+        case Invalid():
+            return (Invalid, *object_key(event))
+        case Synced(kind):
+            return Synced, kind
+    return id(event)  # the few others all count

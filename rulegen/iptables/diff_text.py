@@ -1,0 +1,66 @@
+"""A Delta in words: a line for each chain, with the rules that come and go below it. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rulegen.iptables.base_chains import EntryKey, Rules
+from rulegen.iptables.text import comment_of
+from rulegen.iptables.transaction import IP_KEYWORD
+from rulegen.reconcile.delta import Delta
+
+
+class Line(NamedTuple):
+    """One chain of a Delta. `sign` is `+`, `~` or `-`; `service` is "" where it belongs to no single Service.
+
+    `before` and `after`: the rules that are only in one of them.
+    """
+
+    sign: str
+    family: str
+    table: str
+    chain: str
+    before: Rules
+    after: Rules
+    service: str
+
+    def __str__(self) -> str:
+        """`~ ip nat RULEGEN-SVC-...  # default/web:http`, and the rules."""
+        service = f"  # {self.service}" if self.service else ""
+        rules = [*(f"    - {rule}" for rule in self.before), *(f"    + {rule}" for rule in self.after)]
+        return "\n".join([f"{self.sign} {self.family} {self.table} {self.chain}{service}", *rules])
+
+
+def diff_text(delta: Delta[EntryKey, Rules]) -> Iterator[Line]:
+    """A line for each chain, by family, table and Service."""
+    lines = [
+        *(_line("-", key, rules, ()) for key, rules in delta.removed.items()),
+        *(_line("~", key, change.before, change.after) for key, change in delta.changed.items()),
+        *(_line("+", key, (), rules) for key, rules in delta.added.items()),
+    ]
+    yield from sorted(lines, key=lambda line: (line.family, line.table, line.service, line.chain))
+
+
+def _line(sign: str, key: EntryKey, before: Rules, after: Rules) -> Line:
+    kept = set(before) & set(after)
+    return Line(
+        sign,
+        IP_KEYWORD[key.family],
+        key.table,
+        key.chain,
+        tuple(rule for rule in before if rule not in kept),
+        tuple(rule for rule in after if rule not in kept),
+        comment_of(after or before),
+    )
+
+
+def count(delta: Delta[EntryKey, Rules]) -> Iterator[str]:
+    """A line for each table that the Delta touches: `ip nat: 12 chains added, 3 chains changed`."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for word, part in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
+        for key in part:
+            counts.setdefault((IP_KEYWORD[key.family], key.table), Counter())[word] += 1
+    for (ip, table), words in sorted(counts.items()):
+        yield f"{ip} {table}: " + ", ".join(f"{number} chains {word}" for word, number in words.items())

@@ -1,0 +1,69 @@
+"""Two mappings of entries come in, the difference goes out. Knows no target and does no I/O.
+
+An entry is the smallest thing that a target changes atomically: on nftables a map element, a set element or a chain's
+rules; on iptables a chain's rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[Value]):
+    """One entry whose value differs: what is live, and what is wanted."""
+
+    before: Value
+    after: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Delta(Generic[Key, Value]):
+    """What turns the live entries into the desired ones. Order within a part is that of the input mappings."""
+
+    added: dict[Key, Value] = field(default_factory=dict)
+    changed: dict[Key, Change[Value]] = field(default_factory=dict)
+    removed: dict[Key, Value] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+    def __len__(self) -> int:
+        """The number of entries touched."""
+        return len(self.added) + len(self.changed) + len(self.removed)
+
+    def without(self, other: Delta[Key, Value]) -> Delta[Key, Value]:
+        """Those entries that `other` does not touch."""
+        touched = other.added.keys() | other.changed.keys() | other.removed.keys()
+        return Delta(
+            {key: value for key, value in self.added.items() if key not in touched},
+            {key: change for key, change in self.changed.items() if key not in touched},
+            {key: value for key, value in self.removed.items() if key not in touched},
+        )
+
+
+def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, Value]:
+    """The Delta that makes `live` equal to `desired`, which may be a part of it as it is: nobody changes either."""
+    if not live:
+        return Delta(desired if isinstance(desired, dict) else dict(desired))
+    if live == desired:
+        # As nearly always at a restart, and much faster than a look at each.
+        return Delta()
+    added: dict[Key, Value] = {}
+    changed: dict[Key, Change[Value]] = {}
+    for key, after in desired.items():
+        before = live.get(key)
+        if before is None:
+            added[key] = after
+        elif before != after:
+            changed[key] = Change(before, after)
+    if len(desired) - len(added) == len(live):
+        # All that is live was found: mostly so, and as long a search again is spared.
+        return Delta(added, changed)
+    removed = {key: before for key, before in live.items() if key not in desired}
+    return Delta(added, changed, removed)

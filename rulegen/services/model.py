@@ -1,0 +1,262 @@
+"""What a feature of Services hands on: `ServicePort`s with `Frontend`s and `Backend`s, and what the node contributes.
+
+A `ServicePort` is one service-port in one IP family. Its Frontends are what a client connects to; they share its two
+lists of Backends (SVC-26 to SVC-27) and its affinity. Only values: building them is `services`' work, turning them into
+entries a target's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import Enum, StrEnum
+from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct
+
+from rulegen.config import Cidr, Family
+
+# Namespace and name.
+ServiceKey: TypeAlias = tuple[str, str]
+
+
+class ServicePortName(NamedTuple):
+    """Identifies a service-port: the spec's (namespace, name, port name, protocol). Sorts as a tuple."""
+
+    namespace: str
+    name: str
+    port: str
+    protocol: str
+
+    def __str__(self) -> str:
+        """`namespace/name:port`, or `namespace/name` for an unnamed port."""
+        return f"{self.namespace}/{self.name}:{self.port}" if self.port else f"{self.namespace}/{self.name}"
+
+
+class Backend(Struct, frozen=True, order=True, gc=False):
+    """An endpoint with its weight (D9), behind a Frontend.
+
+    `address` is canonical; `weight` is 1 to 65535, and 0 only in `ServicePort.draining` and `ServicePort.serving`.
+    `local`: on this node (SVC-20).
+    """
+
+    address: str
+    port: int
+    weight: int = 1
+    local: bool = False
+
+    def __str__(self) -> str:
+        """`address:port`, with brackets around an IPv6 address."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class FrontendKind(Enum):
+    """What a client connects to (SVC-9)."""
+
+    CLUSTER_IP = "ClusterIP"
+    EXTERNAL_IP = "externalIP"
+    LOAD_BALANCER = "load-balancer VIP"
+    NODE_PORT = "NodePort"
+
+
+class TrafficPolicy(Enum):
+    """Whose endpoints a Frontend uses: every one's, or this node's (SVC-15, SVC-41 to SVC-43)."""
+
+    CLUSTER = "Cluster"
+    LOCAL = "Local"
+
+
+class Verdict(Enum):
+    """What becomes of a packet to a Frontend that nobody short-circuits (SVC-36, SVC-37)."""
+
+    BALANCE = "balance"
+    REJECT = "reject"
+    DROP = "drop"
+
+
+class Frontend(Struct, frozen=True, gc=False):
+    """One address, protocol and port that a Service is reached by; the protocol is the ServicePort's.
+
+    `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`). `policy` is the
+    internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
+    and none on this node; sources that are short-circuited to the Cluster list (SVC-43a, SVC-43b) still reach it.
+    `allowed_sources`: None lets all in; else the CIDRs (canonical, sorted) outside of which a packet is dropped before
+    all else (SVC-50 to SVC-54).
+    """
+
+    kind: FrontendKind
+    address: str
+    port: int
+    policy: TrafficPolicy
+    verdict: Verdict
+    allowed_sources: tuple[Cidr, ...] | None = None
+
+
+class ServicePort(Struct, frozen=True, gc=False):
+    """A service-port in one family.
+
+    `cluster_endpoints` and `local_endpoints` are sorted by `str(backend)` (SVC-22), weights applied (never 0), empty
+    when the spec says that the service-port does not use that list; `local_endpoints` can hold some that
+    `cluster_endpoints` lacks (SVC-27). `affinity_timeout`: seconds, or None without session affinity. `frontends`:
+    those that this ServicePort owns (D2), ClusterIP first, then by kind, address and port. `draining`: the endpoints of
+    weight 0 to which affinity records still lead, when there is affinity (D9): those that the lists would hold if their
+    weight were 1. `serving`: the endpoints whose established flows live on (SVC-73, SVC-76), for UDP only, empty for
+    other protocols; no rule depends on it. `health_check_port`: where load balancers ask about the Service, 0 where
+    they do not (SVC-84).
+    """
+
+    name: ServicePortName
+    family: Family
+    frontends: tuple[Frontend, ...]
+    cluster_endpoints: tuple[Backend, ...]
+    local_endpoints: tuple[Backend, ...]
+    affinity_timeout: int | None = None
+    draining: tuple[Backend, ...] = ()
+    serving: tuple[Backend, ...] = ()
+    health_check_port: int = 0
+
+
+ServicePortKey: TypeAlias = tuple[ServicePortName, Family]
+
+
+class PodDetector(Struct, frozen=True):
+    """How the source of a packet is recognised as a local pod (spec §8): exactly one field is set."""
+
+    cidr: Cidr | None = None
+    interface: str | None = None
+    interface_prefix: str | None = None
+
+
+class NodeSettings(Struct, frozen=True):
+    """What the node, not a Service, contributes to one family.
+
+    `detector` None: the no-op detector (SVC-48). `nodeport_addresses`: canonical CIDRs, collapsed and sorted, within
+    which a local, non-loopback address accepts NodePorts (SVC-60 to SVC-63); match-all is one CIDR of prefix length 0.
+    `service_cidrs`: canonical, collapsed, sorted (SVC-67).
+    """
+
+    family: Family
+    detector: PodDetector | None
+    masquerade_all: bool
+    nodeport_addresses: tuple[Cidr, ...]
+    service_cidrs: tuple[Cidr, ...]
+
+
+class HealthCheck(Struct, frozen=True, gc=False):
+    """What a Service tells load balancers about this node in one family, on a port of its own (SVC-77, SVC-81).
+
+    `local_endpoints`: how many different addresses the ready endpoints on this node have; those of weight 0 are none.
+    """
+
+    service: ServiceKey
+    family: Family
+    port: int
+    local_endpoints: int
+
+
+HealthCheckKey: TypeAlias = tuple[ServiceKey, Family]
+
+
+class Changes(NamedTuple):
+    """What differs from what was taken last: ServicePorts and health checks (None: gone), the node's part by family.
+
+    `findings`, by namespace and name: of each Service with other findings than before, all that it has now, those about
+    its EndpointSlices included, sorted; () when none is left, or the Service is gone. `node_findings`: all about the
+    Node and the ServiceCIDRs, sorted; None when they are as before.
+    """
+
+    service_ports: dict[ServicePortKey, ServicePort | None]
+    node: dict[Family, NodeSettings]
+    health_checks: dict[HealthCheckKey, HealthCheck | None]
+    findings: dict[ServiceKey, tuple[Finding, ...]]
+    node_findings: tuple[Finding, ...] | None
+
+    def followed_by(self, later: Changes) -> Changes:
+        """Both as one; of what is in both, the later."""
+        return Changes(
+            self.service_ports | later.service_ports,
+            self.node | later.node,
+            self.health_checks | later.health_checks,
+            self.findings | later.findings,
+            self.node_findings if later.node_findings is None else later.node_findings,
+        )
+
+
+NO_CHANGES = Changes({}, {}, {}, {}, None)
+
+
+class Reason(StrEnum):
+    """Why a Finding was made; stable words for logs, Events and `lint -o json`."""
+
+    DUPLICATE_FRONTEND = "DuplicateFrontend"
+    DUPLICATE_PORT = "DuplicatePort"
+    UNUSABLE_ADDRESS = "UnusableAddress"
+    UNUSED_ADDRESS = "UnusedAddress"
+    UNUSABLE_RANGE = "UnusableSourceRange"
+    OPEN_FAMILY = "SourceRangesLeaveFamilyOpen"
+    MALFORMED_WEIGHT = "MalformedWeight"
+    TOO_MANY_ENDPOINTS = "TooManyEndpoints"
+    SKIPPED_PORT = "SkippedEndpointPort"
+    UNKNOWN_NODE = "UnknownNode"
+    # Found by the agent at its start, about its host.
+    SYSCTL_NOT_SET = "SysctlNotSet"
+    # These are found only by `lint`, which sees all objects at once.
+    ALL_WEIGHTS_ZERO = "AllWeightsZero"
+    IGNORED_AFFINITY_TIMEOUT = "AffinityTimeoutIgnored"
+    IGNORED_POLICY = "TrafficPolicyIgnored"
+    IGNORED_RANGES = "SourceRangesIgnored"
+    MISSING_SERVICE = "SliceWithoutService"
+    NO_ENDPOINTS = "NoEndpoints"
+    NO_HEALTH_CHECK = "NoHealthCheckNodePort"
+    NO_LOCAL_ENDPOINTS = "NoEndpointIsLocalAnywhere"
+    OUTSIDE_SERVICE_CIDRS = "OutsideServiceCIDRs"
+    PARTIAL_HINTS = "PartialTopologyHints"
+    ROUNDED_WEIGHTS = "WeightsRounded"
+    UNKNOWN_ANNOTATION = "UnknownAnnotation"
+    UNMATCHED_PORT = "NoSlicePort"
+    UNMATCHED_SLICE_PORT = "NoServicePort"
+    UNMATCHED_WEIGHT = "WeightMatchesNothing"
+    # Of the host, by `lint --live` and the agent.
+    FOREIGN_DROP = "ForeignDrop"
+    # Those of `kube.mistakes`, by the same words.
+    CLUSTER_IP_MISMATCH = "ClusterIPMismatch"
+    MISSPELT_KIND = "MisspeltKind"
+    NO_CLUSTER_IP = "NoClusterIP"
+    NO_SERVICES = "NoServices"
+    NO_SLICES = "NoSlices"
+    REPEATED_KEY = "RepeatedKey"
+    UNKNOWN_FIELD = "UnknownField"
+    UNREAD_VERSION = "UnreadVersion"
+    UNREADABLE_DOCUMENT = "UnreadableDocument"
+    UNUSUAL_ADDRESS = "UnusualAddress"
+
+
+# Of one object and reason, so many findings; the last says how many more there were.
+_MOST_FINDINGS = 10
+
+
+class Finding(NamedTuple):
+    """Something legal but probably wrong, for logs, `lint` and Events: the object (`Service default/web`) and why."""
+
+    subject: str
+    reason: Reason
+    message: str
+
+
+def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The same findings, but of one object and reason only the first few: one object may hold thousands of mistakes."""
+    findings = tuple(findings)
+    if len(findings) <= _MOST_FINDINGS:
+        return findings
+    counts: Counter[tuple[str, Reason]] = Counter()
+    kept = []
+    for finding in findings:
+        counts[finding.subject, finding.reason] += 1
+        if counts[finding.subject, finding.reason] <= _MOST_FINDINGS:
+            kept.append(finding)
+    kept += (
+        Finding(subject, reason, f"and {count - _MOST_FINDINGS} more like these")
+        for (subject, reason), count in counts.items()
+        if count > _MOST_FINDINGS
+    )
+    return tuple(kept)

@@ -1,0 +1,1 @@
+"""Services on nftables: service-ports become elements of the sets and maps of rulegen's table."""

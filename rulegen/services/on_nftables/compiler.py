@@ -1,0 +1,649 @@
+"""ServicePorts become entries, one ServicePort at a time.
+
+In: ServicePorts as the store changes them, and, once, the live entries, whose ids, slots and endpoint indexes are kept
+where they can be. Out: the entries that a ServicePort owns, and Deltas between what it owned and what it owns now. The
+cost of a change is that of its ServicePorts. Never reads the kernel, never raises for a ServicePort that it has
+compiled before.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from operator import itemgetter
+from struct import Struct
+from typing import TypeAlias
+
+from rulegen.claims import ID_SHIFT, MAX_ID, OURS
+from rulegen.config import Family
+from rulegen.errors import TargetError
+from rulegen.nftables import base_chains
+from rulegen.nftables.layout import (
+    KINDS,
+    LAYOUTS,
+    LOCAL_LIST,
+    MAX_COUNTED_SLOTS,
+    MAX_ENDPOINT_INDEX,
+    NODEPORT_KINDS,
+    PROTOCOL_BYTES,
+    RESTRICTED,
+    SPECIAL,
+    EntryKey,
+    Kind,
+    Layout,
+    SetSpec,
+    Value,
+    address_bytes,
+    cidr_range,
+    id_of,
+    pack_port,
+    pack_register,
+    safe_comment,
+    unpack_register,
+)
+from rulegen.reconcile.delta import Delta, diff
+from rulegen.services.model import (
+    Backend,
+    Frontend,
+    FrontendKind,
+    NodeSettings,
+    ServicePort,
+    ServicePortKey,
+    ServicePortName,
+    TrafficPolicy,
+    Verdict,
+)
+from rulegen.services.on_nftables.slots import MAX_SLOTS, assign_slots, slot_counts
+
+Entries: TypeAlias = dict[EntryKey, Value]
+
+_NOTHING = Value()
+_LAST_ENDPOINT_INDEX = re.compile(r"last index (\d{1,4})")
+# So many are put into an ordered list one by one; more at once.
+_FEW = 64
+# A key that begins with a list's register and ends with the number of a slot, by its length.
+_FIRST_AND_LAST = {8: Struct("=II"), 12: Struct("=I4xI")}
+_SLOT_BYTES = [pack_register(slot) for slot in range(256)]
+
+
+def _slot_bytes(slot: int) -> bytes:
+    return _SLOT_BYTES[slot] if slot < 256 else pack_register(slot)
+
+
+@dataclass(slots=True)
+class _Lists:
+    """What of a ServicePort outlives a recompilation: its id, the slots of both lists, its endpoint indexes."""
+
+    id: int = 0
+    slots: dict[int, Sequence[bytes | None]] = field(default_factory=dict)
+    endpoint_indexes: dict[bytes, int] = field(default_factory=dict)
+    last_endpoint_index: int = 0
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A ServicePort's entries: its own, and those that other ServicePorts may need as well."""
+
+    owned: Entries = field(default_factory=dict)
+    shared: list[EntryKey] = field(default_factory=list)
+    lists: _Lists = field(default_factory=_Lists)
+
+
+class Compiler:
+    """The desired entries of all families, and the ids, slots and endpoint indexes behind them.
+
+    `live`: the entries in the kernel, from which ids, slots and endpoint indexes are adopted (empty: numbered
+    canonically, in the order in which ServicePorts first come). `families`: those that get a table. `masquerade_bit`: 0
+    to 31. `base_chains`: each family's fixed part, once its node is known.
+    """
+
+    def __init__(
+        self, families: tuple[Family, ...], masquerade_bit: int, live: Mapping[EntryKey, Value] | None = None
+    ) -> None:
+        self._families = families
+        self._masquerade_bit = masquerade_bit
+        self._compiled: dict[ServicePortKey, _Compiled] = {}
+        self._nodes: dict[Family, Entries] = {family: {} for family in families}
+        self._routing: dict[Family, NodeSettings] = {}
+        # In order, for the sake of the first and the last.
+        self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
+        self.base_chains: dict[Family, base_chains.BaseChains] = {}
+        self._shared: Counter[EntryKey] = Counter()
+        # What is always there; the first update counts it in.
+        self._usual = [key for family in families for key in _usual_chains(LAYOUTS[family])]
+        self._adoptions = {family: _Adoption(LAYOUTS[family], live or {}) for family in families}
+        self._ids = {family: adoption.ids() for family, adoption in self._adoptions.items()}
+
+    def update(
+        self,
+        service_ports: Mapping[ServicePortKey, ServicePort | None],
+        nodes: Mapping[Family, NodeSettings] | None = None,
+    ) -> tuple[Delta[EntryKey, Value], dict[ServicePortKey, TargetError]]:
+        """Takes changed ServicePorts (None: gone) and changed nodes; returns what changes in the entries.
+
+        The first call takes all ServicePorts there are, and returns all entries; what is live is adopted then and not
+        looked at again.
+        A ServicePort that cannot be expressed keeps the entries it had, and is among the errors; the others are
+        compiled.
+        """
+        before: Entries = {}
+        after: Entries = {}
+        errors: dict[ServicePortKey, TargetError] = {}
+        touched = Counter(self._usual)
+        self._usual = []
+        for key, service_port in service_ports.items():
+            if key[1] not in self._nodes:
+                continue
+            old = self._compiled.pop(key, None) or _Compiled()
+            try:
+                new = self._compile(key, service_port, old.lists)
+            except TargetError as error:
+                errors[key] = error
+                self._compiled[key] = old
+                continue
+            if service_port is not None:
+                self._compiled[key] = new
+            before |= old.owned
+            after |= new.owned
+            touched.update(new.shared)
+            if old.shared:
+                touched.subtract(old.shared)
+        self._adoptions = {}
+        self._count_shared(touched, before, after)
+        changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
+        self._routing |= changed_nodes
+        for family, node in self._routing.items():
+            rendered = self._render(node)
+            if family in changed_nodes or rendered is not self.base_chains.get(family):
+                self.base_chains[family] = rendered
+                before |= self._nodes[family]
+                self._nodes[family] = self._node_entries(node)
+                after |= self._nodes[family]
+        return diff(before, after), errors
+
+    def entries(self) -> Entries:
+        entries: Entries = {}
+        for node in self._nodes.values():
+            entries |= node
+        for compiled in self._compiled.values():
+            entries |= compiled.owned
+        for key, count in self._shared.items():
+            if count:
+                entries[key] = self._shared_value(key)
+        return entries
+
+    def service_port_entries(self, key: ServicePortKey) -> Entries:
+        """The entries that a ServicePort needs: its own and shared ones. None for an unknown one."""
+        compiled = self._compiled.get(key, _Compiled())
+        return compiled.owned | {shared: self._shared_value(shared) for shared in compiled.shared}
+
+    def service_port_id(self, key: ServicePortKey) -> int:
+        """The id of a ServicePort's service-port; 0 where it has no endpoints, or is unknown."""
+        return self._compiled.get(key, _Compiled()).lists.id
+
+    def names(self) -> dict[tuple[Family, int], str]:
+        """The service-ports by family and id, as text."""
+        return {
+            (key[1], compiled.lists.id): str(key[0]) for key, compiled in self._compiled.items() if compiled.lists.id
+        }
+
+    def _count_shared(self, touched: Counter[EntryKey], before: Entries, after: Entries) -> None:
+        if not self._shared:
+            self._count_first(touched, after)
+            return
+        cluster_ips: dict[Family, list[bytes]] = {family: [] for family in self._nodes}
+        for key, difference in touched.items():
+            if not difference:
+                continue
+            count = self._shared.get(key, 0)
+            self._shared[key] = count + difference
+            if not count:
+                after[key] = self._shared_value(key)
+                if key[0].name == "cluster-ips":
+                    cluster_ips[key[0].family].append(key[1])
+            elif not count + difference:
+                before[key] = self._shared_value(key)
+                self._forget_shared(key)
+        for family, new in cluster_ips.items():
+            _insert(self._cluster_ips[family], new)
+
+    def _forget_shared(self, key: EntryKey) -> None:
+        del self._shared[key]
+        if key[0].name == "cluster-ips":
+            addresses = self._cluster_ips[key[0].family]
+            del addresses[bisect_left(addresses, key[1])]
+
+    def _count_first(self, counts: Counter[EntryKey], after: Entries) -> None:
+        """The same for the first time, when there are many and all are new."""
+        self._shared = counts
+        after.update((key, self._shared_value(key)) for key in counts)
+        for family in self._cluster_ips:
+            set_spec = LAYOUTS[family].cluster_ips
+            self._cluster_ips[family] = sorted(key for of, key in counts if of is set_spec)
+
+    def _render(self, node: NodeSettings) -> base_chains.BaseChains:
+        addresses = self._cluster_ips[node.family]
+        ranges = base_chains.service_ranges(node.family, node.service_cidrs, tuple(addresses[:1] + addresses[-1:]))
+        return base_chains.render_base_chains(node, self._masquerade_bit, ranges)
+
+    @staticmethod
+    def _shared_value(key: EntryKey) -> Value:
+        set_spec, name = key
+        if set_spec is LAYOUTS[set_spec.family].balancers:
+            return Value(b"goto lb-%d" % unpack_register(name))
+        if set_spec.is_chains:
+            return Value(base_chains.balance_chain(set_spec.family, name.decode()).digest.encode())
+        return _NOTHING
+
+    def _node_entries(self, node: NodeSettings) -> Entries:
+        layout = LAYOUTS[node.family]
+        entries: Entries = {
+            (layout.chains, name.encode()): Value(chain.digest.encode())
+            for name, chain in self.base_chains[node.family].chains.items()
+        }
+        for set_spec, chains in ((layout.kinds, KINDS), (layout.nodeport_kinds, NODEPORT_KINDS)):
+            for kind, chain in chains.items():
+                entries[set_spec, pack_register(SPECIAL | kind)] = Value(f"goto {chain}".encode())
+        for set_spec, cidrs in (
+            (layout.nodeport_addresses, node.nodeport_addresses),
+            (layout.service_cidrs, node.service_cidrs),
+        ):
+            for cidr in cidrs:
+                entries[set_spec, b"".join(cidr_range(cidr))] = _NOTHING
+        return entries
+
+    # -- one ServicePort --
+
+    def _compile(self, key: ServicePortKey, service_port: ServicePort | None, lists: _Lists) -> _Compiled:
+        name, family = key
+        ids = self._ids[family]
+        if service_port is None or not _leads_anywhere(service_port):
+            ids.free(lists.id)
+            compiled = _Compiled()
+        else:
+            _check(service_port)
+            if not lists.id:
+                adoption = self._adoptions.get(family)
+                lists = (adoption and adoption.lists(service_port)) or _Lists(ids.take(name))
+            if service_port.affinity_timeout is not None and lists.slots and not lists.endpoint_indexes:
+                # Affinity is new here; clients may be remembered from an earlier time, so the id must be new as well.
+                ids.free(lists.id)
+                lists = _Lists(ids.take(name))
+            compiled = _Compiled(lists=lists)
+        if service_port is not None:
+            _ServicePortEntries(LAYOUTS[family], service_port, compiled).compile()
+        return compiled
+
+
+def _insert(ordered: list[bytes], new: list[bytes]) -> None:
+    if len(new) > _FEW:
+        ordered += new
+        ordered.sort()
+    else:
+        for item in new:
+            insort(ordered, item)
+
+
+def _leads_anywhere(service_port: ServicePort) -> bool:
+    """Whether packets reach a list through a frontend; not if the frontends that would use it belong to others (D2)."""
+    return bool(service_port.cluster_endpoints or service_port.local_endpoints) and any(
+        frontend.verdict is Verdict.BALANCE
+        or (frontend.verdict is Verdict.DROP and frontend.kind is not FrontendKind.CLUSTER_IP)
+        for frontend in service_port.frontends
+    )
+
+
+def _check(service_port: ServicePort) -> None:
+    """Raises TargetError for what the layout has no room for."""
+    endpoints = {
+        (backend.address, backend.port)
+        for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
+    }
+    if service_port.affinity_timeout is not None and len(endpoints) > MAX_ENDPOINT_INDEX:
+        raise TargetError(
+            f"Service {service_port.name}: session affinity over {len(endpoints)} endpoints; "
+            f"the nftables target has room for {MAX_ENDPOINT_INDEX}"
+        )
+
+
+@cache
+def _balancer(layout: Layout, slots: int) -> tuple[EntryKey, ...]:
+    """What balancing over so many slots needs, whoever does it."""
+    chain = (layout.chains, b"lb-%d" % slots)
+    return (chain, (layout.balancers, pack_register(slots))) if slots <= MAX_COUNTED_SLOTS else (chain,)
+
+
+def _usual_chains(layout: Layout) -> list[EntryKey]:
+    """What any Service may need, and is there before the first does."""
+    balancers = [key for slots in base_chains.USUAL_SLOTS for key in _balancer(layout, slots)]
+    return [(layout.chains, b"pick-1"), *balancers]
+
+
+def compile_ruleset(
+    service_ports: Iterable[ServicePort],
+    nodes: Mapping[Family, NodeSettings],
+    masquerade_bit: int,
+    live: Mapping[EntryKey, Value] | None = None,
+) -> Compiler:
+    """A Compiler of `service_ports` for the families of `nodes`. Raises TargetError, a line for each ServicePort."""
+    compiler = Compiler(tuple(nodes), masquerade_bit, live)
+    _, errors = compiler.update(
+        {(service_port.name, service_port.family): service_port for service_port in service_ports}, nodes
+    )
+    if errors:
+        raise TargetError("\n".join(map(str, errors.values())))
+    return compiler
+
+
+class _ServicePortEntries:
+    """Fills a `_Compiled` from a ServicePort."""
+
+    def __init__(self, layout: Layout, service_port: ServicePort, compiled: _Compiled) -> None:
+        self._layout = layout
+        self._service_port = service_port
+        self._owned = compiled.owned
+        self._shared = compiled.shared
+        self._lists = compiled.lists
+        self._register = OURS | self._lists.id << ID_SHIFT
+        self._protocol = PROTOCOL_BYTES[service_port.name.protocol]
+        self._comment = safe_comment(str(service_port.name))
+        self._addresses = {
+            backend.address: address_bytes(layout.family, backend.address)
+            for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
+        }
+
+    def compile(self) -> None:
+        if self._lists.id:
+            self._compile_lists()
+            self._hairpins()
+        for frontend in self._service_port.frontends:
+            self._frontend(frontend)
+
+    def _compile_lists(self) -> None:
+        for list_bit, backends in (
+            (0, self._service_port.cluster_endpoints),
+            (LOCAL_LIST, self._service_port.local_endpoints),
+        ):
+            if not backends:
+                self._lists.slots.pop(list_bit, None)
+            elif self._service_port.affinity_timeout is None:
+                self._balanced(list_bit, backends)
+        if self._service_port.affinity_timeout is None:
+            self._lists.endpoint_indexes.clear()
+        else:
+            self._sticky(self._service_port.affinity_timeout)
+
+    # -- what clients connect to --
+
+    def _frontend(self, frontend: Frontend) -> None:
+        layout = self._layout
+        key = self._protocol + pack_port(frontend.port)
+        low_bits = self._external(frontend)
+        set_spec = layout.nodeports
+        if frontend.kind is not FrontendKind.NODE_PORT:
+            set_spec = layout.frontends
+            address = address_bytes(layout.family, frontend.address)
+            key = address + key
+            if frontend.kind is FrontendKind.CLUSTER_IP:
+                self._shared.append((layout.cluster_ips, address))
+                low_bits = self._internal(frontend)
+        self._owned[set_spec, key] = Value(pack_register(self._register | low_bits), self._comment)
+        for cidr in frontend.allowed_sources or ():
+            first, last = cidr_range(cidr)
+            self._owned[layout.source_ranges, key + first + key + last] = _NOTHING
+
+    def _internal(self, frontend: Frontend) -> int:
+        """The low bits of a ClusterIP's value: the number of slots of the list, as nearly always, or a kind."""
+        if frontend.verdict is Verdict.REJECT:
+            return SPECIAL | Kind.NO_ENDPOINTS
+        if frontend.verdict is Verdict.DROP:
+            return SPECIAL | Kind.INTERNAL_NONE_LOCAL
+        if frontend.policy is TrafficPolicy.LOCAL:
+            return SPECIAL | Kind.INTERNAL_LOCAL
+        slots = len(self._lists.slots[0])
+        is_counted = self._service_port.affinity_timeout is None and slots <= MAX_COUNTED_SLOTS
+        return slots if is_counted else SPECIAL | Kind.INTERNAL_LISTED
+
+    @staticmethod
+    def _external(frontend: Frontend) -> int:
+        """The same for the others: their number of slots stands in `slots`, where it may be missed without harm."""
+        restricted = 0 if frontend.allowed_sources is None else RESTRICTED
+        if frontend.verdict is Verdict.REJECT:
+            kind = Kind.NO_ENDPOINTS
+        elif frontend.policy is TrafficPolicy.CLUSTER:
+            kind = Kind.EXTERNAL
+        else:
+            kind = Kind.EXTERNAL_NONE_LOCAL if frontend.verdict is Verdict.DROP else Kind.EXTERNAL_LOCAL
+        return SPECIAL | restricted | kind
+
+    # -- where packets go --
+
+    def _endpoint(self, backend: Backend) -> bytes:
+        return self._addresses[backend.address] + pack_port(backend.port)
+
+    def _slots(self, list_bit: int, backends: tuple[Backend, ...]) -> list[bytes]:
+        """The endpoints of a list, slot by slot."""
+        counts = slot_counts([backend.weight for backend in backends])
+        wanted = {self._endpoint(backend): count for backend, count in zip(backends, counts, strict=True)}
+        slots = assign_slots(self._lists.slots.get(list_bit, ()), wanted)
+        self._lists.slots[list_bit] = slots
+        return slots
+
+    def _balanced(self, list_bit: int, backends: tuple[Backend, ...]) -> None:
+        layout = self._layout
+        slots = self._slots(list_bit, backends)
+        register = pack_register(self._register | list_bit)
+        prefix = register + self._protocol
+        for slot, endpoint in enumerate(slots):
+            self._owned[layout.endpoints, prefix + _slot_bytes(slot)] = Value(endpoint)
+        if len(slots) > MAX_COUNTED_SLOTS:
+            self._owned[layout.lists, register] = Value(b"goto lb-%d" % len(slots))
+        elif list_bit or any(frontend.kind is not FrontendKind.CLUSTER_IP for frontend in self._service_port.frontends):
+            self._owned[layout.slots, register] = Value(pack_register(self._register | list_bit | len(slots)))
+        self._shared += _balancer(layout, len(slots))
+
+    def _sticky(self, timeout: int) -> None:
+        layout, service_port = self._layout, self._service_port
+        self._assign_endpoint_indexes()
+        for list_bit, backends, endpoints, chain in (
+            (0, service_port.cluster_endpoints, layout.sticky_endpoints, b"sticky-%d" % timeout),
+            (LOCAL_LIST, service_port.local_endpoints, layout.sticky_local_endpoints, b"sticky-local-%d" % timeout),
+        ):
+            if not backends:
+                continue
+            register = pack_register(self._register | list_bit)
+            slots = self._slots(list_bit, backends)
+            for slot, endpoint in enumerate(slots):
+                comment = "" if slot else f"last index {self._lists.last_endpoint_index}"
+                self._owned[layout.endpoint_indexes, register + _slot_bytes(slot)] = Value(
+                    self._endpoint_index(endpoint), comment
+                )
+            draining = (backend for backend in service_port.draining if backend.local or not list_bit)
+            for backend in (*backends, *draining):
+                endpoint = self._endpoint(backend)
+                self._owned[endpoints, self._endpoint_index(endpoint) + self._protocol] = Value(endpoint)
+            pick = b"pick-%d" % len(slots)
+            self._owned[layout.sticky_lists, register] = Value(b"jump " + pick)
+            self._owned[layout.lists, register] = Value(b"goto " + chain)
+            self._shared += ((layout.chains, pick), (layout.chains, chain))
+
+    def _endpoint_index(self, endpoint: bytes) -> bytes:
+        return pack_register(self._register | self._lists.endpoint_indexes[endpoint])
+
+    def _assign_endpoint_indexes(self) -> None:
+        """Endpoints keep their endpoint indexes; new ones get numbers that were not in use for as long as possible.
+
+        A record of an endpoint that left names its endpoint index until it expires (SVC-58). The last number given out
+        stands in the comment of slot 0, so that it survives a restart.
+        """
+        service_port, lists = self._service_port, self._lists
+        wanted = dict.fromkeys(
+            self._endpoint(backend)
+            for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
+        )
+        lists.endpoint_indexes = {
+            endpoint: endpoint_index
+            for endpoint, endpoint_index in lists.endpoint_indexes.items()
+            if endpoint in wanted
+        }
+        used = set(lists.endpoint_indexes.values())
+        for endpoint in wanted:
+            if endpoint not in lists.endpoint_indexes:
+                endpoint_index = lists.last_endpoint_index % MAX_ENDPOINT_INDEX + 1
+                while endpoint_index in used:
+                    endpoint_index = endpoint_index % MAX_ENDPOINT_INDEX + 1
+                used.add(endpoint_index)
+                lists.endpoint_indexes[endpoint] = lists.last_endpoint_index = endpoint_index
+
+    def _hairpins(self) -> None:
+        """Every endpoint a client may be given is a client itself, local or not (SVC-44)."""
+        hairpin = self._layout.hairpin
+        self._shared += [(hairpin, address + address) for address in self._addresses.values()]
+
+
+class _Ids:
+    """The ids of one family's service-ports. A number comes back into use as late as possible.
+
+    A packet may meet a lookup of one generation and the next of another, and the kernel may still remember clients by a
+    number; given on at once it could take them to another Service.
+    """
+
+    def __init__(self, used: set[int], last: int) -> None:
+        self._used = used
+        self._last = last
+
+    def take(self, name: ServicePortName) -> int:
+        if len(self._used) >= MAX_ID:
+            raise TargetError(f"Service {name}: nftables has room for {MAX_ID} service-ports in each IP family")
+        number = self._last % MAX_ID + 1
+        while number in self._used:
+            number = number % MAX_ID + 1
+        self._used.add(number)
+        self._last = number
+        return number
+
+    def free(self, number: int) -> None:
+        self._used.discard(number)
+
+
+def _endpoints_of(service_port: ServicePort) -> frozenset[bytes]:
+    return frozenset(
+        address_bytes(service_port.family, backend.address) + pack_port(backend.port)
+        for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
+    )
+
+
+class _Adoption:
+    """What the live entries of a family say of ids, slots and endpoint indexes."""
+
+    def __init__(self, layout: Layout, live: Mapping[EntryKey, Value]) -> None:
+        self._layout = layout
+        self._is_loaded = (layout.chains, b"prerouting") in live
+        self._frontends = (layout.frontends, layout.nodeports)
+        self._lists = (layout.slots, layout.lists)
+        self._entries: dict[SetSpec, dict[bytes, Value]] = {
+            set_spec: {} for set_spec in (*self._frontends, *self._lists)
+        }
+        self._taken: set[int] = set()
+        # By the register of a list; by id.
+        self._slots: dict[int, dict[int, bytes]] = {}
+        self._endpoint_indexes: dict[int, dict[bytes, int]] = {}
+        self._last_endpoint_indexes: dict[int, int] = {}
+        self._is_empty = not live
+        self._index(live)
+
+    def _index(self, live: Mapping[EntryKey, Value]) -> None:
+        numbered = {self._layout.endpoints, self._layout.endpoint_indexes}
+        sticky = {self._layout.sticky_endpoints, self._layout.sticky_local_endpoints}
+        for (set_spec, key), value in live.items():
+            if set_spec in numbered:
+                register, slot = _FIRST_AND_LAST[len(key)].unpack(key)
+                self._slots.setdefault(register, {})[slot] = value.data
+                if value.comment and (last := _LAST_ENDPOINT_INDEX.fullmatch(value.comment)):
+                    self._last_endpoint_indexes[id_of(key)] = int(last[1])
+            elif set_spec in sticky:
+                self._endpoint_indexes.setdefault(id_of(key), {})[value.data] = (
+                    unpack_register(key) & MAX_ENDPOINT_INDEX
+                )
+            elif (entries := self._entries.get(set_spec)) is not None:
+                entries[key] = value
+
+    def ids(self) -> _Ids:
+        """The ids of the family.
+
+        Nobody knows which were in use before in a table that is there, so they go on anywhere.
+        """
+        return _Ids(self._used_ids(), secrets.randbelow(MAX_ID) if self._is_loaded else 0)
+
+    def _used_ids(self) -> set[int]:
+        """Those that a frontend leads to, and those of lists and endpoints that are there."""
+        used = {register >> ID_SHIFT & MAX_ID for register in self._slots}
+        for set_spec in self._lists:
+            used.update(map(id_of, self._entries[set_spec]))
+        return (used | self._led_to()) - {0}
+
+    def _led_to(self) -> set[int]:
+        return {id_of(value.data) for set_spec in self._frontends for value in self._entries[set_spec].values()}
+
+    def lists(self, service_port: ServicePort) -> _Lists | None:
+        """What is live for a ServicePort: of the id of its first frontend with one, unless another has it.
+
+        Where no frontend is left, because somebody removed them, of an id without any that has the same endpoints.
+        """
+        if self._is_empty:
+            return None
+        for number in self._live_ids(service_port) or self._orphans.get(_endpoints_of(service_port), []):
+            if number and number not in self._taken:
+                self._taken.add(number)
+                return self._adopt(number)
+        return None
+
+    @cached_property
+    def _orphans(self) -> dict[frozenset[bytes], list[int]]:
+        """The ids that no live frontend leads to, by their endpoints."""
+        led_to = self._led_to()
+        endpoints: dict[int, set[bytes]] = {}
+        for register, slots in self._slots.items():
+            number = register >> ID_SHIFT & MAX_ID
+            if number not in led_to:
+                endpoints.setdefault(number, set()).update(self._endpoint_indexes.get(number) or slots.values())
+        orphans: dict[frozenset[bytes], list[int]] = {}
+        for number, found in sorted(endpoints.items(), key=itemgetter(0)):
+            orphans.setdefault(frozenset(found), []).append(number)
+        return orphans
+
+    def _live_ids(self, service_port: ServicePort) -> list[int]:
+        protocol = PROTOCOL_BYTES[service_port.name.protocol]
+        found = []
+        for frontend in service_port.frontends:
+            key = protocol + pack_port(frontend.port)
+            set_spec = self._layout.nodeports
+            if frontend.address:
+                set_spec = self._layout.frontends
+                key = address_bytes(service_port.family, frontend.address) + key
+            value = self._entries[set_spec].get(key)
+            if value is not None:
+                found.append(id_of(value.data))
+        return found
+
+    def _adopt(self, number: int) -> _Lists:
+        lists = _Lists(number)
+        lists.endpoint_indexes = dict(self._endpoint_indexes.get(number, {}))
+        lists.last_endpoint_index = self._last_endpoint_indexes.get(
+            number, max(lists.endpoint_indexes.values(), default=0)
+        )
+        base = OURS | number << ID_SHIFT
+        endpoints = {base | endpoint_index: endpoint for endpoint, endpoint_index in lists.endpoint_indexes.items()}
+        for list_bit in (0, LOCAL_LIST):
+            slots = self._slots.get(base | list_bit)
+            if slots:
+                found = [slots.get(slot) for slot in range(min(max(slots), MAX_SLOTS) + 1)]
+                if lists.endpoint_indexes:
+                    found = [endpoints.get(unpack_register(data)) if data else None for data in found]
+                lists.slots[list_bit] = found
+        return lists

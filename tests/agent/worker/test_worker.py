@@ -1,0 +1,85 @@
+"""The working thread with a kernel that hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from rulegen.agent.http.health import Health
+from rulegen.agent.http.health_checks import ServiceHealthServers
+from rulegen.agent.http.server import HttpServer
+from rulegen.agent.observers.observers import HealthObserver
+from rulegen.agent.run.dataplane import Dataplane
+from rulegen.agent.worker.drift import NoDriftDetection
+from rulegen.agent.worker.readiness import Readiness
+from rulegen.agent.worker.reconciler import Reconciler
+from rulegen.agent.worker.work_queue import WorkQueue
+from rulegen.agent.worker.worker import Worker
+from rulegen.config import Configuration, Family
+from rulegen.kube.follow import Synced, Upsert
+from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.targets.live_nftables import LiveNftables
+from tests.agent.running import wait_until, web
+from tests.builders import CONFIGURATION, node
+from tests.nftables.host import Host, host_or_skip
+
+pytestmark = pytest.mark.kernel
+
+
+class Hanging(LiveNftables):
+    """The kernel, but reading it does not end before it is told to."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host.kernel, CONFIGURATION)
+        self.goes_on = threading.Event()
+
+    def read(self) -> None:
+        self.goes_on.wait(60)
+        super().read()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with host_or_skip() as made:
+        yield made
+
+
+def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
+    rules = Hanging(host)
+    reconciler = Reconciler(CONFIGURATION, rules)
+    health = Health(tuple(Family), 0.5, requires_node=False)
+    stopping = threading.Event()
+    with closing(WorkQueue()) as work_queue, closing(HttpServer()) as server:
+        servers = ServiceHealthServers(health, server, 10, lambda *_: None)
+        dataplane = Dataplane(Configuration(node=CONFIGURATION), rules, NoDriftDetection(), 200, ())
+        readiness = Readiness(time.monotonic(), needs_node=False, needs_pod_cidrs=False)
+        worker = Worker(
+            reconciler, work_queue, dataplane, readiness, [HealthObserver(health, servers, reconciler, 30.0)]
+        )
+
+        def work() -> None:
+            with host.namespace.entered():
+                worker.run(stopping.is_set)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            time.sleep(1.5)
+            assert health.is_healthy(), "it only waits for the API server"
+            for item in (node(), *web(1, 1)):
+                work_queue.deliver(Upsert(item))
+            for kind in (Service, EndpointSlice, Node, ServiceCIDR):
+                work_queue.deliver(Synced(kind))
+            wait_until(lambda: health.livez().status == 503, 10.0)
+            rules.goes_on.set()
+            wait_until(lambda: health.livez().status == 200, 10.0)
+            assert len(reconciler.applied()) == 1
+        finally:
+            stopping.set()
+            rules.goes_on.set()
+            work_queue.wake_up()
+            thread.join(10)
