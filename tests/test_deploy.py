@@ -34,9 +34,7 @@ CLUSTER = str(REPOSITORY / "golden/weights/cluster.yaml")
 Document: TypeAlias = dict[str, Any]
 
 DOCUMENTS: list[Document] = [
-    document
-    for path in sorted((REPOSITORY / "deploy").glob("*.yaml"))
-    for document in yaml.safe_load_all(path.read_text())
+    document for path in (REPOSITORY / "deploy/base/rulegen.yaml",) for document in yaml.safe_load_all(path.read_text())
 ]
 BY_KIND: dict[str, Document] = {document["kind"]: document for document in DOCUMENTS}
 POD: Document = BY_KIND["DaemonSet"]["spec"]["template"]["spec"]

@@ -75,12 +75,13 @@ _ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/r
 @contextmanager
 def booted(root: Path) -> Iterator[System]:
     """A System that ends with the block."""
+    log = root.with_suffix(".log")
     with NetworkNamespace() as namespace:
-        with namespace.entered():
-            boot = subprocess.Popen(["sh", str(_BOOT), str(root)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with namespace.entered(), log.open("wb") as output:
+            boot = subprocess.Popen(["sh", str(_BOOT), str(root)], stdout=output, stderr=output)
         group = _group_of(boot)
         try:
-            yield System(root, namespace, _first_process(boot))
+            yield System(root, namespace, _first_process(boot, log))
         finally:
             boot.kill()
             boot.wait()
@@ -88,7 +89,7 @@ def booted(root: Path) -> Iterator[System]:
                 _remove_groups(group)
 
 
-def _first_process(boot: subprocess.Popen[bytes]) -> int:
+def _first_process(boot: subprocess.Popen[bytes], log: Path) -> int:
     """The number of systemd, here, as soon as it answers."""
     end = time.monotonic() + patience(30)
     while time.monotonic() < end and boot.poll() is None:
@@ -100,7 +101,7 @@ def _first_process(boot: subprocess.Popen[bytes]) -> int:
                 return int(children[0])
         time.sleep(0.2)
     boot.kill()
-    raise AssertionError((boot.stdout.read() if boot.stdout else b"").decode())
+    raise AssertionError(log.read_text(errors="replace"))
 
 
 def _group_of(boot: subprocess.Popen[bytes]) -> Path | None:
