@@ -183,11 +183,11 @@ def test_damage_is_seen_and_repaired_there_too(nft_host: Host, kind: str) -> Non
 def test_a_jump_that_iptables_has_no_words_for_is_removed(nft_host: Host) -> None:
     nft_host.apply(*CLUSTER)
     placed = jumps(nft_host)
-    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a service_port lookup']} jump RULEGEN-FORWARD")
+    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a route lookup']} jump RULEGEN-FORWARD")
     assert [step.table for step in nft_host.apply(*CLUSTER)] == ["filter"]
     assert nft_host.apply(*CLUSTER) == []
     assert jumps(nft_host) == placed
-    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a service_port lookup']} jump RULEGEN-FORWARD")
+    nft(nft_host, "add", "rule", "ip", "filter", "FORWARD", f"{NFT_ONLY['a route lookup']} jump RULEGEN-FORWARD")
     with nft_host.namespace.entered():
         assert remove_rules(Variant)
     assert "RULEGEN" not in nft(nft_host, "list", "ruleset")

@@ -202,7 +202,7 @@ _TO_REGISTER = {"frontends", "nodeports"}
 
 
 def _list_name(names: Mapping[tuple[Family, int], str], family: Family, key: bytes) -> str:
-    return f"{names[family, id_of(key)]} {'Local' if unpack_register(key) & LOCAL_LIST else 'Store'}"
+    return f"{names[family, id_of(key)]} {'Local' if unpack_register(key) & LOCAL_LIST else 'Cluster'}"
 
 
 def _frontend_name(names: Mapping[tuple[Family, int], str], family: Family, data: bytes) -> str:
