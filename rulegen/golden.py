@@ -1,18 +1,20 @@
 """Scenarios come in, differences go out: what a ruleset and the fate of packets should be, written down and checked.
 
 A scenario is a folder with `cluster.yaml` (manifests), `flows.yaml` (whose node it is, how that is configured, and
-packets with what must become of them) and the whole rulesets of both targets, `nftables.nft` and `iptables.rules`,
-which `update` writes. Flows are followed through the Frontends, without privileges. Never touches the host.
+packets with what must become of them) and, where it is checked as deep as that, the whole rulesets of both targets,
+`nftables.nft` and `iptables.rules`, which `update` writes. Flows are followed through the Frontends, without
+privileges. Never touches the host.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
@@ -36,12 +38,26 @@ from rulegen.services.simulate import (
 )
 from rulegen.services.store import Store
 
+if TYPE_CHECKING:
+    from rulegen.targets.model import Target
+
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
 NFTABLES_FILE = "nftables.nft"
 IPTABLES_FILE = "iptables.rules"
 NODE = "node"
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
+
+
+class Depth(StrEnum):
+    """How much of a scenario is compared; each includes those before it."""
+
+    # What becomes of packets: it survives every upgrade that changes no behaviour.
+    FLOWS = "flows"
+    # The entries of rendered files, whatever the fixed program and ids look like.
+    ENTRIES = "entries"
+    # Every byte of rendered files.
+    RULESET = "ruleset"
 
 
 class _File(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -90,11 +106,13 @@ class FlowEntry(_File, frozen=True):
 class FlowsFile(_File, frozen=True):
     """All of flows.yaml.
 
-    `configuration`: fields of a KubeProxyConfiguration. `ip_families`: what the host can do. `addresses`: what the node
-    has on its interfaces besides its Node object's addresses.
+    `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration.
+    `ip_families`: what the host can do. `addresses`: what the node has on its interfaces besides its Node object's
+    addresses.
     """
 
     node: str
+    check: Depth = Depth.FLOWS
     configuration: dict[str, Any] = {}
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
@@ -105,7 +123,7 @@ class Flow(NamedTuple):
     """One packet and what must become of it.
 
     `source`: canonical address, NODE for whichever the node itself would choose, or a CIDR for many clients. `port` is
-    0 and `protocol` ICMP for a ping.
+    0 and `protocol` ICMP for a ping. `entry`: of which item of `flows` it is, from 0; `line`: where that begins.
     """
 
     name: str
@@ -115,6 +133,8 @@ class Flow(NamedTuple):
     port: int
     protocol: str
     expect: Expectation
+    entry: int = 0
+    line: int = 1
 
     def __str__(self) -> str:
         """The flow's name and packet, for messages."""
@@ -130,23 +150,66 @@ class Scenario(NamedTuple):
     addresses: tuple[str, ...]
     flows: tuple[Flow, ...]
     store: Store
+    depth: Depth
+
+    @property
+    def flows_file(self) -> Path:
+        """Where the flows are written down."""
+        return self.folder / FLOWS_FILE
+
+
+class Failure(NamedTuple):
+    """One thing that is not as written down. `line` counts from 1; `accept`: the command that writes down what is."""
+
+    file: Path
+    line: int
+    name: str
+    expected: str
+    found: str
+    accept: str
+
+    def __str__(self) -> str:
+        """Where, what, and what to do about it, in a line."""
+        place = f"{printable(str(self.file))}:{self.line}"
+        return f"{place}: {self.name}: expected {self.expected}, found {self.found}; to accept it: {self.accept}"
+
+
+class Case(NamedTuple):
+    """One thing that was compared: a flow, or a file of rules."""
+
+    name: str
+    file: Path
+    line: int
+    failures: tuple[Failure, ...]
 
 
 class Difference(NamedTuple):
-    """How a scenario differs from what is written down: a line for each wrong flow, a unified diff of the rulesets."""
+    """How a scenario differs from what is written down: all that was compared, and a unified diff of the rulesets."""
 
-    wrong_flows: tuple[str, ...]
+    cases: tuple[Case, ...]
     ruleset: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """In the order of the cases."""
+        return tuple(failure for case in self.cases for failure in case.failures)
+
+    @property
+    def wrong_flows(self) -> tuple[str, ...]:
+        """A line for each flow that ends otherwise."""
+        return tuple(str(failure) for failure in self.failures if failure.file.name == FLOWS_FILE)
 
     def __bool__(self) -> bool:
         """True when anything differs."""
-        return bool(self.wrong_flows or self.ruleset)
+        return bool(self.failures)
 
 
 def find_scenarios(folders: Sequence[str]) -> list[Path]:
-    """The scenarios in or below `folders`, sorted. Raises InputError for a folder without any."""
+    """The scenarios in or below `folders`, sorted. Raises InputError for a folder without any, or that is not there."""
     found: dict[Path, None] = {}
     for folder in folders:
+        if not Path(folder).is_dir():
+            raise InputError(f"{printable(folder)}: no such folder")
         inside = sorted(path.parent for path in Path(folder).rglob(FLOWS_FILE))
         if not inside:
             raise InputError(f"{printable(folder)}: no scenario here: no folder with {FLOWS_FILE}")
@@ -162,19 +225,51 @@ def read_scenario(folder: Path) -> Scenario:
     store = _store(load([str(folder / CLUSTER_FILE)], None), configuration)
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
     addresses = tuple(dict.fromkeys((*host_addresses(store.node), *stated)))
-    return Scenario(folder, configuration, addresses, tuple(_flows(content, path)), store)
+    lines = _lines_of_flows(path) if content.flows else []
+    return Scenario(folder, configuration, addresses, tuple(_flows(content, path, lines)), store, content.check)
 
 
-def check(scenario: Scenario) -> Difference:
-    """How `scenario` is not as written down; a missing ruleset differs in every line."""
+def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
+    """How `scenario` is not as written down, as deep as it says itself unless `depth` says it.
+
+    Raises InputError for a file of rules that cannot be read.
+    """
+    depth = depth or scenario.depth
+    cases = list(_flow_cases(scenario))
     rulesets: list[str] = []
-    for name, rendered in render(scenario).items():
-        path = scenario.folder / name
-        expected = path.read_text() if path.exists() else ""
-        rulesets += difflib.unified_diff(
-            expected.splitlines(keepends=True), rendered.splitlines(keepends=True), str(path), "rendered now"
-        )
-    return Difference(tuple(_wrong_flows(scenario)), tuple(rulesets))
+    if depth is not Depth.FLOWS:
+        for name, rendered in render(scenario).items():
+            path = scenario.folder / name
+            written = read_text(path) if path.exists() else None
+            differs = written != rendered
+            if differs and depth is Depth.ENTRIES and written is not None:
+                differs = _entries_differ(scenario, path)
+            cases.append(Case(name, path, 1, _file_failures(scenario, path, written) if differs else ()))
+            if differs and written is not None:
+                before, now = written.splitlines(keepends=True), rendered.splitlines(keepends=True)
+                rulesets += difflib.unified_diff(before, now, str(path), "rendered now")
+    return Difference(tuple(cases), tuple(rulesets))
+
+
+def read_text(path: Path) -> str:
+    """Raises InputError for a file that cannot be read, or is no text."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error.strerror if isinstance(error, OSError) else 'is no UTF-8 text'}") from error
+
+
+def _file_failures(scenario: Scenario, path: Path, written: str | None) -> tuple[Failure]:
+    command = f"rulegen golden update {printable(str(scenario.folder))}"
+    if written is None:
+        return (Failure(path, 1, path.name, "a file of rules", "none", command),)
+    return (Failure(path, 1, path.name, "the rules that are written down", "others", command),)
+
+
+def _entries_differ(scenario: Scenario, path: Path) -> bool:
+    """Whether the file's entries are others than those compiled, ids and the chains of the fixed program aside."""
+    difference = _targets()[path.name].compare_file(scenario.store, scenario.configuration, str(path))
+    return any(change.document["name"] != "chains" for change in difference.changes())
 
 
 def update(scenario: Scenario) -> list[Path]:
@@ -190,24 +285,14 @@ def update(scenario: Scenario) -> list[Path]:
 
 def render(scenario: Scenario) -> dict[str, str]:
     """The whole rulesets of the scenario's node, by the names of their files."""
-    from rulegen.iptables import text as iptables_text
-    from rulegen.nftables import text as nftables_text
-    from rulegen.services.on_iptables import compiler as iptables
-    from rulegen.services.on_nftables import compiler as nftables
+    return {name: "".join(target.render(scenario.store, scenario.configuration)) for name, target in _targets().items()}
 
-    service_ports = scenario.store.service_ports()
-    configuration = scenario.configuration
-    nodes = {
-        family: settings
-        for family in configuration.families
-        if (settings := scenario.store.node_settings(family)) is not None
-    }
-    on_nftables = nftables.compile_ruleset(service_ports, nodes, configuration.masquerade_bit)
-    on_iptables = iptables.compile_ruleset(service_ports, nodes, configuration.masquerade_bit)
-    return {
-        NFTABLES_FILE: "".join(nftables_text.render(on_nftables.base_chains, on_nftables.entries())),
-        IPTABLES_FILE: "".join(iptables_text.render(on_iptables.base_chains, on_iptables.entries())),
-    }
+
+def _targets() -> dict[str, Target]:
+    from rulegen.targets.on_iptables import IptablesTarget
+    from rulegen.targets.on_nftables import NftablesTarget
+
+    return {NFTABLES_FILE: NftablesTarget(), IPTABLES_FILE: IptablesTarget()}
 
 
 # -- reading --
@@ -229,7 +314,32 @@ def _read_flows_file(path: Path) -> FlowsFile:
     except YamlError as error:
         raise InputError(f"{path}:{error.line}:{error.column}: {error}") from error
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}{_known_words(str(error))}") from error
+
+
+def _known_words(message: str) -> str:
+    """What could have stood where msgspec found a word that is not known; "" where another thing is wrong."""
+    place = message.partition(" - at `$")[2].rstrip("`")
+    if place.endswith(".expect") and "unknown field" not in message:
+        return f"; expected {', '.join(_FATES.values())}, or {{endpoints: ..., masqueraded: ...}}"
+    if "unknown field" in message:
+        struct = Balanced if place.endswith(".expect") else FlowEntry if ".flows[" in f".{place}" else FlowsFile
+        return f"; known are {', '.join(struct.__struct_encode_fields__)}"
+    kinds: list[tuple[str, type[StrEnum] | type[Family]]] = [(".check", Depth), (".ipFamilies", Family)]
+    return "".join(
+        f"; known are {', '.join(one.value for one in kind)}" for name, kind in kinds if place.startswith(name)
+    )
+
+
+def _lines_of_flows(path: Path) -> list[int]:
+    """The line in which each item of `flows` begins, from 1; of a file that was read before."""
+    import yaml
+
+    root = yaml.compose(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    for key, value in root.value if root is not None else ():
+        if key.value == "flows":
+            return [item.start_mark.line + 1 for item in value.value]
+    return []
 
 
 def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
@@ -268,7 +378,7 @@ def _store(manifests: Manifests, configuration: NodeConfiguration) -> Store:
     return store
 
 
-def _flows(content: FlowsFile, path: Path) -> Iterator[Flow]:
+def _flows(content: FlowsFile, path: Path, lines: Sequence[int]) -> Iterator[Flow]:
     for index, entry in enumerate(content.flows):
         place = f"{path}: flows[{index}]"
         if isinstance(entry.expect, Balanced):
@@ -277,7 +387,7 @@ def _flows(content: FlowsFile, path: Path) -> Iterator[Flow]:
             flow = _flow(entry, source, destination, place)
             if flow.source != NODE and family_of(flow.source) != family_of(flow.destination):
                 raise InputError(f"{place}: {shown(source)} and {shown(destination)} are of different IP families")
-            yield flow
+            yield flow._replace(entry=index, line=lines[index])
 
 
 def _as_list(one_or_more: str | list[str]) -> list[str]:
@@ -315,7 +425,7 @@ def _flow(entry: FlowEntry, source: str, destination: str, place: str) -> Flow:
 # -- following --
 
 
-class _Fact(NamedTuple):
+class Fact(NamedTuple):
     """What becomes of a packet, in a form that can be compared. `fate` is "" where there are endpoints."""
 
     fate: str
@@ -333,24 +443,39 @@ class _Fact(NamedTuple):
         return ", ".join(endpoints) + (", sticky" if self.sticky else "")
 
 
-def _wrong_flows(scenario: Scenario) -> Iterator[str]:
+def _flow_cases(scenario: Scenario) -> Iterator[Case]:
+    indexes = _frontends(scenario)
+    command = f"rulegen golden update --flows {printable(str(scenario.folder))}"
+    for flow in scenario.flows:
+        expected = _expected(flow.expect)
+        failures = tuple(
+            Failure(
+                scenario.flows_file, flow.line, str(flow._replace(source=source)), str(expected), str(fact), command
+            )
+            for source in _clients(scenario, flow)
+            if (fact := _found(scenario, indexes, flow, source)) != expected
+        )
+        yield Case(str(flow), scenario.flows_file, flow.line, failures)
+
+
+def facts(scenario: Scenario, flow: Flow) -> list[Fact]:
+    """What becomes of the flow's packets now, of each client that is tried."""
+    indexes = _frontends(scenario)
+    return [_found(scenario, indexes, flow, source) for source in _clients(scenario, flow)]
+
+
+def _frontends(scenario: Scenario) -> dict[Family, FrontendIndex]:
     service_ports = scenario.store.service_ports()
-    indexes = {
+    return {
         family: FrontendIndex(service_port for service_port in service_ports if service_port.family is family)
         for family in scenario.configuration.families
     }
-    for flow in scenario.flows:
-        expected = _expected(flow.expect)
-        for source in _clients(scenario, flow):
-            found = _found(scenario, indexes, flow, source)
-            if found != expected:
-                yield f"{flow._replace(source=source)}: expected {expected}, found {found}"
 
 
-def _expected(expect: Expectation) -> _Fact:
+def _expected(expect: Expectation) -> Fact:
     if not isinstance(expect, Balanced):
-        return _Fact(expect)
-    return _Fact("", _rounded(expect.shares), expect.masqueraded_endpoints, expect.sticky)
+        return Fact(expect)
+    return Fact("", _rounded(expect.shares), expect.masqueraded_endpoints, expect.sticky)
 
 
 def _clients(scenario: Scenario, flow: Flow) -> Iterator[str]:
@@ -362,16 +487,16 @@ def _clients(scenario: Scenario, flow: Flow) -> Iterator[str]:
         yield from dict.fromkeys((str(clients[0]), str(clients[-1])))
 
 
-def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Flow, source: str) -> _Fact:
+def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Flow, source: str) -> Fact:
     family = family_of(flow.destination)
     settings = scenario.store.node_settings(family)
     if settings is None:
-        return _Fact("passed")
+        return Fact("passed")
     packet = Packet(source, flow.destination, flow.port, flow.protocol, flow.interface)
     outcome = simulate(indexes[family], settings, scenario.addresses, packet)
     if outcome.fate is not Fate.BALANCED:
-        return _Fact(_FATES[outcome.fate])
-    return _Fact(
+        return Fact(_FATES[outcome.fate])
+    return Fact(
         "",
         _rounded({_endpoint(delivery): delivery.probability for delivery in outcome.deliveries}),
         frozenset(_endpoint(delivery) for delivery in outcome.deliveries if delivery.masquerade),

@@ -45,7 +45,11 @@ def test_a_changed_ruleset_is_shown_as_a_diff_and_update_restores_it(scenario: P
 
 def test_update_writes_a_ruleset_that_is_missing(scenario: Path) -> None:
     (scenario / NFTABLES_FILE).unlink()
-    assert check(read_scenario(scenario)).ruleset
+    (failure,) = check(read_scenario(scenario)).failures
+    assert str(failure) == (
+        f"{scenario}/{NFTABLES_FILE}:1: {NFTABLES_FILE}: expected a file of rules, found none; "
+        f"to accept it: rulegen golden update {scenario}"
+    )
     assert update(read_scenario(scenario))
     assert not check(read_scenario(scenario))
 
