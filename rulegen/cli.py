@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rulegen.config import Target as Kind
     from rulegen.explain.model import Ruleset, View
     from rulegen.explain.text import TextLine
+    from rulegen.golden_reports import Checked
     from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.nftables.messages import Connection
@@ -764,49 +765,131 @@ def golden() -> None:
     """Check a repository's scenarios against what rulegen renders, or rewrite them."""
 
 
+_DEPTH = click.option(
+    "--depth",
+    type=click.Choice(["flows", "entries", "ruleset"]),
+    help="What is compared: what becomes of packets, the entries of the rules too, or every byte of them. "
+    "[default: what each scenario says, or flows]",
+)
+
+
 @golden.command("check", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
-def golden_check(folders: tuple[str, ...]) -> None:
+@_DEPTH
+@click.option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+@click.option("--github", is_flag=True, help="Print the failures as annotations of a GitHub workflow.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def golden_check(folders: tuple[str, ...], depth: str | None, junit: str | None, github: bool, output: str) -> None:
     """Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
 
     \b
-    Example:
+    Examples:
       rulegen golden check golden
+      rulegen golden check scenarios --junit report.xml
     """
     from rulegen import golden as scenarios
+    from rulegen import golden_reports as reports
 
-    different = 0
-    folder_paths = scenarios.find_scenarios(folders)
-    for folder in folder_paths:
-        difference = scenarios.check(scenarios.read_scenario(folder))
-        for line in difference.wrong_flows:
+    paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    checked = [reports.Checked(folder, scenarios.check(scenarios.read_scenario(folder), wanted)) for folder in paths]
+    if junit:
+        _write_file(junit, reports.junit(checked))
+    if output == "json":
+        _print_document(reports.document(checked))
+    elif github:
+        for line in reports.github_annotations(checked):
             _echo(line)
-        for line in difference.ruleset:
+    else:
+        _print_golden(checked)
+    sys.exit(EXIT_DIFFERENT if any(one.difference for one in checked) else 0)
+
+
+def _print_golden(checked: Sequence[Checked]) -> None:
+    for one in checked:
+        for failure in one.difference.failures:
+            _echo(str(failure))
+        for line in one.difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
-        different += bool(difference)
-    _echo(f"{len(folder_paths)} scenarios, {different} different")
-    sys.exit(EXIT_DIFFERENT if different else 0)
+    _echo(f"{len(checked)} scenarios, {sum(bool(one.difference) for one in checked)} different")
+
+
+def _write_file(path: str, text: str) -> None:
+    from pathlib import Path
+
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        _fail(f"{path}: {error.strerror}")
 
 
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
-def golden_update(folders: tuple[str, ...]) -> None:
-    """Rewrite the rulesets of the scenarios below DIR.
+@_DEPTH
+@click.option(
+    "--flows", is_flag=True, help="Rewrite the expectations of flows that end otherwise now, not the rulesets."
+)
+def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool) -> None:
+    """Rewrite the rulesets of the scenarios below DIR that are checked as deep as that, or their flows' expectations.
 
     \b
-    Example:
+    Examples:
       rulegen golden update golden && git diff golden
+      rulegen golden update --flows scenarios && git diff scenarios
     """
     from rulegen import golden as scenarios
+    from rulegen.golden_recording import accept_flows
 
     paths = scenarios.find_scenarios(folders)
     rewritten = 0
     for folder in paths:
-        changed = scenarios.update(scenarios.read_scenario(folder))
+        scenario = scenarios.read_scenario(folder)
+        if flows:
+            changed = [scenario.flows_file] if accept_flows(scenario) else []
+        else:
+            changed = scenarios.update(scenario, scenarios.Depth(depth) if depth else None)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
+
+
+@golden.command("record", cls=_Command)
+@click.argument("folder", metavar="DIR")
+@_input_options
+@click.option("--packets", required=True, metavar="FILE", help="Lines FROM TO, such as `10.128.0.9 10.96.0.20:80/tcp`.")
+def golden_record(folder: str, packets: str, **options: Any) -> None:
+    """Make a scenario in DIR: the objects, the packets, and as expectations what becomes of them today.
+
+    \b
+    Example:
+      rulegen snapshot > cluster.yaml
+      rulegen golden record scenarios/web -f cluster.yaml --node worker-1 --packets packets.txt
+    """
+    from pathlib import Path
+
+    from rulegen.golden import read_text
+    from rulegen.golden_recording import record
+
+    source = _pack(options)
+    configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
+    lines = read_text(Path(packets)).splitlines()
+    settings = _fields_of(source.config)
+    scenario = record(Path(folder), manifests, configuration.node.node_name, settings, lines)
+    _echo(f"recorded {len(scenario.flows)} flows in {folder}")
+
+
+def _fields_of(path: str) -> dict[str, Any]:
+    """The fields of a KubeProxyConfiguration, as it was written; of a file that was read before."""
+    if not path:
+        return {}
+    from pathlib import Path
+
+    from rulegen.kube.yaml_documents import parse_documents
+
+    first: Any = next(iter(parse_documents(Path(path).read_bytes()))).value
+    return {name: value for name, value in first.items() if name not in {"apiVersion", "kind"}}
 
 
 @main.command()

@@ -9,7 +9,7 @@ privileges. Never touches the host.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from ipaddress import ip_network
 from itertools import product
@@ -139,7 +139,8 @@ class Flow(NamedTuple):
     def __str__(self) -> str:
         """The flow's name and packet, for messages."""
         destination = Destination(self.destination, self.port, self.protocol)
-        return f"{printable(self.name)}: {self.source} to {destination}"
+        packet = f"{self.source} to {destination}"
+        return packet if self.name == packet else f"{printable(self.name)}: {packet}"
 
 
 class Scenario(NamedTuple):
@@ -241,13 +242,10 @@ def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
         for name, rendered in render(scenario).items():
             path = scenario.folder / name
             written = read_text(path) if path.exists() else None
-            differs = written != rendered
-            if differs and depth is Depth.ENTRIES and written is not None:
-                differs = _entries_differ(scenario, path)
-            cases.append(Case(name, path, 1, _file_failures(scenario, path, written) if differs else ()))
-            if differs and written is not None:
-                before, now = written.splitlines(keepends=True), rendered.splitlines(keepends=True)
-                rulesets += difflib.unified_diff(before, now, str(path), "rendered now")
+            lines = _file_differences(scenario, path, written, rendered, depth)
+            is_same = written is not None and not lines
+            cases.append(Case(name, path, 1, () if is_same else _file_failures(scenario, path, written)))
+            rulesets += lines
     return Difference(tuple(cases), tuple(rulesets))
 
 
@@ -260,21 +258,35 @@ def read_text(path: Path) -> str:
 
 
 def _file_failures(scenario: Scenario, path: Path, written: str | None) -> tuple[Failure]:
-    command = f"rulegen golden update {printable(str(scenario.folder))}"
+    deeper = "--depth ruleset " if scenario.depth is Depth.FLOWS else ""
+    command = f"rulegen golden update {deeper}{printable(str(scenario.folder))}"
     if written is None:
         return (Failure(path, 1, path.name, "a file of rules", "none", command),)
     return (Failure(path, 1, path.name, "the rules that are written down", "others", command),)
 
 
-def _entries_differ(scenario: Scenario, path: Path) -> bool:
-    """Whether the file's entries are others than those compiled, ids and the chains of the fixed program aside."""
-    difference = _targets()[path.name].compare_file(scenario.store, scenario.configuration, str(path))
-    return any(change.document["name"] != "chains" for change in difference.changes())
+def _file_differences(
+    scenario: Scenario, path: Path, written: str | None, rendered: str, depth: Depth
+) -> Iterable[str]:
+    """What of a file is otherwise, as lines that begin with a sign; nothing where there is no file."""
+    if written is None or written == rendered:
+        return ()
+    if depth is Depth.RULESET:
+        before, now = written.splitlines(keepends=True), rendered.splitlines(keepends=True)
+        return list(difflib.unified_diff(before, now, str(path), "rendered now"))
+    # As a change of ids and of the chains of the fixed program is none of the entries.
+    changes = _targets()[path.name].compare_file(scenario.store, scenario.configuration, str(path)).changes()
+    return [f"{change.text}\n" for change in changes if change.document["name"] != "chain"]
 
 
-def update(scenario: Scenario) -> list[Path]:
-    """Writes the rulesets that `scenario` renders to now; those that this changed. Flows are people's to write."""
-    changed = []
+def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
+    """Writes the rulesets that `scenario` renders to now, where it is compared as deep as that.
+
+    Returns those that this changed. Flows are people's to write.
+    """
+    changed: list[Path] = []
+    if (depth or scenario.depth) is Depth.FLOWS:
+        return changed
     for name, rendered in render(scenario).items():
         path = scenario.folder / name
         if not path.exists() or path.read_text() != rendered:
