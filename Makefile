@@ -1,7 +1,7 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test test-all test-packages kernels check bench soak golden deb wheel lock clean
+.PHONY: help install packages demo test test-all test-packages kernels check bench soak golden deb wheel site lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
@@ -45,6 +45,7 @@ help:
 	@echo 'lock     choose the newest versions of the Python packages anew'
 	@echo 'wheel    the Python package, wheel and sdist, in dist/'
 	@echo 'deb      the Debian package, in dist/: RELEASES="bookworm trixie" for others than this host'"'"'s'
+	@echo 'site     the documentation as a site, in build/site'
 	@echo 'test-packages  installs, upgrades and removes these in fresh roots of Debian, and builds the image'
 	@echo 'clean    remove what all of these made'
 
@@ -93,6 +94,12 @@ wheel: install
 deb:
 	scripts/install-packages deb
 	$(PYTHON) scripts/deb.py $(RELEASES)
+
+# The generator has its own environment: nothing else needs it.
+site:
+	test -x build/site-env/bin/mkdocs || { $(PYTHON) -m venv build/site-env && \
+	    build/site-env/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material==9.*' mike; }
+	build/site-env/bin/mkdocs build --strict --quiet
 
 # Needs root and the network, takes a quarter of an hour.
 test-packages: install
