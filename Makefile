@@ -97,9 +97,9 @@ deb:
 
 # The generator has its own environment: nothing else needs it.
 site:
-	test -x build/site-env/bin/mkdocs || { $(PYTHON) -m venv build/site-env && \
-	    build/site-env/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material==9.*' mike; }
-	build/site-env/bin/mkdocs build --strict --quiet
+	test -x build/site-env/bin/zensical || { $(PYTHON) -m venv build/site-env && \
+	    build/site-env/bin/pip install --quiet --disable-pip-version-check zensical==0.0.73; }
+	$(PYTHON) scripts/site.py build/site-env/bin/zensical
 
 # Needs root and the network, takes a quarter of an hour.
 test-packages: install
@@ -115,5 +115,5 @@ lock:
 	rm -rf build/lock
 
 clean:
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
