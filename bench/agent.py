@@ -89,7 +89,7 @@ def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "n
             time.sleep(_SETTLED)
             figures["memory after start"] = [resident_memory(agent.process)]
             picked = range(0, shape.services, max(1, shape.services // samples))[:samples]
-            with closing(Monitor(own_port=0, generation=lambda: 0)) as monitor:
+            with closing(Monitor(own_port=0, generation=lambda: 0, tables=["rulegen"])) as monitor:
                 figures["change"] = [_change(server, monitor, index) for index in picked]
             figures["memory after changes"] = [resident_memory(agent.process)]
             figures["peak memory of the agent"] = [peak_memory(agent.process)]

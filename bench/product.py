@@ -20,13 +20,14 @@ from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import Endpoint, EndpointSlice, Service
 from rulegen.nftables import text
-from rulegen.nftables.base_chains import BaseChains, Chain
+from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live
+from rulegen.nftables.tables import BaseChains, Chain, TableSpec
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.delta import diff
 from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.layout import LAYOUTS, SPECS, TABLE
 from rulegen.services.store import Store
 
 MASQUERADE_BIT = 14
@@ -83,7 +84,7 @@ def _started(shape: Shape, folder: Path) -> tuple[Proxy, Manifests]:
     manifests = load([str(manifest(shape, folder))], None)
     store, compiler = compiled(manifests, shape.families)
     kernel = Kernel()
-    live = kernel.read()
+    live = kernel.read(SPECS)
     desired = compiler.entries()
     kernel.commit(plan(diff(live.entries, desired), live, compiler.base_chains, desired), live)
     return Proxy(store, compiler, kernel, live), manifests
@@ -107,14 +108,14 @@ def _stages(shape: Shape, folder: Path, numbers: Numbers) -> None:
         desired = compiler.entries()
     numbers["compile memory"] = peak_memory()
     with Kernel() as kernel:
-        live = kernel.read()
+        live = kernel.read(SPECS)
         with watched_children(numbers, "nft memory"), measured(numbers, "first apply"):
             delta = diff(live.entries, desired)
             kernel.commit(plan(delta, live, compiler.base_chains, desired), live)
         del delta
         numbers["first apply memory"] = peak_memory()
         with measured(numbers, "read back"):
-            live = kernel.read()
+            live = kernel.read(SPECS)
         with measured(numbers, "diff"):
             delta = diff(live.entries, desired)
     assert not delta, delta
@@ -123,7 +124,7 @@ def _stages(shape: Shape, folder: Path, numbers: Numbers) -> None:
 
 
 def _load_text(
-    base_chains: Mapping[Family, BaseChains], entries: Mapping[EntryKey, Value], folder: Path, numbers: Numbers
+    base_chains: Mapping[TableSpec, BaseChains], entries: Mapping[EntryKey, Value], folder: Path, numbers: Numbers
 ) -> None:
     """The same ruleset as text, by nft alone; what it takes to write the text does not count."""
     with Kernel() as kernel:
@@ -226,11 +227,14 @@ def upgrade(shape: Shape, folder: Path) -> Numbers:
     proxy, _ = started(shape, folder)
     base_chains = proxy.compiler.base_chains
     with proxy.kernel, gc_pause.paused():
-        for what, names in (("one chain", ["frontend"]), ("all chains", list(base_chains[Family.IPV4].chains))):
-            altered = {family: _altered(base_chains, names) for family, base_chains in base_chains.items()}
+        for what, names in (
+            ("one chain", ["frontend"]),
+            ("all chains", list(base_chains[LAYOUTS[Family.IPV4]].chains)),
+        ):
+            altered = {spec: _altered(base_chains, names) for spec, base_chains in base_chains.items()}
             _replace_base_chains(proxy, altered, numbers, what)
             _replace_base_chains(proxy, base_chains, {}, "")
-        other_schema = {family: replace(base_chains, schema="another") for family, base_chains in base_chains.items()}
+        other_schema = {spec: replace(base_chains, schema="another") for spec, base_chains in base_chains.items()}
         _replace_base_chains(proxy, other_schema, numbers, "whole table")
     return numbers
 
@@ -241,12 +245,12 @@ def _altered(base_chains: BaseChains, names: list[str]) -> BaseChains:
     return replace(base_chains, chains={**base_chains.chains, **chains})
 
 
-def _replace_base_chains(proxy: Proxy, base_chains: dict[Family, BaseChains], numbers: Numbers, what: str) -> None:
+def _replace_base_chains(proxy: Proxy, base_chains: dict[TableSpec, BaseChains], numbers: Numbers, what: str) -> None:
     """What a start of that version does once it has compiled: read, compare, change; the last two are measured."""
-    live = proxy.kernel.read()
+    live = proxy.kernel.read(SPECS)
     chains = {
-        (LAYOUTS[family].chains, name.encode()): Value(chain.digest.encode())
-        for family, base_chains in base_chains.items()
+        (spec.chains, name.encode()): Value(chain.digest.encode())
+        for spec, base_chains in base_chains.items()
         for name, chain in base_chains.chains.items()
     }
     desired = proxy.compiler.entries() | chains

@@ -21,15 +21,17 @@ from rulegen.errors import RulegenError, UnseenError, lines, one_line
 if TYPE_CHECKING:
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
-    from rulegen.explain.model import Ruleset, View
-    from rulegen.explain.text import TextLine
     from rulegen.golden_reports import Checked
     from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.nftables.messages import Connection
+    from rulegen.reconcile.driver import Difference, Driver, ShownChange
+    from rulegen.reconcile.feature import Feature
+    from rulegen.reconcile.once import TakenItems
+    from rulegen.services.explain.model import Ruleset, View
+    from rulegen.services.explain.text import TextLine
+    from rulegen.services.feature import ServicesFeature
     from rulegen.services.model import Finding
-    from rulegen.services.store import Store
-    from rulegen.targets.model import Difference, ShownChange, Target
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
 EXIT_DIFFERENT = 1
@@ -54,6 +56,7 @@ class Input(NamedTuple):
     prune_unreadable: bool = False
     kubeconfig: str = ""
     target: str = ""
+    features: tuple[str, ...] = ()
 
 
 def _say(message: str) -> None:
@@ -146,6 +149,13 @@ _KUBECONFIG = click.option(
     help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
 )
 _CONFIG = click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
+_FEATURE = click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    metavar="NAME",
+    help="A feature that is off without this, besides those of --config. Repeatable.",
+)
 _SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded.")
 
 
@@ -163,6 +173,7 @@ def _input_options(command: Command) -> Command:
             _KUBECONFIG,
             click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
             _CONFIG,
+            _FEATURE,
             _SKIP_INVALID,
         )
     ):
@@ -196,6 +207,7 @@ def _pack(options: Mapping[str, Any]) -> Input:
         options.get("prune_unreadable", False),
         options["kubeconfig"] or "",
         options.get("target") or "",
+        options.get("features", ()),
     )
 
 
@@ -214,14 +226,20 @@ def render(family: str | None, **options: Any) -> None:
       rulegen render -f cluster.yaml --node worker-1 > rules.nft
       rulegen render -f cluster.yaml --target iptables --family ipv4 | iptables-restore --noflush
     """
-    store, configuration = _read_input(_pack(options))
+    wanted, configuration = _read_input(_pack(options))
     node = configuration.node
     if family is not None:
         from rulegen.config import Family
         from rulegen.configuration_file import for_families
 
         node = for_families(node, [one for one in Family if one.value.lower() == family])
-    sys.stdout.writelines(_make_target(configuration.target, options["iptables_variant"]).render(store, node))
+    from rulegen.reconcile.compilers import CompilerSet
+    from rulegen.reconcile.driver import compile_all
+
+    driver = _driver(configuration, options)
+    compilers = CompilerSet.of(wanted.features, driver.name, node)
+    compile_all(compilers, *wanted.taken)
+    sys.stdout.writelines(driver.render(compilers))
 
 
 @main.command()
@@ -237,12 +255,15 @@ def diff(against: str | None, output: str, **options: Any) -> None:
       rulegen diff -f cluster.yaml
       rulegen diff -f cluster.yaml --node worker-1 --against rules.nft
     """
-    store, configuration = _read_input(_pack(options))
-    target = _make_target(configuration.target, options["iptables_variant"])
+    wanted, configuration = _read_input(_pack(options))
+    driver = _driver(configuration, options)
     if against is not None:
-        difference = target.compare_file(store, configuration.node, against)
+        from rulegen.reconcile.compilers import CompilerSet
+
+        compilers = CompilerSet.of(wanted.features, driver.name, configuration.node)
+        difference = driver.compare_file(compilers, *wanted.taken, against)
     else:
-        difference = target.compare(store, configuration.node)
+        difference = _compare(driver, wanted, configuration.node)
     if output == "json":
         summary = {"added": difference.added, "changed": difference.changed, "removed": difference.removed}
         _print_document({"summary": summary, "changes": [change.document for change in difference.changes()]})
@@ -278,8 +299,7 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration)
-    store = _compile(manifests, configuration)
-    target = _make_target(configuration.target, options["iptables_variant"])
+    wanted = _compile(manifests, configuration)
 
     may_prune = source.prune_unreadable or not manifests.unreadable
 
@@ -288,15 +308,48 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
         if difference.removed and not may_prune:
             _refuse_to_prune(manifests.unreadable)
 
-    done = target.apply(store, configuration.node, show, dry_run=dry_run)
-    if done.difference:
-        _echo(f"{done.difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
+    difference, removed = _apply(_driver(configuration, options), wanted, configuration.node, show, dry_run=dry_run)
+    if difference:
+        _echo(f"{difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
     if not dry_run:
         if not may_prune:
             _say_warning("rules that are left in the other target stay, as a document cannot be read")
-        _print_removed(done.removed)
+        _print_removed(removed)
         if may_prune:
-            _print_removed(_remove([_other_target(configuration.target).remove]))
+            _print_removed(_remove(_removals(configuration.target)))
+
+
+def _compare(driver: Driver, wanted: Wanted, node: NodeConfiguration) -> Difference:
+    """With the kernel's rules."""
+    from rulegen.configuration_file import for_families
+    from rulegen.interfaces import host_families
+    from rulegen.reconcile.compilers import CompilerSet
+    from rulegen.reconcile.once import compare_once
+
+    with driver.open() as opened:
+        node = for_families(node, host_families())
+        rules = opened.rules(CompilerSet.of(wanted.features, driver.name, node))
+        return compare_once(rules, wanted.taken)[1]
+
+
+def _apply(
+    driver: Driver, wanted: Wanted, node: NodeConfiguration, show: Callable[[Difference], None], *, dry_run: bool
+) -> tuple[Difference, list[str]]:
+    """The plan that was shown and carried out, and what was removed elsewhere."""
+    from rulegen.configuration_file import for_families
+    from rulegen.interfaces import host_families
+    from rulegen.reconcile.compilers import CompilerSet
+    from rulegen.reconcile.driver import LiveRules
+    from rulegen.reconcile.once import apply_once
+
+    with driver.open() as opened:
+        node = for_families(node, host_families())
+
+        def make_rules() -> LiveRules:
+            return opened.rules(CompilerSet.of(wanted.features, driver.name, node))
+
+        difference = apply_once(make_rules, wanted.taken, show, dry_run=dry_run)
+        return difference, [] if dry_run else [place for remove in opened.leftovers for place in remove()]
 
 
 def _print_plan(difference: Difference) -> None:
@@ -349,10 +402,8 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
     from rulegen.errors import HostError
     from rulegen.kube_proxy.witness import forget
     from rulegen.nftables.acceleration import remove_acceleration
-    from rulegen.targets.on_iptables import IptablesTarget
-    from rulegen.targets.on_nftables import NftablesTarget
 
-    removed = _remove([NftablesTarget().remove, IptablesTarget().remove, remove_acceleration])
+    removed = _remove([*_removals(None), remove_acceleration])
     _print_removed(removed)
     if not removed:
         _echo("nothing to remove")
@@ -397,7 +448,7 @@ def _clean_up_after_kube_proxy(*, force: bool) -> None:
 
 def _refuse_without_rules(connection: Connection) -> None:
     from rulegen.kube_proxy.rules import serving
-    from rulegen.targets.in_force import in_force
+    from rulegen.services.in_force import in_force
 
     found = serving(connection)
     if not found:
@@ -461,6 +512,7 @@ def _refuse_beside_kube_proxy() -> None:
 @click.option("--node", metavar="NAME", help="Whose rules to keep [default: the host name].")
 @click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
 @click.option("--kubeconfig", metavar="FILE", help="Without -f: the cluster to follow.")
+@_FEATURE
 @_target_options
 @click.option("--apiserver", metavar="URL", help="Where its API server is, instead of what the kubeconfig says.")
 @click.option("--dry-run", is_flag=True, help="Print each change, and apply none.")
@@ -600,8 +652,8 @@ def explain(
       rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
       rulegen explain default/web -f cluster.yaml --target iptables --live
     """
-    from rulegen.explain import packet, text
-    from rulegen.explain import service as services
+    from rulegen.services.explain import packet, text
+    from rulegen.services.explain import service as services
 
     if (service is None) is (destination is None) or (destination is None and (source or interface)):
         _fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface)")
@@ -632,7 +684,7 @@ def lint(live: bool, output: str, **options: Any) -> None:
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
-    store = _store(manifests, configuration.node)
+    store = _services(_features(manifests.objects(), configuration, configuration.node)).store
     findings = checks.lint(
         checks.LintInput(
             store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
@@ -669,8 +721,7 @@ def _foreign_drops(configuration: Configuration) -> list[Finding]:
 
 def _view(options: Mapping[str, Any], live: bool) -> View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
-    from rulegen.config import Target as Kind
-    from rulegen.explain.model import View
+    from rulegen.services.explain.model import View
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
@@ -681,48 +732,42 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
         from rulegen.interfaces import host_families
 
         node = for_families(node, host_families())
-    store = _store(manifests, node)
+    features = _features(manifests.objects(), configuration, node)
+    store = _services(features).store
     _say_mistakes(manifests)
     for finding in store.findings():
         if finding.subject.startswith("Node "):
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
-    if configuration.target is Kind.NFTABLES:
-        ruleset = _nftables_ruleset(store, node, live)
-    else:
-        ruleset = _iptables_ruleset(options["iptables_variant"], store, node, live)
+    ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
     return View(store, node, ruleset, services)
 
 
-def _nftables_ruleset(store: Store, configuration: NodeConfiguration, live: bool) -> Ruleset:
-    from rulegen.explain.on_nftables import NftablesRuleset
-    from rulegen.nftables.kernel import Kernel
-    from rulegen.targets.on_nftables import compile_store
+def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:
+    """What the Services were compiled to; `live`: and what the kernel holds."""
+    from rulegen.reconcile.compilers import CompilerSet
+    from rulegen.reconcile.driver import compile_all
+    from rulegen.reconcile.once import compare_once, take_all
+    from rulegen.services.explain.rulesets import ruleset_of
 
-    if not live:
-        return NftablesRuleset(compile_store(store, configuration), configuration.families)
-    with Kernel() as kernel:
-        found = kernel.read()
-        compiler = compile_store(store, configuration, found.entries)
-        kernel.prove(found, compiler.base_chains, compiler.entries())
-    return NftablesRuleset(compiler, configuration.families, found.entries)
-
-
-def _iptables_ruleset(variant: str, store: Store, configuration: NodeConfiguration, live: bool) -> Ruleset:
-    from rulegen.explain.on_iptables import IptablesRuleset
-    from rulegen.iptables.kernel import Kernel
-    from rulegen.targets.on_iptables import compile_store
-
-    entries = Kernel(_variant(variant)).read() if live else None
-    compiler = compile_store(store, configuration)
-    return IptablesRuleset(compiler, store.service_ports(), configuration.families, entries)
+    compilers = CompilerSet.of(features, driver.name, node)
+    wanted, entries = take_all(features), None
+    if live:
+        with driver.open() as opened:
+            rules = opened.rules(compilers)
+            compare_once(rules, wanted)
+            entries = rules.live
+    else:
+        compile_all(compilers, *wanted)
+    services = _services(features)
+    return ruleset_of(driver.name, compilers.by_feature[services.name], services.store, node.families, entries)
 
 
 def _print_explanation(
     explanation: Explanation, output: str, lines: Callable[[Explanation], Iterator[TextLine]]
 ) -> None:
-    from rulegen.explain.text import Tone
+    from rulegen.services.explain.text import Tone
 
     if output == "json":
         _print_document(explanation)
@@ -908,24 +953,43 @@ def demo() -> None:
 # ---- what the commands share ----
 
 
-def _read_input(source: Input) -> tuple[Store, Configuration]:
-    """The cluster that the input describes, as the node sees it; faults end the program unless they may be skipped."""
+class Wanted(NamedTuple):
+    """The features that are on, and all that they hand on."""
+
+    features: list[Feature]
+    taken: TakenItems
+
+
+def _read_input(source: Input) -> tuple[Wanted, Configuration]:
+    """What the input means for the node; faults end the program unless they may be skipped."""
     configuration = _settings(source, _say_warning)
     return _compile(_load(source, configuration), configuration), configuration
 
 
-def _compile(manifests: Manifests, configuration: Configuration) -> Store:
-    """The cluster as the node sees it; says what is probably wrong with it. Afterwards `manifests` have no slices."""
+def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
+    """What they mean for the node; says what is probably wrong with it. Afterwards `manifests` have no slices."""
+    from rulegen.reconcile.once import take_all
+
     _say_mistakes(manifests)
-    slices, manifests.endpoint_slices = manifests.endpoint_slices, []
-    store = _store(manifests, configuration.node)
-    # Each goes when it was read: together they are as large as all that is made of them.
-    slices.reverse()
-    while slices:
-        store.set_slice(slices.pop())
-    for finding in store.findings():
+    features = _features(manifests.release(), configuration, configuration.node)
+    for finding in _services(features).store.findings():
         _say(f"warning: {finding.subject}: {finding.message}")
-    return store
+    return Wanted(features, take_all(features))
+
+
+def _features(objects: Iterable[Any], configuration: Configuration, node: NodeConfiguration) -> list[Feature]:
+    """The features that are on, which have read the objects."""
+    from rulegen.features import feed, make
+
+    features = make(configuration.features, node)
+    feed(features, objects)
+    return features
+
+
+def _services(features: Iterable[Feature]) -> ServicesFeature:
+    from rulegen.services.feature import ServicesFeature
+
+    return next(feature for feature in features if isinstance(feature, ServicesFeature))
 
 
 def _say_mistakes(manifests: Manifests) -> None:
@@ -960,15 +1024,6 @@ def _read_manifests(source: Input, configured: str, inspect: Inspect | None) -> 
     return read_cluster(connect(source.kubeconfig or configured, warn=_say_warning))
 
 
-def _store(manifests: Manifests, configuration: NodeConfiguration) -> Store:
-    from rulegen.services.store import Store
-
-    store = Store(configuration)
-    for objects in (manifests.nodes, manifests.service_cidrs, manifests.services, manifests.endpoint_slices):
-        store.set_objects(objects)
-    return store
-
-
 def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:
     """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect."""
     from msgspec.structs import replace
@@ -996,17 +1051,22 @@ def _written_settings(source: Input, warn: Callable[[str], None]) -> Configurati
         configuration = replace(configuration, agent=replace(configuration.agent, conntrack=Conntrack()))
     for warning in warnings:
         warn(warning)
-    return configuration
+    return replace(configuration, features=(*configuration.features, *source.features))
 
 
 def _say_warning(warning: str) -> None:
     _say(f"warning: {warning}")
 
 
-def _other_target(kind: Kind) -> Target:
-    from rulegen.config import Target as Kind
+def _removals(target: Kind | None) -> list[Callable[[], list[str]]]:
+    """What removes all rules of all targets but one (None: of all)."""
+    from functools import partial
 
-    return _make_target(Kind.IPTABLES if kind is Kind.NFTABLES else Kind.NFTABLES, "auto")
+    from rulegen.config import Target as Kind
+    from rulegen.drivers import make_driver
+    from rulegen.features import REGISTRY
+
+    return [partial(make_driver(one).remove, tuple(REGISTRY)) for one in Kind if one is not target]
 
 
 def _variant(name: str) -> Variant | None:
@@ -1016,16 +1076,10 @@ def _variant(name: str) -> Variant | None:
     return None if name == "auto" else Variant(name)
 
 
-def _make_target(kind: Kind, variant: str) -> Target:
-    from rulegen.config import Target as Kind
+def _driver(configuration: Configuration, options: Mapping[str, Any]) -> Driver:
+    from rulegen.drivers import make_driver
 
-    if kind is Kind.NFTABLES:
-        from rulegen.targets.on_nftables import NftablesTarget
-
-        return NftablesTarget()
-    from rulegen.targets.on_iptables import IptablesTarget
-
-    return IptablesTarget(_variant(variant))
+    return make_driver(configuration.target, _variant(options["iptables_variant"]))
 
 
 def _print_changes(changes: Iterable[ShownChange]) -> None:

@@ -125,8 +125,12 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
-    """All that a configuration file says. `node` has its name only where the file overrides it (SVC-95)."""
+    """All that a configuration file says. `node` has its name only where the file overrides it (SVC-95).
+
+    `features`: the names of those that are asked for; some are always on.
+    """
 
     target: Target = Target.NFTABLES
+    features: tuple[str, ...] = ()
     node: NodeConfiguration = NodeConfiguration()
     agent: AgentConfiguration = AgentConfiguration()

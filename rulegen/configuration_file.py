@@ -153,7 +153,7 @@ def _combined(
 ) -> tuple[Configuration, list[str]]:
     faults: list[str] = []
     warnings: list[str] = []
-    configuration, accelerate = Configuration(), False
+    configuration, own = Configuration(), _Own()
     try:
         configuration, warnings = read_configuration(documents.get(KIND, {}), source, target)
     except InputError as error:
@@ -161,26 +161,34 @@ def _combined(
     if KIND not in documents:
         configuration = _with_agent(configuration, conntrack=Conntrack())
     try:
-        accelerate = _read_own(documents.get(OWN_KIND, {}), source)
+        own = _read_own(documents.get(OWN_KIND, {}), source)
     except InputError as error:
         faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    return _with_agent(configuration, accelerate=accelerate), warnings
+    configuration = msgspec.structs.replace(configuration, features=own.features)
+    return _with_agent(configuration, accelerate=own.accelerate), warnings
 
 
 def _with_agent(configuration: Configuration, **settings: Any) -> Configuration:
     return msgspec.structs.replace(configuration, agent=msgspec.structs.replace(configuration.agent, **settings))
 
 
-def _read_own(document: Mapping[Any, Any], source: str) -> bool:
-    """What a RulegenConfiguration says: whether to accelerate. Raises InputError with a line for each fault."""
+class _Own(NamedTuple):
+    """What a RulegenConfiguration says."""
+
+    accelerate: bool = False
+    features: tuple[str, ...] = ()
+
+
+def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
+    """Raises InputError with a line for each fault. Which features there are is not known here."""
     fields = Fields(document)
-    accelerate = fields.flag("accelerate")
+    own = _Own(fields.flag("accelerate"), tuple(fields.texts("features", str)))
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
         raise InputError("\n".join(f"{source}: {OWN_KIND}: {fault}" for fault in faults))
-    return accelerate
+    return own
 
 
 def read_configuration(

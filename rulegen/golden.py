@@ -14,17 +14,24 @@ from enum import StrEnum
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
 
-from rulegen.config import Family, NodeConfiguration
+from rulegen.config import Family, NodeConfiguration, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration
+from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
+from rulegen.features import feed, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import Manifests, load
 from rulegen.networks import family_of, host_cidr, parse_network
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.driver import Driver, compile_all
+from rulegen.reconcile.feature import Feature
+from rulegen.reconcile.once import TakenItems, take_all
+from rulegen.services.feature import ServicesFeature
 from rulegen.services.node import host_addresses
 from rulegen.services.simulate import (
     Delivery,
@@ -38,13 +45,11 @@ from rulegen.services.simulate import (
 )
 from rulegen.services.store import Store
 
-if TYPE_CHECKING:
-    from rulegen.targets.model import Target
-
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
 NFTABLES_FILE = "nftables.nft"
 IPTABLES_FILE = "iptables.rules"
+_TARGETS = {NFTABLES_FILE: Target.NFTABLES, IPTABLES_FILE: Target.IPTABLES}
 NODE = "node"
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
 
@@ -106,14 +111,15 @@ class FlowEntry(_File, frozen=True):
 class FlowsFile(_File, frozen=True):
     """All of flows.yaml.
 
-    `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration.
-    `ip_families`: what the host can do. `addresses`: what the node has on its interfaces besides its Node object's
-    addresses.
+    `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration. `features`:
+    those that are on besides the services. `ip_families`: what the host can do. `addresses`: what the node has on its
+    interfaces besides its Node object's addresses.
     """
 
     node: str
     check: Depth = Depth.FLOWS
     configuration: dict[str, Any] = {}
+    features: list[str] = []
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
     flows: list[FlowEntry] = []
@@ -144,13 +150,15 @@ class Flow(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """A scenario as read: `addresses` are all of the node's, canonical."""
+    """A scenario as read: `addresses` are all of the node's, canonical; `wanted`: what the features make of it."""
 
     folder: Path
     configuration: NodeConfiguration
     addresses: tuple[str, ...]
     flows: tuple[Flow, ...]
     store: Store
+    features: list[Feature]
+    wanted: TakenItems
     depth: Depth
 
     @property
@@ -223,11 +231,13 @@ def read_scenario(folder: Path) -> Scenario:
     path = folder / FLOWS_FILE
     content = _read_flows_file(path)
     configuration = _configuration(content, path)
-    store = _store(load([str(folder / CLUSTER_FILE)], None), configuration)
+    features = _features(content, load([str(folder / CLUSTER_FILE)], None), configuration, path)
+    store = next(feature.store for feature in features if isinstance(feature, ServicesFeature))
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
     addresses = tuple(dict.fromkeys((*host_addresses(store.node), *stated)))
     lines = _lines_of_flows(path) if content.flows else []
-    return Scenario(folder, configuration, addresses, tuple(_flows(content, path, lines)), store, content.check)
+    flows = tuple(_flows(content, path, lines))
+    return Scenario(folder, configuration, addresses, flows, store, features, take_all(features), content.check)
 
 
 def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
@@ -275,7 +285,8 @@ def _file_differences(
         before, now = written.splitlines(keepends=True), rendered.splitlines(keepends=True)
         return list(difflib.unified_diff(before, now, str(path), "rendered now"))
     # As a change of ids and of the chains of the fixed program is none of the entries.
-    changes = _targets()[path.name].compare_file(scenario.store, scenario.configuration, str(path)).changes()
+    driver, compilers = _compilers(scenario, path.name)
+    changes = driver.compare_file(compilers, *scenario.wanted, str(path)).changes()
     return [f"{change.text}\n" for change in changes if change.document["name"] != "chain"]
 
 
@@ -297,14 +308,17 @@ def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
 
 def render(scenario: Scenario) -> dict[str, str]:
     """The whole rulesets of the scenario's node, by the names of their files."""
-    return {name: "".join(target.render(scenario.store, scenario.configuration)) for name, target in _targets().items()}
+    rendered = {}
+    for name in _TARGETS:
+        driver, compilers = _compilers(scenario, name)
+        compile_all(compilers, *scenario.wanted)
+        rendered[name] = "".join(driver.render(compilers))
+    return rendered
 
 
-def _targets() -> dict[str, Target]:
-    from rulegen.targets.on_iptables import IptablesTarget
-    from rulegen.targets.on_nftables import NftablesTarget
-
-    return {NFTABLES_FILE: NftablesTarget(), IPTABLES_FILE: IptablesTarget()}
+def _compilers(scenario: Scenario, name: str) -> tuple[Driver, CompilerSet]:
+    driver = make_driver(_TARGETS[name])
+    return driver, CompilerSet.of(scenario.features, driver.name, scenario.configuration)
 
 
 # -- reading --
@@ -379,15 +393,15 @@ def _cidr(text: str, place: str) -> str:
     return str(network)
 
 
-def _store(manifests: Manifests, configuration: NodeConfiguration) -> Store:
+def _features(content: FlowsFile, manifests: Manifests, configuration: NodeConfiguration, path: Path) -> list[Feature]:
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))
-    store = Store(configuration)
-    store.set_objects(manifests.nodes)
-    store.set_objects(manifests.service_cidrs)
-    store.set_objects(manifests.services)
-    store.set_objects(manifests.endpoint_slices)
-    return store
+    try:
+        features = make(content.features, configuration)
+    except InputError as error:
+        raise InputError(f"{path}: features: {error}") from error
+    feed(features, manifests.objects())
+    return features
 
 
 def _flows(content: FlowsFile, path: Path, lines: Sequence[int]) -> Iterator[Flow]:

@@ -6,14 +6,14 @@ from ipaddress import ip_network
 from typing import Literal
 
 from rulegen.config import Family
-from rulegen.explain.model import PacketExplanation, View
-from rulegen.explain.on_iptables import IptablesRuleset
-from rulegen.explain.on_nftables import NftablesRuleset
-from rulegen.explain.packet import NODE, PacketQuestion, explain_packet
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
+from rulegen.services.explain.model import PacketExplanation, View
+from rulegen.services.explain.packet import NODE, PacketQuestion, explain_packet
 from rulegen.services.model import NodeSettings
 from rulegen.services.on_iptables import compiler as iptables
+from rulegen.services.on_iptables.explain import IptablesRuleset
 from rulegen.services.on_nftables import compiler as nftables
+from rulegen.services.on_nftables.explain import NftablesRuleset
 from rulegen.services.simulate import Destination
 
 FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {

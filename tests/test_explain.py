@@ -15,17 +15,18 @@ from msgspec.structs import replace
 
 from rulegen.cli import main
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
-from rulegen.explain.model import Entry, PacketExplanation, ServiceExplanation, View
-from rulegen.explain.on_nftables import NftablesRuleset
-from rulegen.explain.packet import explain_packet, parse_question
-from rulegen.explain.service import explain_service, parse_service_name
-from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
-from rulegen.nftables.annotate import AnnotatedEntry
-from rulegen.nftables.layout import LAYOUTS, EntryKey, Value, key_text
+from rulegen.nftables.elements import EntryKey, Value, key_text
+from rulegen.services.explain.model import Entry, PacketExplanation, ServiceExplanation, View
+from rulegen.services.explain.packet import explain_packet, parse_question
+from rulegen.services.explain.service import explain_service, parse_service_name
+from rulegen.services.explain.text import packet_lines, service_lines
+from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.compiler import compile_ruleset
+from rulegen.services.on_nftables.explain import NftablesRuleset
+from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import (
     CONFIGURATION,
     Item,

@@ -18,11 +18,6 @@ from msgspec.structs import replace
 from rulegen.cli import main
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
-from rulegen.explain.model import Entry, PacketExplanation, ServiceExplanation, View
-from rulegen.explain.on_iptables import IptablesRuleset
-from rulegen.explain.packet import explain_packet, parse_question
-from rulegen.explain.service import explain_service, parse_service_name
-from rulegen.explain.text import packet_lines, service_lines
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.iptables.annotate import AnnotatedChain, place
 from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey
@@ -31,8 +26,13 @@ from rulegen.iptables.names import is_of_service
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
+from rulegen.services.explain.model import Entry, PacketExplanation, ServiceExplanation, View
+from rulegen.services.explain.packet import explain_packet, parse_question
+from rulegen.services.explain.service import explain_service, parse_service_name
+from rulegen.services.explain.text import packet_lines, service_lines
 from rulegen.services.model import NodeSettings
 from rulegen.services.on_iptables.dispatch_trees import DispatchTree
+from rulegen.services.on_iptables.explain import IptablesRuleset
 from rulegen.services.on_iptables.lists import LIST_SIZE
 from rulegen.services.on_iptables.trace import Ending, trace
 from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, simulate

@@ -14,12 +14,14 @@ from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.demo.servers import Servers
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Endpoint
-from rulegen.nftables.diff_text import diff_text, names_in
+from rulegen.nftables.diff_text import diff_text
+from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.layout import EntryKey, Value
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.on_nftables.compiler import compile_ruleset
+from rulegen.services.on_nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.names import names_in, owner_among
 from rulegen.services.store import Store
 
 _CLUSTER = Path(__file__).with_name("cluster.yaml")
@@ -32,7 +34,7 @@ class Sample:
     def __init__(self) -> None:
         manifests = load([str(_CLUSTER)], None)
         self.store = Store(_CONFIGURATION)
-        self.store.set_objects([*manifests.nodes, *manifests.services, *manifests.endpoint_slices])
+        self.store.set_objects(manifests.objects())
         self._slices = {slice_.metadata.name: slice_ for slice_ in manifests.endpoint_slices}
         self.pods = {
             endpoint.addresses[0]: _pod_name(endpoint)
@@ -71,7 +73,7 @@ class Proxy:
         self._node = node
         with node.entered():
             self._kernel = Kernel()
-            self._live = self._kernel.read()
+            self._live = self._kernel.read(tuple(LAYOUTS.values()))
         changes = store.take_changes()
         self._compiler = compile_ruleset(
             store.service_ports(), changes.node, _CONFIGURATION.masquerade_bit, self._live.entries
@@ -101,7 +103,7 @@ class Proxy:
             return time.perf_counter() - started
 
     def _change(self, delta: Delta[EntryKey, Value], desired: Mapping[EntryKey, Value] | None = None) -> Change:
-        lines = tuple(map(str, diff_text(delta, names_in(self._compiler.entries()))))
+        lines = tuple(map(str, diff_text(delta, owner_among(names_in(self._compiler.entries())))))
         return Change(delta, lines, plan(delta, self._live, self._compiler.base_chains, desired))
 
 

@@ -7,7 +7,7 @@ work; whether to go on without the bad ones is the caller's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import msgspec
@@ -99,6 +99,19 @@ class Manifests(Struct):
     places: dict[tuple[Kind, str, str], Place] = {}
     unreadable: int = 0
     notices: list[Notice] = []
+
+    def objects(self) -> Iterator[Any]:
+        """All objects that mean something, Nodes first: what a Service means depends on the node."""
+        yield from (*self.nodes, *self.service_cidrs, *self.services)
+        yield from self.endpoint_slices
+
+    def release(self) -> Iterator[Any]:
+        """The same; a slice is forgotten when it was handed on: together they are as large as all made of them."""
+        slices, self.endpoint_slices = self.endpoint_slices, []
+        yield from self.objects()
+        slices.reverse()
+        while slices:
+            yield slices.pop()
 
     def mistakes(self) -> list[Notice]:
         """All that is probably a mistake: `notices`, and what a look at the objects shows."""

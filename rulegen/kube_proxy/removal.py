@@ -21,7 +21,7 @@ from rulegen.iptables.listing import list_tables
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube_proxy.rules import CHAIN, NFTABLES_TABLE, undisturbed
 from rulegen.nftables import messages
-from rulegen.nftables.layout import IP_KEYWORD
+from rulegen.nftables.elements import IP_KEYWORD
 from rulegen.nftables.messages import Connection, KernelError
 
 _LOCK_SECONDS = 60

@@ -23,8 +23,8 @@ from rulegen.iptables.names import PREFIX
 from rulegen.kube_proxy.rules import Found, find, undisturbed
 from rulegen.nftables import messages
 from rulegen.nftables.foreign import new_empty_table
-from rulegen.nftables.layout import TABLE as OWN_TABLE
 from rulegen.nftables.messages import Connection, KernelError, open_connection
+from rulegen.services.on_nftables.layout import TABLE as OWN_TABLE
 
 TABLE = "rulegen-arrival"
 _COMMENT = re.compile(r"found (?P<boot>\d+) s after boot: (?P<rules>unknown|none|\w+=[0-9a-f]+(?: \w+=[0-9a-f]+)*)")

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias
 
-from rulegen.config import Family
-from rulegen.nftables.layout import (
-    LAYOUTS,
-    EntryKey,
-    Field,
-    SetSpec,
-    Value,
-    data_text,
-    id_of,
-    key_text,
-    service_port_of,
-)
+from rulegen.nftables.elements import EntryKey, SetSpec, Value, data_text, key_text
 from rulegen.reconcile.delta import Change, Delta
+from rulegen.reconcile.driver import ShownChange, shown_change
 
-Names = Mapping[tuple[Family, int], str]
+# Whose an entry is, as words: "" for no single one's.
+Owner: TypeAlias = Callable[[EntryKey, Value], str]
 
 
 class Line(NamedTuple):
-    """One entry of a Delta. `sign` is `+`, `~` or `-`; `service` is "" where it belongs to no single Service."""
+    """One entry of a Delta. `sign` is `+`, `~` or `-`; `family` names the table, too, where it is not `rulegen`.
+
+    `owner` is "" where it belongs to nobody alone.
+    """
 
     sign: str
     family: str
@@ -32,25 +27,16 @@ class Line(NamedTuple):
     key: str
     before: str
     after: str
-    service: str
+    owner: str
 
     def __str__(self) -> str:
         """`+ ip endpoints 8000:1000 . tcp . 3 : 10.1.2.3 . 8080  # default/web:http`."""
         value = f"{self.before} -> {self.after}" if self.sign == "~" else self.before or self.after
-        service = f"  # {self.service}" if self.service else ""
-        return f"{self.sign} {self.family} {self.set_spec} {self.key}{' : ' if value else ''}{value}{service}"
+        owner = f"  # {self.owner}" if self.owner else ""
+        return f"{self.sign} {self.family} {self.set_spec} {self.key}{' : ' if value else ''}{value}{owner}"
 
 
-def names_in(entries: Mapping[EntryKey, Value]) -> dict[tuple[Family, int], str]:
-    """The service-ports by family and id, as the comments of their frontends say."""
-    names: dict[tuple[Family, int], str] = {}
-    for (set_spec, _), value in entries.items():
-        if set_spec.data == (Field.CLASSID,) and _is_named(set_spec) and value.comment and id_of(value.data):
-            names[set_spec.family, id_of(value.data)] = value.comment
-    return names
-
-
-def diff_text(delta: Delta[EntryKey, Value], names: Names) -> Iterator[Line]:
+def diff_text(delta: Delta[EntryKey, Value], owner: Owner) -> Iterator[Line]:
     """A line for each entry, by family and set, removals and changes beside what is added."""
     signed = [
         *(("-", key, value, None) for key, value in delta.removed.items()),
@@ -58,7 +44,7 @@ def diff_text(delta: Delta[EntryKey, Value], names: Names) -> Iterator[Line]:
         *(("+", key, value, None) for key, value in delta.added.items()),
     ]
     for sign, (set_spec, key), value, change in sorted(signed, key=lambda item: entry_order(item[1])):
-        yield _line(sign, set_spec, key, (value, change), names)
+        yield _line(sign, (set_spec, key), (value, change), owner)
 
 
 def count(delta: Delta[EntryKey, Value]) -> Iterator[str]:
@@ -67,19 +53,20 @@ def count(delta: Delta[EntryKey, Value]) -> Iterator[str]:
     for word, part in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
         for set_spec, number in Counter(set_spec for set_spec, _ in part).items():
             counts.setdefault(set_spec, {})[word] = number
-    for set_spec in sorted(counts, key=lambda set_spec: (set_spec.ip, set_spec.rank)):
+    for set_spec in sorted(counts, key=attrgetter("place")):
         numbers = ", ".join(f"{number} {word}" for word, number in counts[set_spec].items())
-        yield f"{set_spec.ip} {set_spec.name}: {numbers}"
+        yield f"{set_spec.label} {set_spec.name}: {numbers}"
 
 
-def entry_order(entry: EntryKey) -> tuple[str, int, object]:
+def entry_order(entry: EntryKey) -> tuple[object, object]:
     """Sorts entries as they are printed: by table, set and key."""
     set_spec, key = entry
     sort_key = set_spec.sort_key()
-    return set_spec.ip, set_spec.rank, sort_key(key) if sort_key else key
+    return set_spec.place, sort_key(key) if sort_key else key
 
 
-def _line(sign: str, set_spec: SetSpec, key: bytes, content: tuple[Value, Change[Value] | None], names: Names) -> Line:
+def _line(sign: str, entry: EntryKey, content: tuple[Value, Change[Value] | None], owner: Owner) -> Line:
+    set_spec, key = entry
     value, change = content
     before = after = ""
     if set_spec.is_chains:
@@ -91,21 +78,20 @@ def _line(sign: str, set_spec: SetSpec, key: bytes, content: tuple[Value, Change
         before = data_text(set_spec, value.data)
     else:
         after = data_text(set_spec, value.data)
-    name = "chain" if set_spec is LAYOUTS[set_spec.family].chains else set_spec.name
-    service = _service(set_spec, key, change.after if change else value, names)
-    return Line(sign, set_spec.ip, name, key_text(set_spec, key), before, after, service)
+    name = _NAMES.get(set_spec.name, set_spec.name) if set_spec.is_chains else set_spec.name
+    owned_by = owner(entry, change.after if change else value)
+    return Line(sign, set_spec.label, name, key_text(set_spec, key), before, after, owned_by)
+
+
+_NAMES = {"chains": "chain", "sets": "set"}
 
 
 def _value(set_spec: SetSpec, value: Value) -> str:
     return " ".join(filter(None, [data_text(set_spec, value.data), value.comment and f'"{value.comment}"']))
 
 
-def _service(set_spec: SetSpec, key: bytes, value: Value, names: Names) -> str:
-    if _is_named(set_spec) and value.comment:
-        return value.comment
-    return names.get((set_spec.family, service_port_of(set_spec, key)), "")
-
-
-def _is_named(set_spec: SetSpec) -> bool:
-    """Whether the comment of an entry is its service-port: so it is where keys end with a frontend's port."""
-    return set_spec.key[-1:] == (Field.PORT,)
+def shown_changes(delta: Delta[EntryKey, Value], owner: Owner) -> Iterator[ShownChange]:
+    """A Delta in words."""
+    for line in diff_text(delta, owner):
+        place = {"family": line.family, "name": line.set_spec, "key": line.key}
+        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.owner)

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from rulegen.config import Family
 from rulegen.errors import AbsentError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.nftables import messages, text
-from rulegen.nftables.base_chains import BaseChains, balance_chain
+from rulegen.nftables.elements import IP_KEYWORD, EntryKey, Value
 from rulegen.nftables.grace import let_packets_leave
-from rulegen.nftables.layout import IP_KEYWORD, TABLE, EntryKey, Value
 from rulegen.nftables.live import Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
 from rulegen.nftables.refusals import kind_of_number
@@ -28,13 +26,14 @@ from rulegen.nftables.rules import (
     Compiled,
     CompiledChain,
     CompiledTable,
+    Names,
     derive_chain,
     hooks_in_front,
     live_model,
-    model_of,
     scratch_table_text,
 )
 from rulegen.nftables.scratch_table import ScratchTable
+from rulegen.nftables.tables import BaseChains, Retimed, TableSpec, digest
 from rulegen.nftables.transaction import (
     Change,
     DeleteChains,
@@ -42,11 +41,9 @@ from rulegen.nftables.transaction import (
     ReplaceTable,
     Transaction,
     WriteRules,
-    chain_of,
     netlink_messages,
 )
 from rulegen.reconcile.delta import Delta
-from rulegen.services.on_nftables.affinity import Client, changed_timeouts, read_clients
 
 MINIMUM_KERNEL = (5, 15)
 # Before Linux 6.2 a chain could not go in the same transaction as the last reference to it.
@@ -77,9 +74,11 @@ class Kernel:
         self._namespace = _network_namespace()
         self._monitor: Monitor | None = None
         self._scratch_table = ScratchTable(self._connection, self._own_commit)
-        # What nft made of a chain, by the digest of its text, and of set declarations, by that of theirs.
-        self._compiled: dict[tuple[Family, str], CompiledChain] = {}
-        self._declared: dict[tuple[Family, str], CompiledTable] = {}
+        # What nft made of a chain, by the digest of its text, of the fixed sets' declarations, and of that of a set
+        # which comes and goes, by those of theirs.
+        self._compiled: dict[tuple[TableSpec, str], CompiledChain] = {}
+        self._declared: dict[tuple[TableSpec, str], CompiledTable] = {}
+        self._sets: dict[tuple[TableSpec, str], bytes] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -95,45 +94,47 @@ class Kernel:
         if self._monitor is not None:
             self._monitor.close()
 
-    def monitor(self) -> Monitor:
-        """Begins to listen for what others commit, until the Kernel is closed. Raises HostError."""
-        self._monitor = Monitor(self._connection.port, self._connection.generation)
+    def monitor(self, tables: Collection[str]) -> Monitor:
+        """Begins to listen for what others commit to tables of these names, until the Kernel is closed.
+
+        Raises HostError.
+        """
+        self._monitor = Monitor(self._connection.port, self._connection.generation, tables)
         return self._monitor
 
-    def read(self) -> Live:
-        """What the kernel holds of ours."""
-        return read(self._connection)
+    def read(self, specs: Sequence[TableSpec]) -> Live:
+        """What the kernel holds of these tables."""
+        return read(self._connection, specs)
 
-    def prove(self, live: Live, base_chains: Mapping[Family, BaseChains], desired: Mapping[EntryKey, Value]) -> None:
+    def prove(self, live: Live, base_chains: Mapping[TableSpec, BaseChains], desired: Mapping[EntryKey, Value]) -> None:
         """Compares in full what no fingerprint of the kernel's says anything about, and corrects `live`.
 
         A table that nft loaded from rendered text has none: what nft makes of the same text now is what it should be.
         Raises HostError, ApplyError, StaleError.
         """
-        wanted: dict[Family, tuple[BaseChains, list[str]]] = {}
-        for family, fixed in base_chains.items():
-            table = live.tables.get(family)
+        wanted: dict[TableSpec, tuple[BaseChains, Names]] = {}
+        for spec, fixed in base_chains.items():
+            table = live.tables.get(spec)
             if table is not None and table.schema == fixed.schema:
-                names = unproven(live, family, desired)
-                if names or not table.is_declared:
-                    wanted[family] = fixed, names
+                doubtful = unproven(live, spec, desired)
+                if doubtful or not table.is_declared:
+                    wanted[spec] = fixed, Names(doubtful)
         self._check_namespace()
         self._nft_compiles(
             {
-                family: (fixed, names)
-                for family, (fixed, names) in wanted.items()
-                if (family, fixed.schema) not in self._declared
-                or any((family, chain_of(fixed, name).digest) not in self._compiled for name in names)
+                spec: (fixed, names)
+                for spec, (fixed, names) in wanted.items()
+                if (spec, fixed.schema) not in self._declared
+                or any((spec, fixed.chain(name).digest) not in self._compiled for name in names.chains)
             }
         )
-        for family, (fixed, names) in wanted.items():
-            digests = {name: self._compiled[family, chain_of(fixed, name).digest].listed_as for name in names}
-            prove(live, family, self._declared[family, fixed.schema].listed_as, digests)
+        for spec, (fixed, names) in wanted.items():
+            digests = {name: self._compiled[spec, fixed.chain(name).digest].listed_as for name in names.chains}
+            prove(live, spec, self._declared[spec, fixed.schema].listed_as, digests)
 
-    def clients(self, delta: Delta[EntryKey, Value]) -> list[Client]:
-        """The remembered clients of service-ports whose affinity timeout the Delta changes; mostly there are none."""
-        timeouts = changed_timeouts(delta)
-        return list(read_clients(self._connection, timeouts)) if timeouts else []
+    def retimed(self, delta: Delta[EntryKey, Value], specs: Iterable[TableSpec]) -> list[Retimed]:
+        """What the kernel remembers in these tables and the Delta gives another time; mostly there is nothing."""
+        return [element for spec in specs for element in spec.retimed(self._connection, delta)]
 
     def check(self, transaction: Transaction, live: Live) -> None:
         """Asks the kernel whether it would take the transaction, and changes nothing. Raises ApplyError, HostError.
@@ -142,7 +143,8 @@ class Kernel:
         transaction their chains are empty.
         """
         self._check_namespace()
-        if not self._needs_nft(transaction, live) or self._scratch_table.can_compile_apart():
+        compiled: Compiled | None
+        if not self._missing(transaction, live) or self._scratch_table.can_compile_apart():
             compiled = self._compile(transaction, live)
             if transaction.tables:
                 self._check_load(transaction.tables, compiled)
@@ -150,7 +152,7 @@ class Kernel:
             compiled = self._check_text(transaction, live)
         # Alone, the removals could not be checked: until the changes are in force, their chains are referred to.
         to_check = [stage for stage in transaction.stages if _JOINS or stage is not transaction.removals]
-        if to_check:
+        if to_check and compiled is not None:
             self._send(_messages(chain.from_iterable(to_check), compiled), self._connection.check)
 
     def commit(self, transaction: Transaction, live: Live) -> None:
@@ -164,7 +166,7 @@ class Kernel:
         if transaction.tables:
             self._load(transaction.tables, compiled)
             for table in transaction.tables:
-                live.tables[table.base_chains.family] = _loaded(table, compiled)
+                live.tables[table.spec] = _loaded(table, compiled)
         for stage in transaction.stages:
             if stage is transaction.removals and transaction.is_handover:
                 let_packets_leave()
@@ -191,92 +193,100 @@ class Kernel:
 
     # -- what only nft can make --
 
-    def _needs_nft(self, transaction: Transaction, live: Live) -> bool:
-        chains, tables = self._missing(transaction, live)
-        return bool(chains or tables)
-
     def _compile(self, transaction: Transaction, live: Live) -> Compiled:
         """All that the transaction writes, in the kernel's encoding."""
-        chains, tables = self._missing(transaction, live)
-        families = dict.fromkeys([*chains, *tables])
-        wanted = {family: (transaction.base_chains[family], chains.get(family, [])) for family in families}
-        self._nft_compiles(wanted)
+        missing = self._missing(transaction, live)
+        self._nft_compiles({spec: (transaction.base_chains[spec], names) for spec, names in missing.items()})
         return self._known(transaction)
 
-    def _nft_compiles(self, wanted: Mapping[Family, tuple[BaseChains, list[str]]]) -> None:
-        for family, (declared, rules) in (self._scratch_table.compile(wanted) if wanted else {}).items():
-            base_chains = wanted[family][0]
-            self._declared[family, base_chains.schema] = declared
-            for name, compiled in rules.items():
-                self._compiled[family, chain_of(base_chains, name).digest] = compiled
+    def _nft_compiles(self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]) -> None:
+        for spec, made in (self._scratch_table.compile(wanted) if wanted else {}).items():
+            base_chains, names = wanted[spec]
+            self._declared[spec, base_chains.schema] = made.table
+            for name in {*base_chains.chains, *base_chains.generated.required, *names.chains}:
+                self._compiled[spec, base_chains.chain(name).digest] = made.chains[name]
+            for name in names.sets:
+                self._sets[spec, digest(base_chains.generated.set_text(name))] = made.sets[name]
 
-    def _missing(self, transaction: Transaction, live: Live) -> tuple[dict[Family, list[str]], list[Family]]:
-        """The chains, and the families whose set declarations, that the transaction needs and only nft can make."""
-        chains: dict[Family, list[str]] = {}
-        for family, name in transaction.chains():
-            digest = chain_of(transaction.base_chains[family], name).digest
-            if (family, digest) in self._compiled:
+    def _missing(self, transaction: Transaction, live: Live) -> dict[TableSpec, Names]:
+        """What the transaction needs and only nft can make, by table; a table whose fixed sets are meant is there."""
+        chains: dict[TableSpec, list[str]] = {}
+        sets: dict[TableSpec, list[str]] = {}
+        for spec, name in transaction.chains():
+            base_chains = transaction.base_chains[spec]
+            wanted = base_chains.chain(name).digest
+            if (spec, wanted) in self._compiled:
                 continue
-            derived = self._derived(live, family, name)
+            derived = self._derived(live, base_chains, name)
             if derived is None:
-                chains.setdefault(family, []).append(name)
+                chains.setdefault(spec, []).append(name)
             else:
-                self._compiled[family, digest] = derived
+                self._compiled[spec, wanted] = derived
+        for spec, name in transaction.sets():
+            if (spec, digest(transaction.base_chains[spec].generated.set_text(name))) not in self._sets:
+                sets.setdefault(spec, []).append(name)
         replaced = (table.base_chains for table in transaction.tables)
-        return chains, [
-            base_chains.family
-            for base_chains in replaced
-            if (base_chains.family, base_chains.schema) not in self._declared
-        ]
+        undeclared = [fixed.spec for fixed in replaced if (fixed.spec, fixed.schema) not in self._declared]
+        return {
+            spec: Names(chains.get(spec, ()), sets.get(spec, ()))
+            for spec in dict.fromkeys((*chains, *sets, *undeclared))
+        }
 
-    def _derived(self, live: Live, family: Family, name: str) -> CompiledChain | None:
-        """`lb-N` or `pick-N`, where the one for 1 is known."""
-        model = model_of(name)
-        if model is None:
+    def _derived(self, live: Live, base_chains: BaseChains, name: str) -> CompiledChain | None:
+        """A chain that differs from another one in a number, where that is known."""
+        model_name = None if name in base_chains.chains else base_chains.generated.model(name)
+        if model_name is None:
             return None
-        compiled = self._compiled.get((family, balance_chain(family, model).digest))
-        compiled = compiled or live_model(live.tables.get(family), family, model)
+        model = base_chains.chain(model_name)
+        compiled = self._compiled.get((base_chains.spec, model.digest))
+        compiled = compiled or live_model(live.tables.get(base_chains.spec), model)
         return derive_chain(compiled, name) if compiled else None
 
     def _known(self, transaction: Transaction) -> Compiled:
         """Of what the transaction writes, all that is compiled."""
-        chains = {}
-        for family, name in transaction.chains():
-            compiled = self._compiled.get((family, chain_of(transaction.base_chains[family], name).digest))
+        chains, tables, sets = {}, {}, {}
+        for spec, name in transaction.chains():
+            compiled = self._compiled.get((spec, transaction.base_chains[spec].chain(name).digest))
             if compiled is not None:
-                chains[family, name] = compiled
-        tables = {}
+                chains[spec, name] = compiled
         for table in transaction.tables:
-            family = table.base_chains.family
-            declared = self._declared.get((family, table.base_chains.schema))
+            declared = self._declared.get((table.spec, table.base_chains.schema))
             if declared is not None:
-                tables[family] = declared
-        return Compiled(chains, tables)
+                tables[table.spec] = declared
+        for spec, name in transaction.sets():
+            declaration = self._sets.get((spec, digest(transaction.base_chains[spec].generated.set_text(name))))
+            if declaration is not None:
+                sets[spec, name] = declaration
+        return Compiled(chains, tables, sets)
 
-    def _check_text(self, transaction: Transaction, live: Live) -> Compiled:
-        """Shows nft what it would have to compile; what is known anyway, and empty chains for what is not."""
-        missing, _ = self._missing(transaction, live)
-        families = dict.fromkeys([*missing, *(table.base_chains.family for table in transaction.tables)])
-        replaced = {table.base_chains.family: table for table in transaction.tables}
+    def _check_text(self, transaction: Transaction, live: Live) -> Compiled | None:
+        """Shows nft what it would have to compile; what is known anyway, and empty chains for what is not.
+
+        None where a set is not known: then nothing more can be checked.
+        """
+        missing = self._missing(transaction, live)
+        replaced = {table.spec: table for table in transaction.tables}
         commands = chain.from_iterable(
-            text.render_table(replaced[family].base_chains, replaced[family].entries)
-            if family in replaced
-            else scratch_table_text(transaction.base_chains[family], missing[family])
-            for family in families
+            text.render_table(replaced[spec].base_chains, replaced[spec].entries)
+            if spec in replaced
+            else scratch_table_text(transaction.base_chains[spec], missing[spec])
+            for spec in dict.fromkeys((*missing, *replaced))
         )
-        self._scratch_table.check("".join(commands), list(families))
+        self._scratch_table.check("".join(commands), list(dict.fromkeys((*missing, *replaced))))
+        if any(names.sets for spec, names in missing.items() if spec not in replaced):
+            return None
         known = self._known(transaction)
-        unknown = {(family, name): CompiledChain(b"", ()) for family, names in missing.items() for name in names}
-        return Compiled({**known.chains, **unknown}, known.tables)
+        unknown = {(spec, name): CompiledChain(b"", ()) for spec, names in missing.items() for name in names.chains}
+        return Compiled({**known.chains, **unknown}, known.tables, known.sets)
 
-    def _keep_in_front(self, family: Family) -> None:
+    def _keep_in_front(self, spec: TableSpec) -> None:
         """Lets packets meet the table that is to be replaced before the one that replaces it.
 
         The kernel puts a new hook in front of others of its priority. A packet could pass it just before the new table
         is in force, and arrive at the old table's when that has gone.
         """
         try:
-            copies = hooks_in_front(self._connection, family)
+            copies = hooks_in_front(self._connection, spec)
             if copies:
                 self._connection.commit(copies)
         except messages.InterruptedDumpError as error:
@@ -294,18 +304,18 @@ class Kernel:
         filled before, in portions, without the chains that packets meet.
         """
         for table in tables:
-            self._keep_in_front(table.base_chains.family)
+            self._keep_in_front(table.spec)
         last: list[Change] = []
-        filled: list[Family] = []
+        filled: list[TableSpec] = []
         with self._own_load():
             try:
                 for table in tables:
-                    family = table.base_chains.family
+                    spec = table.spec
                     body = chain(table.frame(), table.elements())
-                    if self._connection.table(family, TABLE) is not None:
-                        last += (DeleteTable(family), *body)
+                    if self._connection.table(spec.family, spec.name) is not None:
+                        last += (DeleteTable(spec), *body)
                     else:
-                        filled.append(family)
+                        filled.append(spec)
                         for portion in self._portions(body, compiled):
                             self._commit(portion)
                     last += table.hooks()
@@ -326,17 +336,17 @@ class Kernel:
             size += len(data)
         yield portion
 
-    def _withdraw(self, families: Iterable[Family]) -> None:
+    def _withdraw(self, specs: Iterable[TableSpec]) -> None:
         """Removes what was filled and will not be finished."""
-        for family in families:
+        for spec in specs:
             with suppress(messages.KernelError):
-                self._connection.commit([messages.delete_table(family, TABLE)])
+                self._connection.commit([messages.delete_table(spec.family, spec.name)])
 
     def _check_load(self, tables: Iterable[ReplaceTable], compiled: Compiled) -> None:
         """Each portion of elements together with the sets and rules; so does the last, with the hooks."""
         for table in tables:
-            family = table.base_chains.family
-            there = [DeleteTable(family)] if self._connection.table(family, TABLE) is not None else []
+            spec = table.spec
+            there = [DeleteTable(spec)] if self._connection.table(spec.family, spec.name) is not None else []
             frame = _messages(chain(there, table.frame()), compiled)
             for portion in self._portions(table.elements(), compiled):
                 self._send([*frame, *portion], self._connection.check)
@@ -384,12 +394,11 @@ def _messages(changes: Iterable[Change], compiled: Compiled) -> list[Message]:
 
 def _loaded(table: ReplaceTable, compiled: Compiled) -> LiveTable:
     """What the kernel holds after a load."""
-    family, base_chains = table.base_chains.family, table.base_chains
-    declared_as = compiled.tables[family].listed_as
-    live = LiveTable(base_chains.schema, declared_as, declared_as)
+    declared_as = compiled.tables[table.spec].listed_as
+    live = LiveTable(table.base_chains.schema, declared_as, declared_as)
     for name in table.chains:
-        written = compiled.chains[family, name]
-        live.note(name, chain_of(base_chains, name).digest, written.declaration, list(written.rules))
+        written = compiled.chains[table.spec, name]
+        live.note(name, table.base_chains.chain(name).digest, written.declaration, list(written.rules))
     return live
 
 
@@ -397,14 +406,14 @@ def _note_chains(transaction: Transaction, compiled: Compiled, live: Live) -> No
     """Follows in memory what a transaction did to the chains."""
     for change in chain.from_iterable(transaction.stages):
         if isinstance(change, DeleteTable):
-            live.tables.pop(change.family, None)
+            live.tables.pop(change.spec, None)
         elif isinstance(change, WriteRules):
-            written = compiled.chains[change.family, change.chain.name]
-            table = live.tables[change.family]
+            written = compiled.chains[change.spec, change.chain.name]
+            table = live.tables[change.spec]
             table.note(change.chain.name, change.chain.digest, written.declaration, list(written.rules))
         elif isinstance(change, DeleteChains):
             for name in change.names:
-                live.tables[change.family].forget(name)
+                live.tables[change.spec].forget(name)
 
 
 def _network_namespace() -> tuple[int, int]:

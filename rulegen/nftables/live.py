@@ -1,4 +1,4 @@
-"""The kernel's table, read back into entries.
+"""The tables that the kernel holds, read back into entries.
 
 In: a netlink connection. Out: `Live`: entries as the compiler makes them, and what is needed to change chains. A chain
 counts as what its fingerprint says it was loaded from, as long as the kernel still holds what it made of that text
@@ -8,13 +8,12 @@ not say what the kernel made of a text, as in a table that `nft -f` loaded, `unp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import repeat
 from struct import calcsize
 
-from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.netlink.nf_tables import (
     SET_ANONYMOUS,
@@ -26,10 +25,9 @@ from rulegen.netlink.nf_tables import (
     SET_TIMEOUT,
 )
 from rulegen.nftables import messages
-from rulegen.nftables.base_chains import AFFINITY_SIZE
-from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Field, Layout, SetSpec, Value
+from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value
 from rulegen.nftables.messages import Connection, Element, InterruptedDumpError, KernelError
-from rulegen.services.on_nftables.likely_keys import likely_keys
+from rulegen.nftables.tables import TableSpec
 
 ALTERED = Value(b"altered")
 # Among the fingerprints, which are of chains, that of the declarations of the sets.
@@ -53,7 +51,7 @@ class Fingerprint:
 
 @dataclass
 class LiveTable:
-    """One family's table. `schema`: the digest of its set declarations, "" when they are not rulegen's.
+    """A feature's table in one family. `schema`: the digest of its set declarations, "" when they are not rulegen's.
 
     `declared_as`: the digest of what the kernel lists of them, `noted_as` the same as it was when they were loaded ("":
     not known). `foreign`: by kind and name, with the kernel's number of the kind, what is none of rulegen's. `sizes`:
@@ -94,15 +92,15 @@ class LiveTable:
 class Live:
     """What the kernel holds of ours. A table with a foreign schema has no entries: it can only be replaced."""
 
-    tables: dict[Family, LiveTable] = field(default_factory=dict)
+    tables: dict[TableSpec, LiveTable] = field(default_factory=dict)
     entries: dict[EntryKey, Value] = field(default_factory=dict)
 
 
-def read(connection: Connection) -> Live:
-    """Reads both families' tables. Raises HostError when the ruleset keeps changing or may not be read."""
+def read(connection: Connection, specs: Sequence[TableSpec]) -> Live:
+    """Reads those of the tables that are there. Raises HostError when the ruleset keeps changing or may not be read."""
     for _ in range(_ATTEMPTS):
         try:
-            return _read(connection)
+            return _read(connection, specs)
         except InterruptedDumpError:
             continue
         except KernelError as error:
@@ -111,44 +109,44 @@ def read(connection: Connection) -> Live:
     raise HostError(f"the ruleset changed during each of {_ATTEMPTS} attempts to read it")
 
 
-def _read(connection: Connection) -> Live:
+def _read(connection: Connection, specs: Sequence[TableSpec]) -> Live:
     live = Live()
-    for family, layout in LAYOUTS.items():
-        table = read_table(connection, family)
+    for spec in specs:
+        table = read_table(connection, spec)
         if table is None:
             continue
-        live.tables[family] = table
+        live.tables[spec] = table
         if table.schema:
-            entries = _entries(connection, layout, table)
+            entries = _entries(connection, spec, table)
             live.entries = live.entries | entries if live.entries else entries
     return live
 
 
-def read_table(connection: Connection, family: Family) -> LiveTable | None:
+def read_table(connection: Connection, spec: TableSpec) -> LiveTable | None:
     """The table's chains, without its elements. Raises InterruptedDumpError, KernelError."""
+    family, name = spec.family, spec.name
     try:
-        info = connection.table(family, TABLE)
+        info = connection.table(family, name)
     except KernelError as error:
         if error.number in _NO_SUCH_FAMILY:
             return None
         raise
     if info is None:
         return None
-    layout = LAYOUTS[family]
-    sets = {found.name: found for found in connection.sets(family, TABLE)}
-    if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(layout, sets):
+    sets = {found.name: found for found in connection.sets(family, name)}
+    if info.is_dormant or not info.comment.startswith(_SCHEMA_COMMENT) or not _has_sets(spec, sets):
         return LiveTable("")
-    declared_as = declarations_digest(sets[set_spec.name].declaration for set_spec in layout.sets)
+    declared_as = declarations_digest(sets[set_spec.name].declaration for set_spec in spec.sets)
     table = LiveTable(info.comment.removeprefix(_SCHEMA_COMMENT), declared_as)
-    table.foreign = _foreign(connection, layout, sets)
+    table.foreign = _foreign(connection, spec, sets)
     table.sizes = {name: found.elements for name, found in sets.items()}
-    table.fingerprints = dict(_fingerprints(connection.elements(family, TABLE, layout.fingerprints.name)))
+    table.fingerprints = dict(_fingerprints(connection.elements(family, name, spec.fingerprints.name)))
     table.noted_as = table.fingerprints.pop(SETS, Fingerprint("", "")).loaded_as
     if table.is_declared and table.noted_as != declared_as:
         return LiveTable("")
-    for rule in connection.rules(family, TABLE):
+    for rule in connection.rules(family, name):
         table.rules.setdefault(rule.chain, []).append(rule.expressions)
-    for chain in connection.chains(family, TABLE):
+    for chain in connection.chains(family, name):
         table.declarations[chain.name] = chain.declaration
         table.listed_as[chain.name] = listing_digest(chain.declaration, table.rules.get(chain.name, []))
     return table
@@ -171,9 +169,14 @@ def declarations_digest(declarations: Iterable[bytes]) -> str:
     return listing_digest(b"", sorted(declarations))
 
 
-def _has_sets(layout: Layout, sets: Mapping[str, messages.SetInfo]) -> bool:
+def _has_sets(spec: TableSpec, sets: Mapping[str, messages.SetInfo]) -> bool:
+    """Whether all that the fixed text declares is there, and what comes and goes is as its name says."""
+    if any(set_spec.name not in sets for set_spec in spec.sets):
+        return False
     return all(
-        set_spec.name in sets and sets[set_spec.name][1:5] == _set_info(layout, set_spec) for set_spec in layout.sets
+        info[1:5] == _set_info(set_spec)
+        for name, info in sets.items()
+        if (set_spec := spec.set_named(name)) is not None
     )
 
 
@@ -194,29 +197,27 @@ SET_WORDS = ("set", "map")
 FLOWTABLE_WORD = "flowtable"
 
 
-def _foreign(connection: Connection, layout: Layout, sets: Mapping[str, messages.SetInfo]) -> dict[str, int]:
+def _foreign(connection: Connection, spec: TableSpec, sets: Mapping[str, messages.SetInfo]) -> dict[str, int]:
     """Sets without a name belong to a rule, and go with it."""
     found = {
         f"{SET_WORDS[bool(info.flags & (SET_MAP | SET_OBJECT_MAP))]} {name}": 0
         for name, info in sets.items()
-        if name not in layout.by_name and not info.flags & SET_ANONYMOUS
+        if not info.flags & SET_ANONYMOUS and spec.set_named(name) is None
     }
-    for kind, name in connection.objects(layout.family, TABLE):
+    for kind, name in connection.objects(spec.family, spec.name):
         found[f"{_OBJECT_WORDS.get(kind, f'object-{kind}')} {name}"] = kind
-    return found | {f"{FLOWTABLE_WORD} {name}": 0 for name in connection.flowtables(layout.family, TABLE)}
+    return found | {f"{FLOWTABLE_WORD} {name}": 0 for name in connection.flowtables(spec.family, spec.name)}
 
 
-def _set_info(layout: Layout, set_spec: SetSpec) -> tuple[int, int, int, int]:
-    """What the kernel says of a set or map that nft declared as the template has it: flags, lengths, size."""
+def _set_info(set_spec: SetSpec) -> tuple[int, int, int, int]:
+    """What the kernel says of a set or map that nft declared as the text has it: flags, lengths, size."""
     flags = SET_MAP if set_spec.data else 0
     if set_spec.interval:
         flags |= SET_INTERVAL | (SET_CONCATENATION if len(set_spec.key) > 1 else 0)
-    size = 0
-    if set_spec is layout.affinity:
+    if set_spec.size:
         flags |= SET_TIMEOUT | SET_DYNAMIC
-        size = AFFINITY_SIZE
     data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
-    return flags, set_spec.key_length, data_length, size
+    return flags, set_spec.key_length, data_length, set_spec.size
 
 
 def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprint]]:
@@ -226,37 +227,41 @@ def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprin
             yield words[0], Fingerprint(words[1], words[2] if len(words) == 3 else "")
 
 
-def _entries(connection: Connection, layout: Layout, table: LiveTable) -> dict[EntryKey, Value]:
+def _entries(connection: Connection, spec: TableSpec, table: LiveTable) -> dict[EntryKey, Value]:
     entries: dict[EntryKey, Value] = {}
     for name, listed_as in table.listed_as.items():
         known = table.fingerprints.get(name)
         intact = known is not None and known.loaded_as in {"", listed_as}
-        entries[layout.chains, name.encode()] = Value(known.loaded_from.encode()) if known and intact else ALTERED
+        entries[spec.chains, name.encode()] = Value(known.loaded_from.encode()) if known and intact else ALTERED
     for name in table.foreign:
-        entries[layout.foreign, name.encode()] = Value()
-    for set_spec in layout.set_specs:
-        if not set_spec.is_chains:
-            size = table.sizes.get(set_spec.name) or 0
-            found = _by_key(connection, set_spec, likely_keys(layout, set_spec, entries)) if size >= _LARGE else []
-            is_whole = len(found) == size >= _LARGE
-            if not is_whole:
-                found = list(_keyed(connection, set_spec))
-            # Hundreds of thousands, so without a line of Python for each.
-            keys, values = zip(*found, strict=True) if found else ((), ())
-            entries.update(zip(zip(repeat(set_spec), keys, strict=False), values, strict=True))
+        entries[spec.foreign, name.encode()] = Value()
+    coming_and_going = [
+        set_spec for name in table.sizes if name not in spec.by_name and (set_spec := spec.set_named(name)) is not None
+    ]
+    for set_spec in coming_and_going:
+        entries[spec.declared, set_spec.name.encode()] = Value()
+    for set_spec in (*spec.set_specs, *coming_and_going):
+        size = table.sizes.get(set_spec.name) or 0
+        found = _by_key(connection, set_spec, spec.likely_keys(set_spec, entries)) if size >= _LARGE else []
+        is_whole = len(found) == size >= _LARGE
+        if not is_whole:
+            found = list(_keyed(connection, set_spec))
+        # Hundreds of thousands, so without a line of Python for each.
+        keys, values = zip(*found, strict=True) if found else ((), ())
+        entries.update(zip(zip(repeat(set_spec), keys, strict=False), values, strict=True))
     return entries
 
 
 def _by_key(connection: Connection, set_spec: SetSpec, keys: list[bytes]) -> list[tuple[bytes, Value]]:
     """The elements of `keys` that are there; none when the ruleset changed meanwhile."""
     generation = connection.generation()
-    found = connection.lookup(set_spec, TABLE, keys)
+    found = connection.lookup(set_spec, keys)
     return found if connection.generation() == generation else []
 
 
-def unproven(live: Live, family: Family, desired: Mapping[EntryKey, Value]) -> list[str]:
+def unproven(live: Live, spec: TableSpec, desired: Mapping[EntryKey, Value]) -> list[str]:
     """The chains that count as what is wanted, though nobody has noted what the kernel made of their text."""
-    table, chains = live.tables[family], LAYOUTS[family].chains
+    table, chains = live.tables[spec], spec.chains
     return [
         name
         for name, known in table.fingerprints.items()
@@ -266,15 +271,15 @@ def unproven(live: Live, family: Family, desired: Mapping[EntryKey, Value]) -> l
     ]
 
 
-def prove(live: Live, family: Family, declared_as: str, listed_as: Mapping[str, str]) -> None:
+def prove(live: Live, spec: TableSpec, declared_as: str, listed_as: Mapping[str, str]) -> None:
     """Corrects what counted as wanted and is something else: the whole table, or chains.
 
     `declared_as` and `listed_as`: what the kernel makes of the set declarations, and of the chains that are unproven.
     """
-    table, chains = live.tables[family], LAYOUTS[family].chains
+    table, chains = live.tables[spec], spec.chains
     if not table.is_declared and table.declared_as != declared_as:
-        live.tables[family] = LiveTable("")
-        for entry in [entry for entry in live.entries if entry[0].family is family]:
+        live.tables[spec] = LiveTable("")
+        for entry in [entry for entry in live.entries if entry[0].spec is spec]:
             del live.entries[entry]
         return
     for name, digest in listed_as.items():
@@ -284,8 +289,8 @@ def prove(live: Live, family: Family, declared_as: str, listed_as: Mapping[str, 
 
 def _keyed(connection: Connection, set_spec: SetSpec) -> Iterator[tuple[bytes, Value]]:
     if not set_spec.interval:
-        return connection.entries(set_spec, TABLE)
-    elements = connection.elements(set_spec.family, TABLE, set_spec.name)
+        return connection.entries(set_spec)
+    elements = connection.elements(set_spec.family, set_spec.table, set_spec.name)
     if len(set_spec.key) > 1:
         return ((element.key + (element.key_end or element.key), element.value) for element in elements)
     return _ranges(set_spec.key[0], elements)

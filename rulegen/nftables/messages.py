@@ -123,7 +123,7 @@ from rulegen.netlink.nf_tables import (
     VERDICT_CHAIN,
     VERDICT_CODE,
 )
-from rulegen.nftables.layout import SetSpec, Value
+from rulegen.nftables.elements import SetSpec, Value
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
@@ -327,7 +327,7 @@ def with_modulus(expressions: bytes, modulus: int) -> bytes:
     raise ValueError("a rule without numgen")
 
 
-def add_elements(set_spec: SetSpec, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
+def add_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`add element ip rulegen NAME { ... }`; as many as `chunks` gives."""
     before_key, before_data = _frame(set_spec)
     items: list[bytes] = []
@@ -336,7 +336,7 @@ def add_elements(set_spec: SetSpec, table: str, entries: list[tuple[bytes, Value
             items += _items(set_spec, key, value)
         else:
             items.append(b"".join((before_key, key, before_data, value.data)))
-    return _elements(NEWSETELEM, REQUEST | CREATE, set_spec, table, items)
+    return _elements(NEWSETELEM, REQUEST | CREATE, set_spec, items)
 
 
 @lru_cache(maxsize=128)
@@ -353,24 +353,22 @@ def _frame(set_spec: SetSpec) -> tuple[bytes, bytes | None]:
     return before_key, frame[len(before_key) + len(key) : len(frame) - len(data)]
 
 
-def add_expiring_element(
-    set_spec: SetSpec, table: str, entry: tuple[bytes, Value], times: tuple[int, int]
-) -> bytearray:
+def add_expiring_element(set_spec: SetSpec, entry: tuple[bytes, Value], times: tuple[int, int]) -> bytearray:
     """`add element ip rulegen NAME { KEY timeout T expires E : DATA }`; `times` are both, in milliseconds."""
     timeout, expiration = (time.to_bytes(8, "big") for time in times)
     element = _key(entry[0]) + _content(set_spec, entry[1])
     element += attribute(ELEMENT_TIMEOUT, timeout) + attribute(ELEMENT_EXPIRATION, expiration)
-    return _elements(NEWSETELEM, REQUEST | CREATE, set_spec, table, [element])
+    return _elements(NEWSETELEM, REQUEST | CREATE, set_spec, [element])
 
 
-def delete_elements(set_spec: SetSpec, table: str, entries: list[tuple[bytes, Value]]) -> bytearray:
+def delete_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`delete element ip rulegen NAME { ... }`; values do not count."""
     items = [item for key, _ in entries for item in _items(set_spec, key, None)]
-    return _elements(DELSETELEM, REQUEST, set_spec, table, items)
+    return _elements(DELSETELEM, REQUEST, set_spec, items)
 
 
-def _elements(kind: int, flags: int, set_spec: SetSpec, table: str, items: list[bytes]) -> bytearray:
-    payload = text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, set_spec.name)
+def _elements(kind: int, flags: int, set_spec: SetSpec, items: list[bytes]) -> bytearray:
+    payload = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
     listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, LIST_ITEM | NESTED) + item for item in items])
     payload += attribute(ELEMENTS | NESTED, listed)
     return message(kind, flags, _FAMILY_NUMBERS[set_spec.family], payload)
@@ -684,35 +682,37 @@ class Connection:
         tables = (dict(attributes(answer)) for answer in listed)
         return [text_of(parts[FLOWTABLE_NAME]) for parts in tables if text_of(parts[FLOWTABLE_TABLE]) == table]
 
-    def entries(self, set_spec: SetSpec, table: str) -> Iterator[tuple[bytes, Value]]:
+    def entries(self, set_spec: SetSpec) -> Iterator[tuple[bytes, Value]]:
         """The keys and values of a set or map without intervals; much faster than `elements`."""
-        wanted = text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, set_spec.name)
+        wanted = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
         for answer in self._dump(GETSETELEM, _FAMILY_NUMBERS[set_spec.family], wanted):
             for kind, payload in attributes(answer):
                 if kind == ELEMENTS:
                     yield from _plain_entries(set_spec, payload) or _any_entries(payload)
 
-    def lookup(self, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
+    def lookup(self, set_spec: SetSpec, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
         """Those of `keys`, in a set or map without intervals, that are there."""
         found: list[tuple[bytes, Value]] = []
         position = 0
         while position < len(keys):
             part = keys[position : position + _KEYS_PER_REQUEST]
-            payloads, is_complete = self._get_elements(set_spec, table, part)
+            payloads, is_complete = self._get_elements(set_spec, part)
             found += _plain_entries(set_spec, b"".join(payloads)) or _any_entries(b"".join(payloads))
             # The kernel answers up to the first that is not there.
             position += len(payloads) + (not is_complete)
         return found
 
-    def _get_elements(self, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
+    def _get_elements(self, set_spec: SetSpec, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
         """The lists of one element that answer a request for `keys`, and whether there is one for each."""
         self._sequence += 1
-        request = _elements(GETSETELEM, REQUEST | ACK, set_spec, table, [_key(key) for key in keys])
+        request = _elements(GETSETELEM, REQUEST | ACK, set_spec, [_key(key) for key in keys])
         struct.pack_into("=I", request, 8, self._sequence)
         self._socket.send(request)
         # An answer is as the request: the names of the table and of the set, then the list.
         start = (
-            HEADER.size + 4 + len(text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, set_spec.name))
+            HEADER.size
+            + 4
+            + len(text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name))
         )
         payloads: list[bytes] = []
         while True:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +18,6 @@ from typing import NamedTuple
 from rulegen.errors import HostError, printable
 from rulegen.netlink.messages import HEADER, NETLINK_NETFILTER, attributes
 from rulegen.netlink.nf_tables import GENERATION_ID, GENERATION_PROCESS_ID, GENERATION_PROCESS_NAME, NEWGEN
-from rulegen.nftables.layout import TABLE
 
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
@@ -26,8 +25,6 @@ _NETLINK_DROP_MEMBERSHIP = 2
 _GROUP_NFTABLES = 7
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
-# In every message but that of a generation, the first attribute is the name of the table.
-_OF_OUR_TABLE = struct.pack("=HH", 5 + len(TABLE), 1) + TABLE.encode() + b"\0"
 _BODY = HEADER.size + 4
 
 
@@ -48,12 +45,15 @@ class Monitor:
     """Listens in the network namespace of the thread that opens it. Raises HostError when the kernel refuses that.
 
     `own_port`: whose commits are not told; those that nft makes for this program have other ports. `generation`: asks
-    the kernel for the number of the ruleset, which grows by one with each commit.
+    the kernel for the number of the ruleset, which grows by one with each commit. `tables`: the names of those that are
+    looked at, of whatever family.
     """
 
-    def __init__(self, own_port: int, generation: Callable[[], int]) -> None:
+    def __init__(self, own_port: int, generation: Callable[[], int], tables: Collection[str]) -> None:
         self._own_port = own_port
         self._generation = generation
+        # In every message but that of a generation, the first attribute is the name of the table.
+        self._tables = tuple(struct.pack("=HH", 5 + len(name), 1) + name.encode() + b"\0" for name in tables)
         # Those that nft made for us, and that were not met yet.
         self._own_generations: set[int] = set()
         self._touched = False
@@ -135,7 +135,7 @@ class Monitor:
                         yield ForeignCommit(process)
                     self._own_generations.discard(generation)
                     self._touched = False
-                elif data.startswith(_OF_OUR_TABLE, offset + _BODY):
+                elif data.startswith(self._tables, offset + _BODY):
                     self._touched = True
             offset += (length + 3) & ~3
 

@@ -8,18 +8,19 @@ and it is known beforehand as what they will be listed. nft itself could not do 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rulegen.config import Family
+from rulegen.netlink.nf_tables import SET_ANONYMOUS
 from rulegen.nftables import messages
-from rulegen.nftables.base_chains import BaseChains, balance_chain, balance_chain_text, is_balance_chain
-from rulegen.nftables.layout import IP_KEYWORD, TABLE
 from rulegen.nftables.live import LiveTable, declarations_digest, listing_digest
 from rulegen.nftables.messages import Connection
+from rulegen.nftables.tables import BaseChains, Chain, TableSpec
 
-SCRATCH_TABLE = f"{TABLE}-scratch"
+_LOOKUP = re.compile(r"@([A-Za-z0-9._/-]+)")
+_JUMP = re.compile(r"\b(?:jump|goto) ([A-Za-z0-9._/-]+)")
 _IN_FRONT = "-in-front"
 
 
@@ -47,85 +48,118 @@ class CompiledTable(NamedTuple):
         return declarations_digest(self.sets)
 
 
+class Scratch(NamedTuple):
+    """What has become of the text of one table; `chains` and `sets` (those that come and go) by name."""
+
+    table: CompiledTable
+    chains: dict[str, CompiledChain]
+    sets: dict[str, bytes]
+
+
 @dataclass(frozen=True)
 class Compiled:
-    """What transactions are made of that only nft can make: chains by family and name, tables by family."""
+    """What transactions are made of that only nft can make.
 
-    chains: Mapping[tuple[Family, str], CompiledChain]
-    tables: Mapping[Family, CompiledTable]
+    Chains and sets that come and go by table and name, tables' fixed sets by table.
+    """
+
+    chains: Mapping[tuple[TableSpec, str], CompiledChain]
+    tables: Mapping[TableSpec, CompiledTable]
+    sets: Mapping[tuple[TableSpec, str], bytes]
 
 
-def scratch_table_text(base_chains: BaseChains, names: Iterable[str]) -> str:
-    """The fixed part with the balance chains among `names`, as a table of another name that hooks into nothing."""
-    ip = IP_KEYWORD[base_chains.family]
-    head, _, rest = base_chains.text.partition(f"table {ip} {TABLE} {{\n")
-    del head
-    body = rest.rpartition("}\n")[0]
-    chains = {"lb-1", *names}  # the fixed part itself jumps to lb-1
-    balance = "".join(balance_chain_text(base_chains.family, name) for name in sorted(chains) if is_balance_chain(name))
+class Names(NamedTuple):
+    """What of a table is to be compiled besides its fixed text."""
+
+    chains: Collection[str] = ()
+    sets: Collection[str] = ()
+
+
+def scratch_name(spec: TableSpec) -> str:
+    """The table in which nft compiles what is to stand in another."""
+    return f"{spec.name}-scratch"
+
+
+def scratch_table_text(base_chains: BaseChains, names: Names) -> str:
+    """The fixed part, with what comes and goes of these names, as a table of another name that hooks into nothing.
+
+    Chains that are led to and not among these are there without rules, and sets that are looked up, too.
+    """
+    spec, generated = base_chains.spec, base_chains.generated
+    name = f"{spec.ip} {scratch_name(spec)}"
+    body = base_chains.text.partition(f"table {spec} {{\n")[2].rpartition("}\n")[0]
+    chains = base_chains.generated_among({*generated.required, *names.chains})
+    blocks = [generated.chain_text(one) for one in chains]
+    looked_up, led_to = _referred("".join(blocks))
+    stubs = [f"\tchain {one} {{\n\t}}\n" for one in sorted(led_to.difference(chains, base_chains.chains))]
+    sets = [generated.set_text(one) for one in sorted({*names.sets, *looked_up.difference(spec.by_name)})]
     return (
-        f"add table {ip} {SCRATCH_TABLE}\ndelete table {ip} {SCRATCH_TABLE}\n"
-        f"table {ip} {SCRATCH_TABLE} {{\n\tflags dormant\n{body}{balance}}}\n"
+        f"add table {name}\ndelete table {name}\ntable {name} {{\n\tflags dormant\n{body}"
+        f"{''.join((*sets, *stubs, *blocks))}}}\n"
     )
 
 
-def read_scratch_table(connection: Connection, family: Family) -> tuple[CompiledTable, dict[str, CompiledChain]]:
+def _referred(text: str) -> tuple[set[str], set[str]]:
+    """The names of the sets and of the chains in rules."""
+    rules = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return set(_LOOKUP.findall(rules)), set(_JUMP.findall(rules))
+
+
+def read_scratch_table(connection: Connection, spec: TableSpec) -> Scratch:
     """What has become of a scratch table's text. Raises InterruptedDumpError, KernelError."""
+    family, name = spec.family, scratch_name(spec)
     rules: dict[str, list[bytes]] = {}
-    for rule in connection.rules(family, SCRATCH_TABLE):
+    for rule in connection.rules(family, name):
         rules.setdefault(rule.chain, []).append(rule.expressions)
     chains = {
         chain.name: CompiledChain(chain.declaration, tuple(rules.get(chain.name, ())))
-        for chain in connection.chains(family, SCRATCH_TABLE)
+        for chain in connection.chains(family, name)
     }
-    table = connection.table(family, SCRATCH_TABLE)
-    sets = tuple(info.declaration for info in connection.sets(family, SCRATCH_TABLE))
-    return CompiledTable(table.comment_attribute if table else b"", sets), chains
+    table = connection.table(family, name)
+    sets = {info.name: info.declaration for info in connection.sets(family, name) if not info.flags & SET_ANONYMOUS}
+    fixed = tuple(declaration for one, declaration in sets.items() if one in spec.by_name)
+    others = {one: declaration for one, declaration in sets.items() if one not in spec.by_name}
+    return Scratch(CompiledTable(table.comment_attribute if table else b"", fixed), chains, others)
 
 
-def model_of(name: str) -> str | None:
-    """The chain from which one of those that stand once for each number is made; None for any other."""
-    kind = name.rpartition("-")[0]
-    return f"{kind}-1" if kind in {"lb", "pick"} and is_balance_chain(name) else None
-
-
-def live_model(table: LiveTable | None, family: Family, name: str) -> CompiledChain | None:
-    """The chain `lb-1` or `pick-1`, if it is in the kernel as it should be."""
+def live_model(table: LiveTable | None, model: Chain) -> CompiledChain | None:
+    """A chain without a hook, if it is in the kernel as it should be."""
     if table is None:
         return None
-    known = table.fingerprints.get(name)
-    rules = table.rules.get(name, [])
-    intact = known is not None and rules and known.loaded_as == table.listed_as.get(name)
-    if known is None or not intact or known.loaded_from != balance_chain(family, name).digest:
+    known = table.fingerprints.get(model.name)
+    rules = table.rules.get(model.name, [])
+    intact = known is not None and rules and known.loaded_as == table.listed_as.get(model.name)
+    if known is None or not intact or known.loaded_from != model.digest:
         return None
     return CompiledChain(b"", tuple(rules))
 
 
 def derive_chain(model: CompiledChain, name: str) -> CompiledChain:
-    """The chain `lb-N` or `pick-N`, made from the one for 1."""
+    """A chain that differs from its model by the modulus of the first `numgen`, the number at the end of its name."""
     first, *others = model.rules
     return CompiledChain(b"", (messages.with_modulus(first, int(name.rpartition("-")[2])), *others))
 
 
-def hooks_in_front(connection: Connection, family: Family) -> list[bytearray]:
-    """Messages that hook in a second time, one step earlier, all that rulegen's table hooks in, whatever that is.
+def hooks_in_front(connection: Connection, spec: TableSpec) -> list[bytearray]:
+    """Messages that hook in a second time, one step earlier, all that a table hooks in, whatever that is.
 
     None for a hook that has its copy already, from an attempt that went no further.
     """
-    chains = {chain.name: chain.declaration for chain in connection.chains(family, TABLE) if chain.declaration}
+    family, table = spec.family, spec.name
+    chains = {chain.name: chain.declaration for chain in connection.chains(family, table) if chain.declaration}
     copies = {
         name: f"{name}{_IN_FRONT}"
         for name in chains
         if not name.endswith(_IN_FRONT) and f"{name}{_IN_FRONT}" not in chains
     }
     found = [
-        messages.new_chain(family, TABLE, copy, messages.one_step_earlier(chains[name]))
+        messages.new_chain(family, table, copy, messages.one_step_earlier(chains[name]))
         for name, copy in copies.items()
     ]
     if found:
         found += (
-            messages.new_rule(family, TABLE, copies[rule.chain], rule.expressions)
-            for rule in connection.rules(family, TABLE)
+            messages.new_rule(family, table, copies[rule.chain], rule.expressions)
+            for rule in connection.rules(family, table)
             if rule.chain in copies
         )
     return found

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, closing
 
-from rulegen.config import Family
 from rulegen.errors import HostError, StaleError, printable
 from rulegen.nftables import messages
-from rulegen.nftables.base_chains import BaseChains
-from rulegen.nftables.layout import IP_KEYWORD, TABLE
 from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError
 from rulegen.nftables.nft_process import NftDiedError, NftProcess, NoNamespaceError
-from rulegen.nftables.rules import SCRATCH_TABLE, CompiledChain, CompiledTable, read_scratch_table, scratch_table_text
+from rulegen.nftables.rules import Names, Scratch, read_scratch_table, scratch_name, scratch_table_text
+from rulegen.nftables.tables import BaseChains, TableSpec
 
 _ATTEMPTS = 20
 _NAMED = 4
@@ -35,16 +33,14 @@ class ScratchTable:
         # Why nft cannot have a namespace of its own; None while it can, as far as is known.
         self._why_beside: str | None = None
 
-    def compile(
-        self, wanted: Mapping[Family, tuple[BaseChains, Collection[str]]]
-    ) -> dict[Family, tuple[CompiledTable, dict[str, CompiledChain]]]:
-        """Each fixed part with its balance chains of these names. Raises HostError, ApplyError, StaleError."""
-        texts = {family: scratch_table_text(base_chains, names) for family, (base_chains, names) in wanted.items()}
+    def compile(self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]) -> dict[TableSpec, Scratch]:
+        """Each fixed part with what comes and goes of these names. Raises HostError, ApplyError, StaleError."""
+        texts = {spec: scratch_table_text(base_chains, names) for spec, (base_chains, names) in wanted.items()}
         with closing(self._start(wanted)) as nft:
             if self._why_beside is not None:
-                return {family: self._compile_beside(nft, family, text) for family, text in texts.items()}
+                return {spec: self._compile_beside(nft, spec, text) for spec, text in texts.items()}
             self._run(nft, "".join(texts.values()), list(texts))
-            return {family: _read(nft.connection, family) for family in texts}
+            return {spec: _read(nft.connection, spec) for spec in texts}
 
     def can_compile_apart(self) -> bool:
         """Whether compiling changes nothing in this namespace, not even for a moment. Raises HostError."""
@@ -52,12 +48,12 @@ class ScratchTable:
             self._start(()).close()
         return self._why_beside is None
 
-    def check(self, commands: str, families: Collection[Family]) -> None:
+    def check(self, commands: str, specs: Collection[TableSpec]) -> None:
         """Has nft check commands where nothing can be compiled apart. Raises HostError, ApplyError, StaleError."""
-        with closing(self._start(families)) as nft:
-            self._run(nft, commands, families, check=True)
+        with closing(self._start(specs)) as nft:
+            self._run(nft, commands, specs, check=True)
 
-    def _start(self, families: Collection[Family]) -> NftProcess:
+    def _start(self, specs: Collection[TableSpec]) -> NftProcess:
         try:
             if self._why_beside is None:
                 try:
@@ -66,7 +62,7 @@ class ScratchTable:
                     self._why_beside = str(error)
             return NftProcess(alone=False)
         except NftDiedError as error:
-            raise HostError(self._explained(error, families)) from error
+            raise HostError(self._explained(error, specs)) from error
 
     @staticmethod
     def _start_apart() -> NftProcess:
@@ -79,35 +75,33 @@ class ScratchTable:
             raise NoNamespaceError(str(error)) from error
         return nft
 
-    def _run(self, nft: NftProcess, commands: str, families: Collection[Family], *, check: bool = False) -> None:
+    def _run(self, nft: NftProcess, commands: str, specs: Collection[TableSpec], *, check: bool = False) -> None:
         try:
             nft.run(commands, check=check)
         except NftDiedError as error:
-            raise HostError(self._explained(error, families)) from error
+            raise HostError(self._explained(error, specs)) from error
 
-    def _compile_beside(
-        self, nft: NftProcess, family: Family, text: str
-    ) -> tuple[CompiledTable, dict[str, CompiledChain]]:
+    def _compile_beside(self, nft: NftProcess, spec: TableSpec, text: str) -> Scratch:
         for _ in range(_ATTEMPTS):
             with self._own_commit():
-                self._run(nft, text, [family])
+                self._run(nft, text, [spec])
             try:
                 try:
-                    return _read(self._connection, family)
+                    return _read(self._connection, spec)
                 finally:
-                    self._connection.commit([messages.delete_table(family, SCRATCH_TABLE)])
+                    self._connection.commit([messages.delete_table(spec.family, scratch_name(spec))])
             except InterruptedDumpError:
                 continue
             except KernelError as error:
                 raise StaleError(f"cannot compile rules: {error}") from error
         raise StaleError(f"the ruleset changed during each of {_ATTEMPTS} attempts to compile rules")
 
-    def _explained(self, error: NftDiedError, families: Collection[Family]) -> str:
-        tables = ", ".join(f"{IP_KEYWORD[family]} {TABLE}" for family in families)
+    def _explained(self, error: NftDiedError, specs: Collection[TableSpec]) -> str:
+        tables = ", ".join(map(str, specs))
         what = f"nft {error}" + (f" at the rules of table {tables}" if tables else "")
         if self._why_beside is None:
             return f"{what}, alone in a network namespace: is the package nftables intact?"
-        others = [table for table in self._connection.tables_with_sets() if table.split(" ")[1] not in _OWN]
+        others = [table for table in self._connection.tables_with_sets() if not _is_own(table)]
         if not others:
             return f"{what}: is the package nftables intact?"
         named = ", ".join(map(printable, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")
@@ -118,10 +112,12 @@ class ScratchTable:
         )
 
 
-_OWN = {TABLE, SCRATCH_TABLE}
+def _is_own(table: str) -> bool:
+    name = table.partition(" ")[2]
+    return name == "rulegen" or name.startswith("rulegen-")
 
 
-def _read(connection: Connection, family: Family) -> tuple[CompiledTable, dict[str, CompiledChain]]:
-    if connection.table(family, SCRATCH_TABLE) is None:
-        raise HostError(f"nft has not made the table {IP_KEYWORD[family]} {TABLE} that it says it has made")
-    return read_scratch_table(connection, family)
+def _read(connection: Connection, spec: TableSpec) -> Scratch:
+    if connection.table(spec.family, scratch_name(spec)) is None:
+        raise HostError(f"nft has not made the table {spec} that it says it has made")
+    return read_scratch_table(connection, spec)

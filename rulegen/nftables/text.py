@@ -8,32 +8,21 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rulegen.config import Family
 from rulegen.errors import InputError, shown
-from rulegen.nftables.base_chains import BaseChains, balance_chain_text, digest, is_balance_chain
-from rulegen.nftables.layout import (
-    IP_KEYWORD,
-    LAYOUTS,
-    TABLE,
-    EntryKey,
-    Layout,
-    SetSpec,
-    Value,
-    element_text,
-    pack_register,
-    parse_element,
-)
+from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, pack_register, parse_element
+from rulegen.nftables.tables import BaseChains, Entries, TableSpec, digest
 from rulegen.rendered import END, RenderedLines
 
-_ELEMENTS_LINE = re.compile(r"^add element (ip6?) rulegen (\S+) \{$")
+_ELEMENTS_LINE = re.compile(r"^add element (ip6? \S+) (\S+) \{$")
 _REPLACED_LINE = re.compile(r"^delete table (\S+ \S+)$")
 _TABLE_LINE = re.compile(r"^table (\S+ \S+) \{")
+_SET_LINE = re.compile(r"^\t(?:set|map) (\S+) \{$")
 _CHAIN_LINE = re.compile(r"^\tchain (\S+) \{$")
 
 
-def render(base_chains: Mapping[Family, BaseChains], entries: Mapping[EntryKey, Value]) -> Iterator[str]:
+def render(base_chains: Mapping[TableSpec, BaseChains], entries: Mapping[EntryKey, Value]) -> Iterator[str]:
     """The whole ruleset as lines with their ends: loading it replaces rulegen's tables, and touches nothing else."""
     groups = group(entries)
     for chains in base_chains.values():
@@ -42,27 +31,31 @@ def render(base_chains: Mapping[Family, BaseChains], entries: Mapping[EntryKey, 
 
 
 def render_table(base_chains: BaseChains, groups: Mapping[SetSpec, Mapping[bytes, Value]]) -> Iterator[str]:
-    """One family's table; the first two lines make the file replace what is there, in the same transaction.
+    """One table; the first two lines make the file replace what is there, in the same transaction.
 
     Elements come after the fixed part: a rule that is added while its map is full costs the kernel a walk over the map.
     """
-    ip = IP_KEYWORD[base_chains.family]
-    layout = LAYOUTS[base_chains.family]
-    chains = balance_chains(groups.get(layout.chains, {}))
-    yield f"add table {ip} {TABLE}\n"
-    yield f"delete table {ip} {TABLE}\n"
+    spec, generated = base_chains.spec, base_chains.generated
+    loaded = groups.get(spec.chains, {})
+    chains = base_chains.generated_among(map(bytes.decode, loaded))
+    sets = sorted(map(bytes.decode, groups.get(spec.declared, {})))
+    yield f"add table {spec}\n"
+    yield f"delete table {spec}\n"
     for line in base_chains.text.splitlines(keepends=True):
         if line == "}\n":
-            for name in chains:
+            for block in (*map(generated.set_text, sets), *map(generated.chain_text, chains)):
                 yield "\n"
-                yield from balance_chain_text(base_chains.family, name).splitlines(keepends=True)
+                yield from block.splitlines(keepends=True)
         yield line
-    for set_spec in layout.set_specs:
-        if not set_spec.is_chains:
-            yield from _render_elements(set_spec, groups.get(set_spec, {}))
-    loaded = groups.get(layout.chains, {})
+    for set_spec in sets_of(spec, sets):
+        yield from _render_elements(set_spec, groups.get(set_spec, {}))
     notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*base_chains.chains, *chains))
-    yield from _render_elements(layout.fingerprints, dict(notes))
+    yield from _render_elements(spec.fingerprints, dict(notes))
+
+
+def sets_of(spec: TableSpec, names: Iterable[str]) -> list[SetSpec]:
+    """The sets with entries: the fixed ones, and those of the others that have these names."""
+    return [*spec.set_specs, *(found for name in names if (found := spec.set_named(name)) is not None)]
 
 
 def group(entries: Mapping[EntryKey, Value]) -> Mapping[SetSpec, dict[bytes, Value]]:
@@ -80,15 +73,9 @@ def in_order(set_spec: SetSpec, elements: Mapping[bytes, Value]) -> list[tuple[b
     return [(key, elements[key]) for key in keys]
 
 
-def balance_chains(chains: Iterable[bytes]) -> list[str]:
-    """The names of the chains that exist once for each number, in order."""
-    names = [name for name in map(bytes.decode, chains) if is_balance_chain(name)]
-    return sorted(names, key=lambda name: (name.rpartition("-")[0], int(name.rpartition("-")[2])))
-
-
 def _render_elements(set_spec: SetSpec, elements: Mapping[bytes, Value]) -> Iterator[str]:
     if elements:
-        yield f"add element {set_spec.ip} {TABLE} {set_spec.name} {{\n"
+        yield f"add element {set_spec.ip} {set_spec.table} {set_spec.name} {{\n"
         for key, value in in_order(set_spec, elements):
             yield f"\t{element_text(set_spec, key, value)},\n"
         yield "}\n"
@@ -103,27 +90,28 @@ def fingerprint(chain: str, loaded_from: str, loaded_as: str = "") -> tuple[byte
 # ---- the other way ----
 
 
-def parse(lines: Iterable[str], source: str) -> dict[EntryKey, Value]:
+def parse(lines: Iterable[str], source: str, specs: Sequence[TableSpec]) -> Entries:
     """The entries of a file that `render` wrote, all of it. Raises InputError with the file's name and line."""
-    reader = _Reader()
+    reader = _Reader(specs)
     rendered = RenderedLines(lines, source)
     for number, line in enumerate(rendered, 1):
         try:
             reader.take(line.rstrip("\n"))
         except InputError as error:
             raise InputError(f"{source}:{number}: {error}") from error
-    if reader.layout is None:
+    if reader.spec is None:
         raise InputError(f"{source}: expected a ruleset that `rulegen render` wrote, found no table of rulegen")
     rendered.check()
     return reader.entries
 
 
 class _Reader:
-    """Takes a rendered file line by line."""
+    """Takes a rendered file line by line. `specs`: the tables that may be in it."""
 
-    def __init__(self) -> None:
-        self.entries: dict[EntryKey, Value] = {}
-        self.layout: Layout | None = None
+    def __init__(self, specs: Sequence[TableSpec]) -> None:
+        self.entries: Entries = {}
+        self.spec: TableSpec | None = None
+        self._specs = {str(spec): spec for spec in specs}
         self._replaced = ""
         self._set_spec: SetSpec | None = None
         self._chain: list[str] = []
@@ -143,36 +131,40 @@ class _Reader:
         """A line outside of elements and rules."""
         if _CHAIN_LINE.match(line):
             self._chain = [line]
+        elif declared := _SET_LINE.match(line):
+            self._take_set(declared[1])
         elif table := _TABLE_LINE.match(line):
             self._take_table(table[1])
         elif replaced := _REPLACED_LINE.match(line):
             self._replaced = replaced[1]
         elif started := _ELEMENTS_LINE.match(line):
-            self._set_spec = _LAYOUT_OF[started[1]].by_name.get(started[2])
+            spec = self._specs.get(started[1])
+            self._set_spec = None if spec is None else spec.set_named(started[2])
             if self._set_spec is None:
                 raise InputError(f"expected a set or map that rulegen renders, got {started[2]!r}")
 
     def _take_table(self, table: str) -> None:
         """A listing begins with this line too; a rendered file says before that it replaces the table."""
-        family, _, name = table.partition(" ")
-        if name != TABLE or family not in _LAYOUT_OF or self._replaced != table:
+        if table not in self._specs or self._replaced != table:
             raise InputError(
                 f"expected what `rulegen render` writes, got table {shown(table)}: this looks like a listing of "
                 "`nft list`, which does not say what the rules were made from"
             )
-        self.layout = _LAYOUT_OF[family]
+        self.spec = self._specs[table]
+
+    def _take_set(self, name: str) -> None:
+        """Those of the fixed part are known."""
+        if self.spec is not None and name not in self.spec.by_name:
+            self.entries[self.spec.declared, name.encode()] = Value()
 
     def _take_element(self, set_spec: SetSpec, text: str) -> None:
         key, value = parse_element(set_spec, text)
-        if set_spec is not LAYOUTS[set_spec.family].fingerprints:
+        if self.spec is None or set_spec is not self.spec.fingerprints:
             self.entries[set_spec, key] = value
 
     def _take_rule(self, line: str) -> None:
         self._chain.append(line)
-        if line == "\t}" and self.layout is not None:
+        if line == "\t}" and self.spec is not None:
             name = self._chain[0].split()[1]
-            self.entries[self.layout.chains, name.encode()] = Value(digest("\n".join(self._chain)).encode())
+            self.entries[self.spec.chains, name.encode()] = Value(digest("\n".join(self._chain)).encode())
             self._chain = []
-
-
-_LAYOUT_OF = {word: LAYOUTS[family] for family, word in IP_KEYWORD.items()}

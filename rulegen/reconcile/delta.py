@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True)
-class Change(Generic[Value]):
-    """One entry whose value differs: what is live, and what is wanted."""
+class Change(NamedTuple, Generic[Value]):
+    """Something whose value differs: what it was, and what it is, or is wanted to be."""
 
     before: Value
     after: Value
+
+
+class Counts(NamedTuple):
+    """How many entries a Delta touches, by what becomes of them."""
+
+    added: int
+    changed: int
+    removed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,19 @@ class Delta(Generic[Key, Value]):
     def __len__(self) -> int:
         """The number of entries touched."""
         return len(self.added) + len(self.changed) + len(self.removed)
+
+    @property
+    def counts(self) -> Counts:
+        """The number of entries added, changed and removed."""
+        return Counts(len(self.added), len(self.changed), len(self.removed))
+
+    def merged(self, other: Delta[Key, Value]) -> Delta[Key, Value]:
+        """Both as one, where no entry is in both; where one is empty, the other itself."""
+        if not self:
+            return other
+        if not other:
+            return self
+        return Delta(self.added | other.added, self.changed | other.changed, self.removed | other.removed)
 
     def without(self, other: Delta[Key, Value]) -> Delta[Key, Value]:
         """Those entries that `other` does not touch."""

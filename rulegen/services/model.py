@@ -8,7 +8,7 @@ entries a target's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -170,6 +170,16 @@ class Changes(NamedTuple):
     health_checks: dict[HealthCheckKey, HealthCheck | None]
     findings: dict[ServiceKey, tuple[Finding, ...]]
     node_findings: tuple[Finding, ...] | None
+
+    @property
+    def items(self) -> Mapping[ServicePortKey, ServicePort | None]:
+        """See `reconcile.feature.Taken`."""
+        return self.service_ports
+
+    @property
+    def context(self) -> Mapping[Family, NodeSettings]:
+        """See `reconcile.feature.Taken`."""
+        return self.node
 
     def followed_by(self, later: Changes) -> Changes:
         """Both as one; of what is in both, the later."""

@@ -16,6 +16,7 @@ from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.transaction import plan
 from rulegen.reconcile.delta import diff
 from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.layout import SPECS
 from rulegen.services.store import Store
 from tests.builders import Item
 from tests.flows.world import World
@@ -74,7 +75,7 @@ class ProxyNode:
         self._store = Store(self._configuration)
         self._known = set()
         with self.lab.entered():
-            self._live = self._kernel.read()
+            self._live = self._kernel.read(SPECS)
         self._compiler = Compiler(self._configuration.families, self._configuration.masquerade_bit, self._live.entries)
         self._started = False
 
@@ -89,8 +90,8 @@ class ProxyNode:
             delta = diff(self._live.entries, desired)
             self._started = True
         if delta:
-            clients = self._kernel.clients(delta)
-            transaction = plan(delta, self._live, self._compiler.base_chains, desired, clients)
+            retimed = self._kernel.retimed(delta, SPECS)
+            transaction = plan(delta, self._live, self._compiler.base_chains, desired, retimed)
             with self.lab.entered():
                 self._kernel.commit(transaction, self._live)
         return len(delta)

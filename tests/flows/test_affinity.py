@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from rulegen.nftables import base_chains
+from rulegen.services.on_nftables import base_chains
 from tests.flows.scene import CLIENT, NODE, NODE_V6, POD, Scene
 from tests.flows.world import ELSEWHERE, HERE, Endpoint, Port, Service, State
 from tests.lab import Fate

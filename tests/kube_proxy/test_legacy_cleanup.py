@@ -9,12 +9,11 @@ import pytest
 
 from rulegen.agent.observers import legacy_cleanup
 from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
-from rulegen.agent.worker.reconciler import Sync
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.kube_proxy.rules import Found, find
 from rulegen.nftables.messages import Connection
 from rulegen.reconcile.delta import Delta
-from rulegen.services.model import NO_CHANGES
+from rulegen.reconcile.reconciler import Sync
 from tests.agent.running import wait_until
 
 pytestmark = pytest.mark.kernel
@@ -37,7 +36,7 @@ def test_rules_that_come_after_the_look_stay(monkeypatch: pytest.MonkeyPatch, va
     monkeypatch.setattr(legacy_cleanup, "find", find_before_they_come)
     with NetworkNamespace() as namespace, namespace.entered():
         made = LegacyCleanup((), lambda: None)
-        made.synced(Sync(True, Delta(), Delta(), {}, {}, NO_CHANGES, {}))
+        made.synced(Sync(True, Delta(), Delta(), {}, {}, {}))
         wait_until(lambda: "legacy cleanup" not in {thread.name for thread in threading.enumerate()}, 15.0)
         saved = subprocess.run([f"iptables-{variant}-save"], capture_output=True, text=True, check=True).stdout
     assert "-A OUTPUT -j KUBE-SERVICES" in saved

@@ -17,14 +17,16 @@ from rulegen.config import Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import HostError
 from rulegen.nftables import text
-from rulegen.nftables.diff_text import names_in
+from rulegen.nftables.elements import EntryKey, Value, data_text, key_text, unpack_register
 from rulegen.nftables.kernel import Kernel
-from rulegen.nftables.layout import LOCAL_LIST, EntryKey, Value, data_text, id_of, key_text, unpack_register
 from rulegen.nftables.live import Live
 from rulegen.nftables.messages import Connection
 from rulegen.nftables.transaction import AddElements, DeleteElements, Transaction, plan
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.on_nftables.compiler import Compiler, compile_ruleset
+from rulegen.services.on_nftables.layout import SPECS
+from rulegen.services.on_nftables.names import names_in
+from rulegen.services.on_nftables.registers import LOCAL_LIST, id_of
 from tests.builders import CONFIGURATION, Item, store
 
 Entries = Mapping[EntryKey, Value]
@@ -71,7 +73,7 @@ class Host:
 
     def read(self) -> Live:
         """What the kernel holds of rulegen's."""
-        return self.kernel.read()
+        return self.kernel.read(SPECS)
 
     def generation(self) -> int:
         """How many transactions were ever committed in this namespace, by anybody."""
@@ -100,7 +102,7 @@ class Host:
         with self.namespace.entered():
             self.kernel.prove(live, compiler.base_chains, desired)
         delta = diff(live.entries, desired)
-        return plan(delta, live, compiler.base_chains, desired, self.kernel.clients(delta))
+        return plan(delta, live, compiler.base_chains, desired, self.kernel.retimed(delta, SPECS))
 
     def commit(self, transaction: Transaction, live: Live) -> None:
         """Sends a transaction."""

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rulegen.config import Family
-from rulegen.nftables.base_chains import accepts_nodeports, service_ranges
-from rulegen.nftables.layout import LAYOUTS, Value
+from rulegen.nftables.elements import Value
+from rulegen.nftables.tables import Entries
 from rulegen.nftables.transaction import WriteRules
-from rulegen.services.on_nftables.compiler import Compiler, Entries
+from rulegen.services.on_nftables.base_chains import accepts_nodeports, service_ranges
+from rulegen.services.on_nftables.compiler import Compiler
+from rulegen.services.on_nftables.layout import LAYOUTS
 from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, service_cidr
 from tests.nftables.host import Host, compiled, elements_of, lines_of

@@ -11,7 +11,7 @@ import pytest
 
 from rulegen.claims import HOOKS
 from rulegen.config import Family
-from rulegen.nftables.layout import IP_KEYWORD
+from rulegen.nftables.elements import IP_KEYWORD
 from tests.builders import Item, endpoint, endpoint_slice, node, service, service_cidr
 from tests.lab import UPLINK, Fate, Lab, Packet
 from tests.lab.packets import NODE, build

@@ -9,12 +9,17 @@ import pytest
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.nftables import kernel
-from rulegen.nftables.layout import LAYOUTS, TABLE, EntryKey, Value, pack_register, service_port_of
+from rulegen.nftables.elements import EntryKey, Value, pack_register
+from rulegen.nftables.live_rules import LiveTables
 from rulegen.nftables.messages import Connection, KernelError, SetInfo
+from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.delta import diff
-from rulegen.targets.model import Difference
-from rulegen.targets.on_nftables import NftablesTarget
-from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, store
+from rulegen.reconcile.driver import Difference
+from rulegen.reconcile.once import apply_once, take_all
+from rulegen.services.on_nftables.layout import LAYOUTS, TABLE
+from rulegen.services.on_nftables.registers import service_port_of
+from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service
+from tests.kept import services_on
 from tests.nftables.host import Host, compiled, lines_of, rendered
 
 pytestmark = pytest.mark.kernel
@@ -115,7 +120,13 @@ def test_an_apply_begins_anew_when_others_were_quicker(host: Host, meddling: str
         shown.append(difference)
 
     with host.namespace.entered():
-        NftablesTarget().apply(store(*WEB), CONFIGURATION, meddle, dry_run=False)
+        services = services_on("nftables").services
+        services.store.set_objects(WEB)
+
+        def rules() -> LiveTables:
+            return LiveTables(host.kernel, CompilerSet.of([services], "nftables", CONFIGURATION))
+
+        apply_once(rules, take_all([services]), meddle, dry_run=False)
     assert len(shown) == (1 if "fingerprints" in meddling else 2)
     host.apply(*WEB)
     assert lines_of(host.delta(*WEB)) == []

@@ -13,17 +13,9 @@ from hypothesis.strategies import DataObject, DrawFn
 from rulegen.config import Family
 from rulegen.errors import InputError
 from rulegen.nftables import text
-from rulegen.nftables.layout import (
-    LAYOUTS,
-    MAX_COMMENT,
-    Field,
-    SetSpec,
-    Value,
-    element_text,
-    parse_element,
-    safe_comment,
-)
+from rulegen.nftables.elements import MAX_COMMENT, Field, SetSpec, Value, element_text, parse_element, safe_comment
 from rulegen.nftables.messages import Connection
+from rulegen.services.on_nftables.layout import LAYOUTS, SPECS
 from tests.builders import Item, endpoint_slice, service
 from tests.nftables.clusters import clusters
 from tests.nftables.host import Host, compiled, rendered
@@ -135,7 +127,7 @@ def test_hostile_names_stay_apart() -> None:
 def test_chains_are_noted_under_keys_of_their_own() -> None:
     numbers = [f"{kind}-{number}" for kind in ("lb", "pick") for number in range(1, 4097)]
     timeouts = [f"{kind}-{number}" for kind in ("sticky", "sticky-local") for number in range(1, 86401)]
-    base_chains = list(compiled([]).base_chains[Family.IPV4].chains)
+    base_chains = list(compiled([]).base_chains[LAYOUTS[Family.IPV4]].chains)
     names = (*base_chains, *numbers, *timeouts)
     assert len({zlib.crc32(name.encode()) for name in names}) == len(names)
 
@@ -148,7 +140,7 @@ def test_chains_are_noted_under_keys_of_their_own() -> None:
 def test_a_rendered_file_is_read_back(items: list[Item]) -> None:
     compiler = compiled(items)
     lines = rendered(compiler).splitlines(keepends=True)
-    assert text.parse(lines, "rules.nft") == compiler.entries()
+    assert text.parse(lines, "rules.nft", SPECS) == compiler.entries()
 
 
 @given(items=clusters(), data=st.data())
@@ -194,7 +186,7 @@ def test_a_file_that_was_changed_by_hand_is_refused_with_its_line(old: str, new:
     if new.startswith("table"):
         broken = broken.replace("table ip6 rulegen {", "table ip6 other {")
     with pytest.raises(InputError, match=r"^rules\.nft:"):
-        text.parse(broken.splitlines(keepends=True), "rules.nft")
+        text.parse(broken.splitlines(keepends=True), "rules.nft", SPECS)
 
 
 @pytest.mark.kernel

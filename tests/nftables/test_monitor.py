@@ -28,7 +28,7 @@ def host() -> Iterator[Host]:
 @pytest.fixture
 def monitor(host: Host) -> Iterator[Monitor]:
     with host.namespace.entered():
-        yield host.kernel.monitor()
+        yield host.kernel.monitor(["rulegen"])
 
 
 def by(monitor: Monitor) -> list[str]:

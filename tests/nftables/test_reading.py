@@ -8,8 +8,9 @@ import pytest
 
 from rulegen.config import Family
 from rulegen.nftables import live
-from rulegen.nftables.layout import LAYOUTS, TABLE, SetSpec, Value
+from rulegen.nftables.elements import SetSpec, Value
 from rulegen.nftables.messages import Connection
+from rulegen.services.on_nftables.layout import LAYOUTS, TABLE
 from tests.nftables.host import Host, host_or_skip, lines_of
 from tests.nftables.test_repair import EVERYTHING
 
@@ -29,13 +30,13 @@ def host() -> Iterator[Host]:
 @pytest.fixture
 def looked_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> LookedUp:
     """Every map is large enough to be looked up; which were, and of which all was found."""
-    if host.read().tables[Family.IPV4].sizes["endpoints"] is None:
+    if host.read().tables[LAYOUTS[Family.IPV4]].sizes["endpoints"] is None:
         pytest.skip("this kernel does not say how many elements a map has")
     found: list[str] = []
     lookup = Connection.lookup
 
-    def noted(self: Connection, set_spec: SetSpec, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
-        entries = lookup(self, set_spec, table, keys)
+    def noted(self: Connection, set_spec: SetSpec, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
+        entries = lookup(self, set_spec, keys)
         if entries:
             found.append(f"{set_spec.ip} {set_spec.name}")
         return entries
@@ -82,7 +83,7 @@ def test_a_guess_that_misses_much_costs_nothing_but_time(
     listed = host.read().entries
     monkeypatch.setattr(live, "_LARGE", 1)
     for keys in ([b"\x01" * 12] * 200, [], [key for of, key in listed if of is V4.endpoints][1:]):
-        monkeypatch.setattr(live, "likely_keys", lambda _, of, __, keys=keys: keys if of is V4.endpoints else [])
+        monkeypatch.setattr(V4, "likely_keys", lambda of, _, keys=keys: keys if of is V4.endpoints else [])
         assert host.read().entries == listed
 
 
@@ -91,7 +92,7 @@ def test_those_that_are_there_are_found_among_others(host: Host) -> None:
     missing = [bytes(10) + bytes((number, 1)) for number in range(200)]
     keys = [key for pair in zip(missing, [key for key, _ in there] * 40, strict=False) for key in pair]
     with host.namespace.entered(), Connection() as connection:
-        assert connection.lookup(V4.endpoints, TABLE, keys) == (there * 40)[: len(keys) // 2]
+        assert connection.lookup(V4.endpoints, keys) == (there * 40)[: len(keys) // 2]
 
 
 @pytest.mark.parametrize("set_spec", [c for c in V4.sets if not c.interval], ids=repr)
@@ -99,7 +100,7 @@ def test_plain_elements_and_others_are_unpacked_alike(host: Host, set_spec: SetS
     def both() -> tuple[list[tuple[bytes, Value]], list[tuple[bytes, Value]]]:
         with host.namespace.entered(), Connection() as connection:
             slowly = [(e.key, e.value) for e in connection.elements(Family.IPV4, TABLE, set_spec.name)]
-            return list(connection.entries(set_spec, TABLE)), slowly
+            return list(connection.entries(set_spec)), slowly
 
     quickly, slowly = both()
     assert quickly == slowly

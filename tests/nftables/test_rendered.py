@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.config import Family
+from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.agent.running import RULEGEN, Ground, manifest, save, wait_until
 from tests.nftables.host import Host, compiled, lines_of, rendered
 from tests.nftables.test_repair import CHAINS, EVERYTHING
@@ -43,7 +44,7 @@ def test_damage_is_seen_and_repaired_and_noted(rendered_host: Host, damage: str)
         assert host.apply(*EVERYTHING).tables == ()
         assert lines_of(host.delta(*EVERYTHING)) == []
         # From now on it is known what the kernel made of it.
-        table = host.read().tables[Family.IPV4]
+        table = host.read().tables[LAYOUTS[Family.IPV4]]
         assert table.fingerprints[chain].loaded_as == table.listed_as[chain] != ""
         host.nft(DAMAGE[damage].format(chain))
         assert lines_of(host.delta(*EVERYTHING)) == [f"~ ip chains {chain}"], chain
@@ -77,8 +78,8 @@ def test_a_set_that_is_declared_otherwise_makes_the_table_anew(host: Host, decla
     before = host.read()
     host.apply(*EVERYTHING)
     assert lines_of(host.delta(*EVERYTHING)) == []
-    after = host.read().tables[Family.IPV4]
-    assert (after.schema, after.declared_as) != (before.tables[Family.IPV4].schema, "")
+    after = host.read().tables[LAYOUTS[Family.IPV4]]
+    assert (after.schema, after.declared_as) != (before.tables[LAYOUTS[Family.IPV4]].schema, "")
     assert after.is_declared
     assert 'comment "mine"' not in host.nft("list set ip rulegen hairpin")
 

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rulegen.config import Family
-from rulegen.nftables.layout import LAYOUTS, SetSpec, Value, element_text, key_text, unpack_register
+from rulegen.nftables.elements import SetSpec, Value, element_text, key_text, unpack_register
 from rulegen.nftables.transaction import DeleteElements, Transaction, WriteRules
+from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import Item, endpoint, endpoint_port, endpoint_slice, node, port, service, service_cidr
 from tests.nftables.host import Host, elements_of, host_or_skip, lines_of, meaning
 
@@ -208,7 +209,7 @@ def test_a_chain_whose_rules_differ_is_written_again(loaded: Host, chain: str, d
     changes = [change for stage in transaction.stages for change in stage]
     assert [change.chain.name for change in changes if isinstance(change, WriteRules)] == [chain]
     assert elements_of(transaction) == []
-    assert loaded.read().tables[Family.IPV4].rules == before.tables[Family.IPV4].rules
+    assert loaded.read().tables[LAYOUTS[Family.IPV4]].rules == before.tables[LAYOUTS[Family.IPV4]].rules
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_a_chain_whose_rules_differ_is_written_again(loaded: Host, chain: str, d
     ],
 )
 def test_a_chain_that_is_gone_or_hooked_elsewhere_is_made_again(loaded: Host, chain: str, damage: str | None) -> None:
-    before = loaded.read().tables[Family.IPV4]
+    before = loaded.read().tables[LAYOUTS[Family.IPV4]]
     if chain in ("translated", "lb-3"):
         # Only a chain that nothing refers to can be deleted.
         users = {"translated": ["postrouting"], "lb-3": []}[chain]
@@ -242,7 +243,7 @@ def test_a_chain_that_is_gone_or_hooked_elsewhere_is_made_again(loaded: Host, ch
         loaded.nft(f"add chain ip rulegen {chain} {hook}\nadd rule ip rulegen {chain} counter")
     assert f"{'+' if damage is None else '~'} ip chains {chain}" in lines_of(loaded.delta(*EVERYTHING))
     assert _repaired(loaded).tables == ()
-    after = loaded.read().tables[Family.IPV4]
+    after = loaded.read().tables[LAYOUTS[Family.IPV4]]
     assert (after.rules, after.listed_as) == (before.rules, before.listed_as)
 
 
@@ -313,12 +314,12 @@ def test_a_chain_that_is_not_noted_any_more_is_written_again(loaded: Host, damag
 
 def test_what_another_version_of_nft_makes_of_a_rule_is_no_damage(loaded: Host) -> None:
     """It is noted what the kernel held when the chain was loaded; how this nft would encode the rule plays no part."""
-    noted = loaded.read().tables[Family.IPV4].fingerprints["input"]
+    noted = loaded.read().tables[LAYOUTS[Family.IPV4]].fingerprints["input"]
     loaded.nft(
         "flush chain ip rulegen input\nadd rule ip rulegen input meta priority & 0x80000000 != 0 meta priority set none"
     )
     assert lines_of(loaded.delta(*EVERYTHING)) == ["~ ip chains input"]
-    listed_as = loaded.read().tables[Family.IPV4].listed_as["input"]
+    listed_as = loaded.read().tables[LAYOUTS[Family.IPV4]].listed_as["input"]
     assert listed_as != noted.loaded_as
     key = zlib.crc32(b"input")
     loaded.nft(

@@ -16,8 +16,9 @@ import pytest
 
 from rulegen import resources
 from rulegen.config import Family
-from rulegen.nftables import base_chains
 from rulegen.nftables.transaction import AddChains, DeleteChains, MoveHook, Transaction, WriteRules
+from rulegen.services.on_nftables import base_chains
+from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import Item, endpoint, endpoint_slice, node, service
 from tests.lab import Fate, Packet
 from tests.lab.fixtures import MakeLab
@@ -109,7 +110,7 @@ def test_other_rules_are_rewritten_and_elements_stay(make_lab: MakeLab, loaded_b
     assert transaction.tables == ()
     assert elements_of(transaction) == []
     changes = [change for stage in transaction.stages for change in stage]
-    written = {(change.family, change.chain.name) for change in changes if isinstance(change, WriteRules)}
+    written = {(change.spec.family, change.chain.name) for change in changes if isinstance(change, WriteRules)}
     names = ("translated", "postrouting", "input")
     assert written == {(family, name) for family in Family for name in names}
     assert all(isinstance(change, WriteRules | AddChains | MoveHook | DeleteChains) for change in changes)
@@ -149,8 +150,8 @@ def test_a_table_that_goes_is_met_first(host: Host) -> None:
     host.apply(*ITEMS)
     before = _hooks(host)
     with host.namespace.entered():
-        host.kernel._keep_in_front(Family.IPV4)
-        host.kernel._keep_in_front(Family.IPV4)
+        host.kernel._keep_in_front(LAYOUTS[Family.IPV4])
+        host.kernel._keep_in_front(LAYOUTS[Family.IPV4])
     copies = {(f"{name}-in-front", kind, hook, priority - 1) for name, kind, hook, priority in before}
     assert _hooks(host) == before | copies
     assert "goto frontend" in host.run("nft", "list", "chain", "ip", "rulegen", "prerouting-in-front").stdout

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from rulegen.kube.objects import EndpointSlice, KubeStruct, Node, Service, ServiceCIDR
-from rulegen.nftables.layout import key_text
+from rulegen.nftables.elements import key_text
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import (
     Answer,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 from rulegen.agent.log.lines import LineWriter
 from rulegen.config import Family
 from rulegen.errors import TargetError, one_line
-from rulegen.services.model import NodeSettings, ServiceKey, ServicePort, ServicePortKey
-from rulegen.targets.model import AnyDelta, LiveRules, RuleCount, ServicePortChange, ShownChange
+from rulegen.reconcile.compilers import Items
+from rulegen.reconcile.delta import Change
+from rulegen.reconcile.driver import LiveRules, RuleCount, ShownChange
+from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
+from rulegen.reference import ObjectReference
 
 _STANDARD_OUTPUT = 1
 # A first sync prints a line for each entry of the cluster, all at once.
@@ -52,16 +56,21 @@ class PrintedRules:
         self._rules = rules
         self._print_line = print_line
 
-    def preserve_unreadable(self, services: Collection[ServiceKey]) -> None:
-        self._rules.preserve_unreadable(services)
+    @property
+    def live(self) -> AnyEntries:
+        """As the rules do."""
+        return self._rules.live
+
+    def preserve_unreadable(self, unreadable: Mapping[str, Collection[ObjectReference]]) -> None:
+        """As the rules do."""
+        self._rules.preserve_unreadable(unreadable)
 
     def read(self) -> None:
         self._rules.read()
 
-    def update(
-        self, service_ports: Mapping[ServicePortKey, ServicePort | None], nodes: Mapping[Family, NodeSettings]
-    ) -> tuple[AnyDelta, dict[ServicePortKey, TargetError]]:
-        return self._rules.update(service_ports, nodes)
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, dict[ItemKey, TargetError]]:
+        """As the rules do."""
+        return self._rules.update(items, contexts)
 
     def difference(self) -> AnyDelta:
         return self._rules.difference()
@@ -73,9 +82,7 @@ class PrintedRules:
         for change in self._rules.changes(delta):
             self._print_line(change.text)
 
-    def accepts(
-        self, pending: Mapping[ServicePortKey, ServicePortChange], suspects: Collection[ServicePortKey]
-    ) -> None:
+    def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
         """Never raises."""
 
     def settle(self) -> None:

@@ -9,8 +9,9 @@ import logging
 import time
 
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.worker.reconciler import Sync
 from rulegen.errors import RulegenError
+from rulegen.reconcile.reconciler import Sync
+from rulegen.services.feature import service_ports_of
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -68,9 +69,10 @@ class _Summary:
             self._begun = time.monotonic()
         self.syncs += 1
         self._longest = max(self._longest, sum(sync.seconds.values()))
-        self._added += len(sync.delta.added)
-        self._changed += len(sync.delta.changed)
-        self._removed += len(sync.delta.removed)
+        added, changed, removed = sync.delta.counts
+        self._added += added
+        self._changed += changed
+        self._removed += removed
         self._names.update(dict.fromkeys(_names(sync)))
 
     def __str__(self) -> str:
@@ -84,14 +86,15 @@ class _Summary:
 def _in_words(sync: Sync) -> str:
     steps = " ".join(f"{step}_ms={seconds * 1000:.2f}" for step, seconds in sync.seconds.items())
     names = _names(sync)
+    added, changed, removed = sync.delta.counts
     return (
-        f"mode={'full' if sync.is_full else 'partial'} services={len(names)} added={len(sync.delta.added)} "
-        f"changed={len(sync.delta.changed)} removed={len(sync.delta.removed)} {steps} names={_shortened(names)}"
+        f"mode={'full' if sync.is_full else 'partial'} services={len(names)} added={added} "
+        f"changed={changed} removed={removed} {steps} names={_shortened(names)}"
     )
 
 
 def _names(sync: Sync) -> list[str]:
-    return list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in sync.service_ports))
+    return list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in service_ports_of(sync)))
 
 
 def _shortened(names: list[str]) -> str:

@@ -10,9 +10,10 @@ import os
 from urllib.parse import urlsplit
 
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.worker.reconciler import Reconciler, Sync
 from rulegen.errors import printable
 from rulegen.kube.addresses import canonical_address
+from rulegen.reconcile.reconciler import Reconciler, Sync
+from rulegen.services.feature import NAME as SERVICES
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -38,7 +39,7 @@ class Bootstrap(Observer):
         del sync
         if self._address is None:
             return
-        for service_port in self._reconciler.applied().values():
+        for service_port in self._reconciler.applied(SERVICES).values():
             if any(frontend.address == self._address for frontend in service_port.frontends):
                 _LOG.warning(
                     "the API server is reached through %s, which belongs to Service %s and is programmed by this "

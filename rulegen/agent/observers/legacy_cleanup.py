@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.worker.reconciler import Sync
 from rulegen.errors import HostError, RulegenError, StaleError, UnseenError
 from rulegen.kube.backoff import Backoff
 from rulegen.kube_proxy.ipvs import leftovers
@@ -21,6 +20,8 @@ from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_ta
 from rulegen.kube_proxy.rules import Found, find, undisturbed
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
 from rulegen.nftables.messages import Connection, open_connection
+from rulegen.reconcile.driver import Removal
+from rulegen.reconcile.reconciler import Sync
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -29,9 +30,6 @@ _LOG = logging.getLogger("rulegen.agent")
 _ARRIVAL_SECONDS = 2.0
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 _POLL_SECONDS = 5.0
-
-# What removes rules, and says where there were some. Raises RulegenError.
-Removal = Callable[[], list[str]]
 
 
 class LegacyCleanup(Observer):

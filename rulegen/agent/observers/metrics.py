@@ -19,8 +19,8 @@ from rulegen.config import Family, Target
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.driver import RuleCount
 from rulegen.services.model import Changes, Finding, FrontendKind, Reason, ServicePort, Verdict
-from rulegen.targets.model import RuleCount
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram

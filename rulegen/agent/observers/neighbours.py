@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from rulegen.agent.observers.events import EventRecorder, NodeReference
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.worker.reconciler import Sync
 from rulegen.errors import RulegenError
 from rulegen.firewalls.model import Obstacle
+from rulegen.reconcile.reconciler import Sync
 from rulegen.services.model import Reason
 
 _LOG = logging.getLogger("rulegen.agent")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rulegen.agent.worker.reconciler import Sync
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import FollowEvent
+from rulegen.reconcile.reconciler import Sync
 
 
 class Observer:

@@ -11,13 +11,14 @@ from rulegen.agent.http.health_checks import ServiceHealthServers
 from rulegen.agent.observers.events import EventRecorder, FindingEvents, ServiceReference
 from rulegen.agent.observers.metrics import Metrics
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.worker.reconciler import Reconciler, Sync
 from rulegen.config import Family
 from rulegen.conntrack.cleaner import Cleaner
 from rulegen.errors import RulegenError
 from rulegen.kube.backoff import Backoff
 from rulegen.kube.follow import Delete, FollowEvent, Upsert
 from rulegen.kube.objects import Node
+from rulegen.reconcile.reconciler import Reconciler, Sync
+from rulegen.services.feature import ServicesFeature, changes_of, service_ports_of
 from rulegen.services.model import Changes, Finding, ServiceKey
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -44,10 +45,10 @@ class MetricsObserver(Observer):
         """What a sync did and found."""
         metrics = self._metrics
         metrics.sync_done(sync.delta, sum(sync.seconds.values()), is_full=sync.is_full)
-        metrics.service_ports_changed(sync.service_ports.values())
-        metrics.findings_changed(sync.changes)
+        metrics.service_ports_changed(service_ports_of(sync).values())
+        metrics.findings_changed(changes_of(sync))
         metrics.rules_counted(self._reconciler.rule_counts())
-        metrics.not_in_force(len({(name.namespace, name.name) for name, _ in self._reconciler.refusals()}))
+        metrics.not_in_force(len({(name.namespace, name.name) for _, (name, _) in self._reconciler.refusals()}))
         if sync.repaired:
             metrics.drift()
             metrics.repaired(len(sync.repaired))
@@ -70,8 +71,8 @@ class ConntrackObserver(Observer):
 
     def synced(self, sync: Sync) -> None:
         """Notes what is in force now; after a repair, all of it may have been missing for a while."""
-        service_ports = {key: change.after for key, change in sync.service_ports.items()}
-        self._cleaner.note(sync.changes._replace(service_ports=service_ports))
+        service_ports = {key: change.after for key, change in service_ports_of(sync).items()}
+        self._cleaner.note(changes_of(sync)._replace(service_ports=service_ports))
         if sync.repaired:
             self._cleaner.note_all()
 
@@ -107,10 +108,10 @@ class ConntrackObserver(Observer):
 class HealthObserver(Observer):
     """Says whether the agent keeps up, and answers the health checks of Services. `period`: seconds between retries."""
 
-    def __init__(self, health: Health, servers: ServiceHealthServers, reconciler: Reconciler, period: float) -> None:
+    def __init__(self, health: Health, servers: ServiceHealthServers, node_name: str, period: float) -> None:
         self._health = health
         self._servers = servers
-        self._reconciler = reconciler
+        self._node_name = node_name
         self._period = period
         self._next_retry: float | None = None
 
@@ -126,9 +127,9 @@ class HealthObserver(Observer):
         """Before the first sync nothing is late; the own Node decides whether this one is to stay."""
         for event in events:
             match event:
-                case Upsert(Node() as node) if node.metadata.name == self._reconciler.node_name:
+                case Upsert(Node() as node) if node.metadata.name == self._node_name:
                     self._health.set_node(node)
-                case Delete(kind, _, name) if kind is Node and name == self._reconciler.node_name:
+                case Delete(kind, _, name) if kind is Node and name == self._node_name:
                     self._health.set_node(None)
         if self._next_retry is not None and any(isinstance(event, Upsert | Delete) for event in events):
             self._health.queued()
@@ -136,8 +137,8 @@ class HealthObserver(Observer):
     def synced(self, sync: Sync) -> None:
         """Everything that was taken is in force (SVC-82)."""
         self._health.synced()
-        self._servers.set_addresses({family: node.nodeport_addresses for family, node in sync.changes.node.items()})
-        self._servers.apply(sync.changes.health_checks)
+        self._servers.set_addresses({family: node.nodeport_addresses for family, node in changes_of(sync).node.items()})
+        self._servers.apply(changes_of(sync).health_checks)
         if self._next_retry is None:
             self._next_retry = time.monotonic() + self._period
 
@@ -164,25 +165,26 @@ class HealthObserver(Observer):
 class EventObserver(Observer):
     """Tells people what is wrong with their Services: in the log, and in Events where there is an API server."""
 
-    def __init__(self, reconciler: Reconciler, recorder: EventRecorder | None) -> None:
+    def __init__(self, reconciler: Reconciler, services: ServicesFeature, recorder: EventRecorder | None) -> None:
         self._reconciler = reconciler
+        self._services = services
         self._recorder = recorder
-        self._finding_events = None if recorder is None else FindingEvents(recorder, reconciler.store.service)
+        self._finding_events = None if recorder is None else FindingEvents(recorder, services.store.service)
         self._told: dict[ServiceKey, tuple[Finding, ...]] = {}
         self._not_in_force: dict[ServiceKey, tuple[ServiceReference, str]] = {}
 
     def synced(self, sync: Sync) -> None:
         """Tells what is new, once while it holds."""
-        self._log_findings(sync.changes)
+        self._log_findings(changes_of(sync))
         if self._finding_events is not None:
-            self._finding_events.take(sync.changes.findings)
+            self._finding_events.take(changes_of(sync).findings)
         self._record_refusals(sync)
 
     def health_check(self, service: ServiceKey, message: str, holds: bool) -> None:
         """The port of a Service's health check cannot be listened on, or can be again (SVC-82)."""
         if holds:
             _LOG.warning("Service %s/%s: %s", *service, message)
-        self._record(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._reconciler.node_name}: {message}", holds)
+        self._record(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._services.node_name}: {message}", holds)
 
     def _log_findings(self, changes: Changes) -> None:
         new: list[Finding] = list(changes.node_findings or ())
@@ -197,18 +199,18 @@ class EventObserver(Observer):
             _LOG.warning("%d more findings like these: `rulegen lint` lists them", len(new) - _SHOWN_FINDINGS)
 
     def _record_refusals(self, sync: Sync) -> None:
-        current = {(name.namespace, name.name): words for (name, _), words in self._reconciler.refusals().items()}
+        current = {(name.namespace, name.name): words for (_, (name, _)), words in self._reconciler.refusals().items()}
         for key in self._not_in_force.keys() - current.keys():
             reference, words = self._not_in_force.pop(key)
             self._record(reference, _NOT_IN_FORCE, words, False)
-        for (name, _), words in sync.refused.items():
+        for (_, (name, _)), words in sync.refused.items():
             key = (name.namespace, name.name)
             if key not in self._not_in_force:
                 self._not_in_force[key] = (self._reference(key), words)
                 self._record(self._not_in_force[key][0], _NOT_IN_FORCE, words, True)
 
     def _reference(self, key: ServiceKey) -> ServiceReference:
-        service = self._reconciler.store.service(*key)
+        service = self._services.store.service(*key)
         return ServiceReference(*key, service.metadata.uid if service else "")
 
     def _record(self, service: ServiceReference, reason: str, note: str, holds: bool) -> None:

@@ -1,4 +1,4 @@
-"""One agent for one configuration: source, reconciler, target and all that it does beside, put together and started.
+"""One agent for one configuration: source, features, driver and all that it does beside, put together and started.
 
 Holds no lock and handles no signal; when this ends, nothing of it is left but the rules.
 """
@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
@@ -20,17 +21,23 @@ from rulegen.agent.observers.bootstrap import Bootstrap
 from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
 from rulegen.agent.observers.observer import Observer
 from rulegen.agent.observers.observers import EventObserver
-from rulegen.agent.run.dataplane import Dataplane, open_dataplane
 from rulegen.agent.sources.files import FileSource
 from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
-from rulegen.agent.worker.reconciler import Reconciler
 from rulegen.agent.worker.work_queue import WorkQueue
-from rulegen.agent.worker.worker import Worker
-from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode
+from rulegen.agent.worker.worker import Pace, Worker
+from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode, Target
+from rulegen.configuration_file import for_families
+from rulegen.drivers import make_driver, other_drivers
 from rulegen.errors import printable
+from rulegen.features import REGISTRY, make
+from rulegen.interfaces import host_families
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.driver import LiveRules, OpenDriver, Removal, Watch
+from rulegen.reconcile.reconciler import Reconciler
+from rulegen.services.feature import ServicesFeature
 from rulegen.services.model import Finding, Reason
 
 if TYPE_CHECKING:
@@ -85,21 +92,32 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
     work_queue = control.work_queue
     options.configure_log(configuration.agent)
     with ExitStack() as stack:
-        dataplane = stack.enter_context(open_dataplane(configuration, options.variant))
+        driver = make_driver(configuration.target, options.variant)
+        opened = stack.enter_context(driver.open())
+        configuration = replace(configuration, node=for_families(configuration.node, host_families()))
+        node, agent = configuration.node, configuration.agent
+        features = make(configuration.features, node)
+        services = next(feature for feature in features if isinstance(feature, ServicesFeature))
+        rules: LiveRules = opened.rules(CompilerSet.of(features, driver.name, node), agent.sync_period)
+        watch: Watch = NoDriftDetection()
         if options.print_line is not None:
-            rules = PrintedRules(dataplane.rules, options.print_line)
-            dataplane = dataplane._replace(rules=rules, watch=NoDriftDetection())
-        configuration = dataplane.configuration
-        node = configuration.node
-        reconciler = Reconciler(node, dataplane.rules)
+            rules = PrintedRules(rules, options.print_line)
+        else:
+            watch = opened.watch(agent.sync_period, time.monotonic())
+        reconciler = Reconciler(features, rules)
         source, followed, observers = _source(options, configuration, work_queue, reconciler)
         observers.append(Reporting())
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
-            observers += _observers(dataplane, reconciler, work_queue, recorder, stack)
+            observers += _observers(
+                _Kept(configuration, reconciler, services, _replaces(configuration.target, opened)),
+                work_queue,
+                recorder,
+                stack,
+            )
         else:
-            observers.append(EventObserver(reconciler, None))
-        work_queue.weigh(reconciler.store.large)
+            observers.append(EventObserver(reconciler, services, None))
+        work_queue.weigh(services.store.large)
         # What a source before this one has delivered is told anew.
         work_queue.take()
         source.start()
@@ -110,8 +128,23 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
             needs_node=not options.files,
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
-        Worker(reconciler, work_queue, dataplane, readiness, observers).run(control.is_stopping)
+        pace = Pace(agent.min_sync_period, agent.sync_period, opened.batch)
+        Worker(reconciler, work_queue, watch, pace, readiness, observers).run(control.is_stopping)
         control.worked()
+
+
+class _Kept(NamedTuple):
+    """What an agent keeps; `replaces`: what removes rulegen's rules of other targets."""
+
+    configuration: Configuration
+    reconciler: Reconciler
+    services: ServicesFeature
+    replaces: tuple[Removal, ...]
+
+
+def _replaces(target: Target, opened: OpenDriver) -> tuple[Removal, ...]:
+    others = tuple(partial(driver.remove, tuple(REGISTRY)) for driver in other_drivers(target))
+    return (*others, *opened.leftovers)
 
 
 def _source(
@@ -158,13 +191,7 @@ def _recorder(options: Options, configuration: Configuration, stack: ExitStack) 
     return recorder
 
 
-def _observers(
-    dataplane: Dataplane,
-    reconciler: Reconciler,
-    work_queue: WorkQueue,
-    recorder: EventRecorder | None,
-    stack: ExitStack,
-) -> list[Observer]:
+def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | None, stack: ExitStack) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
     from rulegen.agent.http.health import Health, healthz_application
     from rulegen.agent.http.health_checks import ServiceHealthServers
@@ -180,30 +207,29 @@ def _observers(
     from rulegen.firewalls.find import obstacles_beside
     from rulegen.nftables.acceleration import Acceleration
 
-    configuration, agent = dataplane.configuration, dataplane.configuration.agent
+    configuration, agent = kept.configuration, kept.configuration.agent
+    node_name = configuration.node.node_name
     families = configuration.node.families
     limits = shares()
     server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families)
     metrics.count_waiting(work_queue.waiting)
-    metrics.found_at_the_start(_set_sysctls(agent.conntrack, configuration.node.node_name, recorder))
+    metrics.found_at_the_start(_set_sysctls(agent.conntrack, node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
-    telling = EventObserver(reconciler, recorder)
+    telling = EventObserver(kept.reconciler, kept.services, recorder)
     servers = ServiceHealthServers(health, server, limits.listeners, telling.health_check)
     pages = [
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
     ]
-    legacy_cleanup = LegacyCleanup(dataplane.replaces, metrics.cleanup_failed)
+    legacy_cleanup = LegacyCleanup(kept.replaces, metrics.cleanup_failed)
     stack.callback(legacy_cleanup.close)
-    firewalls = FirewallObserver(
-        partial(obstacles_beside, configuration.target), configuration.node.node_name, recorder
-    )
+    firewalls = FirewallObserver(partial(obstacles_beside, configuration.target), node_name, recorder)
     stack.callback(firewalls.close)
     acceleration = stack.enter_context(closing(Acceleration()))
     return [
-        MetricsObserver(metrics, reconciler),
-        HealthObserver(health, servers, reconciler, agent.sync_period),
+        MetricsObserver(metrics, kept.reconciler),
+        HealthObserver(health, servers, node_name, agent.sync_period),
         ConntrackObserver(Cleaner(), metrics),
         telling,
         Pages(server, pages, must_listen=agent.bind_address_hard_fail),

@@ -11,19 +11,21 @@ import logging
 import select
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rulegen import gc_pause
 from rulegen.agent.observers.observer import Observer
-from rulegen.agent.run.dataplane import Dataplane
 from rulegen.agent.worker.outages import Outages
 from rulegen.agent.worker.readiness import Readiness
-from rulegen.agent.worker.reconciler import Reconciler, Sync
 from rulegen.agent.worker.schedule import Allowance, Schedule
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import Node
-from rulegen.targets.model import AnyDelta
+from rulegen.reconcile.driver import Watch
+from rulegen.reconcile.feature import AnyDelta
+from rulegen.reconcile.reconciler import Reconciler, Sync
+from rulegen.reference import ObjectReference
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -34,6 +36,14 @@ class SourceError(RulegenError):
     """A source of events has ended because of an error in the program."""
 
 
+class Pace(NamedTuple):
+    """How often a sync may and must run, in seconds, and how many changes it works on at the most."""
+
+    min_sync_period: float
+    sync_period: float
+    batch: int
+
+
 class Worker:
     """Works in the thread that calls `run`. `observers` are told in this order."""
 
@@ -41,19 +51,19 @@ class Worker:
         self,
         reconciler: Reconciler,
         work_queue: WorkQueue,
-        dataplane: Dataplane,
+        watch: Watch,
+        pace: Pace,
         readiness: Readiness,
         observers: Sequence[Observer] = (),
     ) -> None:
-        configuration = dataplane.configuration.agent
         self._reconciler = reconciler
         self._work_queue = work_queue
-        self._watch = dataplane.watch
-        self._batch = dataplane.batch
+        self._watch = watch
+        self._batch = pace.batch
         self._readiness = readiness
         self._observers = observers
-        self._schedule = Schedule(configuration.min_sync_period, configuration.sync_period)
-        self._allowance = Allowance(configuration.sync_period, time.monotonic())
+        self._schedule = Schedule(pace.min_sync_period, pace.sync_period)
+        self._allowance = Allowance(pace.sync_period, time.monotonic())
         self._is_first = True
         # Who changed our rules: since a sync was asked for because of it, and before, until that has run.
         self._intruders: dict[str, None] = {}
@@ -137,13 +147,16 @@ class Worker:
     def _take(self, event: FollowEvent) -> None:
         self._readiness.take(event)
         match event:
-            case Upsert() | Delete():
-                self._reconciler.take(event)
+            case Upsert(item):
+                self._reconciler.put(item)
+                self._schedule.request()
+            case Delete(kind, namespace, name):
+                self._reconciler.remove(kind, ObjectReference(kind.__name__, namespace, name))
                 self._schedule.request()
             case Synced(_):
                 self._schedule.request()
-            case Invalid(_, _, _, error):
-                self._reconciler.take_invalid(event)
+            case Invalid(kind, namespace, name, error):
+                self._reconciler.put_unreadable(kind, ObjectReference(kind.__name__, namespace, name), str(error))
                 _LOG.warning("object not used: %s; it keeps what it last meant", error)
             case Interrupted() | Resumed():
                 for line in self._outages.take(event):

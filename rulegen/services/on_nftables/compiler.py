@@ -17,35 +17,23 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from operator import itemgetter
 from struct import Struct
-from typing import TypeAlias
 
 from rulegen.claims import ID_SHIFT, MAX_ID, OURS
 from rulegen.config import Family
 from rulegen.errors import TargetError
-from rulegen.nftables import base_chains
-from rulegen.nftables.layout import (
-    KINDS,
-    LAYOUTS,
-    LOCAL_LIST,
-    MAX_COUNTED_SLOTS,
-    MAX_ENDPOINT_INDEX,
-    NODEPORT_KINDS,
+from rulegen.nftables.elements import (
     PROTOCOL_BYTES,
-    RESTRICTED,
-    SPECIAL,
     EntryKey,
-    Kind,
-    Layout,
     SetSpec,
     Value,
     address_bytes,
     cidr_range,
-    id_of,
     pack_port,
     pack_register,
     safe_comment,
     unpack_register,
 )
+from rulegen.nftables.tables import BaseChains, Entries, TableSpec
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.model import (
     Backend,
@@ -58,9 +46,20 @@ from rulegen.services.model import (
     TrafficPolicy,
     Verdict,
 )
+from rulegen.services.on_nftables import base_chains
+from rulegen.services.on_nftables.layout import LAYOUTS, Layout
+from rulegen.services.on_nftables.registers import (
+    KINDS,
+    LOCAL_LIST,
+    MAX_COUNTED_SLOTS,
+    MAX_ENDPOINT_INDEX,
+    NODEPORT_KINDS,
+    RESTRICTED,
+    SPECIAL,
+    Kind,
+    id_of,
+)
 from rulegen.services.on_nftables.slots import MAX_SLOTS, assign_slots, slot_counts
-
-Entries: TypeAlias = dict[EntryKey, Value]
 
 _NOTHING = Value()
 _LAST_ENDPOINT_INDEX = re.compile(r"last index (\d{1,4})")
@@ -99,7 +98,7 @@ class Compiler:
 
     `live`: the entries in the kernel, from which ids, slots and endpoint indexes are adopted (empty: numbered
     canonically, in the order in which ServicePorts first come). `families`: those that get a table. `masquerade_bit`: 0
-    to 31. `base_chains`: each family's fixed part, once its node is known.
+    to 31. `base_chains`: each table's fixed part, once its family's node is known.
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class Compiler:
         self._routing: dict[Family, NodeSettings] = {}
         # In order, for the sake of the first and the last.
         self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
-        self.base_chains: dict[Family, base_chains.BaseChains] = {}
+        self.base_chains: dict[TableSpec, BaseChains] = {}
         self._shared: Counter[EntryKey] = Counter()
         # What is always there; the first update counts it in.
         self._usual = [key for family in families for key in _usual_chains(LAYOUTS[family])]
@@ -159,8 +158,8 @@ class Compiler:
         self._routing |= changed_nodes
         for family, node in self._routing.items():
             rendered = self._render(node)
-            if family in changed_nodes or rendered is not self.base_chains.get(family):
-                self.base_chains[family] = rendered
+            if family in changed_nodes or rendered is not self.base_chains.get(LAYOUTS[family]):
+                self.base_chains[LAYOUTS[family]] = rendered
                 before |= self._nodes[family]
                 self._nodes[family] = self._node_entries(node)
                 after |= self._nodes[family]
@@ -226,7 +225,7 @@ class Compiler:
             set_spec = LAYOUTS[family].cluster_ips
             self._cluster_ips[family] = sorted(key for of, key in counts if of is set_spec)
 
-    def _render(self, node: NodeSettings) -> base_chains.BaseChains:
+    def _render(self, node: NodeSettings) -> BaseChains:
         addresses = self._cluster_ips[node.family]
         ranges = base_chains.service_ranges(node.family, node.service_cidrs, tuple(addresses[:1] + addresses[-1:]))
         return base_chains.render_base_chains(node, self._masquerade_bit, ranges)
@@ -244,7 +243,7 @@ class Compiler:
         layout = LAYOUTS[node.family]
         entries: Entries = {
             (layout.chains, name.encode()): Value(chain.digest.encode())
-            for name, chain in self.base_chains[node.family].chains.items()
+            for name, chain in self.base_chains[layout].chains.items()
         }
         for set_spec, chains in ((layout.kinds, KINDS), (layout.nodeport_kinds, NODEPORT_KINDS)):
             for kind, chain in chains.items():

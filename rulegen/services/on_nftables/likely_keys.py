@@ -8,10 +8,15 @@ elements there are, and whoever has not found so many lists the map. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from rulegen.nftables.layout import LOCAL_LIST, SPECIAL, EntryKey, Field, Layout, SetSpec, Value, id_of
-from rulegen.nftables.layout import pack_register as pack
-from rulegen.nftables.layout import unpack_register as unpack
+from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value
+from rulegen.nftables.elements import pack_register as pack
+from rulegen.nftables.elements import unpack_register as unpack
+from rulegen.services.on_nftables.registers import LOCAL_LIST, SPECIAL, id_of
+
+if TYPE_CHECKING:
+    from rulegen.services.on_nftables.layout import Layout
 
 _COUNT = LOCAL_LIST - 1
 

@@ -10,15 +10,9 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.networks import is_loopback
-from rulegen.nftables.layout import (
-    LAYOUTS,
-    LOCAL_LIST,
-    MAX_ENDPOINT_INDEX,
+from rulegen.nftables.elements import (
     PROTOCOL_BYTES,
-    RESTRICTED,
-    SPECIAL,
     EntryKey,
-    Kind,
     SetSpec,
     Value,
     address_bytes,
@@ -26,6 +20,8 @@ from rulegen.nftables.layout import (
     pack_register,
     unpack_register,
 )
+from rulegen.services.on_nftables.layout import LAYOUTS
+from rulegen.services.on_nftables.registers import LOCAL_LIST, MAX_ENDPOINT_INDEX, RESTRICTED, SPECIAL, Kind
 from rulegen.services.simulate import Fate, Origin, Outcome, Packet
 
 

@@ -22,9 +22,9 @@ from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Failed, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service
 from rulegen.reconcile.delta import Delta, diff
+from rulegen.reconcile.driver import RuleCount
 from rulegen.services.model import ServicePort, ServicePortKey
 from rulegen.services.store import Store
-from rulegen.targets.model import RuleCount
 from tests.builders import CONFIGURATION, endpoint, endpoint_port, endpoint_slice, node, port, service, store
 
 FAMILIES = (Family.IPV4, Family.IPV6)

@@ -8,11 +8,11 @@ from contextlib import closing
 
 import pytest
 
-from rulegen.agent.worker.drift import PeriodicResync
 from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.schedule import Allowance, Schedule
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.errors import HostError
+from rulegen.iptables.drift import PeriodicResync
 from rulegen.kube.api import ApiError
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Interrupted, Invalid, Synced, Upsert

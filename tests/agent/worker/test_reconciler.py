@@ -6,28 +6,29 @@ from collections.abc import Iterator
 
 import pytest
 
-from rulegen.agent.worker.reconciler import Reconciler
 from rulegen.config import Family
 from rulegen.errors import ApplyError
 from rulegen.iptables.base_chains import NAT
 from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.kernel import RestoreDriver
+from rulegen.iptables.live_rules import LiveChains
 from rulegen.iptables.transaction import Step
-from rulegen.kube.follow import Delete, Upsert
 from rulegen.kube.objects import EndpointSlice, Service
-from rulegen.nftables.layout import EntryKey, Value
+from rulegen.nftables.elements import EntryKey, Value
+from rulegen.nftables.live_rules import LiveTables
 from rulegen.reconcile.delta import Delta
-from rulegen.targets.live_iptables import LiveIptables
-from rulegen.targets.live_nftables import LiveNftables
+from rulegen.reconcile.reconciler import Reconciler
+from rulegen.reference import ObjectReference
 from tests.agent.running import web
-from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service
+from tests.builders import Item, endpoint_slice, node, service
 from tests.iptables.host import Host as IptablesHost
+from tests.kept import services_on
 from tests.nftables.host import Host, host_or_skip, lines_of
 
 pytestmark = pytest.mark.kernel
 
 
-class Refusing(LiveNftables):
+class Refusing(LiveTables):
     """The kernel, but it takes no element with one of these words in its comment."""
 
     words: tuple[str, ...] = ()
@@ -51,12 +52,13 @@ class Scene:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.target = Refusing(host.kernel, CONFIGURATION)
-        self.reconciler = Reconciler(CONFIGURATION, self.target)
+        services, compilers = services_on("nftables")
+        self.target = Refusing(host.kernel, compilers)
+        self.reconciler = Reconciler([services], self.target)
 
     def take(self, *items: Item) -> None:
         for item in items:
-            self.reconciler.take(Upsert(item))
+            self.reconciler.put(item)
 
     def sync(self) -> list[str]:
         """What changed; refusals are in `refused`."""
@@ -86,8 +88,8 @@ def test_a_change_touches_its_own_service_and_reads_nothing(scene: Scene, monkey
         "~ ip endpoints 8000:1000 . tcp . 1",
     ]
     assert scene.is_equal_to(*web(1, 1, 5), *web(2, 3))
-    scene.reconciler.take(Delete(Service, "default", "web-2"))
-    scene.reconciler.take(Delete(EndpointSlice, "default", "web-2-a"))
+    scene.reconciler.remove(Service, ObjectReference("Service", "default", "web-2"))
+    scene.reconciler.remove(EndpointSlice, ObjectReference("EndpointSlice", "default", "web-2-a"))
     scene.sync()
     assert scene.is_equal_to(*web(1, 1, 5))
     assert scene.sync() == []
@@ -202,9 +204,10 @@ def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant)
     driver = RefusingDriver(variant, 5)
     driver.words = ("web-77", "web-78")
     with IptablesHost(variant, {Family.IPV4: driver}) as host:
-        reconciler = Reconciler(CONFIGURATION, LiveIptables(host.kernel, CONFIGURATION))
+        services, compilers = services_on("iptables")
+        reconciler = Reconciler([services], LiveChains(host.kernel, compilers))
         for item in (*good, *web(77, 1), *web(78, 2)):
-            reconciler.take(Upsert(item))
+            reconciler.put(item)
         with host.namespace.entered():
             sync = reconciler.sync()
         assert sorted(words.partition(";")[0] for words in sync.refused.values()) == [
@@ -214,11 +217,11 @@ def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant)
         assert not host.delta(*good)
         driver.words = ()
         for item in web(77, 5):
-            reconciler.take(Upsert(item))
+            reconciler.put(item)
         with host.namespace.entered():
             sync = reconciler.sync()
         assert (sync.is_full, sync.refused) == (False, {})
-        assert [str(key[0]) for key in reconciler.refusals()] == ["default/web-78"]
+        assert [str(name) for _, (name, _) in reconciler.refusals()] == ["default/web-78"]
         assert not host.delta(*good, *web(77, 5))
 
 

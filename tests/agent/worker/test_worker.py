@@ -13,28 +13,29 @@ from rulegen.agent.http.health import Health
 from rulegen.agent.http.health_checks import ServiceHealthServers
 from rulegen.agent.http.server import HttpServer
 from rulegen.agent.observers.observers import HealthObserver
-from rulegen.agent.run.dataplane import Dataplane
 from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
-from rulegen.agent.worker.reconciler import Reconciler
 from rulegen.agent.worker.work_queue import WorkQueue
-from rulegen.agent.worker.worker import Worker
-from rulegen.config import Configuration, Family
+from rulegen.agent.worker.worker import Pace, Worker
+from rulegen.config import AgentConfiguration, Family
 from rulegen.kube.follow import Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from rulegen.targets.live_nftables import LiveNftables
+from rulegen.nftables.live_rules import LiveTables
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.reconciler import Reconciler
 from tests.agent.running import wait_until, web
-from tests.builders import CONFIGURATION, node
+from tests.builders import node
+from tests.kept import services_on
 from tests.nftables.host import Host, host_or_skip
 
 pytestmark = pytest.mark.kernel
 
 
-class Hanging(LiveNftables):
+class Hanging(LiveTables):
     """The kernel, but reading it does not end before it is told to."""
 
-    def __init__(self, host: Host) -> None:
-        super().__init__(host.kernel, CONFIGURATION)
+    def __init__(self, host: Host, compilers: CompilerSet) -> None:
+        super().__init__(host.kernel, compilers)
         self.goes_on = threading.Event()
 
     def read(self) -> None:
@@ -49,16 +50,23 @@ def host() -> Iterator[Host]:
 
 
 def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
-    rules = Hanging(host)
-    reconciler = Reconciler(CONFIGURATION, rules)
+    services, compilers = services_on("nftables")
+    rules = Hanging(host, compilers)
+    reconciler = Reconciler([services], rules)
     health = Health(tuple(Family), 0.5, requires_node=False)
     stopping = threading.Event()
     with closing(WorkQueue()) as work_queue, closing(HttpServer()) as server:
         servers = ServiceHealthServers(health, server, 10, lambda *_: None)
-        dataplane = Dataplane(Configuration(node=CONFIGURATION), rules, NoDriftDetection(), 200, ())
+        agent = AgentConfiguration()
+        pace = Pace(agent.min_sync_period, agent.sync_period, 200)
         readiness = Readiness(time.monotonic(), needs_node=False, needs_pod_cidrs=False)
         worker = Worker(
-            reconciler, work_queue, dataplane, readiness, [HealthObserver(health, servers, reconciler, 30.0)]
+            reconciler,
+            work_queue,
+            NoDriftDetection(),
+            pace,
+            readiness,
+            [HealthObserver(health, servers, services.node_name, 30.0)],
         )
 
         def work() -> None:
@@ -77,7 +85,7 @@ def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
             wait_until(lambda: health.livez().status == 503, 10.0)
             rules.goes_on.set()
             wait_until(lambda: health.livez().status == 200, 10.0)
-            assert len(reconciler.applied()) == 1
+            assert len(reconciler.applied(services.name)) == 1
         finally:
             stopping.set()
             rules.goes_on.set()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rulegen.config import Family
-from rulegen.nftables.layout import LAYOUTS
 from rulegen.services.on_nftables.compiler import compile_ruleset
+from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import CONFIGURATION, endpoint, endpoint_slice, service, store
 
 _LAYOUT = LAYOUTS[Family.IPV4]

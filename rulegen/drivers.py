@@ -1,0 +1,24 @@
+"""The drivers by the targets that a person names; what is not used is not imported."""
+
+from __future__ import annotations
+
+from rulegen.config import Target
+from rulegen.features import REGISTRY
+from rulegen.iptables.binaries import Variant
+from rulegen.reconcile.driver import Driver
+
+
+def make_driver(target: Target, variant: Variant | None = None) -> Driver:
+    """The driver of a target; `variant`: of iptables, None for the one that the host uses."""
+    if target is Target.NFTABLES:
+        from rulegen.nftables.driver import NftablesDriver
+
+        return NftablesDriver(tuple(REGISTRY))
+    from rulegen.iptables.driver import IptablesDriver
+
+    return IptablesDriver(variant)
+
+
+def other_drivers(target: Target) -> list[Driver]:
+    """Those of the other targets, in which an earlier run may have left rules."""
+    return [make_driver(one) for one in Target if one is not target]

@@ -1,0 +1,145 @@
+"""The chains of all features in the kernel, kept equal to what their compilers want; see `LiveRules`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from rulegen.config import Family
+from rulegen.errors import ApplyError, TargetError
+from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.iptables.diff_text import count, diff_text
+from rulegen.iptables.kernel import Kernel
+from rulegen.iptables.text import adopt_wording
+from rulegen.iptables.transaction import REMARK, Step, plan
+from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
+from rulegen.reconcile.delta import Change, Delta, diff
+from rulegen.reconcile.driver import RuleCount, ShownChange, shown_change
+from rulegen.reconcile.feature import ItemKey
+from rulegen.reference import ObjectReference
+
+
+class LiveChains:
+    """`compilers`: `ChainCompiler`s.
+
+    `patience`: a jump of ours that another program's rule shadows is moved to the front at most once in so many
+    seconds, so that two programs that both want to be first do not fight.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        compilers: CompilerSet,
+        patience: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kernel = kernel
+        self._compilers = compilers
+        self._patience = patience
+        self._clock = clock
+        self._live: Entries = {}
+        # By family and table: the rules that there are, and those that the last change wrote.
+        self._total: Counter[tuple[Family, str]] = Counter()
+        self._written: Counter[tuple[Family, str]] = Counter()
+        self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
+        # When each jump was moved to the front for the last time.
+        self._moved: dict[EntryKey, float] = {}
+
+    @property
+    def live(self) -> Entries:
+        """See `LiveRules`."""
+        return self._live
+
+    def preserve_unreadable(self, unreadable: Mapping[str, Collection[ObjectReference]]) -> None:
+        """See `LiveRules`."""
+        self._unreadable = unreadable
+
+    def read(self) -> None:
+        """See `LiveRules`."""
+        self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read().items()}
+        self._compilers.adopt(self._live, self._unreadable)
+        self._total = Counter()
+        for key, rules in self._live.items():
+            self._total[key.family, key.table] += len(rules)
+
+    def update(
+        self, items: Items, contexts: Mapping[str, Any]
+    ) -> tuple[Delta[EntryKey, Rules], dict[ItemKey, TargetError]]:
+        """See `LiveRules`."""
+        return self._compilers.update(items, contexts)
+
+    def difference(self) -> Delta[EntryKey, Rules]:
+        """See `LiveRules`."""
+        desired = self._compilers.entries()
+        self._live = dict(adopt_wording(self._live, desired))
+        return self._compilers.spare(diff(self._live, desired))
+
+    def check(self, delta: Delta[EntryKey, Rules]) -> None:
+        """Has each restore tested. Raises ApplyError."""
+        self._kernel.check(self._plan(delta))
+
+    def apply(self, delta: Delta[EntryKey, Rules]) -> None:
+        """See `LiveRules`; one restore for each table and family, of which those before a failed one stay in force."""
+        steps = self._plan(delta)
+        try:
+            self._kernel.commit(steps, self._live)
+        except ApplyError:
+            self.read()
+            raise
+        self._note(delta)
+
+    def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
+        """See `LiveRules`; commits them: legacy iptables asks the kernel only about rules that stay."""
+        others = {key: change for key, change in pending.items() if key not in suspects}
+        self._compilers.update(by_feature({key: change.before for key, change in others.items()}), {})
+        try:
+            delta = self.difference()
+            if delta:
+                self.apply(delta)
+        finally:
+            self._compilers.update(by_feature({key: change.after for key, change in others.items()}), {})
+
+    def settle(self) -> None:
+        """See `LiveRules`; a plan needs to know which chains there are, so they are remembered."""
+
+    def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
+        """See `LiveRules`."""
+        return shown_changes(delta)
+
+    def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:
+        return count(delta)
+
+    def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
+        return {table: RuleCount(total, self._written[table]) for table, total in self._total.items()}
+
+    def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:
+        self._kernel.prepare(self._live)
+        return plan(delta, self._live)
+
+    def _note(self, delta: Delta[EntryKey, Rules]) -> None:
+        """Follows in memory what a Delta did."""
+        self._written = Counter()
+        for key, rules in (*delta.added.items(), *((key, change.after) for key, change in delta.changed.items())):
+            self._written[key.family, key.table] += len(rules)
+            self._total[key.family, key.table] += len(rules) - len(self._live.get(key, ()))
+            self._live[key] = rules
+        for key in delta.removed:
+            self._total[key.family, key.table] -= len(self._live.pop(key))
+        moved = (key for key, change in delta.changed.items() if any(rule.startswith(REMARK) for rule in change.before))
+        self._moved |= dict.fromkeys(moved, self._clock())
+
+    def _spared(self, key: EntryKey, rules: Rules) -> Rules:
+        """The rules of a chain without the remark that they are shadowed, where a jump was moved not long ago."""
+        moved = self._moved.get(key)
+        if moved is None or self._clock() - moved >= self._patience:
+            return rules
+        return tuple(rule for rule in rules if not rule.startswith(REMARK))
+
+
+def shown_changes(delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
+    """A Delta in words."""
+    for line in diff_text(delta):
+        place = {"family": line.family, "name": line.table, "key": line.chain}
+        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.service)

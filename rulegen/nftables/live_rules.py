@@ -1,0 +1,121 @@
+"""The tables of all features in the kernel, kept equal to what their compilers want; see `LiveRules`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from rulegen.config import Family
+from rulegen.errors import TargetError
+from rulegen.nftables.diff_text import count, shown_changes
+from rulegen.nftables.elements import EntryKey, Value
+from rulegen.nftables.kernel import Kernel
+from rulegen.nftables.live import Live
+from rulegen.nftables.tables import BaseChains, Entries, TableCompiler, TableSpec
+from rulegen.nftables.transaction import Transaction, plan
+from rulegen.reconcile.compilers import CompilerSet, Items
+from rulegen.reconcile.delta import Change, Delta, diff
+from rulegen.reconcile.driver import RuleCount, ShownChange
+from rulegen.reconcile.feature import ItemKey
+from rulegen.reference import ObjectReference
+
+# The entry that stands for a table of which nothing is known but that it is there, and not wanted.
+UNKNOWN_TABLE = b"table"
+
+
+class LiveTables:
+    """`compilers`: `TableCompiler`s. `others`: tables of features that are off; these go."""
+
+    def __init__(self, kernel: Kernel, compilers: CompilerSet, others: Sequence[TableSpec] = ()) -> None:
+        self._kernel = kernel
+        self._compilers = compilers
+        self._tables: list[TableCompiler] = list(compilers.by_feature.values())  # type: ignore[arg-type]
+        self._specs = [*(spec for tables in self._tables for spec in tables.specs), *others]
+        self._live = Live()
+        self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
+        # Ids, slots and the like are adopted from what was read before the first update.
+        self._has_compiled = False
+        # All that is wanted, while it is being compared with what was read.
+        self._desired: Entries | None = None
+
+    @property
+    def live(self) -> Entries:
+        """See `LiveRules`."""
+        return self._live.entries
+
+    def preserve_unreadable(self, unreadable: Mapping[str, Collection[ObjectReference]]) -> None:
+        """See `LiveRules`."""
+        self._unreadable = unreadable
+
+    def read(self) -> None:
+        """See `LiveRules`."""
+        self._live = self._kernel.read(self._specs)
+        self._compilers.adopt(self._live.entries, self._unreadable)
+
+    def update(
+        self, items: Items, contexts: Mapping[str, Any]
+    ) -> tuple[Delta[EntryKey, Value], dict[ItemKey, TargetError]]:
+        """See `LiveRules`."""
+        delta, errors = self._compilers.update(items, contexts)
+        # The first time that is everything.
+        self._desired = None if self._has_compiled else delta.added
+        self._has_compiled = True
+        return self._compilers.spare(delta), errors
+
+    def difference(self) -> Delta[EntryKey, Value]:
+        """See `LiveRules`."""
+        if self._desired is None:
+            self._desired = self._compilers.entries()
+        base_chains = self._base_chains()
+        self._kernel.prove(self._live, base_chains, self._desired)
+        delta = self._compilers.spare(diff(self._live.entries, self._desired))
+        unknown: Entries = {
+            (spec.foreign, UNKNOWN_TABLE): Value()
+            for spec, table in self._live.tables.items()
+            if spec not in base_chains and not table.schema
+        }
+        return Delta(delta.added, delta.changed, delta.removed | unknown) if unknown else delta
+
+    def check(self, delta: Delta[EntryKey, Value]) -> None:
+        """See `LiveRules`."""
+        self._kernel.check(self._plan(delta), self._live)
+
+    def apply(self, delta: Delta[EntryKey, Value]) -> None:
+        """See `LiveRules`; in one transaction."""
+        self._kernel.commit(self._plan(delta), self._live)
+
+    def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
+        """See `LiveRules`; changes nothing."""
+        wanted: Entries = self._compilers.entries_of(suspects)
+        there = {entry: value for entry in wanted if (value := self._live.entries.get(entry)) is not None}
+        self._desired = self._compilers.entries_without(pending.keys()) | wanted
+        self.check(diff(there, wanted))
+
+    def settle(self) -> None:
+        """See `LiveRules`; plans need the chains, and the entries are the compilers' from now on."""
+        self._live = Live(self._live.tables)
+        self._desired = None
+
+    def changes(self, delta: Delta[EntryKey, Value]) -> Iterator[ShownChange]:
+        """See `LiveRules`."""
+        return shown_changes(delta, self._compilers.owners(self._live.entries))
+
+    def counts(self, delta: Delta[EntryKey, Value]) -> Iterator[str]:
+        """See `LiveRules`."""
+        return count(delta)
+
+    def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
+        """Nothing: the fixed part is constant."""
+        return {}
+
+    def _base_chains(self) -> dict[TableSpec, BaseChains]:
+        return base_chains_of_all(self._tables)
+
+    def _plan(self, delta: Delta[EntryKey, Value]) -> Transaction:
+        retimed = self._kernel.retimed(delta, self._live.tables)
+        return plan(delta, self._live, self._base_chains(), self._desired, retimed)
+
+
+def base_chains_of_all(compilers: Collection[TableCompiler]) -> dict[TableSpec, BaseChains]:
+    """The texts of all tables that are wanted, in the features' order."""
+    return {spec: fixed for compiler in compilers for spec, fixed in compiler.base_chains.items()}

@@ -1,0 +1,156 @@
+"""What a feature is: the protocols between features, the reconciler and the drivers. Only declarations.
+
+A feature turns objects of some kinds into items, and, by a Compiler for one driver, items into entries. Services are
+one. The reconciler takes items from features and hands them to their compilers; a driver keeps a kernel's entries equal
+to what the compilers want. None of them knows how the others do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+
+from rulegen.config import NodeConfiguration
+from rulegen.errors import TargetError
+from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.tracked import Tracked
+from rulegen.reference import ObjectReference
+
+# A driver's entries, and a Delta of them. What an entry is only the driver and its compilers know.
+Entries = TypeVar("Entries")
+AnyEntries: TypeAlias = dict[Any, Any]
+AnyDelta: TypeAlias = Delta[Any, Any]
+
+# An item among those of all features: the feature's name, and the item's id.
+ItemKey: TypeAlias = tuple[str, Any]
+
+
+class Need(Enum):
+    """What the first sync does about a kind whose objects are not all known yet."""
+
+    # Waits for it, however long that takes.
+    FIRST = "first"
+    # Waits a bounded time: an API server may lack the kind, or deny it.
+    SOON = "soon"
+    # The same, and only what is of the own node is wanted.
+    OWN_NODE = "own node"
+
+
+class Finding(NamedTuple):
+    """Something legal but probably wrong: with which object, why (a stable word), and in a sentence."""
+
+    reference: ObjectReference
+    reason: str
+    message: str
+
+
+class Taken(Protocol):
+    """What differs from what was taken of a feature last. A feature's own class may carry more, for its observers."""
+
+    @property
+    def items(self) -> Mapping[Any, Any]:
+        """The items that differ, by id, as they are now; None: gone."""
+        ...
+
+    @property
+    def context(self) -> Any:
+        """What every item depends on, as far as it differs; only the feature's compilers know what it is."""
+        ...
+
+    def followed_by(self, later: Self) -> Self:
+        """Both as one; of what is in both, the later."""
+        ...
+
+
+class Feature(Protocol):
+    """Objects come in one by one; items, and what changed among them, go out.
+
+    `name`: as a person asks for it (`--feature`), and as its tables and messages are called. `kinds`: the structs that
+    it reads. `findings`: what is probably wrong, by the object.
+    """
+
+    name: str
+    kinds: Mapping[type, Need]
+    findings: Tracked[ObjectReference, tuple[Finding, ...]]
+
+    def put(self, item: Any) -> None:
+        """An object of one of its kinds as it is now; nothing else happens before `take`."""
+        ...
+
+    def remove(self, reference: ObjectReference) -> None:
+        """An object is gone; its uid is not known. One that was never there does nothing."""
+        ...
+
+    def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
+        """An object cannot be used as it is now.
+
+        Returns True when that means something to the feature, which is then among what it hands on. Else the object
+        keeps what it last meant; if it has meant nothing yet, what the kernel holds of it stays.
+        """
+        ...
+
+    def take(self) -> Taken:
+        """What differs from what was taken last; the first time, everything."""
+        ...
+
+    def reference(self, item_id: Any) -> ObjectReference | None:
+        """The object to blame when the kernel refuses an item; None: it is nobody's, and cannot be left out alone."""
+        ...
+
+    def title(self, item_id: Any) -> str:
+        """How a message about an item begins, as `Service default/web:http (IPv4)`."""
+        ...
+
+    def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
+        """A Compiler for a driver. `node`: the configuration, with the families that get rules.
+
+        Raises TargetError for a driver on which this feature does not exist.
+        """
+        ...
+
+
+class Compiler(Protocol[Entries]):
+    """Items become entries of one driver, a few items at a time. Never reads the kernel.
+
+    What a driver needs to know besides is in the driver's own protocol (`nftables.tables.TableCompiler`).
+    """
+
+    def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
+        """Takes what the kernel holds, which may be of other features as well; called after each time it was read.
+
+        What can be chosen freely (ids, slots) is chosen as the first of these has it. `unreadable`: objects of which
+        nothing is known; `spare` keeps what this says about them.
+        """
+        ...
+
+    def update(self, items: Mapping[Any, Any], context: Any) -> tuple[AnyDelta, dict[Any, TargetError]]:
+        """Takes changed items (None: gone) and context; what that changes in the entries.
+
+        An item that cannot be expressed keeps the entries that it had, and is among the errors; the others count. The
+        cost is that of these items. The first call takes all there are, and returns all entries.
+        """
+        ...
+
+    def entries(self) -> Entries:
+        """All that is wanted."""
+        ...
+
+    def entries_of(self, item_id: Any) -> Entries:
+        """What an item needs: its own entries, and those that it shares. Nothing for an unknown one."""
+        ...
+
+    def entries_without(self, item_ids: Collection[Any]) -> Entries:
+        """All that is wanted, but for what only these items need."""
+        ...
+
+    def spare(self, delta: AnyDelta) -> AnyDelta:
+        """The Delta without what would be taken from unreadable objects; the same object when there are none."""
+        ...
+
+    def owners(self, live: Entries) -> Callable[[Any, Any], str]:
+        """What tells whose an entry is, given its key and value: `default/web:http`; "" for no single one's."""
+        ...
+
+
+AnyCompiler: TypeAlias = Compiler[Any]

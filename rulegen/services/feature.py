@@ -1,0 +1,112 @@
+"""Services as a feature: Services, EndpointSlices, the Node and ServiceCIDRs come in, ServicePorts go out.
+
+What the objects mean is the store's work; how ServicePorts become rules is that of `on_nftables` and `on_iptables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rulegen.config import NodeConfiguration
+from rulegen.errors import TargetError
+from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.reconcile.delta import Change
+from rulegen.reconcile.feature import AnyCompiler, Finding, Need
+from rulegen.reconcile.reconciler import Sync
+from rulegen.reconcile.tracked import Tracked
+from rulegen.reference import ObjectReference
+from rulegen.services.model import Changes, ServiceKey, ServicePort, ServicePortKey
+from rulegen.services.model import Finding as ServiceFinding
+from rulegen.services.store import Store
+
+NAME = "services"
+
+
+class ServicesFeature:
+    """See `reconcile.feature.Feature`; `store`: what is known of the cluster, for reading."""
+
+    name = NAME
+    kinds: Mapping[type, Need] = {
+        Service: Need.FIRST,
+        EndpointSlice: Need.FIRST,
+        ServiceCIDR: Need.SOON,
+        Node: Need.OWN_NODE,
+    }
+
+    def __init__(self, configuration: NodeConfiguration) -> None:
+        self.node_name = configuration.node_name
+        self.store = Store(configuration)
+        self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()
+
+    def put(self, item: Any) -> None:
+        """See `Feature`."""
+        self.store.set_objects([item])
+
+    def remove(self, reference: ObjectReference) -> None:
+        """See `Feature`; that a Node is gone changes nothing (SVC-35)."""
+        if reference.kind == Service.__name__:
+            self.store.remove_service(reference.namespace, reference.name)
+        elif reference.kind == EndpointSlice.__name__:
+            self.store.remove_slice(reference.namespace, reference.name)
+        elif reference.kind == ServiceCIDR.__name__:
+            self.store.remove_service_cidr(reference.name)
+
+    def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
+        """See `Feature`; without a Service its slices mean nothing, so that only Services can keep what they have."""
+        del error
+        return reference.kind != Service.__name__
+
+    def take(self) -> Changes:
+        """See `Feature`."""
+        changes = self.store.take_changes()
+        for key, found in changes.findings.items():
+            self.findings.set(self._service(key), _findings(found))
+        if changes.node_findings is not None:
+            self.findings.set(ObjectReference(Node.__name__, "", self.node_name), _findings(changes.node_findings))
+        return changes
+
+    def reference(self, item_id: ServicePortKey) -> ObjectReference:
+        """The Service."""
+        return self._service((item_id[0].namespace, item_id[0].name))
+
+    def title(self, item_id: ServicePortKey) -> str:
+        """`Service default/web:http (IPv4)`."""
+        return f"Service {item_id[0]} ({item_id[1].value})"
+
+    def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
+        """See `Feature`."""
+        if driver == "nftables":
+            from rulegen.services.on_nftables.tables import ServiceTables
+
+            return ServiceTables(node)
+        if driver == "iptables":
+            from rulegen.services.on_iptables.chains import ServiceChains
+
+            return ServiceChains(node)
+        raise TargetError(f"Services have no rules for {driver}")
+
+    def _service(self, key: ServiceKey) -> ObjectReference:
+        service = self.store.service(*key)
+        return ObjectReference(Service.__name__, *key, service.metadata.uid if service else "")
+
+
+def _findings(found: tuple[ServiceFinding, ...]) -> tuple[Finding, ...] | None:
+    return tuple(Finding(_reference(one.subject), one.reason, one.message) for one in found) or None
+
+
+def _reference(subject: str) -> ObjectReference:
+    kind, _, name = subject.partition(" ")
+    namespace, _, name = name.rpartition("/")
+    return ObjectReference(kind, namespace, name)
+
+
+def service_ports_of(sync: Sync) -> dict[ServicePortKey, Change[ServicePort | None]]:
+    """The ServicePorts that are in force since a sync, and were not, or not so, before."""
+    return sync.features[NAME].items
+
+
+def changes_of(sync: Sync) -> Changes:
+    """All that the store has handed on since the sync before."""
+    changes: Changes = sync.features[NAME].taken
+    return changes

@@ -1,0 +1,87 @@
+"""Whether rulegen's rules decide about packets on this host now, on either target; asks the kernel, changes nothing.
+
+Rules are in force in a family when packets meet them (the hooks or the jumps that lead to them are there, and no chain
+was altered), and the tables serve Services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from rulegen.config import Family
+from rulegen.errors import RulegenError
+
+if TYPE_CHECKING:
+    from rulegen.iptables.base_chains import Entries, EntryKey
+
+
+class InForce(NamedTuple):
+    """In which families rules are in force, and in which they serve a Service; `unread`: why it may be more."""
+
+    families: frozenset[Family]
+    serving: frozenset[Family]
+    unread: tuple[str, ...]
+
+
+def in_force() -> InForce:
+    """Of both targets together. Raises nothing: what cannot be read is named and counts for nothing."""
+    families: set[Family] = set()
+    serving: set[Family] = set()
+    unread = []
+    for read in (_on_nftables, _on_iptables):
+        try:
+            for family, serves in read():
+                families.add(family)
+                serving |= {family} if serves else set()
+        except RulegenError as error:
+            unread.append(str(error))
+    return InForce(frozenset(families), frozenset(serving), tuple(unread))
+
+
+def _on_nftables() -> Iterator[tuple[Family, bool]]:
+    from rulegen.nftables.kernel import Kernel
+    from rulegen.nftables.live import ALTERED, SETS
+    from rulegen.services.on_nftables.layout import LAYOUTS
+    from rulegen.services.on_nftables.names import names_in
+
+    with Kernel() as kernel:
+        live = kernel.read(tuple(LAYOUTS.values()))
+    altered = {set_spec.family for (set_spec, _), value in live.entries.items() if value == ALTERED}
+    serving = {family for family, _ in names_in(live.entries)}
+    for spec, table in live.tables.items():
+        family = spec.family
+        is_whole = table.schema and table.fingerprints.keys() - {SETS} <= table.declarations.keys()
+        if is_whole and family not in altered and any(table.declarations.values()):
+            yield family, family in serving
+
+
+def _on_iptables() -> Iterator[tuple[Family, bool]]:
+    from rulegen.iptables import binaries
+    from rulegen.iptables.base_chains import NAT, EntryKey
+    from rulegen.iptables.kernel import Kernel
+    from rulegen.iptables.transaction import REMARK
+
+    for variant in filter(binaries.installed, binaries.Variant):
+        entries = Kernel(variant).read()
+        for family in Family:
+            starts = [EntryKey(family, NAT, chain) for chain in ("PREROUTING", "OUTPUT")]
+            if all(rules and not rules[0].startswith(REMARK) for rules in (entries.get(key, ()) for key in starts)):
+                yield family, all(_leads_to_service(entries, start) for start in starts)
+
+
+def _leads_to_service(entries: Entries, start: EntryKey) -> bool:
+    """Whether the jumps from there reach a Service's own chain, with rules in it."""
+    from rulegen.iptables.base_chains import target_of
+    from rulegen.iptables.names import is_of_service
+
+    seen, waiting = {start}, [start]
+    while waiting:
+        key = waiting.pop()
+        rules = entries.get(key, ())
+        if rules and is_of_service(key.chain):
+            return True
+        reached = {key._replace(chain=target_of(rule)) for rule in rules} - seen
+        seen |= reached
+        waiting += reached
+    return False
