@@ -921,8 +921,17 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     manifests = _load(source, configuration)
     lines = read_text(Path(packets)).splitlines()
     settings = _fields_of(source.config)
-    scenario = record(Path(folder), manifests, configuration.node.node_name, settings, lines)
+    scenario = record(
+        Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
+    )
     _echo(f"recorded {len(scenario.flows)} flows in {folder}")
+
+
+def _optional_features(configuration: Configuration) -> list[str]:
+    """The features that somebody asked for."""
+    from rulegen.features import ALWAYS
+
+    return [name for name in configuration.features if name not in ALWAYS]
 
 
 def _fields_of(path: str) -> dict[str, Any]:

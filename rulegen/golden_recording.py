@@ -33,11 +33,17 @@ _LARGEST_PART = 1_000_000
 
 
 def record(
-    folder: Path, manifests: Manifests, node: str, settings: Mapping[str, Any], packets: Iterable[str]
+    folder: Path,
+    manifests: Manifests,
+    node: str,
+    settings: Mapping[str, Any],
+    features: Sequence[str],
+    packets: Iterable[str],
 ) -> Scenario:
     """Writes a new scenario.
 
-    `settings`: fields of a KubeProxyConfiguration. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
+    `settings`: fields of a KubeProxyConfiguration. `features`: those that are on besides the services. `packets`:
+    lines `FROM TO`, as `from` and `to` of a flow.
 
     Raises:
         InputError: the folder has a scenario already, a packet cannot be used, or a file cannot be written.
@@ -48,6 +54,8 @@ def record(
     lines = [f"node: {json.dumps(node)}"]
     if settings:
         lines.append(f"configuration: {json.dumps(dict(settings))}")
+    if features:
+        lines.append(f"features: {json.dumps(list(features))}")
     lines.append("flows:")
     for source, destination in pairs:
         lines.append(f"  - name: {json.dumps(f'{source} to {destination}', ensure_ascii=False)}")

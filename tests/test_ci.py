@@ -159,7 +159,11 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         ("masqueraded: false", "masquerade: false", "known are endpoints, masqueraded, sticky"),
         ("from: 10.128.0.9", "source: 10.128.0.9", "known are name, from, to, expect, interface"),
         ("check: ruleset", "check: rules", "known are flows, entries, ruleset"),
-        ("check: ruleset", "checks: ruleset", "known are node, check, configuration, features, ipFamilies, addresses, flows"),
+        (
+            "check: ruleset",
+            "checks: ruleset",
+            "known are node, check, configuration, features, ipFamilies, addresses, flows",
+        ),
         ("check: ruleset", "ipFamilies: [IPv5]", "known are IPv4, IPv6"),
     ],
 )
