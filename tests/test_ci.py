@@ -325,7 +325,7 @@ def test_the_github_action_checks(scenario: Path, is_right: bool, tmp_path: Path
 
 
 def test_the_gitlab_job_checks(scenario: Path) -> None:
-    (job,) = [block["services"] for block in _blocks("yaml") if "services" in block]
+    (job,) = [block["check-services"] for block in _blocks("yaml") if "check-services" in block]
     install, *script = job["script"]
     assert install.startswith("pip install")
     folder = scenario.parents[1]

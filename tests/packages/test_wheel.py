@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of an environment with pipx and uv."""
+    """The folder of commands of an environment with pipx, uv, and what knows the schemas of CI systems."""
     folder = tmp_path_factory.mktemp("tools")
     _run("/usr/bin/python3", "-m", "venv", folder)
-    _run(folder / "bin/pip", "install", "--quiet", "pipx", "uv")
+    _run(folder / "bin/pip", "install", "--quiet", "check-jsonschema", "pipx", "pre-commit", "uv")
     return folder / "bin"
 
 
@@ -83,3 +84,17 @@ def test_the_github_action_installs_it(tmp_path: Path) -> None:
     words = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", install["run"])
     _run(*words, RUNNER_TEMP=str(tmp_path), ACTION=str(REPOSITORY))
     _try(tmp_path / "rulegen/bin/rulegen")
+
+
+def test_ci_systems_take_the_files(tools: Path, tmp_path: Path) -> None:
+    """The action and the manifest of hooks, and what docs/ci.md shows, against the published schemas."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (REPOSITORY / "docs/ci.md").read_text(), re.MULTILINE | re.DOTALL)
+    names = {"on": "workflow", "repos": "hooks", "check-services": "gitlab"}
+    for block in blocks:
+        (tmp_path / f"{names[block.partition(':')[0]]}.yaml").write_text(block)
+    check = tools / "check-jsonschema"
+    _run(check, "--builtin-schema", "vendor.github-actions", REPOSITORY / "action.yml")
+    _run(check, "--builtin-schema", "vendor.github-workflows", tmp_path / "workflow.yaml")
+    _run(check, "--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci", tmp_path / "gitlab.yaml")
+    _run(tools / "pre-commit", "validate-manifest", REPOSITORY / ".pre-commit-hooks.yaml")
+    _run(tools / "pre-commit", "validate-config", tmp_path / "hooks.yaml")
