@@ -82,6 +82,23 @@ def test_on_iptables(host: Host, variant: str) -> None:
     assert _script(host, "purge") == ""
 
 
+def test_ipsets_that_its_chains_look_into(host: Host) -> None:
+    """As network policies have them."""
+    if host.run("sh", "-c", "ipset create others hash:ip && ipset create rulegenerated hash:ip").returncode:
+        return  # neither the program nor what it would make
+    before = host.run("ipset", "list", "-name").stdout
+    chain = (
+        "*filter\n:RULEGEN-NP-EGRESS - [0:0]\n-A RULEGEN-NP-EGRESS -m set --match-set rulegen-pods-1b2c src -j DROP\n"
+    )
+    chain += "-A FORWARD -j RULEGEN-NP-EGRESS\nCOMMIT\n"
+    for name, family in (("rulegen-pods-1b2c", "inet"), ("rulegen6-pods-1b2c", "inet6")):
+        assert host.run("ipset", "create", name, "hash:ip", "family", family).returncode == 0
+    restored = host.run("iptables-nft-restore", "--noflush", input=chain)
+    assert restored.returncode == 0, restored.stderr
+    assert "removed its rules from iptables-nft\n" in _script(host, "purge")
+    assert host.run("ipset", "list", "-name").stdout == before
+
+
 def test_an_agent_that_runs_elsewhere_keeps_its_rules(host: Host) -> None:
     _apply(host)
     # Its lock; a table that a socket owns is gone with it, so here it is a plain one.
