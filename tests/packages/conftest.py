@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ def next_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def installed_root(release: str, package: Path, next_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed_root(
+    release: str, package: Path, next_package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A fresh Debian in which apt has installed the package with what it depends on; it does not run."""
     root = tmp_path_factory.mktemp(f"root-{release}") / "root"
     fresh_root(release, root)
@@ -47,12 +50,14 @@ def installed_root(release: str, package: Path, next_package: Path, tmp_path_fac
     shutil.copy(next_package, root / "next.deb")
     run_in(root, "apt-get", "update", "-q")
     run_in(root, "apt-get", "install", "-q", "-y", "/rulegen.deb")
-    return root
+    yield root
+    shutil.rmtree(root)
 
 
 @pytest.fixture
-def root(installed_root: Path, tmp_path: Path) -> Path:
+def installed(installed_root: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of it for one test."""
     copy = tmp_path / "root"
     subprocess.run(["cp", "--archive", "--reflink=auto", str(installed_root), str(copy)], check=True)
-    return copy
+    yield copy
+    shutil.rmtree(copy)

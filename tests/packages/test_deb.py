@@ -33,11 +33,11 @@ def _tables(system: System) -> str:
 
 
 @pytest.fixture
-def root(root: Path) -> Path:
+def root(installed: Path) -> Path:
     """The sysctl that only a host's own network namespace has is left alone."""
-    with (root / "etc/rulegen/config.conf").open("a") as settings:
+    with (installed / "etc/rulegen/config.conf").open("a") as settings:
         settings.write("conntrack: {maxPerCore: 0}\n")
-    return root
+    return installed
 
 
 def _start(system: System, unit: str = "rulegen") -> None:
