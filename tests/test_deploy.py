@@ -75,6 +75,21 @@ def test_the_image_is_of_this_version() -> None:
     assert CONTAINER["image"] == INIT_CONTAINER["image"] == f"rulegen:{__version__}"
 
 
+def test_the_overlays_are_of_this_version_and_name_files_that_are_there() -> None:
+    """tests/packages puts them together, with kubectl."""
+    overlays = list((REPOSITORY / "deploy/overlays").glob("*/kustomization.yaml"))
+    assert len(overlays) >= 3
+    for path in overlays:
+        overlay = yaml.safe_load(path.read_text())
+        assert [(image["name"], image["newTag"]) for image in overlay["images"]] == [("rulegen", __version__)]
+        patches = [patch["path"] for patch in overlay.get("patches", ())]
+        assert {*patches, path.name} == {one.name for one in path.parent.iterdir()}
+        assert all((path.parent / resource).exists() for resource in overlay["resources"])
+        for patch in patches:
+            target = yaml.safe_load((path.parent / patch).read_text())
+            assert target["metadata"]["name"] == BY_KIND[target["kind"]]["metadata"]["name"]
+
+
 # -- rights --
 
 
