@@ -14,11 +14,12 @@ from bench.clock import Numbers, measured, peak_memory, watched_children
 from bench.clusters import ENDPOINTS, POD_CIDRS, Shape, cluster_ip, endpoint_address, manifest
 from bench.product import MASQUERADE_BIT, configuration, replaced_endpoint, spread, timed
 from rulegen import gc_pause
-from rulegen.config import Family
+from rulegen.config import Family, IptablesLoader
 from rulegen.iptables import binaries
-from rulegen.iptables.base_chains import NAT, Entries, EntryKey, target_of
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.kernel import Driver, Kernel
+from rulegen.iptables.chains import NAT, Entries, EntryKey, target_of
+from rulegen.iptables.driver import LOADERS
+from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.transaction import plan
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.objects import EndpointSlice
@@ -55,7 +56,7 @@ def changes(shape: Shape, folder: Path, variant: str, repeats: int, driver: str)
     """Seconds from a changed slice to the committed kernel. `driver`: iptables-restore or python-iptables."""
     manifests = load([str(manifest(shape, folder))], None)
     store, compiler = _compiled(manifests, shape)
-    kernel = Kernel(Variant(variant), _WAIT, _drivers(driver))
+    kernel = Kernel(Variant(variant), _WAIT, LOADERS[IptablesLoader(driver)])
     live = compiler.entries()
     _loader(variant).commit(plan(diff({}, live), {}), {})
 
@@ -115,19 +116,11 @@ def _loader(variant: str) -> Kernel:
     return Kernel(Variant(variant), _WAIT)
 
 
-def _drivers(driver: str) -> dict[Family, Driver]:
-    if driver == "iptables-restore":
-        return {}
-    from rulegen.iptables.inprocess import InProcessDriver
-
-    return {Family.IPV4: InProcessDriver(Family.IPV4, _WAIT)}
-
-
 def usable_drivers() -> tuple[str, ...]:
     """The ways into legacy iptables that there are on this host; python-iptables does not understand every iptables."""
     probe = (
-        "from rulegen.config import Family; from rulegen.iptables.inprocess import InProcessDriver; "
-        "InProcessDriver(Family.IPV4, 1)"
+        "from rulegen.iptables.binaries import Variant; from rulegen.iptables.python_iptables import PythonLoader; "
+        "PythonLoader(Variant.LEGACY, 1).close()"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False)
     return ("iptables-restore", "python-iptables") if done.returncode == 0 else ("iptables-restore",)

@@ -57,6 +57,7 @@ class Input(NamedTuple):
     kubeconfig: str = ""
     target: str = ""
     features: tuple[str, ...] = ()
+    iptables_driver: str = ""
 
 
 def _say(message: str) -> None:
@@ -191,6 +192,11 @@ def _target_options(command: Command) -> Command:
             help="Which iptables: auto is the one that the host uses.",
         ),
         click.option(
+            "--iptables-driver",
+            type=click.Choice(["iptables-restore", "python-iptables"]),
+            help="What loads rules into legacy iptables. [default: what --config says, or iptables-restore]",
+        ),
+        click.option(
             "--target", type=click.Choice(["nftables", "iptables"]), help="[default: what --config says, or nftables]"
         ),
     ):
@@ -208,6 +214,7 @@ def _pack(options: Mapping[str, Any]) -> Input:
         options["kubeconfig"] or "",
         options.get("target") or "",
         options.get("features", ()),
+        options.get("iptables_driver") or "",
     )
 
 
@@ -1047,7 +1054,7 @@ def _written_settings(source: Input, warn: Callable[[str], None]) -> Configurati
     """The same, whichever node it is for."""
     from msgspec.structs import replace
 
-    from rulegen.config import Conntrack
+    from rulegen.config import Conntrack, IptablesLoader
     from rulegen.config import Target as Kind
     from rulegen.configuration_file import load_configuration, read_configuration
 
@@ -1060,6 +1067,8 @@ def _written_settings(source: Input, warn: Callable[[str], None]) -> Configurati
         configuration = replace(configuration, agent=replace(configuration.agent, conntrack=Conntrack()))
     for warning in warnings:
         warn(warning)
+    if source.iptables_driver:
+        configuration = replace(configuration, iptables_driver=IptablesLoader(source.iptables_driver))
     return replace(configuration, features=(*configuration.features, *source.features))
 
 
@@ -1088,7 +1097,7 @@ def _variant(name: str) -> Variant | None:
 def _driver(configuration: Configuration, options: Mapping[str, Any]) -> Driver:
     from rulegen.drivers import make_driver
 
-    return make_driver(configuration.target, _variant(options["iptables_variant"]))
+    return make_driver(configuration.target, _variant(options["iptables_variant"]), configuration.iptables_driver)
 
 
 def _print_changes(changes: Iterable[ShownChange]) -> None:

@@ -31,6 +31,13 @@ class Target(Enum):
     IPTABLES = "iptables"
 
 
+class IptablesLoader(Enum):
+    """What loads rules into legacy iptables; values as a person names them."""
+
+    RESTORE = "iptables-restore"
+    PYTHON = "python-iptables"
+
+
 class DetectLocalMode(Enum):
     """How traffic of local pods is told from other traffic (spec §8); values as in a KubeProxyConfiguration."""
 
@@ -131,6 +138,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     """
 
     target: Target = Target.NFTABLES
+    iptables_driver: IptablesLoader = IptablesLoader.RESTORE
     features: tuple[str, ...] = ()
     node: NodeConfiguration = NodeConfiguration()
     agent: AgentConfiguration = AgentConfiguration()

@@ -28,6 +28,7 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     Family,
+    IptablesLoader,
     LogFormat,
     NodeConfiguration,
     SocketAddress,
@@ -166,7 +167,7 @@ def _combined(
         faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    configuration = msgspec.structs.replace(configuration, features=own.features)
+    configuration = msgspec.structs.replace(configuration, features=own.features, iptables_driver=own.iptables_driver)
     return _with_agent(configuration, accelerate=own.accelerate), warnings
 
 
@@ -179,12 +180,17 @@ class _Own(NamedTuple):
 
     accelerate: bool = False
     features: tuple[str, ...] = ()
+    iptables_driver: IptablesLoader = IptablesLoader.RESTORE
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
     """Raises InputError with a line for each fault. Which features there are is not known here."""
     fields = Fields(document)
-    own = _Own(fields.flag("accelerate"), tuple(fields.texts("features", str)))
+    own = _Own(
+        fields.flag("accelerate"),
+        tuple(fields.texts("features", str)),
+        fields.text("iptablesDriver", one_of(IptablesLoader), IptablesLoader.RESTORE),
+    )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
         raise InputError("\n".join(f"{source}: {OWN_KIND}: {fault}" for fault in faults))

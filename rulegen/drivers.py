@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from rulegen.config import Target
+from rulegen.config import IptablesLoader, Target
 from rulegen.features import REGISTRY
 from rulegen.iptables.binaries import Variant
 from rulegen.reconcile.driver import Driver
 
 
-def make_driver(target: Target, variant: Variant | None = None) -> Driver:
+def make_driver(
+    target: Target, variant: Variant | None = None, loader: IptablesLoader = IptablesLoader.RESTORE
+) -> Driver:
     """The driver of a target; `variant`: of iptables, None for the one that the host uses."""
     if target is Target.NFTABLES:
         from rulegen.nftables.driver import NftablesDriver
@@ -16,7 +18,7 @@ def make_driver(target: Target, variant: Variant | None = None) -> Driver:
         return NftablesDriver(tuple(REGISTRY))
     from rulegen.iptables.driver import IptablesDriver
 
-    return IptablesDriver(variant)
+    return IptablesDriver(variant, loader)
 
 
 def other_drivers(target: Target) -> list[Driver]:

@@ -19,6 +19,12 @@ class ObjectReference(NamedTuple):
         metadata = item.metadata
         return cls(type(item).__name__, getattr(metadata, "namespace", ""), metadata.name, getattr(metadata, "uid", ""))
 
+    @classmethod
+    def unidentified(cls, item: Any) -> ObjectReference:
+        """The same without its uid."""
+        metadata = item.metadata
+        return cls(type(item).__name__, getattr(metadata, "namespace", ""), metadata.name)
+
     @property
     def without_uid(self) -> ObjectReference:
         """The same as an event of a deletion can say it."""

@@ -10,11 +10,11 @@ from rulegen.golden import Balanced, Expectation, Flow, Scenario
 from rulegen.services.explain.model import PacketExplanation, View
 from rulegen.services.explain.packet import NODE, PacketQuestion, explain_packet
 from rulegen.services.model import NodeSettings
-from rulegen.services.on_iptables import compiler as iptables
 from rulegen.services.on_iptables.explain import IptablesRuleset
 from rulegen.services.on_nftables import compiler as nftables
 from rulegen.services.on_nftables.explain import NftablesRuleset
 from rulegen.services.simulate import Destination
+from tests.iptables.host import compiled_store
 
 FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
     "rejected": "rejected",
@@ -32,9 +32,9 @@ def scenario_view(scenario: Scenario) -> View:
 
 def scenario_view_on_iptables(scenario: Scenario) -> View:
     """The same with `--target iptables`."""
-    configuration, service_ports = scenario.configuration, scenario.store.service_ports()
-    compiler = iptables.compile_ruleset(service_ports, _nodes(scenario), configuration.masquerade_bit)
-    return View(scenario.store, configuration, IptablesRuleset(compiler, service_ports, configuration.families), {})
+    store, configuration = scenario.store, scenario.configuration
+    compiler = compiled_store(store, configuration).compiler
+    return View(store, configuration, IptablesRuleset(compiler, store.service_ports(), configuration.families), {})
 
 
 def _nodes(scenario: Scenario) -> dict[Family, NodeSettings]:

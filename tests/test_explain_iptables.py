@@ -19,10 +19,8 @@ from rulegen.cli import main
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.golden import find_scenarios, read_scenario
-from rulegen.iptables.annotate import AnnotatedChain, place
-from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.names import is_of_service
+from rulegen.iptables.chains import FILTER, MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
@@ -31,9 +29,11 @@ from rulegen.services.explain.packet import explain_packet, parse_question
 from rulegen.services.explain.service import explain_service, parse_service_name
 from rulegen.services.explain.text import packet_lines, service_lines
 from rulegen.services.model import NodeSettings
+from rulegen.services.on_iptables.annotate import AnnotatedChain, place
 from rulegen.services.on_iptables.dispatch_trees import DispatchTree
 from rulegen.services.on_iptables.explain import IptablesRuleset
 from rulegen.services.on_iptables.lists import LIST_SIZE
+from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.on_iptables.trace import Ending, trace
 from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, simulate
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
@@ -51,7 +51,8 @@ ROOTS = {tree.root for tree in DispatchTree}
 def view(*items: Item, configuration: NodeConfiguration = CONFIGURATION, live: Entries | None = None) -> View:
     items = (node(), *items)
     made = store(*items, configuration=configuration)
-    ruleset = IptablesRuleset(compiled(items, configuration), made.service_ports(), configuration.families, live)
+    compiler = compiled(items, configuration).compiler
+    ruleset = IptablesRuleset(compiler, made.service_ports(), configuration.families, live)
     services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
     return View(made, configuration, ruleset, services)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
-from rulegen.iptables.base_chains import EntryKey, Rules
-from rulegen.iptables.text import comment_of
+from rulegen.iptables.chains import EntryKey, Rules
 from rulegen.iptables.transaction import IP_KEYWORD
-from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.delta import Change, Delta
+
+# Whose a chain is, given with its rules: `default/web:http`; "" for no single one's.
+Owner: TypeAlias = Callable[[EntryKey, Rules], str]
 
 
 class Line(NamedTuple):
-    """One chain of a Delta. `sign` is `+`, `~` or `-`; `service` is "" where it belongs to no single Service.
+    """One chain of a Delta. `sign` is `+`, `~` or `-`; `owner` is whose it is, "" for no single one's.
 
     `before` and `after`: the rules that are only in one of them.
     """
@@ -24,26 +26,27 @@ class Line(NamedTuple):
     chain: str
     before: Rules
     after: Rules
-    service: str
+    owner: str
 
     def __str__(self) -> str:
         """`~ ip nat RULEGEN-SVC-...  # default/web:http`, and the rules."""
-        service = f"  # {self.service}" if self.service else ""
+        owner = f"  # {self.owner}" if self.owner else ""
         rules = [*(f"    - {rule}" for rule in self.before), *(f"    + {rule}" for rule in self.after)]
-        return "\n".join([f"{self.sign} {self.family} {self.table} {self.chain}{service}", *rules])
+        return "\n".join([f"{self.sign} {self.family} {self.table} {self.chain}{owner}", *rules])
 
 
-def diff_text(delta: Delta[EntryKey, Rules]) -> Iterator[Line]:
-    """A line for each chain, by family, table and Service."""
+def diff_text(delta: Delta[EntryKey, Rules], owner: Owner) -> Iterator[Line]:
+    """A line for each chain, by family, table and owner."""
     lines = [
-        *(_line("-", key, rules, ()) for key, rules in delta.removed.items()),
-        *(_line("~", key, change.before, change.after) for key, change in delta.changed.items()),
-        *(_line("+", key, (), rules) for key, rules in delta.added.items()),
+        *(_line("-", key, Change(rules, ()), owner) for key, rules in delta.removed.items()),
+        *(_line("~", key, change, owner) for key, change in delta.changed.items()),
+        *(_line("+", key, Change((), rules), owner) for key, rules in delta.added.items()),
     ]
-    yield from sorted(lines, key=lambda line: (line.family, line.table, line.service, line.chain))
+    yield from sorted(lines, key=lambda line: (line.family, line.table, line.owner, line.chain))
 
 
-def _line(sign: str, key: EntryKey, before: Rules, after: Rules) -> Line:
+def _line(sign: str, key: EntryKey, change: Change[Rules], owner: Owner) -> Line:
+    before, after = change
     kept = set(before) & set(after)
     return Line(
         sign,
@@ -52,7 +55,7 @@ def _line(sign: str, key: EntryKey, before: Rules, after: Rules) -> Line:
         key.chain,
         tuple(rule for rule in before if rule not in kept),
         tuple(rule for rule in after if rule not in kept),
-        comment_of(after or before),
+        owner(key, after or before),
     )
 
 

@@ -6,24 +6,33 @@ knows what a chain is about.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from rulegen.config import IptablesLoader
 from rulegen.iptables import text
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.chains import base_chains_of_all
+from rulegen.iptables.chains import by_rank, prefixes_of
 from rulegen.iptables.diff_text import count
 from rulegen.iptables.drift import PeriodicResync
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.live_rules import LiveChains, shown_changes
+from rulegen.iptables.loader import Loader, RestoreLoader
+from rulegen.iptables.python_iptables import PythonLoader
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
 from rulegen.reconcile.driver import Difference, Removal, compile_all, read_file
 
 # A sync costs about the same whatever it changes, a second on large nodes: smaller ones only fall behind.
 _BATCH = 5000
+
+
+LOADERS: Mapping[IptablesLoader, Callable[[Variant, int], Loader]] = {
+    IptablesLoader.RESTORE: RestoreLoader,
+    IptablesLoader.PYTHON: PythonLoader,
+}
 
 
 class OpenIptables:
@@ -46,29 +55,32 @@ class OpenIptables:
 
 
 class IptablesDriver:
-    """See `Driver`. `variant` None: the one that the host uses."""
+    """See `Driver`. `variant` None: the one that the host uses. `loader`: how changes get into the kernel."""
 
     name = "iptables"
 
-    def __init__(self, variant: Variant | None = None) -> None:
+    def __init__(self, variant: Variant | None = None, loader: IptablesLoader = IptablesLoader.RESTORE) -> None:
         self._variant = variant
+        self._loader = loader
 
     def render(self, compilers: CompilerSet) -> Iterator[str]:
         """As `iptables-restore --noflush` takes it, a part for each family."""
-        return text.render(base_chains_of_all(compilers), compilers.entries())
+        return text.render(by_rank(compilers))
 
     def compare_file(self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], path: str) -> Difference:
         """See `Driver`."""
-        live = read_file(path, text.parse)
+        prefixes = prefixes_of(by_rank(compilers))
+        live = read_file(path, lambda lines, source: text.parse(lines, source, prefixes))
         compile_all(compilers, items, contexts)
         desired = compilers.entries()
         delta = diff(text.adopt_wording(live, desired), desired)
-        return Difference.of(delta, lambda: shown_changes(delta), lambda: count(delta))
+        return Difference.of(delta, lambda: shown_changes(delta, compilers.owners(live)), lambda: count(delta))
 
     @contextmanager
     def open(self) -> Iterator[OpenIptables]:
         """See `Driver`."""
-        yield OpenIptables(Kernel(self._variant))
+        with Kernel(self._variant, make_loader=LOADERS[self._loader]) as kernel:
+            yield OpenIptables(kernel)
 
     def remove(self, features: Collection[str]) -> list[str]:
         """See `Driver`; the chains of both families, in both variants."""

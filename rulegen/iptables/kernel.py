@@ -9,7 +9,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Self
 
 from rulegen.config import Family
 from rulegen.errors import (
@@ -23,13 +23,14 @@ from rulegen.errors import (
 )
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries, nf_tables
-from rulegen.iptables.base_chains import Entries, EntryKey, Rules
 from rulegen.iptables.binaries import RestoreError, Variant
+from rulegen.iptables.chains import Entries, EntryKey, Rules
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
-from rulegen.iptables.names import is_ours
+from rulegen.iptables.loader import Loader, RestoreLoader
+from rulegen.iptables.names import PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
-from rulegen.iptables.probe import check_features
+from rulegen.iptables.probe import check_needs
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, removal
 
@@ -37,67 +38,59 @@ from rulegen.iptables.transaction import Step, removal
 WAIT_SECONDS = 30
 
 
-class Driver(Protocol):
-    """A way into the kernel."""
-
-    def take(self, step: Step, *, test: bool) -> None:
-        """Takes a step, all or nothing; `test`: only asks whether it would be taken. Raises RestoreError."""
-        ...
-
-
-class RestoreDriver:
-    """The way through iptables-restore, for both variants and changes of any size."""
-
-    def __init__(self, variant: Variant, wait: int) -> None:
-        """`wait`: how long another program may hold the lock, in seconds."""
-        self._variant = variant
-        self._wait = wait
-
-    def take(self, step: Step, *, test: bool) -> None:
-        """See `Driver`."""
-        binaries.restore(self._variant, step.family, step.text, wait=self._wait, test=test)
-
-
 class Kernel:
-    """rulegen's chains in one variant of iptables.
+    """rulegen's chains in one variant of iptables. A context manager.
 
-    `variant` None: the one in use. `drivers`: the way for a family, where it is not iptables-restore. `wait`: how long
-    another program may hold the lock, in seconds. Raises HostError when iptables or privileges are missing.
+    `variant` None: the one in use. `make_loader`: the way in, given the variant and the wait. `wait`: how long another
+    program may hold the lock, in seconds. Raises HostError when iptables or privileges are missing.
     """
 
     def __init__(
-        self, variant: Variant | None = None, wait: int = WAIT_SECONDS, drivers: Mapping[Family, Driver] | None = None
+        self,
+        variant: Variant | None = None,
+        wait: int = WAIT_SECONDS,
+        make_loader: Callable[[Variant, int], Loader] = RestoreLoader,
     ) -> None:
         """Finds the variant; changes nothing."""
         _check_privileges()
         self.variant = variant or detect()
         self._wait = wait
-        self._drivers = dict.fromkeys(Family, RestoreDriver(self.variant, wait)) | dict(drivers or {})
+        self._loader = make_loader(self.variant, wait)
+        self._prefixes: Sequence[str] = (PREFIX,)
         # By family and table: the chains that iptables did not list when that was read last.
         self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
 
-    def read(self) -> Entries:
-        """What the kernel holds of ours. Raises HostError."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loader.close()
+
+    def read(self, prefixes: Sequence[str] = (PREFIX,)) -> Entries:
+        """What the kernel holds of ours. Raises HostError.
+
+        `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
+        """
+        self._prefixes = prefixes
         entries: Entries = {}
         hidden = {}
         for family in host_families():
             for table in list_tables(self.variant, family):
-                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)))
+                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)), prefixes)
                 hidden[family, table.name] = frozenset(rule.chain for rule in table.hidden)
         self._hidden = hidden
         return entries
 
-    def prepare(self, live: Mapping[EntryKey, Rules]) -> None:
-        """Before a first apply, when `live` is empty: raises HostError that names what the kernel lacks."""
-        if not live:
-            for family in host_families():
-                check_features(self.variant, family, self._wait)
+    def probe(self, needs: Callable[[Family], Mapping[str, tuple[str, str]]]) -> None:
+        """Tries what rules need of the kernel (`ChainCompiler.needs`). Raises HostError that names what it lacks."""
+        for family in host_families():
+            check_needs(self.variant, family, self._wait, needs(family))
 
     def check(self, steps: Sequence[Step]) -> None:
         """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
         for step in steps:
             for part in self._parts(step)[:1]:
-                self._drivers[step.family].take(part.step, test=True)
+                self._loader.take(part.step, test=True)
 
     def commit(self, steps: Sequence[Step], live: Mapping[EntryKey, Rules]) -> None:
         """Takes the steps, each all or nothing.
@@ -108,10 +101,10 @@ class Kernel:
         for number, step in enumerate(steps):
             try:
                 for part in self._parts(step):
-                    self._drivers[step.family].take(part.step, test=False)
+                    self._loader.take(part.step, test=False)
                     _delete(part)
             except RestoreError as error:
-                if number == 0 and adopt_wording(self.read(), live) != live:
+                if number == 0 and adopt_wording(self.read(self._prefixes), live) != live:
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error

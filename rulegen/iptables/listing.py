@@ -16,7 +16,7 @@ from rulegen.errors import HostError, shown
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries, nf_tables
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.names import ESTABLISHED, PREFIX, is_ours
+from rulegen.iptables.names import PREFIX, is_our_comment, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
 
 # Those that the programs of either variant know.
@@ -80,7 +80,7 @@ def in_place(rule: HiddenRule) -> str:
 
 def is_jump(rule: HiddenRule) -> bool:
     """Whether a hidden rule of somebody else's chain is one that rulegen put there."""
-    return not is_ours(rule.chain) and (is_ours(rule.target) or rule.comment == ESTABLISHED)
+    return not is_ours(rule.chain) and (is_ours(rule.target) or is_our_comment(rule.comment))
 
 
 def detect() -> Variant:

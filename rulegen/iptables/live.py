@@ -1,48 +1,71 @@
 """What iptables-save prints of a table comes in, rulegen's chains as they are in the kernel go out. Pure.
 
-Of the built-in chains, an entry holds the rules that rulegen put there, in their order; and a remark when another
-program's rule before them keeps packets away.
+Of the built-in chains, an entry holds the rules that one feature put there, in their order; and a remark when a rule
+before them keeps packets away, another program's, or stands where they should: another feature's that comes later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rulegen.config import Family
-from rulegen.iptables.base_chains import NAT, Entries, EntryKey, is_our_rule, target_of
-from rulegen.iptables.names import PREFIX, escaped
-from rulegen.iptables.transaction import REMARK
+from rulegen.iptables.chains import NAT, Entries, EntryKey, prefix_of_rule, target_of
+from rulegen.iptables.names import PREFIX, escaped, prefix_of
+from rulegen.iptables.transaction import REMARK, is_remark
 
 _VERDICTS = {"ACCEPT", "DROP", "REJECT", "RETURN", "QUEUE", "NFQUEUE"}
 
 
-def parse_saved(family: Family, table: str, lines: Iterable[str]) -> Entries:
-    """The entries of one table, given as its `:CHAIN ...` and `-A CHAIN ...` lines."""
+def parse_saved(family: Family, table: str, lines: Iterable[str], prefixes: Sequence[str] = (PREFIX,)) -> Entries:
+    """The entries of one table, given as its `:CHAIN ...` and `-A CHAIN ...` lines.
+
+    `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
+    """
     entries: dict[EntryKey, list[str]] = {}
-    ahead: dict[EntryKey, str] = {}
     chains: dict[str, list[str]] = {}
+    built_in: dict[str, _BuiltIn] = {}
     for line in lines:
         if line.startswith(f"-A {PREFIX}"):
             chain, _, rule = line[3:].partition(" ")
             chains[chain].append(rule)
         elif line.startswith(f":{PREFIX}"):
             chain = line[1 : line.index(" ")]
-            chains[chain] = entries[EntryKey(family, table, chain)] = []
+            key = EntryKey(family, table, chain, prefix_of(chain, prefixes))
+            chains[chain] = entries[key] = []
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
-            _take_built_in(EntryKey(family, table, chain), rule, entries, ahead)
-    return {key: tuple(rules) for key, rules in entries.items()}
+            built_in.setdefault(chain, _BuiltIn(table, prefixes)).take(rule)
+    found = {key: tuple(rules) for key, rules in entries.items()}
+    for chain, read in built_in.items():
+        found |= {EntryKey(family, table, chain, prefix): tuple(rules) for prefix, rules in read.ours.items()}
+    return found
 
 
-def _take_built_in(key: EntryKey, rule: str, entries: dict[EntryKey, list[str]], ahead: dict[EntryKey, str]) -> None:
-    """A rule of somebody else's chain."""
-    if is_our_rule(rule):
-        rules = entries.setdefault(key, [])
-        if key in ahead and not rules:
-            rules.append(f"{REMARK}behind: {escaped(ahead[key])}")
-        rules.append(rule)
-    elif key not in ahead and _keeps_packets_away(key.table, rule):
-        ahead[key] = rule
+class _BuiltIn:
+    """Somebody else's chain, rule by rule. `ours`: what is rulegen's, by the prefix of the feature's chains."""
+
+    def __init__(self, table: str, prefixes: Sequence[str]) -> None:
+        self.ours: dict[str, list[str]] = {}
+        self._table = table
+        self._prefixes = prefixes
+        # The first rule of another program's that keeps packets away.
+        self._ahead = ""
+
+    def take(self, rule: str) -> None:
+        prefix = prefix_of_rule(rule, self._prefixes)
+        if prefix:
+            rules = self.ours.setdefault(prefix, [])
+            ahead = self._later_feature(prefix) or ("" if rules else self._ahead)
+            if ahead and not any(map(is_remark, rules[:1])):
+                rules.insert(0, f"{REMARK}behind: {escaped(ahead)}")
+            rules.append(rule)
+        elif not self._ahead and _keeps_packets_away(self._table, rule):
+            self._ahead = rule
+
+    def _later_feature(self, prefix: str) -> str:
+        """A rule so far of a feature whose rules belong behind those of this one."""
+        later = self._prefixes[self._prefixes.index(prefix) + 1 :]
+        return next((rules[-1] for other, rules in self.ours.items() if other in later), "")
 
 
 def _keeps_packets_away(table: str, rule: str) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, TargetError
-from rulegen.iptables.base_chains import Entries, EntryKey, Rules
-from rulegen.iptables.diff_text import count, diff_text
+from rulegen.iptables.chains import ChainCompiler, Entries, EntryKey, Rules, by_rank, prefixes_of
+from rulegen.iptables.diff_text import Owner, count, diff_text
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
-from rulegen.iptables.transaction import REMARK, Step, plan
+from rulegen.iptables.transaction import Step, is_remark, plan
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, ShownChange, shown_change
@@ -37,6 +37,9 @@ class LiveChains:
     ) -> None:
         self._kernel = kernel
         self._compilers = compilers
+        self._prefixes = prefixes_of(by_rank(compilers))
+        # Those of which the kernel holds nothing, so that it may lack what their rules need.
+        self._new: list[ChainCompiler] = []
         self._patience = patience
         self._clock = clock
         self._live: Entries = {}
@@ -58,7 +61,9 @@ class LiveChains:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read().items()}
+        self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read(self._prefixes).items()}
+        present = {key.prefix for key in self._live}
+        self._new = [compiler for compiler in by_rank(self._compilers) if compiler.prefix not in present]
         self._compilers.adopt(self._live, self._unreadable)
         self._total = Counter()
         for key, rules in self._live.items():
@@ -88,6 +93,7 @@ class LiveChains:
         except ApplyError:
             self.read()
             raise
+        self._new = []
         self._note(delta)
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
@@ -106,7 +112,7 @@ class LiveChains:
 
     def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
         """See `LiveRules`."""
-        return shown_changes(delta)
+        return shown_changes(delta, self._compilers.owners(self._live))
 
     def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:
         return count(delta)
@@ -115,8 +121,11 @@ class LiveChains:
         return {table: RuleCount(total, self._written[table]) for table, total in self._total.items()}
 
     def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:
-        self._kernel.prepare(self._live)
-        return plan(delta, self._live)
+        wanted = {key.prefix for key in delta.added} if self._new else set()
+        for compiler in self._new:
+            if compiler.prefix in wanted:
+                self._kernel.probe(compiler.needs)
+        return plan(delta, self._live, self._prefixes)
 
     def _note(self, delta: Delta[EntryKey, Rules]) -> None:
         """Follows in memory what a Delta did."""
@@ -127,7 +136,7 @@ class LiveChains:
             self._live[key] = rules
         for key in delta.removed:
             self._total[key.family, key.table] -= len(self._live.pop(key))
-        moved = (key for key, change in delta.changed.items() if any(rule.startswith(REMARK) for rule in change.before))
+        moved = (key for key, change in delta.changed.items() if any(map(is_remark, change.before)))
         self._moved |= dict.fromkeys(moved, self._clock())
 
     def _spared(self, key: EntryKey, rules: Rules) -> Rules:
@@ -135,11 +144,11 @@ class LiveChains:
         moved = self._moved.get(key)
         if moved is None or self._clock() - moved >= self._patience:
             return rules
-        return tuple(rule for rule in rules if not rule.startswith(REMARK))
+        return tuple(rule for rule in rules if not is_remark(rule))
 
 
-def shown_changes(delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
-    """A Delta in words."""
-    for line in diff_text(delta):
+def shown_changes(delta: Delta[EntryKey, Rules], owner: Owner) -> Iterator[ShownChange]:
+    """A Delta in words. `owner`: whose a chain is."""
+    for line in diff_text(delta, owner):
         place = {"family": line.family, "name": line.table, "key": line.chain}
-        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.service)
+        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.owner)

@@ -1,24 +1,23 @@
-"""Names of chains and of lists of clients, and comments, from what they stand for. Pure; deterministic.
+"""What names and comments in iptables look like, and how rulegen's own are told from others'. Pure; deterministic.
 
-A chain's name has at most 28 characters. All of rulegen's begin with `RULEGEN-`; a Service's chains go on with a word
-for their kind and a digest, those of a tree with a letter and the addresses or ports that they are for.
+All of rulegen's chains begin with `RULEGEN-`, those of most features with a longer prefix of their own.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b32encode
+from collections.abc import Iterable
 from hashlib import sha256
 
 PREFIX = "RULEGEN-"
 MAX_LENGTH = 28
 MAX_COMMENT = 128
-# The comment of rulegen's own rule in a built-in chain that leads to none of its chains.
-ESTABLISHED = f"{PREFIX}ESTABLISHED"
 
 _DIGEST_LENGTH = 16
-_OF_SERVICE = re.compile(rf"{PREFIX}(?:SVC|SVL|EXT|SRC|LB)-")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:/~ -]")
+# `RULEGEN-ESTABLISHED`, or with a feature's letters in between.
+_ESTABLISHED = re.compile(rf"({PREFIX}(?:[A-Z]{{1,4}}-)?)ESTABLISHED")
 
 
 def digest(*parts: str) -> str:
@@ -27,16 +26,9 @@ def digest(*parts: str) -> str:
     return b32encode(sha256(joined).digest())[:_DIGEST_LENGTH].decode()
 
 
-def chain_name(kind: str, *parts: str) -> str:
-    """`RULEGEN-SVC-` and a digest of what the chain is for; `kind` has at most three letters."""
-    return f"{PREFIX}{kind}-{digest(*parts)}"
-
-
-def tree_chain_name(letter: str, place: str) -> str:
-    """`RULEGEN-V-10.96.0.0/20`; a digest of the place where that would be too long, as for most of IPv6."""
-    # nft prints these names too, and reads no colon in one.
-    readable = f"{PREFIX}{letter}-{place.replace(':', '_')}"
-    return readable if len(readable) <= MAX_LENGTH else f"{PREFIX}{letter}-{digest(place)}"
+def established(prefix: str) -> str:
+    """The comment of a feature's rule in a built-in chain that leads to none of its chains."""
+    return f"{prefix}ESTABLISHED"
 
 
 def escaped(text: str) -> str:
@@ -51,14 +43,19 @@ def _escape(char: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
-def is_of_service(chain: str) -> bool:
-    """Whether a chain of rulegen's is a Service's own, not the fixed part's nor a tree's."""
-    return _OF_SERVICE.match(chain) is not None
-
-
 def is_ours(chain: str) -> bool:
     """Whether a chain is rulegen's."""
     return chain.startswith(PREFIX)
+
+
+def is_our_comment(comment: str) -> bool:
+    """Whether a rule in a built-in chain that leads to none of rulegen's chains is rulegen's all the same."""
+    return _ESTABLISHED.fullmatch(comment) is not None
+
+
+def prefix_of(name: str, prefixes: Iterable[str]) -> str:
+    """The longest of the prefixes that a chain's name, or a rule's comment, begins with; `RULEGEN-` for none."""
+    return max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default=PREFIX)
 
 
 def safe_comment(text: str) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rulegen.networks import Network, contains, parse_network
-from rulegen.services.simulate import Destination
 
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 
@@ -31,16 +30,8 @@ class Rule:
         """The chain or extension that the rule leads to, "" for none."""
         return self.options.get("-j", "") or self.options.get("-g", "")
 
-    def has_destination(self, destination: Destination) -> bool:
-        """Whether packets to a destination can match, all else aside. Address "": any, as that of a NodePort."""
-        address, port, protocol = destination
-        return (
-            self._allows("-d", lambda value: bool(address) and has_address(value, address))
-            and self._allows("-p", lambda value: value == protocol.lower())
-            and self._allows("--dport", lambda value: has_port(value, port))
-        )
-
-    def _allows(self, option: str, matches: Callable[[str], bool]) -> bool:
+    def allows(self, option: str, matches: Callable[[str], bool]) -> bool:
+        """Whether packets with something that `matches` can match, as far as an option's value is concerned."""
         value = self.options.get(option)
         return value is None or matches(value) is not (option in self.negated)
 

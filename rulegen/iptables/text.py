@@ -1,19 +1,19 @@
 """Chains as a file that an administrator can read and iptables-restore can load, and such files back as chains. Pure.
 
 Canonical: the same chains give the same bytes. One file holds the rules of one family or of both, each part headed by
-the command that loads it.
+the command that loads it. A table stands there once, with the chains of all features.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rulegen.config import Family
 from rulegen.errors import InputError
-from rulegen.iptables.base_chains import BaseChains, Entries, EntryKey, Rules, parse_rules
-from rulegen.iptables.names import is_of_service
+from rulegen.iptables.chains import TABLES, BaseChains, ChainCompiler, Entries, EntryKey, Rules, parse_rules
+from rulegen.iptables.names import PREFIX
 from rulegen.rendered import END, RenderedLines
 
 RESTORE = {Family.IPV4: "iptables-restore", Family.IPV6: "ip6tables-restore"}
@@ -21,52 +21,80 @@ _HEADER = {f"# {command} --noflush": family for family, command in RESTORE.items
 _COMMENT = re.compile(r'--comment "([^"]*)"')
 
 
-def render(base_chains: Mapping[Family, BaseChains], entries: Mapping[EntryKey, Rules]) -> Iterator[str]:
-    """All rules as lines with their ends: what iptables-restore adds to tables that hold nothing of rulegen's."""
-    tables: dict[tuple[Family, str], Entries] = {}
-    for key, rules in entries.items():
-        tables.setdefault((key.family, key.table), {})[key] = rules
-    for family, fixed in base_chains.items():
+def render(compilers: Iterable[ChainCompiler]) -> Iterator[str]:
+    """All rules as lines with their ends: what iptables-restore adds to tables that hold nothing of rulegen's.
+
+    `compilers`: in the order in which their rules stand in a built-in chain.
+    """
+    # Each puts its own in front of what is there.
+    parts = [_Part(compiler) for compiler in reversed(list(compilers))]
+    for family in Family:
+        tables = [part.tables(family) for part in parts]
+        if not any(tables):
+            continue
         yield f"# {RESTORE[family]} --noflush\n"
-        table = ""
-        for line in fixed.text.splitlines(keepends=True):
-            if line.startswith("*"):
-                table = line[1:].strip()
-            elif line == "COMMIT\n":
-                chains = tables.get((family, table), {})
-                yield from _render_chains({key: rules for key, rules in chains.items() if _is_generated(key, fixed)})
-            yield line
+        separator = ""
+        for table in TABLES:
+            bodies = [body for found in tables for body in found.get(table, ())]
+            if bodies:
+                yield f"{separator}*{table}\n"
+                yield from bodies
+                yield "COMMIT\n"
+                separator = "\n"
     yield END
 
 
+class _Part:
+    """A feature's part of the file."""
+
+    def __init__(self, compiler: ChainCompiler) -> None:
+        self._compiler = compiler
+        self._chains: dict[tuple[Family, str], Entries] = {}
+        for key, rules in compiler.entries().items():
+            self._chains.setdefault((key.family, key.table), {})[key] = rules
+
+    def tables(self, family: Family) -> dict[str, list[str]]:
+        """The lines of each table, those of the fixed part before the others."""
+        fixed = self._compiler.base_chains.get(family)
+        tables: dict[str, list[str]] = {}
+        lines: list[str] = []
+        for line in fixed.text.splitlines(keepends=True) if fixed else ():
+            if line.startswith("*"):
+                lines = tables[line[1:].strip()] = []
+            elif line == "COMMIT\n":
+                lines = []
+            else:
+                lines.append(line)
+        for (of, table), chains in self._chains.items():
+            if fixed and of is family:
+                generated = {key: rules for key, rules in chains.items() if _is_generated(key, fixed)}
+                tables.setdefault(table, []).extend(self._generated(generated))
+        return tables
+
+    def _generated(self, chains: Entries) -> Iterator[str]:
+        """Declarations first, since a rule leads only to a chain that is there."""
+        sections = self._compiler.sections({key: rules for key, rules in chains.items() if rules})
+        if sections:
+            yield "\n"
+        yield from (f":{chain} - [0:0]\n" for chain in sorted(key.chain for keys in sections.values() for key in keys))
+        for heading, keys in sections.items():
+            yield f"\n# {heading}\n"
+            yield from (f"-A {key.chain} {rule}\n" for key in keys for rule in chains[key])
+
+
 def _is_generated(key: EntryKey, base_chains: BaseChains) -> bool:
-    """Whether a chain's rules are not in the text of the fixed part; the roots of trees are only declared there."""
+    """Whether a chain's rules are not in the text of the fixed part; some chains are only declared there."""
     return not base_chains.entries.get(key)
 
 
-def _render_chains(chains: Entries) -> Iterator[str]:
-    """The trees, then the Services one by one; declarations first, since a rule leads only to a chain that is there."""
-    groups: dict[str, list[EntryKey]] = {}
-    for key, rules in chains.items():
-        if rules:
-            groups.setdefault(comment_of(rules[:1]) if is_of_service(key.chain) else "", []).append(key)
-    ordered = [(service, sorted(groups[service], key=lambda key: key.chain)) for service in sorted(groups)]
-    if ordered:
-        yield "\n"
-    yield from (f":{chain} - [0:0]\n" for chain in sorted(key.chain for _, keys in ordered for key in keys))
-    for service, keys in ordered:
-        yield f"\n# {service or 'By address and by port.'}\n"
-        yield from (f"-A {key.chain} {rule}\n" for key in keys for rule in chains[key])
-
-
 def comment_of(rules: Iterable[str]) -> str:
-    """The Service that rules are for, as their comments say; "" when there are several or none."""
+    """Whom rules are for, as their comments say; "" when there are several or none."""
     found = {match[1] for rule in rules if (match := _COMMENT.search(rule))}
     return found.pop() if len(found) == 1 else ""
 
 
-def parse(lines: Iterable[str], source: str) -> Entries:
-    """The chains of a file that `render` wrote, all of it. Raises InputError."""
+def parse(lines: Iterable[str], source: str, prefixes: Sequence[str] = (PREFIX,)) -> Entries:
+    """The chains of a file that `render` wrote, all of it. `prefixes`: those of features' chains. Raises InputError."""
     parts: dict[Family, list[str]] = {}
     current: list[str] | None = None
     rendered = RenderedLines(lines, source)
@@ -85,7 +113,7 @@ def parse(lines: Iterable[str], source: str) -> Entries:
     rendered.check()
     entries: Entries = {}
     for family, part in parts.items():
-        entries |= parse_rules(family, part)
+        entries |= parse_rules(family, part, prefixes)
     return entries
 
 

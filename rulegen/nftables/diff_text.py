@@ -11,6 +11,8 @@ from rulegen.nftables.elements import EntryKey, SetSpec, Value, data_text, key_t
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import ShownChange, shown_change
 
+# The entry that stands for a table of which nothing is known but that it is there, and not wanted.
+UNKNOWN_TABLE = b""
 # Whose an entry is, as words: "" for no single one's.
 Owner: TypeAlias = Callable[[EntryKey, Value], str]
 
@@ -79,6 +81,8 @@ def _line(sign: str, entry: EntryKey, content: tuple[Value, Change[Value] | None
     else:
         after = data_text(set_spec, value.data)
     name = _NAMES.get(set_spec.name, set_spec.name) if set_spec.is_chains else set_spec.name
+    if key == UNKNOWN_TABLE and name == "foreign":
+        return Line(sign, set_spec.ip, "table", set_spec.table, before, after, "")
     owned_by = owner(entry, change.after if change else value)
     return Line(sign, set_spec.label, name, key_text(set_spec, key), before, after, owned_by)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
-from rulegen.nftables.diff_text import count, shown_changes
+from rulegen.nftables.diff_text import UNKNOWN_TABLE, count, shown_changes
 from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live import Live
@@ -18,9 +18,6 @@ from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, ShownChange
 from rulegen.reconcile.feature import ItemKey
 from rulegen.reference import ObjectReference
-
-# The entry that stands for a table of which nothing is known but that it is there, and not wanted.
-UNKNOWN_TABLE = b"table"
 
 
 class LiveTables:

@@ -6,11 +6,9 @@ were carried out. Whatever becomes of nft, crashed, hung or missing, is one line
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -18,15 +16,13 @@ from typing import Self
 from rulegen import children
 from rulegen.errors import ApplyError, HostError, RulegenError, printable
 from rulegen.nftables.messages import SIZE_HINT, Connection
-from rulegen.nftables.nft_worker import ALONE, ANSWER, HERE, REQUEST
+from rulegen.nftables.nft_worker import ALONE, HERE
 from rulegen.nftables.refusals import kind_of_words
+from rulegen.workers.process import WorkerDiedError, WorkerProcess
 
 MINIMUM_NFT = (1, 0, 6)
 _START_SECONDS = 30.0
-_END_SECONDS = 5.0
 _SECONDS = 60.0
-_LONGEST_ANSWER = 1 << 20
-_LONGEST_OUTPUT = 1 << 16
 
 
 class NoNamespaceError(Exception):
@@ -51,25 +47,14 @@ class NftProcess:
 
     def __init__(self, *, alone: bool) -> None:
         _check_version()
-        self._channel, theirs = socket.socketpair()
-        with theirs:
-            words = [sys.executable, "-P", "-m", "rulegen.nftables.nft_worker"]
-            words += [str(theirs.fileno()), str(os.getpid()), ALONE if alone else HERE]
-            try:
-                self._process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=[theirs.fileno()],
-                )
-            except OSError as error:
-                self._channel.close()
-                raise HostError(f"cannot start {sys.executable}: {error.strerror}") from error
+        self.worker = WorkerProcess("rulegen.nftables.nft_worker", ALONE if alone else HERE)
         try:
             self.connection = self._take_connection()
+        except WorkerDiedError as error:
+            self.worker.end()
+            raise _died(error) from error
         except BaseException:
-            self._end()
+            self.worker.end()
             raise
 
     def __enter__(self) -> Self:
@@ -82,74 +67,43 @@ class NftProcess:
 
     def close(self) -> None:
         self.connection.close()
-        self._end()
+        self.worker.end()
 
     def run(self, commands: str, *, check: bool = False) -> None:
         """Carries out commands as one transaction; `check`: asks whether they would be. Raises the class's errors.
 
         ApplyError, HostError and StaleError say what was refused, in nft's words and with the command.
         """
-        data = commands.encode()
-        self._channel.settimeout(_SECONDS)
         try:
-            self._channel.sendall(REQUEST.pack(len(data), check) + data)
-            length, is_done = ANSWER.unpack(self._received(ANSWER.size))
-            if length > _LONGEST_ANSWER or (is_done and length):
-                raise NftDiedError("answered what makes no sense")
-            message = self._received(length).decode("utf-8", "replace")
-        except TimeoutError as error:
-            raise NftDiedError(f"has not answered for {_SECONDS:.0f} s") from error
-        except OSError as error:
-            raise self._ended() from error
-        if not is_done:
-            raise refusal(message, commands)
+            refused = self.worker.ask(commands, check=check, seconds=_SECONDS)
+        except WorkerDiedError as error:
+            raise _died(error) from error
+        if refused is not None:
+            raise refusal(refused, commands)
 
     def _take_connection(self) -> Connection:
-        self._channel.settimeout(_START_SECONDS)
+        channel = self.worker.channel
+        channel.settimeout(_START_SECONDS)
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._channel, 256, 1)
+            data, descriptors, _, _ = socket.recv_fds(channel, 256, 1)
         except TimeoutError as error:
             raise NftDiedError(f"has not started within {_START_SECONDS:.0f} s") from error
         except OSError as error:
-            raise self._ended() from error
+            raise self.worker.ended() from error
         if not data:
-            raise self._ended()
+            raise self.worker.ended()
         if not descriptors:
             raise NoNamespaceError(printable(data.decode("ascii", "replace")))
         return Connection(socket.socket(fileno=descriptors[0]))
 
-    def _received(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = self._channel.recv(size - len(data))
-            if not part:
-                raise self._ended()
-            data += part
-        return bytes(data)
 
-    def _ended(self) -> Exception:
-        """Why the process has closed its end of the channel."""
-        try:
-            status = self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            return NftDiedError("answered what makes no sense")
-        if status < 0:
-            return NftDiedError(f"crashed ({children.signal_name(-status)})")
-        output = self._process.stderr.read(_LONGEST_OUTPUT) if self._process.stderr else b""
-        last = output.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        if last.startswith("ModuleNotFoundError: No module named 'nftables'"):
-            return HostError(
-                "the Python module nftables is missing: install python3-nftables (Debian, Ubuntu) or nftables "
-                "(Fedora), and rulegen for the distribution's Python with --system-site-packages: docs/install.md"
-            )
-        return NftDiedError(f"ended with status {status}{f': {printable(last)}' if last else ''}")
-
-    def _end(self) -> None:
-        self._channel.close()
-        self._process.kill()
-        self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+def _died(error: WorkerDiedError) -> Exception:
+    if error.missing == "nftables":
+        return HostError(
+            "the Python module nftables is missing: install python3-nftables (Debian, Ubuntu) or nftables "
+            "(Fedora), and rulegen for the distribution's Python with --system-site-packages: docs/install.md"
+        )
+    return NftDiedError(str(error))
 
 
 def _check_version() -> None:

@@ -395,6 +395,10 @@ def plan(
     groups = text.group(delta.added if desired is None else desired) if replaced else {}
     tables = tuple(ReplaceTable(base_chains[spec], groups) for spec in replaced)
     kept = {spec: live.tables[spec] for spec in base_chains if spec not in replaced}
+    unwanted = tuple(DeleteTable(spec) for spec in live.tables if spec not in base_chains)
+    if not kept:
+        # As at a first load: nothing of the Delta, which is as large as the ruleset, is looked at.
+        return Transaction(base_chains, tables, (), unwanted)
     coming, going = _sets(delta.added, kept), _sets(delta.removed, kept)
 
     def stays(set_spec: SetSpec) -> bool:
@@ -402,7 +406,7 @@ def plan(
 
     leaving, left, is_handover = _removed(delta, kept)
     additions: list[Change] = [*_new_sets(delta, kept, coming)]
-    changes: list[Change] = [DeleteTable(spec) for spec in live.tables if spec not in base_chains]
+    changes: list[Change] = [*unwanted]
     for spec, table in kept.items():
         additions += _new_chains(spec, delta, table, base_chains[spec])
         changes += _changed_chains(spec, delta, table, base_chains[spec])
@@ -427,11 +431,9 @@ Groups: TypeAlias = list[tuple[SetSpec, Elements]]
 
 def _sets(keys: Iterable[EntryKey], kept: Mapping[TableSpec, LiveTable]) -> set[SetSpec]:
     """The sets that come, or go, in tables that stay; mostly none."""
+    declared = {spec.declared: spec for spec in kept}
     return {
-        found
-        for of, name in keys
-        for spec in kept
-        if of is spec.declared and (found := spec.set_named(name.decode())) is not None
+        found for of, name in keys if of in declared and (found := declared[of].set_named(name.decode())) is not None
     }
 
 

@@ -7,15 +7,18 @@ to what the compilers want. None of them knows how the others do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import ObjectReference
+
+if TYPE_CHECKING:
+    from rulegen.reconcile.observer import Observer
 
 # A driver's entries, and a Delta of them. What an entry is only the driver and its compilers know.
 Entries = TypeVar("Entries")
@@ -107,6 +110,15 @@ class Feature(Protocol):
 
         Raises TargetError for a driver on which this feature does not exist.
         """
+        ...
+
+
+@runtime_checkable
+class WithObservers(Protocol):
+    """A feature that has something to do in an agent beside its rules, and metrics of its own."""
+
+    def observers(self, registry: Any) -> Sequence[Observer]:
+        """What is told of each sync, and works between them. `registry`: prometheus_client's, for metrics."""
         ...
 
 

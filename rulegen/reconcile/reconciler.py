@@ -136,7 +136,7 @@ class Reconciler:
         """An object as it is now; nothing else happens before `sync`."""
         for progress in self._concerned(type(item)):
             if progress.unreadable or not self._has_compiled:
-                reference = ObjectReference.of(item).without_uid
+                reference = ObjectReference.unidentified(item)
                 self._note_readable(progress, reference)
                 if not self._has_compiled:
                     progress.early.add(reference)

@@ -67,12 +67,15 @@ class ServicesFeature:
         return changes
 
     def reference(self, item_id: ServicePortKey) -> ObjectReference:
-        """The Service."""
-        return self._service((item_id[0].namespace, item_id[0].name))
+        """The Service, or what else the service-port comes from."""
+        name = item_id[0]
+        if name.kind == Service.__name__:
+            return self._service((name.namespace, name.name))
+        return ObjectReference(name.kind, name.namespace, name.name)
 
     def title(self, item_id: ServicePortKey) -> str:
         """`Service default/web:http (IPv4)`."""
-        return f"Service {item_id[0]} ({item_id[1].value})"
+        return f"{item_id[0].title} ({item_id[1].value})"
 
     def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
         """See `Feature`."""

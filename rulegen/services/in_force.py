@@ -13,7 +13,7 @@ from rulegen.config import Family
 from rulegen.errors import RulegenError
 
 if TYPE_CHECKING:
-    from rulegen.iptables.base_chains import Entries, EntryKey
+    from rulegen.iptables.chains import Entries, EntryKey
 
 
 class InForce(NamedTuple):
@@ -58,7 +58,7 @@ def _on_nftables() -> Iterator[tuple[Family, bool]]:
 
 def _on_iptables() -> Iterator[tuple[Family, bool]]:
     from rulegen.iptables import binaries
-    from rulegen.iptables.base_chains import NAT, EntryKey
+    from rulegen.iptables.chains import NAT, EntryKey
     from rulegen.iptables.kernel import Kernel
     from rulegen.iptables.transaction import REMARK
 
@@ -72,8 +72,8 @@ def _on_iptables() -> Iterator[tuple[Family, bool]]:
 
 def _leads_to_service(entries: Entries, start: EntryKey) -> bool:
     """Whether the jumps from there reach a Service's own chain, with rules in it."""
-    from rulegen.iptables.base_chains import target_of
-    from rulegen.iptables.names import is_of_service
+    from rulegen.iptables.chains import target_of
+    from rulegen.services.on_iptables.names import is_of_service
 
     seen, waiting = {start}, [start]
     while waiting:

@@ -20,17 +20,36 @@ from rulegen.config import Cidr, Family
 ServiceKey: TypeAlias = tuple[str, str]
 
 
+# The kind of object that most service-ports come from.
+SERVICE = "Service"
+
+
 class ServicePortName(NamedTuple):
-    """Identifies a service-port: the spec's (namespace, name, port name, protocol). Sorts as a tuple."""
+    """Identifies a service-port: the spec's (namespace, name, port name, protocol). Sorts as a tuple.
+
+    `kind`: of the object that it comes from.
+    """
 
     namespace: str
     name: str
     port: str
     protocol: str
+    kind: str = SERVICE
 
     def __str__(self) -> str:
-        """`namespace/name:port`, or `namespace/name` for an unnamed port."""
-        return f"{self.namespace}/{self.name}:{self.port}" if self.port else f"{self.namespace}/{self.name}"
+        """`namespace/name:port`, or `namespace/name` for an unnamed port; the kind before it if it is another one."""
+        name = f"{self.namespace}/{self.name}:{self.port}" if self.port else f"{self.namespace}/{self.name}"
+        return name if self.kind == SERVICE else f"{self.kind} {name}"
+
+    @property
+    def title(self) -> str:
+        """The same, always with the kind: `Service default/web:http`."""
+        return f"{SERVICE} {self}" if self.kind == SERVICE else str(self)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What tells it from all others, as texts; of a Service's without the kind, as ever."""
+        return self[:4] if self.kind == SERVICE else self
 
 
 class Backend(Struct, frozen=True, order=True, gc=False):

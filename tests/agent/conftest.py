@@ -14,6 +14,9 @@ from rulegen.errors import HostError
 from tests.agent.running import Playground
 from tests.apiserver import ApiServer
 from tests.nftables.host import host_or_skip
+from tests.wrapped_programs import wrap
+
+__all__ = ["wrap"]
 
 
 @pytest.fixture

@@ -93,7 +93,9 @@ class Agent:
 
 
 class Ground:
-    """A network namespace, a folder of manifests, and agents that follow it."""
+    """A network namespace, a folder of manifests, and agents that follow it. `program`: what is run as rulegen."""
+
+    program: Sequence[str] = (RULEGEN,)
 
     def __init__(self, namespace: NetworkNamespace, folder: Path, arguments: Sequence[str] = ()) -> None:
         """`arguments`: what all agents here are started with."""
@@ -131,7 +133,7 @@ class Ground:
         folder = self._folder / f"agent-{self._count}"
         folder.mkdir()
         what = arguments or ("-f", str(self.manifests))
-        command = [RULEGEN, "agent", "--node", "node-1", "--config", self.config, "--log-level", "debug"]
+        command = [*self.program, "agent", "--node", "node-1", "--config", self.config, "--log-level", "debug"]
         command += [*self._arguments, *what]
         with (folder / "log").open("wb") as log, (folder / "printed").open("wb") as printed:
             with self.namespace.entered():
@@ -148,7 +150,7 @@ class Ground:
         """Another command of rulegen, in the same namespace."""
         with self.namespace.entered():
             return subprocess.run(
-                [RULEGEN, *arguments], capture_output=True, text=True, check=False, timeout=patience(60)
+                [*self.program, *arguments], capture_output=True, text=True, check=False, timeout=patience(60)
             )
 
     def differences(self, *items: Item) -> list[str]:

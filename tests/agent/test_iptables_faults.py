@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,30 +18,11 @@ from tests.agent.running import Agent, Playground, save, wait_until, web
 from tests.agent.test_on_iptables import IptablesGround
 from tests.iptables.host import Host
 from tests.nftables.host import host_or_skip
+from tests.wrapped_programs import Wrap
 
 pytestmark = pytest.mark.kernel
 
 VMAP = ["ct", "state", "vmap", "{ established : accept, related : accept, invalid : drop }"]
-
-Wrap = Callable[[str, str], None]
-
-
-@pytest.fixture
-def wrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wrap:
-    """Puts a script in front of a program; in it `$REAL` is the program."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    path = os.environ["PATH"]
-    monkeypatch.setenv("PATH", f"{folder}:{path}")
-
-    def put(program: str, script: str) -> None:
-        which = subprocess.run(["which", program], env={"PATH": path}, capture_output=True, text=True, check=True)
-        new = folder / f".{program}"
-        new.write_text(f"#!/bin/sh\nREAL={which.stdout.strip()}\n{script}\n")
-        new.chmod(0o755)
-        new.rename(folder / program)
-
-    return put
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from rulegen.errors import HostError
-from rulegen.iptables.binaries import Variant
 from tests.agent.running import Agent, Ground, save, wait_until, web
 from tests.builders import Item, endpoint_port, endpoint_slice, node, port, service, service_cidr
-from tests.iptables.host import Host
+from tests.iptables.host import ACCESSES, Host
 from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
@@ -46,7 +45,7 @@ class IptablesGround(Ground):
 
     def __init__(self, host: Host, folder: Path) -> None:
         self.host = host
-        super().__init__(host.namespace, folder, ["--target", "iptables", "--iptables-variant", host.variant.value])
+        super().__init__(host.namespace, folder, ["--target", "iptables", *host.options])
         self.configure("iptables: {minSyncPeriod: 20ms, syncPeriod: 1s}")
 
     def differences(self, *items: Item) -> list[str]:
@@ -54,10 +53,10 @@ class IptablesGround(Ground):
         return [f"{key.table} {key.chain}" for part in (delta.added, delta.changed, delta.removed) for key in part]
 
 
-@pytest.fixture(params=Variant, ids=lambda variant: variant.value)
+@pytest.fixture(params=ACCESSES.values(), ids=list(ACCESSES))
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IptablesGround]:
     try:
-        host = Host(request.param)
+        host = Host(*request.param)
     except HostError as error:
         pytest.skip(str(error))
     with host:

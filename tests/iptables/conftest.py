@@ -6,36 +6,36 @@ from collections.abc import Iterator
 
 import pytest
 
-from rulegen.iptables.binaries import Variant
 from tests.flows.conftest import shared_lab
 from tests.flows.node import Way
 from tests.flows.scene import Scene
 from tests.iptables.node import NODES
 from tests.lab import Lab
+from tests.wrapped_programs import wrap
 
-__all__ = ["shared_lab"]
+__all__ = ["shared_lab", "wrap"]
 
-WAYS = {Variant.NFT: Way.RUNNING, Variant.LEGACY: Way.RESTARTED}
+WAYS = {"nft": Way.RUNNING, "legacy": Way.RESTARTED, "python-iptables": Way.RUNNING}
 
 
-@pytest.fixture(params=Variant, ids=lambda variant: variant.value)
-def variant(request: pytest.FixtureRequest) -> Variant:
-    """A variant of iptables."""
-    found: Variant = request.param
+@pytest.fixture(params=NODES)
+def loaded(request: pytest.FixtureRequest) -> str:
+    """How the rules of a node get into the kernel."""
+    found: str = request.param
     return found
 
 
 @pytest.fixture
-def _on_iptables(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_iptables(loaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nodes that tests make have iptables rules."""
     for module in ("node", "scene", "test_random"):
-        monkeypatch.setattr(f"tests.flows.{module}.ProxyNode", NODES[variant])
+        monkeypatch.setattr(f"tests.flows.{module}.ProxyNode", NODES[loaded])
 
 
 @pytest.fixture
-def scene(variant: Variant, _on_iptables: None, shared_lab: Lab) -> Iterator[Scene]:
-    """A Scene, in each variant in another way in which states follow one another; the rules are the same in both."""
-    with Scene(shared_lab, WAYS[variant]) as scene:
+def scene(loaded: str, _on_iptables: None, shared_lab: Lab) -> Iterator[Scene]:
+    """A Scene, with each in another way in which states follow one another; the rules are the same."""
+    with Scene(shared_lab, WAYS[loaded]) as scene:
         yield scene
 
 

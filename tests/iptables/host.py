@@ -7,42 +7,85 @@ namespace of the tests.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from rulegen.config import Family, NodeConfiguration
+import pytest
+
+from rulegen.config import Family, IptablesLoader, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
-from rulegen.iptables.base_chains import Entries, EntryKey, Rules
+from rulegen.errors import HostError
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.kernel import Driver, Kernel
+from rulegen.iptables.chains import Entries, EntryKey, Rules, by_rank, prefixes_of
+from rulegen.iptables.driver import LOADERS
+from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, plan
+from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.delta import Delta, diff
-from rulegen.services.on_iptables.compiler import Compiler, compile_ruleset
+from rulegen.reconcile.driver import compile_all
+from rulegen.services.on_iptables.chains import ServiceChains
+from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, store
 
 COMMANDS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 
 
-def compiled(items: Iterable[Item], configuration: NodeConfiguration = CONFIGURATION) -> Compiler:
+def compiled(items: Iterable[Item], configuration: NodeConfiguration = CONFIGURATION) -> ServiceChains:
     """The compiled objects."""
-    made = store(*items, configuration=configuration)
-    nodes = {family: node for family in configuration.families if (node := made.node_settings(family)) is not None}
-    return compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit)
+    return compiled_store(store(*items, configuration=configuration), configuration)
+
+
+def compiled_store(given: Store, configuration: NodeConfiguration) -> ServiceChains:
+    """The compiled ServicePorts of a store. Raises TargetError, a line for each that has no place in the rules."""
+    chains = ServiceChains(configuration)
+    nodes = {family: node for family in configuration.families if (node := given.node_settings(family)) is not None}
+    service_ports = {(service_port.name, service_port.family): service_port for service_port in given.service_ports()}
+    compile_all(CompilerSet({"services": chains}), {"services": service_ports}, {"services": nodes})
+    return chains
+
+
+class Access(NamedTuple):
+    """A variant of iptables, and what loads its rules."""
+
+    variant: Variant
+    loader: IptablesLoader = IptablesLoader.RESTORE
+
+
+# All ways into the kernel that there are, by the names of parametrised tests.
+ACCESSES = {
+    "nft": Access(Variant.NFT),
+    "legacy": Access(Variant.LEGACY),
+    "python-iptables": Access(Variant.LEGACY, IptablesLoader.PYTHON),
+}
+each_access = pytest.mark.parametrize("access", ACCESSES.values(), ids=list(ACCESSES))
+
+
+def kernel(access: Access, wait: int = 5) -> Kernel:
+    """The kernel of the namespace that is entered; where python-iptables cannot work, the test is expected to fail."""
+    try:
+        return Kernel(access.variant, wait=wait, make_loader=LOADERS[access.loader])
+    except HostError as error:
+        if "does not understand" not in str(error):
+            raise
+        pytest.xfail(str(error))
 
 
 class Host:
     """A node's kernel, seen through one variant of iptables. A context manager."""
 
-    def __init__(self, variant: Variant, drivers: Mapping[Family, Driver] | None = None) -> None:
+    def __init__(self, variant: Variant, loader: IptablesLoader = IptablesLoader.RESTORE) -> None:
         self.variant = variant
+        self.loader = loader
         self.namespace = NetworkNamespace()
         with self.namespace.entered():
-            self.kernel = Kernel(variant, wait=5, drivers=drivers)
+            self.kernel = kernel(Access(variant, loader))
 
     def __enter__(self) -> Host:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kernel.__exit__()
         self.namespace.close()
 
     def run(self, command: str, text: str = "", family: Family = Family.IPV4) -> str:
@@ -57,10 +100,20 @@ class Host:
         assert not run.returncode, f"{words}: {run.stderr}"
         return run.stdout
 
+    @property
+    def options(self) -> list[str]:
+        """What tells rulegen to use the same."""
+        return ["--iptables-variant", self.variant.value, "--iptables-driver", self.loader.value]
+
     def read(self) -> Entries:
         """What the kernel holds of rulegen's."""
         with self.namespace.entered():
             return self.kernel.read()
+
+    def read_of(self, compilers: CompilerSet) -> Entries:
+        """The same, each feature's its own."""
+        with self.namespace.entered():
+            return self.kernel.read(prefixes_of(by_rank(compilers)))
 
     def delta(self, *items: Item) -> Delta[EntryKey, Rules]:
         """What `rulegen diff` would print."""

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from rulegen.config import NodeConfiguration
-from rulegen.iptables.base_chains import EntryKey, Rules
-from rulegen.iptables.binaries import Variant
-from rulegen.iptables.kernel import Kernel, remove_rules
+from rulegen.iptables.chains import EntryKey, Rules
+from rulegen.iptables.kernel import remove_rules
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import plan
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.on_iptables.compiler import Compiler
 from rulegen.services.store import Store
 from tests.flows.node import ProxyNode, Way
+from tests.iptables.host import ACCESSES, Access, kernel
 from tests.lab import Lab
 
 
 class IptablesNode(ProxyNode):
-    """A lab with rulegen's rules in a variant of iptables, which a subclass names. A context manager."""
+    """A lab with rulegen's rules in iptables, loaded in a way that a subclass names. A context manager."""
 
-    variant: Variant
+    access: Access
 
     def __init__(self, lab: Lab, configuration: NodeConfiguration, way: Way = Way.RUNNING) -> None:
         self.lab = lab
@@ -26,16 +26,17 @@ class IptablesNode(ProxyNode):
         self._way = way
         self._known: set[tuple[str, str, str]] = set()
         with lab.entered():
-            self._rules = Kernel(self.variant)
+            self._rules = kernel(self.access, wait=30)
         self.restart()
 
     def close(self) -> None:
         """The proxy ends; its rules stay."""
+        self._rules.__exit__()
 
     def cleanup(self) -> None:
         """Removes the rules."""
         with self.lab.entered():
-            remove_rules([self.variant])
+            remove_rules([self.access.variant])
 
     def restart(self) -> None:
         """Forgets all but what is in the kernel."""
@@ -66,13 +67,19 @@ class IptablesNode(ProxyNode):
 class NftNode(IptablesNode):
     """Rules of iptables-nft."""
 
-    variant = Variant.NFT
+    access = ACCESSES["nft"]
 
 
 class LegacyNode(IptablesNode):
     """Rules of iptables-legacy."""
 
-    variant = Variant.LEGACY
+    access = ACCESSES["legacy"]
 
 
-NODES: dict[Variant, type[IptablesNode]] = {Variant.NFT: NftNode, Variant.LEGACY: LegacyNode}
+class PythonNode(IptablesNode):
+    """The same, loaded by python-iptables."""
+
+    access = ACCESSES["python-iptables"]
+
+
+NODES: dict[str, type[IptablesNode]] = {"nft": NftNode, "legacy": LegacyNode, "python-iptables": PythonNode}

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from rulegen.cli import main
 from rulegen.demo.namespaces import NetworkNamespace
+from tests.iptables.host import Access, each_access, kernel
 
 SCENARIO = Path(__file__).parents[2] / "golden" / "dual-stack"
 INPUT = ("-f", str(SCENARIO / "cluster.yaml"), "--node", "node-a", "--target", "iptables")
@@ -66,9 +67,11 @@ def test_diff_against_a_rendered_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("variant", ["nft", "legacy"])
-def test_apply_diff_cleanup(namespace: NetworkNamespace, variant: str) -> None:
-    target = (*INPUT, "--iptables-variant", variant)
+@each_access
+def test_apply_diff_cleanup(namespace: NetworkNamespace, access: Access) -> None:
+    variant = access.variant.value
+    target = (*INPUT, "--iptables-variant", variant, "--iptables-driver", access.loader.value)
+    kernel(access).__exit__()
     checked = rulegen("apply", *target, "--dry-run")
     assert checked.stdout.endswith("checked by the kernel, not applied\n")
     assert rulegen("diff", *target).exit_code == 1

@@ -11,16 +11,17 @@ from hypothesis import HealthCheck, given, settings
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
-from rulegen.iptables import probe
-from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, EntryKey
 from rulegen.iptables.binaries import LOCK, Variant
+from rulegen.iptables.chains import FILTER, MANGLE, NAT, EntryKey
 from rulegen.iptables.kernel import Kernel, remove_rules
 from rulegen.iptables.listing import detect
+from rulegen.iptables.probe import check_needs
 from rulegen.iptables.text import render
 from rulegen.iptables.transaction import Step, plan
 from rulegen.reconcile.delta import Delta
+from rulegen.services.on_iptables.needs import needs
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
-from tests.iptables.host import COMMANDS, Host, compiled
+from tests.iptables.host import ACCESSES, COMMANDS, Host, compiled
 from tests.nftables.clusters import clusters
 from tests.selection import examples
 
@@ -51,9 +52,9 @@ FOREIGN = {
 }
 
 
-@pytest.fixture(scope="module", params=Variant, ids=lambda variant: variant.value)
+@pytest.fixture(scope="module", params=ACCESSES.values(), ids=list(ACCESSES))
 def _module_host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    with Host(request.param) as host:
+    with Host(*request.param) as host:
         yield host
 
 
@@ -92,8 +93,8 @@ def test_after_an_apply_there_is_nothing_to_change(host: Host, items: list[Item]
 def test_a_rendered_file_is_what_apply_would_load(host: Host, items: list[Item]) -> None:
     host.clear()
     compiler = compiled(items)
-    _, *parts = "".join(render(compiler.base_chains, compiler.entries())).split("# ip6tables-restore")
-    first = "".join(render(compiler.base_chains, compiler.entries())).split("# ip6tables-restore")[0]
+    _, *parts = "".join(render([compiler])).split("# ip6tables-restore")
+    first = "".join(render([compiler])).split("# ip6tables-restore")[0]
     host.run("restore --noflush", first)
     for part in parts:
         host.run("restore --noflush", part.split("\n", 1)[1], Family.IPV6)
@@ -241,14 +242,14 @@ def test_a_dry_run_changes_nothing(host: Host) -> None:
 
 
 def test_what_the_kernel_lacks_is_named_before_anything_is_changed(host: Host) -> None:
-    lacking = {"match nosuch": (NAT, "-m nosuch"), "match mark": probe.FEATURES["match mark"]}
+    lacking = {"match nosuch": (NAT, "-m nosuch"), "match mark": needs(Family.IPV4)["match mark"]}
     lacking["target NOSUCH"] = (FILTER, "-j NOSUCH")
     with host.namespace.entered(), pytest.raises(HostError, match=r"lacks match nosuch, target NOSUCH$"):
-        probe.check_features(host.variant, Family.IPV4, 5, lacking)
+        check_needs(host.variant, Family.IPV4, 5, lacking)
     assert not host.read()
     for family in Family:
         with host.namespace.entered():
-            probe.check_features(host.variant, family, 5)
+            check_needs(host.variant, family, 5, needs(family))
     assert not host.read()
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from rulegen.iptables.base_chains import NAT
 from rulegen.iptables.binaries import Variant
+from rulegen.iptables.chains import NAT
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube.objects import Service as ServiceObject
 from tests.builders import Item

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from rulegen.iptables.listing import detect, list_tables
 from rulegen.kube_proxy.removal import remove_iptables_rules
 from tests.builders import Item, endpoint_slice, node, port, service, service_cidr
 from tests.iptables.host import COMMANDS, Host
+from tests.wrapped_programs import Wrap
 
 pytestmark = pytest.mark.kernel
 
@@ -221,29 +221,6 @@ def test_such_a_table_is_evidence_of_the_variant_in_use(nft_host: Host) -> None:
 
 
 # ---- programs that do not tell everything ----
-
-
-Wrap = Callable[[str, str], None]
-
-
-@pytest.fixture
-def wrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wrap:
-    """Puts a script in front of a program; in it `$REAL` is the program."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    path = os.environ["PATH"]
-    monkeypatch.setenv("PATH", f"{folder}:{path}")
-
-    def put(program: str, script: str) -> None:
-        real = subprocess.run(
-            ["which", program], env={"PATH": path}, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        new = folder / f".{program}"
-        new.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
-        new.chmod(0o755)
-        new.rename(folder / program)
-
-    return put
 
 
 def test_a_listing_that_is_cut_off_anywhere_is_an_error_or_complete(host: Host, wrap: Wrap) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rulegen.config import Family
-from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey
+from rulegen.iptables.chains import FILTER, MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, plan, removal
 from rulegen.reconcile.delta import diff

@@ -133,7 +133,7 @@ _HANGS = """
 import sys
 from rulegen.nftables.nft_process import NftProcess
 process = NftProcess(alone=True)
-print(process._process.pid, flush=True)
+print(process.worker.process.pid, flush=True)
 process.run("add table ip x")
 """
 

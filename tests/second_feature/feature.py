@@ -62,4 +62,8 @@ class BlockingFeature:
             from tests.second_feature.on_nftables import BlockingTables
 
             return BlockingTables(node.families)
+        if driver == "iptables":
+            from tests.second_feature.on_iptables import BlockingChains
+
+            return BlockingChains(node.families)
         raise TargetError(f"blocking does not exist on {driver}")

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from rulegen.agent.http.server import HttpServer
-from rulegen.agent.observers.observer import Observer
 from rulegen.config import SocketAddress
 from rulegen.errors import HostError
+from rulegen.reconcile.observer import Observer
 
 _LOG = logging.getLogger("rulegen.agent")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import time
 
-from rulegen.agent.observers.observer import Observer
 from rulegen.errors import RulegenError
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
 from rulegen.services.feature import service_ports_of
 

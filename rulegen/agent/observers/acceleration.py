@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from rulegen.agent.observers.observer import Observer
 from rulegen.errors import RulegenError
 from rulegen.nftables.acceleration import Acceleration, UnsupportedError
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
 
 _LOG = logging.getLogger("rulegen.agent")

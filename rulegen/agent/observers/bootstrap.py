@@ -9,9 +9,9 @@ import logging
 import os
 from urllib.parse import urlsplit
 
-from rulegen.agent.observers.observer import Observer
 from rulegen.errors import printable
 from rulegen.kube.addresses import canonical_address
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler, Sync
 from rulegen.services.feature import NAME as SERVICES
 

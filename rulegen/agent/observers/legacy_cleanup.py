@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
-from rulegen.agent.observers.observer import Observer
 from rulegen.errors import HostError, RulegenError, StaleError, UnseenError
 from rulegen.kube.backoff import Backoff
 from rulegen.kube_proxy.ipvs import leftovers
@@ -21,6 +20,7 @@ from rulegen.kube_proxy.rules import Found, find, undisturbed
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
 from rulegen.nftables.messages import Connection, open_connection
 from rulegen.reconcile.driver import Removal
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
 
 _LOG = logging.getLogger("rulegen.agent")

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 
 from rulegen.agent.observers.events import EventRecorder, NodeReference
-from rulegen.agent.observers.observer import Observer
 from rulegen.errors import RulegenError
 from rulegen.firewalls.model import Obstacle
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
 from rulegen.services.model import Reason
 

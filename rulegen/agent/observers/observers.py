@@ -10,13 +10,13 @@ from rulegen.agent.http.health import Health
 from rulegen.agent.http.health_checks import ServiceHealthServers
 from rulegen.agent.observers.events import EventRecorder, FindingEvents, ServiceReference
 from rulegen.agent.observers.metrics import Metrics
-from rulegen.agent.observers.observer import Observer
 from rulegen.config import Family
 from rulegen.conntrack.cleaner import Cleaner
 from rulegen.errors import RulegenError
 from rulegen.kube.backoff import Backoff
 from rulegen.kube.follow import Delete, FollowEvent, Upsert
 from rulegen.kube.objects import Node
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler, Sync
 from rulegen.services.feature import ServicesFeature, changes_of, service_ports_of
 from rulegen.services.model import Changes, Finding, ServiceKey

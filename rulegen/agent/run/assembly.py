@@ -19,7 +19,6 @@ from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
 from rulegen.agent.observers.bootstrap import Bootstrap
 from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
-from rulegen.agent.observers.observer import Observer
 from rulegen.agent.observers.observers import EventObserver
 from rulegen.agent.sources.files import FileSource
 from rulegen.agent.worker.drift import NoDriftDetection
@@ -36,6 +35,8 @@ from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import LiveRules, OpenDriver, Removal, Watch
+from rulegen.reconcile.feature import Feature, WithObservers
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.services.feature import ServicesFeature
 from rulegen.services.model import Finding, Reason
@@ -92,7 +93,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
     work_queue = control.work_queue
     options.configure_log(configuration.agent)
     with ExitStack() as stack:
-        driver = make_driver(configuration.target, options.variant)
+        driver = make_driver(configuration.target, options.variant, configuration.iptables_driver)
         opened = stack.enter_context(driver.open())
         configuration = replace(configuration, node=for_families(configuration.node, host_families()))
         node, agent = configuration.node, configuration.agent
@@ -110,7 +111,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
             observers += _observers(
-                _Kept(configuration, reconciler, services, _replaces(configuration.target, opened)),
+                _Kept(configuration, reconciler, features, services, _replaces(configuration.target, opened)),
                 work_queue,
                 recorder,
                 stack,
@@ -138,6 +139,7 @@ class _Kept(NamedTuple):
 
     configuration: Configuration
     reconciler: Reconciler
+    features: list[Feature]
     services: ServicesFeature
     replaces: tuple[Removal, ...]
 
@@ -236,4 +238,10 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
         legacy_cleanup,
         firewalls,
         AccelerationObserver(acceleration, is_wanted=agent.accelerate),
+        *(
+            observer
+            for feature in kept.features
+            if isinstance(feature, WithObservers)
+            for observer in feature.observers(metrics.registry)
+        ),
     ]

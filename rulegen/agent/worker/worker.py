@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rulegen import gc_pause
-from rulegen.agent.observers.observer import Observer
 from rulegen.agent.worker.outages import Outages
 from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.schedule import Allowance, Schedule
@@ -24,6 +23,7 @@ from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invali
 from rulegen.kube.objects import Node
 from rulegen.reconcile.driver import Watch
 from rulegen.reconcile.feature import AnyDelta
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler, Sync
 from rulegen.reference import ObjectReference
 

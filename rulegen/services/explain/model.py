@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
-from rulegen.iptables.annotate import AnnotatedChain
 from rulegen.kube.objects import Service
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.on_iptables.annotate import AnnotatedChain
 from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.simulate import Decision, Delivery, Outcome, Packet
 from rulegen.services.store import Store

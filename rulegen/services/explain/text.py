@@ -7,7 +7,6 @@ from enum import Enum
 from itertools import groupby
 from typing import NamedTuple
 
-from rulegen.iptables.annotate import AnnotatedChain
 from rulegen.services.explain.model import (
     Agreement,
     EndpointExplanation,
@@ -19,6 +18,7 @@ from rulegen.services.explain.model import (
     ServiceExplanation,
     SourceExplanation,
 )
+from rulegen.services.on_iptables.annotate import AnnotatedChain
 from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
 

@@ -7,18 +7,26 @@ from typing import Any
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
-from rulegen.iptables.base_chains import BaseChains, Entries, EntryKey, Rules
-from rulegen.iptables.names import is_of_service
-from rulegen.iptables.preserve_unreadable import find_services
+from rulegen.iptables.chains import BaseChains, Entries, EntryKey, Rules
+from rulegen.iptables.names import PREFIX
 from rulegen.iptables.text import comment_of
 from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
 from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey
 from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.on_iptables.names import is_of_service
+from rulegen.services.on_iptables.needs import needs
+from rulegen.services.on_iptables.preserve_unreadable import find_services
+
+_TREES = "By address and by port."
 
 
 class ServiceChains:
     """`configuration` is that of a host with its families."""
+
+    # What no other feature claims: the Services' chains were there first.
+    prefix = PREFIX
+    rank = 50
 
     def __init__(self, configuration: NodeConfiguration) -> None:
         self.compiler = Compiler(configuration.families, configuration.masquerade_bit)
@@ -28,10 +36,15 @@ class ServiceChains:
         """The families' fixed parts."""
         return self.compiler.base_chains
 
+    def needs(self, family: Family) -> Mapping[str, tuple[str, str]]:
+        """See `ChainCompiler`."""
+        return needs(family)
+
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
         """See `Compiler`; chains of unreadable Services are put beside the compiled ones."""
         services = [(one.namespace, one.name) for one in unreadable]
-        self.compiler.preserve_unreadable(find_services(live, services) if services else {})
+        ours = {key: rules for key, rules in live.items() if key.prefix == PREFIX} if services else {}
+        self.compiler.preserve_unreadable(find_services(ours, services) if services else {})
 
     def update(
         self,
@@ -61,4 +74,11 @@ class ServiceChains:
     def owners(self, live: Entries) -> Callable[[Any, Any], str]:
         """See `Compiler`; the comments say it."""
         del live
-        return lambda _, rules: comment_of(rules)
+        return lambda key, rules: comment_of(rules) if key.prefix == PREFIX else ""
+
+    def sections(self, chains: Entries) -> Mapping[str, list[EntryKey]]:
+        """See `ChainCompiler`: the trees, then the Services one by one."""
+        groups: dict[str, list[EntryKey]] = {}
+        for key, rules in chains.items():
+            groups.setdefault(comment_of(rules[:1]) if is_of_service(key.chain) else "", []).append(key)
+        return {service or _TREES: sorted(groups[service], key=lambda key: key.chain) for service in sorted(groups)}

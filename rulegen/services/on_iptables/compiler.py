@@ -7,15 +7,16 @@ from the kernel: the same ServicePorts give the same chains, whatever came befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
-from rulegen.iptables import base_chains
-from rulegen.iptables.base_chains import BaseChains, Entries, EntryKey, Extras, Rules
+from rulegen.iptables.chains import BaseChains, Entries, EntryKey, Rules
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey, ServicePortName
+from rulegen.services.on_iptables import base_chains
+from rulegen.services.on_iptables.base_chains import Extras
 from rulegen.services.on_iptables.dispatch_trees import DispatchTree, DispatchTrees, Leaf
 from rulegen.services.on_iptables.service import Compiled, Masquerading, compile_service_port
 
@@ -167,18 +168,5 @@ class Compiler:
         for chain in compiled.chains:
             owner = self._owners.get(chain, name)
             if owner != name:
-                raise TargetError(f"Service {name}: its chain {chain.chain} is named as one of {owner}; rename either")
+                raise TargetError(f"{name.title}: its chain {chain.chain} is named as one of {owner}; rename either")
         self._owners.update(dict.fromkeys(compiled.chains, name))
-
-
-def compile_ruleset(
-    service_ports: Iterable[ServicePort], nodes: Mapping[Family, NodeSettings], masquerade_bit: int
-) -> Compiler:
-    """A Compiler of `service_ports` for the families of `nodes`. Raises TargetError, a line for each ServicePort."""
-    compiler = Compiler(tuple(nodes), masquerade_bit)
-    _, errors = compiler.update(
-        {(service_port.name, service_port.family): service_port for service_port in service_ports}, nodes
-    )
-    if errors:
-        raise TargetError("\n".join(map(str, errors.values())))
-    return compiler

@@ -14,9 +14,10 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
 from rulegen.config import Cidr, Family
-from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey, Extras, Rules
-from rulegen.iptables.names import tree_chain_name
+from rulegen.iptables.chains import FILTER, MANGLE, NAT, Entries, EntryKey, Rules
 from rulegen.iptables.tree import ROOT, Prefix, PrefixTree
+from rulegen.services.on_iptables.base_chains import Extras
+from rulegen.services.on_iptables.names import tree_chain_name
 
 WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
 _SOCKET_FAMILY = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}

@@ -7,14 +7,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import UNSET
 
 from rulegen.config import Family
-from rulegen.iptables.annotate import AnnotatedChain, annotate, place
-from rulegen.iptables.base_chains import EntryKey, Rules
+from rulegen.iptables.chains import EntryKey, Rules
 from rulegen.iptables.diff_text import diff_text
-from rulegen.iptables.subset import Subset, difference, service_port_part
+from rulegen.iptables.text import comment_of
 from rulegen.services.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.on_iptables.annotate import AnnotatedChain, annotate, place
 from rulegen.services.on_iptables.compiler import Compiler
 from rulegen.services.on_iptables.lists import probabilities
+from rulegen.services.on_iptables.subset import Subset, difference, service_port_part
 from rulegen.services.on_iptables.trace import trace
 from rulegen.services.simulate import Decision, Delivery, Destination, Origin
 
@@ -106,4 +107,4 @@ class IptablesRuleset:
         if self._live is None:
             return None
         delta = difference(self._live, self.compiler, subset)
-        return Agreement(not delta, tuple(str(line) for line in diff_text(delta)))
+        return Agreement(not delta, tuple(str(line) for line in diff_text(delta, lambda _, rules: comment_of(rules))))

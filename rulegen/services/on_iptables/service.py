@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from rulegen.config import Family
-from rulegen.iptables import names
-from rulegen.iptables.base_chains import MANGLE, NAT, Entries, EntryKey
+from rulegen.iptables.chains import MANGLE, NAT, Entries, EntryKey
+from rulegen.iptables.names import PREFIX, digest, safe_comment
 from rulegen.iptables.tree import ROOT, Prefix, PrefixTree
 from rulegen.services.model import Backend, Frontend, FrontendKind, PodDetector, ServicePort, TrafficPolicy, Verdict
-from rulegen.services.on_iptables import balance, lists
+from rulegen.services.on_iptables import balance, lists, names
 from rulegen.services.on_iptables.dispatch_trees import (
     WIDTH,
     DispatchTree,
@@ -61,7 +61,7 @@ def compile_service_port(service_port: ServicePort, node: Masquerading) -> Compi
 def list_of_clients(service_port: ServicePort, backend: Backend) -> str:
     """The name under which the kernel remembers the clients of an endpoint; one list for all frontends (SVC-55)."""
     # Both families share the names.
-    return names.PREFIX + names.digest(*service_port.name, service_port.family.value, str(backend))
+    return PREFIX + digest(*service_port.name.parts, service_port.family.value, str(backend))
 
 
 class _Compilation:
@@ -70,11 +70,11 @@ class _Compilation:
         self._node = node
         self._family = service_port.family
         self._protocol = service_port.name.protocol.lower()
-        comment = names.safe_comment(str(service_port.name))
+        comment = safe_comment(str(service_port.name))
         self._comment = f'-m comment --comment "{comment}" '
-        self._store = names.chain_name("SVC", *service_port.name)
-        self._local = names.chain_name("SVL", *service_port.name)
-        self._external = names.chain_name("EXT", *service_port.name)
+        self._store = names.chain_name("SVC", *service_port.name.parts)
+        self._local = names.chain_name("SVL", *service_port.name.parts)
+        self._external = names.chain_name("EXT", *service_port.name.parts)
         self._cluster_ip: Frontend | None = None
         self._used: set[str] = set()
         self._ranges: dict[tuple[str, ...], str] = {}

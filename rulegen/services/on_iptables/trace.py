@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, EntryKey, Rules
-from rulegen.iptables.names import is_of_service
+from rulegen.iptables.chains import FILTER, MANGLE, NAT, EntryKey, Rules
 from rulegen.iptables.rules import Rule, has_address, has_port, parse_rule
 from rulegen.networks import is_loopback
+from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.simulate import Packet
 
 

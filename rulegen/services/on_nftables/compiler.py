@@ -305,7 +305,7 @@ def _check(service_port: ServicePort) -> None:
     }
     if service_port.affinity_timeout is not None and len(endpoints) > MAX_ENDPOINT_INDEX:
         raise TargetError(
-            f"Service {service_port.name}: session affinity over {len(endpoints)} endpoints; "
+            f"{service_port.name.title}: session affinity over {len(endpoints)} endpoints; "
             f"the nftables target has room for {MAX_ENDPOINT_INDEX}"
         )
 
@@ -518,7 +518,7 @@ class _Ids:
 
     def take(self, name: ServicePortName) -> int:
         if len(self._used) >= MAX_ID:
-            raise TargetError(f"Service {name}: nftables has room for {MAX_ID} service-ports in each IP family")
+            raise TargetError(f"{name.title}: nftables has room for {MAX_ID} service-ports in each IP family")
         number = self._last % MAX_ID + 1
         while number in self._used:
             number = number % MAX_ID + 1

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from rulegen.config import Family
 from rulegen.errors import ApplyError
-from rulegen.iptables.base_chains import NAT
 from rulegen.iptables.binaries import RestoreError, Variant
-from rulegen.iptables.kernel import RestoreDriver
+from rulegen.iptables.chains import NAT
+from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.live_rules import LiveChains
+from rulegen.iptables.loader import RestoreLoader
 from rulegen.iptables.transaction import Step
 from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.nftables.elements import EntryKey, Value
@@ -185,7 +185,7 @@ def test_a_change_of_the_node_recompiles_the_program(scene: Scene) -> None:
     assert scene.is_equal_to(*web(1, 1), here)
 
 
-class RefusingDriver(RestoreDriver):
+class RefusingLoader(RestoreLoader):
     """iptables-restore, but it takes no rule with one of these words in the nat table."""
 
     words: tuple[str, ...] = ()
@@ -201,9 +201,11 @@ class RefusingDriver(RestoreDriver):
 @pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
 def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant) -> None:
     good = [item for number in range(20) for item in web(number, 1, 2)]
-    driver = RefusingDriver(variant, 5)
-    driver.words = ("web-77", "web-78")
-    with IptablesHost(variant, {Family.IPV4: driver}) as host:
+    loader = RefusingLoader(variant, 5)
+    loader.words = ("web-77", "web-78")
+    with IptablesHost(variant) as host:
+        with host.namespace.entered():
+            host.kernel = Kernel(variant, 5, lambda *_: loader)
         services, compilers = services_on("iptables")
         reconciler = Reconciler([services], LiveChains(host.kernel, compilers))
         for item in (*good, *web(77, 1), *web(78, 2)):
@@ -215,7 +217,7 @@ def test_services_that_iptables_refuses_do_not_stop_the_others(variant: Variant)
         ]
         assert len(reconciler.refusals()) == 2
         assert not host.delta(*good)
-        driver.words = ()
+        loader.words = ()
         for item in web(77, 5):
             reconciler.put(item)
         with host.namespace.entered():

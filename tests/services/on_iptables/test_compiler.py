@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
-from rulegen.iptables import names
-from rulegen.iptables.base_chains import Entries, target_of
+from rulegen.iptables.chains import Entries, target_of
+from rulegen.iptables.names import MAX_LENGTH, is_ours
 from rulegen.iptables.text import parse, render
 from rulegen.kube.objects import EndpointSlice, Service, ServiceCIDR
+from rulegen.services.on_iptables import names
 from rulegen.services.on_iptables.compiler import Compiler
 from rulegen.services.store import Store
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_port, endpoint_slice, node, port, service
@@ -75,7 +76,7 @@ def test_every_jump_leads_somewhere_and_every_chain_is_reached(items: list[Item]
         (key.family, key.table, target)
         for key, rules in entries.items()
         for rule in rules
-        if names.is_ours(target := target_of(rule))
+        if is_ours(target := target_of(rule))
     }
     chains = {(key.family, key.table, key.chain) for key in entries if not key.is_built_in}
     assert targets == chains
@@ -85,14 +86,14 @@ def test_every_jump_leads_somewhere_and_every_chain_is_reached(items: list[Item]
 @given(items=clusters())
 def test_what_is_rendered_can_be_read_back(items: list[Item]) -> None:
     compiler = compiled(items)
-    lines = "".join(render(compiler.base_chains, compiler.entries())).splitlines(keepends=True)
+    lines = "".join(render([compiler])).splitlines(keepends=True)
     assert parse(lines, "rules") == compiler.entries()
 
 
 @given(items=clusters())
 def test_names_and_rules_keep_within_their_letters(items: list[Item]) -> None:
     for key, rules in compiled(items).entries().items():
-        assert len(key.chain) <= names.MAX_LENGTH
+        assert len(key.chain) <= MAX_LENGTH
         assert all(RULE.fullmatch(rule) for rule in rules)
 
 

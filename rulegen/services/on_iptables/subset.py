@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.iptables.base_chains import FILTER, MANGLE, NAT, Entries, EntryKey, Rules, target_of
-from rulegen.iptables.names import is_of_service, safe_comment
-from rulegen.iptables.rules import parse_rule
+from rulegen.iptables.chains import FILTER, MANGLE, NAT, Entries, EntryKey, Rules, target_of
+from rulegen.iptables.names import safe_comment
+from rulegen.iptables.rules import Rule, has_address, has_port, parse_rule
 from rulegen.iptables.text import adopt_wording, comment_of
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.services.model import ServicePortKey
 from rulegen.services.on_iptables.compiler import Compiler
+from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.simulate import Destination
 
 _TABLES = (MANGLE, NAT, FILTER)
@@ -89,7 +90,17 @@ class _Concerned:
         if (family, comment_of([text])) in self._comments:
             return True
         rule = parse_rule(text)
-        return any(rule.has_destination(destination) for destination in self._subset.destinations.get(family, ()))
+        return any(_has_destination(rule, destination) for destination in self._subset.destinations.get(family, ()))
+
+
+def _has_destination(rule: Rule, destination: Destination) -> bool:
+    """Whether packets to a destination can match, all else aside."""
+    address, port, protocol = destination
+    return (
+        rule.allows("-d", lambda value: bool(address) and has_address(value, address))
+        and rule.allows("-p", lambda value: value == protocol.lower())
+        and rule.allows("--dport", lambda value: has_port(value, port))
+    )
 
 
 def _is_own(key: EntryKey) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from rulegen.config import Family
-from rulegen.iptables.base_chains import Entries, EntryKey, Rules, target_of
-from rulegen.iptables.names import PREFIX, is_of_service, is_ours, safe_comment
+from rulegen.iptables.chains import Entries, EntryKey, Rules, target_of
+from rulegen.iptables.names import PREFIX, is_ours, safe_comment
 from rulegen.iptables.rules import parse_rule
 from rulegen.iptables.text import comment_of
 from rulegen.networks import parse_network
 from rulegen.services.on_iptables.dispatch_trees import PROTOCOLS, WIDTH, DispatchTree, Leaf, cidr_prefix, port_prefix
+from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.on_iptables.service import Compiled
 
 

@@ -1,55 +1,26 @@
 """The fixed part of one family, rendered from `templates/iptables/`, taken apart into chains.
 
-In: the node's settings and the mark bit. Out: the text with its comments, and the same as entries. A rule is the text
-after `-A CHAIN`, written as iptables-save lists it. Never talks to the kernel; knows no Service.
+In: the node's settings and the mark bit. Out: the text with its comments, and the same as entries. Knows no single
+Service.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from rulegen.config import Cidr, Family
-from rulegen.iptables import names
-from rulegen.iptables.rules import parse_rule
+from rulegen.iptables.chains import BaseChains, base_chains
 from rulegen.services.model import NodeSettings
+from rulegen.services.on_iptables import names
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-MANGLE, NAT, FILTER = "mangle", "nat", "filter"
-
 # Where source and destination address stand in a packet, and how many words of 32 bits they have.
 _ADDRESSES = {Family.IPV4: (12, 16, 1), Family.IPV6: (8, 24, 4)}
 _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
-
-
-class EntryKey(NamedTuple):
-    """A chain: a rulegen chain with all its rules, or a built-in one with those rules that rulegen put there."""
-
-    family: Family
-    table: str
-    chain: str
-
-    @property
-    def is_built_in(self) -> bool:
-        """Whether the chain is the kernel's, so that others' rules stand there too."""
-        return not names.is_ours(self.chain)
-
-
-Rules: TypeAlias = tuple[str, ...]
-Entries: TypeAlias = dict[EntryKey, Rules]
-
-
-@dataclass(frozen=True)
-class BaseChains:
-    """One family's fixed part. `text` has a line for each rule and the comments; `entries` the same without them."""
-
-    family: Family
-    text: str
-    entries: Mapping[EntryKey, Rules]
 
 
 class Extras(NamedTuple):
@@ -64,47 +35,9 @@ def render_base_chains(node: NodeSettings, masquerade_bit: int, extras: Extras) 
     return _render_base_chains(node.family, node.nodeport_addresses, node.service_cidrs, masquerade_bit, extras)
 
 
-def is_our_rule(rule: str) -> bool:
-    """Whether rulegen put a rule into somebody else's chain: it leads to a chain of rulegen's, or says so in a comment.
-
-    The text of a comment or a log prefix may look like either.
-    """
-    if names.PREFIX not in rule:
-        return False
-    parsed = parse_rule(rule)
-    return names.is_ours(parsed.target) or parsed.options.get("--comment") == names.ESTABLISHED
-
-
 def mark_text(masquerade_bit: int) -> str:
     """The masquerade mark, as iptables-save writes it."""
     return f"{1 << masquerade_bit:#x}"
-
-
-def parse_rules(family: Family, lines: Iterable[str]) -> Entries:
-    """The entries of a file for iptables-restore; only rulegen's own chains, and its rules in others."""
-    entries: dict[EntryKey, list[str]] = {}
-    table = ""
-    for line in lines:
-        if line.startswith("*"):
-            table = line[1:].strip()
-        elif line.startswith(f":{names.PREFIX}"):
-            entries[EntryKey(family, table, line[1:].split(" ", 1)[0])] = []
-        elif line.startswith(("-A ", "-I ")):
-            command, chain, rule = line.rstrip("\n").split(" ", 2)
-            key = EntryKey(family, table, chain)
-            if not key.is_built_in or is_our_rule(rule):
-                rules = entries.setdefault(key, [])
-                rules.insert(0 if command == "-I" else len(rules), rule)
-    return {key: tuple(rules) for key, rules in entries.items()}
-
-
-def target_of(rule: str) -> str:
-    """The chain or extension that a rule leads to, "" for none."""
-    for option in (" -j ", " -g "):
-        _, found, target = f" {rule}".rpartition(option)
-        if found:
-            return target.split(" ", 1)[0]
-    return ""
 
 
 @lru_cache(maxsize=16)
@@ -124,7 +57,7 @@ def _render_base_chains(
         nodeport_addresses=[destination_match(cidr) for cidr in nodeport_addresses],
         service_cidrs=[destination_match(cidr) for cidr in service_cidrs],
     )
-    return BaseChains(family, text, parse_rules(family, text.splitlines()))
+    return base_chains(family, text)
 
 
 def destination_match(cidr: Cidr) -> str:

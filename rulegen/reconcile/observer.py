@@ -7,9 +7,9 @@ to do that can fail, it keeps and tries again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rulegen.errors import RulegenError
-from rulegen.kube.follow import FollowEvent
 from rulegen.reconcile.reconciler import Sync
 
 
@@ -22,8 +22,8 @@ class Observer:
     def rests(self) -> None:
         """The working thread has nothing more to do for now."""
 
-    def took(self, events: Sequence[FollowEvent]) -> None:
-        """Events have been taken; changes among them are to be applied by the next sync."""
+    def took(self, events: Sequence[Any]) -> None:
+        """Events (of `kube.follow`) have been taken; changes among them are to be applied by the next sync."""
 
     def synced(self, sync: Sync) -> None:
         """A sync ended well."""

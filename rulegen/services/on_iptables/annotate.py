@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from rulegen.iptables.base_chains import FILTER, EntryKey, Rules
+from rulegen.iptables.chains import FILTER, EntryKey, Rules
 from rulegen.iptables.names import PREFIX
 from rulegen.iptables.rules import Rule, parse_rule
 from rulegen.iptables.transaction import IP_KEYWORD
