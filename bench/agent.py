@@ -6,6 +6,7 @@ itself tells: by the notification that follows each commit, and by the number of
 
 from __future__ import annotations
 
+import compileall
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ from socket import inet_aton
 from types import TracebackType
 from typing import Self
 
+import rulegen
 from bench.api_server import ApiServer
 from bench.clock import peak_memory, processor_seconds, resident_memory, tree_memory
 from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address
@@ -81,6 +83,8 @@ class Agent:
 
 def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "nftables") -> dict[str, list[float]]:
     """Seconds of a start, of changes and of a restart; memory; and what is taken in `idle` seconds without a change."""
+    # As it is where rulegen was installed; in a checkout, Python may have been told to write none.
+    compileall.compile_dir(Path(rulegen.__file__).parent, quiet=1)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     figures: dict[str, list[float]] = {}
     with ApiServer(shape, folder) as server:

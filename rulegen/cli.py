@@ -983,7 +983,7 @@ def _read_input(source: Input) -> tuple[Wanted, Configuration]:
 
 
 def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
-    """What they mean for the node; says what is probably wrong with it. Afterwards `manifests` have no slices."""
+    """What they mean for the node; says what is probably wrong with it. Afterwards `manifests` hold no objects."""
     from rulegen.reconcile.once import take_all
 
     _say_mistakes(manifests)
@@ -1017,7 +1017,7 @@ def _say_mistakes(manifests: Manifests) -> None:
 
 def _load(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:
     """`inspect`: what else is looked at in each object of a file as it was written."""
-    manifests = _read_manifests(source, configuration.agent.kubeconfig, inspect)
+    manifests = _read_manifests(source, configuration, inspect)
     for problem in manifests.problems:
         _say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -1028,16 +1028,19 @@ def _load(source: Input, configuration: Configuration, inspect: Inspect | None =
     return manifests
 
 
-def _read_manifests(source: Input, configured: str, inspect: Inspect | None) -> Manifests:
-    """`configured`: the kubeconfig of the configuration, for where the options name none."""
+def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:
+    """What the features that are on read, and nothing else."""
+    from rulegen.features import kinds_of
+
+    kinds = kinds_of(configuration.features)
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer, inspect)
+        return load(source.files, sys.stdin.buffer, inspect, kinds)
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(connect(source.kubeconfig or configured, warn=_say_warning))
+    return read_cluster(connect(source.kubeconfig or configuration.agent.kubeconfig, warn=_say_warning), kinds)
 
 
 def _settings(source: Input, warn: Callable[[str], None]) -> Configuration:

@@ -18,7 +18,7 @@ import msgspec
 from rulegen.config import Cidr, SocketAddress
 from rulegen.errors import printable, shown
 from rulegen.kube.addresses import canonical_address
-from rulegen.kube.decode import Fault
+from rulegen.kube.faults import Fault
 from rulegen.kube.objects import DnsSubdomain
 from rulegen.networks import family_of, parse_network
 

@@ -49,9 +49,10 @@ from rulegen.configuration_fields import (
     socket_address,
 )
 from rulegen.errors import InputError, printable, shown
-from rulegen.kube.decode import Fault, plain_value
+from rulegen.kube.decode import plain_value
 from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import STDIN, read_documents
+from rulegen.kube.faults import Fault
 from rulegen.networks import family_of, is_loopback
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"

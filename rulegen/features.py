@@ -5,13 +5,14 @@ A feature is a folder of its own and a line here; see "To add a feature" in docs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rulegen.config import NodeConfiguration
 from rulegen.errors import InputError, shown
-from rulegen.reconcile.feature import Feature
+from rulegen.kube.kinds import Resource, served_kinds
+from rulegen.reconcile.feature import Feature, Need
 
 
 class Entry(NamedTuple):
@@ -42,6 +43,21 @@ def make(names: Sequence[str], node: NodeConfiguration) -> list[Feature]:
     return [_class(name)(node) for name in chosen(names)]
 
 
+def kinds_of(names: Sequence[str]) -> dict[type, Need]:
+    """The kinds that the features read which are on, and what is needed of each. Raises InputError."""
+    needs: dict[type, Need] = {}
+    for name in chosen(names):
+        for kind, need in _class(name).kinds.items():
+            needs[kind] = need if kind not in needs else needs[kind].and_for(need)
+    return needs
+
+
+def resources(names: Sequence[str], node_name: str) -> list[Resource]:
+    """What the features that are on have listed and watched, for the node. Raises InputError."""
+    needs = kinds_of(names)
+    return [kind.resource(node_name if needs[kind.struct] is Need.OWN_NODE else "") for kind in served_kinds(needs)]
+
+
 def feed(features: Sequence[Feature], objects: Iterable[Any]) -> None:
     """Hands objects to the features that read their kinds."""
     readers: dict[type, list[Feature]] = {}
@@ -53,7 +69,13 @@ def feed(features: Sequence[Feature], objects: Iterable[Any]) -> None:
             feature.put(item)
 
 
-def _class(name: str) -> Callable[[NodeConfiguration], Feature]:
+class _FeatureClass(Protocol):
+    kinds: Mapping[type, Need]
+
+    def __call__(self, node: NodeConfiguration, /) -> Feature: ...
+
+
+def _class(name: str) -> _FeatureClass:
     entry = REGISTRY[name]
-    found: Callable[[NodeConfiguration], Feature] = getattr(import_module(entry.module), entry.attribute)
+    found: _FeatureClass = getattr(import_module(entry.module), entry.attribute)
     return found

@@ -23,9 +23,9 @@ from rulegen.config import Family, NodeConfiguration, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration
 from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
-from rulegen.features import feed, make
+from rulegen.features import feed, kinds_of, make
 from rulegen.kube.addresses import canonical_address
-from rulegen.kube.manifests import Manifests, load
+from rulegen.kube.manifests import load
 from rulegen.networks import family_of, host_cidr, parse_network
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import Driver, compile_all
@@ -231,7 +231,7 @@ def read_scenario(folder: Path) -> Scenario:
     path = folder / FLOWS_FILE
     content = _read_flows_file(path)
     configuration = _configuration(content, path)
-    features = _features(content, load([str(folder / CLUSTER_FILE)], None), configuration, path)
+    features = _features(content, folder / CLUSTER_FILE, configuration, path)
     store = next(feature.store for feature in features if isinstance(feature, ServicesFeature))
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
     addresses = tuple(dict.fromkeys((*host_addresses(store.node), *stated)))
@@ -393,13 +393,14 @@ def _cidr(text: str, place: str) -> str:
     return str(network)
 
 
-def _features(content: FlowsFile, manifests: Manifests, configuration: NodeConfiguration, path: Path) -> list[Feature]:
-    if manifests.problems:
-        raise InputError("\n".join(map(str, manifests.problems)))
+def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguration, path: Path) -> list[Feature]:
     try:
         features = make(content.features, configuration)
     except InputError as error:
         raise InputError(f"{path}: features: {error}") from error
+    manifests = load([str(cluster)], None, kinds=kinds_of(content.features))
+    if manifests.problems:
+        raise InputError("\n".join(map(str, manifests.problems)))
     feed(features, manifests.objects())
     return features
 

@@ -20,9 +20,12 @@ from rulegen import __version__
 from rulegen.cli import main
 from rulegen.config import KUBE_PROXY_CONNTRACK, AgentConfiguration, Target
 from rulegen.configuration_file import API_VERSION, KIND, load_configuration
+from rulegen.features import resources
 from rulegen.kube.api import connect
+from rulegen.kube.kinds import kind_of
 from rulegen.kube.kubeconfig import SERVICE_ACCOUNT
-from rulegen.kube.listing import endpoint_slices, list_pages, nodes, service_cidrs, services
+from rulegen.kube.listing import list_pages
+from rulegen.kube.objects import Service
 from tests.agent.running import RULEGEN, Agent
 from tests.apiserver import ApiServer
 from tests.apiserver.server import TOKEN, certificate_authority
@@ -94,11 +97,22 @@ def test_the_overlays_are_of_this_version_and_name_files_that_are_there() -> Non
 
 
 def test_the_role_allows_what_is_asked_and_nothing_else() -> None:
-    resources = [services(), endpoint_slices(), service_cidrs(), nodes("node-1")]
-    paths = {path for resource in resources for path in resource.paths}
+    paths = {path for resource in resources((), "node-1") for path in resource.paths}
     read = {(*_group_and_resource(path), verb) for path in paths for verb in ("list", "watch")}
     events = {("events.k8s.io", "events", "create")}
     assert _allowed(BY_KIND["ClusterRole"]["rules"]) == read | events
+
+
+def test_the_role_is_what_make_role_writes(tmp_path: Path) -> None:
+    manifest = (REPOSITORY / "deploy" / "base" / "rulegen.yaml").read_text()
+    program = tmp_path / "scripts" / "cluster_role.py"
+    program.parent.mkdir()
+    shutil.copy(REPOSITORY / "scripts/cluster_role.py", program)
+    (tmp_path / "deploy/base").mkdir(parents=True)
+    written = tmp_path / "deploy" / "base" / "rulegen.yaml"
+    written.write_text(manifest.replace("resources: [servicecidrs]", "resources: [secrets]"))
+    subprocess.run([sys.executable, program], check=True)
+    assert written.read_text() == manifest
 
 
 def _group_and_resource(path: str) -> tuple[str, str]:
@@ -384,7 +398,7 @@ def test_the_kubeconfig_reaches_an_api_server_with_the_pods_own_account(tmp_path
         path = tmp_path / "kubeconfig.conf"
         path.write_text(text)
         api = connect(str(path))
-        assert [list(page.items) for page in list_pages(api, services())] == [[]]
+        assert [list(page.items) for page in list_pages(api, kind_of(Service).resource())] == [[]]
         api.close()
 
 

@@ -119,7 +119,7 @@ def test_every_service_of_a_scenario_can_be_explained(folder: Path) -> None:
             for entry in elements(explained_port.entries)
         }
     entries = {f"{key[0].ip} {key[0].name} {key_text(*key)}" for key in compiled(made) if not key[0].is_chains}
-    usual = ("kinds", "nodeport-kinds", "balancers", "nodeport-addresses", "service-cidrs")
+    usual = ("kinds", "nodeport-kinds", "balancers", "nodeport-addresses", "service-cidrs", "hairpin")
     assert {entry for entry in entries - shown if entry.split(" ")[1] not in usual} == set()
 
 
@@ -279,7 +279,7 @@ def test_hairpin_is_masqueraded() -> None:
         "10.244.2.1:8080": False,
     }
     assert "hairpin" in [entry.name for entry in elements(found.entries)]
-    assert found.chains[-2:] == ("postrouting", "translated")
+    assert found.chains[-4:] == ("postrouting", "translated", "itself", "marked")
 
 
 def test_whoever_is_masqueraded_anyway_is_not_looked_up_as_a_hairpin() -> None:

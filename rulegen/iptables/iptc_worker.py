@@ -31,7 +31,11 @@ NOT_UNDERSTOOD, LOCKED = "iptables", "lock"
 _POLL_SECONDS = 0.05
 # python-iptables 1.2.0 finds no options of some extensions of iptables 1.8.11; this one shows it.
 _PROBE = "-m addrtype --dst-type LOCAL"
-_MATCHED = {"-s": "src", "-d": "dst", "-i": "in_interface", "-o": "out_interface", "-p": "protocol"}
+_MATCHED = {"-s": "src", "-d": "dst", "-p": "protocol"}
+_INTERFACES = {
+    "-i": ("in_interface", "iniface", "iniface_mask"),
+    "-o": ("out_interface", "outiface", "outiface_mask"),
+}
 
 
 class _Steps:
@@ -105,6 +109,8 @@ def _fill(rule: Any, text: str) -> Any:
     for option, value in _options(text):
         if option in _MATCHED:
             setattr(rule, _MATCHED[option], value)
+        elif option in _INTERFACES:
+            _set_interface(rule, option, value)
         elif option == "-m":
             extension = rule.create_match(value)
         elif option in {"-j", "-g"}:
@@ -114,6 +120,18 @@ def _fill(rule: Any, text: str) -> Any:
         else:
             extension.set_parameter(option.removeprefix("--"), value)
     return rule
+
+
+def _set_interface(rule: Any, option: str, value: str) -> None:
+    """As iptables writes it: python-iptables 1.2.0 has the kernel compare one bit of each letter in IPv6."""
+    attribute, name, mask = _INTERFACES[option]
+    # With the `!`, which it gets right.
+    setattr(rule, attribute, value)
+    interface = value.removeprefix("!")
+    length = len(interface) - 1 if interface.endswith("+") else len(interface) + 1
+    entry = rule.entry.ipv6 if hasattr(rule.entry, "ipv6") else rule.entry.ip
+    setattr(entry, name, interface.encode())
+    setattr(entry, mask, b"\xff" * length)
 
 
 def _options(text: str) -> Iterator[tuple[str, str]]:

@@ -10,28 +10,18 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
-from socket import AF_INET, inet_pton
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Raw
 
 from rulegen.errors import InputError, printable, shown
-from rulegen.kube.addresses import canonical_address
-from rulegen.kube.objects import (
-    EMPTY_IS_ABSENT,
-    Endpoints,
-    EndpointSlice,
-    KubeStruct,
-    Metadata,
-    Node,
-    Service,
-    ServiceCIDR,
-)
+from rulegen.kube.faults import Fault
+from rulegen.kube.kinds import kind_of
+from rulegen.kube.objects import EMPTY_IS_ABSENT, KubeStruct
 
-Kind: TypeAlias = type[Service] | type[EndpointSlice] | type[Node] | type[ServiceCIDR] | type[Endpoints]
 Encoded: TypeAlias = bytes | memoryview | Raw
 
 T = TypeVar("T", bound=KubeStruct)
@@ -39,17 +29,6 @@ T = TypeVar("T", bound=KubeStruct)
 _MAX_FAULTS = 10
 # kubectl keeps a copy of the whole object here, which nobody reads.
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-
-
-class Fault(NamedTuple):
-    """A field that cannot be used. `path` is as in `spec.ports[0].port`, "" for the whole object."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        """`path: message`."""
-        return f"{self.path}: {self.message}" if self.path else self.message
 
 
 class ObjectError(InputError):
@@ -107,7 +86,7 @@ def object_name(kind: type[KubeStruct], value: object) -> str:
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     if not isinstance(name, str) or not isinstance(metadata, Mapping):
         return ""
-    if _field_types(kind)["metadata"].type is Metadata:
+    if not kind_of(kind).is_namespaced:
         return printable(name)
     namespace = metadata.get("namespace")
     return f"{printable(namespace) if isinstance(namespace, str) else 'default'}/{printable(name)}"
@@ -133,73 +112,13 @@ def _number(digits: str) -> float:
 
 
 def _checked(kind: type[T], item: T) -> T:
-    check = _CHECKS.get(kind)
-    faults = tuple(check(item)) if check else ()
+    faults = tuple(kind_of(kind).faults(item))
     if faults:
         raise ObjectError(kind.__name__, object_name(kind, msgspec.to_builtins(item)), faults[:_MAX_FAULTS])
     annotations = item.metadata.annotations  # type: ignore[attr-defined]
     if annotations:
         annotations.pop(_LAST_APPLIED, None)
     return item
-
-
-# Faults of values that have the right type.
-
-
-def _service_faults(service: Service) -> Iterator[Fault]:
-    spec = service.spec
-    if spec.cluster_ip not in ("", "None") and canonical_address(spec.cluster_ip) is None:
-        yield Fault("spec.clusterIP", _not_an_address(spec.cluster_ip))
-    for index, address in enumerate(spec.cluster_ips or ()):
-        if address != "None" and canonical_address(address) is None:
-            yield Fault(f"spec.clusterIPs[{index}]", _not_an_address(address))
-
-
-def _slice_faults(item: EndpointSlice) -> Iterator[Fault]:
-    if item.address_type == "FQDN" or _is_plain(item):
-        return
-    colon = item.address_type == "IPv6"
-    for index, endpoint in enumerate(item.endpoints or ()):
-        for nth, address in enumerate(endpoint.addresses):
-            canonical = canonical_address(address)
-            if canonical is None or (":" in canonical) is not colon:
-                yield Fault(f"endpoints[{index}].addresses[{nth}]", _not_an_address(address, item.address_type))
-        if endpoint.node_name == "":
-            yield Fault(f"endpoints[{index}].nodeName", 'expected a name, got ""')
-
-
-def _is_plain(item: EndpointSlice) -> bool:
-    """Whether all endpoints have IPv4 addresses in canonical form, as nearly always; that is seen much faster."""
-    try:
-        for endpoint in item.endpoints or ():
-            for address in endpoint.addresses:
-                inet_pton(AF_INET, address)
-            if endpoint.node_name == "":
-                return False
-    except (OSError, ValueError):
-        return False
-    return item.address_type == "IPv4"
-
-
-def _endpoints_faults(item: Endpoints) -> Iterator[Fault]:
-    for index, subset in enumerate(item.subsets or ()):
-        for field, addresses in (("addresses", subset.addresses), ("notReadyAddresses", subset.not_ready_addresses)):
-            for nth, address in enumerate(addresses or ()):
-                if canonical_address(address.ip) is None:
-                    yield Fault(f"subsets[{index}].{field}[{nth}].ip", _not_an_address(address.ip))
-
-
-def _not_an_address(found: str, family: str = "IP") -> str:
-    canonical = canonical_address(found) or ""
-    mapped = ", which is IPv4-mapped" if ":" in found and "." in canonical else ""
-    return f"expected an {family} address, got {shown(found)}{mapped}"
-
-
-_CHECKS: dict[type[KubeStruct], Callable[[Any], Iterator[Fault]]] = {
-    Service: _service_faults,
-    EndpointSlice: _slice_faults,
-    Endpoints: _endpoints_faults,
-}
 
 
 # The walk over an object that msgspec refused.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self, TypeAlias
 
 from msgspec import Struct
@@ -19,21 +19,10 @@ from msgspec import Struct
 from rulegen.errors import RulegenError
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.backoff import Backoff
-from rulegen.kube.decode import Fault, ObjectError
-from rulegen.kube.listing import (
-    GONE,
-    PAGE_LIMIT,
-    Item,
-    NotServedError,
-    Resource,
-    WatchedKind,
-    WatchedObject,
-    endpoint_slices,
-    list_pages,
-    nodes,
-    service_cidrs,
-    services,
-)
+from rulegen.kube.decode import ObjectError
+from rulegen.kube.faults import Fault
+from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject
+from rulegen.kube.listing import GONE, PAGE_LIMIT, Item, NotServedError, list_pages
 from rulegen.kube.watching import Bookmark, Changed, Deleted, Opened, Unreadable, WatchEvent, watch
 
 # A watch that is answered so will not be answered otherwise from the same version.
@@ -115,18 +104,21 @@ class Timing(Struct, frozen=True, kw_only=True):
 
 
 class Follower:
-    """Follows Services, EndpointSlices, ServiceCIDRs and the Node `node_name` (SVC-1 to SVC-3).
+    """Follows `resources`, each of another kind.
 
     `deliver` gets the events; it is called by several threads, those of one kind in their order. It must not wait.
     `api` belongs to the follower from `start` on.
     """
 
     def __init__(
-        self, api: Api, node_name: str, deliver: Callable[[FollowEvent], None], timing: Timing | None = None
+        self,
+        api: Api,
+        resources: Iterable[Resource],
+        deliver: Callable[[FollowEvent], None],
+        timing: Timing | None = None,
     ) -> None:
         self._api = api
         self._stopping = threading.Event()
-        resources = (services(), endpoint_slices(), service_cidrs(), nodes(node_name))
         self._threads = [
             threading.Thread(
                 target=_KindFollower(api, resource, deliver, timing or Timing(), self._stopping).run,

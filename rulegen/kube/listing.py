@@ -6,7 +6,7 @@ One page is in memory at a time. Nothing is remembered, nothing is tried twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -14,10 +14,7 @@ from msgspec import Raw, Struct
 from rulegen.errors import printable
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.decode import ObjectError, decode_object, plain_value
-from rulegen.kube.objects import HEADLESS, SERVICE_PROXY_NAME, EndpointSlice, Node, Service, ServiceCIDR
-
-WatchedKind: TypeAlias = type[Service] | type[EndpointSlice] | type[Node] | type[ServiceCIDR]
-WatchedObject: TypeAlias = Service | EndpointSlice | Node | ServiceCIDR
+from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject
 
 # As kubectl asks for them: a page of large slices is a few megabytes.
 PAGE_LIMIT = 500
@@ -26,41 +23,6 @@ LIST_SECONDS = 60.0
 
 GONE = 410
 _NOT_FOUND = 404
-
-
-class Resource(NamedTuple):
-    """A kind as the API server knows it: `paths` of its versions, the newest first, and the selectors to ask with.
-
-    `optional`: there are API servers that do not know it.
-    """
-
-    kind: WatchedKind
-    paths: tuple[str, ...]
-    selectors: Mapping[str, str]
-    optional: bool = False
-
-
-def services(*, selected: bool = True) -> Resource:
-    """Those that a proxy reads (SVC-1); not `selected`: all."""
-    selectors = {"labelSelector": f"!{SERVICE_PROXY_NAME}", "fieldSelector": "spec.clusterIP!=None"}
-    return Resource(Service, ("/api/v1/services",), selectors if selected else {})
-
-
-def endpoint_slices() -> Resource:
-    """Those that a proxy reads (SVC-2)."""
-    path = "/apis/discovery.k8s.io/v1/endpointslices"
-    return Resource(EndpointSlice, (path,), {"labelSelector": f"!{HEADLESS}"})
-
-
-def nodes(name: str = "") -> Resource:
-    """The one Node of this name (SVC-3), or all."""
-    return Resource(Node, ("/api/v1/nodes",), {"fieldSelector": f"metadata.name={name}"} if name else {})
-
-
-def service_cidrs() -> Resource:
-    """All (SVC-3). Before Kubernetes 1.33 there is only the beta version, or none."""
-    paths = tuple(f"/apis/networking.k8s.io/{version}/servicecidrs" for version in ("v1", "v1beta1"))
-    return Resource(ServiceCIDR, paths, {}, optional=True)
 
 
 class Item(NamedTuple):

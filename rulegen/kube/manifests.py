@@ -7,37 +7,24 @@ work; whether to go on without the bad ones is the caller's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw, Struct
 
 from rulegen.errors import printable, shown
-from rulegen.kube.decode import Fault, Kind, ObjectError, convert_object, decode_object, object_name, plain_value
-from rulegen.kube.defaults import with_defaults
+from rulegen.kube.decode import ObjectError, convert_object, decode_object, object_name, plain_value
 from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import read_documents
+from rulegen.kube.faults import Fault
+from rulegen.kube.kinds import Kind, WatchedKind, is_selected, served_kinds, written_kinds
 from rulegen.kube.legacy import slices_for_services_without
 from rulegen.kube.mistakes import Mistake, Notice, misspelt_kind, mistakes_of
-from rulegen.kube.objects import Endpoints, EndpointSlice, Node, Service, ServiceCIDR, is_selected
+from rulegen.kube.objects import Endpoints, EndpointSlice, Node, Service, ServiceCIDR
 
 if TYPE_CHECKING:
     from rulegen.kube.yaml_documents import Note
-
-_KINDS: dict[tuple[str, str], Kind] = {
-    ("v1", "Service"): Service,
-    ("v1", "Node"): Node,
-    ("v1", "Endpoints"): Endpoints,
-    ("discovery.k8s.io/v1", "EndpointSlice"): EndpointSlice,
-    ("networking.k8s.io/v1", "ServiceCIDR"): ServiceCIDR,
-    ("networking.k8s.io/v1beta1", "ServiceCIDR"): ServiceCIDR,
-}
-_KNOWN_NAMES = frozenset(kind for _, kind in _KINDS)
-
-
-# What a list is surely of: `List` of anything, `ServiceList` of Services.
-_LIST_ITEMS = _KNOWN_NAMES | {""}
 
 
 class Place(NamedTuple):
@@ -80,7 +67,7 @@ class Problem(NamedTuple):
 
 
 class Manifests(Struct):
-    """What manifests hold, in the order of the input.
+    """What manifests hold, by kind, each in the order of the input.
 
     `unselected`: Services that a watch would not deliver (SVC-1); only to say why they are not there.
     `skipped` counts the objects of each kind that is not read: `kind`, or `kind (apiVersion)`, as safe text.
@@ -89,29 +76,42 @@ class Manifests(Struct):
     probably a mistake in how it is written.
     """
 
-    services: list[Service]
-    endpoint_slices: list[EndpointSlice]
-    nodes: list[Node]
-    service_cidrs: list[ServiceCIDR]
+    by_kind: dict[type, list[Any]]
     skipped: dict[str, int]
     problems: list[Problem]
     unselected: list[Service] = []
-    places: dict[tuple[Kind, str, str], Place] = {}
+    places: dict[tuple[WatchedKind, str, str], Place] = {}
     unreadable: int = 0
     notices: list[Notice] = []
 
+    @property
+    def services(self) -> list[Service]:
+        return self.by_kind.get(Service, [])
+
+    @property
+    def endpoint_slices(self) -> list[EndpointSlice]:
+        return self.by_kind.get(EndpointSlice, [])
+
+    @property
+    def nodes(self) -> list[Node]:
+        return self.by_kind.get(Node, [])
+
+    @property
+    def service_cidrs(self) -> list[ServiceCIDR]:
+        return self.by_kind.get(ServiceCIDR, [])
+
     def objects(self) -> Iterator[Any]:
-        """All objects that mean something, Nodes first: what a Service means depends on the node."""
-        yield from (*self.nodes, *self.service_cidrs, *self.services)
-        yield from self.endpoint_slices
+        """All objects that mean something, in the order of the registry: what a Service means depends on the node."""
+        for kind in served_kinds(self.by_kind):
+            yield from self.by_kind[kind.struct]
 
     def release(self) -> Iterator[Any]:
-        """The same; a slice is forgotten when it was handed on: together they are as large as all made of them."""
-        slices, self.endpoint_slices = self.endpoint_slices, []
-        yield from self.objects()
-        slices.reverse()
-        while slices:
-            yield slices.pop()
+        """The same; each is forgotten when it was handed on: together they are as large as all that is made of them."""
+        for kind in served_kinds(self.by_kind):
+            items = self.by_kind.pop(kind.struct)
+            items.reverse()
+            while items:
+                yield items.pop()
 
     def mistakes(self) -> list[Notice]:
         """All that is probably a mistake: `notices`, and what a look at the objects shows."""
@@ -122,15 +122,20 @@ class Manifests(Struct):
 Inspect: TypeAlias = Callable[[str, str, object], Iterable[Notice]]
 
 
-def load(paths: Sequence[str], stdin: BinaryIO | None, inspect: Inspect | None = None) -> Manifests:
+def load(
+    paths: Sequence[str],
+    stdin: BinaryIO | None,
+    inspect: Inspect | None = None,
+    kinds: Collection[type] | None = None,
+) -> Manifests:
     """The objects of all `paths`: files, folders, or `-` for `stdin`. Each file is read once.
 
-    What `inspect` finds is among the notices.
+    What `inspect` finds is among the notices. `kinds`: which are read, others are skipped; None: all in the registry.
 
     Raises:
         InputError: a path is missing or unreadable, or holds no object. What is wrong inside is in `problems`.
     """
-    loader = _Loader(inspect)
+    loader = _Loader(inspect, tuple(written_kinds(kinds)))
     for document in read_documents(paths, stdin):
         loader.add(document)
     return loader.finish()
@@ -163,10 +168,13 @@ class _Written(NamedTuple):
 class _Loader:
     """Collects what the documents hold. One is used for one `load`."""
 
-    def __init__(self, inspect: Inspect | None) -> None:
+    def __init__(self, inspect: Inspect | None, kinds: tuple[Kind, ...]) -> None:
         self._inspect = inspect
-        self._objects: dict[Kind, list[Any]] = {kind: [] for kind in _KINDS.values()}
-        self._places: dict[tuple[Kind, str, str], Place] = {}
+        self._kinds = kinds
+        self._by_header = {(version, kind.name): kind for kind in kinds for version in kind.api_versions}
+        self._names = frozenset(kind.name for kind in kinds)
+        self._objects: dict[type, list[Any]] = {kind.struct: [] for kind in kinds}
+        self._places: dict[tuple[WatchedKind, str, str], Place] = {}
         self._skipped: Counter[str] = Counter()
         self._problems: list[Problem] = []
         self._unreadable = 0
@@ -179,9 +187,9 @@ class _Loader:
         place = Place(document.source, document.number)
         try:
             header = _header(document.value)
-            if document.lost_kinds and any(map(_may_be_read, (*document.lost_kinds, header.kind))):
+            if document.lost_kinds and any(map(self._may_be_read, (*document.lost_kinds, header.kind))):
                 raise _error("kind", "is set twice: a line --- is missing between two objects")
-            items = _items(header)
+            items = self._items(header)
         except ObjectError as error:
             self._refuse(place, error)
             return
@@ -196,7 +204,7 @@ class _Loader:
         """One of a kind that nobody reads is no reason to stop, unless the file may have been cut off in it."""
         if document.header and not document.is_last:
             api_version, kind = document.header
-            if not _may_be_read(kind) and not misspelt_kind(api_version, kind):
+            if not self._may_be_read(kind) and not misspelt_kind(api_version, kind, self._kinds):
                 self._skipped[printable(kind)] += 1
                 message = f"{document.reason}; skipped, as it says that it is a {printable(kind)}"
                 self._notices.append(Notice(document.source, Mistake.UNREADABLE_DOCUMENT, message))
@@ -205,16 +213,15 @@ class _Loader:
         self._problems.append(Problem(Place(document.source), document.reason))
 
     def finish(self) -> Manifests:
-        slices: list[EndpointSlice] = self._objects[EndpointSlice]
-        legacy = slices_for_services_without(self._objects[Endpoints], slices)
+        objects = self._objects
+        legacy = objects.pop(Endpoints, [])
+        if EndpointSlice in objects:
+            objects[EndpointSlice] += slices_for_services_without(legacy, objects[EndpointSlice])
         return Manifests(
-            services=[service for service in self._objects[Service] if is_selected(service)],
-            endpoint_slices=[item for item in slices + legacy if is_selected(item)],
-            nodes=self._objects[Node],
-            service_cidrs=self._objects[ServiceCIDR],
+            {kind: [item for item in items if is_selected(item)] for kind, items in objects.items()},
             skipped=dict(sorted(self._skipped.items())),
             problems=self._problems,
-            unselected=[service for service in self._objects[Service] if not is_selected(service)],
+            unselected=[service for service in objects.get(Service, []) if not is_selected(service)],
             places=self._places,
             unreadable=self._unreadable,
             notices=self._notices,
@@ -223,7 +230,7 @@ class _Loader:
     def _add_item(self, written: _Written, of_list: _Header) -> None:
         try:
             header = _header(written.value)
-            if _items(header) is not None:
+            if self._items(header) is not None:
                 raise _error("", "a List inside a List is not read")
         except ObjectError as error:
             self._refuse(written.place, error)
@@ -239,34 +246,35 @@ class _Loader:
             kind = self._kind(place, header)
             if kind is None:
                 return
+            struct = kind.struct
             if written.faults:
                 faults = tuple(Fault("", f"line {note.line}: {note.reason}") for note in written.faults)
-                raise ObjectError(kind.__name__, object_name(kind, value), faults)
-            item: Any = decode_object(kind, value) if isinstance(value, Raw) else convert_object(kind, value)
+                raise ObjectError(kind.name, object_name(struct, value), faults)
+            item: Any = decode_object(struct, value) if isinstance(value, Raw) else convert_object(struct, value)
         except ObjectError as error:
             self._refuse(place, error)
         else:
-            name = self._keep(place, kind, with_defaults(item) if kind is EndpointSlice else item)
+            name = self._keep(place, kind, kind.as_stored(item))
             self._notice(written, kind, name)
 
     def _notice(self, written: _Written, kind: Kind, name: str) -> None:
-        subject = f"{kind.__name__} {name}"
+        subject = f"{kind.name} {name}"
         for note in written.repeated:
             message = f"{written.place.source}:{note.line}: {note.reason}, and the last one counts (as for kubectl)"
             self._notices.append(Notice(subject, Mistake.REPEATED_KEY, message))
         if self._inspect is not None:
             value = plain_value(written.value) if isinstance(written.value, Raw) else written.value
-            self._notices += self._inspect(kind.__name__, name, value)
+            self._notices += self._inspect(kind.name, name, value)
 
     def _kind(self, place: Place, header: _Header) -> Kind | None:
         for field, found in (("apiVersion", header.api_version), ("kind", header.kind)):
             if not isinstance(found, str):
                 raise _error(field, "missing" if found is None else f"expected str, got {shown(found)}")
-        kind = _KINDS.get((header.api_version, header.kind))
+        kind = self._by_header.get((header.api_version, header.kind))
         if kind is None:
             name = printable(header.kind)
-            self._skipped[f"{name} ({printable(header.api_version)})" if name in _KNOWN_NAMES else name] += 1
-            mistake = misspelt_kind(header.api_version, header.kind)
+            self._skipped[f"{name} ({printable(header.api_version)})" if name in self._names else name] += 1
+            mistake = misspelt_kind(header.api_version, header.kind, self._kinds)
             if mistake:
                 self._notices.append(Notice(f"{place.source}, {place}", *mistake))
         return kind
@@ -275,21 +283,35 @@ class _Loader:
         """The name of the object, as in `default/web`."""
         namespace, name = getattr(item.metadata, "namespace", ""), item.metadata.name
         full_name = f"{namespace}/{name}" if namespace else name
-        first = self._places.setdefault((kind, namespace, name), place)
+        first = self._places.setdefault((kind.struct, namespace, name), place)
         if first is place:
-            self._objects[kind].append(item)
+            self._objects[kind.struct].append(item)
         else:
             message = f"{place} repeats {first} of {first.source}"
-            self._problems.append(Problem(place, message, kind.__name__, full_name))
+            self._problems.append(Problem(place, message, kind.name, full_name))
         return full_name
+
+    def _items(self, header: _Header) -> list[Any] | None:
+        """The objects of a List, or None when it is something else."""
+        if not (isinstance(header.kind, str) and header.kind.endswith("List")):
+            return None
+        if isinstance(header.items, list):
+            return header.items
+        if not self._may_be_read(header.kind):
+            return None
+        if header.items is None:
+            return []
+        raise _error("items", f"expected an array, got {shown(header.items)}")
+
+    def _may_be_read(self, kind: object) -> bool:
+        """Whether a document with this kind may hold what is read: an object, or a `List`, or a `ServiceList`."""
+        if not isinstance(kind, str):
+            return False
+        items = kind.removesuffix("List")
+        return kind in self._names or items in self._names or not items
 
     def _refuse(self, place: Place, error: ObjectError) -> None:
         self._problems += [Problem(place, fault.message, error.kind, error.name, fault.path) for fault in error.faults]
-
-
-def _may_be_read(kind: object) -> bool:
-    """Whether a document with this kind may hold what is read: an object, or a list of any."""
-    return isinstance(kind, str) and (kind in _KNOWN_NAMES or kind.removesuffix("List") in _LIST_ITEMS)
 
 
 def _header(value: object) -> _Header:
@@ -301,19 +323,6 @@ def _header(value: object) -> _Header:
         return _ENCODED_HEADER.decode(value)
     except msgspec.ValidationError:
         return _header(plain_value(value))
-
-
-def _items(header: _Header) -> list[Any] | None:
-    """The objects of a List, or None when it is something else."""
-    if not (isinstance(header.kind, str) and header.kind.endswith("List")):
-        return None
-    if isinstance(header.items, list):
-        return header.items
-    if header.kind.removesuffix("List") not in _LIST_ITEMS:
-        return None
-    if header.items is None:
-        return []
-    raise _error("items", f"expected an array, got {shown(header.items)}")
 
 
 def _error(field: str, message: str) -> ObjectError:

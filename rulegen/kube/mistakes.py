@@ -6,7 +6,7 @@ without their slices. Nothing here changes what is compiled. What a Service asks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import ip_address
@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from rulegen.errors import printable, shown
 from rulegen.kube.addresses import canonical_address
+from rulegen.kube.kinds import Kind
 from rulegen.kube.objects import EndpointSlice, Service
 
 INPUT = "input"
@@ -57,29 +58,19 @@ def summary(notices: Iterable[Notice]) -> list[str]:
 # ---- what manifests say an object is ----
 
 
-# The group and version in which each kind is read, in the order in which kinds are shown.
-_READ_KINDS = {
-    "Service": "v1",
-    "EndpointSlice": "discovery.k8s.io/v1",
-    "Endpoints": "v1",
-    "Node": "v1",
-    "ServiceCIDR": "networking.k8s.io/v1",
-}
-_FOLDED_KINDS = {kind.lower(): kind for kind in _READ_KINDS}
-_GROUPS = ("", "discovery.k8s.io", "networking.k8s.io")
 _ALIKE = 0.85
 
 
-def misspelt_kind(api_version: str, kind: str) -> tuple[Mistake, str] | None:
-    """Whether a kind that is not read was probably meant to be one that is.
+def misspelt_kind(api_version: str, kind: str, read: Collection[Kind]) -> tuple[Mistake, str] | None:
+    """Whether a kind that is not read was probably meant to be one that is, as those in `read` are.
 
     Other groups have Services, too: a kind is a mistake only in a group that is Kubernetes' own, or like one.
     """
-    meant = _meant_kind(kind)
+    found_kind = _meant_kind(kind, read)
     group, _, version = api_version.rpartition("/")
-    if meant is None or not _is_like_ours(group):
+    if found_kind is None or not _is_like_ours(group, read):
         return None
-    wanted = _READ_KINDS[meant]
+    meant, wanted = found_kind.name, found_kind.api_versions[0]
     if kind == meant and api_version.lower().startswith(wanted.rpartition("/")[0] + "/v") and "beta" in version:
         message = f"{meant} of {printable(api_version)}, which is not read: {wanted} is (SVC-17)"
         return Mistake.UNREAD_VERSION, message
@@ -87,18 +78,19 @@ def misspelt_kind(api_version: str, kind: str) -> tuple[Mistake, str] | None:
     return Mistake.MISSPELT_KIND, f"{found} is not read; {meant} of {wanted} is (SVC-1, SVC-17)"
 
 
-def _meant_kind(kind: str) -> str | None:
-    if kind in _READ_KINDS:
-        return kind
-    folded = kind.lower()[:64]
-    alike = get_close_matches(folded, _FOLDED_KINDS, 1, _ALIKE)
-    return _FOLDED_KINDS[alike[0]] if alike else None
+def _meant_kind(name: str, read: Collection[Kind]) -> Kind | None:
+    by_name = {kind.name: kind for kind in read}
+    if name in by_name:
+        return by_name[name]
+    folded = {kind.name.lower(): kind for kind in read}
+    alike = get_close_matches(name.lower()[:64], folded, 1, _ALIKE)
+    return folded[alike[0]] if alike else None
 
 
-def _is_like_ours(group: str) -> bool:
+def _is_like_ours(group: str, read: Collection[Kind]) -> bool:
     if "." not in group or group.endswith(".k8s.io"):
         return True
-    return bool(get_close_matches(group[:64], _GROUPS, 1, _ALIKE))
+    return bool(get_close_matches(group[:64], [kind.group for kind in read], 1, _ALIKE))
 
 
 # ---- objects ----

@@ -240,9 +240,3 @@ class Endpoints(KubeStruct, frozen=True):
 
     metadata: NamespacedMetadata
     subsets: list[EndpointSubset] | None = None
-
-
-def is_selected(item: Service | EndpointSlice) -> bool:
-    """Whether a watch with the selectors of SVC-1 and SVC-2 would deliver `item`: the presence of a label excludes."""
-    excluding = SERVICE_PROXY_NAME if isinstance(item, Service) else HEADLESS
-    return excluding not in (item.metadata.labels or {})

@@ -5,57 +5,37 @@ Each kind is listed once; nothing is watched and nothing is tried again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, TextIO
 
 import msgspec
 
 from rulegen.kube.api import Api
 from rulegen.kube.decode import ObjectError
-from rulegen.kube.listing import (
-    NotServedError,
-    Resource,
-    WatchedObject,
-    endpoint_slices,
-    list_pages,
-    nodes,
-    service_cidrs,
-    services,
-)
+from rulegen.kube.kinds import Resource, WatchedObject, is_selected, kind_of, served_kinds
+from rulegen.kube.listing import NotServedError, list_pages
 from rulegen.kube.manifests import Manifests, Place, Problem
-from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR, is_selected
+from rulegen.kube.objects import Service
 
-_API_VERSIONS = {
-    Node: "v1",
-    ServiceCIDR: "networking.k8s.io/v1",
-    Service: "v1",
-    EndpointSlice: "discovery.k8s.io/v1",
-}
 # A file without any document is taken for a mistake.
 _EMPTY = {"apiVersion": "v1", "kind": "List", "items": []}
 
 
-def read_cluster(api: Api) -> Manifests:
-    """All objects that a Service proxy reads, of all nodes; Services that it would not be shown are `unselected`.
+def read_cluster(api: Api, kinds: Collection[type]) -> Manifests:
+    """All objects of these kinds, of all nodes; Services that a watch would not show are `unselected`.
 
     Raises:
         ApiError: the API server cannot be asked, or refuses.
     """
     problems: list[Problem] = []
-
-    def objects(resource: Resource) -> list[Any]:
-        return list(_objects(api, resource, problems))
-
-    every_service: list[Service] = objects(services(selected=False))
-    return Manifests(
-        services=[service for service in every_service if is_selected(service)],
-        endpoint_slices=objects(endpoint_slices()),
-        nodes=objects(nodes()),
-        service_cidrs=objects(service_cidrs()),
-        skipped={},
-        problems=problems,
-        unselected=[service for service in every_service if not is_selected(service)],
-    )
+    objects: dict[type, list[Any]] = {}
+    for kind in map(kind_of, kinds):
+        resource = kind.everything() if kind.struct is Service else kind.resource()
+        objects[kind.struct] = list(_objects(api, resource, problems))
+    every_service = objects.get(Service, [])
+    objects[Service] = [service for service in every_service if is_selected(service)]
+    unselected = [service for service in every_service if not is_selected(service)]
+    return Manifests(objects, skipped={}, problems=problems, unselected=unselected)
 
 
 def _objects(api: Api, resource: Resource, problems: list[Problem]) -> Iterable[WatchedObject]:
@@ -95,13 +75,8 @@ def write_manifests(manifests: Manifests, output: TextIO) -> None:
 
     Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", Text, list(FIRST_LETTERS))
 
-    kinds = (
-        manifests.nodes,
-        manifests.service_cidrs,
-        manifests.services + manifests.unselected,
-        manifests.endpoint_slices,
-    )
-    documents = [_document(item) for kind in kinds for item in sorted(kind, key=_name)]
+    kinds = {**manifests.by_kind, Service: manifests.services + manifests.unselected}
+    documents = [_document(item) for kind in served_kinds(kinds) for item in sorted(kinds[kind.struct], key=_name)]
     yaml.dump_all(
         documents or [_EMPTY],
         output,
@@ -117,5 +92,5 @@ def _name(item: WatchedObject) -> tuple[str, str]:
 
 
 def _document(item: WatchedObject) -> dict[str, Any]:
-    kind = type(item)
-    return {"apiVersion": _API_VERSIONS[kind], "kind": kind.__name__, **msgspec.to_builtins(item)}
+    kind = kind_of(type(item))
+    return {"apiVersion": kind.api_versions[0], "kind": kind.name, **msgspec.to_builtins(item)}

@@ -13,7 +13,8 @@ from msgspec import Raw, Struct
 
 from rulegen.errors import printable, shown
 from rulegen.kube.api import Api, ApiError, status_error
-from rulegen.kube.listing import Item, Resource, WatchedKind, read_identity, read_item
+from rulegen.kube.kinds import Resource, WatchedKind
+from rulegen.kube.listing import Item, read_identity, read_item
 
 # Objects in etcd are at most 1.5 MB.
 _LONGEST_LINE = 16 << 20

@@ -43,6 +43,7 @@ class Field(Enum):
     CLASSID = "meta priority"
     NUMBER = "numgen"
     VERDICT = "verdict"
+    BYTE = "@nh,120,8"
 
     @property
     def length(self) -> int:
@@ -76,6 +77,11 @@ def _port_text(data: bytes) -> str:
     return str(data[0] << 8 | data[1])
 
 
+@lru_cache(maxsize=256)
+def _byte_text(data: bytes) -> str:
+    return f"{data[0]:#x}"
+
+
 # The slots of a list come one after the other.
 @lru_cache(maxsize=1 << 8)
 def _classid_text(data: bytes) -> str:
@@ -95,6 +101,7 @@ _TEXT_OF: Mapping[Field, FieldText] = {
     Field.PORT: _port_text,
     Field.CLASSID: _classid_text,
     Field.NUMBER: _number_text,
+    Field.BYTE: _byte_text,
 }
 
 
@@ -115,8 +122,9 @@ class SetSpec:
 
     `rank` orders output. `key_length` and `data_length` are in bytes as the kernel has them, the latter 0 for sets and
     verdict maps. In an interval set an entry's key is the first and the last key of the range, one after the other.
-    `size`: of a map in which the kernel itself remembers something for a time, how much; else 0. `key_parts` and
-    `data_parts`: where each field stands, and what makes it text.
+    `size`: of a map in which the kernel itself remembers something for a time, how much; else 0. `fixed`: the
+    keys of a set whose declaration says all that it ever holds, and that it has room for twice as many; else none.
+    `key_parts` and `data_parts`: where each field stands, and what makes it text.
     """
 
     def __init__(
@@ -138,6 +146,7 @@ class SetSpec:
         self.key, self.data = fields
         self.interval = interval
         self.size = size
+        self.fixed: tuple[bytes, ...] = ()
         self.ip = IP_KEYWORD[table.family]
         # Chains, or what others have put into the table: an entry's key is a name.
         self.is_chains = not self.key
@@ -212,8 +221,8 @@ def _field_bytes(field: Field, text: str) -> bytes:
         return inet_pton(AF_INET, text)
     if field is Field.IPV6:
         return inet_pton(AF_INET6, text)
-    if field is Field.PROTOCOL:
-        return struct.pack("B3x", _PROTOCOL_FROM_TEXT.get(text) or int(text))
+    if field in {Field.PROTOCOL, Field.BYTE}:
+        return struct.pack("B3x", _PROTOCOL_FROM_TEXT.get(text) or int(text, 0))
     if field is Field.PORT:
         return pack_port(int(text))
     if field is Field.CLASSID:

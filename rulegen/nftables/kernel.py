@@ -90,6 +90,7 @@ class Kernel:
 
     def close(self) -> None:
         """Closes the sockets."""
+        self._scratch_table.close()
         self._connection.close()
         if self._monitor is not None:
             self._monitor.close()

@@ -217,7 +217,7 @@ def _set_info(set_spec: SetSpec) -> tuple[int, int, int, int]:
     if set_spec.size:
         flags |= SET_TIMEOUT | SET_DYNAMIC
     data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
-    return flags, set_spec.key_length, data_length, set_spec.size
+    return flags, set_spec.key_length, data_length, set_spec.size or 2 * len(set_spec.fixed)
 
 
 def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprint]]:

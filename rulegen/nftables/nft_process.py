@@ -65,6 +65,10 @@ class NftProcess:
     ) -> None:
         self.close()
 
+    def is_alive(self) -> bool:
+        """Whether the process is still there."""
+        return self.worker.process.poll() is None
+
     def close(self) -> None:
         self.connection.close()
         self.worker.end()

@@ -7,8 +7,8 @@ nothing but what it compiles. Where it is not, it works beside everybody's table
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 
 from rulegen.errors import HostError, StaleError, printable
 from rulegen.nftables import messages
@@ -30,17 +30,41 @@ class ScratchTable:
     def __init__(self, connection: Connection, own_commit: Callable[[], AbstractContextManager[None]]) -> None:
         self._connection = connection
         self._own_commit = own_commit
+        # Kept for tables that need it often: to start it takes ten times as long as to have it compile.
+        self._kept: NftProcess | None = None
         # Why nft cannot have a namespace of its own; None while it can, as far as is known.
         self._why_beside: str | None = None
 
     def compile(self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]) -> dict[TableSpec, Scratch]:
         """Each fixed part with what comes and goes of these names. Raises HostError, ApplyError, StaleError."""
         texts = {spec: scratch_table_text(base_chains, names) for spec, (base_chains, names) in wanted.items()}
-        with closing(self._start(wanted)) as nft:
+        with self._nft(wanted) as nft:
             if self._why_beside is not None:
                 return {spec: self._compile_beside(nft, spec, text) for spec, text in texts.items()}
             self._run(nft, "".join(texts.values()), list(texts))
             return {spec: _read(nft.connection, spec) for spec in texts}
+
+    def close(self) -> None:
+        """Ends what was kept."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+
+    @contextmanager
+    def _nft(self, specs: Collection[TableSpec]) -> Iterator[NftProcess]:
+        """One that works at the beginning, and is kept where it is likely to be wanted again."""
+        if self._kept is not None and not self._kept.is_alive():
+            self.close()
+        nft, self._kept = self._kept or self._start(specs), None
+        try:
+            yield nft
+        except BaseException:
+            nft.close()
+            raise
+        if any(spec.compiles_often for spec in specs):
+            self._kept = nft
+        else:
+            nft.close()
 
     def can_compile_apart(self) -> bool:
         """Whether compiling changes nothing in this namespace, not even for a moment. Raises HostError."""

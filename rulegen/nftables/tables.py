@@ -61,8 +61,12 @@ class TableSpec:
     of the text it is loaded from), `declared` (sets that are no part of the fixed text; the same), and `foreign` (what
     others have put into the table, as `set intruder`). `fingerprints` is no entry: what the kernel made of the texts.
 
+    `compiles_often`: whether chains of it change with the cluster, so that nft is kept at hand.
+
     A table without sets stands for that of a feature that is off.
     """
+
+    compiles_often = False
 
     def __init__(self, family: Family, name: str) -> None:
         """A table without sets; `add_set` declares them."""
@@ -85,9 +89,11 @@ class TableSpec:
         *,
         interval: bool = False,
         size: int = 0,
+        fixed: tuple[bytes, ...] = (),
     ) -> SetSpec:
         """Declares a set or map, as the text does. `size`: of one in which the kernel itself remembers something."""
         set_spec = SetSpec(self, len(self.set_specs), name, (key, data), interval=interval, size=size)
+        set_spec.fixed = fixed
         (self._others if size else self.set_specs).append(set_spec)
         return set_spec
 

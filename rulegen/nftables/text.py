@@ -48,7 +48,8 @@ def render_table(base_chains: BaseChains, groups: Mapping[SetSpec, Mapping[bytes
                 yield from block.splitlines(keepends=True)
         yield line
     for set_spec in sets_of(spec, sets):
-        yield from _render_elements(set_spec, groups.get(set_spec, {}))
+        if not set_spec.fixed:
+            yield from _render_elements(set_spec, groups.get(set_spec, {}))
     notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*base_chains.chains, *chains))
     yield from _render_elements(spec.fingerprints, dict(notes))
 
@@ -151,6 +152,8 @@ class _Reader:
                 "`nft list`, which does not say what the rules were made from"
             )
         self.spec = self._specs[table]
+        for set_spec in self.spec.set_specs:
+            self.entries.update(((set_spec, key), Value()) for key in set_spec.fixed)
 
     def _take_set(self, name: str) -> None:
         """Those of the fixed part are known."""

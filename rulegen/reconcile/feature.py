@@ -39,6 +39,10 @@ class Need(Enum):
     # The same, and only what is of the own node is wanted.
     OWN_NODE = "own node"
 
+    def and_for(self, other: Need) -> Need:
+        """What two features need together: the more of the two."""
+        return next(need for need in Need if need in (self, other))
+
 
 class Finding(NamedTuple):
     """Something legal but probably wrong: with which object, why (a stable word), and in a sentence."""

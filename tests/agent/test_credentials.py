@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from rulegen.kube.listing import WatchedKind
+from rulegen.kube.kinds import WatchedKind
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from tests.agent.running import Playground, wait_until, web
 from tests.apiserver import ApiServer

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from rulegen.kube.objects import EndpointSlice, KubeStruct, Node, Service, ServiceCIDR
+from rulegen.kube.kinds import REGISTRY, served_kinds
+from rulegen.kube.objects import KubeStruct
 from tests.apiserver.selectors import Matches
 
 Plain: TypeAlias = Mapping[str, Any]
@@ -25,10 +26,7 @@ Key: TypeAlias = tuple[str, str]
 class Kind(NamedTuple):
     name: str
     api_version: str
-
-    @property
-    def plural(self) -> str:
-        return f"{self.name.lower()}s"
+    plural: str
 
     @property
     def path(self) -> str:
@@ -37,14 +35,11 @@ class Kind(NamedTuple):
 
 
 EVERY_KIND: dict[type[KubeStruct], Kind] = {
-    Service: Kind("Service", "v1"),
-    EndpointSlice: Kind("EndpointSlice", "discovery.k8s.io/v1"),
-    Node: Kind("Node", "v1"),
-    ServiceCIDR: Kind("ServiceCIDR", "networking.k8s.io/v1"),
+    kind.struct: Kind(kind.name, kind.api_versions[0], kind.plural) for kind in served_kinds(REGISTRY)
 }
 BY_NAME = {kind.name: kind for kind in EVERY_KIND.values()}
 # Clients make these; rulegen never reads them.
-EVENT = Kind("Event", "events.k8s.io/v1")
+EVENT = Kind("Event", "events.k8s.io/v1", "events")
 
 
 class Stored(NamedTuple):

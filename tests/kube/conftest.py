@@ -10,10 +10,14 @@ from typing import TypeVar
 
 import pytest
 
+from rulegen.agent.worker.work_queue import key_of
 from rulegen.errors import InputError
+from rulegen.features import resources
 from rulegen.kube.api import Api, ApiError, connect
 from rulegen.kube.follow import Delete, Follower, FollowEvent, Synced, Timing, Upsert
-from rulegen.kube.listing import Item, WatchedKind, WatchedObject, list_pages, services
+from rulegen.kube.kinds import WatchedKind, WatchedObject, kind_of
+from rulegen.kube.listing import Item, list_pages
+from rulegen.kube.objects import Service
 from tests.apiserver import EVERY_KIND, ApiServer
 from tests.patience import patience
 
@@ -28,7 +32,7 @@ class Followed:
     def __init__(self, api: Api, timing: Timing) -> None:
         self.events: list[FollowEvent] = []
         self._changed = threading.Condition()
-        self.follower = Follower(api, "node-1", self._deliver, timing)
+        self.follower = Follower(api, resources((), "node-1"), self._deliver, timing)
 
     def _deliver(self, event: FollowEvent) -> None:
         with self._changed:
@@ -58,7 +62,7 @@ class Followed:
         """What a reader of the events knows, by name."""
         objects: dict[str, WatchedObject] = {}
         for event in list(self.events):
-            if isinstance(event, Upsert) and isinstance(event.item, kind):
+            if isinstance(event, Upsert) and key_of(event.item)[0] is kind:
                 objects[event.item.metadata.name] = event.item
             elif isinstance(event, Delete) and event.kind is kind:
                 del objects[event.name]
@@ -118,7 +122,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def listed(api: Api, limit: int = 500) -> list[Item]:
     """The Services."""
-    return [item for page in list_pages(api, services(), limit) for item in page.items]
+    return [item for page in list_pages(api, kind_of(Service).resource(), limit) for item in page.items]
 
 
 def refusal(call: Callable[[], object], kind: type[ApiError] | type[InputError] = ApiError) -> str:

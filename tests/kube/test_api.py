@@ -18,9 +18,10 @@ import trustme
 from rulegen.errors import InputError
 from rulegen.kube import api as api_module
 from rulegen.kube.api import Api, ApiError, connect
+from rulegen.kube.kinds import kind_of
 from rulegen.kube.kubeconfig import find_access, from_service_account
-from rulegen.kube.listing import NotServedError, list_pages, service_cidrs
-from rulegen.kube.objects import Service
+from rulegen.kube.listing import NotServedError, list_pages
+from rulegen.kube.objects import Service, ServiceCIDR
 from tests.apiserver import EVENT, ApiServer
 from tests.apiserver.faults import Answer, Drip, Hang, Raw
 from tests.apiserver.server import TOKEN, certificate_authority
@@ -164,7 +165,7 @@ def test_a_server_that_is_silent(server: ApiServer, api: Api, monkeypatch: pytes
 def test_a_kind_that_is_not_served(server: ApiServer, api: Api) -> None:
     server.served.pop("/apis/networking.k8s.io/v1/servicecidrs")
     with pytest.raises(NotServedError):
-        list(list_pages(api, service_cidrs()))
+        list(list_pages(api, kind_of(ServiceCIDR).resource()))
 
 
 def test_retry_after_is_handed_on_and_not_waited_for(server: ApiServer, api: Api) -> None:

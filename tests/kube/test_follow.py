@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
+from rulegen.features import resources
 from rulegen.kube.api import connect
 from rulegen.kube.follow import Delete, Follower, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
@@ -71,7 +72,7 @@ def test_changes_are_told_as_they_happen(server: ApiServer, follow: Follow) -> N
     server.put(service("web", ["10.96.0.1"]))
     followed.until(lambda: names(followed, Service) == ["web"])
     server.put(service("web", ["10.96.0.2"]))
-    followed.until(lambda: [event.item.spec.cluster_ip for event in followed.of(Upsert)] == ["10.96.0.1", "10.96.0.2"])  # type: ignore[union-attr]
+    followed.until(lambda: [event.item.spec.cluster_ip for event in followed.of(Upsert)] == ["10.96.0.1", "10.96.0.2"])
     server.delete(Service, "web", "default")
     followed.until(lambda: followed.of(Delete) == [Delete(Service, "default", "web")])
     server.put(service_cidr("10.96.0.0/16"))
@@ -207,7 +208,7 @@ def test_memory_does_not_grow_with_the_list(server: ApiServer, tmp_path: Path) -
     timing = msgspec.structs.replace(QUICK, page_limit=20)
     follower = Follower(
         connect(server.kubeconfig(tmp_path / "k")),
-        "n",
+        resources((), "n"),
         lambda e: synced.set() if e == Synced(EndpointSlice) else None,
         timing,
     )
@@ -364,7 +365,7 @@ def test_a_cluster_that_was_put_back_to_a_backup_is_listed(server: ApiServer, fo
     assert server.put(service("web", ["10.96.0.77"])) == version
     server.start()
     followed.until(lambda: followed.events.count(Synced(Service)) == 2)
-    assert followed.state(Service)["web"].spec.cluster_ip == "10.96.0.77"  # type: ignore[union-attr]
+    assert followed.state(Service)["web"].spec.cluster_ip == "10.96.0.77"
 
 
 def test_a_silent_watch_is_renewed(server: ApiServer, follow: Follow) -> None:
@@ -482,7 +483,7 @@ def test_an_invalid_object_is_reported_by_name_and_holds_nothing_up(server: ApiS
     assert len(followed.of(Invalid)) == 2
     assert not followed.of(Delete)
     server.put(service("web", ["10.96.0.9"]))
-    followed.until(lambda: followed.state(Service)["web"].spec.cluster_ip == "10.96.0.9")  # type: ignore[union-attr]
+    followed.until(lambda: followed.state(Service)["web"].spec.cluster_ip == "10.96.0.9")
     server.delete(Service, "bad", "default")
     followed.until(lambda: Delete(Service, "default", "bad") in followed.events)
 
@@ -544,7 +545,7 @@ def test_many_changes_arrive_complete_and_in_order(server: ApiServer, follow: Fo
             server.disturb(Service, Cut())
         server.put(service("web", [address]))
     followed.until(lambda: followed.has(Upsert, 400))
-    assert [event.item.spec.cluster_ip for event in followed.of(Upsert)] == addresses  # type: ignore[union-attr]
+    assert [event.item.spec.cluster_ip for event in followed.of(Upsert)] == addresses
 
 
 def test_an_event_is_told_within_milliseconds(server: ApiServer, follow: Follow) -> None:

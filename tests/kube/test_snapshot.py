@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rulegen.features import kinds_of
 from rulegen.kube.api import Api
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
@@ -54,13 +55,13 @@ def fill(server: ApiServer) -> None:
 
 def written(api: Api) -> str:
     output = StringIO()
-    write_manifests(read_cluster(api), output)
+    write_manifests(read_cluster(api, kinds_of(())), output)
     return output.getvalue()
 
 
 def test_what_is_written_is_read_as_what_it_was(server: ApiServer, api: Api) -> None:
     fill(server)
-    before = read_cluster(api)
+    before = read_cluster(api, kinds_of(()))
     after = load(["-"], BytesIO(written(api).encode()))
     assert after.problems == []
     assert after.skipped == {}
@@ -78,7 +79,7 @@ def test_what_is_written_does_not_depend_on_order(server: ApiServer, api: Api, t
     fill(server)
     text = written(api)
     assert text.isascii()
-    manifests = read_cluster(api)
+    manifests = read_cluster(api, kinds_of(()))
     for objects in (manifests.services, manifests.endpoint_slices, manifests.nodes):
         objects.reverse()
     output = StringIO()
@@ -109,7 +110,7 @@ def test_an_empty_cluster_can_be_written_and_read(api: Api) -> None:
 def test_a_cluster_without_service_cidrs(server: ApiServer, api: Api) -> None:
     fill(server)
     server.served.pop("/apis/networking.k8s.io/v1/servicecidrs")
-    assert read_cluster(api).service_cidrs == []
+    assert read_cluster(api, kinds_of(())).service_cidrs == []
 
 
 # On the command line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -16,7 +17,7 @@ from rulegen.services.on_nftables.base_chains import accepts_nodeports, service_
 from rulegen.services.on_nftables.compiler import Compiler
 from rulegen.services.on_nftables.layout import LAYOUTS
 from rulegen.services.store import Store
-from tests.builders import CONFIGURATION, Item, endpoint_slice, node, service, service_cidr
+from tests.builders import CONFIGURATION, Item, endpoint_slice, node, port, service, service_cidr
 from tests.nftables.host import Host, compiled, elements_of, lines_of
 
 
@@ -108,6 +109,38 @@ def test_a_cluster_ip_outside_of_the_ranges_widens_the_prefix_and_gives_it_back(
     assert lines_of(host.delta(*INSIDE, *_web("outside", "10.99.0.1"))) == []
     transaction = host.apply(*INSIDE)
     assert [line for line in elements_of(transaction) if line.startswith("+")] == []
+    assert host.read().entries == before
+
+
+def _nodeport(name: str, *numbers: int) -> list[Item]:
+    return [
+        service(name, [f"10.96.1.{len(name)}"], ports=[port(n, f"p{n}", node_port=n) for n in numbers], kind="NodePort")
+    ]
+
+
+@pytest.mark.kernel
+def test_ports_of_nodeports_are_compared_as_far_as_there_are_any(host: Host) -> None:
+    def compared() -> str:
+        chain = host.nft("list chain ip rulegen prerouting") + host.nft("list chain ip rulegen output")
+        found = set(re.findall(r"th dport ([0-9-]+) meta priority set", chain))
+        assert len(found) < 2
+        return "".join(found)
+
+    host.apply(*INSIDE)
+    before = host.read().entries
+    assert compared() == ""
+    for nodeports, expected in (
+        ([_nodeport("a", 30080)], "28672-32767"),
+        ([_nodeport("a", 30080), _nodeport("bb", 32767)], "28672-32767"),
+        ([_nodeport("a", 30080), _nodeport("bb", 32768)], "28672-36863"),
+        ([_nodeport("bb", 1, 65535)], "0-65535"),
+        ([_nodeport("bb", 65535)], "61440-65535"),
+    ):
+        items = [*INSIDE, *(item for items in nodeports for item in items)]
+        host.apply(*items)
+        assert compared() == expected
+        assert lines_of(host.delta(*items)) == []
+    host.apply(*INSIDE)
     assert host.read().entries == before
 
 

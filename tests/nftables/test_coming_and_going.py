@@ -12,6 +12,7 @@ from rulegen.config import Family
 from rulegen.errors import TargetError
 from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value, address_bytes
 from rulegen.nftables.live_rules import LiveTables
+from rulegen.nftables.nft_process import NftProcess
 from rulegen.nftables.tables import BaseChains, Chain, Entries, TableSpec, assembled
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.delta import Delta, diff
@@ -35,6 +36,8 @@ _CHAINS = """\
 
 
 class RuleTable(TableSpec):
+    compiles_often = True
+
     def __init__(self) -> None:
         super().__init__(Family.IPV4, "rulegen-rules")
         self.by_address = self.add_set("by-address", (Field.IPV4,), (Field.VERDICT,))
@@ -185,6 +188,29 @@ def test_they_come_and_go_in_changes_and_are_found_again(scene: Scene) -> None:
     assert scene.listed() == listed
     scene.sync({"10.1.0.1": None})
     assert "rulegen-rules" not in scene.host.nft("list tables")
+
+
+def test_nft_is_started_once_and_anew_when_it_has_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[NftProcess] = []
+    start = NftProcess.__init__
+
+    def noted(self: NftProcess, *, alone: bool) -> None:
+        started.append(self)
+        start(self, alone=alone)
+
+    monkeypatch.setattr(NftProcess, "__init__", noted)
+    scene.sync(ONE, whole=True)
+    for number in range(3, 8):
+        scene.sync({f"10.1.0.{number}": ((f"10.2.0.{number}",), "10.1.0.1")})
+    assert len(started) == 1
+    started[0].worker.process.kill()
+    started[0].worker.process.wait()
+    scene.sync(TWO)
+    assert len(started) == 2
+    scene.begin()
+    assert scene.sync({**ONE, **TWO}, whole=True)
+    scene.host.kernel.close()
+    assert not started[1].is_alive()
 
 
 def test_a_rendered_file_has_them(scene: Scene) -> None:

@@ -6,6 +6,7 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 
 import pytest
 
@@ -234,6 +235,52 @@ def test_a_foreign_packet_keeps_its_mark_and_a_marked_one_is_masqueraded(lab: La
     assert not lab.send([Packet(POD, "198.51.100.7", 80)])[0].masqueraded
     host.nft("table ip marking { chain c { type filter hook prerouting priority -150; meta mark set 0x4000; }; }")
     assert lab.send([Packet(POD, "198.51.100.7", 80)])[0].masqueraded
+
+
+# ---- who is given itself ----
+
+
+def _translated_to(address: str, endpoint_: str, ip: str) -> str:
+    return (
+        f"table {ip} theirs {{ chain c {{ type nat hook prerouting priority -90; "
+        f"{ip} daddr {address} tcp dport 80 dnat {ip} to {endpoint_}; }}; }}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ip", "vip", "foreign", "itself"),
+    [
+        ("ip", VIP, "198.51.100.7", f"{ENDPOINT}:8080"),
+        ("ip6", VIP_V6, "2001:db8:7::7", f"[{ENDPOINT_V6}]:8080"),
+    ],
+)
+def test_whom_somebody_else_translates_to_itself_keeps_its_source(
+    lab: Lab, host: Host, ip: str, vip: str, foreign: str, itself: str
+) -> None:
+    """SVC-44 is for those who asked for a Service; an endpoint that asked for something else is no business of ours."""
+    host.nft(_translated_to(foreign, itself, ip))
+    pod = itself.rpartition(":")[0].strip("[]")
+    ours, theirs = lab.send([Packet(pod, vip, 80), Packet(pod, foreign, 80)])
+    assert (ours.endpoint, theirs.endpoint) == (itself, itself)
+    assert (ours.masqueraded, theirs.masqueraded) == (True, False)
+
+
+@pytest.mark.parametrize("family", Family)
+def test_addresses_that_differ_in_one_byte_are_two(lab: Lab, host: Host, family: Family) -> None:
+    """And those that are the same are one, whatever their bytes."""
+    network = "10.244.1.1" if family is Family.IPV4 else "fd00:10:244:1::1"
+    packed = ip_address(network).packed
+    length = len(packed)
+    # The first byte of IPv4, and the first two of IPv6, say where the lab's pods are.
+    for index in range(2 if family is Family.IPV4 else 8, length):
+        for flipped in (0x01, 0x80):
+            other = bytearray(packed)
+            other[index] ^= flipped
+            pod = str(ip_address(bytes(other)))
+            assert [outcome.masqueraded for outcome in lab.send([Packet(pod, VIP if length == 4 else VIP_V6, 80)])] == [
+                False
+            ], pod
+    assert lab.send([Packet(network, VIP if length == 4 else VIP_V6, 80)])[0].masqueraded
 
 
 # ---- a lookup that misses ----

@@ -30,6 +30,8 @@ def _field(draw: DrawFn, field: Field) -> bytes:
     match field:
         case Field.PROTOCOL:
             return bytes((draw(st.sampled_from(PROTOCOLS)), 0, 0, 0))
+        case Field.BYTE:
+            return bytes((draw(st.integers(0, 255)), 0, 0, 0))
         case Field.PORT:
             return draw(st.integers(0, 65535)).to_bytes(2, "big") + bytes(2)
         case _:
@@ -80,7 +82,9 @@ def test_an_element_is_read_back_from_its_text(set_spec: SetSpec, data: DataObje
         ("frontends", '10.96.0.1 . tcp . 80 comment "a" b" : 8000:1000'),
         ("frontends", "10.96.0.1 . tcp . 80 : 18000:1000"),
         ("endpoints", "8000:1000 . tcp . -1 : 10.0.0.1 . 80"),
-        ("hairpin", "10.0.0.1 . 10.0.0.1 : 1"),
+        ("hairpin", "0x1 . 0x1 : 1"),
+        ("hairpin", "0x100 . 0x100"),
+        ("hairpin", "1 . 1 . 1"),
         ("cluster-ips", ""),
         ("cluster-ips", "fd00::1"),
         ("service-cidrs", "10.0.0.0/33"),

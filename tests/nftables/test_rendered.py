@@ -54,8 +54,8 @@ def test_damage_is_seen_and_repaired_and_noted(rendered_host: Host, damage: str)
 @pytest.mark.parametrize(
     "declaration",
     [
-        'set hairpin {{ {}; comment "mine"; }}',
-        "set hairpin {{ type ipv4_addr . ipv4_addr; }}",
+        'set hairpin {{ {}; size 512; comment "mine"; }}',
+        "set hairpin {{ typeof ip ttl . ip ttl; size 512; }}",
         "set hairpin {{ {}; policy memory; }}",
     ],
 )
@@ -66,7 +66,7 @@ def test_a_set_that_is_declared_otherwise_makes_the_table_anew(host: Host, decla
     else:
         host.apply(*EVERYTHING)
     declared = (
-        declaration.format("typeof ip saddr . ip daddr").replace("{ ", "{\n").replace("; ", "\n").replace(";", "\n")
+        declaration.format("typeof @nh,120,8 . @nh,120,8").replace("{ ", "{\n").replace("; ", "\n").replace(";", "\n")
     )
     postrouting = host.run("nft", "list", "chain", "ip", "rulegen", "translated").stdout
     elements = host.run("nft", "list", "set", "ip", "rulegen", "hairpin").stdout.partition("elements = ")[2]

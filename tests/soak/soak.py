@@ -19,18 +19,19 @@ from msgspec import Raw
 
 from bench.clock import resident_memory
 from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.features import resources
 from rulegen.kube.decode import decode_object
-from rulegen.kube.listing import endpoint_slices, nodes, service_cidrs, services
+from rulegen.kube.kinds import WatchedObject
 from tests.agent.running import Playground, wait_until
 from tests.apiserver import EVERY_KIND, ApiServer
 from tests.apiserver.selectors import selector
-from tests.builders import CONFIGURATION, Item
+from tests.builders import CONFIGURATION
 from tests.nftables.host import compiled, host_in, lines_of, meaning
 from tests.soak.agenda import Agenda
 from tests.soak.churn import Churn
 from tests.soak.trouble import HANG_SECONDS, Trouble
 
-_RESOURCES = (services(), endpoint_slices(), service_cidrs(), nodes(CONFIGURATION.node_name))
+_RESOURCES = resources((), CONFIGURATION.node_name)
 _SHOWN = 20
 
 
@@ -180,7 +181,7 @@ class Soak:
         before, found, trace = self.agent.log.partition("Traceback")
         assert not found, f"the agent's log has a traceback:\n{before[-500:]}{found}{trace[:3000]}"
 
-    def _items(self) -> list[Item]:
+    def _items(self) -> list[WatchedObject]:
         """What the server holds and the agent asks for."""
         return [
             decode_object(resource.kind, Raw(item.text))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rulegen import __version__
@@ -17,7 +18,7 @@ from rulegen.agent.observers.latency import TriggerTimes
 from rulegen.agent.worker.work_queue import ObjectKey, object_key
 from rulegen.config import Family, Target
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
-from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.driver import RuleCount
 from rulegen.services.model import Changes, Finding, FrontendKind, Reason, ServicePort, Verdict
@@ -29,18 +30,20 @@ _SYNC_BUCKETS = [0.001 * 2**power for power in range(15)]
 _PROGRAMMING_BUCKETS = [0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30)]
 _FAMILY = "ip_family"
 _INTERNAL, _EXTERNAL = "internal", "external"
-_KINDS = (Service, EndpointSlice, Node, ServiceCIDR)
 _CODES = (200, 503)
 
 
 class Metrics:
-    """The metrics of one agent; those of a target that is not in use are not there. `families`: those configured.
+    """The metrics of one agent; those of a target that is not in use are not there.
 
+    `families`: those configured. `kinds`: those that are followed.
     A sync works on all families at once, so what it took is observed for each of them. Changes from before `started`
     (seconds since the epoch, now by default) do not count in the latency of network programming.
     """
 
-    def __init__(self, target: Target, families: Sequence[Family], started: float | None = None) -> None:
+    def __init__(
+        self, target: Target, families: Sequence[Family], kinds: Collection[type], started: float | None = None
+    ) -> None:
         import prometheus_client
 
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -51,7 +54,7 @@ class Metrics:
             prometheus_client.GCCollector,
         ):
             collector(registry=self.registry)
-        make = _Maker(self.registry, families)
+        make = _Maker(self.registry, families, kinds)
         make.info("rulegen_build", "The version of rulegen and its target", version=__version__, target=target.value)
         self._lock = threading.Lock()
         self._source = _Source(make, time.time() if started is None else started)
@@ -157,9 +160,10 @@ _ByFamily: TypeAlias = dict[Family, Any]
 class _Maker:
     """Makes metrics. What is by family, by HTTP status, by kind is there from the start, with 0."""
 
-    def __init__(self, registry: CollectorRegistry, families: Sequence[Family]) -> None:
+    def __init__(self, registry: CollectorRegistry, families: Sequence[Family], kinds: Collection[type]) -> None:
         self._registry = registry
         self.families = families
+        self._kinds = kinds
 
     def info(self, name: str, text: str, **labels: str) -> None:
         from prometheus_client import Info
@@ -196,7 +200,7 @@ class _Maker:
 
     def by_kind(self, name: str, text: str) -> dict[type, Gauge]:
         made = self.gauge(name, text, "kind")
-        return {kind: made.labels(kind.__name__) for kind in _KINDS}
+        return {kind: made.labels(kind.__name__) for kind in self._kinds}
 
 
 class _Source:
@@ -226,7 +230,7 @@ class _Source:
 
     def take(self, events: Iterable[FollowEvent]) -> bool:
         """Whether there are changes among them."""
-        changes: dict[type, int] = dict.fromkeys(_KINDS, 0)
+        changes: defaultdict[type, int] = defaultdict(int)
         for event in events:
             match event:
                 case Upsert() | Delete():
@@ -243,7 +247,7 @@ class _Source:
         for kind, total in self._totals.items():
             total.inc(changes[kind])
             self._pending[kind].inc(changes[kind])
-        return any(changes.values())
+        return bool(changes)
 
     def applied(self, now: float) -> list[tuple[Family, float]]:
         """All that was taken is in force: how long each of the recorded changes took (SVC-103)."""

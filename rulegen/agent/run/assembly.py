@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -29,13 +29,13 @@ from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectL
 from rulegen.configuration_file import for_families
 from rulegen.drivers import make_driver, other_drivers
 from rulegen.errors import printable
-from rulegen.features import REGISTRY, make
+from rulegen.features import REGISTRY, kinds_of, make, resources
 from rulegen.interfaces import host_families
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import LiveRules, OpenDriver, Removal, Watch
-from rulegen.reconcile.feature import Feature, WithObservers
+from rulegen.reconcile.feature import Feature, Need, WithObservers
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.services.feature import ServicesFeature
@@ -106,12 +106,13 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         else:
             watch = opened.watch(agent.sync_period, time.monotonic())
         reconciler = Reconciler(features, rules)
-        source, followed, observers = _source(options, configuration, work_queue, reconciler)
+        needs = kinds_of(configuration.features)
+        source, followed, observers = _source(options, configuration, needs, work_queue, reconciler)
         observers.append(Reporting())
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
             observers += _observers(
-                _Kept(configuration, reconciler, features, services, _replaces(configuration.target, opened)),
+                _Kept(configuration, reconciler, features, services, needs, _replaces(configuration.target, opened)),
                 work_queue,
                 recorder,
                 stack,
@@ -126,6 +127,8 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         _LOG.info("following %s for node %s, target %s", followed, node.node_name, configuration.target.value)
         readiness = Readiness(
             time.monotonic(),
+            needs,
+            node.node_name,
             needs_node=not options.files,
             needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
@@ -141,6 +144,7 @@ class _Kept(NamedTuple):
     reconciler: Reconciler
     features: list[Feature]
     services: ServicesFeature
+    needs: Mapping[type, Need]
     replaces: tuple[Removal, ...]
 
 
@@ -150,16 +154,21 @@ def _replaces(target: Target, opened: OpenDriver) -> tuple[Removal, ...]:
 
 
 def _source(
-    options: Options, configuration: Configuration, work_queue: WorkQueue, reconciler: Reconciler
+    options: Options,
+    configuration: Configuration,
+    needs: Mapping[type, Need],
+    work_queue: WorkQueue,
+    reconciler: Reconciler,
 ) -> tuple[_Source, str, list[Observer]]:
     """Where events come from, the same in words, and who looks at whether that can work."""
     if options.files:
-        return FileSource(options.files, work_queue.deliver_together), ", ".join(map(printable, options.files)), []
+        source = FileSource(options.files, tuple(needs), work_queue.deliver_together)
+        return source, ", ".join(map(printable, options.files)), []
     from rulegen.kube.api import connect
 
     api = connect(configuration.agent.kubeconfig, options.server, _LOG.warning)
     return (
-        Follower(api, configuration.node.node_name, work_queue.deliver),
+        Follower(api, resources(configuration.features, configuration.node.node_name), work_queue.deliver),
         api.server,
         [Bootstrap(api.server, reconciler)],
     )
@@ -214,7 +223,7 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     families = configuration.node.families
     limits = shares()
     server = stack.enter_context(closing(HttpServer(limits.connections)))
-    metrics = Metrics(configuration.target, families)
+    metrics = Metrics(configuration.target, families, kept.needs)
     metrics.count_waiting(work_queue.waiting)
     metrics.found_at_the_start(_set_sysctls(agent.conntrack, node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)

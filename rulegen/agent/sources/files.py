@@ -16,27 +16,30 @@ from pathlib import Path
 from rulegen.agent.sources.watched_files import turns
 from rulegen.agent.worker.work_queue import ObjectKey, key_of
 from rulegen.errors import InputError, printable
-from rulegen.kube.decode import Fault, ObjectError
+from rulegen.kube.decode import ObjectError
+from rulegen.kube.faults import Fault
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Invalid, Synced, Upsert
-from rulegen.kube.listing import WatchedKind, WatchedObject
+from rulegen.kube.kinds import WatchedObject
 from rulegen.kube.manifests import Manifests, Problem, load
 from rulegen.kube.mistakes import summary
-from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 
 _LOG = logging.getLogger(__name__)
 
-_KINDS: dict[str, WatchedKind] = {kind.__name__: kind for kind in (Service, EndpointSlice, Node, ServiceCIDR)}
-
 
 class FileSource:
-    """Follows manifests. `paths`: files and folders; `deliver` gets what each reading tells, in another thread.
+    """Follows objects of `kinds` in manifests.
+
+    `paths`: files and folders; `deliver` gets what each reading tells, in another thread.
 
     Raises:
         InputError: a path is missing, or is no file or folder.
     """
 
-    def __init__(self, paths: Sequence[str], deliver: Callable[[list[FollowEvent]], None]) -> None:
+    def __init__(
+        self, paths: Sequence[str], kinds: Sequence[type], deliver: Callable[[list[FollowEvent]], None]
+    ) -> None:
         _check(paths)
+        self._kinds = {kind.__name__: kind for kind in kinds}
         self._paths = paths
         self._deliver = deliver
         # Each object that was told, and the file that it is from ("": not known).
@@ -65,19 +68,19 @@ class FileSource:
             for _ in turns(self._paths, self._stopping):
                 self.read()
         except Exception as error:
-            self._deliver([Failed(Service, error)])
+            self._deliver([Failed(next(iter(self._kinds.values())), error)])
             raise
 
     def read(self) -> None:
         """Reads all of it, and tells what differs."""
         try:
             _check(self._paths)
-            manifests = load(self._paths, None)
+            manifests = load(self._paths, None, kinds=self._kinds.values())
         except InputError as error:
             self._report({str(error)})
             return
         broken = set(self._broken_files(manifests))
-        invalid = {key for problem in manifests.problems if (key := _key_of(problem))}
+        invalid = {key for problem in manifests.problems if (key := self._key_of(problem))}
         seen = self._tell_objects(manifests, broken)
         for key in sorted(self._known.keys() - seen - invalid, key=_sort_key):
             if not broken or self._known[key][1] not in {"", *broken}:
@@ -98,7 +101,7 @@ class FileSource:
         """The first reading that is whole is the one from which rules are made."""
         if is_whole:
             self._is_synced = True
-            for kind in _KINDS.values():
+            for kind in self._kinds.values():
                 self._events.append(Synced(kind))
         elif not self._is_waiting:
             self._is_waiting = True
@@ -107,17 +110,7 @@ class FileSource:
     def _tell_objects(self, manifests: Manifests, broken: set[str]) -> set[ObjectKey]:
         """Tells those that differ, except from broken files; returns all that are there."""
         seen = set()
-        objects: Iterator[WatchedObject] = (
-            item
-            for items in (
-                manifests.nodes,
-                manifests.service_cidrs,
-                manifests.services,
-                manifests.endpoint_slices,
-            )
-            for item in items
-        )
-        for item in objects:
+        for item in manifests.objects():
             key = key_of(item)
             place = manifests.places.get(key)
             source = place.source if place else ""
@@ -133,7 +126,7 @@ class FileSource:
     def _broken_files(self, manifests: Manifests) -> Iterator[str]:
         """Files of which not all can be read, or that are empty now: they are being written, or somebody must look."""
         for problem in manifests.problems:
-            if _key_of(problem) is None:
+            if self._key_of(problem) is None:
                 yield _file_of(problem)
         there = {place.source for place in manifests.places.values()}
         for source in {source for _, source in self._known.values()} - there - {""}:
@@ -142,14 +135,22 @@ class FileSource:
 
     def _tell_problems(self, problems: Sequence[Problem], broken: set[str]) -> None:
         for problem in problems:
-            key = _key_of(problem)
+            key = self._key_of(problem)
             if key and str(problem) not in self._reported:
                 self._events.append(Invalid(*key, ObjectError(problem.kind, problem.name, (_fault(problem),))))
-        whole = {str(problem) for problem in problems if _key_of(problem) is None}
+        whole = {str(problem) for problem in problems if self._key_of(problem) is None}
         told = {_file_of(problem) for problem in problems}
         whole |= {f"{source}: is empty" for source in broken - told}
         self._report(whole)
         self._reported |= {str(problem) for problem in problems}
+
+    def _key_of(self, problem: Problem) -> ObjectKey | None:
+        """The object that has the problem; None where that is not known."""
+        kind = self._kinds.get(problem.kind)
+        if kind is None or not problem.name:
+            return None
+        namespace, _, name = problem.name.rpartition("/")
+        return kind, namespace, name
 
     def _tell_mistakes(self, mistakes: list[str]) -> None:
         """Each once, as long as it stays."""
@@ -182,15 +183,6 @@ def _file_of(problem: Problem) -> str:
         if len(numbers) == 2 and all(number.isdigit() for number in numbers):
             return head
     return source
-
-
-def _key_of(problem: Problem) -> ObjectKey | None:
-    """The object that has the problem; None where that is not known."""
-    kind = _KINDS.get(problem.kind)
-    if kind is None or not problem.name:
-        return None
-    namespace, _, name = problem.name.rpartition("/")
-    return kind, namespace, name
 
 
 def _fault(problem: Problem) -> Fault:

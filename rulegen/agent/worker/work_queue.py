@@ -9,19 +9,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cache
 from math import inf
 from typing import TypeAlias
 
 from rulegen.kube.follow import Delete, FollowEvent, Invalid, Synced, Upsert
-from rulegen.kube.listing import WatchedKind, WatchedObject
-from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Service
+from rulegen.kube.kinds import WatchedKind, WatchedObject, kind_of
+from rulegen.kube.objects import SERVICE_NAME, EndpointSlice
 from rulegen.services.model import ServiceKey
 
 ObjectKey: TypeAlias = tuple[WatchedKind, str, str]
 
 # An object that was handed on so many seconds ago, or fewer, is one that changes all the time.
 _RESTLESS_SECONDS = 10.0
-_WAITING_KINDS: frozenset[WatchedKind] = frozenset({Service, EndpointSlice})
 # What a large Service costs for each of its entries (seconds), and the part of the time that all large ones may take.
 _SECONDS_PER_ENTRY = 30e-6
 _SHARE_OF_LARGE = 0.1
@@ -32,10 +32,11 @@ _ENDPOINTS_PER_CHANGE = 50
 class WorkQueue:
     """What has arrived and is not taken yet. Readable, for `select`, while there may be something new.
 
-    Changes of Services and slices wait for their turn. Namespaces take turns, so that one in which much changes holds
-    up no other; and in each, objects that have been quiet come before those that change all the time, so that these
-    hold up no neighbour either. What compiling a Service costs grows with its endpoints: large ones wait in a queue of
-    their own, one is handed on at a time, and all together get a tenth of the time. `clock`: seconds that only grow.
+    Changes of what is in a namespace (Services, slices) wait for their turn. Namespaces take turns, so that one in
+    which much changes holds up no other; and in each, objects that have been quiet come before those that change all
+    the time, so that these hold up no neighbour either. What compiling a Service costs grows with its endpoints: large
+    ones wait in a queue of their own, one is handed on at a time, and all together get a tenth of the time. `clock`:
+    seconds that only grow.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +77,7 @@ class WorkQueue:
         """Takes an event; never waits."""
         with self._lock:
             self._forget_invalid(event)
-            if isinstance(event, Upsert | Delete) and object_key(event)[0] in _WAITING_KINDS:
+            if isinstance(event, Upsert | Delete) and _is_namespaced(object_key(event)[0]):
                 self._put(event)
             else:
                 self._prompt[_key(event)] = event
@@ -93,16 +94,13 @@ class WorkQueue:
     def take(self, most: int | None = None) -> list[FollowEvent]:
         """What has arrived since the last call, of each object only the last state.
 
-        `most`: so many changes of Services and slices at the most, a large slice counting as several; the others wait.
+        `most`: so many changes of what waits for its turn at the most, a large slice counting as several.
         What is no such change comes last, and always.
         """
         with self._lock:
             self._drain()
-            budget = inf if most is None else most
             events = self._take_large(everything=most is None)
-            # Half of it for those that are quiet, then what is left for either: none waits for ever.
-            for queue, part in ((self._quiet, budget / 2), (self._restless, budget), (self._quiet, budget)):
-                events += queue.take(part - _cost(events))
+            events += self._take_all() if most is None else self._take_some(most, _cost(events))
             self._note_handed_on(events)
             events += self._prompt.values()
             self._prompt.clear()
@@ -167,6 +165,16 @@ class WorkQueue:
         is_restless = self._clock() - self._handed_on.get(key, -inf) < _RESTLESS_SECONDS
         (self._restless if is_restless else self._quiet).put(event)
 
+    def _take_all(self) -> list[FollowEvent]:
+        return [*self._quiet.take_all(), *self._restless.take_all()]
+
+    def _take_some(self, budget: float, spent: float) -> list[FollowEvent]:
+        """Half of it for those that are quiet, then what is left for either: none waits for ever."""
+        events: list[FollowEvent] = []
+        for queue, part in ((self._quiet, budget / 2), (self._restless, budget), (self._quiet, budget)):
+            events += queue.take(part - spent - _cost(events))
+        return events
+
     def _take_large(self, *, everything: bool) -> list[FollowEvent]:
         """All changes of one large Service, when it is time; or of all."""
         events: list[FollowEvent] = []
@@ -186,6 +194,11 @@ class WorkQueue:
                 self._handed_on[key] = now
         while self._handed_on and now - next(iter(self._handed_on.values())) >= _RESTLESS_SECONDS:
             del self._handed_on[next(iter(self._handed_on))]
+
+
+@cache
+def _is_namespaced(kind: WatchedKind) -> bool:
+    return kind_of(kind).is_namespaced
 
 
 def _service(event: Upsert | Delete) -> ServiceKey:
@@ -217,6 +230,12 @@ class _Queue:
     def put(self, event: Upsert | Delete) -> None:
         key = object_key(event)
         self._namespaces.setdefault(key[1], {})[key] = event
+
+    def take_all(self) -> list[FollowEvent]:
+        """At a start there are as many as the cluster has objects."""
+        taken: list[FollowEvent] = [event for changes in self._namespaces.values() for event in changes.values()]
+        self._namespaces.clear()
+        return taken
 
     def take(self, budget: float) -> list[FollowEvent]:
         """One from each namespace in turn, until they have cost as much as that."""

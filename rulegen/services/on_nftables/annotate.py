@@ -159,7 +159,7 @@ def _sticky_endpoints(set_spec: SetSpec, key: bytes, value: Value) -> str:
 
 
 def _hairpin(set_spec: SetSpec, key: bytes, _: Value) -> str:
-    return f"what {_fields(set_spec.key_parts, key)[0]} sends to itself is masqueraded"
+    return f"the byte {_fields(set_spec.key_parts, key)[0]} in source and destination is the same"
 
 
 def _source_ranges(set_spec: SetSpec, key: bytes, _: Value) -> str:

@@ -7,7 +7,7 @@ from the same templates, one at a time. Never talks to the kernel; knows no Serv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -39,10 +39,14 @@ _CLIENT = {
 }
 
 
-def render_base_chains(node: NodeSettings, masquerade_bit: int, ranges: tuple[str, ...]) -> BaseChains:
-    """The fixed part for this node. `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`."""
+def render_base_chains(node: NodeSettings, masquerade_bit: int, ranges: tuple[str, ...], nodeports: str) -> BaseChains:
+    """The fixed part for this node.
+
+    `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`. `nodeports`: see `nodeport_range`.
+    """
     accepted = accepts_nodeports(node.family, node.nodeport_addresses)
-    return _render_base_chains(node.family, node.detector, node.masquerade_all, masquerade_bit, ranges, accepted)
+    detector, masquerade_all = node.detector, node.masquerade_all
+    return _render_base_chains(node.family, detector, masquerade_all, masquerade_bit, ranges, (nodeports, accepted))
 
 
 @lru_cache(maxsize=16)
@@ -52,11 +56,12 @@ def _render_base_chains(
     masquerade_all: bool,
     masquerade_bit: int,
     ranges: tuple[str, ...],
-    accepts_nodeports: str,
+    nodeports: tuple[str, str],
 ) -> BaseChains:
     variables = {
         "ip": IP_KEYWORD[family],
-        "accepts_nodeports": accepts_nodeports,
+        "nodeports": nodeports[0],
+        "accepts_nodeports": nodeports[1],
         "mark": f"0x{1 << masquerade_bit:08x}",
         "unmark": f"0x{0xFFFFFFFF ^ 1 << masquerade_bit:08x}",
         "is_pod": _source_is_pod(family, detector, ""),
@@ -64,6 +69,7 @@ def _render_base_chains(
         "masquerade_all": masquerade_all,
         "service_ranges": ranges,
         "hook": HOOKS,
+        "same_addresses": _same_addresses(family),
         "client_type": _CLIENT_TYPE[family],
         "affinity_size": AFFINITY_SIZE,
     }
@@ -96,6 +102,22 @@ def service_ranges(family: Family, cidrs: tuple[Cidr, ...], cluster_ips: tuple[b
     return (str(covering),) if covering.prefixlen else ("@cluster-ips", "@service-cidrs")
 
 
+# NodePorts are looked for in whole blocks of so many ports: nearly every new one lies within. By default Kubernetes
+# gives out 30000 to 32767, all in one block.
+NODEPORT_BLOCK = 4096
+
+
+def nodeport_range(blocks: Collection[int]) -> str:
+    """The ports from the first block that has a NodePort to the last one, as a rule has them; "" without any.
+
+    `blocks`: the numbers of those blocks, a port's being the port divided by `NODEPORT_BLOCK`. A comparison costs next
+    to nothing beside a lookup.
+    """
+    if not blocks:
+        return ""
+    return f"{min(blocks) * NODEPORT_BLOCK}-{(max(blocks) + 1) * NODEPORT_BLOCK - 1}"
+
+
 def _covering(networks: Sequence[IPv4Network | IPv6Network]) -> IPv4Network | IPv6Network:
     """The smallest network that holds all."""
     covering = networks[0]
@@ -118,6 +140,20 @@ def accepts_nodeports(family: Family, cidrs: tuple[Cidr, ...]) -> str:
         return not_loopback
     accepted = f"{daddr} {cidrs[0].removesuffix(f'/{networks[0].max_prefixlen}')}"
     return f"{not_loopback} {accepted}" if networks[0].overlaps(ip_network(loopback)) else accepted
+
+
+# Where the addresses stand in the network header, in bits, and how long they are.
+_ADDRESSES = {Family.IPV4: (96, 128, 32), Family.IPV6: (64, 192, 128)}
+
+
+def _same_addresses(family: Family) -> str:
+    """Matches a source that is the destination: no byte differs, the last first, in which others mostly do.
+
+    nf_tables compares no two parts of a packet before Linux 6.13, but looks both up as one key.
+    """
+    source, destination, length = _ADDRESSES[family]
+    lookups = (f"@nh,{source + bit},8 . @nh,{destination + bit},8 @hairpin" for bit in range(length - 8, -1, -8))
+    return " ".join(lookups)
 
 
 def _source_is_pod(family: Family, detector: PodDetector | None, negation: str) -> str:

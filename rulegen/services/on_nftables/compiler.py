@@ -91,6 +91,7 @@ class _Compiled:
     owned: Entries = field(default_factory=dict)
     shared: list[EntryKey] = field(default_factory=list)
     lists: _Lists = field(default_factory=_Lists)
+    nodeport_block: int | None = None
 
 
 class Compiler:
@@ -111,6 +112,8 @@ class Compiler:
         self._routing: dict[Family, NodeSettings] = {}
         # In order, for the sake of the first and the last.
         self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
+        # How many NodePorts there are in each block.
+        self._nodeports: dict[Family, Counter[int]] = {family: Counter() for family in families}
         self.base_chains: dict[TableSpec, BaseChains] = {}
         self._shared: Counter[EntryKey] = Counter()
         # What is always there; the first update counts it in.
@@ -133,7 +136,7 @@ class Compiler:
         before: Entries = {}
         after: Entries = {}
         errors: dict[ServicePortKey, TargetError] = {}
-        touched = Counter(self._usual)
+        needed, released = self._usual, list[EntryKey]()
         self._usual = []
         for key, service_port in service_ports.items():
             if key[1] not in self._nodes:
@@ -149,10 +152,12 @@ class Compiler:
                 self._compiled[key] = new
             before |= old.owned
             after |= new.owned
-            touched.update(new.shared)
-            if old.shared:
-                touched.subtract(old.shared)
+            needed += new.shared
+            released += old.shared
+            self._count_nodeport(key[1], old.nodeport_block, new.nodeport_block)
         self._adoptions = {}
+        touched = Counter(needed)
+        touched.subtract(released)
         self._count_shared(touched, before, after)
         changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
         self._routing |= changed_nodes
@@ -225,10 +230,22 @@ class Compiler:
             set_spec = LAYOUTS[family].cluster_ips
             self._cluster_ips[family] = sorted(key for of, key in counts if of is set_spec)
 
+    def _count_nodeport(self, family: Family, before: int | None, after: int | None) -> None:
+        if before == after:
+            return
+        blocks = self._nodeports[family]
+        if after is not None:
+            blocks[after] += 1
+        if before is not None:
+            blocks[before] -= 1
+            if not blocks[before]:
+                del blocks[before]
+
     def _render(self, node: NodeSettings) -> BaseChains:
         addresses = self._cluster_ips[node.family]
         ranges = base_chains.service_ranges(node.family, node.service_cidrs, tuple(addresses[:1] + addresses[-1:]))
-        return base_chains.render_base_chains(node, self._masquerade_bit, ranges)
+        nodeports = base_chains.nodeport_range(self._nodeports[node.family].keys())
+        return base_chains.render_base_chains(node, self._masquerade_bit, ranges, nodeports)
 
     @staticmethod
     def _shared_value(key: EntryKey) -> Value:
@@ -254,6 +271,7 @@ class Compiler:
         ):
             for cidr in cidrs:
                 entries[set_spec, b"".join(cidr_range(cidr))] = _NOTHING
+        entries.update(((layout.hairpin, key), _NOTHING) for key in layout.hairpin.fixed)
         return entries
 
     # -- one ServicePort --
@@ -299,11 +317,13 @@ def _leads_anywhere(service_port: ServicePort) -> bool:
 
 def _check(service_port: ServicePort) -> None:
     """Raises TargetError for what the layout has no room for."""
+    if service_port.affinity_timeout is None:
+        return
     endpoints = {
         (backend.address, backend.port)
         for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
     }
-    if service_port.affinity_timeout is not None and len(endpoints) > MAX_ENDPOINT_INDEX:
+    if len(endpoints) > MAX_ENDPOINT_INDEX:
         raise TargetError(
             f"{service_port.name.title}: session affinity over {len(endpoints)} endpoints; "
             f"the nftables target has room for {MAX_ENDPOINT_INDEX}"
@@ -347,6 +367,7 @@ class _ServicePortEntries:
         self._service_port = service_port
         self._owned = compiled.owned
         self._shared = compiled.shared
+        self._compiled = compiled
         self._lists = compiled.lists
         self._register = OURS | self._lists.id << ID_SHIFT
         self._protocol = PROTOCOL_BYTES[service_port.name.protocol]
@@ -359,7 +380,6 @@ class _ServicePortEntries:
     def compile(self) -> None:
         if self._lists.id:
             self._compile_lists()
-            self._hairpins()
         for frontend in self._service_port.frontends:
             self._frontend(frontend)
 
@@ -384,7 +404,9 @@ class _ServicePortEntries:
         key = self._protocol + pack_port(frontend.port)
         low_bits = self._external(frontend)
         set_spec = layout.nodeports
-        if frontend.kind is not FrontendKind.NODE_PORT:
+        if frontend.kind is FrontendKind.NODE_PORT:
+            self._compiled.nodeport_block = frontend.port // base_chains.NODEPORT_BLOCK
+        else:
             set_spec = layout.frontends
             address = address_bytes(layout.family, frontend.address)
             key = address + key
@@ -498,11 +520,6 @@ class _ServicePortEntries:
                     endpoint_index = endpoint_index % MAX_ENDPOINT_INDEX + 1
                 used.add(endpoint_index)
                 lists.endpoint_indexes[endpoint] = lists.last_endpoint_index = endpoint_index
-
-    def _hairpins(self) -> None:
-        """Every endpoint a client may be given is a client itself, local or not (SVC-44)."""
-        hairpin = self._layout.hairpin
-        self._shared += [(hairpin, address + address) for address in self._addresses.values()]
 
 
 class _Ids:

@@ -5,6 +5,7 @@ Declarations of the sets are in `templates/nftables/base_chains.nft.j2`; a test 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ TABLE = "rulegen"
 
 # Clients remembered for session affinity in one family; when it is full, new clients are balanced without affinity.
 AFFINITY_SIZE = 262144
+# By these chain translated sees whether two addresses are the same.
+SAME_BYTES = tuple(struct.pack("B3xB3x", number, number) for number in range(256))
 
 
 class Layout(TableSpec):
@@ -49,7 +52,7 @@ class Layout(TableSpec):
         endpoint_index = (Field.CLASSID, Field.PROTOCOL)
         self.sticky_endpoints = self.add_set("sticky-endpoints", endpoint_index, endpoint)
         self.sticky_local_endpoints = self.add_set("sticky-local-endpoints", endpoint_index, endpoint)
-        self.hairpin = self.add_set("hairpin", (address, address))
+        self.hairpin = self.add_set("hairpin", (Field.BYTE, Field.BYTE), fixed=SAME_BYTES)
         self.source_ranges = self.add_set("source-ranges", (*frontend, address), interval=True)
         self.cluster_ips = self.add_set("cluster-ips", (address,))
         self.service_cidrs = self.add_set("service-cidrs", (address,), interval=True)
@@ -59,7 +62,7 @@ class Layout(TableSpec):
         self.affinity = self.add_set("affinity", (Field.CLASSID, *client), register, size=AFFINITY_SIZE)
 
     def likely_keys(self, set_spec: SetSpec, entries: Entries) -> list[bytes]:
-        """Those of the endpoints' slots and of their hairpin pairs."""
+        """Those of the endpoints' slots."""
         return likely_keys(self, set_spec, entries)
 
     def drained(self, delta: Delta[EntryKey, Value]) -> Drained:

@@ -22,14 +22,8 @@ _COUNT = LOCAL_LIST - 1
 
 
 def likely_keys(layout: Layout, set_spec: SetSpec, entries: Mapping[EntryKey, Value]) -> list[bytes]:
-    """The keys of the endpoints' slots and of their hairpin pairs; `entries`: what was read already. Else none."""
-    if set_spec is layout.endpoints:
-        return _slot_keys(layout, entries)
-    if set_spec is layout.hairpin:
-        length = set_spec.key_length // 2
-        addresses = (value.data[:length] for (of, _), value in entries.items() if of.data[:1] == set_spec.key[:1])
-        return [address + address for address in dict.fromkeys(addresses)]
-    return []
+    """The keys of the endpoints' slots; `entries`: what was read already. None of any other map."""
+    return _slot_keys(layout, entries) if set_spec is layout.endpoints else []
 
 
 def _slot_keys(layout: Layout, entries: Mapping[EntryKey, Value]) -> list[bytes]:

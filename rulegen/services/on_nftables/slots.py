@@ -28,6 +28,9 @@ def slot_counts(weights: Sequence[int]) -> list[int]:
     """
     if not weights:
         return []
+    if weights.count(weights[0]) == len(weights):
+        # As nearly always.
+        return [1] * len(weights)
     divisor = reduce(gcd, weights)
     total = sum(weights) // divisor
     if total <= MAX_SLOTS:
@@ -72,7 +75,7 @@ def assign_slots(before: Sequence[Item | None], wanted: Mapping[Item, int]) -> l
     Items stay where `before` has them; new ones fill the slots of those that left, then come at the end; remaining
     holes are filled from the end. Without a `before` the order is that of `wanted`.
     """
-    if len(before) == len(wanted) == len(wanted.keys() & before) and all(count == 1 for count in wanted.values()):
+    if len(before) == len(wanted) == len(wanted.keys() & before) and sum(wanted.values()) == len(wanted):
         # As nearly always when an agent starts again.
         return [item for item in before if item is not None]
     if not before:

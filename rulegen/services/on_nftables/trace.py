@@ -88,7 +88,9 @@ class _Tracer:
             return
         self.chains += ["postrouting", "marked" if outcome.is_marked else "translated"]
         if not outcome.is_marked:
-            self._meet(self._layout.hairpin, self._source + self._source)
+            self.chains += ["itself", "marked"]
+            for byte in dict.fromkeys(self._source[::-1]):
+                self._meet(self._layout.hairpin, self._layout.hairpin.fixed[byte])
 
     # -- frontends --
 

@@ -28,12 +28,13 @@ from rulegen.config import (
     Target,
 )
 from rulegen.configuration_file import read_configuration
+from rulegen.features import kinds_of
 from tests.builders import CONFIGURATION
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    metrics = Metrics(Target.NFTABLES, CONFIGURATION.families)
+    metrics = Metrics(Target.NFTABLES, CONFIGURATION.families, kinds_of(()))
     application = status_application(Configuration(node=CONFIGURATION), metrics.registry)
     with socket.create_server(("127.0.0.1", 0)) as free:
         number: int = free.getsockname()[1]

@@ -18,6 +18,7 @@ from rulegen.agent.observers.latency import TRIGGER_TIME, TriggerTimes
 from rulegen.agent.observers.metrics import Metrics
 from rulegen.config import Family, Target
 from rulegen.errors import HostError
+from rulegen.features import kinds_of
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Failed, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service
@@ -34,7 +35,7 @@ START = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
 
 def made(target: Target = Target.NFTABLES) -> Metrics:
-    return Metrics(target, FAMILIES, START)
+    return Metrics(target, FAMILIES, kinds_of(()), START)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

@@ -10,6 +10,7 @@ import pytest
 
 from rulegen.agent.sources.files import FileSource
 from rulegen.errors import InputError
+from rulegen.features import kinds_of
 from rulegen.kube.follow import Delete, FollowEvent, Synced, Upsert
 from rulegen.kube.objects import Service
 from tests.agent.running import save, web
@@ -30,7 +31,7 @@ class Told:
 
     def __init__(self, *paths: Path) -> None:
         self._events: list[FollowEvent] = []
-        self._source = FileSource([str(path) for path in paths], self._events.extend)
+        self._source = FileSource([str(path) for path in paths], tuple(kinds_of(())), self._events.extend)
 
     def read(self) -> list[str]:
         self._source.read()

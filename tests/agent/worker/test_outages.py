@@ -5,7 +5,7 @@ from __future__ import annotations
 from rulegen.agent.worker.outages import Outages
 from rulegen.kube.api import ApiError
 from rulegen.kube.follow import Interrupted, Resumed
-from rulegen.kube.listing import WatchedKind
+from rulegen.kube.kinds import WatchedKind
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 
 KINDS: tuple[WatchedKind, ...] = (Service, EndpointSlice, ServiceCIDR, Node)

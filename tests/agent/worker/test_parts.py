@@ -12,12 +12,13 @@ from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.schedule import Allowance, Schedule
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.errors import HostError
+from rulegen.features import kinds_of
 from rulegen.iptables.drift import PeriodicResync
 from rulegen.kube.api import ApiError
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Interrupted, Invalid, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from tests.builders import endpoint_slice, node, service
+from tests.builders import CONFIGURATION, endpoint_slice, node, service
 
 OTHER = service("web", ["10.96.0.99"])
 
@@ -204,7 +205,9 @@ def test_looks_at_the_kernel_are_some_at_once_then_one_in_each_period() -> None:
 
 
 def _readiness(*, needs_node: bool = True, needs_pod_cidrs: bool = False) -> Readiness:
-    return Readiness(100.0, needs_node=needs_node, needs_pod_cidrs=needs_pod_cidrs)
+    return Readiness(
+        100.0, kinds_of(()), CONFIGURATION.node_name, needs_node=needs_node, needs_pod_cidrs=needs_pod_cidrs
+    )
 
 
 def test_svc_89_nothing_is_programmed_before_services_and_slices_are_known() -> None:

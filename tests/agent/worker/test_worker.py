@@ -18,6 +18,7 @@ from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.agent.worker.worker import Pace, Worker
 from rulegen.config import AgentConfiguration, Family
+from rulegen.features import kinds_of
 from rulegen.kube.follow import Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.nftables.live_rules import LiveTables
@@ -59,7 +60,7 @@ def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
         servers = ServiceHealthServers(health, server, 10, lambda *_: None)
         agent = AgentConfiguration()
         pace = Pace(agent.min_sync_period, agent.sync_period, 200)
-        readiness = Readiness(time.monotonic(), needs_node=False, needs_pod_cidrs=False)
+        readiness = Readiness(time.monotonic(), kinds_of(()), "node-1", needs_node=False, needs_pod_cidrs=False)
         worker = Worker(
             reconciler,
             work_queue,
