@@ -19,6 +19,8 @@ from rulegen import gc_pause
 from rulegen.errors import RulegenError, UnseenError, lines, one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.golden_reports import Checked
@@ -844,25 +846,29 @@ def golden_check(folders: tuple[str, ...], depth: str | None, junit: str | None,
 
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
-    checked = [reports.Checked(folder, scenarios.check(scenarios.read_scenario(folder), wanted)) for folder in paths]
+    read = [scenarios.read_scenario(folder) for folder in paths]
+    checked = [reports.Checked(scenario.folder, scenarios.check(scenario, wanted)) for scenario in read]
+    strays = scenarios.unused(folders, read, wanted)
     if junit:
         _write_file(junit, reports.junit(checked))
     if output == "json":
-        _print_document(reports.document(checked))
+        _print_document(reports.document(checked, strays))
     elif github:
-        for line in reports.github_annotations(checked):
+        for line in reports.github_annotations(checked, strays):
             _echo(line)
     else:
-        _print_golden(checked)
-    sys.exit(EXIT_DIFFERENT if any(one.difference for one in checked) else 0)
+        _print_golden(checked, strays)
+    sys.exit(EXIT_DIFFERENT if strays or any(one.difference for one in checked) else 0)
 
 
-def _print_golden(checked: Sequence[Checked]) -> None:
+def _print_golden(checked: Sequence[Checked], strays: Sequence[Path]) -> None:
     for one in checked:
         for failure in one.difference.failures:
             _echo(str(failure))
         for line in one.difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
+    for path in strays:
+        _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(checked)} scenarios, {sum(bool(one.difference) for one in checked)} different")
 
 
@@ -893,16 +899,20 @@ def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool) -> N
     from rulegen.golden_recording import accept_flows
 
     paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    read = [scenarios.read_scenario(folder) for folder in paths]
     rewritten = 0
-    for folder in paths:
-        scenario = scenarios.read_scenario(folder)
+    for scenario in read:
         if flows:
             changed = [scenario.flows_file] if accept_flows(scenario) else []
         else:
-            changed = scenarios.update(scenario, scenarios.Depth(depth) if depth else None)
+            changed = scenarios.update(scenario, wanted)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
+    for path in () if flows else scenarios.unused(folders, read, wanted):
+        path.unlink()
+        _echo(f"removed {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
 
 

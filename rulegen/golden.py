@@ -1,15 +1,19 @@
 """Scenarios come in, differences go out: what a ruleset and the fate of packets should be, written down and checked.
 
 A scenario is a folder with `cluster.yaml` (manifests), `flows.yaml` (whose node it is, how that is configured, and
-packets with what must become of them) and, where it is checked as deep as that, the whole rulesets of both targets,
-`nftables.nft` and `iptables.rules`, which `update` writes. Flows are followed through the Frontends, without
-privileges. Never touches the host.
+packets with what must become of them) and, where it is checked as deep as that, `nftables.diff` and
+`iptables.diff`, which `update` writes: what its objects
+add to the rules that there are without any object. Those are whole rulesets in the folder `base` beside the scenarios,
+one for each distinct configuration of a node. Flows are followed through the Frontends, without privileges. Never
+touches the host.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from ipaddress import ip_network
 from itertools import product
@@ -28,7 +32,7 @@ from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
 from rulegen.networks import family_of, host_cidr, parse_network
 from rulegen.reconcile.compilers import CompilerSet
-from rulegen.reconcile.driver import Driver, compile_all
+from rulegen.reconcile.driver import compile_all
 from rulegen.reconcile.feature import Feature
 from rulegen.reconcile.once import TakenItems, take_all
 from rulegen.services.feature import ServicesFeature
@@ -47,10 +51,17 @@ from rulegen.services.store import Store
 
 CLUSTER_FILE = "cluster.yaml"
 FLOWS_FILE = "flows.yaml"
-NFTABLES_FILE = "nftables.nft"
-IPTABLES_FILE = "iptables.rules"
-_TARGETS = {NFTABLES_FILE: Target.NFTABLES, IPTABLES_FILE: Target.IPTABLES}
+NFTABLES_FILE = "nftables.diff"
+IPTABLES_FILE = "iptables.diff"
+BASE_FOLDER = "base"
 NODE = "node"
+# The file of a scenario, the suffix of that in the folder of bases, and the target that they are of.
+_FILES = {(NFTABLES_FILE, ".nft"): Target.NFTABLES, (IPTABLES_FILE, ".rules"): Target.IPTABLES}
+_SUFFIXES = frozenset(suffix for _, suffix in _FILES)
+# A line that others are in: a set, a chain, a table.
+_PLACE = re.compile(r"[^}]*\{$|\*")
+# An element of set `fingerprints`.
+_DIGEST = re.compile(r'\t\d+ comment "\S+ [0-9a-f]{16}",')
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
 
 
@@ -59,9 +70,9 @@ class Depth(StrEnum):
 
     # What becomes of packets: it survives every upgrade that changes no behaviour.
     FLOWS = "flows"
-    # The entries of rendered files, whatever the fixed program and ids look like.
+    # What its objects make of the rules, too, whatever the fixed rules look like.
     ENTRIES = "entries"
-    # Every byte of rendered files.
+    # The rules without any object, too: every byte.
     RULESET = "ruleset"
 
 
@@ -193,7 +204,7 @@ class Case(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How a scenario differs from what is written down: all that was compared, and a unified diff of the rulesets."""
+    """How a scenario differs from what is written down: all that was compared, and a unified diff of the files."""
 
     cases: tuple[Case, ...]
     ruleset: tuple[str, ...]
@@ -245,17 +256,16 @@ def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
 
     Raises InputError for a file of rules that cannot be read.
     """
-    depth = depth or scenario.depth
     cases = list(_flow_cases(scenario))
     rulesets: list[str] = []
-    if depth is not Depth.FLOWS:
-        for name, rendered in render(scenario).items():
-            path = scenario.folder / name
-            written = read_text(path) if path.exists() else None
-            lines = _file_differences(scenario, path, written, rendered, depth)
-            is_same = written is not None and not lines
-            cases.append(Case(name, path, 1, () if is_same else _file_failures(scenario, path, written)))
-            rulesets += lines
+    for path, rendered in compared_files(scenario, depth).items():
+        written = read_text(path) if path.exists() else None
+        name = str(path.relative_to(scenario.folder if path.parent == scenario.folder else scenario.folder.parent))
+        failures = () if written == rendered else (_file_failure(scenario, path, name, is_there=written is not None),)
+        cases.append(Case(name, path, 1, failures))
+        if written is not None:
+            before, now = written.splitlines(keepends=True), rendered.splitlines(keepends=True)
+            rulesets += difflib.unified_diff(before, now, str(path), "rendered now")
     return Difference(tuple(cases), tuple(rulesets))
 
 
@@ -267,58 +277,104 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: {error.strerror if isinstance(error, OSError) else 'is no UTF-8 text'}") from error
 
 
-def _file_failures(scenario: Scenario, path: Path, written: str | None) -> tuple[Failure]:
+def _file_failure(scenario: Scenario, path: Path, name: str, *, is_there: bool) -> Failure:
     deeper = "--depth ruleset " if scenario.depth is Depth.FLOWS else ""
     command = f"rulegen golden update {deeper}{printable(str(scenario.folder))}"
-    if written is None:
-        return (Failure(path, 1, path.name, "a file of rules", "none", command),)
-    return (Failure(path, 1, path.name, "the rules that are written down", "others", command),)
-
-
-def _file_differences(
-    scenario: Scenario, path: Path, written: str | None, rendered: str, depth: Depth
-) -> Iterable[str]:
-    """What of a file is otherwise, as lines that begin with a sign; nothing where there is no file."""
-    if written is None or written == rendered:
-        return ()
-    if depth is Depth.RULESET:
-        before, now = written.splitlines(keepends=True), rendered.splitlines(keepends=True)
-        return list(difflib.unified_diff(before, now, str(path), "rendered now"))
-    # As a change of ids and of the chains of the fixed program is none of the entries.
-    driver, compilers = _compilers(scenario, path.name)
-    changes = driver.compare_file(compilers, *scenario.wanted, str(path)).changes()
-    return [f"{change.text}\n" for change in changes if change.document["name"] != "chain"]
+    if is_there:
+        return Failure(path, 1, name, "the rules that are written down", "others", command)
+    return Failure(path, 1, name, "a file of rules", "none", command)
 
 
 def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
-    """Writes the rulesets that `scenario` renders to now, where it is compared as deep as that.
+    """Writes what `scenario` renders to now, as deep as it is compared.
 
-    Returns those that this changed. Flows are people's to write.
+    Returns the files that this changed. Flows are people's to write.
     """
-    changed: list[Path] = []
-    if (depth or scenario.depth) is Depth.FLOWS:
-        return changed
-    for name, rendered in render(scenario).items():
-        path = scenario.folder / name
+    changed = []
+    for path, rendered in compared_files(scenario, depth).items():
         if not path.exists() or path.read_text() != rendered:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(rendered)
             changed.append(path)
     return changed
 
 
-def render(scenario: Scenario) -> dict[str, str]:
-    """The whole rulesets of the scenario's node, by the names of their files."""
-    rendered = {}
-    for name in _TARGETS:
-        driver, compilers = _compilers(scenario, name)
-        compile_all(compilers, *scenario.wanted)
-        rendered[name] = "".join(driver.render(compilers))
-    return rendered
+def unused(folders: Sequence[str], scenarios: Sequence[Scenario], depth: Depth | None = None) -> list[Path]:
+    """The files in folders `base` below `folders` that no scenario has, sorted; `scenarios`: all that there are.
+
+    None where no scenario is compared as deep as that.
+    """
+    used = {path for scenario in scenarios for path in compared_files(scenario, depth)}
+    if not any(path.parent.name == BASE_FOLDER for path in used):
+        return []
+    found = {path for folder in folders for path in Path(folder).rglob(f"{BASE_FOLDER}/*") if path.suffix in _SUFFIXES}
+    return sorted(found - used)
 
 
-def _compilers(scenario: Scenario, name: str) -> tuple[Driver, CompilerSet]:
-    driver = make_driver(_TARGETS[name])
-    return driver, CompilerSet.of(scenario.features, driver.name, scenario.configuration)
+def compared_files(scenario: Scenario, depth: Depth | None = None) -> dict[Path, str]:
+    """What of `files` is compared as deep as that, or as the scenario says: nothing, its own files, or all."""
+    depth = depth or scenario.depth
+    if depth is Depth.FLOWS:
+        return {}
+    return {
+        path: text for path, text in files(scenario).items() if depth is Depth.RULESET or path.parent == scenario.folder
+    }
+
+
+def files(scenario: Scenario) -> dict[Path, str]:
+    """What there is to be written down: the rules without any object, and what the scenario adds to them."""
+    base = scenario.folder.parent / BASE_FOLDER / _digest(scenario.wanted.contexts)
+    without = TakenItems({name: {} for name in scenario.wanted.items}, scenario.wanted.contexts)
+    written = {}
+    for (name, suffix), target in _FILES.items():
+        base_file = base.with_suffix(suffix)
+        written[base_file] = _render(scenario, target, without)
+        added = _added(_said(written[base_file]), _said(render(scenario, target)))
+        written[scenario.folder / name] = "".join(
+            f"{line}\n" for line in (f"--- ../{BASE_FOLDER}/{base_file.name}", f"+++ {scenario.folder.name}", *added)
+        )
+    return written
+
+
+def render(scenario: Scenario, target: Target) -> str:
+    """The whole ruleset of the scenario's node."""
+    return _render(scenario, target, scenario.wanted)
+
+
+def _render(scenario: Scenario, target: Target, wanted: TakenItems) -> str:
+    driver = make_driver(target)
+    compilers = CompilerSet.of(scenario.features, driver.name, scenario.configuration)
+    compile_all(compilers, *wanted)
+    return "".join(driver.render(compilers))
+
+
+def _digest(contexts: Mapping[str, Any]) -> str:
+    """A name for what all items depend on: scenarios whose nodes are configured alike have the same."""
+    plain = msgspec.to_builtins(contexts, str_keys=True)
+    return hashlib.blake2b(msgspec.json.encode(plain, order="deterministic"), digest_size=4).hexdigest()
+
+
+def _added(base: Sequence[str], whole: Sequence[str]) -> Iterator[str]:
+    """A unified diff without context and without numbers of lines, which say nothing about a scenario.
+
+    In their place stands what the lines are in: a set, a chain or a table.
+    """
+    place = ""
+    matcher = difflib.SequenceMatcher(None, base, whole, autojunk=False)
+    for operation, begin, end, new_begin, new_end in matcher.get_opcodes():
+        if operation == "equal":
+            continue
+        now = next((line for line in reversed(whole[:new_begin]) if _PLACE.match(line)), "")
+        if now != place:
+            place = now
+            yield f"@@ {place.strip()}"
+        yield from (f"-{line}" for line in base[begin:end])
+        yield from (f"+{line}" for line in whole[new_begin:new_end])
+
+
+def _said(text: str) -> list[str]:
+    """The lines of a ruleset but for digests of what other lines say: they change with every fixed rule."""
+    return [line for line in text.splitlines() if not _DIGEST.match(line)]
 
 
 # -- reading --

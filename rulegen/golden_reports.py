@@ -24,8 +24,8 @@ class Checked(NamedTuple):
     difference: Difference
 
 
-def document(checked: Sequence[Checked]) -> dict[str, Any]:
-    """For `-o json`: a summary, and each thing that is not as written down."""
+def document(checked: Sequence[Checked], strays: Sequence[Path] = ()) -> dict[str, Any]:
+    """For `-o json`: a summary, each thing that is not as written down, and files that no scenario has any more."""
     return {
         "summary": {"scenarios": len(checked), "different": sum(bool(one.difference) for one in checked)},
         "failures": [
@@ -41,16 +41,19 @@ def document(checked: Sequence[Checked]) -> dict[str, Any]:
             for one in checked
             for failure in one.difference.failures
         ],
+        "unused": [str(path) for path in strays],
     }
 
 
-def github_annotations(checked: Sequence[Checked]) -> Iterator[str]:
+def github_annotations(checked: Sequence[Checked], strays: Sequence[Path] = ()) -> Iterator[str]:
     """A workflow command for each failure, which GitHub shows beside the line of the file."""
     for one in checked:
         for failure in one.difference.failures:
             place = f"file={_property(str(failure.file))},line={failure.line}"
             title = _property(f"{one.folder.name}: {failure.name}")
             yield f"::error {place},title={title}::{_data(_what(failure))}"
+    for path in strays:
+        yield f"::error file={_property(str(path))}::no scenario has this configuration any more"
 
 
 def _what(failure: Failure) -> str:

@@ -1,4 +1,4 @@
-"""The rulesets that rulegen writes, loaded from a scenario's files as a person would load them."""
+"""The whole rulesets of scenarios, loaded as a person would load them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import subprocess
 from enum import Enum
 from pathlib import Path
 
-from rulegen.golden import IPTABLES_FILE, NFTABLES_FILE
+from rulegen.config import Target
+from rulegen.golden import read_scenario, render
 from tests.lab import Lab
 
 _PART = re.compile(r"^# (ip6?tables)-restore --noflush$\n", re.MULTILINE)
@@ -21,12 +22,13 @@ class Ruleset(Enum):
     IPTABLES_LEGACY = "iptables-legacy"
 
     def load(self, lab: Lab, folder: Path) -> None:
-        """Loads what a scenario's folder holds."""
+        """Loads what the scenario in a folder renders to."""
+        scenario = read_scenario(folder)
         if self is Ruleset.NFTABLES:
-            lab.nft((folder / NFTABLES_FILE).read_text())
+            lab.nft(render(scenario, Target.NFTABLES))
             return
         variant = self.value.removeprefix("iptables-")
-        _, *parts = _PART.split((folder / IPTABLES_FILE).read_text())
+        _, *parts = _PART.split(render(scenario, Target.IPTABLES))
         for program, text in zip(parts[::2], parts[1::2], strict=True):
             run_restore(lab, f"{program}-{variant}-restore", text)
 

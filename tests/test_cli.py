@@ -94,10 +94,10 @@ def test_render_diff_against_and_back(tmp_path: Path) -> None:
     assert other.stdout.splitlines()[-1] == "1 added, 0 changed, 0 removed"
 
 
-def test_standard_input_and_json() -> None:
-    done = run(
-        "diff", "-f", "-", "--node", "n", "--against", "golden/clusterip/nftables.nft", "-o", "json", stdin=SERVICE
-    )
+def test_standard_input_and_json(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.nft"
+    rules.write_text(run("render", "-f", CLUSTER, "--node", "node-a").stdout)
+    done = run("diff", "-f", "-", "--node", "n", "--against", str(rules), "-o", "json", stdin=SERVICE)
     assert done.returncode == 1
     assert '"summary"' in done.stdout
 

@@ -21,6 +21,7 @@ from rulegen.config import (
     Conntrack,
     DetectLocalMode,
     Family,
+    IptablesLoader,
     LogFormat,
     NodeConfiguration,
     SocketAddress,
@@ -230,6 +231,19 @@ def test_what_kube_proxy_has_no_field_for(tmp_path: Path, field: str, accelerate
         assert warnings == []
 
 
+@pytest.mark.parametrize(
+    ("field", "loader"),
+    [
+        ("", IptablesLoader.RESTORE),
+        ("iptablesDriver: python-iptables", IptablesLoader.PYTHON),
+        ("iptablesDriver: iptables-restore", IptablesLoader.RESTORE),
+    ],
+)
+def test_what_loads_rules_into_iptables(tmp_path: Path, field: str, loader: IptablesLoader) -> None:
+    configuration, warnings = _load(tmp_path, f"{OWN}{field}\n")
+    assert (configuration.iptables_driver, warnings) == (loader, [])
+
+
 def test_it_can_stand_alone_and_then_nobody_has_asked_for_kube_proxys_sysctls(tmp_path: Path) -> None:
     for text in (f"{OWN}accelerate: true\n", json.dumps({"apiVersion": OWN_API_VERSION, "kind": OWN_KIND})):
         configuration, warnings = _load(tmp_path, text)
@@ -244,6 +258,13 @@ def test_it_can_stand_alone_and_then_nobody_has_asked_for_kube_proxys_sysctls(tm
         (f"{OWN}mode: nftables\n", ["kp.yaml: RulegenConfiguration: mode: unknown field"]),
         (f"{OWN}metadata: {{name: x}}\n", ["kp.yaml: RulegenConfiguration: metadata.name: unknown field"]),
         (f"{OWN}accelerate: 'yes'\n", ['kp.yaml: RulegenConfiguration: accelerate: expected bool, got "yes"']),
+        (
+            f"{OWN}iptablesDriver: iptables\n",
+            [
+                "kp.yaml: RulegenConfiguration: iptablesDriver: expected iptables-restore or python-iptables, got "
+                '"iptables"'
+            ],
+        ),
         (f"{OWN}accelerate: 1\n", ["kp.yaml: RulegenConfiguration: accelerate: expected bool, got 1"]),
         (
             f"{OWN}accelerate: {{}}\nspeed: 5\n---\n{HEAD}mode: fast\n",

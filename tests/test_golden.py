@@ -6,9 +6,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rulegen.cli import main
 from rulegen.errors import InputError
-from rulegen.golden import FLOWS_FILE, NFTABLES_FILE, check, find_scenarios, read_scenario, update
+from rulegen.golden import (
+    BASE_FOLDER,
+    FLOWS_FILE,
+    IPTABLES_FILE,
+    NFTABLES_FILE,
+    check,
+    files,
+    find_scenarios,
+    read_scenario,
+    unused,
+    update,
+)
 
 FOLDER = Path(__file__).parent.parent / "golden"
 
@@ -22,6 +35,7 @@ def test_scenario(folder: Path) -> None:
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Path:
+    shutil.copytree(FOLDER / BASE_FOLDER, tmp_path / BASE_FOLDER)
     return Path(shutil.copytree(FOLDER / "weights", tmp_path / "weights"))
 
 
@@ -52,6 +66,47 @@ def test_update_writes_a_ruleset_that_is_missing(scenario: Path) -> None:
     )
     assert update(read_scenario(scenario))
     assert not check(read_scenario(scenario))
+
+
+def test_rules_that_every_scenario_has_are_written_once_for_each_configuration(scenario: Path) -> None:
+    written = files(read_scenario(scenario))
+    bases = [path for path in written if path.parent.name == BASE_FOLDER]
+    assert [path.suffix for path in bases] == [".nft", ".rules"]
+    names, rules = (NFTABLES_FILE, IPTABLES_FILE), ("\tchain prerouting {", "RULEGEN-SERVICES")
+    for path, name, fixed in zip(bases, names, rules, strict=True):
+        own = written[scenario / name]
+        assert fixed in written[path]
+        assert fixed not in own
+        assert "default/web" in own
+        assert "default/web" not in written[path]
+        assert own.startswith(f"--- ../{BASE_FOLDER}/{path.name}\n")
+    other = Path(shutil.copytree(FOLDER / "slices", scenario.parent / "slices"))
+    assert bases == [path for path in files(read_scenario(other)) if path.parent.name == BASE_FOLDER]
+    _edit(scenario / FLOWS_FILE, "clusterCIDR: 10.128.0.0/14", "clusterCIDR: 10.0.0.0/8")
+    assert not set(bases) & set(files(read_scenario(scenario)))
+
+
+def test_a_changed_fixed_rule_is_a_difference_of_the_base_alone(scenario: Path) -> None:
+    base = next(path for path in files(read_scenario(scenario)) if path.suffix == ".nft")
+    _edit(base, "\tchain prerouting {", "\tchain before-routing {")
+    lines = check(read_scenario(scenario)).ruleset
+    assert [line for line in lines if line.startswith("--- ")] == [f"--- {base}\n"]
+    assert update(read_scenario(scenario)) == [base]
+
+
+def test_a_base_that_no_scenario_has_any_more_is_told_and_removed(scenario: Path) -> None:
+    stale = scenario.parent / BASE_FOLDER / "12345678.nft"
+    stale.write_text("")
+    read = [read_scenario(scenario)]
+    assert stale in unused([str(scenario.parent)], read)
+    # One scenario alone says nothing about the bases of others.
+    assert unused([str(scenario)], read) == []
+    run = CliRunner().invoke(main, ["golden", "check", str(scenario.parent)])
+    assert f"{stale}: no scenario has this configuration any more" in run.output
+    assert run.exit_code == 1
+    assert CliRunner().invoke(main, ["golden", "update", str(scenario.parent)]).exit_code == 0
+    assert not stale.exists()
+    assert CliRunner().invoke(main, ["golden", "check", str(scenario.parent)]).exit_code == 0
 
 
 @pytest.mark.parametrize(

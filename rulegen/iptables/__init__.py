@@ -1,5 +1,5 @@
-"""The iptables target: ServicePorts become chains, iptables-save lists the same, a Delta is a restore for each table.
+"""The iptables driver: what iptables-save lists and what features want are the same strings; a Delta is a restore.
 
-A fixed part (`templates/iptables/`) leads packets into trees of chains by address or port, whose leaves lead to a
-Service's own chains. Knows nothing of Kubernetes objects, nor of the other target.
+Features bring chains with prefixes of their own (`chains.ChainCompiler`); `driver` is the door. In a built-in chain
+their rules stand in a fixed order beside those of others, which are left alone. Has never heard of a Service.
 """

@@ -31,7 +31,9 @@ NOT_UNDERSTOOD, LOCKED = "iptables", "lock"
 _POLL_SECONDS = 0.05
 # python-iptables 1.2.0 finds no options of some extensions of iptables 1.8.11; this one shows it.
 _PROBE = "-m addrtype --dst-type LOCAL"
-_MATCHED = {"-s": "src", "-d": "dst", "-p": "protocol"}
+_MATCHED = {"-s": "src", "-d": "dst"}
+# Those that python-iptables calls otherwise than iptables-save.
+_PROTOCOLS = {"ipv6-icmp": "icmpv6", "!ipv6-icmp": "!icmpv6"}
 _INTERFACES = {
     "-i": ("in_interface", "iniface", "iniface_mask"),
     "-o": ("out_interface", "outiface", "outiface_mask"),
@@ -106,8 +108,11 @@ class _Steps:
 def _fill(rule: Any, text: str) -> Any:
     """A rule object with what `text` says, one of rulegen's rules in the words of iptables-save."""
     extension: Any = None
-    for option, value in _options(text):
-        if option in _MATCHED:
+    for option, values in _options(text):
+        value = values[0]
+        if option == "-p":
+            rule.protocol = _protocol(value)
+        elif option in _MATCHED:
             setattr(rule, _MATCHED[option], value)
         elif option in _INTERFACES:
             _set_interface(rule, option, value)
@@ -118,8 +123,22 @@ def _fill(rule: Any, text: str) -> Any:
         elif extension is None:
             raise ValueError(f"no option {option}")
         else:
-            extension.set_parameter(option.removeprefix("--"), value)
+            _set_parameter(extension, option.removeprefix("--"), values)
     return rule
+
+
+def _protocol(value: str) -> str:
+    """As python-iptables calls it, which takes numbers that are none. Raises ValueError for these."""
+    number = value.removeprefix("!")
+    if number.isdecimal() and int(number) > 255:
+        raise ValueError(f"invalid protocol {number}")
+    return _PROTOCOLS.get(value, value)
+
+
+def _set_parameter(extension: Any, name: str, values: list[str]) -> None:
+    negation = "!" if values[0].startswith("!") else ""
+    several = [*filter(None, [negation]), values[0].removeprefix("!"), *values[1:]]
+    extension.set_parameter(name, values[0] if len(values) == 1 else several)
 
 
 def _set_interface(rule: Any, option: str, value: str) -> None:
@@ -134,8 +153,8 @@ def _set_interface(rule: Any, option: str, value: str) -> None:
     setattr(entry, mask, b"\xff" * length)
 
 
-def _options(text: str) -> Iterator[tuple[str, str]]:
-    """`-s` with its value, `!` in front of a negated one; options without a value get an empty one."""
+def _options(text: str) -> Iterator[tuple[str, list[str]]]:
+    """`-s` with its values, `!` in front of those of a negated one; options without a value get an empty one."""
     words = shlex.split(text)
     negation = ""
     index = 0
@@ -149,7 +168,7 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
         while index < len(words) and not words[index].startswith("-") and words[index] != "!":
             values.append(words[index])
             index += 1
-        yield word, negation + " ".join(values)
+        yield word, [negation + "".join(values[:1]), *values[1:]]
         negation = ""
 
 

@@ -96,7 +96,7 @@ class Kernel:
         """Takes the steps, each all or nothing.
 
         `live`: what they were planned on. Raises StaleError when somebody changed that, else ApplyError.
-        Steps before the one that was refused stay in force: each leaves a state in which all Services work.
+        Steps before the one that was refused stay in force: each leaves a state in which all features work.
         """
         for number, step in enumerate(steps):
             try:

@@ -69,7 +69,7 @@ class _BuiltIn:
 
 
 def _keeps_packets_away(table: str, rule: str) -> bool:
-    """A verdict on every packet; in nat also on some, which would not be sent to their Service."""
+    """A verdict on every packet; in nat also on some, which would not be sent on as a feature wants."""
     target = target_of(rule)
     unconditional = rule.startswith(("-j ", "-g "))
     if table == NAT and target in {"ACCEPT", "RETURN"}:

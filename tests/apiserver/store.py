@@ -10,12 +10,12 @@ import base64
 import itertools
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from rulegen.kube.kinds import REGISTRY, served_kinds
+from rulegen.kube.kinds import REGISTRY, kind_of, served_kinds
 from rulegen.kube.objects import KubeStruct
 from tests.apiserver.selectors import Matches
 
@@ -34,10 +34,21 @@ class Kind(NamedTuple):
         return f"/{folder}/{self.api_version}/{self.plural}"
 
 
-EVERY_KIND: dict[type[KubeStruct], Kind] = {
-    kind.struct: Kind(kind.name, kind.api_versions[0], kind.plural) for kind in served_kinds(REGISTRY)
-}
-BY_NAME = {kind.name: kind for kind in EVERY_KIND.values()}
+class _EveryKind(Mapping[type[KubeStruct], Kind]):
+    """Those of the registry as it is now, by their Structs."""
+
+    def __getitem__(self, struct: type[KubeStruct]) -> Kind:
+        kind = kind_of(struct)
+        return Kind(kind.name, kind.api_versions[0], kind.plural)
+
+    def __iter__(self) -> Iterator[type[KubeStruct]]:
+        return (kind.struct for kind in served_kinds(REGISTRY))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+EVERY_KIND = _EveryKind()
 # Clients make these; rulegen never reads them.
 EVENT = Kind("Event", "events.k8s.io/v1", "events")
 
@@ -88,6 +99,7 @@ class Store:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.version = 1000
+        self._by_name = {kind.name: kind for kind in EVERY_KIND.values()}
         self._objects: dict[str, dict[Key, Stored]] = {kind.name: {} for kind in EVERY_KIND.values()}
         self._changes: dict[str, list[Change]] = {kind.name: [] for kind in EVERY_KIND.values()}
         self._forgotten = self.version
@@ -97,7 +109,7 @@ class Store:
     def put(self, item: KubeStruct | Plain) -> int:
         """Makes an object or replaces the one of its name; the number of this change."""
         plain = _plain(item)
-        kind, metadata = BY_NAME[plain["kind"]], plain["metadata"]
+        kind, metadata = self._by_name[plain["kind"]], plain["metadata"]
         key = (metadata.get("namespace", ""), metadata["name"])
         with self.changed:
             before = self._objects[kind.name].get(key)

@@ -87,3 +87,21 @@ def test_what_was_in_the_other_variant_goes(namespace: NetworkNamespace) -> None
     rulegen("apply", *INPUT, "--iptables-variant", "legacy")
     result = rulegen("apply", *INPUT, "--iptables-variant", "nft")
     assert "removed iptables-legacy ip nat\n" in result.stdout
+
+
+@pytest.mark.kernel
+def test_the_configuration_names_the_loader_and_the_option_overrides_it(
+    namespace: NetworkNamespace, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "config.yaml"
+    configuration.write_text(
+        "apiVersion: rulegen.io/v1alpha1\nkind: RulegenConfiguration\niptablesDriver: python-iptables\n"
+    )
+    target = ("apply", *INPUT, "--config", str(configuration), "--iptables-variant", "nft")
+    refused = rulegen(*target)
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1] == (
+        "rulegen: python-iptables writes legacy iptables only, and this host's is the variant nft; "
+        "use --iptables-driver iptables-restore"
+    )
+    assert rulegen(*target, "--iptables-driver", "iptables-restore").stdout.endswith("applied\n")

@@ -55,7 +55,7 @@ STAND_INS = {
 }
 
 
-# All kinds that rulegen writes; for each family its own.
+# All kinds that features write; for each family its own.
 RULES: dict[Family | None, list[str]] = {
     None: [
         "-i veth0 -j RETURN",
@@ -64,17 +64,23 @@ RULES: dict[Family | None, list[str]] = {
         "-p tcp -m tcp --dport 80:95 -j RETURN",
         "-p sctp -m sctp --dport 80 -j RULEGEN-Y",
         "-p tcp -g RULEGEN-Y",
+        "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j RULEGEN-Y",
+        "-p tcp -m multiport --dports 80,443:445 -j RETURN",
+        "-m mark ! --mark 0x4000/0x4000 -m comment --comment RULEGEN-X -j RETURN",
+        "! -o veth+ -j RETURN",
         "-m addrtype --src-type LOCAL -j MARK --set-xmark 0x4000/0x4000",
         "-m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully",
         '-m conntrack --ctstate DNAT -m bpf --bytecode "4,32 0 0 12,21 0 1 1,6 0 0 1,6 0 0 0" -j RETURN',
         '-p udp -m statistic --mode random --probability 0.33333333349 -m comment --comment "a b" -j RETURN',
     ],
     Family.IPV4: [
+        "-p icmp -m icmp --icmp-type 8 -j RETURN",
         "! -s 10.128.0.0/9 -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j RETURN",
         "-p tcp -m recent --update --seconds 60 --reap --name X --mask 255.255.255.255 --rsource -j RETURN",
         "-p tcp -m recent --set --name X --mask 255.255.255.255 --rsource -j DNAT --to-destination 10.128.0.5:8080",
     ],
     Family.IPV6: [
+        "-p ipv6-icmp -m icmp6 --icmpv6-type 133 -j RETURN",
         "! -s fd00:10:128::/47 -d fd00:10:96::10/128 -p tcp -m tcp --dport 80 -j RETURN",
         "-p tcp -m recent --update --seconds 60 --reap --name X --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff "
         "--rsource -j DNAT --to-destination [fd00:10:128::5]:8080",
