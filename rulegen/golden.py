@@ -301,15 +301,15 @@ def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
     changed = []
     for path, rendered in compared_files(scenario, depth).items():
         if not path.exists() or path.read_bytes() != rendered.encode():
+            path.parent.mkdir(exist_ok=True)
             write_text(path, rendered)
             changed.append(path)
     return changed
 
 
 def write_text(path: Path, text: str) -> None:
-    """Makes the file's folder too. Raises InputError for a file that cannot be written."""
+    """Raises InputError for a file that cannot be written."""
     try:
-        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     except OSError as error:
         raise InputError(f"{printable(str(path))}: {error.strerror}") from error
