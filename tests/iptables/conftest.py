@@ -24,7 +24,7 @@ def loaded(request: pytest.FixtureRequest) -> str:
     """How the rules of a node get into the kernel."""
     found: str = request.param
     if found == "python-iptables" and find_spec("iptc") is None:
-        pytest.skip("python-iptables is not installed: it has to be compiled, as it is not for a guest of `make kernels`")
+        pytest.skip("python-iptables is not installed; in a guest of `make kernels` it never is")
     return found
 
 
