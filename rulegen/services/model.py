@@ -97,7 +97,7 @@ class Verdict(Enum):
 class Frontend(Struct, frozen=True, gc=False):
     """One address, protocol and port that a Service is reached by; the protocol is the ServicePort's.
 
-    `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`). `policy` is the
+    `address` is canonical, "" for a NodePort (it is accepted on `NodeSettings.nodeport_addresses`). `policy` is the
     internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
     and none on this node; sources that are short-circuited to the Cluster list (SVC-43a, SVC-43b) still reach it.
     `allowed_sources`: None lets all in; else the CIDRs (canonical, sorted) outside of which a packet is dropped before
