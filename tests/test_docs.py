@@ -112,3 +112,9 @@ def test_the_rules_in_built_in_chains_that_the_architecture_draws_are_those_of_t
             if rule := re.match(r"-I ([A-Z]+) .*-j ([A-Z-]+)", line):
                 found.add((table, rule[1], rule[2]))
     assert found == set(re.findall(r"^([a-z]+) +([A-Z]+) +([A-Z-]+)", _drawn("iptables"), re.MULTILINE))
+
+
+def test_each_file_that_code_and_documentation_name_is_there() -> None:
+    named = r"\b(?:rulegen|tests|bench|scripts|templates)/[\w/.-]+\.(?:py|j2|nft|md)\b"
+    paths = {(path, name) for path in _TEXTS for name in re.findall(named, path.read_text())}
+    assert [(path.name, name) for path, name in paths if not (ROOT / name).exists()] == []
