@@ -23,16 +23,23 @@ if TYPE_CHECKING:
 
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
+    from rulegen.golden_reports import Checked
     from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.nftables.messages import Connection
+    from rulegen.policies.explain import PolicyExplanation
+    from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Difference, Driver, ShownChange
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
-    from rulegen.services.explain.model import Ruleset, View
+    from rulegen.reference import Finding
+    from rulegen.services.explain.model import PacketExplanation, Ruleset, View
     from rulegen.services.explain.text import TextLine
     from rulegen.services.feature import ServicesFeature
-    from rulegen.services.model import Finding
+    from rulegen.services.simulate import Destination
+    from rulegen.services.store import Store
+    from rulegen.verify.report import Report
+    from rulegen.verify.rulesets import Source
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
 EXIT_DIFFERENT = 1
@@ -114,8 +121,26 @@ class _Group(click.Group):
     group_class = type  # a group in this group is made the same way
 
 
+def _print_version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    """`rulegen 0.1.0 (a6223bd0c1d2)`."""
+    if is_wanted and not context.resilient_parsing:
+        from rulegen import __version__
+        from rulegen.resources import commit
+
+        built_from = commit()
+        click.echo(f"rulegen {__version__}{f' ({built_from})' if built_from else ''}")
+        context.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="rulegen", message="rulegen %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="The version, and the commit.",
+)
 def main() -> None:
     """Compile Kubernetes Services to nftables or iptables rules, and apply only what changed.
 
@@ -223,13 +248,16 @@ def render(family: str | None, **options: Any) -> None:
         from rulegen.configuration_file import for_families
 
         node = for_families(node, [one for one in Family if one.value.lower() == family])
+    sys.stdout.writelines(_rendered(wanted, node, _driver(configuration, options)))
+
+
+def _rendered(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> Iterator[str]:
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import compile_all
 
-    driver = _driver(configuration, options)
     compilers = CompilerSet.of(wanted.features, driver.name, node)
     compile_all(compilers, *wanted.taken)
-    sys.stdout.writelines(driver.render(compilers))
+    return iter(driver.render(compilers))
 
 
 @main.command()
@@ -620,8 +648,12 @@ def sysctls(config: str | None, tolerate_refusal: bool) -> None:
 @click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
 @_input_options
 @_target_options
-@click.option("--from", "source", metavar="ADDRESS", help="Where a packet comes from: an address, or node [default].")
-@click.option("--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, ...")
+@click.option(
+    "--from", "source", metavar="SOURCE", help="Where a packet comes from: an address, a pod, or node [default]."
+)
+@click.option(
+    "--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, POD:PORT, ..."
+)
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
 @click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -641,18 +673,71 @@ def explain(
       rulegen explain default/web -f cluster.yaml --node worker-1
       rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
       rulegen explain default/web -f cluster.yaml --target iptables --live
+      rulegen explain -f cluster.yaml --feature network-policies --from default/web-1 --to shop/db-0:5432
     """
-    from rulegen.services.explain import packet, text
     from rulegen.services.explain import service as services
+    from rulegen.services.explain import text
 
     if (service is None) is (destination is None) or (destination is None and (source or interface)):
         _fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface)")
     if destination is not None:
-        question = packet.parse_question(source or packet.NODE, destination, interface or "")
-        _print_explanation(packet.explain_packet(_view(options, live), question), output, text.packet_lines)
+        _explain_packet(_view(options, live), (source, destination, interface or ""), output)
     else:
         wanted = services.parse_service_name(service or "")
-        _print_explanation(services.explain_service(_view(options, live), wanted), output, text.service_lines)
+        _print_explanation(services.explain_service(_view(options, live).services, wanted), output, text.service_lines)
+
+
+def _explain_packet(view: _View, asked: tuple[str | None, str, str], output: str) -> None:
+    """`asked`: the options --from, --to and --interface."""
+    from rulegen.services.explain import packet, text
+
+    source, destination, interface = asked
+    policies = view.policies
+    if policies is not None:
+        source, destination = _addresses_of_pods(policies, source, destination)
+    question = packet.parse_question(source or packet.NODE, destination, interface)
+    explanation = packet.explain_packet(view.services, question)
+    said = [] if policies is None else list(_policy_explanations(policies, explanation, question.destination))
+    if output == "json":
+        import msgspec
+
+        _print_document({**msgspec.to_builtins(explanation), **({"policies": said} if policies is not None else {})})
+        return
+    _print_explanation(explanation, output, text.packet_lines)
+    from rulegen.policies.explain import lines
+
+    for line, passes in (line for each in said for line in lines(each)):
+        _echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+
+
+def _addresses_of_pods(policies: NetworkPolicies, source: str | None, destination: str) -> tuple[str | None, str]:
+    """The same with addresses where pods were named."""
+    from rulegen.policies.explain import pod_address, pod_destination
+    from rulegen.policies.pods import packed
+
+    store = policies.store
+    start = packed(source) if source else None
+    end = pod_destination(store, destination, start) or destination
+    if source and start is None:
+        like = packed(end.rpartition("/")[0].rpartition(":")[0].strip("[]"))
+        source = pod_address(store, source, like) or source
+    return source, end
+
+
+def _policy_explanations(
+    policies: NetworkPolicies, explanation: PacketExplanation, destination: Destination
+) -> Iterator[PolicyExplanation]:
+    """What policies say of the packet, wherever it may be sent on to."""
+    from rulegen.policies.explain import explain as explain_policies
+
+    endpoints = [delivery.endpoint.rpartition(":") for delivery in explanation.deliveries if not delivery.decision]
+    targets = [(address.strip("[]"), int(port)) for address, _, port in endpoints]
+    if not targets and not explanation.frontend:
+        targets = [(destination.address, destination.port)]
+    for address, port in targets:
+        said = explain_policies(policies.store, explanation.source, address, destination.protocol, port)
+        if said is not None:
+            yield said
 
 
 @main.command()
@@ -668,16 +753,23 @@ def lint(live: bool, output: str, **options: Any) -> None:
       rulegen lint -f cluster.yaml --live
     """
     from rulegen.kube.fields import unknown_fields
+    from rulegen.reconcile.once import take_all
     from rulegen.services import lint as checks
     from rulegen.services.model import Reason
 
     source = _pack(options)
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration, unknown_fields)
-    store = _services(_features(manifests.objects(), configuration, configuration.node)).store
+    features = _features(manifests.objects(), configuration, configuration.node)
+    take_all(features)
     findings = checks.lint(
         checks.LintInput(
-            store, manifests.services, manifests.unselected, manifests.endpoint_slices, manifests.mistakes()
+            _services(features).store,
+            _findings(features),
+            manifests.services,
+            manifests.unselected,
+            manifests.endpoint_slices,
+            manifests.mistakes(),
         )
     )
     if live:
@@ -688,11 +780,11 @@ def lint(live: bool, output: str, **options: Any) -> None:
                 _say(f"warning: {finding.subject}: {finding.message}")
         findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
     if output == "json":
-        words = [{"object": subject, "reason": reason, "message": message} for subject, reason, message in findings]
+        words = [{"object": one.subject, "reason": one.reason, "message": one.message} for one in findings]
         _print_document({"findings": words})
     else:
         for finding in findings:
-            reason = click.style(finding.reason.value, fg="yellow")
+            reason = click.style(str(finding.reason), fg="yellow")
             subject = click.style(one_line(finding.subject), bold=True)
             click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
         _echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
@@ -702,14 +794,22 @@ def lint(live: bool, output: str, **options: Any) -> None:
 def _foreign_drops(configuration: Configuration) -> list[Finding]:
     """Of this host, whatever node the objects are looked at from."""
     from rulegen.firewalls.find import obstacles_beside
-    from rulegen.services.model import Finding, Reason
+    from rulegen.reference import Finding, ObjectReference
+    from rulegen.services.model import Reason
 
-    subject = f"Node {configuration.node.node_name}"
+    node = ObjectReference("Node", "", configuration.node.node_name)
     found = obstacles_beside(configuration.target)
-    return [Finding(subject, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
+    return [Finding(node, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
-def _view(options: Mapping[str, Any], live: bool) -> View:
+class _View(NamedTuple):
+    """What is explained; `policies`: None where they are off."""
+
+    services: View
+    policies: NetworkPolicies | None
+
+
+def _view(options: Mapping[str, Any], live: bool) -> _View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
     from rulegen.services.explain.model import View
 
@@ -726,12 +826,12 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
     store = _services(features).store
     _say_mistakes(manifests)
     for finding in store.findings():
-        if finding.subject.startswith("Node "):
+        if finding.reference.kind == "Node":
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
     ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
-    return View(store, node, ruleset, services)
+    return _View(View(store, node, ruleset, services), _policies(features))
 
 
 def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:
@@ -792,6 +892,124 @@ def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> 
     write_manifests(_load(source, _written_settings(source, _say_warning)), sys.stdout)
 
 
+# ---- verify ----
+
+
+@main.command()
+@_input_options
+@_target_options
+@click.option("--rendered", metavar="FILE", help="Verify a file with rules, instead of what is in the kernel.")
+@click.option("--against", metavar="FILE", help="Compare with another file with rules, and not with what objects mean.")
+@click.option(
+    "--replaces",
+    type=click.Choice(["kube-proxy"]),
+    help="Compare kube-proxy's rules, in the kernel or in --rendered, with those that rulegen would put there.",
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def verify(rendered: str | None, against: str | None, replaces: str | None, output: str, **options: Any) -> None:
+    """Prove, for every packet, that rules do what the objects mean. Applies nothing.
+
+    Exit status 0: equal, 1: different, 2: it cannot be told, or an error.
+
+    \b
+    Examples:
+      rulegen verify -f cluster.yaml --node worker-1
+      rulegen verify -f cluster.yaml --node worker-1 --rendered rules.nft
+      rulegen verify -f cluster.yaml --config kube-proxy.conf --replaces kube-proxy
+      rulegen verify --rendered old.nft --against new.nft
+    """
+    from rulegen.verify import report, rulesets
+
+    if against and (replaces or not rendered):
+        _fail("--against compares two files: name the other one with --rendered, and no --replaces")
+    source = _pack(options)
+    with _counting() as progress:
+        if against is not None and rendered is not None:
+            found = _verify_files(source, rendered, against, progress)
+        elif replaces:
+            theirs = rulesets.read_file(rendered) if rendered else rulesets.live_kube_proxy()
+            found = _verify_replacement(options, theirs, progress)
+        else:
+            found = _verify_objects(source, rendered, options["iptables_variant"], progress)
+    if output == "json":
+        _print_document(report.document(found))
+    else:
+        for line in report.lines(found):
+            _echo(line)
+    sys.exit(found.status)
+
+
+def _verify_objects(source: Input, rendered: str | None, variant: str, progress: Callable[[int], None]) -> Report:
+    from rulegen.config import Target as Kind
+    from rulegen.verify import questions, rulesets
+
+    wanted, configuration = _read_input(source)
+    store = _services(wanted.features).store
+    if rendered is not None:
+        rules, addresses = rulesets.read_file(rendered), _stated_addresses(store)
+    else:
+        own = rulesets.Program.RULEGEN
+        is_nftables = configuration.target is Kind.NFTABLES
+        rules = rulesets.live_nftables(own) if is_nftables else rulesets.live_iptables(own, _variant(variant))
+        addresses = _host_addresses()
+    found = questions.against_objects(rules, store, configuration.node, addresses, progress)
+    return found._replace(uncovered=_uncovered(wanted))
+
+
+def _verify_replacement(options: Mapping[str, Any], theirs: Source, progress: Callable[[int], None]) -> Report:
+    from rulegen.verify import questions, rulesets
+
+    wanted, configuration = _read_input(_pack(options))
+    store = _services(wanted.features).store
+    text = "".join(_rendered(wanted, configuration.node, _driver(configuration, options)))
+    ours = rulesets.read_text(text, f"rulegen's on {configuration.target.value}")
+    addresses = _stated_addresses(store)
+    return questions.replacing_kube_proxy(theirs, ours, store, configuration.node, addresses, progress)
+
+
+def _uncovered(wanted: Wanted) -> list[str]:
+    """The features that are on and that `verify` knows nothing of."""
+    from rulegen.services.feature import NAME
+
+    return [f"nothing is proved about {one.name}" for one in wanted.features if one.name != NAME]
+
+
+def _verify_files(source: Input, one: str, two: str, progress: Callable[[int], None]) -> Report:
+    from rulegen.verify import questions, rulesets
+
+    configuration = _settings(source, _say_warning)
+    left, right = (rulesets.read_file(path) for path in (one, two))
+    return questions.against_rules(left, right, 1 << configuration.node.masquerade_bit, (), progress)
+
+
+def _stated_addresses(store: Store) -> Sequence[str]:
+    """The node's own, as its Node object states them; others are tried as well."""
+    from rulegen.services.node import host_addresses
+
+    return host_addresses(store.node)
+
+
+def _host_addresses() -> Sequence[str]:
+    from rulegen.interfaces import host_families, own_addresses
+
+    return [address for family in host_families() for address in own_addresses(family)]
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, which counts the classes of packets."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("classes of packets", total=None)
+        yield lambda classes: bar.update(task, completed=classes)
+
+
 # ---- golden, demo ----
 
 
@@ -800,61 +1018,160 @@ def golden() -> None:
     """Check a repository's scenarios against what rulegen renders, or rewrite them."""
 
 
+_DEPTH = click.option(
+    "--depth",
+    type=click.Choice(["flows", "entries", "ruleset"]),
+    help="What is compared: what becomes of packets, the entries of the rules too, or every byte of them. "
+    "[default: what each scenario says, or flows]",
+)
+
+
 @golden.command("check", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
-def golden_check(folders: tuple[str, ...]) -> None:
+@_DEPTH
+@click.option("--verify", is_flag=True, help="Prove for every packet that the rulesets do what the objects mean.")
+@click.option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+@click.option("--github", is_flag=True, help="Print the failures as annotations of a GitHub workflow.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def golden_check(
+    folders: tuple[str, ...], depth: str | None, verify: bool, junit: str | None, github: bool, output: str
+) -> None:
     """Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
 
+    With --verify the rulesets are loaded in a network namespace of their own, which needs root or user namespaces.
+
     \b
-    Example:
+    Examples:
       rulegen golden check golden
+      rulegen golden check scenarios --junit report.xml
     """
     from rulegen import golden as scenarios
+    from rulegen import golden_reports as reports
 
-    different = 0
-    folder_paths = scenarios.find_scenarios(folders)
-    used: set[Path] = set()
-    for folder in folder_paths:
-        scenario = scenarios.read_scenario(folder)
-        used.update(scenarios.files(scenario))
-        difference = scenarios.check(scenario)
-        for line in difference.wrong_flows:
+    paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    read = [scenarios.read_scenario(folder) for folder in paths]
+    checked = [reports.Checked(scenario.folder, scenarios.check(scenario, wanted)) for scenario in read]
+    if verify:
+        from rulegen.golden_proofs import prove
+
+        checked = [
+            reports.Checked(one.folder, one.difference.with_more(prove(scenario)))
+            for one, scenario in zip(checked, read, strict=True)
+        ]
+    strays = scenarios.unused(folders, read, wanted)
+    if junit:
+        _write_file(junit, reports.junit(checked))
+    if output == "json":
+        _print_document(reports.document(checked, strays))
+    elif github:
+        for line in reports.github_annotations(checked, strays):
             _echo(line)
-        for line in difference.ruleset:
+    else:
+        _print_golden(checked, strays)
+    sys.exit(EXIT_DIFFERENT if strays or any(one.difference for one in checked) else 0)
+
+
+def _print_golden(checked: Sequence[Checked], strays: Sequence[Path]) -> None:
+    for one in checked:
+        for failure in one.difference.failures:
+            _echo(str(failure))
+        for line in one.difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
-        different += bool(difference)
-    strays = scenarios.unused(folders, used)
     for path in strays:
         _echo(f"{path}: no scenario has this configuration any more")
-    _echo(f"{len(folder_paths)} scenarios, {different} different")
-    sys.exit(EXIT_DIFFERENT if different or strays else 0)
+    _echo(f"{len(checked)} scenarios, {sum(bool(one.difference) for one in checked)} different")
+
+
+def _write_file(path: str, text: str) -> None:
+    from pathlib import Path
+
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        _fail(f"{path}: {error.strerror}")
 
 
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
-def golden_update(folders: tuple[str, ...]) -> None:
-    """Rewrite the rules that are written down for the scenarios below DIR.
+@_DEPTH
+@click.option(
+    "--flows", is_flag=True, help="Rewrite the expectations of flows that end otherwise now, not the rulesets."
+)
+def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool) -> None:
+    """Rewrite the rulesets of the scenarios below DIR that are checked as deep as that, or their flows' expectations.
 
     \b
-    Example:
+    Examples:
       rulegen golden update golden && git diff golden
+      rulegen golden update --flows scenarios && git diff scenarios
     """
     from rulegen import golden as scenarios
+    from rulegen.golden_recording import accept_flows
 
     paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    read = [scenarios.read_scenario(folder) for folder in paths]
     rewritten = 0
-    used: set[Path] = set()
-    for folder in paths:
-        scenario = scenarios.read_scenario(folder)
-        used.update(scenarios.files(scenario))
-        changed = scenarios.update(scenario)
+    for scenario in read:
+        if flows:
+            changed = [scenario.flows_file] if accept_flows(scenario) else []
+        else:
+            changed = scenarios.update(scenario, wanted)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
-    for path in scenarios.unused(folders, used):
+    for path in () if flows else scenarios.unused(folders, read, wanted):
         path.unlink()
         _echo(f"removed {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
+
+
+@golden.command("record", cls=_Command)
+@click.argument("folder", metavar="DIR")
+@_input_options
+@click.option("--packets", required=True, metavar="FILE", help="Lines FROM TO, such as `10.128.0.9 10.96.0.20:80/tcp`.")
+def golden_record(folder: str, packets: str, **options: Any) -> None:
+    """Make a scenario in DIR: the objects, the packets, and as expectations what becomes of them today.
+
+    \b
+    Example:
+      rulegen snapshot > cluster.yaml
+      rulegen golden record scenarios/web -f cluster.yaml --node worker-1 --packets packets.txt
+    """
+    from pathlib import Path
+
+    from rulegen.golden import read_text
+    from rulegen.golden_recording import record
+
+    source = _pack(options)
+    configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
+    lines = read_text(Path(packets)).splitlines()
+    settings = _fields_of(source.config)
+    scenario = record(
+        Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
+    )
+    _echo(f"recorded {len(scenario.flows)} flows in {folder}")
+
+
+def _optional_features(configuration: Configuration) -> list[str]:
+    """The features that somebody asked for."""
+    from rulegen.features import ALWAYS
+
+    return [name for name in configuration.features if name not in ALWAYS]
+
+
+def _fields_of(path: str) -> dict[str, Any]:
+    """The fields of a KubeProxyConfiguration, as it was written; of a file that was read before."""
+    if not path:
+        return {}
+    from pathlib import Path
+
+    from rulegen.kube.yaml_documents import parse_documents
+
+    first: Any = next(iter(parse_documents(Path(path).read_bytes()))).value
+    return {name: value for name, value in first.items() if name not in {"apiVersion", "kind"}}
 
 
 @main.command()
@@ -892,9 +1209,10 @@ def _compile(manifests: Manifests, configuration: Configuration) -> Wanted:
 
     _say_mistakes(manifests)
     features = _features(manifests.release(), configuration, configuration.node)
-    for finding in _services(features).store.findings():
+    wanted = Wanted(features, take_all(features))
+    for finding in _findings(features):
         _say(f"warning: {finding.subject}: {finding.message}")
-    return Wanted(features, take_all(features))
+    return wanted
 
 
 def _features(objects: Iterable[Any], configuration: Configuration, node: NodeConfiguration) -> list[Feature]:
@@ -904,6 +1222,21 @@ def _features(objects: Iterable[Any], configuration: Configuration, node: NodeCo
     features = make(configuration.features, node)
     feed(features, objects)
     return features
+
+
+def _policies(features: Iterable[Feature]) -> NetworkPolicies | None:
+    """The feature, where it is on; then it is imported already."""
+    found: Any = next((feature for feature in features if feature.name == "network-policies"), None)
+    return found  # type: ignore[no-any-return]
+
+
+def _findings(features: Sequence[Feature]) -> list[Finding]:
+    """What features find from which all was taken; of Services, also what is found in slices that none of them has."""
+    found = _services(features).store.findings()
+    for feature in features:
+        if feature.name != _services(features).name:
+            found += sorted(finding for _, findings in feature.findings.items() for finding in findings)
+    return found
 
 
 def _services(features: Iterable[Feature]) -> ServicesFeature:
@@ -929,7 +1262,20 @@ def _load(source: Input, configuration: Configuration, inspect: Inspect | None =
     if manifests.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
         _say(f"skipped objects of kinds that are not read: {kinds}")
+        for warning in _features_that_are_off(manifests.skipped, configuration):
+            _say_warning(warning)
     return manifests
+
+
+def _features_that_are_off(skipped: Iterable[str], configuration: Configuration) -> Iterator[str]:
+    """Of each feature that is off and would read what was skipped, that it is off."""
+    from rulegen.features import REGISTRY, chosen, kinds_of
+
+    read = kinds_of(configuration.features)
+    for name in REGISTRY.keys() - set(chosen(configuration.features)):
+        kinds = sorted({kind.__name__ for kind in kinds_of([name]) if kind not in read} & set(skipped))
+        if kinds:
+            yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
 def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:

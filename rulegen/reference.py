@@ -31,4 +31,23 @@ class ObjectReference(NamedTuple):
         return self._replace(uid="")
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        return " ".join(filter(None, (self.kind, "/".join(filter(None, (self.namespace, self.name))))))
+
+
+class Finding(NamedTuple):
+    """Something legal but probably wrong, for logs, `lint` and Events.
+
+    `reference`: the object, without its uid, so that the same is found of one that is made anew; where it is about the
+    input, or a place in it, `kind` is that, in words. `reason`: a stable word; `message`: a sentence. `is_for_owner`:
+    the object's owner can do something about it, and is told by an Event.
+    """
+
+    reference: ObjectReference
+    reason: str
+    message: str
+    is_for_owner: bool = False
+
+    @property
+    def subject(self) -> str:
+        """`Service default/web`."""
+        return str(self.reference)

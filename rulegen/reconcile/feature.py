@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import ObjectReference
+from rulegen.reference import Finding, ObjectReference
 
 if TYPE_CHECKING:
     from rulegen.reconcile.observer import Observer
@@ -44,14 +44,6 @@ class Need(Enum):
         return next(need for need in Need if need in (self, other))
 
 
-class Finding(NamedTuple):
-    """Something legal but probably wrong: with which object, why (a stable word), and in a sentence."""
-
-    reference: ObjectReference
-    reason: str
-    message: str
-
-
 class Taken(Protocol):
     """What differs from what was taken of a feature last. A feature's own class may carry more, for its observers."""
 
@@ -74,7 +66,7 @@ class Feature(Protocol):
     """Objects come in one by one; items, and what changed among them, go out.
 
     `name`: as a person asks for it (`--feature`), and as its tables and messages are called. `kinds`: the structs that
-    it reads. `findings`: what is probably wrong, by the object.
+    it reads. `findings`: what is probably wrong, by the object whose owner is told, with its uid where that is known.
     """
 
     name: str

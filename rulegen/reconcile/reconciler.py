@@ -18,8 +18,8 @@ from rulegen.errors import ApplyError, RulegenError, StaleError
 from rulegen.reconcile.compilers import by_feature
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import LiveRules, RuleCount
-from rulegen.reconcile.feature import AnyDelta, Feature, Finding, ItemKey, Taken
-from rulegen.reference import ObjectReference
+from rulegen.reconcile.feature import AnyDelta, Feature, ItemKey, Taken
+from rulegen.reference import Finding, ObjectReference
 
 
 class FeatureSync(NamedTuple):
@@ -198,6 +198,10 @@ class Reconciler:
             (name, key): words for name, progress in self._features.items() for key, words in progress.refusals.items()
         }
 
+    def reference(self, key: ItemKey) -> ObjectReference | None:
+        """The object to blame for an item; see `Feature.reference`."""
+        return self._features[key[0]].feature.reference(key[1])
+
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
         """See `LiveRules`."""
         return self._rules.rule_counts()
@@ -306,7 +310,7 @@ class Reconciler:
         return delta
 
     def _can_be_blamed(self, key: ItemKey) -> bool:
-        return self._features[key[0]].feature.reference(key[1]) is not None
+        return self.reference(key) is not None
 
     def _update(self, items: Mapping[ItemKey, Any]) -> None:
         self._rules.update(by_feature(items), {})

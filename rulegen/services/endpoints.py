@@ -16,7 +16,8 @@ from rulegen.config import Family
 from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Endpoint, EndpointConditions, EndpointHints, EndpointSlice
-from rulegen.services.model import Backend, Finding, Reason, bounded
+from rulegen.reference import Finding, ObjectReference
+from rulegen.services.model import Backend, Reason, bounded, found
 from rulegen.services.weights import ServiceWeights, parse_slice_weight
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
@@ -87,7 +88,7 @@ def digest_slice(slice_: EndpointSlice, node_name: str) -> SliceDigest | None:
         return None
     family = Family(slice_.address_type)
     weight, problems = parse_slice_weight(metadata.annotations)
-    findings = [Finding(_subject(slice_), Reason.MALFORMED_WEIGHT, problem) for problem in problems]
+    findings = [found(_reference(slice_), Reason.MALFORMED_WEIGHT, problem) for problem in problems]
     return SliceDigest(
         metadata.name,
         metadata.namespace,
@@ -157,7 +158,7 @@ def _ports(slice_: EndpointSlice, findings: list[Finding]) -> tuple[SlicePort, .
         if port.name is None or not port.port:
             lacking = "name" if port.name is None else "port number"
             findings.append(
-                Finding(_subject(slice_), Reason.SKIPPED_PORT, f"a port without a {lacking} is skipped (SVC-18)")
+                found(_reference(slice_), Reason.SKIPPED_PORT, f"a port without a {lacking} is skipped (SVC-18)")
             )
         else:
             ports.append(SlicePort(port.name, port.protocol, port.port))
@@ -175,7 +176,7 @@ def _endpoints(
     for endpoint in slice_.endpoints or ():
         address = canonical_address(endpoint.addresses[0]) if endpoint.addresses else None
         if address is None or (":" in address) is not is_ipv6:
-            findings.append(Finding(_subject(slice_), Reason.UNUSABLE_ADDRESS, _address_problem(endpoint, family)))
+            findings.append(found(_reference(slice_), Reason.UNUSABLE_ADDRESS, _address_problem(endpoint, family)))
             continue
         conditions = endpoint.conditions or _NO_CONDITIONS
         node = endpoint.node_name or ""
@@ -201,5 +202,5 @@ def _address_problem(endpoint: Endpoint, family: Family) -> str:
     return f"endpoint {shown(endpoint.addresses[0])} is skipped: not an {family.value} address (SVC-19)"
 
 
-def _subject(slice_: EndpointSlice) -> str:
-    return f"EndpointSlice {slice_.metadata.namespace}/{slice_.metadata.name}"
+def _reference(slice_: EndpointSlice) -> ObjectReference:
+    return ObjectReference("EndpointSlice", slice_.metadata.namespace, slice_.metadata.name)

@@ -12,12 +12,11 @@ from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.reconcile.delta import Change
-from rulegen.reconcile.feature import AnyCompiler, Finding, Need
+from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.reconciler import Sync
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import ObjectReference
-from rulegen.services.model import Changes, ServiceKey, ServicePort, ServicePortKey
-from rulegen.services.model import Finding as ServiceFinding
+from rulegen.reference import Finding, ObjectReference
+from rulegen.services.model import Changes, ServicePort, ServicePortKey
 from rulegen.services.store import Store
 
 NAME = "services"
@@ -37,7 +36,7 @@ class ServicesFeature:
     def __init__(self, configuration: NodeConfiguration) -> None:
         self.node_name = configuration.node_name
         self.store = Store(configuration)
-        self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()
+        self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = self.store.findings_of
 
     def put(self, item: Any) -> None:
         """See `Feature`."""
@@ -59,18 +58,13 @@ class ServicesFeature:
 
     def take(self) -> Changes:
         """See `Feature`."""
-        changes = self.store.take_changes()
-        for key, found in changes.findings.items():
-            self.findings.set(self._service(key), _findings(found))
-        if changes.node_findings is not None:
-            self.findings.set(ObjectReference(Node.__name__, "", self.node_name), _findings(changes.node_findings))
-        return changes
+        return self.store.take_changes()
 
     def reference(self, item_id: ServicePortKey) -> ObjectReference:
         """The Service, or what else the service-port comes from."""
         name = item_id[0]
         if name.kind == Service.__name__:
-            return self._service((name.namespace, name.name))
+            return self.store.reference((name.namespace, name.name))
         return ObjectReference(name.kind, name.namespace, name.name)
 
     def title(self, item_id: ServicePortKey) -> str:
@@ -88,20 +82,6 @@ class ServicesFeature:
 
             return ServiceChains(node)
         raise TargetError(f"Services have no rules for {driver}")
-
-    def _service(self, key: ServiceKey) -> ObjectReference:
-        service = self.store.service(*key)
-        return ObjectReference(Service.__name__, *key, service.metadata.uid if service else "")
-
-
-def _findings(found: tuple[ServiceFinding, ...]) -> tuple[Finding, ...] | None:
-    return tuple(Finding(_reference(one.subject), one.reason, one.message) for one in found) or None
-
-
-def _reference(subject: str) -> ObjectReference:
-    kind, _, name = subject.partition(" ")
-    namespace, _, name = name.rpartition("/")
-    return ObjectReference(kind, namespace, name)
 
 
 def service_ports_of(sync: Sync) -> dict[ServicePortKey, Change[ServicePort | None]]:

@@ -13,10 +13,11 @@ from rulegen.errors import shown
 from rulegen.kube.mistakes import Notice
 from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Service
 from rulegen.networks import contains, parse_network
-from rulegen.services.model import Finding, Frontend, FrontendKind, Reason, TrafficPolicy
+from rulegen.reference import Finding, ObjectReference
+from rulegen.services.model import Frontend, FrontendKind, Reason, TrafficPolicy, found
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE, rounding_error, slot_counts
 from rulegen.services.reasons import PortReasons
-from rulegen.services.requested import service_subject
+from rulegen.services.requested import service_reference
 from rulegen.services.store import Store
 from rulegen.services.weights import SERVICE_ANNOTATION, SLICE_ANNOTATIONS, parse_service_weights
 
@@ -24,12 +25,14 @@ _OWN_ANNOTATIONS = "rulegen.io/"
 
 
 class LintInput(NamedTuple):
-    """What is looked at. `unselected`: Services that other proxies serve (SVC-1); their slices are not without one.
+    """What is looked at. `findings`: what was found already, by whatever feature.
 
-    `notices`: what was found in the objects before anybody asked what they mean.
+    `unselected`: Services that other proxies serve (SVC-1); their slices are not without one. `notices`: what was found
+    in the objects before anybody asked what they mean.
     """
 
     store: Store
+    findings: Sequence[Finding]
     services: Sequence[Service]
     unselected: Sequence[Service]
     slices: Sequence[EndpointSlice]
@@ -44,8 +47,8 @@ class _Checked(NamedTuple):
     reasons: Sequence[PortReasons]
 
     @property
-    def subject(self) -> str:
-        return service_subject((self.service.metadata.namespace, self.service.metadata.name))
+    def reference(self) -> ObjectReference:
+        return service_reference((self.service.metadata.namespace, self.service.metadata.name))
 
 
 # What a check yields about its Service.
@@ -54,17 +57,19 @@ _Found: TypeAlias = Iterator[tuple[Reason, str]]
 
 def lint(given: LintInput) -> list[Finding]:
     """All findings, sorted, each once."""
-    findings = set(given.store.findings())
-    findings |= {Finding(subject, Reason(mistake), message) for subject, mistake, message in given.notices}
+    findings = set(given.findings)
+    findings |= {
+        Finding(ObjectReference(one.subject, "", ""), Reason(one.mistake), one.message) for one in given.notices
+    }
     by_service = _slices_by_service(given.slices)
     for service in given.services:
         key = (service.metadata.namespace, service.metadata.name)
         checked = _Checked(service, by_service.get(key, ()), given.store.reasons(*key))
         for check in _CHECKS:
-            findings.update(Finding(checked.subject, reason, message) for reason, message in check(checked))
+            findings.update(found(checked.reference, reason, message) for reason, message in check(checked))
         findings.update(_outside_service_cidrs(given, checked))
     findings.update(_slices(given, by_service))
-    return sorted(findings)
+    return sorted(findings, key=lambda finding: (finding.subject, finding.reason, finding.message))
 
 
 def _slices_by_service(slices: Sequence[EndpointSlice]) -> Mapping[tuple[str, str], list[EndpointSlice]]:
@@ -230,25 +235,25 @@ def _outside_service_cidrs(given: LintInput, checked: _Checked) -> Iterator[Find
             inside = frontend.kind is not FrontendKind.CLUSTER_IP or contains(networks, frontend.address)
             if networks and not inside:
                 message = f"ClusterIP {frontend.address} is in none of the ServiceCIDRs (SVC-67)"
-                yield Finding(checked.subject, Reason.OUTSIDE_SERVICE_CIDRS, message)
+                yield found(checked.reference, Reason.OUTSIDE_SERVICE_CIDRS, message)
 
 
 def _slices(given: LintInput, by_service: Mapping[tuple[str, str], Sequence[EndpointSlice]]) -> Iterator[Finding]:
     services = {(item.metadata.namespace, item.metadata.name): item for item in (*given.services, *given.unselected)}
     for slice_ in given.slices:
-        subject = f"EndpointSlice {slice_.metadata.namespace}/{slice_.metadata.name}"
+        reference = ObjectReference("EndpointSlice", slice_.metadata.namespace, slice_.metadata.name)
         for reason, message in _annotations(slice_.metadata.annotations, SLICE_ANNOTATIONS[0]):
-            yield Finding(subject, reason, message)
+            yield found(reference, reason, message)
     for key, slices in by_service.items():
         service = services.get(key)
         for slice_ in slices:
-            subject = f"EndpointSlice {slice_.metadata.namespace}/{slice_.metadata.name}"
+            reference = ObjectReference("EndpointSlice", slice_.metadata.namespace, slice_.metadata.name)
             if service is None:
-                message = f"there is no {service_subject(key)}, which its label {SERVICE_NAME} names (SVC-18)"
-                yield Finding(subject, Reason.MISSING_SERVICE, message)
+                message = f"there is no {service_reference(key)}, which its label {SERVICE_NAME} names (SVC-18)"
+                yield found(reference, Reason.MISSING_SERVICE, message)
             elif slice_.endpoints and not _joins(service, slice_):
-                message = f"none of its ports has the name and protocol of one of {service_subject(key)} (SVC-18)"
-                yield Finding(subject, Reason.UNMATCHED_SLICE_PORT, message)
+                message = f"none of its ports has the name and protocol of one of {service_reference(key)} (SVC-18)"
+                yield found(reference, Reason.UNMATCHED_SLICE_PORT, message)
 
 
 def _joins(service: Service, slice_: EndpointSlice) -> bool:

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 from msgspec import Struct
 
 from rulegen.config import Cidr, Family
+from rulegen.reference import Finding, ObjectReference
 
 # Namespace and name.
 ServiceKey: TypeAlias = tuple[str, str]
@@ -96,7 +97,7 @@ class Verdict(Enum):
 class Frontend(Struct, frozen=True, gc=False):
     """One address, protocol and port that a Service is reached by; the protocol is the ServicePort's.
 
-    `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`). `policy` is the
+    `address` is canonical, "" for a NodePort (it is accepted on `NodeSettings.nodeport_addresses`). `policy` is the
     internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
     and none on this node; sources that are short-circuited to the Cluster list (SVC-43a, SVC-43b) still reach it.
     `allowed_sources`: None lets all in; else the CIDRs (canonical, sorted) outside of which a packet is dropped before
@@ -177,18 +178,11 @@ HealthCheckKey: TypeAlias = tuple[ServiceKey, Family]
 
 
 class Changes(NamedTuple):
-    """What differs from what was taken last: ServicePorts and health checks (None: gone), the node's part by family.
-
-    `findings`, by namespace and name: of each Service with other findings than before, all that it has now, those about
-    its EndpointSlices included, sorted; () when none is left, or the Service is gone. `node_findings`: all about the
-    Node and the ServiceCIDRs, sorted; None when they are as before.
-    """
+    """What differs from what was taken last: ServicePorts and health checks (None: gone), the node's part by family."""
 
     service_ports: dict[ServicePortKey, ServicePort | None]
     node: dict[Family, NodeSettings]
     health_checks: dict[HealthCheckKey, HealthCheck | None]
-    findings: dict[ServiceKey, tuple[Finding, ...]]
-    node_findings: tuple[Finding, ...] | None
 
     @property
     def items(self) -> Mapping[ServicePortKey, ServicePort | None]:
@@ -206,12 +200,10 @@ class Changes(NamedTuple):
             self.service_ports | later.service_ports,
             self.node | later.node,
             self.health_checks | later.health_checks,
-            self.findings | later.findings,
-            self.node_findings if later.node_findings is None else later.node_findings,
         )
 
 
-NO_CHANGES = Changes({}, {}, {}, {}, None)
+NO_CHANGES = Changes({}, {}, {})
 
 
 class Reason(StrEnum):
@@ -264,12 +256,22 @@ class Reason(StrEnum):
 _MOST_FINDINGS = 10
 
 
-class Finding(NamedTuple):
-    """Something legal but probably wrong, for logs, `lint` and Events: the object (`Service default/web`) and why."""
+# What a Service's owner can and should do something about; the rest is for the operator of the cluster.
+_FOR_OWNERS = frozenset(
+    {
+        Reason.DUPLICATE_FRONTEND,
+        Reason.MALFORMED_WEIGHT,
+        Reason.UNUSABLE_ADDRESS,
+        Reason.UNUSABLE_RANGE,
+        Reason.OPEN_FAMILY,
+        Reason.TOO_MANY_ENDPOINTS,
+    }
+)
 
-    subject: str
-    reason: Reason
-    message: str
+
+def found(reference: ObjectReference, reason: Reason, message: str) -> Finding:
+    """A Finding about a Service, or a slice of one."""
+    return Finding(reference, reason, message, reason in _FOR_OWNERS)
 
 
 def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -277,15 +279,16 @@ def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     findings = tuple(findings)
     if len(findings) <= _MOST_FINDINGS:
         return findings
-    counts: Counter[tuple[str, Reason]] = Counter()
+    counts: Counter[Finding] = Counter()
     kept = []
     for finding in findings:
-        counts[finding.subject, finding.reason] += 1
-        if counts[finding.subject, finding.reason] <= _MOST_FINDINGS:
+        alike = finding._replace(message="")
+        counts[alike] += 1
+        if counts[alike] <= _MOST_FINDINGS:
             kept.append(finding)
     kept += (
-        Finding(subject, reason, f"and {count - _MOST_FINDINGS} more like these")
-        for (subject, reason), count in counts.items()
+        alike._replace(message=f"and {count - _MOST_FINDINGS} more like these")
+        for alike, count in counts.items()
         if count > _MOST_FINDINGS
     )
     return tuple(kept)

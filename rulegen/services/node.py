@@ -24,7 +24,8 @@ from rulegen.networks import (
     parse_network,
     split_networks,
 )
-from rulegen.services.model import Finding, NodeSettings, PodDetector, Reason
+from rulegen.reference import Finding, ObjectReference
+from rulegen.services.model import NodeSettings, PodDetector, Reason
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
@@ -82,7 +83,7 @@ def node_findings(
     """What is wrong with the Node and the ServiceCIDRs."""
     findings = [
         Finding(
-            f"ServiceCIDR {cidr.metadata.name}",
+            ObjectReference("ServiceCIDR", "", cidr.metadata.name),
             Reason.UNUSABLE_RANGE,
             f"{shown(text)} is not a CIDR; skipped (SVC-12)",
         )
@@ -90,14 +91,14 @@ def node_findings(
         for text in cidr.spec.cidrs
         if parse_network(text) is None
     ]
-    subject = f"Node {configuration.node_name}"
+    reference = ObjectReference("Node", "", configuration.node_name)
     if node is None:
         message = "not known: no endpoint's zone matches, and NodePorts are accepted on every address (SVC-33, SVC-61)"
-        return [*findings, Finding(subject, Reason.UNKNOWN_NODE, message)]
+        return [*findings, Finding(reference, Reason.UNKNOWN_NODE, message)]
     stated = (node.status.addresses if node.status else None) or ()
     findings += [
         Finding(
-            subject,
+            reference,
             Reason.UNUSABLE_ADDRESS,
             f"{entry.type} {shown(entry.address)} is not an IP address; skipped (SVC-53)",
         )
@@ -106,7 +107,7 @@ def node_findings(
     ]
     if not any(_nodeport_addresses(configuration, _family_addresses(configuration, node)).values()):
         message = "states no address: NodePorts are accepted on every address (SVC-53, SVC-61)"
-        findings.append(Finding(subject, Reason.UNKNOWN_NODE, message))
+        findings.append(Finding(reference, Reason.UNKNOWN_NODE, message))
     return findings
 
 

@@ -27,8 +27,9 @@ from rulegen.networks import (
     parse_network,
     split_networks,
 )
+from rulegen.reference import Finding, ObjectReference
 from rulegen.services.model import (
-    Finding,
+    SERVICE,
     Frontend,
     FrontendKind,
     Reason,
@@ -37,6 +38,7 @@ from rulegen.services.model import (
     TrafficPolicy,
     Verdict,
     bounded,
+    found,
 )
 from rulegen.services.weights import NO_WEIGHTS, SERVICE_ANNOTATION, ServiceWeights, parse_service_weights
 
@@ -87,9 +89,9 @@ class _FamilyAddresses(NamedTuple):
     allowed_sources: tuple[Cidr, ...] | None = None
 
 
-def service_subject(key: ServiceKey) -> str:
+def service_reference(key: ServiceKey) -> ObjectReference:
     """How findings name a Service."""
-    return f"Service {key[0]}/{key[1]}"
+    return ObjectReference(SERVICE, *key)
 
 
 def read_service(
@@ -107,11 +109,11 @@ def read_service(
         return None
     metadata, spec = service.metadata, service.spec
     key = (metadata.namespace, metadata.name)
-    subject = service_subject(key)
+    reference = service_reference(key)
     findings: list[Finding] = []
 
     def report(reason: Reason, message: str) -> None:
-        findings.append(Finding(subject, reason, message))
+        findings.append(found(reference, reason, message))
 
     addresses = _addresses(service, families, node_addresses, report)
     ports = _ports(spec.ports or (), report)

@@ -10,22 +10,24 @@ from collections.abc import Iterable, Mapping
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.reconcile.tracked import Tracked
+from rulegen.reference import Finding, ObjectReference
 from rulegen.services.endpoints import JoinedSlices, SliceDigest, digest_slice
 from rulegen.services.health_checks import HealthChecks, health_checks
 from rulegen.services.model import (
     Changes,
-    Finding,
     NodeSettings,
     Reason,
     ServiceKey,
     ServicePort,
     ServicePortKey,
     bounded,
+    found,
 )
 from rulegen.services.node import node_facts, node_findings, node_settings
 from rulegen.services.ownership import Ownership
 from rulegen.services.reasons import PortReasons, port_reasons
-from rulegen.services.requested import PortIntent, ServiceIntent, read_service, service_subject
+from rulegen.services.requested import PortIntent, ServiceIntent, read_service, service_reference
 from rulegen.services.service_ports import OwnedPort, compile_port
 from rulegen.services.weights import NO_WEIGHTS
 
@@ -55,15 +57,15 @@ class Store:
         self._service_ports: dict[ServiceKey, dict[ServicePortKey, ServicePort]] = {}
         # The Services that have thousands of entries, and about how many; for reading.
         self.large: dict[ServiceKey, int] = {}
-        # Of Services that have any; and what they were, of those compiled since they were taken last.
-        self._findings: dict[ServiceKey, tuple[Finding, ...]] = {}
-        self._findings_before: dict[ServiceKey, tuple[Finding, ...]] = {}
+        # What is told to whom, sorted: of a Service its own and those of its slices, of the Node also those of the
+        # ServiceCIDRs. And the Services that have any: when one is gone nobody else knows its uid.
+        self.findings_of: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()
+        self._told: dict[ServiceKey, ObjectReference] = {}
         self._before: dict[ServicePortKey, ServicePort | None] = {}
         self._health_checks = HealthChecks()
         self._node_settings = node_settings(configuration, None, ())
         self._node_before: dict[Family, NodeSettings] = {}
-        self._node_findings = self._find_node_findings()
-        self._node_findings_before: tuple[Finding, ...] | None = None
+        self._find_node_findings()
 
     def set_objects(self, objects: Iterable[Service | EndpointSlice | Node | ServiceCIDR]) -> None:
         """Many objects as they are now, in any order."""
@@ -160,9 +162,7 @@ class Store:
             if settings != self._node_before.get(family)
         }
         self._node_before = self._node_settings
-        return Changes(
-            service_ports, node, self._health_checks.take(), self._take_findings(), self._take_node_findings()
-        )
+        return Changes(service_ports, node, self._health_checks.take())
 
     def service_ports(self) -> list[ServicePort]:
         """All ServicePorts, sorted by name and family."""
@@ -182,6 +182,11 @@ class Store:
         """A Service as it is now; None for one that is not for this proxy, or not known."""
         return self._services.get((namespace, name))
 
+    def reference(self, key: ServiceKey) -> ObjectReference:
+        """A Service by its name, with its uid as long as it is known."""
+        service = self._services.get(key)
+        return service_reference(key)._replace(uid=service.metadata.uid if service else "")
+
     @property
     def node(self) -> Node | None:
         """The own Node, None while it is not known."""
@@ -190,8 +195,8 @@ class Store:
     def findings(self) -> list[Finding]:
         """All that is legal but probably wrong, sorted."""
         self._compile_pending()
-        findings = set(self._node_findings)
-        findings.update(*self._findings.values())
+        findings = set[Finding]()
+        findings.update(*(found for _, found in self.findings_of.items()))
         findings.update(*(digest.findings for digest in self._slices.values()))
         return sorted(findings)
 
@@ -220,20 +225,11 @@ class Store:
 
     def _read_node(self) -> None:
         self._node_settings = node_settings(self._configuration, self._node, self._service_cidrs.values())
-        self._node_findings = self._find_node_findings()
+        self._find_node_findings()
 
-    def _find_node_findings(self) -> tuple[Finding, ...]:
-        return tuple(sorted(node_findings(self._configuration, self._node, self._service_cidrs.values())))
-
-    def _take_findings(self) -> dict[ServiceKey, tuple[Finding, ...]]:
-        before, self._findings_before = self._findings_before, {}
-        return {key: after for key in sorted(before) if (after := self._findings.get(key, ())) != before[key]}
-
-    def _take_node_findings(self) -> tuple[Finding, ...] | None:
-        if self._node_findings == self._node_findings_before:
-            return None
-        self._node_findings_before = self._node_findings
-        return self._node_findings
+    def _find_node_findings(self) -> None:
+        found = sorted(node_findings(self._configuration, self._node, self._service_cidrs.values()))
+        self.findings_of.set(ObjectReference("Node", "", self._configuration.node_name), tuple(found) or None)
 
     def _set_intent(self, key: ServiceKey, intent: ServiceIntent | None) -> None:
         before = self._intents.pop(key, None)
@@ -297,11 +293,13 @@ class Store:
         return [slices[name] for name in sorted(slices)]
 
     def _set_findings(self, key: ServiceKey, findings: list[Finding]) -> None:
-        before = self._findings.pop(key, ())
+        reference = self.reference(key)
+        before = self._told.pop(key, reference)
+        if before != reference or not findings:
+            self.findings_of.set(before, None)
         if findings:
-            self._findings[key] = tuple(sorted(set(findings)))
-        if findings or before:
-            self._findings_before.setdefault(key, before)
+            self._told[key] = reference
+            self.findings_of.set(reference, tuple(sorted(set(findings))))
 
     def _owned(self, key: ServiceKey, port: PortIntent, findings: list[Finding]) -> OwnedPort:
         owned = []
@@ -312,14 +310,14 @@ class Store:
                 continue
             what = frontend.address or "NodePort"
             message = f"{frontend.kind.value} {what} port {frontend.port}/{port.name.protocol} belongs to {owner} (D2)"
-            findings.append(Finding(service_subject(key), Reason.DUPLICATE_FRONTEND, message))
+            findings.append(found(service_reference(key), Reason.DUPLICATE_FRONTEND, message))
         return OwnedPort(port, tuple(owned))
 
 
 def _too_many_endpoints(key: ServiceKey, port: PortIntent) -> Finding:
     name = port.name.port or port.name.protocol
     message = f"port {name}: no endpoint counts: with those of the other ports there are more than {MAX_ENDPOINTS}"
-    return Finding(service_subject(key), Reason.TOO_MANY_ENDPOINTS, message)
+    return found(service_reference(key), Reason.TOO_MANY_ENDPOINTS, message)
 
 
 def _size(service_ports: Iterable[ServicePort]) -> int:

@@ -11,9 +11,9 @@ from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.kube.objects import NamespacedMetadata
 from rulegen.reconcile.delta import Delta, diff
-from rulegen.reconcile.feature import AnyCompiler, AnyDelta, AnyEntries, Finding, Need
+from rulegen.reconcile.feature import AnyCompiler, AnyDelta, AnyEntries, Need
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import ObjectReference
+from rulegen.reference import Finding, ObjectReference
 
 
 class Note(Struct, frozen=True):

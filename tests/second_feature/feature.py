@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.kube.objects import Service
-from rulegen.reconcile.feature import AnyCompiler, Finding, Need
+from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import ObjectReference
+from rulegen.reference import Finding, ObjectReference
 
 LABEL = "example.org/blocked"
 
@@ -39,10 +39,16 @@ class BlockingFeature:
     def put(self, item: Any) -> None:
         is_blocked = LABEL in (item.metadata.labels or {})
         addresses = tuple(item.spec.cluster_ips or ()) if is_blocked else ()
-        self._addresses.set(ObjectReference.of(item).without_uid, addresses or None)
+        reference = ObjectReference.of(item)
+        self._addresses.set(reference.without_uid, addresses or None)
+        is_open = is_blocked and bool(item.spec.external_ips)
+        found = Finding(reference.without_uid, "StillReachable", "its externalIPs are not blocked")
+        self.findings.set(reference, (found,) if is_open else None)
 
     def remove(self, reference: ObjectReference) -> None:
         self._addresses.set(reference, None)
+        for told in [told for told in self.findings if told.without_uid == reference]:
+            self.findings.set(told, None)
 
     def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
         del reference, error

@@ -129,6 +129,17 @@ def test_the_agent_follows_and_repairs(ground: Playground) -> None:
         wait_until(lambda: "blocking" not in ground.host.nft("list tables"), 10.0)
 
 
+def test_what_it_finds_is_said_by_the_commands_and_the_agent(ground: Playground) -> None:
+    source = _input(ground, service("a", ["10.96.9.1"], labels={LABEL: ""}, external_ips=["192.0.2.1"]))
+    words = "Service default/a: its externalIPs are not blocked"
+    assert f"rulegen: warning: {words}" in ground.run("render", *source, *FEATURE).stderr.splitlines()
+    assert words not in ground.run("render", *source).stderr
+    found = _said(ground, "lint", *source, *FEATURE, status=1)
+    assert "Service default/a: StillReachable: its externalIPs are not blocked" in found
+    with ground.agent("-f", str(ground.manifests), *FEATURE) as agent:
+        agent.wait_for(f"WARNING {words}")
+
+
 def test_cleanup_removes_what_it_left_whether_it_is_on_or_not(ground: Playground) -> None:
     _said(ground, "apply", *_input(ground, blocked(1)), *FEATURE)
     assert set(_said(ground, "cleanup")) == {
@@ -148,7 +159,7 @@ def test_the_configuration_may_ask_for_it(ground: Playground, tmp_path: Path) ->
     file.write_text("apiVersion: rulegen.io/v1alpha1\nkind: RulegenConfiguration\nfeatures: [blokcing]\n")
     done = ground.run("render", *source, "--config", str(file))
     assert done.returncode == 2
-    assert done.stderr == 'rulegen: no feature "blokcing"; there is services, blocking\n'
+    assert done.stderr == 'rulegen: no feature "blokcing"; there is services, network-policies, blocking\n'
 
 
 def test_what_is_off_is_not_imported(ground: Playground) -> None:

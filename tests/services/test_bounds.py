@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rulegen.kube.objects import Service
-from rulegen.services.model import Finding, FrontendKind, Reason, Verdict
+from rulegen.reference import Finding
+from rulegen.services.model import FrontendKind, Reason, Verdict
 from rulegen.services.store import MAX_ENDPOINTS
 from tests.builders import Item, endpoint_port, endpoint_slice, node, port, service, store
 
@@ -85,12 +86,13 @@ def test_a_claim_that_does_not_win_concerns_nobody_else() -> None:
     """Otherwise each of thousands of Services with one externalIP would have all of them compiled."""
     made = store(node(), *(service(f"web-{n}", [f"10.96.0.{n + 1}"], external_ips=["192.0.2.1"]) for n in range(50)))
     made.take_changes()
+    made.findings_of.take()
     made.set_service(service("web-50", ["10.96.0.51"], external_ips=["192.0.2.1"]))
     changes = made.take_changes()
     assert {name.name for name, _ in changes.service_ports} == {"web-50"}
-    assert set(changes.findings) == {("default", "web-50")}
+    assert {(told.namespace, told.name) for told in made.findings_of.take()} == {("default", "web-50")}
     # The owner goes: the next one has it, and all are told whose it is now.
     made.remove_service("default", "web-0")
     changes = made.take_changes()
     assert {name.name for name, _ in changes.service_ports} == {"web-0", "web-1"}
-    assert len(changes.findings) == 50
+    assert len(made.findings_of.take()) == 50

@@ -13,11 +13,13 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from rulegen.cli import main
+from rulegen.golden import find_scenarios
 from rulegen.kube.fields import unknown_fields
 from rulegen.kube.mistakes import Mistake
 from rulegen.kube.objects import Endpoints, EndpointSlice, Service
+from rulegen.reference import Finding
 from rulegen.services.lint import LintInput, lint
-from rulegen.services.model import Finding, Reason
+from rulegen.services.model import Reason
 from tests.builders import (
     Item,
     draining,
@@ -35,7 +37,7 @@ FOLDER = Path(__file__).parents[2] / "golden"
 GOOD = endpoint_slice([endpoint("10.244.0.1", "node-1"), endpoint("10.244.0.2", "node-2")])
 
 
-def found(*items: Item, unselected: Sequence[Service] = ()) -> list[tuple[str, Reason]]:
+def found(*items: Item, unselected: Sequence[Service] = ()) -> list[tuple[str, str]]:
     return [(finding.subject, finding.reason) for finding in findings(*items, unselected=unselected)]
 
 
@@ -43,9 +45,9 @@ def findings(*items: Item, unselected: Sequence[Service] = ()) -> list[Finding]:
     made = store(node(), *items)
     services = [item for item in items if isinstance(item, Service)]
     slices = [item for item in items if isinstance(item, EndpointSlice)]
-    result = lint(LintInput(made, services, unselected, slices))
+    result = lint(LintInput(made, made.findings(), services, unselected, slices))
     assert result == sorted(set(result))
-    assert result == lint(LintInput(made, services[::-1], unselected, slices[::-1]))
+    assert result == lint(LintInput(made, made.findings(), services[::-1], unselected, slices[::-1]))
     return result
 
 
@@ -129,7 +131,7 @@ def test_weights_that_are_within_the_tolerance() -> None:
 
 
 def test_every_message_names_its_rule() -> None:
-    for folder in FOLDER.iterdir():
+    for folder in find_scenarios([str(FOLDER)]):
         run = CliRunner().invoke(main, ["lint", "-f", str(folder / "cluster.yaml"), "--node", "node-a", "-o", "json"])
         for finding in json.loads(run.stdout)["findings"]:
             assert "SVC-" in finding["message"] or "(D" in finding["message"], finding

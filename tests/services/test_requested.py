@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import LoadBalancerIngress, Service
 from rulegen.networks import parse_network
-from rulegen.services.model import Finding, Frontend, FrontendKind, Reason, ServicePort, TrafficPolicy, Verdict
+from rulegen.services.model import Frontend, FrontendKind, Reason, ServicePort, TrafficPolicy, Verdict
 from tests.builders import CONFIGURATION, endpoint, endpoint_slice, node, port, service, store
 
 V4, V6 = Family.IPV4, Family.IPV6
@@ -28,7 +28,7 @@ def frontends(item: Service, family: Family = V4) -> dict[tuple[FrontendKind, st
     }
 
 
-def findings(item: Service) -> list[tuple[Reason, str]]:
+def findings(item: Service) -> list[tuple[str, str]]:
     return [
         (finding.reason, finding.message)
         for finding in store(node(), item).findings()
@@ -369,4 +369,4 @@ def test_ports_that_share_name_and_protocol_are_reported_and_the_last_one_counts
 def test_findings_stay_on_one_line_whatever_a_field_holds() -> None:
     made = store(node(), service(external_ips=['a"\n; drop'], annotations={"rulegen.io/weights": "a\nb"}))
     assert made.findings()
-    assert not any("\n" in text for finding in made.findings() for text in Finding(*finding))
+    assert not any("\n" in text for finding in made.findings() for text in (finding.subject, finding.message))

@@ -13,9 +13,8 @@ from hypothesis.strategies import DrawFn
 
 from rulegen.config import Family
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.reference import Finding, ObjectReference
 from rulegen.services.model import (
-    Changes,
-    Finding,
     HealthCheck,
     HealthCheckKey,
     NodeSettings,
@@ -201,8 +200,16 @@ def test_only_what_the_change_concerns_is_compiled() -> None:
 # What was found, as it changes.
 
 
-def reasons_taken(made: Store) -> dict[str, list[Reason]]:
-    return {name: [found.reason for found in findings] for (_, name), findings in made.take_changes().findings.items()}
+def reasons_taken(made: Store) -> dict[str, list[str]]:
+    return {
+        name: [found.reason for found in findings] for (kind, name), findings in taken(made).items() if kind != "Node"
+    }
+
+
+def taken(made: Store) -> dict[tuple[str, str], tuple[Finding, ...]]:
+    """Of whom something else is found than when it was taken last, by kind and name."""
+    made.take_changes()
+    return {(told.kind, told.name): change.after or () for told, change in made.findings_of.take().items()}
 
 
 def test_findings_are_told_with_those_of_the_slices_when_they_differ() -> None:
@@ -213,8 +220,7 @@ def test_findings_are_told_with_those_of_the_slices_when_they_differ() -> None:
         service("b", ["10.96.0.11"]),
         endpoint_slice(["10.244.1.1"], service_name="a", annotations=malformed),
     )
-    changes = made.take_changes()
-    (told,) = changes.findings.values()
+    (told,) = taken(made).values()
     assert list(told) == [found for found in made.findings() if "default/" in found.subject]
     assert {found.subject for found in told} == {"Service default/a", "EndpointSlice default/web-1"}
     made.set_slice(endpoint_slice(["10.244.1.1"], service_name="b", annotations=malformed))
@@ -252,19 +258,16 @@ def test_d2_who_takes_a_frontend_changes_the_findings_of_the_other() -> None:
 
 def test_findings_about_the_node_are_told_apart() -> None:
     made = store(service())
-    first = made.take_changes().node_findings
-    assert first is not None
+    key = ("Node", CONFIGURATION.node_name)
+    first = taken(made)[key]
     assert [found.reason for found in first] == [Reason.UNKNOWN_NODE]
-    assert made.take_changes().node_findings is None
+    assert key not in taken(made)
     made.set_service_cidr(service_cidr("bad"))
-    second = made.take_changes().node_findings
-    assert second is not None
+    second = taken(made)[key]
     assert [found.reason for found in second] == [Reason.UNKNOWN_NODE, Reason.UNUSABLE_RANGE]
     made.set_node(node())
     made.remove_service_cidr("kubernetes")
-    changes = made.take_changes()
-    assert changes.node_findings == ()
-    assert changes.findings == {}
+    assert taken(made) == {key: ()}
 
 
 NAMES = ("a", "b", "c")
@@ -360,17 +363,16 @@ class Replayed:
         self.service_ports: dict[ServicePortKey, ServicePort] = {}
         self.node: dict[Family, NodeSettings] = {}
         self.checks: dict[HealthCheckKey, HealthCheck] = {}
-        self.findings: dict[tuple[str, str], tuple[Finding, ...]] = {}
-        self.node_findings: list[tuple[Finding, ...]] = []
+        self.findings: dict[ObjectReference, tuple[Finding, ...]] = {}
 
-    def take(self, changes: Changes) -> None:
+    def take(self, made: Store) -> None:
+        changes = made.take_changes()
         _replay(self.service_ports, changes.service_ports)
         _replay(self.checks, changes.health_checks)
-        _replay(self.findings, {key: found or None for key, found in changes.findings.items()})
+        findings = made.findings_of.take()
+        assert all(self.findings.get(key) == change.before for key, change in findings.items())
+        _replay(self.findings, {key: change.after for key, change in findings.items()})
         self.node.update(changes.node)
-        if changes.node_findings is not None:
-            assert self.node_findings[-1:] != [changes.node_findings]
-            self.node_findings.append(changes.node_findings)
 
 
 def _replay(known: dict[Key, Told], changes: Mapping[Key, Told | None]) -> None:
@@ -397,16 +399,15 @@ def test_history_and_order_do_not_show_and_changes_replay_to_the_service_ports(
     for step, take in steps:
         take_step(made, step, held)
         if take:
-            replayed.take(made.take_changes())
-    replayed.take(made.take_changes())
+            replayed.take(made)
+    replayed.take(made)
     shuffled = list(held.values())
     random.shuffle(shuffled)
     fresh = store(*shuffled)
     assert made.service_ports() == fresh.service_ports()
     assert made.findings() == fresh.findings()
     taken = fresh.take_changes()
-    assert replayed.findings == taken.findings
-    assert replayed.node_findings[-1] == taken.node_findings
+    assert replayed.findings == {key: change.after for key, change in fresh.findings_of.take().items()}
     assert (
         sorted(replayed.service_ports.values(), key=lambda service_port: (service_port.name, service_port.family.value))
         == fresh.service_ports()

@@ -38,7 +38,7 @@ def weights(item: Service, *slices: EndpointSlice) -> dict[str, int]:
     return {backend.address[-1]: backend.weight for backend in service_port(item, *slices).cluster_endpoints}
 
 
-def findings(*items: Service | EndpointSlice) -> list[tuple[str, Reason]]:
+def findings(*items: Service | EndpointSlice) -> list[tuple[str, str]]:
     return [(finding.subject, finding.reason) for finding in store(node(), *items).findings()]
 
 

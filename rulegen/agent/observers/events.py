@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
@@ -25,8 +25,10 @@ from rulegen.agent.worker.schedule import Allowance
 from rulegen.errors import RulegenError
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.backoff import Backoff
-from rulegen.kube.objects import Service
-from rulegen.services.model import Finding, Reason
+from rulegen.kube.kinds import REGISTRY
+from rulegen.kube.objects import Node
+from rulegen.reconcile.delta import Change
+from rulegen.reference import Finding, ObjectReference
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -43,59 +45,12 @@ _PASSING = frozenset({0, 401, 408, 429})
 _FORBIDDEN, _NOT_FOUND, _EXISTS = 403, 404, 409
 _TERMINATING = "NamespaceTerminating"
 
-# What a Service's owner can and should do something about; the rest is for the operator of the cluster.
-_FOR_OWNERS = frozenset(
-    {
-        Reason.DUPLICATE_FRONTEND,
-        Reason.MALFORMED_WEIGHT,
-        Reason.UNUSABLE_ADDRESS,
-        Reason.UNUSABLE_RANGE,
-        Reason.OPEN_FAMILY,
-        Reason.TOO_MANY_ENDPOINTS,
-    }
-)
-
 
 class EventType(StrEnum):
     """How bad it is."""
 
     NORMAL = "Normal"
     WARNING = "Warning"
-
-
-class ServiceReference(NamedTuple):
-    """The Service that an Event is about; `uid` "" where it is not known."""
-
-    namespace: str
-    name: str
-    uid: str
-
-    @property
-    def event_namespace(self) -> str:
-        """Where its Events are."""
-        return self.namespace
-
-    @property
-    def regarding(self) -> dict[str, str]:
-        return {"apiVersion": "v1", "kind": "Service", "namespace": self.namespace, "name": self.name, "uid": self.uid}
-
-
-class NodeReference(NamedTuple):
-    """The Node that an Event is about; its name stands for its uid, as in the kubelet's, where `kubectl` looks."""
-
-    name: str
-
-    @property
-    def event_namespace(self) -> str:
-        """Where Events of objects without a namespace are."""
-        return "default"
-
-    @property
-    def regarding(self) -> dict[str, str]:
-        return {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": self.name}
-
-
-Reference: TypeAlias = ServiceReference | NodeReference
 
 
 class Pace(Struct, frozen=True, kw_only=True):
@@ -116,13 +71,13 @@ class Pace(Struct, frozen=True, kw_only=True):
     answer: float = 10.0
 
 
-_Key: TypeAlias = tuple[Reference, str, str]
+_Key: TypeAlias = tuple[ObjectReference, str, str]
 
 
 class _Event(NamedTuple):
     """`at`: when it was recorded, in seconds since the epoch; `recorded`: the same by the monotonic clock."""
 
-    about: Reference
+    about: ObjectReference
     reason: str
     note: str
     type: EventType
@@ -168,7 +123,7 @@ class EventRecorder:
 
     def record(
         self,
-        about: Reference,
+        about: ObjectReference,
         reason: str,
         note: str,
         type_: EventType = EventType.WARNING,
@@ -187,7 +142,7 @@ class EventRecorder:
             if not self._was_sent(event.key, event.recorded):
                 self._wait_for_turn(event)
 
-    def resolve(self, about: Reference, reason: str, note: str) -> None:
+    def resolve(self, about: ObjectReference, reason: str, note: str) -> None:
         """It does not hold any more; if it was not sent yet, it is not. Never waits."""
         with self._changed:
             self._holding.pop((about, reason, note), None)
@@ -249,7 +204,7 @@ class EventRecorder:
         return None
 
     def _send(self, event: _Event) -> None:
-        path = f"/apis/{_API_VERSION}/namespaces/{quote(event.about.event_namespace, safe='')}/events"
+        path = f"/apis/{_API_VERSION}/namespaces/{quote(_namespace(event.about), safe='')}/events"
         try:
             self._api.post(path, _document(event, self._instance), self._pace.answer)
         except RulegenError as error:
@@ -290,13 +245,13 @@ class EventRecorder:
 
 def _document(event: _Event, instance: str) -> dict[str, Any]:
     about = event.about
-    regarding = about.regarding
+    regarding = _regarding(about)
     identity = "\0".join((regarding["uid"], event.reason, event.note))
     digest = hashlib.blake2b(identity.encode(errors="replace"), digest_size=8).hexdigest()
     return {
         "apiVersion": _API_VERSION,
         "kind": "Event",
-        "metadata": {"name": f"{about.name}.{digest}", "namespace": about.event_namespace},
+        "metadata": {"name": f"{about.name}.{digest}", "namespace": _namespace(about)},
         "eventTime": datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": _CONTROLLER,
         "reportingInstance": instance,
@@ -314,33 +269,41 @@ def _printable(note: str) -> str:
     return text if len(text) <= _NOTE_LENGTH else f"{text[: _NOTE_LENGTH - 3]}..."
 
 
-class FindingEvents:
-    """Makes Events of what the store finds, as long as it does. `service`: the Service of a namespace and name."""
+def record_findings(
+    recorder: EventRecorder, findings: Mapping[ObjectReference, Change[tuple[Finding, ...] | None]]
+) -> None:
+    """Makes Events of what owners of objects should know, as long as it is found. Never waits.
 
-    def __init__(self, recorder: EventRecorder, service: Callable[[str, str], Service | None]) -> None:
-        self._recorder = recorder
-        self._service = service
-        self._told: dict[tuple[str, str], dict[Finding, ServiceReference]] = {}
-
-    def take(self, findings: Mapping[tuple[str, str], tuple[Finding, ...]]) -> None:
-        """All that is found now of those Services whose findings have changed, as `Changes` has them. Never waits."""
-        for key, found in findings.items():
-            before = self._told.pop(key, {})
-            now = {finding: before.get(finding) for finding in found if finding.reason in _FOR_OWNERS}
-            for finding in before.keys() - now.keys():
-                self._recorder.resolve(before[finding], finding.reason.value, _words(finding, key))
-            told = {finding: reference or self._record(key, finding) for finding, reference in now.items()}
-            if told:
-                self._told[key] = told
-
-    def _record(self, key: tuple[str, str], finding: Finding) -> ServiceReference:
-        service = self._service(*key)
-        reference = ServiceReference(*key, service.metadata.uid if service else "")
-        self._recorder.record(reference, finding.reason.value, _words(finding, key))
-        return reference
+    `findings`: what is found otherwise than before, by the object whose owner is told.
+    """
+    for reference, change in findings.items():
+        before, after = (dict.fromkeys(one for one in found or () if one.is_for_owner) for found in change)
+        for finding in before:
+            if finding not in after:
+                recorder.resolve(reference, str(finding.reason), _words(finding, reference))
+        for finding in after:
+            if finding not in before:
+                recorder.record(reference, str(finding.reason), _words(finding, reference))
 
 
-def _words(finding: Finding, key: tuple[str, str]) -> str:
-    """What is wrong with something else than the Service itself says with what."""
-    of_service = finding.subject == f"Service {key[0]}/{key[1]}"
-    return finding.message if of_service else f"{finding.subject}: {finding.message}"
+def _words(finding: Finding, told: ObjectReference) -> str:
+    """What is wrong with something else than the object that is told says with what."""
+    is_of_it = finding.reference == told.without_uid
+    return finding.message if is_of_it else f"{finding.subject}: {finding.message}"
+
+
+def _regarding(reference: ObjectReference) -> dict[str, str]:
+    """A Node's name stands for its uid, as in the kubelet's Events, where `kubectl` looks."""
+    kind = next((kind for kind in REGISTRY.values() if kind.name == reference.kind), None)
+    return {
+        "apiVersion": kind.api_versions[0] if kind else "v1",
+        "kind": reference.kind,
+        **({"namespace": reference.namespace} if reference.namespace else {}),
+        "name": reference.name,
+        "uid": reference.name if reference.kind == Node.__name__ else reference.uid,
+    }
+
+
+def _namespace(reference: ObjectReference) -> str:
+    """Where the Events of an object are."""
+    return reference.namespace or "default"

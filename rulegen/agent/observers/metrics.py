@@ -19,9 +19,10 @@ from rulegen.agent.worker.work_queue import ObjectKey, object_key
 from rulegen.config import Family, Target
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Service
-from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import RuleCount
-from rulegen.services.model import Changes, Finding, FrontendKind, Reason, ServicePort, Verdict
+from rulegen.reference import Finding
+from rulegen.services.model import FrontendKind, Reason, ServicePort, Verdict
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -117,17 +118,15 @@ class Metrics:
         """ServicePorts before and after: None before it was there, and when it is gone."""
         self._service_ports.changed(pairs)
 
-    def findings_changed(self, changes: Changes) -> None:
-        """What the store finds, of the Services whose findings changed, and of the node."""
-        with self._lock:
-            self._findings.changed(changes.findings)
-            if changes.node_findings is not None:
-                self._findings.changed({None: changes.node_findings})
+    def findings_changed(self, changes: Iterable[Change[tuple[Finding, ...] | None]]) -> None:
+        """What is found of objects, of each before and after."""
+        for before, after in changes:
+            self._findings.count(before or (), -1)
+            self._findings.count(after or (), 1)
 
     def found_at_the_start(self, findings: Sequence[Finding]) -> None:
         """What is wrong with the host, and stays so."""
-        with self._lock:
-            self._findings.changed({"host": tuple(findings)})
+        self._findings.count(findings, 1)
 
     def drift(self) -> None:
         """Another program changed the rules."""
@@ -327,8 +326,8 @@ class _Syncs:
         now = time.time()
         for gauge in self._last.values():
             gauge.set(now)
-        for change, entries in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
-            self._entries.labels(change).inc(len(entries))
+        for change, number in delta.counts._asdict().items():
+            self._entries.labels(change).inc(number)
         for family, seconds in latencies:
             if family in self._programming:
                 self._programming[family].observe(seconds)
@@ -399,17 +398,10 @@ class _Findings:
         self._gauge = make.gauge("rulegen_findings", "Findings about objects: legal but probably wrong", "reason")
         # It is shown before there is one.
         self._gauge.labels(Reason.DUPLICATE_FRONTEND.value)
-        # None: the node; "host": what the node runs on.
-        self._now: dict[tuple[str, str] | str | None, tuple[Finding, ...]] = {}
 
-    def changed(self, findings: Mapping[Any, tuple[Finding, ...]]) -> None:
-        for key, after in findings.items():
-            for finding in self._now.pop(key, ()):
-                self._gauge.labels(finding.reason.value).dec()
-            for finding in after:
-                self._gauge.labels(finding.reason.value).inc()
-            if after:
-                self._now[key] = after
+    def count(self, findings: Iterable[Finding], step: int) -> None:
+        for finding in findings:
+            self._gauge.labels(str(finding.reason)).inc(step)
 
 
 class _Rules:

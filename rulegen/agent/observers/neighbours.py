@@ -10,11 +10,12 @@ import logging
 import threading
 from collections.abc import Callable
 
-from rulegen.agent.observers.events import EventRecorder, NodeReference
+from rulegen.agent.observers.events import EventRecorder
 from rulegen.errors import RulegenError
 from rulegen.firewalls.model import Obstacle
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
+from rulegen.reference import ObjectReference
 from rulegen.services.model import Reason
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -29,7 +30,7 @@ class FirewallObserver(Observer):
 
     def __init__(self, find: Callable[[], list[Obstacle]], node_name: str, recorder: EventRecorder | None) -> None:
         self._find = find
-        self._node = NodeReference(node_name)
+        self._node = ObjectReference("Node", "", node_name)
         self._recorder = recorder
         self._is_due = threading.Event()
         self._is_stopping = False

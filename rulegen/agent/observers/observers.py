@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rulegen.agent.http.health import Health
 from rulegen.agent.http.health_checks import ServiceHealthServers
-from rulegen.agent.observers.events import EventRecorder, FindingEvents, ServiceReference
+from rulegen.agent.observers.events import EventRecorder, record_findings
 from rulegen.agent.observers.metrics import Metrics
 from rulegen.config import Family
 from rulegen.conntrack.cleaner import Cleaner
@@ -16,10 +16,13 @@ from rulegen.errors import RulegenError
 from rulegen.kube.backoff import Backoff
 from rulegen.kube.follow import Delete, FollowEvent, Upsert
 from rulegen.kube.objects import Node
+from rulegen.reconcile.delta import Change
+from rulegen.reconcile.feature import ItemKey
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler, Sync
-from rulegen.services.feature import ServicesFeature, changes_of, service_ports_of
-from rulegen.services.model import Changes, Finding, ServiceKey
+from rulegen.reference import Finding, ObjectReference
+from rulegen.services.feature import changes_of, service_ports_of
+from rulegen.services.model import SERVICE, ServiceKey
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -46,9 +49,10 @@ class MetricsObserver(Observer):
         metrics = self._metrics
         metrics.sync_done(sync.delta, sum(sync.seconds.values()), is_full=sync.is_full)
         metrics.service_ports_changed(service_ports_of(sync).values())
-        metrics.findings_changed(changes_of(sync))
+        metrics.findings_changed(sync.findings.values())
         metrics.rules_counted(self._reconciler.rule_counts())
-        metrics.not_in_force(len({(name.namespace, name.name) for _, (name, _) in self._reconciler.refusals()}))
+        refused = {self._reconciler.reference(key) for key in self._reconciler.refusals()}
+        metrics.not_in_force(sum(reference is not None and reference.kind == SERVICE for reference in refused))
         if sync.repaired:
             metrics.drift()
             metrics.repaired(len(sync.repaired))
@@ -163,60 +167,66 @@ class HealthObserver(Observer):
 
 
 class EventObserver(Observer):
-    """Tells people what is wrong with their Services: in the log, and in Events where there is an API server."""
+    """Tells people what is wrong with their objects: in the log, and in Events where there is an API server."""
 
-    def __init__(self, reconciler: Reconciler, services: ServicesFeature, recorder: EventRecorder | None) -> None:
+    def __init__(self, reconciler: Reconciler, recorder: EventRecorder | None) -> None:
         self._reconciler = reconciler
-        self._services = services
         self._recorder = recorder
-        self._finding_events = None if recorder is None else FindingEvents(recorder, services.store.service)
-        self._told: dict[ServiceKey, tuple[Finding, ...]] = {}
-        self._not_in_force: dict[ServiceKey, tuple[ServiceReference, str]] = {}
+        # The objects that are not in force, without and with their uids, and the words that were told.
+        self._not_in_force: dict[ObjectReference, tuple[ObjectReference, str]] = {}
 
     def synced(self, sync: Sync) -> None:
         """Tells what is new, once while it holds."""
-        self._log_findings(changes_of(sync))
-        if self._finding_events is not None:
-            self._finding_events.take(changes_of(sync).findings)
+        _log_findings(sync.findings)
+        if self._recorder is not None:
+            record_findings(self._recorder, sync.findings)
         self._record_refusals(sync)
 
-    def health_check(self, service: ServiceKey, message: str, holds: bool) -> None:
-        """The port of a Service's health check cannot be listened on, or can be again (SVC-82)."""
+    def _record_refusals(self, sync: Sync) -> None:
+        current = {reference.without_uid for reference in self._references(self._reconciler.refusals())}
+        for key in self._not_in_force.keys() - current:
+            reference, words = self._not_in_force.pop(key)
+            if self._recorder is not None:
+                self._recorder.resolve(reference, _NOT_IN_FORCE, words)
+        for reference, words in self._references(sync.refused).items():
+            if reference.without_uid not in self._not_in_force:
+                self._not_in_force[reference.without_uid] = (reference, words)
+                if self._recorder is not None:
+                    self._recorder.record(reference, _NOT_IN_FORCE, words)
+
+    def _references(self, refused: Mapping[ItemKey, str]) -> dict[ObjectReference, str]:
+        """Of each object the first words."""
+        found: dict[ObjectReference, str] = {}
+        for key, words in refused.items():
+            reference = self._reconciler.reference(key)
+            if reference is not None:
+                found.setdefault(reference, words)
+        return found
+
+
+def _log_findings(findings: Mapping[ObjectReference, Change[tuple[Finding, ...] | None]]) -> None:
+    new = [finding for before, after in findings.values() for finding in after or () if finding not in (before or ())]
+    for finding in new[:_SHOWN_FINDINGS]:
+        _LOG.warning("%s: %s", finding.subject, finding.message)
+    if len(new) > _SHOWN_FINDINGS:
+        _LOG.warning("%d more findings like these: `rulegen lint` lists them", len(new) - _SHOWN_FINDINGS)
+
+
+class HealthCheckEvents:
+    """Tells of ports of health checks that cannot be listened on (SVC-82). `reference`: of a Service, with its uid."""
+
+    def __init__(
+        self, reference: Callable[[ServiceKey], ObjectReference], node_name: str, recorder: EventRecorder | None
+    ) -> None:
+        self._reference = reference
+        self._node_name = node_name
+        self._recorder = recorder
+
+    def tell(self, service: ServiceKey, message: str, holds: bool) -> None:
+        """That is so (`holds`), or not any more."""
         if holds:
             _LOG.warning("Service %s/%s: %s", *service, message)
-        self._record(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._services.node_name}: {message}", holds)
-
-    def _log_findings(self, changes: Changes) -> None:
-        new: list[Finding] = list(changes.node_findings or ())
-        for key, found in changes.findings.items():
-            before = self._told.pop(key, ())
-            new += (finding for finding in found if finding not in before)
-            if found:
-                self._told[key] = found
-        for finding in new[:_SHOWN_FINDINGS]:
-            _LOG.warning("%s: %s", finding.subject, finding.message)
-        if len(new) > _SHOWN_FINDINGS:
-            _LOG.warning("%d more findings like these: `rulegen lint` lists them", len(new) - _SHOWN_FINDINGS)
-
-    def _record_refusals(self, sync: Sync) -> None:
-        current = {(name.namespace, name.name): words for (_, (name, _)), words in self._reconciler.refusals().items()}
-        for key in self._not_in_force.keys() - current.keys():
-            reference, words = self._not_in_force.pop(key)
-            self._record(reference, _NOT_IN_FORCE, words, False)
-        for (_, (name, _)), words in sync.refused.items():
-            key = (name.namespace, name.name)
-            if key not in self._not_in_force:
-                self._not_in_force[key] = (self._reference(key), words)
-                self._record(self._not_in_force[key][0], _NOT_IN_FORCE, words, True)
-
-    def _reference(self, key: ServiceKey) -> ServiceReference:
-        service = self._services.store.service(*key)
-        return ServiceReference(*key, service.metadata.uid if service else "")
-
-    def _record(self, service: ServiceReference, reason: str, note: str, holds: bool) -> None:
         if self._recorder is None:
             return
-        if holds:
-            self._recorder.record(service, reason, note)
-        else:
-            self._recorder.resolve(service, reason, note)
+        say = self._recorder.record if holds else self._recorder.resolve
+        say(self._reference(service), _HEALTH_CHECK_FAILED, f"{self._node_name}: {message}")

@@ -38,8 +38,9 @@ from rulegen.reconcile.driver import LiveRules, OpenDriver, Removal, Watch
 from rulegen.reconcile.feature import Feature, Need, WithObservers
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
+from rulegen.reference import Finding, ObjectReference
 from rulegen.services.feature import ServicesFeature
-from rulegen.services.model import Finding, Reason
+from rulegen.services.model import Reason
 
 if TYPE_CHECKING:
     from rulegen.agent.observers.events import EventRecorder
@@ -118,7 +119,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
                 stack,
             )
         else:
-            observers.append(EventObserver(reconciler, services, None))
+            observers.append(EventObserver(reconciler, None))
         work_queue.weigh(services.store.large)
         # What a source before this one has delivered is told anew.
         work_queue.take()
@@ -176,17 +177,17 @@ def _source(
 
 def _set_sysctls(settings: Conntrack, node_name: str, recorder: EventRecorder | None) -> list[Finding]:
     """SVC-71. What the host refuses is said, in the log and in an Event, and the node does without (D11)."""
-    from rulegen.agent.observers.events import NodeReference
     from rulegen.conntrack.sysctls import set_sysctls
 
     done = set_sysctls(settings)
     for change in done.changes:
         _LOG.info("sysctl %s", change)
-    findings = [Finding(f"Node {node_name}", Reason.SYSCTL_NOT_SET, problem) for problem in done.problems()]
+    node = ObjectReference("Node", "", node_name)
+    findings = [Finding(node, Reason.SYSCTL_NOT_SET, problem) for problem in done.problems()]
     for finding in findings:
         _LOG.warning("%s", finding.message)
         if recorder is not None:
-            recorder.record(NodeReference(node_name), finding.reason.value, finding.message, action="Start")
+            recorder.record(node, str(finding.reason), finding.message, action="Start")
     return findings
 
 
@@ -212,7 +213,12 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     from rulegen.agent.observers.acceleration import AccelerationObserver
     from rulegen.agent.observers.metrics import Metrics
     from rulegen.agent.observers.neighbours import FirewallObserver
-    from rulegen.agent.observers.observers import ConntrackObserver, HealthObserver, MetricsObserver
+    from rulegen.agent.observers.observers import (
+        ConntrackObserver,
+        HealthCheckEvents,
+        HealthObserver,
+        MetricsObserver,
+    )
     from rulegen.agent.run.descriptors import shares
     from rulegen.conntrack.cleaner import Cleaner
     from rulegen.firewalls.find import obstacles_beside
@@ -227,8 +233,9 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     metrics.count_waiting(work_queue.waiting)
     metrics.found_at_the_start(_set_sysctls(agent.conntrack, node_name, recorder))
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
-    telling = EventObserver(kept.reconciler, kept.services, recorder)
-    servers = ServiceHealthServers(health, server, limits.listeners, telling.health_check)
+    telling = EventObserver(kept.reconciler, recorder)
+    failures = HealthCheckEvents(kept.services.store.reference, node_name, recorder)
+    servers = ServiceHealthServers(health, server, limits.listeners, failures.tell)
     pages = [
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
 from rulegen.kube.objects import Service
+from rulegen.reference import ObjectReference
 from rulegen.services.explain.model import (
     EndpointExplanation,
     FindingExplanation,
@@ -126,10 +127,13 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
 
 def _findings(view: View, wanted: ServiceName, found: list[PortReasons]) -> Iterator[FindingExplanation]:
     slices = {name for reasons in found for name in (*reasons.unjoined, *(item.slice for item in reasons.endpoints))}
-    subjects = {f"Service {wanted}", *(f"EndpointSlice {wanted.namespace}/{name}" for name in slices)}
+    objects = {
+        ObjectReference("Service", wanted.namespace, wanted.name),
+        *(ObjectReference("EndpointSlice", wanted.namespace, name) for name in slices),
+    }
     for finding in view.store.findings():
-        if finding.subject in subjects:
-            yield FindingExplanation(finding.subject, finding.reason.value, finding.message)
+        if finding.reference in objects:
+            yield FindingExplanation(finding.subject, str(finding.reason), finding.message)
 
 
 # ---- one service-port ----

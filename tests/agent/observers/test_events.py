@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rulegen.agent.observers.events import EventRecorder, EventType, FindingEvents, Pace, ServiceReference
+from rulegen.agent.observers.events import EventRecorder, EventType, Pace, record_findings
 from rulegen.kube.api import connect
+from rulegen.reference import ObjectReference
 from rulegen.services.store import Store
 from tests.agent.running import wait_until
 from tests.apiserver import EVENT, ApiServer
@@ -19,7 +20,7 @@ from tests.apiserver.faults import Answer, Hang
 from tests.builders import endpoint_slice, node, service, store
 from tests.patience import patience
 
-WEB = ServiceReference("default", "web", "uid-1")
+WEB = ObjectReference("Service", "default", "web", "uid-1")
 QUICK = Pace(period=0.001, spread=0.0, repeat=3600.0, first_delay=0.02, longest_delay=0.1, refused=0.3)
 
 Start = Callable[..., EventRecorder]
@@ -266,10 +267,11 @@ class Owners:
 
     def __init__(self, recorder: EventRecorder, made: Store) -> None:
         self.store = made
-        self._events = FindingEvents(recorder, made.service)
+        self._recorder = recorder
 
     def take(self) -> None:
-        self._events.take(self.store.take_changes().findings)
+        self.store.take_changes()
+        record_findings(self._recorder, self.store.findings_of.take())
 
 
 def test_owners_are_told_what_they_can_do_something_about(server: ApiServer, start: Start) -> None:

@@ -322,7 +322,8 @@ def test_findings_are_counted_by_reason() -> None:
     )
 
     def findings() -> list[float | None]:
-        metrics.findings_changed(given.take_changes())
+        given.take_changes()
+        metrics.findings_changed(given.findings_of.take().values())
         return [
             value(metrics, "rulegen_findings", reason=reason)
             for reason in ("DuplicateFrontend", "MalformedWeight", "UnknownNode")

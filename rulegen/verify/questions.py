@@ -1,0 +1,158 @@
+"""What a person can ask: rules against what objects mean, kube-proxy's rules against rulegen's, rules against rules.
+
+In: a Store and where the rules are. Out: a Report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from fractions import Fraction
+from functools import partial
+from math import gcd
+
+from rulegen.config import Family as HostFamily
+from rulegen.config import NodeConfiguration
+from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.machine import Endpoint, Machine
+from rulegen.netfilter.model import Family
+from rulegen.services.model import Backend, ServicePort
+from rulegen.services.store import Store
+from rulegen.verify.compare import ROUNDING, Bound
+from rulegen.verify.explanations import explain
+from rulegen.verify.meaning import FAMILIES, ON_IPTABLES, ON_NFTABLES, Meaning, loopback, networks
+from rulegen.verify.prove import Progress, Question, RulesAnswer, prove
+from rulegen.verify.report import FamilyProof, Report
+from rulegen.verify.rulesets import Source
+
+# Beyond so many slots weights are rounded (D9): to a hundredth of a share, or to one slot.
+_MOST_SLOTS = 4096
+_ROUNDED = Fraction(1, 100)
+_DRAWS = 64
+
+
+def local_addresses(family: HostFamily, addresses: Iterable[str]) -> Intervals:
+    """Those of the node that are known, loopback included."""
+    own = (address for address in addresses if (":" in address) is (family is HostFamily.IPV6))
+    return loopback(FAMILIES[family]) | networks(own)
+
+
+def against_objects(
+    source: Source,
+    store: Store,
+    configuration: NodeConfiguration,
+    addresses: Collection[str],
+    progress: Progress | None = None,
+) -> Report:
+    """Whether rules do what the objects mean."""
+    missing, proofs = [], []
+    for meaning in meanings(store, configuration, addresses, is_iptables=source.is_iptables):
+        ruleset = source.rulesets.get(meaning.family)
+        if ruleset is None:
+            missing.append(f"there are no rules for {meaning.node.family.value}")
+            continue
+        machine = Machine(ruleset, meaning.local_addresses)
+        question = Question(
+            meaning.family,
+            meaning.local_addresses,
+            meaning.mark,
+            RulesAnswer(machine),
+            meaning,
+            bound=weights_bound(store.service_ports()),
+            preferred=meaning.preferred(),
+        )
+        proof = prove(question, progress)
+        proofs.append(FamilyProof(meaning.family, proof))
+    return Report(source.name, "what the objects mean", proofs, missing)
+
+
+def meanings(
+    store: Store, configuration: NodeConfiguration, addresses: Collection[str], *, is_iptables: bool
+) -> Iterator[Meaning]:
+    """Of each family that gets rules."""
+    service_ports = store.service_ports()
+    habits = ON_IPTABLES if is_iptables else ON_NFTABLES
+    for family in configuration.families:
+        node = store.node_settings(family)
+        if node is not None:
+            local = local_addresses(family, addresses)
+            yield Meaning(service_ports, node, 1 << configuration.masquerade_bit, local, habits)
+
+
+def against_rules(
+    left: Source,
+    right: Source,
+    mark: int,
+    addresses: Collection[str],
+    progress: Progress | None = None,
+) -> Report:
+    """Whether two rulesets do the same. What only iptables can do, to accept in front of others, does not count."""
+    proofs, missing = [], []
+    for host_family, family in FAMILIES.items():
+        sides = [source.rulesets.get(family) for source in (left, right)]
+        if sides == [None, None]:
+            continue
+        one, two = sides
+        if one is None or two is None:
+            missing.append(f"only {(left if two is None else right).name} has rules for {host_family.value}")
+            continue
+        local = local_addresses(host_family, addresses)
+        proof = prove(_question(family, local, mark, (Machine(one, local), Machine(two, local))), progress)
+        proofs.append(FamilyProof(family, proof))
+    return Report(left.name, right.name, proofs, missing)
+
+
+def replacing_kube_proxy(
+    theirs: Source,
+    ours: Source,
+    store: Store,
+    configuration: NodeConfiguration,
+    addresses: Collection[str],
+    progress: Progress | None = None,
+) -> Report:
+    """Whether anything changes for packets; each difference with the decision that explains it."""
+    proofs, missing = [], []
+    for meaning in meanings(store, configuration, addresses, is_iptables=ours.is_iptables):
+        family = meaning.family
+        one, two = theirs.rulesets.get(family), ours.rulesets.get(family)
+        if one is None or two is None:
+            lacking = theirs if one is None else ours
+            missing.append(f"{lacking.name}: no rules for {meaning.node.family.value}")
+            continue
+        local = meaning.local_addresses
+        question = _question(family, local, meaning.mark, (Machine(one, local), Machine(two, local)))
+        why = partial(explain, meaning=meaning, is_iptables=theirs.is_iptables)
+        proofs.append(FamilyProof(family, prove(question._replace(explain=why), progress)))
+    return Report(theirs.name, ours.name, proofs, missing)
+
+
+def _question(family: Family, local: Intervals, mark: int, machines: tuple[Machine, Machine]) -> Question:
+    left, right = (RulesAnswer(machine) for machine in machines)
+    return Question(family, local, mark, left, right, ignored=frozenset({"accepted"}))
+
+
+def weights_bound(service_ports: Iterable[ServicePort]) -> Bound:
+    """What shares may differ by: the kernel's rounding, and of endpoints in lists that need too many slots, D9's."""
+    rounded: set[Endpoint] = set()
+    for port in service_ports:
+        for backends in (port.cluster_endpoints, port.local_endpoints):
+            if _is_rounded(backends):
+                rounded |= {_endpoint(backend) for backend in backends}
+    bound = ROUNDING * _DRAWS
+
+    def of(endpoint: Endpoint | None, share: Fraction) -> Fraction:
+        if endpoint in rounded:
+            return max(bound, share * _ROUNDED, Fraction(1, _MOST_SLOTS))
+        return bound
+
+    return of
+
+
+def _is_rounded(backends: Iterable[Backend]) -> bool:
+    weights = [backend.weight for backend in backends]
+    return bool(weights) and sum(weights) // gcd(*weights) > _MOST_SLOTS
+
+
+def _endpoint(backend: Backend) -> Endpoint:
+    from ipaddress import ip_address
+
+    return int(ip_address(backend.address)), backend.port
