@@ -55,12 +55,16 @@ FIRST = "first packet of a connection"
 
 
 class Packets(NamedTuple):
-    """Of one kind: where they come from and go to. `is_later`: not the first ones of their connections."""
+    """Of one kind: where they come from and go to. `is_later`: not the first ones of their connections.
+
+    `has_endpoints`: the destination is a Service's, and its endpoints answer; else it answers itself.
+    """
 
     source: str
     destination: str
     port: int = 80
     is_later: bool = False
+    has_endpoints: bool = True
 
 
 def common_packets(shape: Shape) -> dict[str, Packets]:
@@ -143,18 +147,32 @@ def packets(shape: Shape, folder: Path, rounds: int, chunk: int, *names: str) ->
     `names`: keys of `LAYOUTS`, besides the floor. `chunk`: packets sent for one figure.
     """
     common, special = common_packets(shape), special_packets(shape)
+    layouts = {name: partial(LAYOUTS[name], shape, folder) for name in (FLOOR, *names)}
+    kinds = {}
+    for kind, sent in (common | special).items():
+        # What only Services have is compared with the floor's first packet.
+        of_floor = sent if kind in common else common[FIRST]
+        kinds[kind] = {name: of_floor if name in {FLOOR, NOTHING} else sent for name in layouts}
+    return compared(layouts, kinds, rounds, chunk)
+
+
+def compared(
+    layouts: Mapping[str, Callable[[], None]], kinds: Mapping[str, Mapping[str, Packets]], rounds: int, chunk: int
+) -> dict[str, list[float]]:
+    """For each kind of packets and layout its ratios to the first layout, one a round; and that one's seconds.
+
+    `layouts`: what loads each. `kinds`: for each kind the packets that each layout gets.
+    """
     figures: dict[str, list[float]] = {}
+    floor = next(iter(layouts))
     with ExitStack() as opened:
-        nodes = {name: Node(opened, partial(LAYOUTS[name], shape, folder)) for name in (FLOOR, *names)}
+        nodes = {name: Node(opened, load) for name, load in layouts.items()}
         counter = opened.enter_context(Instructions())
-        for kind, sent in (common | special).items():
-            # What only Services have is compared with the floor's first packet.
-            of_floor = sent if kind in common else common[FIRST]
-            by_layout = {name: of_floor if name in {FLOOR, NOTHING} else sent for name in nodes}
+        for kind, by_layout in kinds.items():
             for number in range(rounds + 1):  # the first one warms up
                 costs = _round(nodes, by_layout, chunk, random.Random(number), counter)
                 if number:
-                    _note(figures, kind, costs)
+                    _note(figures, kind, costs, floor)
     return figures
 
 
@@ -188,10 +206,9 @@ def _round(
     return costs
 
 
-def _note(figures: dict[str, list[float]], kind: str, costs: Mapping[str, _Cost]) -> None:
-    floor = costs[FLOOR]
+def _note(figures: dict[str, list[float]], kind: str, costs: Mapping[str, _Cost], floor: str) -> None:
     for name, cost in costs.items():
-        value = cost.seconds if name == FLOOR else cost.seconds / floor.seconds
+        value = cost.seconds if name == floor else cost.seconds / costs[floor].seconds
         figures.setdefault(f"{kind}, {name}", []).append(value)
         if cost.instructions:
             figures.setdefault(f"{kind}, {name}, instructions", []).append(cost.instructions)
@@ -203,7 +220,7 @@ def _prepared(node: Node, sent: Packets, chunk: int) -> list[bytes]:
     service = (sent.destination, sent.port)
     if not sent.is_later:
         return [_segment(client, service, _SYN, 1, 0) for client in clients]
-    endpoints = [(address, 8080) for address in endpoints_of(sent.destination)]
+    endpoints = [(one, 8080) for one in endpoints_of(sent.destination)] if sent.has_endpoints else [service]
     node.burst([_segment(client, service, _SYN, 1, 0) for client in clients]).send()
     # Only one of the endpoints was chosen; from the others this is no answer, and not tracked.
     answers = [_segment(endpoint, client, _SYN | _ACK, 1, 2) for client in clients for endpoint in endpoints]

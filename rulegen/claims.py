@@ -41,6 +41,14 @@ HOOKS: Mapping[str, Hook] = {
 # accelerated.
 ACCELERATION = Hook("filter", "forward", 10)
 
+# Network policies: behind what others do at the priority of mangle and DNAT, before what they accept or drop at filter.
+POLICY_HOOKS: Mapping[str, Hook] = {
+    "guard": Hook("filter", "forward", -3),
+    "egress": Hook("filter", "forward", -2),
+    "ingress": Hook("filter", "forward", -1),
+    "node": Hook("filter", "input", -2),
+}
+
 # ---- a packet's mark, in rules of both targets ----
 
 # The bit for "to be masqueraded", kube-proxy's; the configuration may name another one.

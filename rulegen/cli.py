@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.nftables.messages import Connection
+    from rulegen.policies.explain import PolicyExplanation
+    from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Difference, Driver, ShownChange
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
     from rulegen.reference import Finding
-    from rulegen.services.explain.model import Ruleset, View
+    from rulegen.services.explain.model import PacketExplanation, Ruleset, View
     from rulegen.services.explain.text import TextLine
     from rulegen.services.feature import ServicesFeature
+    from rulegen.services.simulate import Destination
     from rulegen.services.store import Store
     from rulegen.verify.report import Report
     from rulegen.verify.rulesets import Source
@@ -627,8 +630,12 @@ def sysctls(config: str | None, tolerate_refusal: bool) -> None:
 @click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
 @_input_options
 @_target_options
-@click.option("--from", "source", metavar="ADDRESS", help="Where a packet comes from: an address, or node [default].")
-@click.option("--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, ...")
+@click.option(
+    "--from", "source", metavar="SOURCE", help="Where a packet comes from: an address, a pod, or node [default]."
+)
+@click.option(
+    "--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, POD:PORT, ..."
+)
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
 @click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -648,18 +655,71 @@ def explain(
       rulegen explain default/web -f cluster.yaml --node worker-1
       rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
       rulegen explain default/web -f cluster.yaml --target iptables --live
+      rulegen explain -f cluster.yaml --feature network-policies --from default/web-1 --to shop/db-0:5432
     """
-    from rulegen.services.explain import packet, text
     from rulegen.services.explain import service as services
+    from rulegen.services.explain import text
 
     if (service is None) is (destination is None) or (destination is None and (source or interface)):
         _fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface)")
     if destination is not None:
-        question = packet.parse_question(source or packet.NODE, destination, interface or "")
-        _print_explanation(packet.explain_packet(_view(options, live), question), output, text.packet_lines)
+        _explain_packet(_view(options, live), (source, destination, interface or ""), output)
     else:
         wanted = services.parse_service_name(service or "")
-        _print_explanation(services.explain_service(_view(options, live), wanted), output, text.service_lines)
+        _print_explanation(services.explain_service(_view(options, live).services, wanted), output, text.service_lines)
+
+
+def _explain_packet(view: _View, asked: tuple[str | None, str, str], output: str) -> None:
+    """`asked`: the options --from, --to and --interface."""
+    from rulegen.services.explain import packet, text
+
+    source, destination, interface = asked
+    policies = view.policies
+    if policies is not None:
+        source, destination = _addresses_of_pods(policies, source, destination)
+    question = packet.parse_question(source or packet.NODE, destination, interface)
+    explanation = packet.explain_packet(view.services, question)
+    said = [] if policies is None else list(_policy_explanations(policies, explanation, question.destination))
+    if output == "json":
+        import msgspec
+
+        _print_document({**msgspec.to_builtins(explanation), **({"policies": said} if policies is not None else {})})
+        return
+    _print_explanation(explanation, output, text.packet_lines)
+    from rulegen.policies.explain import lines
+
+    for line, passes in (line for each in said for line in lines(each)):
+        _echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+
+
+def _addresses_of_pods(policies: NetworkPolicies, source: str | None, destination: str) -> tuple[str | None, str]:
+    """The same with addresses where pods were named."""
+    from rulegen.policies.explain import pod_address, pod_destination
+    from rulegen.policies.pods import packed
+
+    store = policies.store
+    start = packed(source) if source else None
+    end = pod_destination(store, destination, start) or destination
+    if source and start is None:
+        like = packed(end.rpartition("/")[0].rpartition(":")[0].strip("[]"))
+        source = pod_address(store, source, like) or source
+    return source, end
+
+
+def _policy_explanations(
+    policies: NetworkPolicies, explanation: PacketExplanation, destination: Destination
+) -> Iterator[PolicyExplanation]:
+    """What policies say of the packet, wherever it may be sent on to."""
+    from rulegen.policies.explain import explain as explain_policies
+
+    endpoints = [delivery.endpoint.rpartition(":") for delivery in explanation.deliveries if not delivery.decision]
+    targets = [(address.strip("[]"), int(port)) for address, _, port in endpoints]
+    if not targets and not explanation.frontend:
+        targets = [(destination.address, destination.port)]
+    for address, port in targets:
+        said = explain_policies(policies.store, explanation.source, address, destination.protocol, port)
+        if said is not None:
+            yield said
 
 
 @main.command()
@@ -724,7 +784,14 @@ def _foreign_drops(configuration: Configuration) -> list[Finding]:
     return [Finding(node, Reason.FOREIGN_DROP, str(obstacle)) for obstacle in found]
 
 
-def _view(options: Mapping[str, Any], live: bool) -> View:
+class _View(NamedTuple):
+    """What is explained; `policies`: None where they are off."""
+
+    services: View
+    policies: NetworkPolicies | None
+
+
+def _view(options: Mapping[str, Any], live: bool) -> _View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
     from rulegen.services.explain.model import View
 
@@ -746,7 +813,7 @@ def _view(options: Mapping[str, Any], live: bool) -> View:
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
     ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
-    return View(store, node, ruleset, services)
+    return _View(View(store, node, ruleset, services), _policies(features))
 
 
 def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:
@@ -1061,6 +1128,12 @@ def _features(objects: Iterable[Any], configuration: Configuration, node: NodeCo
     return features
 
 
+def _policies(features: Iterable[Feature]) -> NetworkPolicies | None:
+    """The feature, where it is on; then it is imported already."""
+    found: Any = next((feature for feature in features if feature.name == "network-policies"), None)
+    return found  # type: ignore[no-any-return]
+
+
 def _findings(features: Sequence[Feature]) -> list[Finding]:
     """What features find from which all was taken; of Services, also what is found in slices that none of them has."""
     found = _services(features).store.findings()
@@ -1093,7 +1166,20 @@ def _load(source: Input, configuration: Configuration, inspect: Inspect | None =
     if manifests.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
         _say(f"skipped objects of kinds that are not read: {kinds}")
+        for warning in _features_that_are_off(manifests.skipped, configuration):
+            _say_warning(warning)
     return manifests
+
+
+def _features_that_are_off(skipped: Iterable[str], configuration: Configuration) -> Iterator[str]:
+    """Of each feature that is off and would read what was skipped, that it is off."""
+    from rulegen.features import REGISTRY, chosen, kinds_of
+
+    read = kinds_of(configuration.features)
+    for name in REGISTRY.keys() - set(chosen(configuration.features)):
+        kinds = sorted({kind.__name__ for kind in kinds_of([name]) if kind not in read} & set(skipped))
+        if kinds:
+            yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
 def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:

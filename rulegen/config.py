@@ -52,6 +52,28 @@ PRIMARY_ADDRESSES = ("primary",)
 Cidr: TypeAlias = str
 
 
+class Denial(Enum):
+    """What becomes of a packet that no policy allows; values as in a RulegenConfiguration."""
+
+    DROP = "Drop"
+    REJECT = "Reject"
+
+
+class PolicySettings(Struct, frozen=True, kw_only=True):
+    """How network policies are enforced.
+
+    `strict`: connections that a changed policy forbids end, and cannot be picked up again. `fail_closed`: traffic of
+    this node's pods that nobody has told of yet is dropped. `node_input`: egress policies hold for the node itself as
+    a destination, too. `log_group`: the nflog group to which denials are told, None for none.
+    """
+
+    denial: Denial = Denial.DROP
+    strict: bool = False
+    fail_closed: bool = False
+    node_input: bool = False
+    log_group: int | None = None
+
+
 class NodeConfiguration(Struct, frozen=True, kw_only=True):
     """One node's settings.
 
@@ -70,6 +92,7 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     nodeport_addresses: tuple[Cidr, ...] = PRIMARY_ADDRESSES
     masquerade_all: bool = False
     masquerade_bit: int = MASQUERADE_BIT
+    policies: PolicySettings = PolicySettings()
 
 
 class SocketAddress(NamedTuple):

@@ -26,11 +26,13 @@ from rulegen.config import (
     Cidr,
     Configuration,
     Conntrack,
+    Denial,
     DetectLocalMode,
     Family,
     IptablesLoader,
     LogFormat,
     NodeConfiguration,
+    PolicySettings,
     SocketAddress,
     Target,
 )
@@ -168,7 +170,10 @@ def _combined(
         faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    configuration = msgspec.structs.replace(configuration, features=own.features, iptables_driver=own.iptables_driver)
+    node = msgspec.structs.replace(configuration.node, policies=own.policies)
+    configuration = msgspec.structs.replace(
+        configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
+    )
     return _with_agent(configuration, accelerate=own.accelerate), warnings
 
 
@@ -182,6 +187,7 @@ class _Own(NamedTuple):
     accelerate: bool = False
     features: tuple[str, ...] = ()
     iptables_driver: IptablesLoader = IptablesLoader.RESTORE
+    policies: PolicySettings = PolicySettings()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
@@ -191,11 +197,26 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
         fields.flag("accelerate"),
         tuple(fields.texts("features", str)),
         fields.text("iptablesDriver", one_of(IptablesLoader), IptablesLoader.RESTORE),
+        _policy_settings(fields),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
         raise InputError("\n".join(f"{source}: {OWN_KIND}: {fault}" for fault in faults))
     return own
+
+
+_NO_LOG = -1
+
+
+def _policy_settings(fields: Fields) -> PolicySettings:
+    group = fields.integer("networkPolicies.logGroup", 0, 65535, _NO_LOG)
+    return PolicySettings(
+        denial=fields.text("networkPolicies.denial", one_of(Denial), Denial.DROP),
+        strict=fields.flag("networkPolicies.strict"),
+        fail_closed=fields.flag("networkPolicies.failClosed"),
+        node_input=fields.flag("networkPolicies.nodeInput"),
+        log_group=None if group == _NO_LOG else group,
+    )
 
 
 def read_configuration(

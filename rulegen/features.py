@@ -25,6 +25,7 @@ class Entry(NamedTuple):
 # In the order in which features come everywhere.
 REGISTRY: dict[str, Entry] = {
     "services": Entry("rulegen.services.feature", "ServicesFeature"),
+    "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
 }
 # What is on whatever the configuration says.
 ALWAYS = ("services",)

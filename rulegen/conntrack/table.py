@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -113,6 +113,28 @@ class TrackedFlow(NamedTuple):
     reply: bytes
     number: bytes
 
+    @property
+    def family(self) -> Family:
+        """The flow's."""
+        return self.flow.family
+
+
+class TrackedConnection(NamedTuple):
+    """A connection of any protocol, with what identifies its entry; addresses in network order.
+
+    `protocol`: its number. `source`, `destination`: of its first packet. `server`, `port`: who answers it, and from
+    where; 0 where the protocol has no ports.
+    """
+
+    family: Family
+    protocol: int
+    source: bytes
+    destination: bytes
+    server: bytes
+    port: int
+    reply: bytes
+    number: bytes
+
 
 class ConnectionTable:
     """The connections of the network namespace of the thread that opens it. A context manager.
@@ -152,7 +174,22 @@ class ConnectionTable:
             if tracked is not None:
                 yield tracked
 
-    def remove(self, flows: Sequence[TrackedFlow]) -> int:
+    def connections(self, family: Family, concerns: Callable[[bytes], object]) -> Iterator[TrackedConnection]:
+        """All connections of a family whose entry, as the kernel sends it, `concerns` somebody; see `udp_flows`.
+
+        What does not concern anybody is not taken apart, which would take most of the time.
+        """
+        self.is_partial = False
+        self._listing.send([message(_GET, REQUEST | DUMP, _FAMILIES[family].number, b"")])
+        for flags, body in self._listing.answers_to_listing():
+            self.is_partial = self.is_partial or bool(flags & DUMP_INTERRUPTED)
+            if body is None:
+                return
+            self.listed += 1
+            if concerns(body) and (found := _parse_connection(family, body)) is not None:
+                yield found
+
+    def remove(self, flows: Sequence[TrackedFlow | TrackedConnection]) -> int:
         """Removes the entries, `REMOVED_AT_ONCE` at most; returns how many were still there.
 
         An entry with the same client but another endpoint, which came since, is another one and stays (SVC-75).
@@ -260,11 +297,11 @@ def _filter(wanted: Filter) -> bytes:
     return original + wanted_parts + (status if wanted.unreplied else b"")
 
 
-def _removal(tracked: TrackedFlow) -> bytearray:
+def _removal(tracked: TrackedFlow | TrackedConnection) -> bytearray:
     # The kernel looks at one tuple only, the original one if there are both. The number stands for that, and for the
     # place in memory, where the next entry may be; the endpoint is in the tuple of the replies.
     identity = attribute(_REPLY | NESTED, tracked.reply) + attribute(_ID, tracked.number)
-    return message(_DELETE, REQUEST | ACK, _FAMILIES[tracked.flow.family].number, identity)
+    return message(_DELETE, REQUEST | ACK, _FAMILIES[tracked.family].number, identity)
 
 
 def _parse(family: Family, body: bytes) -> TrackedFlow | None:
@@ -287,3 +324,25 @@ def _parse(family: Family, body: bytes) -> TrackedFlow | None:
         bool(status & _SEEN_REPLY),
     )
     return TrackedFlow(flow, parts[_REPLY], parts[_ID])
+
+
+def _parse_connection(family: Family, body: bytes) -> TrackedConnection | None:
+    """What an entry says; None for one that is not in the default zone."""
+    parts = dict(attributes(body[FAMILY_HEADER:]))
+    there, back = dict(attributes(parts[_ORIGINAL])), dict(attributes(parts[_REPLY]))
+    if _ZONE in parts or _TUPLE_ZONE in there or _TUPLE_ZONE in back:
+        return None
+    protocol = dict(attributes(back[_TUPLE_PROTO]))
+    addresses, answering = dict(attributes(there[_TUPLE_IP])), dict(attributes(back[_TUPLE_IP]))
+    _, source, destination = _FAMILIES[family]
+    port = protocol.get(_SOURCE_PORT)
+    return TrackedConnection(
+        family,
+        protocol[_PROTO_NUMBER][0],
+        addresses[source],
+        addresses[destination],
+        answering[source],
+        _U16.unpack(port)[0] if port else 0,
+        parts[_REPLY],
+        parts[_ID],
+    )

@@ -18,11 +18,15 @@ from rulegen.kube.faults import Fault, endpoints_faults, service_faults, slice_f
 from rulegen.kube.objects import (
     HEADLESS,
     SERVICE_PROXY_NAME,
+    ClusterNetworkPolicy,
     Endpoints,
     EndpointSlice,
     KubeStruct,
     Metadata,
+    Namespace,
+    NetworkPolicy,
     Node,
+    Pod,
     Service,
     ServiceCIDR,
 )
@@ -124,6 +128,22 @@ _KINDS = (
         api_versions=("networking.k8s.io/v1", "networking.k8s.io/v1beta1"),
         plural="servicecidrs",
         is_optional=True,
+    ),
+    Kind(struct=Namespace, api_versions=("v1",), plural="namespaces"),
+    Kind(
+        struct=ClusterNetworkPolicy,
+        api_versions=("policy.networking.k8s.io/v1alpha2",),
+        plural="clusternetworkpolicies",
+        is_optional=True,
+    ),
+    Kind(struct=NetworkPolicy, api_versions=("networking.k8s.io/v1",), plural="networkpolicies"),
+    # Neither those that have finished nor those with the node's own addresses are anybody for policies.
+    Kind(
+        struct=Pod,
+        api_versions=("v1",),
+        plural="pods",
+        field_selector="status.phase!=Succeeded,status.phase!=Failed,spec.hostNetwork=false",
+        own_node_field="spec.nodeName",
     ),
     # SVC-1.
     Kind(

@@ -34,7 +34,7 @@ PortOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=65535, description="a port 
 PortName: TypeAlias = Annotated[str, Meta(pattern=rf"^({_DNS_LABEL[1:-2]})?\Z", description='a DNS label or ""')]
 Protocol: TypeAlias = Annotated[str, Meta(pattern=r"^(TCP|UDP|SCTP)\Z", description="TCP, UDP or SCTP")]
 # Of fields that the API server sets when they are empty; elsewhere it refuses "".
-Namespace: TypeAlias = Annotated[DnsLabel, Meta(extra=EMPTY_IS_ABSENT)]
+NamespaceName: TypeAlias = Annotated[DnsLabel, Meta(extra=EMPTY_IS_ABSENT)]
 ProtocolOrEmpty: TypeAlias = Annotated[Protocol, Meta(extra=EMPTY_IS_ABSENT)]
 ServiceType: TypeAlias = Annotated[
     str,
@@ -70,12 +70,12 @@ class _ObjectMetadata(KubeStruct, frozen=True):
 
 class ServiceMetadata(_ObjectMetadata, frozen=True, kw_only=True):
     name: DnsLabel
-    namespace: Namespace = "default"
+    namespace: NamespaceName = "default"
 
 
 class NamespacedMetadata(_ObjectMetadata, frozen=True, kw_only=True):
     name: DnsSubdomain
-    namespace: Namespace = "default"
+    namespace: NamespaceName = "default"
 
 
 class Metadata(_ObjectMetadata, frozen=True, kw_only=True):
@@ -240,3 +240,72 @@ class Endpoints(KubeStruct, frozen=True):
 
     metadata: NamespacedMetadata
     subsets: list[EndpointSubset] | None = None
+
+
+# ---- what network policies are made of ----
+
+
+class ContainerPort(KubeStruct, frozen=True):
+    """Nothing is required: what the API server has let through is judged where it is used."""
+
+    container_port: int = 0
+    name: str = ""
+    protocol: str = "TCP"
+
+
+class Container(KubeStruct, frozen=True):
+    """`restart_policy` Always makes an init container one that stays (a sidecar), whose ports serve."""
+
+    ports: list[ContainerPort] | None = None
+    restart_policy: str | None = None
+
+
+class PodIP(KubeStruct, frozen=True):
+    """One of a pod's addresses, at most one of each family."""
+
+    ip: str = ""
+
+
+class PodSpec(KubeStruct, frozen=True):
+    """Where a pod runs, and which ports it names."""
+
+    node_name: str | None = None
+    host_network: bool | None = None
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
+
+
+class PodStatus(KubeStruct, frozen=True):
+    """`phase`: Pending, Running, Succeeded, Failed or Unknown."""
+
+    phase: str | None = None
+    pod_ip: str | None = msgspec.field(name="podIP", default=None)
+    pod_ips: list[PodIP] | None = msgspec.field(name="podIPs", default=None)
+
+
+class Pod(KubeStruct, frozen=True):
+    """A pod as policies see it."""
+
+    metadata: NamespacedMetadata
+    spec: PodSpec | None = None
+    status: PodStatus | None = None
+
+
+class Namespace(KubeStruct, frozen=True):
+    """Only its labels matter; `kubernetes.io/metadata.name` is there whether the document has it or not."""
+
+    metadata: Metadata
+
+
+class NetworkPolicy(KubeStruct, frozen=True):
+    """networking.k8s.io/v1. The spec is plain values, since a fault in it must not make the object disappear."""
+
+    metadata: NamespacedMetadata
+    spec: Any = None
+
+
+class ClusterNetworkPolicy(KubeStruct, frozen=True):
+    """policy.networking.k8s.io/v1alpha2."""
+
+    metadata: Metadata
+    spec: Any = None

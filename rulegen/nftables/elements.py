@@ -239,7 +239,14 @@ def _range_text(first: bytes, last: bytes) -> str:
     return str(start) if start == end else str(networks[0])
 
 
-def _range_bytes(text: str) -> tuple[bytes, bytes]:
+def _port_range_text(first: bytes, last: bytes) -> str:
+    return _port_text(first) if first == last else f"{_port_text(first)}-{_port_text(last)}"
+
+
+def _range_bytes(field: Field, text: str) -> tuple[bytes, bytes]:
+    if field is Field.PORT:
+        low, _, high = text.partition("-")
+        return pack_port(int(low)), pack_port(int(high or low))
     if "-" in text:
         first, last = text.split("-")
         return ip_address(first).packed, ip_address(last).packed
@@ -259,8 +266,8 @@ def key_text(set_spec: SetSpec, key: bytes) -> str:
     length = set_spec.key_length
     *exact, ranged = set_spec.key
     first, last = key[length - ranged.length : length], key[2 * length - ranged.length :]
-    prefix = _text(set_spec.key_parts[:-1], key)
-    return f"{prefix} . {_range_text(first, last)}" if exact else _range_text(first, last)
+    between = _port_range_text(first, last) if ranged is Field.PORT else _range_text(first, last)
+    return f"{_text(set_spec.key_parts[:-1], key)} . {between}" if exact else between
 
 
 def data_text(set_spec: SetSpec, data: bytes) -> str:
@@ -303,7 +310,7 @@ def _parse_key(set_spec: SetSpec, parts: list[str]) -> bytes:
     if not set_spec.interval:
         return _parse_fields(set_spec.key, parts)
     exact = _parse_fields(set_spec.key[:-1], parts[:-1])
-    first, last = _range_bytes(parts[-1])
+    first, last = _range_bytes(set_spec.key[-1], parts[-1])
     if len(first) != set_spec.key[-1].length or first > last:
         raise ValueError(parts[-1])
     return exact + first + exact + last

@@ -15,7 +15,10 @@ from itertools import repeat
 from struct import calcsize
 
 from rulegen.errors import HostError
+from rulegen.netlink.messages import attribute, attributes, text_attribute
 from rulegen.netlink.nf_tables import (
+    EXPRESSION_NAME,
+    LIST_ITEM,
     SET_ANONYMOUS,
     SET_CONCATENATION,
     SET_DYNAMIC,
@@ -159,9 +162,20 @@ _NO_SUCH_FAMILY = {97, 95}
 def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
     """Names a chain as the kernel lists it."""
     state = sha256(declaration)
-    for rule in rules:
+    for rule in map(_without_counts, rules):
         state.update(len(rule).to_bytes(4, "big") + rule)
     return state.hexdigest()[:16]
+
+
+_COUNTER = text_attribute(EXPRESSION_NAME, "counter")
+
+
+def _without_counts(rule: bytes) -> bytes:
+    """A rule's expressions without what its counter has counted."""
+    if _COUNTER not in rule:
+        return rule
+    expressions = (expression for _, expression in attributes(rule))
+    return b"".join(_COUNTER if item.startswith(_COUNTER) else attribute(LIST_ITEM, item) for item in expressions)
 
 
 def declarations_digest(declarations: Iterable[bytes]) -> str:

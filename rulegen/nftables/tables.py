@@ -67,6 +67,8 @@ class TableSpec:
     """
 
     compiles_often = False
+    # Of 32 bits each, by which a fingerprint is found; of thousands of chains, two may have one number.
+    fingerprint_numbers = 2
 
     def __init__(self, family: Family, name: str) -> None:
         """A table without sets; `add_set` declares them."""
@@ -77,7 +79,8 @@ class TableSpec:
         chains, declared, fingerprints, foreign = _LAST_RANKS
         self.chains = SetSpec(self, chains, "chains", ((), ()))
         self.declared = SetSpec(self, declared, "sets", ((), ()))
-        self.fingerprints = SetSpec(self, fingerprints, "fingerprints", ((Field.NUMBER,), ()))
+        numbers = (Field.NUMBER,) * self.fingerprint_numbers
+        self.fingerprints = SetSpec(self, fingerprints, "fingerprints", (numbers, ()))
         self.foreign = SetSpec(self, foreign, "foreign", ((), ()))
         self._others: list[SetSpec] = []
 
@@ -260,7 +263,7 @@ def assembled(spec: TableSpec, sets: str, chains: str, generated: Generated | No
     text = (
         f'table {spec.ip} {spec.name} {{\n\tcomment "rulegen schema {schema}"\n\n{sets}'
         "\n\t# what the chains were loaded from and what the kernel made of it, to notice what somebody changed\n"
-        f"\tset fingerprints {{\n\t\ttypeof meta mark\n\t}}\n\n{chains}}}\n"
+        f"\tset fingerprints {{\n\t\ttypeof meta mark . meta mark\n\t}}\n\n{chains}}}\n"
     )
     return base_chains_of(spec, text, schema, generated)
 

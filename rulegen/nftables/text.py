@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 
 from rulegen.errors import InputError, shown
 from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, pack_register, parse_element
@@ -50,7 +51,7 @@ def render_table(base_chains: BaseChains, groups: Mapping[SetSpec, Mapping[bytes
     for set_spec in sets_of(spec, sets):
         if not set_spec.fixed:
             yield from _render_elements(set_spec, groups.get(set_spec, {}))
-    notes = (fingerprint(name, loaded[name.encode()].data.decode()) for name in (*base_chains.chains, *chains))
+    notes = (fingerprint(spec, name, loaded[name.encode()].data.decode()) for name in (*base_chains.chains, *chains))
     yield from _render_elements(spec.fingerprints, dict(notes))
 
 
@@ -82,9 +83,12 @@ def _render_elements(set_spec: SetSpec, elements: Mapping[bytes, Value]) -> Iter
         yield "}\n"
 
 
-def fingerprint(chain: str, loaded_from: str, loaded_as: str = "") -> tuple[bytes, Value]:
+def fingerprint(spec: TableSpec, chain: str, loaded_from: str, loaded_as: str = "") -> tuple[bytes, Value]:
     """The element that says what a chain was loaded from (its text's digest) and, once known, as what it is listed."""
-    key = pack_register(zlib.crc32(chain.encode()))
+    if len(spec.fingerprints.key) == 1:
+        key = pack_register(zlib.crc32(chain.encode()))
+    else:
+        key = sha256(chain.encode()).digest()[: spec.fingerprints.key_length]
     return key, Value(comment=f"{chain} {loaded_from} {loaded_as}".rstrip())
 
 

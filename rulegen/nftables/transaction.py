@@ -93,7 +93,7 @@ class NewTable:
         declarations = [*table.sets, *(compiled.sets[spec, name] for name in self.sets)]
         for number, declaration in enumerate(declarations, 1):
             yield messages.new_set(spec.family, spec.name, number, declaration)
-        note = text.fingerprint(SETS, self.base_chains.schema, table.listed_as)
+        note = text.fingerprint(spec, SETS, self.base_chains.schema, table.listed_as)
         yield messages.add_elements(spec.fingerprints, [note])
 
 
@@ -197,7 +197,7 @@ class WriteRules:
         yield messages.flush_chain(family, table, self.chain.name)
         for rule in chain.rules:
             yield messages.new_rule(family, table, self.chain.name, rule)
-        note = text.fingerprint(self.chain.name, self.chain.digest, chain.listed_as)
+        note = text.fingerprint(self.spec, self.chain.name, self.chain.digest, chain.listed_as)
         if self.known:
             yield messages.delete_elements(self.spec.fingerprints, [note])
         yield messages.add_elements(self.spec.fingerprints, [note])
@@ -221,7 +221,7 @@ class DeleteChains:
         for name in self.names:
             yield messages.delete_chain(family, table, name)
         if self.known:
-            notes = [text.fingerprint(name, "") for name in self.known]
+            notes = [text.fingerprint(self.spec, name, "") for name in self.known]
             yield messages.delete_elements(self.spec.fingerprints, notes)
 
 

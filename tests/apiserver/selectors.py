@@ -30,8 +30,14 @@ def _requirement(text: str) -> tuple[str, Callable[[str | None], bool]]:
     return text, lambda found: found is not None
 
 
+# A field that is true or false is one of both for the server, also where it is left out.
+_FLAGS = frozenset({"spec.hostNetwork"})
+
+
 def _field(item: Mapping[str, Any], path: str) -> str:
     value: Any = item
     for name in path.split("."):
         value = (value or {}).get(name)
+    if path in _FLAGS:
+        return "true" if value else "false"
     return value or ""

@@ -31,6 +31,9 @@ SAME_BYTES = tuple(struct.pack("B3xB3x", number, number) for number in range(256
 class Layout(TableSpec):
     """All sets of one family's table of Services."""
 
+    # Its chains are few.
+    fingerprint_numbers = 1
+
     def __init__(self, family: Family) -> None:
         """Names the sets of `family`, in the order in which they are printed."""
         super().__init__(family, TABLE)

@@ -31,6 +31,8 @@ class Kind(IntEnum):
     INTERNAL_LOCAL = 5
     NO_ENDPOINTS = 6
     INTERNAL_NONE_LOCAL = 7
+    # As EXTERNAL_LOCAL, on addresses that the node has.
+    HOST_PORT = 8
 
 
 # The chains that decide about a kind, for frontends with an address (EXTERNAL, the usual one, is not looked up) and for

@@ -1,0 +1,189 @@
+"""Network policies as a feature: objects in one by one, facts that differ out, and what is probably wrong in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rulegen.config import Family, NodeConfiguration
+from rulegen.errors import TargetError
+from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Pod, ServiceCIDR
+from rulegen.policies.facts import PodRanges, PolicyFacts
+from rulegen.policies.findings import (
+    address_finding,
+    masquerade_finding,
+    pod_range_finding,
+    policy_findings,
+    policy_reference,
+)
+from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Tier
+from rulegen.policies.ranges import parse_block
+from rulegen.policies.store import PolicyRules, Store
+from rulegen.reconcile.feature import AnyCompiler, Need
+from rulegen.reconcile.observer import Observer
+from rulegen.reconcile.tracked import Tracked
+from rulegen.reference import Finding, ObjectReference
+
+
+class NetworkPolicies:
+    """See `reconcile.feature.Feature`."""
+
+    name = "network-policies"
+    kinds: Mapping[type, Need] = {
+        Namespace: Need.FIRST,
+        NetworkPolicy: Need.FIRST,
+        Pod: Need.FIRST,
+        ClusterNetworkPolicy: Need.SOON,
+        Node: Need.SOON,
+        ServiceCIDR: Need.SOON,
+    }
+
+    def __init__(self, node: NodeConfiguration) -> None:
+        self._node = node
+        self.store = Store(node.node_name)
+        self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()
+        self._pod_ranges: PodRanges | None = None
+        self._same_priority: dict[tuple[Tier, int], set[PolicyName]] = {}
+        self._services: dict[str, tuple[AddressRange, ...]] = {}
+        self._disputed: dict[Address, ObjectReference] = {}
+
+    def put(self, item: Any) -> None:
+        """An object as it is now."""
+        match item:
+            case NetworkPolicy() | ClusterNetworkPolicy():
+                reference = ObjectReference.of(item)
+                self._change_policy(PolicyName(reference.namespace, reference.name), lambda: self.store.put(item))
+            case ServiceCIDR():
+                cidrs = map(parse_block, item.spec.cidrs)
+                self._set_services(item.metadata.name, tuple(block for block in cidrs if block is not None))
+            case _:
+                self.store.put(item)
+
+    def remove(self, reference: ObjectReference) -> None:
+        """An object is gone."""
+        kind, namespace, name = reference[:3]
+        match kind:
+            case "Pod":
+                self.store.remove_pod(namespace, name)
+            case "Namespace":
+                self.store.remove_namespace(name)
+            case "Node":
+                self.store.remove_node(name)
+            case "ServiceCIDR":
+                self._set_services(name, ())
+            case "NetworkPolicy" | "ClusterNetworkPolicy":
+                policy = PolicyName(namespace, name)
+                self._change_policy(policy, lambda: self.store.remove_policy(policy))
+
+    def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
+        """A policy that cannot be read isolates: its pods, or all that it could be about. Others mean what they did."""
+        if reference.kind not in {"NetworkPolicy", "ClusterNetworkPolicy"}:
+            return False
+        policy = PolicyName(reference.namespace, reference.name)
+        self._change_policy(policy, lambda: self.store.put_unreadable_policy(policy, error))
+        return True
+
+    def take(self) -> PolicyFacts:
+        """What differs from what was taken last."""
+        self._find_disputes(self.store.take_disputed())
+        ranges = {family: self.store.pod_ranges(family) for family in Family}
+        context = None if ranges == self._pod_ranges else ranges
+        if context is not None:
+            self._pod_ranges = ranges
+            self._find_about_node()
+        return PolicyFacts(self.store.take(), context, tuple(self.store.take_lost()))
+
+    def reference(self, item_id: Any) -> ObjectReference | None:
+        """None: what a policy comes to is made of this room's own words, and stands or falls with the table."""
+        del item_id
+        return None
+
+    def title(self, item_id: Any) -> str:
+        """How a message about a fact begins."""
+        if isinstance(item_id, PolicyRules):
+            return f"{item_id.policy} ({item_id.direction.value})"
+        return "network policies"
+
+    def observers(self, registry: Any) -> Sequence[Observer]:
+        """What ends connections that must not live on."""
+        del registry
+        from rulegen.policies.conntrack import PolicyConnections
+        from rulegen.policies.observer import PolicyConnectionObserver
+
+        connections = PolicyConnections(self.store, strict=self._node.policies.strict)
+        return [PolicyConnectionObserver(self.name, connections)]
+
+    def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
+        """A compiler for a driver. Raises TargetError."""
+        if driver == "nftables":
+            from rulegen.policies.on_nftables.compiler import PolicyCompiler
+
+            return PolicyCompiler(node.families, node.policies)
+        if driver == "iptables":
+            if node.policies.log_group is not None:
+                raise TargetError("networkPolicies.logGroup: denials are told to an nflog group on nftables only")
+            from rulegen.policies.on_iptables.chains import PolicyChains
+
+            return PolicyChains(node.families, node.policies)
+        raise TargetError(f"{self.name} does not exist on {driver}")
+
+    # ---- findings ----
+
+    def _change_policy(self, name: PolicyName, change: Callable[[], None]) -> None:
+        concerned = self._neighbours(self.store.policies.get(name))
+        change()
+        policy = self.store.policies.get(name)
+        self._index_priority(name, policy)
+        concerned |= self._neighbours(policy)
+        self._find_about({*concerned, name})
+
+    def _neighbours(self, policy: Policy | None) -> set[PolicyName]:
+        """The policies of the same tier and priority."""
+        if policy is None or policy.tier is Tier.NETWORK_POLICY:
+            return set()
+        return set(self._same_priority.get((policy.tier, policy.priority), ()))
+
+    def _index_priority(self, name: PolicyName, policy: Policy | None) -> None:
+        for place in [place for place, names in self._same_priority.items() if name in names]:
+            self._same_priority[place].discard(name)
+            if not self._same_priority[place]:
+                del self._same_priority[place]
+        if policy is not None and policy.tier is not Tier.NETWORK_POLICY:
+            self._same_priority.setdefault((policy.tier, policy.priority), set()).add(name)
+
+    def _find_about(self, names: Iterable[PolicyName]) -> None:
+        services = [block for blocks in self._services.values() for block in blocks]
+        for name in names:
+            policy = self.store.policies.get(name)
+            found: tuple[Finding, ...] = ()
+            if policy is not None:
+                found = tuple(policy_findings(policy, self._neighbours(policy) - {name}, services))
+            self.findings.set(policy_reference(name), found or None)
+
+    def _set_services(self, name: str, blocks: tuple[AddressRange, ...]) -> None:
+        if blocks:
+            self._services[name] = blocks
+        else:
+            self._services.pop(name, None)
+        self._find_about(self.store.policies)
+
+    def _find_disputes(self, addresses: Iterable[Address]) -> None:
+        touched: set[ObjectReference] = set()
+        for address in addresses:
+            before = self._disputed.pop(address, None)
+            claims = self.store.claims(address)
+            if len(claims) > 1:
+                self._disputed[address] = ObjectReference("Pod", claims[0].namespace, claims[0].name)
+            touched |= {reference for reference in (before, self._disputed.get(address)) if reference is not None}
+        for reference in touched:
+            mine = sorted(address for address, holder in self._disputed.items() if holder == reference)
+            found = tuple(address_finding(address, self.store.claims(address)) for address in mine)
+            self.findings.set(reference, found or None)
+
+    def _find_about_node(self) -> None:
+        found = []
+        if self._node.masquerade_all:
+            found.append(masquerade_finding(self._node.node_name))
+        if self._node.policies.fail_closed and not any(self._pod_ranges.values() if self._pod_ranges else ()):
+            found.append(pod_range_finding(self._node.node_name))
+        self.findings.set(ObjectReference("Node", "", self._node.node_name), tuple(found) or None)

@@ -1,0 +1,425 @@
+"""Facts about policies and pods come in; chains and ipsets of one family go out, and which of them changed.
+
+A combination's chain holds the rules of its policies, so it changes with them; pods come and go as members of ipsets,
+and as rules of a tree of chains by address. Where the host has no ipsets, members are rules, too. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from rulegen.config import Denial, Family, PolicySettings
+from rulegen.iptables.tree import ROOT, Branch, Prefix, PrefixTree
+from rulegen.policies.model import (
+    Action,
+    Address,
+    Combination,
+    Direction,
+    Isolation,
+    PolicyName,
+    Rule,
+    Rules,
+)
+from rulegen.policies.on_iptables import names
+from rulegen.policies.on_iptables.rules import (
+    MAX_RANGES,
+    NoIpsetError,
+    Writer,
+    cidrs_of,
+    host_text,
+    is_of,
+)
+from rulegen.policies.selected import selector_id
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortPlace, PortSet
+
+T = TypeVar("T")
+
+CHAINS, IPSETS = "(chains)", "(ipsets)"
+_WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
+_OPTION = {Direction.EGRESS: "-s", Direction.INGRESS: "-d"}
+REJECT = {
+    Family.IPV4: "-j REJECT --reject-with icmp-admin-prohibited",
+    Family.IPV6: "-j REJECT --reject-with icmp6-adm-prohibited",
+}
+NO_SYN = f"-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j {names.DENIED}"
+# Router and neighbour discovery, which nothing works without.
+DISCOVERY = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138))
+
+
+class EntryKey(NamedTuple):
+    """`group`: `CHAINS` or `IPSETS`, whose keys are names, or an ipset's name, whose keys are its elements."""
+
+    group: str
+    key: str
+
+
+Entries: TypeAlias = dict[EntryKey, tuple[str, ...]]
+# Of each entry the value before and after; None where there is none.
+Changes: TypeAlias = dict[EntryKey, tuple[tuple[str, ...] | None, tuple[str, ...] | None]]
+
+
+class ChainCompiler:
+    """Keeps the chains and ipsets of one family.
+
+    The value of a chain is its rules, of an ipset its type. `pod_ranges`: the node's own, for `fail_closed`.
+    `has_ipsets`: whether the host has them. `missing`: what could not be expressed without, by policy and direction;
+    such a policy accepts nothing.
+    """
+
+    def __init__(
+        self, family: Family, settings: PolicySettings, pod_ranges: tuple[str, ...], *, has_ipsets: bool
+    ) -> None:
+        self.family = family
+        self.entries: Entries = {}
+        self.missing: dict[PolicyRules, str] = {}
+        self._settings = settings
+        self._pod_ranges = pod_ranges if settings.fail_closed else ()
+        self._has_ipsets = has_ipsets
+        self._writer = Writer(family, None if has_ipsets else self)
+        self._before: dict[EntryKey, tuple[str, ...] | None] = {}
+        self._rules: dict[PolicyRules, Rules] = {}
+        self._pods: dict[Address, Isolation] = {}
+        self._members: dict[str, set[Address]] = {}
+        self._places: dict[str, set[PortPlace]] = {}
+        self._uses: Counter[EntryKey] = Counter()
+        self._combinations: Counter[Combination] = Counter()
+        self._by_policy: dict[PolicyRules, set[Combination]] = {}
+        # By a selector's id, and by a port's name.
+        self._by_selector: dict[str, set[PolicyRules]] = {}
+        self._by_port: dict[str, set[PolicyRules]] = {}
+        self._trees = {direction: PrefixTree(_WIDTH[family]) for direction in Direction}
+        self._dirty: dict[Combination, None] = {}
+        self._write_fixed()
+        for direction in Direction:
+            self._write_branch(direction, ROOT)
+
+    def update(self, facts: Mapping[Id, Any]) -> Changes:
+        """What changes: of each entry the value before and after, None where there is none."""
+        pods = {}
+        for id_, fact in facts.items():
+            if isinstance(id_, PolicyRules):
+                self._update_rules(id_, fact)
+            elif not isinstance(id_, LocalPod):
+                self._update_set(id_, fact)
+            elif is_of(self.family, id_.address):
+                pods[id_.address] = fact
+        self._update_pods(pods)
+        if pods and not self._has_ipsets:
+            for users in self._by_port.values():
+                self._note_users(users)
+        for combination in self._dirty.keys() & self._combinations.keys():
+            self._write_combination(combination)
+        self._dirty = {}
+        before, self._before = self._before, {}
+        changed = {key: (value, self.entries.get(key)) for key, value in before.items()}
+        return {key: values for key, values in changed.items() if values[0] != values[1]}
+
+    # ---- what is always there ----
+
+    def _write_fixed(self) -> None:
+        discovery = DISCOVERY if self.family is Family.IPV6 else ()
+        roots = tuple(f"-j {names.ROOTS[direction]}" for direction in (Direction.EGRESS, Direction.INGRESS))
+        self._chain(names.FORWARD, discovery + roots)
+        self._chain("FORWARD", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.FORWARD}",))
+        self._chain(names.DENIED, ("-j DROP" if self._settings.denial is Denial.DROP else REJECT[self.family],))
+        if self._settings.strict:
+            self._chain(names.STRICT, (NO_SYN,))
+        if self._settings.node_input:
+            self._chain(names.NODE, (*discovery, roots[0]))
+            self._chain("INPUT", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.NODE}",))
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a policy, or pods that nobody knows are closed."""
+        return bool(self._rules) or bool(self._pod_ranges)
+
+    def set_pod_ranges(self, ranges: tuple[str, ...]) -> None:
+        """Takes the ranges of this node's pods; `update` tells what that changes."""
+        wanted = ranges if self._settings.fail_closed else ()
+        if wanted == self._pod_ranges:
+            return
+        self._pod_ranges = wanted
+        for direction, tree in self._trees.items():
+            leaves = [self._prefix(address) for address in self._pods if self._leaf(direction, address)]
+            present = {branch.prefix for node in tree.nodes() for branch in tree.branches(node) if not branch.is_chain}
+            shape = tree.change(sorted(set(leaves) - present), sorted(present - set(leaves)))
+            for node in shape.gone:
+                self._write(EntryKey(CHAINS, self._branch_name(direction, node)), None)
+            for node in list(tree.nodes()):
+                self._write_branch(direction, node)
+
+    # ---- ipsets ----
+
+    def _update_set(self, id_: Id, fact: object) -> None:
+        is_there = bool(fact)
+        match id_:
+            case PeerSet(set_id):
+                self._ipset(names.selector_ipset(self.family, set_id), "hash:ip", is_there=is_there)
+            case PortSet(name):
+                self._ipset(names.named_ipset(self.family, name), "hash:ip,port", is_there=is_there)
+            case Members() if isinstance(fact, Membership):
+                for selector, addresses in fact.selected.items():
+                    mine = {address: came for address, came in addresses.items() if is_of(self.family, address)}
+                    self._update_members(selector, mine)
+                for name, places in fact.ports.items():
+                    found = {place: came for place, came in places.items() if is_of(self.family, place[0])}
+                    self._update_places(name, found)
+
+    def _update_members(self, set_id: str, addresses: Mapping[Address, bool]) -> None:
+        if self._has_ipsets:
+            ipset = names.selector_ipset(self.family, set_id)
+            for address, is_there in addresses.items():
+                self._element(ipset, _plain(address), is_there=is_there)
+            return
+        _change(self._members, set_id, addresses)
+        self._note_users(self._by_selector.get(set_id, ()))
+
+    def _update_places(self, name: str, places: Mapping[PortPlace, bool]) -> None:
+        if self._has_ipsets:
+            ipset = names.named_ipset(self.family, name)
+            for (address, protocol, port), is_there in places.items():
+                self._element(ipset, f"{_plain(address)},{protocol.lower()}:{port}", is_there=is_there)
+            return
+        _change(self._places, name, places)
+        self._note_users(self._by_port.get(name, ()))
+
+    def _note_users(self, users: Iterable[PolicyRules]) -> None:
+        for rules in users:
+            self._dirty |= dict.fromkeys(self._by_policy.get(rules, ()))
+
+    def of_selector(self, selector_id: str) -> Collection[Address]:
+        """See `rules.Members`."""
+        return self._members.get(selector_id, ())
+
+    def of_port(self, name: str, direction: Direction) -> Collection[PortPlace]:
+        """See `rules.Members`."""
+        places = self._places.get(name, set())
+        if direction is Direction.INGRESS:
+            return [place for place in places if place[0] in self._pods]
+        return places
+
+    def _ipset(self, name: str, kind: str, *, is_there: bool) -> None:
+        if self._has_ipsets:
+            self._write(EntryKey(IPSETS, name), (kind,) if is_there else None)
+
+    def _element(self, name: str, text: str, *, is_there: bool) -> None:
+        if self._has_ipsets:
+            self._write(EntryKey(name, text), () if is_there else None)
+
+    # ---- policies ----
+
+    def _update_rules(self, id_: PolicyRules, new: Rules | None) -> None:
+        old = self._rules.pop(id_, ())
+        if new is not None:
+            self._rules[id_] = new
+        for users, before, after in (
+            (self._by_selector, _selector_ids(old), _selector_ids(new or ())),
+            (self._by_port, _port_names(old), _port_names(new or ())),
+        ):
+            for name in before - after:
+                users[name].discard(id_)
+                if not users[name]:
+                    del users[name]
+            for name in after:
+                users.setdefault(name, set()).add(id_)
+        if self._has_ipsets:
+            self._use(self._block_sets(new or ()))
+            self._drop(self._block_sets(old))
+        self._dirty |= dict.fromkeys(self._by_policy.get(id_, ()))
+
+    def _block_sets(self, rules: Rules) -> Entries:
+        found: Entries = {}
+        for rule in rules:
+            blocks = rule.blocks_of(self.family)
+            cidrs = [cidr for block in blocks for cidr in cidrs_of(*block)]
+            if len(cidrs) > MAX_RANGES:
+                name = names.blocks_ipset(self.family, blocks)
+                found[EntryKey(IPSETS, name)] = ("hash:net",)
+                found |= {EntryKey(name, cidr): () for cidr in cidrs}
+        return found
+
+    # ---- pods ----
+
+    def _update_pods(self, pods: Mapping[Address, Isolation | None]) -> None:
+        for address, after in pods.items():
+            before = self._pods.pop(address, None)
+            if after is not None:
+                self._pods[address] = after
+            for direction in Direction:
+                if after is not None:
+                    self._use_combination(after.of(direction))
+                if before is not None:
+                    self._drop_combination(before.of(direction))
+        if pods:
+            for direction, tree in self._trees.items():
+                self._move_branches(direction, tree, pods)
+
+    def _move_branches(self, direction: Direction, tree: PrefixTree, pods: Iterable[Address]) -> None:
+        present = {branch.prefix for node in tree.nodes() for branch in tree.branches(node) if not branch.is_chain}
+        touched = {address: self._prefix(address) for address in pods}
+        wanted = {prefix for address, prefix in touched.items() if self._leaf(direction, address)}
+        shape = tree.change(
+            sorted(wanted - present), sorted(set(touched.values()) & present - wanted), sorted(wanted & present)
+        )
+        for node in shape.gone:
+            self._write(EntryKey(CHAINS, self._branch_name(direction, node)), None)
+        for node in shape.changed:
+            self._write_branch(direction, node)
+
+    def _prefix(self, address: Address) -> Prefix:
+        return Prefix(int.from_bytes(address, "big"), _WIDTH[self.family])
+
+    def _write_branch(self, direction: Direction, node: Prefix) -> None:
+        rules: list[str] = []
+        for branch in self._trees[direction].branches(node):
+            rules += self._branch_rules(direction, branch)
+        rules += [f"{_OPTION[direction]} {cidr} -j {names.DENIED}" for cidr in self._pod_ranges]
+        self._chain(self._branch_name(direction, node), tuple(rules))
+
+    def _branch_rules(self, direction: Direction, branch: Branch) -> list[str]:
+        if branch.is_chain:
+            place = f"{_OPTION[direction]} {self._cidr(branch.prefix)}"
+            return [f"{place} -g {self._branch_name(direction, branch.prefix)}"]
+        return self._leaf(direction, self._address(branch.prefix))
+
+    def _leaf(self, direction: Direction, address: Address) -> list[str]:
+        """What leads a pod's packets to its policies, all but those to itself."""
+        isolation = self._pods.get(address)
+        if isolation is None:
+            return []
+        host = host_text(address)
+        combination = isolation.of(direction)
+        is_isolated = isolation.ingress is not None or isolation.egress is not None
+        if combination is not None:
+            target = names.combination_chain(combination)
+        elif is_isolated and self._settings.strict:
+            target = names.STRICT
+        else:
+            return [f"{_OPTION[direction]} {host} -j RETURN"] if self._pod_ranges else []
+        return [f"-s {host} -d {host} -j RETURN", f"{_OPTION[direction]} {host} -g {target}"]
+
+    def _branch_name(self, direction: Direction, node: Prefix) -> str:
+        return names.ROOTS[direction] if node == ROOT else names.branch_chain(direction, self._cidr(node))
+
+    def _cidr(self, prefix: Prefix) -> str:
+        return f"{host_text(self._address(prefix)).partition('/')[0]}/{prefix.length}"
+
+    def _address(self, prefix: Prefix) -> Address:
+        return prefix.value.to_bytes(_WIDTH[self.family] // 8, "big")
+
+    # ---- combinations ----
+
+    def _use_combination(self, combination: Combination | None) -> None:
+        for part in _stages(combination):
+            self._combinations[part] += 1
+            if self._combinations[part] == 1:
+                for policy in part.policies:
+                    self._by_policy.setdefault(PolicyRules(policy, part.direction), set()).add(part)
+                self._dirty[part] = None
+
+    def _drop_combination(self, combination: Combination | None) -> None:
+        for part in _stages(combination):
+            self._combinations[part] -= 1
+            if self._combinations[part]:
+                continue
+            del self._combinations[part]
+            self._write(EntryKey(CHAINS, names.combination_chain(part)), None)
+            for policy in part.policies:
+                users = self._by_policy[PolicyRules(policy, part.direction)]
+                users.discard(part)
+                if not users:
+                    del self._by_policy[PolicyRules(policy, part.direction)]
+                    self.missing.pop(PolicyRules(policy, part.direction), None)
+
+    def _write_combination(self, combination: Combination) -> None:
+        rest = combination._replace(admin=())
+        rules = [NO_SYN] if self._settings.strict else []
+        if combination.admin:
+            onward = f"-g {names.combination_chain(rest)}" if rest.policies else "-j RETURN"
+            rules += self._rules_of(combination, combination.admin, onward)
+            rules += [onward] if rest.policies else []
+        else:
+            rules += self._rules_of(combination, combination.policies, "-j RETURN")
+            rules += [f"-j {names.DENIED}"] if combination.network else []
+        # A chain that others lead to is in a rendered file only with a rule.
+        self._chain(names.combination_chain(combination), tuple(rules) or ("-j RETURN",))
+
+    def _rules_of(self, combination: Combination, policies: Iterable[PolicyName], onward: str) -> list[str]:
+        targets = {Action.ACCEPT: "-j RETURN", Action.DENY: f"-j {names.DENIED}", Action.PASS: onward}
+        found: list[str] = []
+        for policy in policies:
+            id_ = PolicyRules(policy, combination.direction)
+            try:
+                written = [line for rule in self._rules.get(id_, ()) for line in self._lines(id_, rule, targets)]
+            except NoIpsetError as error:
+                self.missing[id_] = str(error)
+                # Isolated, not opened: a NetworkPolicy accepts nothing, a ClusterNetworkPolicy denies everything.
+                written = [] if policy.namespace else [f"-j {names.DENIED}"]
+            else:
+                self.missing.pop(id_, None)
+            found += written
+        return found
+
+    def _lines(self, id_: PolicyRules, rule: Rule, targets: dict[Action, str]) -> list[str]:
+        return list(self._writer.rules(id_.policy, rule, id_.direction, targets))
+
+    # ---- entries ----
+
+    def _use(self, entries: Entries) -> None:
+        for key, value in entries.items():
+            self._uses[key] += 1
+            self._write(key, value)
+
+    def _drop(self, keys: Iterable[EntryKey]) -> None:
+        for key in keys:
+            self._uses[key] -= 1
+            if not self._uses[key]:
+                del self._uses[key]
+                self._write(key, None)
+
+    def _chain(self, name: str, rules: tuple[str, ...]) -> None:
+        self._write(EntryKey(CHAINS, name), rules)
+
+    def _write(self, key: EntryKey, value: tuple[str, ...] | None) -> None:
+        before = self.entries.get(key)
+        if before == value:
+            return
+        self._before.setdefault(key, before)
+        if value is None:
+            del self.entries[key]
+        else:
+            self.entries[key] = value
+
+
+def _stages(combination: Combination | None) -> list[Combination]:
+    """The chains of a combination: what comes behind the admin tier stands in one of its own."""
+    if combination is None:
+        return []
+    rest = combination._replace(admin=())
+    return [combination, rest] if combination.admin and rest.policies else [combination]
+
+
+def _port_names(rules: Rules) -> set[str]:
+    return {named.name for rule in rules if rule.ports is not None for named in rule.ports.named}
+
+
+def _change(sets: dict[str, set[T]], name: str, changes: Mapping[T, bool]) -> None:
+    """Puts into a set what came, and takes out what left."""
+    found = sets.setdefault(name, set())
+    for item, is_there in changes.items():
+        if is_there:
+            found.add(item)
+        else:
+            found.discard(item)
+    if not found:
+        del sets[name]
+
+
+def _plain(address: Address) -> str:
+    return host_text(address).partition("/")[0]
+
+
+def _selector_ids(rules: Rules) -> set[str]:
+    return {selector_id(selector) for rule in rules for selector in rule.selectors}

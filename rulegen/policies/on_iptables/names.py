@@ -1,0 +1,42 @@
+"""Names of the chains and ipsets that policies need. A chain's has at most 28 characters, an ipset's 31. Pure."""
+
+from __future__ import annotations
+
+from rulegen.config import Family
+from rulegen.policies.model import AddressRange, Combination, Direction
+from rulegen.policies.names import blocks_name, combination_digest, digest, named_port_name
+
+PREFIX = "RULEGEN-NP-"
+FORWARD, NODE, DENIED, STRICT = (f"{PREFIX}{word}" for word in ("FORWARD", "NODE", "DENIED", "STRICT"))
+ROOTS = {Direction.EGRESS: f"{PREFIX}EGRESS", Direction.INGRESS: f"{PREFIX}INGRESS"}
+_LETTERS = {Direction.EGRESS: ("E", "S"), Direction.INGRESS: ("I", "D")}
+_MAX_CHAIN = 28
+_SET_PREFIX = {Family.IPV4: "rulegen-", Family.IPV6: "rulegen6-"}
+
+
+def combination_chain(combination: Combination) -> str:
+    """`RULEGEN-NP-I-` and a digest: by what pods are isolated."""
+    return f"{PREFIX}{_LETTERS[combination.direction][0]}-{combination_digest(combination)}"
+
+
+def branch_chain(direction: Direction, prefix: str) -> str:
+    """`RULEGEN-NP-S-10.0.0.0/28`: the pods of this node with these addresses."""
+    begin = f"{PREFIX}{_LETTERS[direction][1]}-"
+    # nft prints these names too, and reads no colon in one.
+    readable = begin + prefix.replace(":", "_")
+    return readable if len(readable) <= _MAX_CHAIN else begin + digest([prefix])
+
+
+def selector_ipset(family: Family, selector_id: str) -> str:
+    """The ipset of what a selector selects."""
+    return _SET_PREFIX[family] + selector_id
+
+
+def blocks_ipset(family: Family, blocks: tuple[AddressRange, ...]) -> str:
+    """The ipset of a list of ranges."""
+    return _SET_PREFIX[family] + blocks_name(blocks)
+
+
+def named_ipset(family: Family, name: str) -> str:
+    """The ipset of the places where a port has this name."""
+    return _SET_PREFIX[family] + named_port_name(name)

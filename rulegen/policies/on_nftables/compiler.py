@@ -1,0 +1,379 @@
+"""Facts about policies and pods come in; the entries of the tables go out, and which of them changed.
+
+A fact is compiled alone: a pod that comes is an element for each selector that selects it, and no chain is touched.
+What several facts need (the chain of a combination, a set of blocks) is counted, and goes with the last of them. All
+names say what they stand for, so nothing is adopted from the kernel. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rulegen.config import Family, PolicySettings
+from rulegen.errors import TargetError
+from rulegen.nftables.elements import PROTOCOL_BYTES, EntryKey, SetSpec, Value, pack_port, safe_comment
+from rulegen.nftables.tables import BaseChains, Chain, Entries, TableSpec, digest
+from rulegen.policies import names
+from rulegen.policies.model import (
+    SIZES,
+    Address,
+    Combination,
+    Direction,
+    Isolation,
+    PolicyName,
+    PortRange,
+    Rules,
+    Tier,
+    family_of,
+)
+from rulegen.policies.on_nftables import chains
+from rulegen.policies.on_nftables.layout import LAYOUTS
+from rulegen.policies.on_nftables.rules import block_lists, port_lists
+from rulegen.policies.on_nftables.table import base_chains
+from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortSet
+from rulegen.reconcile.delta import Change, Delta
+from rulegen.reference import ObjectReference
+
+_MEMBER = Value()
+
+
+class PolicyCompiler:
+    """See `nftables.tables.TableCompiler`. `families`: those that get rules."""
+
+    def __init__(self, families: Sequence[Family], settings: PolicySettings) -> None:
+        """Compiles nothing yet."""
+        self._tables = {family: TableCompiler(family, settings) for family in families}
+        self.specs: Sequence[TableSpec] = [LAYOUTS[family] for family in families]
+
+    @property
+    def base_chains(self) -> Mapping[TableSpec, BaseChains]:
+        """Of both families, where there is something to do."""
+        found = {LAYOUTS[family]: table.base_chains for family, table in self._tables.items()}
+        return {spec: fixed for spec, fixed in found.items() if fixed is not None}
+
+    def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
+        """Nothing is chosen freely, and what cannot be read isolates."""
+
+    def update(
+        self, items: Mapping[Id, Any], context: Mapping[Family, tuple[str, ...]] | None
+    ) -> tuple[Delta[EntryKey, Value], dict[Id, TargetError]]:
+        """Takes changed facts (None: no more), and the ranges of the node's pods."""
+        delta: Delta[EntryKey, Value] = Delta()
+        for family, table in self._tables.items():
+            delta = delta.merged(table.update(items, None if context is None else context[family]))
+        return delta, {}
+
+    def entries(self) -> Entries:
+        """All that is wanted."""
+        found: Entries = {}
+        for table in self._tables.values():
+            found |= table.entries
+        return found
+
+    def entries_of(self, item_id: Id) -> Entries:
+        """Nothing: no fact stands alone."""
+        del item_id
+        return {}
+
+    def entries_without(self, item_ids: Collection[Id]) -> Entries:
+        """All that is wanted."""
+        del item_ids
+        return self.entries()
+
+    def spare(self, delta: Delta[EntryKey, Value]) -> Delta[EntryKey, Value]:
+        """All of it."""
+        return delta
+
+    def owners(self, live: Entries) -> Callable[[EntryKey, Value], str]:
+        """The pod or the policy that an entry is of."""
+        del live
+
+        def owner(key: EntryKey, value: Value) -> str:
+            name = key[1].decode() if key[0].is_chains else ""
+            return value.comment or "/".join(name.split("/")[1:3])
+
+        return owner
+
+
+class _TierChain(NamedTuple):
+    direction: Direction
+    tier: Tier
+    policies: tuple[PolicyName, ...]
+
+    @property
+    def name(self) -> str:
+        return names.tier_chain(*self)
+
+
+class TableCompiler:
+    """Keeps what one family's table holds, and is the texts of its chains (`nftables.tables.Generated`)."""
+
+    required: Sequence[str] = ()
+
+    def __init__(self, family: Family, settings: PolicySettings) -> None:
+        self.family = family
+        self.entries: Entries = {}
+        self.base_chains: BaseChains | None = None
+        self._spec = LAYOUTS[family]
+        self._settings = settings
+        self._pod_ranges: tuple[str, ...] = ()
+        self._texts: dict[str, str] = {}
+        self._before: dict[EntryKey, Value | None] = {}
+        self._rules: dict[PolicyRules, Rules] = {}
+        self._pods: dict[Address, Isolation] = {}
+        self._uses: Counter[EntryKey] = Counter()
+        self._tiers: dict[PolicyName, set[_TierChain]] = {}
+
+    # ---- the texts of chains and sets ----
+
+    def chain(self, name: str) -> Chain:
+        """A chain that there is, without the comment above it."""
+        text = self._texts[name]
+        return Chain(name, text[text.index("\tchain ") :])
+
+    def chain_text(self, name: str) -> str:
+        """A chain that there is."""
+        return self._texts[name]
+
+    def set_text(self, name: str) -> str:
+        """The declaration of a set."""
+        return self._spec.declaration(name)
+
+    def model(self, _: str) -> str | None:
+        """No chain is made of another."""
+        return None
+
+    # ---- facts ----
+
+    def update(self, facts: Mapping[Id, Any], pod_ranges: tuple[str, ...] | None) -> Delta[EntryKey, Value]:
+        """What facts that are others now change."""
+        changed_rules = [id_ for id_ in facts if isinstance(id_, PolicyRules)]
+        for rules in changed_rules:
+            self._update_rules(rules, facts[rules])
+        for id_, fact in facts.items():
+            if not isinstance(id_, PolicyRules):
+                self._update_fact(id_, fact)
+        for policy in dict.fromkeys(id_.policy for id_ in changed_rules):
+            for tier in self._tiers.get(policy, ()):
+                self._write_chain(tier.name, self._tier_text(tier))
+        self._update_base_chains(pod_ranges)
+        return self._delta()
+
+    def _update_fact(self, id_: Id, fact: Any) -> None:
+        match id_:
+            case Members():
+                if fact is not None:
+                    self._update_members(fact)
+            case PeerSet(set_id):
+                self._declare(set_id, is_there=fact is not None)
+            case PortSet(name):
+                self._declare(names.named_port_name(name), is_there=fact is not None)
+            case LocalPod(address):
+                if family_of(address) is self.family:
+                    self._update_pod(address, fact)
+
+    def _update_members(self, membership: Membership) -> None:
+        size = SIZES[self.family]
+        for set_id, addresses in membership.selected.items():
+            set_spec = self._set(set_id)
+            for address, is_there in addresses.items():
+                if len(address) == size:
+                    self._write((set_spec, address), _MEMBER if is_there else None)
+        for name, places in membership.ports.items():
+            set_spec = self._set(names.named_port_name(name))
+            for (address, protocol, port), is_there in places.items():
+                if len(address) == size:
+                    key = address + PROTOCOL_BYTES[protocol] + pack_port(port)
+                    self._write((set_spec, key), _MEMBER if is_there else None)
+
+    def _declare(self, name: str, *, is_there: bool) -> None:
+        self._write((self._spec.declared, name.encode()), _MEMBER if is_there else None)
+
+    def _update_pod(self, address: Address, after: Isolation | None) -> None:
+        before = self._pods.pop(address, None)
+        if after is not None:
+            self._pods[address] = after
+        for direction, pods in self._spec.pods.items():
+            old = before.of(direction) if before else None
+            new = after.of(direction) if after else None
+            verdict = None
+            if after is not None and new is not None:
+                self._use_combination(new)
+                verdict = Value(f"goto {names.combination_chain(new)}".encode(), safe_comment(after.pod))
+            self._write((pods, address), verdict)
+            self._note_denials(direction, address, (before, after))
+            if old is not None:
+                self._drop_combination(old)
+        is_isolated = _MEMBER if after is not None and (after.ingress or after.egress) else None
+        self._write((self._spec.self, address * 2), is_isolated)
+        if self._settings.strict:
+            self._write((self._spec.isolated, address), is_isolated)
+        if self._settings.fail_closed:
+            self._write((self._spec.known, address), _MEMBER if after is not None else None)
+
+    def _note_denials(
+        self, direction: Direction, address: Address, changed: tuple[Isolation | None, Isolation | None]
+    ) -> None:
+        group = self._settings.log_group
+        if group is None:
+            return
+        before, after = changed
+        verdict = None
+        if after is not None and (new := after.of(direction)) is not None:
+            pod, combination = after.pod, new
+            name = names.note_chain(pod, combination)
+            self._use_chain(name, lambda: chains.note_text(pod, combination, group))
+            verdict = Value(f"jump {name}".encode(), safe_comment(pod))
+        self._write((self._spec.notes[direction], address), verdict)
+        if before is not None and (old := before.of(direction)) is not None:
+            self._drop_used_chain(names.note_chain(before.pod, old))
+
+    # ---- policies ----
+
+    def _update_rules(self, id_: PolicyRules, new: Rules | None) -> None:
+        old = self._rules.pop(id_, None)
+        if new is not None:
+            self._rules[id_] = new
+        written = self._chains_of(id_, new)
+        for name in self._chains_of(id_, old).keys() - written.keys():
+            self._drop_chain(name)
+        for name, text in written.items():
+            self._write_chain(name, text)
+        self._use(self._shared_entries(new))
+        self._drop(self._shared_entries(old))
+
+    def _chains_of(self, id_: PolicyRules, rules: Rules | None) -> dict[str, str]:
+        return {} if rules is None else chains.policy_chains(id_.policy, id_.direction, rules, self.family)
+
+    def _shared_entries(self, rules: Rules | None) -> Entries:
+        """The sets that rules look into and that others may need, too, with what is in them."""
+        found: Entries = {}
+        for blocks in block_lists(rules or (), self.family):
+            set_spec = self._set(names.blocks_name(blocks))
+            found[self._spec.declared, set_spec.name.encode()] = _MEMBER
+            found |= {(set_spec, first + last): _MEMBER for first, last in blocks}
+        for ranges in port_lists(rules or ()):
+            set_spec = self._set(names.ports_name(ranges))
+            found[self._spec.declared, set_spec.name.encode()] = _MEMBER
+            found |= {(set_spec, _port(item, item.first) + _port(item, item.last)): _MEMBER for item in ranges}
+        return found
+
+    # ---- combinations ----
+
+    def _use_combination(self, combination: Combination) -> None:
+        self._use_chain(names.combination_chain(combination), lambda: chains.combination_text(combination))
+        for tier in _tiers_of(combination):
+            self._use_chain(tier.name, lambda tier=tier: self._tier_text(tier))  # type: ignore[misc]
+            for policy in tier.policies:
+                self._tiers.setdefault(policy, set()).add(tier)
+
+    def _drop_combination(self, combination: Combination) -> None:
+        self._drop_used_chain(names.combination_chain(combination))
+        for tier in _tiers_of(combination):
+            if self._drop_used_chain(tier.name):
+                for policy in tier.policies:
+                    self._tiers[policy].discard(tier)
+                    if not self._tiers[policy]:
+                        del self._tiers[policy]
+
+    def _tier_text(self, tier: _TierChain) -> str:
+        def rules_of(name: PolicyName) -> Rules:
+            return self._rules.get(PolicyRules(name, tier.direction), ())
+
+        return chains.tier_text(*tier, rules_of, self.family)
+
+    # ---- the fixed part ----
+
+    def _update_base_chains(self, pod_ranges: tuple[str, ...] | None) -> None:
+        """It is there where there is a policy, or pods that nobody knows are closed."""
+        has_changed = pod_ranges is not None and pod_ranges != self._pod_ranges
+        if has_changed and pod_ranges is not None:
+            self._pod_ranges = pod_ranges
+        is_wanted = bool(self._rules) or (self._settings.fail_closed and bool(self._pod_ranges))
+        if not has_changed and is_wanted is (self.base_chains is not None):
+            return
+        before = self.base_chains.chains if self.base_chains is not None else {}
+        self.base_chains = base_chains(self.family, self._settings, self._pod_ranges, self) if is_wanted else None
+        after = self.base_chains.chains if self.base_chains is not None else {}
+        for name in (*before, *after):
+            fixed = after.get(name)
+            self._write((self._spec.chains, name.encode()), Value(fixed.digest.encode()) if fixed else None)
+
+    # ---- entries ----
+
+    def _set(self, name: str) -> SetSpec:
+        found = self._spec.set_named(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def _write_chain(self, name: str, text: str) -> None:
+        self._texts[name] = text
+        self._write((self._spec.chains, name.encode()), Value(digest(text).encode()))
+
+    def _drop_chain(self, name: str) -> None:
+        self._texts.pop(name, None)
+        self._write((self._spec.chains, name.encode()), None)
+
+    def _use_chain(self, name: str, text: Callable[[], str]) -> None:
+        key = self._spec.chains, name.encode()
+        self._uses[key] += 1
+        if self._uses[key] == 1:
+            self._write_chain(name, text())
+
+    def _drop_used_chain(self, name: str) -> bool:
+        """Whether that was the last that needed it."""
+        key = self._spec.chains, name.encode()
+        self._uses[key] -= 1
+        if self._uses[key]:
+            return False
+        del self._uses[key]
+        self._drop_chain(name)
+        return True
+
+    def _use(self, entries: Entries) -> None:
+        for key, value in entries.items():
+            self._uses[key] += 1
+            self._write(key, value)
+
+    def _drop(self, keys: Iterable[EntryKey]) -> None:
+        for key in keys:
+            self._uses[key] -= 1
+            if not self._uses[key]:
+                del self._uses[key]
+                self._write(key, None)
+
+    def _write(self, key: EntryKey, value: Value | None) -> None:
+        before = self.entries.get(key)
+        if before == value:
+            return
+        self._before.setdefault(key, before)
+        if value is None:
+            del self.entries[key]
+        else:
+            self.entries[key] = value
+
+    def _delta(self) -> Delta[EntryKey, Value]:
+        befores, self._before = self._before, {}
+        delta: Delta[EntryKey, Value] = Delta()
+        for key, before in befores.items():
+            after = self.entries.get(key)
+            if before is None:
+                if after is not None:
+                    delta.added[key] = after
+            elif after is None:
+                delta.removed[key] = before
+            elif before != after:
+                delta.changed[key] = Change(before, after)
+        return delta
+
+
+def _tiers_of(combination: Combination) -> Iterator[_TierChain]:
+    for tier, policies in chains.tiers_of(combination):
+        yield _TierChain(combination.direction, tier, policies)
+
+
+def _port(ports: PortRange, number: int) -> bytes:
+    return PROTOCOL_BYTES[ports.protocol] + pack_port(number)

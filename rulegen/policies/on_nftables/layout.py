@@ -1,0 +1,82 @@
+"""The tables as data: which sets there always are, and which come and go with selectors, blocks and ports. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rulegen.config import Family
+from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value
+from rulegen.nftables.tables import Drained, TableSpec, table_name
+from rulegen.policies.model import Direction
+from rulegen.reconcile.delta import Delta
+
+FEATURE = "network-policies"
+# Behind the fixed sets.
+_RANK = 1000
+
+
+class PolicyTable(TableSpec):
+    """One family's table.
+
+    `pods`: by direction, the map from a pod's address to the chain of what isolates it; `notes`: to that of a denial.
+    """
+
+    compiles_often = True
+
+    def __init__(self, family: Family) -> None:
+        super().__init__(family, table_name(FEATURE))
+        self._address = Field.IPV4 if family is Family.IPV4 else Field.IPV6
+        address = (self._address,)
+        self.pods = {
+            Direction.EGRESS: self.add_set("egress-pods", address, (Field.VERDICT,)),
+            Direction.INGRESS: self.add_set("ingress-pods", address, (Field.VERDICT,)),
+        }
+        self.self = self.add_set("self", (self._address, self._address))
+        self.isolated = self.add_set("isolated", address)
+        self.known = self.add_set("known", address)
+        self.notes = {
+            Direction.EGRESS: self.add_set("egress-notes", address, (Field.VERDICT,)),
+            Direction.INGRESS: self.add_set("ingress-notes", address, (Field.VERDICT,)),
+        }
+        self._generated: dict[str, SetSpec] = {}
+
+    def set_named(self, name: str) -> SetSpec | None:
+        """A fixed set, or one of which the name says of which type it is."""
+        found = self.by_name.get(name) or self._generated.get(name)
+        if found is None and (fields := self._fields(name)):
+            is_interval = name.startswith(("blocks-", "ports-"))
+            found = SetSpec(self, _RANK, name, (fields, ()), interval=is_interval)
+            self._generated[name] = found
+        return found
+
+    def drained(self, delta: Delta[EntryKey, Value]) -> Drained:
+        """What is in a set that goes stays until no packet is in a chain that looked into it.
+
+        A packet that has met a chain as it was would find the set empty and be denied, though it is allowed before and
+        after. No chain of the new ones looks there, so that it lets nobody through either.
+        """
+        going = {self.set_named(name.decode()) for set_spec, name in delta.removed if set_spec is self.declared}
+        keys = frozenset(key for key in delta.removed if key[0] in going) if going else frozenset()
+        return Drained(keys, is_handover=bool(keys))
+
+    def declaration(self, name: str) -> str:
+        """The block that declares a set that comes and goes. KeyError for a name that is none of theirs."""
+        found = self.set_named(name)
+        if found is None:
+            raise KeyError(name)
+        lines = [f"typeof {' . '.join(field.value for field in found.key)}"]
+        if found.interval:
+            lines.append("flags interval")
+        return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
+
+    def _fields(self, name: str) -> tuple[Field, ...]:
+        if name.startswith(("pods-", "nodes-", "blocks-")):
+            return (self._address,)
+        if name.startswith("ports-"):
+            return (Field.PROTOCOL, Field.PORT)
+        if name.startswith(("named-", "named_")):
+            return (self._address, Field.PROTOCOL, Field.PORT)
+        return ()
+
+
+LAYOUTS: Mapping[Family, PolicyTable] = {family: PolicyTable(family) for family in Family}

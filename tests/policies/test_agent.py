@@ -1,0 +1,95 @@
+"""An agent that enforces policies: pods that come and go, restarts, a policy that cannot be read, SIGKILL."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rulegen.kube.objects import NetworkPolicy, Pod
+from tests.agent.running import Playground, wait_until
+from tests.apiserver import ApiServer
+from tests.policies.objects import Document, namespace, node, pod, policy
+
+pytestmark = pytest.mark.kernel
+
+FEATURE = ("--feature", "network-policies")
+TABLE = "ip rulegen-network-policies"
+CLOSED = policy("shop/web", {"app": "web"}, ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}])
+
+
+def web(number: int, **more: str) -> Document:
+    return pod(f"shop/web-{number}", f"10.0.{number // 200}.{number % 200 + 1}", labels={"app": "web"}, **more)
+
+
+def equal(playground: Playground, kubeconfig: str) -> bool:
+    """Whether the kernel holds what the cluster means."""
+    with_node = ("--node", "node-1", "--config", playground.config, *FEATURE)
+    return playground.run("diff", "--kubeconfig", kubeconfig, *with_node).returncode == 0
+
+
+def fill(api_server: ApiServer, pods: int = 5) -> None:
+    for document in (node("node-1", "192.168.0.1"), namespace("shop"), CLOSED, *map(web, range(pods))):
+        api_server.put(document)
+
+
+def test_what_comes_and_goes_is_followed(playground: Playground, api_server: ApiServer, kubeconfig: str) -> None:
+    fill(api_server)
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE) as agent:
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+        # Those that have finished, or have the node's addresses, are not even asked for.
+        api_server.put(pod("shop/job", "10.0.0.99", labels={"app": "web"}, phase="Succeeded"))
+        api_server.put(pod("shop/host", "192.168.0.1", labels={"app": "web"}, host_network=True))
+        drawn = random.Random(1)
+        for number in range(200):
+            chosen = drawn.randrange(60)
+            api_server.put(web(chosen, node=drawn.choice(("node-1", "node-2"))))
+            if number % 3 == 0 and chosen >= 5:
+                api_server.delete(Pod, f"web-{chosen}", "shop")
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+        listing = playground.host.nft(f"list table {TABLE}")
+        assert "10.0.0.99" not in listing
+        assert "192.168.0.1" not in listing
+        api_server.delete(NetworkPolicy, "web", "shop")
+        wait_until(lambda: "network-policies" not in playground.host.nft("list tables"), 10)
+        assert agent.process.poll() is None
+
+
+def test_a_poisonous_policy_isolates_and_stops_nobody(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    fill(api_server)
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE):
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+        poison = policy("shop/poison", {"app": "db"})
+        poison["spec"] = {"podSelector": {"matchLabels": {"app": 7}}, "ingress": [{"from": "everybody"}]}
+        api_server.put(poison)
+        api_server.put(pod("shop/db", "10.0.5.5", labels={"app": "db"}))
+        wait_until(lambda: "10.0.5.5" in playground.host.nft(f"list map {TABLE} ingress-pods"), 10)
+        api_server.put(web(7))
+        wait_until(lambda: "10.0.0.8" in playground.host.nft(f"list map {TABLE} ingress-pods"), 10)
+
+
+def test_an_agent_that_was_killed_goes_on(playground: Playground, api_server: ApiServer, kubeconfig: str) -> None:
+    fill(api_server)
+    drawn = random.Random(2)
+    for _ in range(3):
+        with playground.agent("--kubeconfig", kubeconfig, *FEATURE) as agent:
+            wait_until(lambda: equal(playground, kubeconfig), 20)
+            for _ in range(drawn.randrange(10, 60)):
+                api_server.put(web(drawn.randrange(100)))
+            agent.process.kill()
+            agent.process.wait()
+            # What it has left closes what it closed.
+            assert "10.0.0.1" in playground.host.nft(f"list map {TABLE} ingress-pods")
+        api_server.put(web(drawn.randrange(100)))
+
+
+def test_switched_off_nothing_of_it_is_asked_for(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    fill(api_server)
+    with playground.agent("--kubeconfig", kubeconfig) as agent:
+        agent.wait_for(" sync mode=")
+        assert api_server.count(Pod, "list") == 0
+        assert "network-policies" not in playground.host.nft("list tables")

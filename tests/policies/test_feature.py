@@ -1,0 +1,242 @@
+"""The feature as the rest of rulegen sees it: through the reconciler into a kernel, findings, what cannot be read."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from rulegen.config import Denial, Family, NodeConfiguration, PolicySettings, Target
+from rulegen.drivers import make_driver
+from rulegen.errors import TargetError
+from rulegen.iptables.binaries import Variant
+from rulegen.kube.objects import Metadata as ObjectMetadata
+from rulegen.kube.objects import NetworkPolicy, Pod, ServiceCIDR, ServiceCIDRSpec
+from rulegen.policies.feature import NetworkPolicies
+from rulegen.policies.pods import packed
+from rulegen.policies.simulate import Packet, simulate
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.reconciler import Reconciler
+from rulegen.reference import ObjectReference
+from tests.nftables.host import Host, host_or_skip
+from tests.policies.decoding import decode
+from tests.policies.objects import Document, cluster_policy, node, pod, policy
+
+PEER = {"podSelector": {"matchLabels": {"app": "web"}}}
+CLUSTER = [
+    node("node-1", "192.168.0.1", cidrs=("10.0.0.0/24", "fd00::/64")),
+    *(pod(f"shop/p{number}", f"10.0.0.{number}", f"fd00::{number}", labels={"app": "web"}) for number in range(1, 6)),
+    policy("shop/web", {"app": "web"}, ingress=[{"from": [PEER], "ports": [{"port": 80}, {"port": 90}]}]),
+    policy("shop/out", {}, egress=[{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]}]),
+    cluster_policy("admin", ingress=[{"action": "Pass", "from": [{"namespaces": {}}]}]),
+]
+EVERYTHING = PolicySettings(denial=Denial.REJECT, strict=True, fail_closed=True, node_input=True, log_group=3)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with host_or_skip() as made:
+        yield made
+
+
+def feature_of(documents: list[Document], settings: PolicySettings | None = None) -> NetworkPolicies:
+    feature = NetworkPolicies(NodeConfiguration(node_name="node-1", policies=settings or PolicySettings()))
+    for item in decode(documents):
+        feature.put(item)
+    return feature
+
+
+@contextmanager
+def reconciled(settings: PolicySettings, target: Target = Target.NFTABLES) -> Iterator[Reconciler]:
+    configuration = NodeConfiguration(node_name="node-1", policies=settings)
+    features = [NetworkPolicies(configuration)]
+    driver = make_driver(target, Variant.NFT)
+    with driver.open() as opened:
+        yield Reconciler(features, opened.rules(CompilerSet.of(features, driver.name, configuration)))
+
+
+def tell(reconciler: Reconciler, documents: list[Document]) -> None:
+    for item in decode(documents):
+        reconciler.put(item)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("settings", [PolicySettings(), EVERYTHING], ids=["", "everything"])
+def test_what_is_in_force_is_known_when_it_is_read_again(settings: PolicySettings, host: Host) -> None:
+    host.clear()
+    with host.namespace.entered(), reconciled(settings) as reconciler:
+        tell(reconciler, CLUSTER)
+        first = reconciler.sync()
+        assert first.delta.counts.added
+        assert not first.refused
+        reconciler.distrust()
+        assert not reconciler.sync().delta
+    with host.namespace.entered(), reconciled(settings) as another:
+        tell(another, list(reversed(CLUSTER)))
+        assert not another.sync().delta
+
+
+@pytest.mark.kernel
+def test_damage_is_repaired_and_what_counters_count_is_none(host: Host) -> None:
+    host.clear()
+    table = "ip rulegen-network-policies"
+    with host.namespace.entered(), reconciled(PolicySettings()) as reconciler:
+        tell(reconciler, CLUSTER)
+        reconciler.sync()
+        host.nft(f"flush chain {table} ingress/shop/web")
+        host.nft(f"delete element {table} self {{ 10.0.0.1 . 10.0.0.1 }}")
+        host.nft(f"add element {table} ingress-pods {{ 10.9.9.9 : accept }}")
+        reconciler.distrust()
+        repaired = reconciler.sync().delta
+        assert repaired.counts == (1, 1, 1)
+        # The same rules that have counted.
+        listing = host.nft(f"list chain {table} ingress/shop/web")
+        counted = listing.replace("packets 0 bytes 0", "packets 7 bytes 700")
+        assert counted != listing
+        host.nft(f"flush chain {table} ingress/shop/web\n{counted}")
+        reconciler.distrust()
+        assert not reconciler.sync().delta
+
+
+@pytest.mark.kernel
+def test_a_table_is_there_only_with_a_policy(host: Host) -> None:
+    host.clear()
+    with host.namespace.entered(), reconciled(PolicySettings()) as reconciler:
+        tell(reconciler, CLUSTER[:6])
+        assert not reconciler.sync().delta
+        tell(reconciler, CLUSTER[6:7])
+        reconciler.sync()
+        assert "rulegen-network-policies" in host.nft("list tables")
+        reconciler.remove(NetworkPolicy, ObjectReference("NetworkPolicy", "shop", "web"))
+        reconciler.sync()
+        assert "rulegen-network-policies" not in host.nft("list tables")
+
+
+@pytest.mark.kernel
+def test_a_pod_is_elements_and_no_chain(host: Host) -> None:
+    host.clear()
+    with host.namespace.entered(), reconciled(PolicySettings()) as reconciler:
+        tell(reconciler, CLUSTER)
+        reconciler.sync()
+        tell(reconciler, [pod("shop/new", "10.0.0.9", labels={"app": "web"})])
+        came = reconciler.sync().delta
+        assert came.counts.added == 5  # two maps, itself, and the two sets that select it
+        assert not any(key[0].is_chains for key in came.added)
+        reconciler.remove(Pod, ObjectReference("Pod", "shop", "new"))
+        assert reconciler.sync().delta.counts == (0, 0, 5)
+
+
+@pytest.mark.kernel
+def test_on_iptables_policies_stand_in_front(host: Host) -> None:
+    host.clear()
+    settings = PolicySettings(strict=True, fail_closed=True, node_input=True, denial=Denial.REJECT)
+    with host.namespace.entered(), reconciled(settings, Target.IPTABLES) as reconciler:
+        subprocess.run(["iptables-nft", "-A", "FORWARD", "-j", "ACCEPT"], check=True)
+        tell(reconciler, CLUSTER)
+        assert not reconciler.sync().refused
+        reconciler.distrust()
+        assert not reconciler.sync().delta
+        subprocess.run(["iptables-nft", "-I", "FORWARD", "-j", "ACCEPT"], check=True)
+        reconciler.distrust()
+        assert reconciler.sync().delta
+        rules = subprocess.run(["iptables-nft", "-S", "FORWARD"], check=True, capture_output=True, text=True).stdout
+        assert rules.splitlines()[1].endswith("-j RULEGEN-NP-FORWARD")
+
+
+def test_a_log_group_is_for_nftables() -> None:
+    feature = feature_of([])
+    node_ = NodeConfiguration(node_name="node-1", policies=EVERYTHING)
+    with pytest.raises(TargetError, match="logGroup"):
+        feature.compiler("iptables", node_)
+
+
+# ---- what is found ----
+
+
+def found(feature: NetworkPolicies) -> list[tuple[str, str]]:
+    feature.take()
+    return sorted((str(one.reference), one.reason) for _, many in feature.findings.items() for one in many)
+
+
+def test_findings_come_and_go() -> None:
+    same = [cluster_policy(name, priority=5, ingress=[{"action": "Accept", "from": [{}]}]) for name in ("a", "b")]
+    broken = policy("shop/broken", {}, ingress=[{"ports": [{"port": "80", "endPort": 90}]}])
+    feature = feature_of([*same, broken])
+    assert found(feature) == [
+        ("ClusterNetworkPolicy a", "PolicySamePriority"),
+        ("ClusterNetworkPolicy a", "PolicyUnsupported"),
+        ("ClusterNetworkPolicy b", "PolicySamePriority"),
+        ("ClusterNetworkPolicy b", "PolicyUnsupported"),
+        ("NetworkPolicy shop/broken", "PolicyUnreadable"),
+    ]
+    feature.remove(ObjectReference("ClusterNetworkPolicy", "", "a"))
+    for item in decode([policy("shop/broken", {})]):
+        feature.put(item)
+    assert found(feature) == [("ClusterNetworkPolicy b", "PolicyUnsupported")]
+
+
+def test_a_block_of_services_matches_nobody() -> None:
+    inside = policy("shop/in", {}, ingress=[{"from": [{"ipBlock": {"cidr": "10.96.1.0/24"}}]}])
+    around = policy("shop/around", {}, egress=[{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
+    feature = feature_of([inside, around])
+    cidr = ServiceCIDR(metadata=ObjectMetadata(name="kubernetes"), spec=ServiceCIDRSpec(cidrs=["10.96.0.0/12"]))
+    feature.put(cidr)
+    assert found(feature) == [("NetworkPolicy shop/in", "PolicyBlockOfServices")]
+    feature.remove(ObjectReference("ServiceCIDR", "", "kubernetes"))
+    assert found(feature) == []
+
+
+def test_an_address_that_two_pods_claim_is_found() -> None:
+    feature = feature_of([pod("a/old", "10.0.0.1"), pod("a/new", "10.0.0.1", created="2026-02-01T00:00:00Z")])
+    assert found(feature) == [("Pod a/new", "PodSameAddress")]
+    feature.remove(ObjectReference("Pod", "a", "old"))
+    assert found(feature) == []
+
+
+def test_what_the_node_does_to_policies_is_found() -> None:
+    configuration = NodeConfiguration(
+        node_name="node-1", masquerade_all=True, policies=PolicySettings(fail_closed=True)
+    )
+    feature = NetworkPolicies(configuration)
+    assert found(feature) == [("Node node-1", "PodsHiddenFromPolicies"), ("Node node-1", "PolicyNoPodRange")]
+    for item in decode(CLUSTER[:1]):
+        feature.put(item)
+    assert found(feature) == [("Node node-1", "PodsHiddenFromPolicies")]
+
+
+# ---- what cannot be read ----
+
+
+def allowed(feature: NetworkPolicies, source: str, destination: str) -> bool:
+    start, end = packed(source), packed(destination)
+    assert start is not None
+    assert end is not None
+    return simulate(feature.store, Packet(start, end, "TCP", 80)).is_allowed
+
+
+def test_a_policy_that_cannot_be_decoded_isolates() -> None:
+    known = policy("shop/known", {"app": "web"}, ingress=[{}], policyTypes=["Ingress"])
+    pods = [pod("shop/web", "10.0.0.1", labels={"app": "web"}), pod("shop/db", "10.0.0.2"), pod("bank/db", "10.0.0.3")]
+    feature = feature_of([known, *pods])
+    assert allowed(feature, "10.0.0.2", "10.0.0.1")
+    assert feature.put_unreadable(ObjectReference("NetworkPolicy", "shop", "known"), "spec: too deep")
+    # Those whom it was about.
+    assert not allowed(feature, "10.0.0.2", "10.0.0.1")
+    assert allowed(feature, "10.0.0.3", "10.0.0.2")
+    assert feature.put_unreadable(ObjectReference("NetworkPolicy", "shop", "unknown"), "spec: too deep")
+    # Whom it may be about.
+    assert not allowed(feature, "10.0.0.3", "10.0.0.2")
+    assert allowed(feature, "10.0.0.9", "10.0.0.3")
+    assert not feature.put_unreadable(ObjectReference("Pod", "shop", "web"), "metadata: missing")
+    assert found(feature) == [
+        ("NetworkPolicy shop/known", "PolicyUnreadable"),
+        ("NetworkPolicy shop/unknown", "PolicyUnreadable"),
+    ]
+
+
+def test_both_families_are_in_the_context_once() -> None:
+    feature = feature_of(CLUSTER)
+    assert feature.take().context == {Family.IPV4: ("10.0.0.0/24",), Family.IPV6: ("fd00::/64",)}
+    assert feature.take().context is None
