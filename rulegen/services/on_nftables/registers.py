@@ -45,6 +45,8 @@ KINDS: Mapping[Kind, str] = {
     Kind.NO_ENDPOINTS: "no-endpoints",
     Kind.INTERNAL_NONE_LOCAL: "no-local-endpoints",
 }
+# The one of HOST_PORT, which is there only with host ports.
+HOST_PORT_CHAIN = "host-port"
 NODEPORT_KINDS: Mapping[Kind, str] = {
     Kind.EXTERNAL: "external",
     Kind.EXTERNAL_LOCAL: "external-local",
