@@ -45,7 +45,9 @@ table ip cni_hostport {
     chain hostports { tcp dport 80 dnat to 10.1.0.5:8080; }
     chain prerouting { type nat hook prerouting priority dstnat; fib daddr type local jump hostports; }
 }
-table ip mine { chain keep { accept; } }
+table ip mine {
+    chain keep { accept; }
+}
 """
 
 

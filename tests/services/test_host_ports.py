@@ -9,7 +9,7 @@ import pytest
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.features import kinds_of, make, resources
-from rulegen.kube.objects import Pod
+from rulegen.kube.objects import Pod, PodStatus
 from rulegen.reconcile.feature import Need
 from rulegen.reference import ObjectReference
 from rulegen.services.feature import ServicesFeature
@@ -186,7 +186,7 @@ def test_a_pod_that_finishes() -> None:
     running = pod("a", host_port(80))
     made = Followed().put(running)
     assert made.owners() == {":80": "a"}
-    made.put(msgspec.structs.replace(running, status=msgspec.structs.replace(running.status, phase="Failed")))
+    made.put(msgspec.structs.replace(running, status=PodStatus(phase="Failed", pod_ip="10.244.0.5")))
     assert made.owners() == {}
 
 
