@@ -1,7 +1,7 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test test-all kernels check bench soak golden role lock clean
+.PHONY: help install packages demo test test-all test-packages kernels check bench soak golden role deb wheel site lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
@@ -29,6 +29,9 @@ SEED =
 KERNELS = 6.1 6.12
 TESTS =
 
+# Of `make deb`: releases of Debian, each built in a root of its own; none: this host's.
+RELEASES =
+
 # Of `make role`.
 FEATURES =
 
@@ -42,8 +45,12 @@ help:
 	@echo 'bench    the measurements'
 	@echo 'soak     an agent in a cluster that changes and fails all the time, for SECONDS=600, SEED=number'
 	@echo 'golden   rewrite the expected rulesets in golden/'
-	@echo 'role     rewrite the rights in deploy/rulegen.yaml, for FEATURES="name ..." besides the usual ones'
+	@echo 'role     rewrite the rights in deploy/base/rulegen.yaml, for FEATURES="name ..." besides the usual ones'
 	@echo 'lock     choose the newest versions of the Python packages anew'
+	@echo 'wheel    the Python package, wheel and sdist, in dist/'
+	@echo 'deb      the Debian package, in dist/: RELEASES="bookworm trixie" for others than this host'"'"'s'
+	@echo 'site     the documentation as a site, in build/site'
+	@echo 'test-packages  installs, upgrades and removes these in fresh roots of Debian, and builds the image'
 	@echo 'clean    remove what all of these made'
 
 packages:
@@ -85,6 +92,23 @@ soak: install
 golden: install
 	$(BIN)/rulegen golden update golden
 
+wheel: install
+	$(BIN)/python -m hatchling build -d dist
+
+deb:
+	scripts/install-packages deb
+	$(PYTHON) scripts/deb.py $(RELEASES)
+
+# The generator has its own environment: nothing else needs it.
+site:
+	test -x build/site-env/bin/zensical || { $(PYTHON) -m venv build/site-env && \
+	    build/site-env/bin/pip install --quiet --disable-pip-version-check zensical==0.0.73; }
+	$(PYTHON) scripts/site.py build/site-env/bin/zensical
+
+# Needs root and the network, takes a quarter of an hour.
+test-packages: install
+	scripts/install-packages deb test-packages
+	$(BIN)/python -m pytest --packages tests/packages
 role: install
 	$(BIN)/python scripts/cluster_role.py $(FEATURES)
 
@@ -97,5 +121,5 @@ lock:
 	rm -rf build/lock
 
 clean:
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +

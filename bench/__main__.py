@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import click
 import msgspec
 
-from bench import report
+from bench import policy_clusters, report
 from bench.child import Order, run
 from bench.clusters import ENDPOINTS, Shape, manifest
 from bench.iptables import usable_drivers
@@ -46,12 +46,22 @@ class Bench:
     def measure(self, measurement: str, shape: Shape, *arguments: int | str, once: bool = False) -> Figures:
         """The figures of all repetitions."""
         manifest(shape, self.folder)
+        return self._run(Order(measurement, shape, arguments), f"{shape} Services", once)
+
+    def measure_policies(
+        self, measurement: str, shape: policy_clusters.Shape, *arguments: int, once: bool = False
+    ) -> Figures:
+        """The same for network policies."""
+        return self._run(Order(measurement, arguments=(*shape, *arguments)), str(shape), once)
+
+    def _run(self, order: Order, cluster: str, once: bool) -> Figures:
         results = []
         for number in range(1 if once else self._repeats):
-            click.echo(f"{measurement}, {shape} Services, {number + 1} ...", err=True)
-            results.append(run(Order(measurement, shape, arguments), self.folder))
+            click.echo(f"{order.measurement}, {cluster}, {number + 1} ...", err=True)
+            results.append(run(order, self.folder))
         figures = report.merged(results)
-        self.figures.setdefault(" ".join((f"{measurement}, {shape}", *map(str, arguments))), {}).update(figures)
+        name = " ".join((f"{order.measurement}, {cluster}", *map(str, order.arguments)))
+        self.figures.setdefault(name, {}).update(figures)
         return figures
 
 
@@ -86,6 +96,7 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
         _beside_kube_proxy_iptables(bench, Shape(1_000))
         for shape in (Shape(1_000, special=True), *([] if quick else [Shape(10_000, special=True)])):
             _packets(bench, shape, 20 if quick else 60)
+        _policies(bench, quick)
         if output is not None:
             document = {"environment": _environment(), "seconds and megabytes": bench.figures}
             output.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
@@ -323,6 +334,33 @@ def _packets(bench: Bench, shape: Shape, rounds: int) -> None:
         title = f"What a packet costs on {where} at {shape} Services, beside one DNAT rule: {rounds} rounds, 95 %"
         columns = [name if name.startswith(FLOOR) else name.removesuffix(suffix) for name in layouts]
         table(title, ["", FLOOR, *columns, "target"], rows, _instructions(figures))
+
+
+def _policies(bench: Bench, quick: bool) -> None:
+    """Network policies: one table of times, one of packets."""
+    from bench.packets import interval
+    from bench.policies import CHANGES, FIRST, FOREIGN, LATER, LINEAR, NONE, OURS
+
+    sizes = [policy_clusters.Shape(pods) for pods in (1_000, 10_000, *([] if quick else [100_000]))]
+    stages = {shape: bench.measure_policies("policy stages", shape) for shape in sizes}
+    changes = {shape: bench.measure_policies("policy changes", shape, bench.samples) for shape in sizes}
+    start = "compile and first apply"
+    rows = [
+        [start, *(typical(stages[shape], start) for shape in sizes), "<= 2.00 s"],
+        ["peak memory", *(megabytes(stages[shape], "peak memory") for shape in sizes), ""],
+        *([name, *(spread(changes[shape], name) for shape in sizes), target] for name, target in CHANGES.items()),
+    ]
+    title = "Network policies: a start, time (on the processors); a change, event to commit: median / 99th percentile"
+    table(title, ["", *map(str, sizes), "target at 10,000"], rows)
+    shape, rounds = policy_clusters.Shape(10_000), 20 if quick else 60
+    figures = bench.measure_policies("policy packets", shape, rounds, _CHUNK, once=True)
+    rows = []
+    for kind in (FIRST, LATER, FOREIGN):
+        ratios = [interval(figures[f"{kind}, {name}"]) for name in (OURS, LINEAR)]
+        cells = [f"{middle:.2f} ({low:.2f}-{high:.2f})" for middle, low, high in ratios]
+        rows.append([kind, f"{median(figures[f'{kind}, {NONE}']) * 1e6:.2f} us", *cells])
+    title = f"What a packet costs with {shape}, beside none: {rounds} rounds, 95 %"
+    table(title, ["", NONE, OURS, LINEAR], rows, _instructions(figures))
 
 
 def _instructions(figures: Figures) -> str:

@@ -20,10 +20,13 @@ _TIMEOUT = 1800.0
 
 
 class Order(Struct, frozen=True):
-    """What to measure: a key of `_measurements`, and what it takes besides the cluster."""
+    """What to measure: a key of `_measurements`, and what it takes besides the cluster.
+
+    `shape`: of a cluster of Services; measurements of network policies have pods and policies among their arguments.
+    """
 
     measurement: str
-    shape: Shape
+    shape: Shape = Shape(0)
     arguments: tuple[int | str, ...] = ()
 
 
@@ -37,7 +40,7 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, foreign, iptables, kube_proxy, packets, product, verify
+    from bench import agent, foreign, iptables, kube_proxy, packets, policies, product, verify
 
     return {
         "stages": product.stages,
@@ -49,6 +52,9 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "kube-proxy load": lambda shape, _: kube_proxy.load(shape),
         "kube-proxy change": lambda shape, _, repeats: kube_proxy.change(shape, repeats),
         "packets": packets.packets,
+        "policy stages": lambda _, __, *arguments: policies.stages(*arguments),
+        "policy changes": lambda _, __, *arguments: policies.changes(*arguments),
+        "policy packets": lambda _, __, *arguments: policies.packets(*arguments),
         "agent": agent.follow,
         "flood": agent.flood,
         "proof": verify.objects,

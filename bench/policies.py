@@ -6,20 +6,42 @@ same; and beside a linear layout of the same policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import random
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 from bench import kube_router, policy_clusters
+from bench.clock import Numbers, measured, peak_memory
 from bench.clusters import NODE
 from bench.kube_proxy import run_nft
 from bench.packets import Packets, compared
-from bench.policy_clusters import PORT, Shape, client_and_server
-from rulegen.config import Family
-from tests.policies.whole import nftables_text
+from bench.policy_clusters import LOCAL_PODS, PORT, Shape, client_and_server
+from bench.product import timed
+from rulegen import gc_pause
+from rulegen.config import Family, NodeConfiguration, Target
+from rulegen.drivers import make_driver
+from rulegen.kube.decode import convert_object
+from rulegen.kube.objects import Namespace, NetworkPolicy, Node, Pod
+from rulegen.policies.feature import NetworkPolicies
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.reconciler import Reconciler
+from rulegen.reference import ObjectReference
 
 NONE, OURS, LINEAR = "no policies", "rulegen", "a linear layout"
 FIRST, LATER, FOREIGN = "first packet of a connection", "later packet of a connection", "first packet of no pod"
 _TRACKED = "table ip tracked { chain forward { type filter hook forward priority 300; ct state new accept; }; }"
+_KINDS = {kind.__name__: kind for kind in (Namespace, NetworkPolicy, Node, Pod)}
+# Kinds of changes, and what each may take.
+CHANGES = {
+    "pod added": "<= 3 ms",
+    "pod relabelled": "<= 3 ms",
+    "pod removed": "<= 3 ms",
+    "policy added": "<= 20 ms",
+    "policy removed": "",
+}
 # Neither is a pod's.
 _OUTSIDE = ("203.0.113.9", "198.51.100.7")
 
@@ -49,9 +71,71 @@ def _track() -> None:
 
 def _load_ours(shape: Shape) -> None:
     _track()
-    run_nft(nftables_text(policy_clusters.items(shape), node_name=NODE, family=Family.IPV4))
+    with ExitStack() as opened:
+        _Kept(opened).change(_decoded(policy_clusters.items(shape)))
 
 
 def _load_linear(shape: Shape) -> None:
     _track()
     kube_router.load(shape)
+
+
+class _Kept:
+    """A node that is kept equal to a cluster's policies, in the caller's network namespace; without Services."""
+
+    def __init__(self, opened: ExitStack) -> None:
+        configuration = NodeConfiguration(node_name=NODE, families=(Family.IPV4,))
+        driver = make_driver(Target.NFTABLES)
+        found = [NetworkPolicies(configuration)]
+        kernel = opened.enter_context(driver.open())
+        rules = kernel.rules(CompilerSet.of(found, driver.name, configuration))
+        self.reconciler = Reconciler(found, rules)
+
+    def change(self, items: Iterable[Any] = (), gone: Iterable[Any] = ()) -> None:
+        """From changed objects to the committed kernel."""
+        for item in items:
+            self.reconciler.put(item)
+        for item in gone:
+            self.reconciler.remove(type(item), ObjectReference.of(item))
+        self.reconciler.sync()
+
+
+def stages(pods: int, policies: int) -> Numbers:
+    """From decoded objects to rules in force, on a node that has none; and the peak memory of the process."""
+    numbers: Numbers = {}
+    objects = _decoded(policy_clusters.items(Shape(pods, policies)))
+    with ExitStack() as opened, gc_pause.paused():
+        kept = _Kept(opened)
+        with measured(numbers, "compile and first apply"):
+            kept.change(objects)
+    numbers["peak memory"] = peak_memory()
+    return numbers
+
+
+def changes(pods: int, policies: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds from a changed object to the committed kernel, for each kind of change."""
+    shape = Shape(pods, policies)
+    with ExitStack() as opened:
+        kept = _Kept(opened)
+        kept.change(_decoded(policy_clusters.items(shape)))
+        gc.collect()
+        # Pods of other nodes, which become another application's; those that come have numbers that nobody has.
+        others = [number for number in range(LOCAL_PODS, pods) if policy_clusters.application_of(shape, number)]
+        old = random.Random(0).sample(others, repeats)
+        coming = _decoded(policy_clusters.pod(shape, pods + number) for number in range(repeats))
+        relabelled = _decoded(policy_clusters.pod(shape, number, {"app": "app-0"}) for number in old)
+        added = _decoded(
+            policy_clusters.policy(shape, number, f"added-{number}")
+            for number in range(0, policies, policies // repeats)
+        )
+        return {
+            "pod added": timed(lambda item: kept.change([item]), coming),
+            "pod relabelled": timed(lambda item: kept.change([item]), relabelled),
+            "pod removed": timed(lambda item: kept.change(gone=[item]), coming),
+            "policy added": timed(lambda item: kept.change([item]), added[:repeats]),
+            "policy removed": timed(lambda item: kept.change(gone=[item]), added[:repeats]),
+        }
+
+
+def _decoded(documents: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [convert_object(_KINDS[document["kind"]], document) for document in documents]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rulegen.config import AgentConfiguration, Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
-    from rulegen.golden import Scenario
+    from rulegen.golden_reports import Checked
     from rulegen.iptables.binaries import Variant
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.nftables.messages import Connection
@@ -121,8 +121,26 @@ class _Group(click.Group):
     group_class = type  # a group in this group is made the same way
 
 
+def _print_version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    """`rulegen 0.1.0 (a6223bd0c1d2)`."""
+    if is_wanted and not context.resilient_parsing:
+        from rulegen import __version__
+        from rulegen.resources import commit
+
+        built_from = commit()
+        click.echo(f"rulegen {__version__}{f' ({built_from})' if built_from else ''}")
+        context.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="rulegen", message="rulegen %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="The version, and the commit.",
+)
 def main() -> None:
     """Compile Kubernetes Services to nftables or iptables rules, and apply only what changed.
 
@@ -1042,82 +1060,160 @@ def golden() -> None:
     """Check a repository's scenarios against what rulegen renders, or rewrite them."""
 
 
+_DEPTH = click.option(
+    "--depth",
+    type=click.Choice(["flows", "entries", "ruleset"]),
+    help="What is compared: what becomes of packets, the entries of the rules too, or every byte of them. "
+    "[default: what each scenario says, or flows]",
+)
+
+
 @golden.command("check", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@_DEPTH
 @click.option("--verify", is_flag=True, help="Prove for every packet that the rulesets do what the objects mean.")
-def golden_check(folders: tuple[str, ...], verify: bool) -> None:
+@click.option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+@click.option("--github", is_flag=True, help="Print the failures as annotations of a GitHub workflow.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def golden_check(
+    folders: tuple[str, ...], depth: str | None, verify: bool, junit: str | None, github: bool, output: str
+) -> None:
     """Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
 
     With --verify the rulesets are loaded in a network namespace of their own, which needs root or user namespaces.
 
     \b
-    Example:
+    Examples:
       rulegen golden check golden
+      rulegen golden check scenarios --junit report.xml
     """
     from rulegen import golden as scenarios
+    from rulegen import golden_reports as reports
 
-    different = 0
-    folder_paths = scenarios.find_scenarios(folders)
-    used: set[Path] = set()
-    for folder in folder_paths:
-        scenario = scenarios.read_scenario(folder)
-        used.update(scenarios.files(scenario))
-        difference = scenarios.check(scenario)
-        for line in difference.wrong_flows:
+    paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    read = [scenarios.read_scenario(folder) for folder in paths]
+    checked = [reports.Checked(scenario.folder, scenarios.check(scenario, wanted)) for scenario in read]
+    if verify:
+        from rulegen.golden_proofs import prove
+
+        checked = [
+            reports.Checked(one.folder, one.difference.with_more(prove(scenario)))
+            for one, scenario in zip(checked, read, strict=True)
+        ]
+    strays = scenarios.unused(folders, read, wanted)
+    if junit:
+        _write_file(junit, reports.junit(checked))
+    if output == "json":
+        _print_document(reports.document(checked, strays))
+    elif github:
+        for line in reports.github_annotations(checked, strays):
             _echo(line)
-        for line in difference.ruleset:
+    else:
+        _print_golden(checked, strays)
+    sys.exit(EXIT_DIFFERENT if strays or any(one.difference for one in checked) else 0)
+
+
+def _print_golden(checked: Sequence[Checked], strays: Sequence[Path]) -> None:
+    for one in checked:
+        for failure in one.difference.failures:
+            _echo(str(failure))
+        for line in one.difference.ruleset:
             _echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
-        proved = not verify or _prove_scenario(scenario)
-        different += bool(difference) or not proved
-    strays = scenarios.unused(folders, used)
     for path in strays:
         _echo(f"{path}: no scenario has this configuration any more")
-    _echo(f"{len(folder_paths)} scenarios, {different} different")
-    sys.exit(EXIT_DIFFERENT if different or strays else 0)
+    _echo(f"{len(checked)} scenarios, {sum(bool(one.difference) for one in checked)} different")
 
 
-def _prove_scenario(scenario: Scenario) -> bool:
-    """Whether the rules of both targets do what the scenario's objects mean; prints how they do not."""
-    from rulegen.config import Target as Kind
-    from rulegen.golden import render
-    from rulegen.verify import questions, report, rulesets
+def _write_file(path: str, text: str) -> None:
+    from pathlib import Path
 
-    proved = True
-    for target in Kind:
-        rules = rulesets.read_text(render(scenario, target), f"{scenario.folder} on {target.value}")
-        found = questions.against_objects(rules, scenario.store, scenario.configuration, scenario.addresses)
-        if found.status:
-            proved = False
-            for line in report.lines(found):
-                _echo(line)
-    return proved
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        _fail(f"{path}: {error.strerror}")
 
 
 @golden.command("update", cls=_Command)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
-def golden_update(folders: tuple[str, ...]) -> None:
-    """Rewrite the rules that are written down for the scenarios below DIR.
+@_DEPTH
+@click.option(
+    "--flows", is_flag=True, help="Rewrite the expectations of flows that end otherwise now, not the rulesets."
+)
+def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool) -> None:
+    """Rewrite the rulesets of the scenarios below DIR that are checked as deep as that, or their flows' expectations.
 
     \b
-    Example:
+    Examples:
       rulegen golden update golden && git diff golden
+      rulegen golden update --flows scenarios && git diff scenarios
     """
     from rulegen import golden as scenarios
+    from rulegen.golden_recording import accept_flows
 
     paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    read = [scenarios.read_scenario(folder) for folder in paths]
     rewritten = 0
-    used: set[Path] = set()
-    for folder in paths:
-        scenario = scenarios.read_scenario(folder)
-        used.update(scenarios.files(scenario))
-        changed = scenarios.update(scenario)
+    for scenario in read:
+        if flows:
+            changed = [scenario.flows_file] if accept_flows(scenario) else []
+        else:
+            changed = scenarios.update(scenario, wanted)
         rewritten += bool(changed)
         for path in changed:
             _echo(f"rewrote {path}")
-    for path in scenarios.unused(folders, used):
+    for path in () if flows else scenarios.unused(folders, read, wanted):
         path.unlink()
         _echo(f"removed {path}")
     _echo(f"{len(paths)} scenarios, {rewritten} rewritten")
+
+
+@golden.command("record", cls=_Command)
+@click.argument("folder", metavar="DIR")
+@_input_options
+@click.option("--packets", required=True, metavar="FILE", help="Lines FROM TO, such as `10.128.0.9 10.96.0.20:80/tcp`.")
+def golden_record(folder: str, packets: str, **options: Any) -> None:
+    """Make a scenario in DIR: the objects, the packets, and as expectations what becomes of them today.
+
+    \b
+    Example:
+      rulegen snapshot > cluster.yaml
+      rulegen golden record scenarios/web -f cluster.yaml --node worker-1 --packets packets.txt
+    """
+    from pathlib import Path
+
+    from rulegen.golden import read_text
+    from rulegen.golden_recording import record
+
+    source = _pack(options)
+    configuration = _settings(source, _say_warning)
+    manifests = _load(source, configuration)
+    lines = read_text(Path(packets)).splitlines()
+    settings = _fields_of(source.config)
+    scenario = record(
+        Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
+    )
+    _echo(f"recorded {len(scenario.flows)} flows in {folder}")
+
+
+def _optional_features(configuration: Configuration) -> list[str]:
+    """The features that somebody asked for."""
+    from rulegen.features import ALWAYS
+
+    return [name for name in configuration.features if name not in ALWAYS]
+
+
+def _fields_of(path: str) -> dict[str, Any]:
+    """The fields of a KubeProxyConfiguration, as it was written; of a file that was read before."""
+    if not path:
+        return {}
+    from pathlib import Path
+
+    from rulegen.kube.yaml_documents import parse_documents
+
+    first: Any = next(iter(parse_documents(Path(path).read_bytes()))).value
+    return {name: value for name, value in first.items() if name not in {"apiVersion", "kind"}}
 
 
 @main.command()

@@ -1,7 +1,8 @@
 """Scenarios come in, differences go out: what a ruleset and the fate of packets should be, written down and checked.
 
 A scenario is a folder with `cluster.yaml` (manifests), `flows.yaml` (whose node it is, how that is configured, and
-packets with what must become of them), and `nftables.diff` and `iptables.diff`, which `update` writes: what its objects
+packets with what must become of them) and, where it is checked as deep as that, `nftables.diff` and
+`iptables.diff`, which `update` writes: what its objects
 add to the rules that there are without any object. Those are whole rulesets in the folder `base` beside the scenarios,
 one for each distinct configuration of a node. Flows are followed through the Frontends, without privileges. Never
 touches the host.
@@ -12,7 +13,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
@@ -63,6 +65,17 @@ _DIGEST = re.compile(r'\t\d+ comment "\S+ [0-9a-f]{16}",')
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
 
 
+class Depth(StrEnum):
+    """How much of a scenario is compared; each includes those before it."""
+
+    # What becomes of packets: it survives every upgrade that changes no behaviour.
+    FLOWS = "flows"
+    # What its objects make of the rules, too, whatever the fixed rules look like.
+    ENTRIES = "entries"
+    # The rules without any object, too: every byte.
+    RULESET = "ruleset"
+
+
 class _File(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Base of what flows.yaml consists of; a field that is not known is an error."""
 
@@ -109,12 +122,13 @@ class FlowEntry(_File, frozen=True):
 class FlowsFile(_File, frozen=True):
     """All of flows.yaml.
 
-    `configuration`: fields of a KubeProxyConfiguration. `features`: those that are on besides the services.
-    `ip_families`: what the host can do. `addresses`: what the node
-    has on its interfaces besides its Node object's addresses.
+    `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration. `features`:
+    those that are on besides the services. `ip_families`: what the host can do. `addresses`: what the node has on its
+    interfaces besides its Node object's addresses.
     """
 
     node: str
+    check: Depth = Depth.FLOWS
     configuration: dict[str, Any] = {}
     features: list[str] = []
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
@@ -126,7 +140,7 @@ class Flow(NamedTuple):
     """One packet and what must become of it.
 
     `source`: canonical address, NODE for whichever the node itself would choose, or a CIDR for many clients. `port` is
-    0 and `protocol` ICMP for a ping.
+    0 and `protocol` ICMP for a ping. `entry`: of which item of `flows` it is, from 0; `line`: where that begins.
     """
 
     name: str
@@ -136,11 +150,14 @@ class Flow(NamedTuple):
     port: int
     protocol: str
     expect: Expectation
+    entry: int = 0
+    line: int = 1
 
     def __str__(self) -> str:
         """The flow's name and packet, for messages."""
         destination = Destination(self.destination, self.port, self.protocol)
-        return f"{printable(self.name)}: {self.source} to {destination}"
+        packet = f"{self.source} to {destination}"
+        return packet if self.name == packet else f"{printable(self.name)}: {packet}"
 
 
 class Scenario(NamedTuple):
@@ -153,23 +170,74 @@ class Scenario(NamedTuple):
     store: Store
     features: list[Feature]
     wanted: TakenItems
+    depth: Depth
+
+    @property
+    def flows_file(self) -> Path:
+        """Where the flows are written down."""
+        return self.folder / FLOWS_FILE
+
+
+class Failure(NamedTuple):
+    """One thing that is not as written down, or not as it must be. `line` counts from 1.
+
+    `accept`: the command that writes down what is; "" for what nobody can accept.
+    """
+
+    file: Path
+    line: int
+    name: str
+    expected: str
+    found: str
+    accept: str
+
+    def __str__(self) -> str:
+        """Where, what, and what to do about it, in a line."""
+        place = f"{printable(str(self.file))}:{self.line}"
+        accept = f"; to accept it: {self.accept}" if self.accept else ""
+        return f"{place}: {self.name}: expected {self.expected}, found {self.found}{accept}"
+
+
+class Case(NamedTuple):
+    """One thing that was compared: a flow, or a file of rules."""
+
+    name: str
+    file: Path
+    line: int
+    failures: tuple[Failure, ...]
 
 
 class Difference(NamedTuple):
-    """How a scenario differs from what is written down: a line for each wrong flow, a unified diff of the files."""
+    """How a scenario differs from what is written down: all that was compared, and a unified diff of the files."""
 
-    wrong_flows: tuple[str, ...]
+    cases: tuple[Case, ...]
     ruleset: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """In the order of the cases."""
+        return tuple(failure for case in self.cases for failure in case.failures)
+
+    @property
+    def wrong_flows(self) -> tuple[str, ...]:
+        """A line for each flow that ends otherwise."""
+        return tuple(str(failure) for failure in self.failures if failure.file.name == FLOWS_FILE)
+
+    def with_more(self, other: Difference) -> Difference:
+        """Both as one."""
+        return Difference((*self.cases, *other.cases), (*self.ruleset, *other.ruleset))
 
     def __bool__(self) -> bool:
         """True when anything differs."""
-        return bool(self.wrong_flows or self.ruleset)
+        return bool(self.failures)
 
 
 def find_scenarios(folders: Sequence[str]) -> list[Path]:
-    """The scenarios in or below `folders`, sorted. Raises InputError for a folder without any."""
+    """The scenarios in or below `folders`, sorted. Raises InputError for a folder without any, or that is not there."""
     found: dict[Path, None] = {}
     for folder in folders:
+        if not Path(folder).is_dir():
+            raise InputError(f"{printable(folder)}: no such folder")
         inside = sorted(path.parent for path in Path(folder).rglob(FLOWS_FILE))
         if not inside:
             raise InputError(f"{printable(folder)}: no scenario here: no folder with {FLOWS_FILE}")
@@ -186,24 +254,52 @@ def read_scenario(folder: Path) -> Scenario:
     store = next(feature.store for feature in features if isinstance(feature, ServicesFeature))
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
     addresses = tuple(dict.fromkeys((*host_addresses(store.node), *stated)))
-    return Scenario(folder, configuration, addresses, tuple(_flows(content, path)), store, features, take_all(features))
+    lines = _lines_of_flows(path) if content.flows else []
+    flows = tuple(_flows(content, path, lines))
+    return Scenario(folder, configuration, addresses, flows, store, features, take_all(features), content.check)
 
 
-def check(scenario: Scenario) -> Difference:
-    """How `scenario` is not as written down; a missing file differs in every line."""
+def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
+    """How `scenario` is not as written down, as deep as it says itself unless `depth` says it.
+
+    Raises InputError for a file of rules that cannot be read.
+    """
+    cases = list(_flow_cases(scenario))
     rulesets: list[str] = []
-    for path, rendered in files(scenario).items():
-        expected = path.read_text() if path.exists() else ""
-        rulesets += difflib.unified_diff(
-            expected.splitlines(keepends=True), rendered.splitlines(keepends=True), str(path), "rendered now"
-        )
-    return Difference(tuple(_wrong_flows(scenario)), tuple(rulesets))
+    for path, rendered in compared_files(scenario, depth).items():
+        written = read_text(path) if path.exists() else None
+        name = str(path.relative_to(scenario.folder if path.parent == scenario.folder else scenario.folder.parent))
+        failures = () if written == rendered else (_file_failure(scenario, path, name, is_there=written is not None),)
+        cases.append(Case(name, path, 1, failures))
+        if written is not None:
+            before, now = written.splitlines(keepends=True), rendered.splitlines(keepends=True)
+            rulesets += difflib.unified_diff(before, now, str(path), "rendered now")
+    return Difference(tuple(cases), tuple(rulesets))
 
 
-def update(scenario: Scenario) -> list[Path]:
-    """Writes what `scenario` renders to now; the files that this changed. Flows are people's to write."""
+def read_text(path: Path) -> str:
+    """Raises InputError for a file that cannot be read, or is no text."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error.strerror if isinstance(error, OSError) else 'is no UTF-8 text'}") from error
+
+
+def _file_failure(scenario: Scenario, path: Path, name: str, *, is_there: bool) -> Failure:
+    deeper = "--depth ruleset " if scenario.depth is Depth.FLOWS else ""
+    command = f"rulegen golden update {deeper}{printable(str(scenario.folder))}"
+    if is_there:
+        return Failure(path, 1, name, "the rules that are written down", "others", command)
+    return Failure(path, 1, name, "a file of rules", "none", command)
+
+
+def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
+    """Writes what `scenario` renders to now, as deep as it is compared.
+
+    Returns the files that this changed. Flows are people's to write.
+    """
     changed = []
-    for path, rendered in files(scenario).items():
+    for path, rendered in compared_files(scenario, depth).items():
         if not path.exists() or path.read_text() != rendered:
             path.parent.mkdir(exist_ok=True)
             path.write_text(rendered)
@@ -211,10 +307,26 @@ def update(scenario: Scenario) -> list[Path]:
     return changed
 
 
-def unused(folders: Sequence[str], used: Container[Path]) -> list[Path]:
-    """The files in folders `base` below `folders` that no scenario has, sorted; `used`: the files of all there are."""
+def unused(folders: Sequence[str], scenarios: Sequence[Scenario], depth: Depth | None = None) -> list[Path]:
+    """The files in folders `base` below `folders` that no scenario has, sorted; `scenarios`: all that there are.
+
+    None where no scenario is compared as deep as that.
+    """
+    used = {path for scenario in scenarios for path in compared_files(scenario, depth)}
+    if not any(path.parent.name == BASE_FOLDER for path in used):
+        return []
     found = {path for folder in folders for path in Path(folder).rglob(f"{BASE_FOLDER}/*") if path.suffix in _SUFFIXES}
-    return sorted(path for path in found if path not in used)
+    return sorted(found - used)
+
+
+def compared_files(scenario: Scenario, depth: Depth | None = None) -> dict[Path, str]:
+    """What of `files` is compared as deep as that, or as the scenario says: nothing, its own files, or all."""
+    depth = depth or scenario.depth
+    if depth is Depth.FLOWS:
+        return {}
+    return {
+        path: text for path, text in files(scenario).items() if depth is Depth.RULESET or path.parent == scenario.folder
+    }
 
 
 def files(scenario: Scenario) -> dict[Path, str]:
@@ -292,7 +404,32 @@ def _read_flows_file(path: Path) -> FlowsFile:
     except YamlError as error:
         raise InputError(f"{path}:{error.line}:{error.column}: {error}") from error
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}{_known_words(str(error))}") from error
+
+
+def _known_words(message: str) -> str:
+    """What could have stood where msgspec found a word that is not known; "" where another thing is wrong."""
+    place = message.partition(" - at `$")[2].rstrip("`")
+    if place.endswith(".expect") and "unknown field" not in message:
+        return f"; expected {', '.join(_FATES.values())}, or {{endpoints: ..., masqueraded: ...}}"
+    if "unknown field" in message:
+        struct = Balanced if place.endswith(".expect") else FlowEntry if ".flows[" in f".{place}" else FlowsFile
+        return f"; known are {', '.join(struct.__struct_encode_fields__)}"
+    kinds: list[tuple[str, type[StrEnum] | type[Family]]] = [(".check", Depth), (".ipFamilies", Family)]
+    return "".join(
+        f"; known are {', '.join(one.value for one in kind)}" for name, kind in kinds if place.startswith(name)
+    )
+
+
+def _lines_of_flows(path: Path) -> list[int]:
+    """The line in which each item of `flows` begins, from 1; of a file that was read before."""
+    import yaml
+
+    root = yaml.compose(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    for key, value in root.value if root is not None else ():
+        if key.value == "flows":
+            return [item.start_mark.line + 1 for item in value.value]
+    return []
 
 
 def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
@@ -332,7 +469,7 @@ def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguratio
     return features
 
 
-def _flows(content: FlowsFile, path: Path) -> Iterator[Flow]:
+def _flows(content: FlowsFile, path: Path, lines: Sequence[int]) -> Iterator[Flow]:
     for index, entry in enumerate(content.flows):
         place = f"{path}: flows[{index}]"
         if isinstance(entry.expect, Balanced):
@@ -341,7 +478,7 @@ def _flows(content: FlowsFile, path: Path) -> Iterator[Flow]:
             flow = _flow(entry, source, destination, place)
             if flow.source != NODE and family_of(flow.source) != family_of(flow.destination):
                 raise InputError(f"{place}: {shown(source)} and {shown(destination)} are of different IP families")
-            yield flow
+            yield flow._replace(entry=index, line=lines[index])
 
 
 def _as_list(one_or_more: str | list[str]) -> list[str]:
@@ -379,7 +516,7 @@ def _flow(entry: FlowEntry, source: str, destination: str, place: str) -> Flow:
 # -- following --
 
 
-class _Fact(NamedTuple):
+class Fact(NamedTuple):
     """What becomes of a packet, in a form that can be compared. `fate` is "" where there are endpoints."""
 
     fate: str
@@ -397,24 +534,39 @@ class _Fact(NamedTuple):
         return ", ".join(endpoints) + (", sticky" if self.sticky else "")
 
 
-def _wrong_flows(scenario: Scenario) -> Iterator[str]:
+def _flow_cases(scenario: Scenario) -> Iterator[Case]:
+    indexes = _frontends(scenario)
+    command = f"rulegen golden update --flows {printable(str(scenario.folder))}"
+    for flow in scenario.flows:
+        expected = _expected(flow.expect)
+        failures = tuple(
+            Failure(
+                scenario.flows_file, flow.line, str(flow._replace(source=source)), str(expected), str(fact), command
+            )
+            for source in _clients(scenario, flow)
+            if (fact := _found(scenario, indexes, flow, source)) != expected
+        )
+        yield Case(str(flow), scenario.flows_file, flow.line, failures)
+
+
+def facts(scenario: Scenario, flow: Flow) -> list[Fact]:
+    """What becomes of the flow's packets now, of each client that is tried."""
+    indexes = _frontends(scenario)
+    return [_found(scenario, indexes, flow, source) for source in _clients(scenario, flow)]
+
+
+def _frontends(scenario: Scenario) -> dict[Family, FrontendIndex]:
     service_ports = scenario.store.service_ports()
-    indexes = {
+    return {
         family: FrontendIndex(service_port for service_port in service_ports if service_port.family is family)
         for family in scenario.configuration.families
     }
-    for flow in scenario.flows:
-        expected = _expected(flow.expect)
-        for source in _clients(scenario, flow):
-            found = _found(scenario, indexes, flow, source)
-            if found != expected:
-                yield f"{flow._replace(source=source)}: expected {expected}, found {found}"
 
 
-def _expected(expect: Expectation) -> _Fact:
+def _expected(expect: Expectation) -> Fact:
     if not isinstance(expect, Balanced):
-        return _Fact(expect)
-    return _Fact("", _rounded(expect.shares), expect.masqueraded_endpoints, expect.sticky)
+        return Fact(expect)
+    return Fact("", _rounded(expect.shares), expect.masqueraded_endpoints, expect.sticky)
 
 
 def _clients(scenario: Scenario, flow: Flow) -> Iterator[str]:
@@ -426,16 +578,16 @@ def _clients(scenario: Scenario, flow: Flow) -> Iterator[str]:
         yield from dict.fromkeys((str(clients[0]), str(clients[-1])))
 
 
-def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Flow, source: str) -> _Fact:
+def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Flow, source: str) -> Fact:
     family = family_of(flow.destination)
     settings = scenario.store.node_settings(family)
     if settings is None:
-        return _Fact("passed")
+        return Fact("passed")
     packet = Packet(source, flow.destination, flow.port, flow.protocol, flow.interface)
     outcome = simulate(indexes[family], settings, scenario.addresses, packet)
     if outcome.fate is not Fate.BALANCED:
-        return _Fact(_FATES[outcome.fate])
-    return _Fact(
+        return Fact(_FATES[outcome.fate])
+    return Fact(
         "",
         _rounded({_endpoint(delivery): delivery.probability for delivery in outcome.deliveries}),
         frozenset(_endpoint(delivery) for delivery in outcome.deliveries if delivery.masquerade),

@@ -1,6 +1,6 @@
-"""Where the files are that rulegen reads at run time and that are not Python: the templates of the targets.
+"""Where the files are that rulegen reads at run time and that are not Python: the templates of the targets, the commit.
 
-Only paths go out; nothing is read here.
+Paths and the commit go out; templates are not read here.
 """
 
 from __future__ import annotations
@@ -18,3 +18,23 @@ def templates(target: str) -> Path:
     """
     packaged = _PACKAGE / "templates"
     return (packaged if packaged.is_dir() else _PACKAGE.parent / "templates") / target
+
+
+def commit() -> str:
+    """The commit that this program was built from, with `-dirty` when more than that was in the tree; "" if unknown.
+
+    hatch_build.py writes it into what is installed; a clone is asked for its own.
+    """
+    packaged = _PACKAGE / "commit"
+    if packaged.is_file():
+        return packaged.read_text().strip()
+    clone = _PACKAGE.parent
+    if not (clone / ".git").exists():
+        return ""
+    import subprocess
+
+    words = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes into deploy/rulegen.yaml what the agent may ask of an API server, as its features need it: `make role`.
+"""Writes into deploy/base/rulegen.yaml what the agent may ask of an API server, as its features need it: `make role`.
 
     scripts/cluster_role.py                 # of the features that are always on
     scripts/cluster_role.py NAME ...        # and of these
@@ -17,7 +17,7 @@ from rulegen.features import kinds_of
 from rulegen.kube.kinds import served_kinds
 from rulegen.reconcile.feature import Need
 
-MANIFEST = Path(__file__).resolve().parents[1] / "deploy" / "rulegen.yaml"
+MANIFEST = Path(__file__).resolve().parents[1] / "deploy" / "base" / "rulegen.yaml"
 
 _OWN_NODE = """\
   # Asked for what is of the own node only. resourceNames cannot say so: the agents of all nodes share one

@@ -125,7 +125,7 @@ def _make(guest: Guest, folder: Path, release: str) -> None:
 
 def _add_environment(root: Path) -> None:
     """The virtual environment /venv, in which rulegen is what will stand in /rulegen."""
-    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "rulegen", "templates"):
+    for name in ("pyproject.toml", "hatch_build.py", "constraints.txt", "README.md", "LICENSE", "rulegen", "templates"):
         copy_path(REPOSITORY / name, root / "rulegen" / name)
     pip = ("/venv/bin/python", "-m", "pip", "install", "--quiet", "--constraint", "/rulegen/constraints.txt")
     run_in(root, "python3", "-m", "venv", "--system-site-packages", "/venv")

@@ -65,7 +65,7 @@ def _copy(words: list[str], stage: Path, names: dict[str, Path]) -> None:
         source = names[words.pop(0).removeprefix("--from=")]
     *files, last = (word.lstrip("/") for word in words)
     for file in files:
-        copy_path(source / file, stage / last / ("" if (source / file).is_dir() else file))
+        copy_path(source / file, stage / last / ("" if (source / file).is_dir() else Path(file).name))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a skipped test is a failure, unless the kernel has no nf_tables or allows no namespace",
     )
+    parser.addoption("--packages", action="store_true", help="tests that make other Debians, too")
     parser.addoption("--exhaustive", action="store_true", help="all cases of the large matrices, not a part of them")
     parser.addoption("--part-seed", type=int, default=0, metavar="N", help="chooses the part of the large matrices")
     parser.addoption("--one-in", type=int, default=1, metavar="N", help="of each test's cases so many times less")
@@ -119,6 +120,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # A case that is named is meant.
     is_named = any("::" in argument for argument in config.args)
     dropped = [] if is_named else left_out(items, Extent.of(config))
+    if not config.getoption("packages"):
+        dropped += [item for item in items if item.get_closest_marker("packages")]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         gone = set(dropped)

@@ -10,6 +10,7 @@ from bench.child import Order, run
 from bench.clusters import Shape, manifest
 from bench.iptables import usable_drivers
 from bench.packets import FLOOR, LAYOUTS, common_packets, interval, special_packets
+from bench.policies import FIRST, FOREIGN, LATER, LINEAR, NONE, OURS
 from rulegen.kube.manifests import load
 
 SMALL = Shape(20)
@@ -62,6 +63,25 @@ def test_it_measures(order: Order, tmp_path: Path) -> None:
     for name, value in result.items():
         if not name.endswith((" cpu", "nft memory", "restore memory", "commits of the restart")):
             assert min(value if isinstance(value, list) else [value]) > 0, name
+
+
+POLICIES = (200, 20)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("measurement", ["policy stages", "policy changes"])
+def test_it_measures_policies(measurement: str, tmp_path: Path) -> None:
+    arguments = (*POLICIES, 2) if measurement == "policy changes" else POLICIES
+    result = run(Order(measurement, arguments=arguments), tmp_path)
+    for name, value in result.items():
+        if not name.endswith(" cpu"):
+            assert min(value if isinstance(value, list) else [value]) > 0, name
+
+
+@pytest.mark.kernel
+def test_policies_let_the_measured_packets_pass(tmp_path: Path) -> None:
+    figures = run(Order("policy packets", arguments=(*POLICIES, 3, 40)), tmp_path)
+    assert {f"{kind}, {name}" for kind in (FIRST, LATER, FOREIGN) for name in (NONE, OURS, LINEAR)} <= set(figures)
 
 
 @pytest.mark.kernel

@@ -37,9 +37,7 @@ CLUSTER = str(REPOSITORY / "golden/weights/cluster.yaml")
 Document: TypeAlias = dict[str, Any]
 
 DOCUMENTS: list[Document] = [
-    document
-    for path in sorted((REPOSITORY / "deploy").glob("*.yaml"))
-    for document in yaml.safe_load_all(path.read_text())
+    document for path in (REPOSITORY / "deploy/base/rulegen.yaml",) for document in yaml.safe_load_all(path.read_text())
 ]
 BY_KIND: dict[str, Document] = {document["kind"]: document for document in DOCUMENTS}
 POD: Document = BY_KIND["DaemonSet"]["spec"]["template"]["spec"]
@@ -80,6 +78,21 @@ def test_the_image_is_of_this_version() -> None:
     assert CONTAINER["image"] == INIT_CONTAINER["image"] == f"rulegen:{__version__}"
 
 
+def test_the_overlays_are_of_this_version_and_name_files_that_are_there() -> None:
+    """tests/packages puts them together, with kubectl."""
+    overlays = list((REPOSITORY / "deploy/overlays").glob("*/kustomization.yaml"))
+    assert len(overlays) >= 3
+    for path in overlays:
+        overlay = yaml.safe_load(path.read_text())
+        assert [(image["name"], image["newTag"]) for image in overlay["images"]] == [("rulegen", __version__)]
+        patches = [patch["path"] for patch in overlay.get("patches", ())]
+        assert {*patches, path.name} == {one.name for one in path.parent.iterdir()}
+        assert all((path.parent / resource).exists() for resource in overlay["resources"])
+        for patch in patches:
+            target = yaml.safe_load((path.parent / patch).read_text())
+            assert target["metadata"]["name"] == BY_KIND[target["kind"]]["metadata"]["name"]
+
+
 # -- rights --
 
 
@@ -91,12 +104,12 @@ def test_the_role_allows_what_is_asked_and_nothing_else() -> None:
 
 
 def test_the_role_is_what_make_role_writes(tmp_path: Path) -> None:
-    manifest = (REPOSITORY / "deploy" / "rulegen.yaml").read_text()
+    manifest = (REPOSITORY / "deploy" / "base" / "rulegen.yaml").read_text()
     program = tmp_path / "scripts" / "cluster_role.py"
     program.parent.mkdir()
     shutil.copy(REPOSITORY / "scripts/cluster_role.py", program)
-    (tmp_path / "deploy").mkdir()
-    written = tmp_path / "deploy" / "rulegen.yaml"
+    (tmp_path / "deploy/base").mkdir(parents=True)
+    written = tmp_path / "deploy" / "base" / "rulegen.yaml"
     written.write_text(manifest.replace("resources: [servicecidrs]", "resources: [secrets]"))
     subprocess.run([sys.executable, program], check=True)
     assert written.read_text() == manifest
@@ -441,4 +454,4 @@ def test_the_last_stage_has_what_runs_and_no_compiler() -> None:
     installed = set(re.findall(r"[a-z][a-z0-9-]+", re.findall(r"apt-get install ([^&]*)", last)[0]))
     assert installed >= {"iptables", "nftables", "python3", "python3-nftables"}
     assert not installed & {"gcc", "python3-dev", "python3-venv"}
-    assert f'ENTRYPOINT ["{re.findall(r"-m venv .* (/[a-z/]+)", CONTAINERFILE)[0]}/bin/rulegen"]' in last
+    assert f'ENTRYPOINT ["{re.findall(r"-m venv (?:.* )?(/[a-z/]+)", CONTAINERFILE)[0]}/bin/rulegen"]' in last

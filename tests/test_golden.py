@@ -59,7 +59,11 @@ def test_a_changed_ruleset_is_shown_as_a_diff_and_update_restores_it(scenario: P
 
 def test_update_writes_a_ruleset_that_is_missing(scenario: Path) -> None:
     (scenario / NFTABLES_FILE).unlink()
-    assert check(read_scenario(scenario)).ruleset
+    (failure,) = check(read_scenario(scenario)).failures
+    assert str(failure) == (
+        f"{scenario}/{NFTABLES_FILE}:1: {NFTABLES_FILE}: expected a file of rules, found none; "
+        f"to accept it: rulegen golden update {scenario}"
+    )
     assert update(read_scenario(scenario))
     assert not check(read_scenario(scenario))
 
@@ -93,10 +97,10 @@ def test_a_changed_fixed_rule_is_a_difference_of_the_base_alone(scenario: Path) 
 def test_a_base_that_no_scenario_has_any_more_is_told_and_removed(scenario: Path) -> None:
     stale = scenario.parent / BASE_FOLDER / "12345678.nft"
     stale.write_text("")
-    used = files(read_scenario(scenario))
-    assert stale in unused([str(scenario.parent)], used)
+    read = [read_scenario(scenario)]
+    assert stale in unused([str(scenario.parent)], read)
     # One scenario alone says nothing about the bases of others.
-    assert unused([str(scenario)], used) == []
+    assert unused([str(scenario)], read) == []
     run = CliRunner().invoke(main, ["golden", "check", str(scenario.parent)])
     assert f"{stale}: no scenario has this configuration any more" in run.output
     assert run.exit_code == 1

@@ -59,11 +59,12 @@ class ChainCompiler(Compiler[Entries], Protocol):
     """A Compiler for this driver.
 
     `prefix`: with which the names of its chains begin; no other feature's do, unless with a longer one. `rank`: in a
-    built-in chain the rules of the lowest come first.
+    built-in chain the rules of the lowest come first. `guards`: it refuses packets that nobody else may accept before.
     """
 
     prefix: str
     rank: int
+    guards: bool
 
     @property
     def base_chains(self) -> Mapping[Family, BaseChains]:
@@ -88,6 +89,11 @@ def by_rank(compilers: CompilerSet) -> list[ChainCompiler]:
 def prefixes_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
     """The prefixes of compilers, in their order, and the one that all others begin with."""
     return tuple(dict.fromkeys((*(compiler.prefix for compiler in compilers), PREFIX)))
+
+
+def guards_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
+    """The prefixes of the compilers before whose rules nothing may accept a packet."""
+    return tuple(compiler.prefix for compiler in compilers if compiler.guards)
 
 
 def base_chains(family: Family, text: str, prefix: str = PREFIX) -> BaseChains:

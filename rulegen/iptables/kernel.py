@@ -57,6 +57,7 @@ class Kernel:
         self._wait = wait
         self._loader = make_loader(self.variant, wait)
         self._prefixes: Sequence[str] = (PREFIX,)
+        self._guards: Sequence[str] = ()
         # By family and table: the chains that iptables did not list when that was read last.
         self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
 
@@ -66,17 +67,18 @@ class Kernel:
     def __exit__(self, *_: object) -> None:
         self._loader.close()
 
-    def read(self, prefixes: Sequence[str] = (PREFIX,)) -> Entries:
+    def read(self, prefixes: Sequence[str] = (PREFIX,), guards: Sequence[str] = ()) -> Entries:
         """What the kernel holds of ours. Raises HostError.
 
         `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
+        `guards`: those of them before which nothing may accept a packet.
         """
-        self._prefixes = prefixes
+        self._prefixes, self._guards = prefixes, guards
         entries: Entries = {}
         hidden = {}
         for family in host_families():
             for table in list_tables(self.variant, family):
-                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)), prefixes)
+                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)), prefixes, guards)
                 hidden[family, table.name] = frozenset(rule.chain for rule in table.hidden)
         self._hidden = hidden
         return entries
@@ -104,7 +106,7 @@ class Kernel:
                     self._loader.take(part.step, test=False)
                     _delete(part)
             except RestoreError as error:
-                if number == 0 and adopt_wording(self.read(self._prefixes), live) != live:
+                if number == 0 and adopt_wording(self.read(self._prefixes, self._guards), live) != live:
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error

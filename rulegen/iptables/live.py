@@ -6,21 +6,30 @@ before them keeps packets away, another program's, or stands where they should: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rulegen.config import Family
-from rulegen.iptables.chains import NAT, Entries, EntryKey, prefix_of_rule, target_of
+from rulegen.iptables.chains import FILTER, NAT, Entries, EntryKey, prefix_of_rule, target_of
 from rulegen.iptables.names import PREFIX, escaped, prefix_of
 from rulegen.iptables.transaction import REMARK, is_remark
 
 _VERDICTS = {"ACCEPT", "DROP", "REJECT", "RETURN", "QUEUE", "NFQUEUE"}
 
 
-def parse_saved(family: Family, table: str, lines: Iterable[str], prefixes: Sequence[str] = (PREFIX,)) -> Entries:
+def parse_saved(
+    family: Family,
+    table: str,
+    lines: Iterable[str],
+    prefixes: Sequence[str] = (PREFIX,),
+    guards: Collection[str] = (),
+) -> Entries:
     """The entries of one table, given as its `:CHAIN ...` and `-A CHAIN ...` lines.
 
-    `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
+    `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain. `guards`:
+    those of them before which nothing may accept a packet.
     """
+    lines = list(lines)
+    accepting = _accepting_chains(lines) if guards and table == FILTER else frozenset()
     entries: dict[EntryKey, list[str]] = {}
     chains: dict[str, list[str]] = {}
     built_in: dict[str, _BuiltIn] = {}
@@ -34,7 +43,7 @@ def parse_saved(family: Family, table: str, lines: Iterable[str], prefixes: Sequ
             chains[chain] = entries[key] = []
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
-            built_in.setdefault(chain, _BuiltIn(table, prefixes)).take(rule)
+            built_in.setdefault(chain, _BuiltIn(table, prefixes, guards, accepting)).take(rule)
     found = {key: tuple(rules) for key, rules in entries.items()}
     for chain, read in built_in.items():
         found |= {EntryKey(family, table, chain, prefix): tuple(rules) for prefix, rules in read.ours.items()}
@@ -44,28 +53,50 @@ def parse_saved(family: Family, table: str, lines: Iterable[str], prefixes: Sequ
 class _BuiltIn:
     """Somebody else's chain, rule by rule. `ours`: what is rulegen's, by the prefix of the feature's chains."""
 
-    def __init__(self, table: str, prefixes: Sequence[str]) -> None:
+    def __init__(
+        self, table: str, prefixes: Sequence[str], guards: Collection[str], accepting: Collection[str]
+    ) -> None:
         self.ours: dict[str, list[str]] = {}
         self._table = table
         self._prefixes = prefixes
-        # The first rule of another program's that keeps packets away.
-        self._ahead = ""
+        self._guards = guards
+        self._accepting = accepting
+        # The first rule of another program's that keeps packets away, and the first that may accept one.
+        self._ahead = self._open = ""
 
     def take(self, rule: str) -> None:
         prefix = prefix_of_rule(rule, self._prefixes)
         if prefix:
             rules = self.ours.setdefault(prefix, [])
-            ahead = self._later_feature(prefix) or ("" if rules else self._ahead)
+            shadow = self._ahead or (self._open if prefix in self._guards else "")
+            ahead = self._later_feature(prefix) or ("" if rules else shadow)
             if ahead and not any(map(is_remark, rules[:1])):
                 rules.insert(0, f"{REMARK}behind: {escaped(ahead)}")
             rules.append(rule)
-        elif not self._ahead and _keeps_packets_away(self._table, rule):
+            return
+        if not self._ahead and _keeps_packets_away(self._table, rule):
             self._ahead = rule
+        if not self._open and self._accepting and target_of(rule) in self._accepting:
+            self._open = rule
 
     def _later_feature(self, prefix: str) -> str:
         """A rule so far of a feature whose rules belong behind those of this one."""
         later = self._prefixes[self._prefixes.index(prefix) + 1 :]
         return next((rules[-1] for other, rules in self.ours.items() if other in later), "")
+
+
+def _accepting_chains(lines: Iterable[str]) -> frozenset[str]:
+    """Where other programs' rules may lead a packet to be accepted: ACCEPT, and all chains from which it is reached."""
+    leads: dict[str, set[str]] = {}
+    for line in lines:
+        if line.startswith("-A ") and not line.startswith(f"-A {PREFIX}"):
+            chain, _, rule = line[3:].partition(" ")
+            leads.setdefault(target_of(rule), set()).add(chain)
+    found, new = set(), {"ACCEPT"}
+    while new:
+        found |= new
+        new = {chain for target in new for chain in leads.get(target, ())} - found
+    return frozenset(found)
 
 
 def _keeps_packets_away(table: str, rule: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, TargetError
-from rulegen.iptables.chains import ChainCompiler, Entries, EntryKey, Rules, by_rank, prefixes_of
+from rulegen.iptables.chains import ChainCompiler, Entries, EntryKey, Rules, by_rank, guards_of, prefixes_of
 from rulegen.iptables.diff_text import Owner, count, diff_text
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
@@ -38,6 +38,7 @@ class LiveChains:
         self._kernel = kernel
         self._compilers = compilers
         self._prefixes = prefixes_of(by_rank(compilers))
+        self._guards = guards_of(by_rank(compilers))
         # Those of which the kernel holds nothing, so that it may lack what their rules need.
         self._new: list[ChainCompiler] = []
         self._patience = patience
@@ -61,7 +62,8 @@ class LiveChains:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        self._live = {key: self._spared(key, rules) for key, rules in self._kernel.read(self._prefixes).items()}
+        live = self._kernel.read(self._prefixes, self._guards)
+        self._live = {key: self._spared(key, rules) for key, rules in live.items()}
         present = {key.prefix for key in self._live}
         self._new = [compiler for compiler in by_rank(self._compilers) if compiler.prefix not in present]
         self._compilers.adopt(self._live, self._unreadable)

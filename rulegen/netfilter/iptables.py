@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
-from rulegen.errors import InputError, printable
+from rulegen.errors import InputError, printable, shown
 from rulegen.netfilter.bpf import compares_addresses
 from rulegen.netfilter.expressions import BREAK, Masquerade, Mystery, known_key
 from rulegen.netfilter.intervals import Intervals
@@ -99,18 +99,17 @@ class _Reader:
         self._seconds: dict[str, int] = {}
 
     def read(self) -> Table:
-        """Chains come first: rules name them."""
+        """Chains come first: rules name them. Raises InputError."""
+        rules: list[tuple[str, list[str]]] = []
         for line in self._lines:
-            if line.startswith(":"):
-                name, policy, *_ = line[1:].split()
-                self._add_chain(name, policy)
-        rules = [line for line in self._lines if line[:3] in {"-A ", "-I "}]
-        parsed = [(line, _words(line)) for line in rules]
-        for _, words in parsed:
-            self._note_seconds(words)
-        for line, words in parsed:
+            try:
+                rules += self._parse(line)
+            except (ValueError, IndexError) as error:
+                expected = "expected a chain or a rule as iptables-save writes it"
+                raise InputError(f"{self._table.name}: {expected}, got {shown(line)}") from error
+        for text, words in rules:
             chain = self._table.chains.get(words[1]) or self._add_chain(words[1], "ACCEPT")
-            rule = self._rule(chain, line.split(" ", 2)[2] if len(words) > 2 else "", words[2:])
+            rule = self._rule(chain, text, words[2:])
             if words[0] == "-I":
                 chain.rules.insert(0, rule)
             else:
@@ -120,6 +119,16 @@ class _Reader:
                 rule.place = place
         self._refuse_loops()
         return self._table
+
+    def _parse(self, line: str) -> Iterator[tuple[str, list[str]]]:
+        """A rule's text and words; a chain is added. Raises ValueError, IndexError."""
+        if line.startswith(":"):
+            name, policy, *_ = line[1:].split()
+            self._add_chain(name, policy)
+        elif line[:3] in {"-A ", "-I "}:
+            command, chain, *words = _words(line)
+            self._note_seconds(words)
+            yield line.split(None, 2)[2] if words else "", [command, chain, *words]
 
     def _refuse_loops(self) -> None:
         """The kernel takes no chains that lead to themselves, but a text may have some."""
@@ -145,7 +154,7 @@ class _Reader:
         return chain
 
     def _note_seconds(self, words: Sequence[str]) -> None:
-        if "--seconds" in words and "--name" in words:
+        if "--seconds" in words[:-1] and "--name" in words[:-1]:
             name, seconds = words[words.index("--name") + 1], words[words.index("--seconds") + 1]
             # Those who ask for different ages are nobody's idea of a time that a client is remembered for.
             self._seconds[name] = int(seconds) if self._seconds.get(name, int(seconds)) == int(seconds) else -1

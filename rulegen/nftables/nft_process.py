@@ -104,8 +104,8 @@ class NftProcess:
 def _died(error: WorkerDiedError) -> Exception:
     if error.missing == "nftables":
         return HostError(
-            "the Python module nftables is missing: install the distribution's python3-nftables "
-            "and use its Python (/usr/bin/python3)"
+            "the Python module nftables is missing: install python3-nftables (Debian, Ubuntu) or nftables "
+            "(Fedora), and rulegen for the distribution's Python with --system-site-packages: docs/install.md"
         )
     return NftDiedError(str(error))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
@@ -20,8 +20,10 @@ from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, PRIO, PROTO, SPORT,
 from rulegen.netfilter.state import Connection
 from rulegen.verify.compare import Atom, Bound, Compared, Deviation, Sides, compare, is_unsaid, only, rounding
 
-# So many differences are kept with their packets; of more only the number.
+# So many differences are kept with their packets, of those without an explanation and of each explanation; of more only
+# the number.
 MOST_DIFFERENCES = 1000
+_MOST_EXPLAINED = 100
 # A list's rules draw at most so often; see `compare.ROUNDING`.
 _DRAWS = 64
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
@@ -104,7 +106,10 @@ def address_text(family: Family, number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A class of packets that both sides treat differently, with its simplest packet."""
+    """A class of packets that both sides treat differently, with its simplest packet.
+
+    `explanation`: the decision behind it, "" for none.
+    """
 
     family: Family
     connection: Connection
@@ -114,6 +119,7 @@ class Difference:
     deviations: tuple[Deviation, ...]
     left: list[Ending]
     right: list[Ending]
+    explanation: str = ""
 
 
 @dataclass(slots=True)
@@ -129,6 +135,8 @@ class Proof:
     undecided: int = 0
     differences: list[Difference] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
+    # How many differences have which explanation; `differences` has some of each.
+    explained: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_equal(self) -> bool:
@@ -141,14 +149,16 @@ class Proof:
         self.unsaid += other.unsaid
         self.different += other.different
         self.undecided += other.undecided
-        self.differences += other.differences[: MOST_DIFFERENCES - len(self.differences)]
+        self.differences += other.differences
+        self.explained += other.explained
         self.unknown += other.unknown
 
 
 class Question(NamedTuple):
     """What is proved. `ignored`: what of an outcome does not count. `bound`: of shares, beyond rounding; None for none.
 
-    `preferred`: ports and addresses that are good to read in examples, by variable.
+    `preferred`: ports and addresses that are good to read in examples, by variable. `explain`: the decision behind a
+    difference.
     """
 
     family: Family
@@ -159,6 +169,7 @@ class Question(NamedTuple):
     ignored: frozenset[str] = frozenset()
     bound: Bound | None = None
     preferred: dict[int, tuple[int, ...]] = {}  # noqa: RUF012 - never changed
+    explain: Callable[[Difference], str] | None = None
 
 
 Progress = Callable[[int], None]
@@ -267,25 +278,22 @@ def _count_difference(
             return
         if values is None:
             continue
-        proof.different += 1
-        if len(proof.differences) < MOST_DIFFERENCES:
-            packet = ExamplePacket(
-                question.family,
-                *(values[one] for one in (SRC, DST, PROTO, SPORT, DPORT, IIF, MARK, PRIO)),
-            )
-            proof.differences.append(
-                Difference(
-                    question.family,
-                    connection,
-                    is_sent,
-                    memory,
-                    packet,
-                    compared.deviations,
-                    _of_packet(compared.left, deviation.atom),
-                    _of_packet(compared.right, deviation.atom),
-                )
-            )
+        packet = ExamplePacket(
+            question.family,
+            *(values[one] for one in (SRC, DST, PROTO, SPORT, DPORT, IIF, MARK, PRIO)),
+        )
+        left, right = (_of_packet(side, deviation.atom) for side in (compared.left, compared.right))
+        found = Difference(question.family, connection, is_sent, memory, packet, compared.deviations, left, right)
+        _keep(question, proof, found)
         return
+
+
+def _keep(question: Question, proof: Proof, found: Difference) -> None:
+    explanation = question.explain(found) if question.explain is not None else ""
+    proof.different += 1
+    proof.explained[explanation] += 1
+    if proof.explained[explanation] <= (_MOST_EXPLAINED if explanation else MOST_DIFFERENCES):
+        proof.differences.append(replace(found, explanation=explanation))
 
 
 def _of_packet(endings: list[Ending], atom: Atom) -> list[Ending]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
+from functools import partial
 from math import gcd
 
 from rulegen.config import Family as HostFamily
@@ -19,7 +20,7 @@ from rulegen.services.store import Store
 from rulegen.verify.compare import ROUNDING, Bound
 from rulegen.verify.explanations import explain
 from rulegen.verify.meaning import FAMILIES, ON_IPTABLES, ON_NFTABLES, Meaning, loopback, networks
-from rulegen.verify.prove import Progress, Proof, Question, RulesAnswer, prove
+from rulegen.verify.prove import Progress, Question, RulesAnswer, prove
 from rulegen.verify.report import FamilyProof, Report
 from rulegen.verify.rulesets import Source
 
@@ -60,7 +61,7 @@ def against_objects(
             preferred=meaning.preferred(),
         )
         proof = prove(question, progress)
-        proofs.append(FamilyProof(meaning.family, proof, [""] * len(proof.differences)))
+        proofs.append(FamilyProof(meaning.family, proof))
     return Report(source.name, "what the objects mean", proofs, missing)
 
 
@@ -95,8 +96,8 @@ def against_rules(
             missing.append(f"only {(left if two is None else right).name} has rules for {host_family.value}")
             continue
         local = local_addresses(host_family, addresses)
-        proof = _prove_rules(family, local, mark, (Machine(one, local), Machine(two, local)), progress)
-        proofs.append(FamilyProof(family, proof, [""] * len(proof.differences)))
+        proof = prove(_question(family, local, mark, (Machine(one, local), Machine(two, local))), progress)
+        proofs.append(FamilyProof(family, proof))
     return Report(left.name, right.name, proofs, missing)
 
 
@@ -118,17 +119,15 @@ def replacing_kube_proxy(
             missing.append(f"{lacking.name}: no rules for {meaning.node.family.value}")
             continue
         local = meaning.local_addresses
-        proof = _prove_rules(family, local, meaning.mark, (Machine(one, local), Machine(two, local)), progress)
-        found = [explain(one, meaning, is_iptables=theirs.is_iptables) for one in proof.differences]
-        proofs.append(FamilyProof(family, proof, found))
+        question = _question(family, local, meaning.mark, (Machine(one, local), Machine(two, local)))
+        why = partial(explain, meaning=meaning, is_iptables=theirs.is_iptables)
+        proofs.append(FamilyProof(family, prove(question._replace(explain=why), progress)))
     return Report(theirs.name, ours.name, proofs, missing)
 
 
-def _prove_rules(
-    family: Family, local: Intervals, mark: int, machines: tuple[Machine, Machine], progress: Progress | None
-) -> Proof:
+def _question(family: Family, local: Intervals, mark: int, machines: tuple[Machine, Machine]) -> Question:
     left, right = (RulesAnswer(machine) for machine in machines)
-    return prove(Question(family, local, mark, left, right, ignored=frozenset({"accepted"})), progress)
+    return Question(family, local, mark, left, right, ignored=frozenset({"accepted"}))
 
 
 def weights_bound(service_ports: Iterable[ServicePort]) -> Bound:

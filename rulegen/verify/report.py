@@ -18,11 +18,10 @@ _WORDS = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 
 
 class FamilyProof(NamedTuple):
-    """`explanations`: of each Difference the decision behind it, "" for none."""
+    """What was found of one family."""
 
     family: Family
     proof: Proof
-    explanations: Sequence[str]
 
 
 class Report(NamedTuple):
@@ -53,7 +52,7 @@ def lines(report: Report) -> Iterator[str]:
     yield from report.uncovered
     if not report.proofs and not report.missing:
         yield "there are no rules to compare"
-    for family, proof, explanations in report.proofs:
+    for family, proof in report.proofs:
         equal = proof.classes - proof.different - proof.unsaid - proof.unknown.total() - proof.undecided
         parts = [f"{equal:,} of {proof.classes:,} classes of packets are equal", f"{proof.different:,} differ"]
         if proof.unsaid:
@@ -63,23 +62,27 @@ def lines(report: Report) -> Iterator[str]:
         yield f"{_WORDS[family]}: {', '.join(parts)}"
         for why, count in proof.unknown.most_common():
             yield f"  not understood, for {count:,} classes: {one_line(why)}"
-        yield from _kinds(report, proof, explanations)
+        yield from _kinds(report, proof)
 
 
-def _kinds(report: Report, proof: Proof, explanations: Sequence[str]) -> Iterator[str]:
-    groups: dict[tuple[object, ...], list[tuple[Difference, str]]] = {}
-    for difference, explanation in zip(proof.differences, explanations, strict=True):
-        key = (explanation, difference.connection, *(_kind(side) for side in (difference.left, difference.right)))
-        groups.setdefault(key if not explanation else (explanation,), []).append((difference, explanation))
-    for number, group in enumerate(sorted(groups.values(), key=lambda group: (bool(group[0][1]), -len(group)))):
+def _kinds(report: Report, proof: Proof) -> Iterator[str]:
+    """What is not explained comes first."""
+    groups: dict[tuple[object, ...], list[Difference]] = {}
+    for difference in proof.differences:
+        explanation = difference.explanation
+        key = (difference.connection, *(_kind(side) for side in (difference.left, difference.right)))
+        groups.setdefault((explanation,) if explanation else key, []).append(difference)
+    ordered = sorted(groups.values(), key=lambda group: (bool(group[0].explanation), -len(group)))
+    for number, group in enumerate(ordered):
         if number == _SHOWN_KINDS:
             yield f"  and {len(groups) - _SHOWN_KINDS} kinds more"
             return
-        difference, explanation = group[0]
-        more = f"{len(group):,} classes, such as " if len(group) > 1 else ""
+        difference = group[0]
+        count = proof.explained[difference.explanation] if difference.explanation else len(group)
+        more = f"{count:,} classes, such as " if count > 1 else ""
         yield f"  {more}{_sentence(difference)}"
-        if explanation:
-            yield f"    explained by {explanation}"
+        if difference.explanation:
+            yield f"    explained by {difference.explanation}"
         for name, endings in ((report.left, difference.left), (report.right, difference.right)):
             yield from _way(difference.family, name, endings)
 
@@ -184,14 +187,13 @@ def _family_document(one: FamilyProof) -> dict[str, Any]:
         "unsaid": proof.unsaid,
         "undecided": proof.undecided,
         "notUnderstood": dict(proof.unknown),
-        "differences": [
-            _difference_document(difference, explanation)
-            for difference, explanation in zip(proof.differences, one.explanations, strict=True)
-        ],
+        "unexplained": proof.explained[""],
+        "explained": {explanation: count for explanation, count in sorted(proof.explained.items()) if explanation},
+        "differences": [_difference_document(difference) for difference in proof.differences],
     }
 
 
-def _difference_document(difference: Difference, explanation: str) -> dict[str, Any]:
+def _difference_document(difference: Difference) -> dict[str, Any]:
     packet, family = difference.packet, difference.family
     memory = difference.memory
     return {
@@ -204,7 +206,7 @@ def _difference_document(difference: Difference, explanation: str) -> dict[str, 
         "sentByNode": difference.is_sent,
         "connection": difference.connection.value,
         "rememberedBy": endpoint_text(family, memory) if isinstance(memory, tuple) else memory and memory.value,
-        "explanation": explanation,
+        "explanation": difference.explanation,
         "left": [_ending_document(family, ending) for ending in difference.left],
         "right": [_ending_document(family, ending) for ending in difference.right],
     }

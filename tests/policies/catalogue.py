@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.policies import cluster
 from tests.policies.cluster import BY_NAME, NODE_1, NODE_2, POD_CIDRS
@@ -41,6 +41,11 @@ class Case(NamedTuple):
     name: str
     policies: tuple[Document, ...]
     without: tuple[str, ...] = ()
+
+    @property
+    def is_of_tiers(self) -> bool:
+        """Whether there is a ClusterNetworkPolicy."""
+        return any(one["kind"] == "ClusterNetworkPolicy" for one in self.policies)
 
     def objects(self) -> list[Document]:
         """The whole cluster."""
@@ -547,3 +552,11 @@ def _random_protocols(chance: random.Random, peers: Sequence[Document]) -> Seque
     drawn = chance.choice(list(PROTOCOLS.values()))
     only_pods = all("pods" in peer or "namespaces" in peer for peer in peers)
     return drawn if only_pods or not any("destinationNamedPort" in one for one in drawn or ()) else None
+
+
+def has_named_port(value: Any) -> bool:
+    """Whether a policy, or a part of one, asks for a port by its name."""
+    if isinstance(value, dict):
+        is_named = "destinationNamedPort" in value or isinstance(value.get("port"), str)
+        return is_named or any(map(has_named_port, value.values()))
+    return isinstance(value, list) and any(map(has_named_port, value))

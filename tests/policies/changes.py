@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from tests.policies import catalogue, cluster, documents
 from tests.policies.cluster import NAMES, NAMESPACES, PODS, Party
@@ -32,10 +32,11 @@ def key_of(document: Document) -> Key:
 
 
 class ChangingCluster:
-    """`objects` is the present state."""
+    """`objects` is the present state. `with_names`: policies may ask for ports by name."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, with_names: bool = True) -> None:
         self._chance = random.Random(seed)
+        self._with_names = with_names
         self._objects = {key_of(one): one for one in cluster.objects()}
         self._count = 0
         for _ in range(4):
@@ -74,19 +75,25 @@ class ChangingCluster:
     # -- policies --
 
     def _add_policy(self) -> str:
-        return f"{self._put(catalogue.random_policy(self._chance, f'p-{self._number()}'))} added"
+        return f"{self._put(self._drawn(catalogue.random_policy, f'p-{self._number()}'))} added"
 
     def _add_cluster_policy(self) -> str:
         number = self._number()
         # Each has a priority of its own: which of two equal ones comes first is no question of these tests.
         priority = (number * 37) % 1001
-        return f"{self._put(catalogue.random_cluster_policy(self._chance, f'c-{number}', priority))} added"
+        return f"{self._put(self._drawn(catalogue.random_cluster_policy, f'c-{number}', priority))} added"
+
+    def _drawn(self, draw: Callable[..., Document], *arguments: Any) -> Document:
+        while True:
+            found = draw(self._chance, *arguments)
+            if self._with_names or not catalogue.has_named_port(found):
+                return found
 
     def _change_policy(self) -> str:
         old = self._any("NetworkPolicy")
         if old is None:
             return self._add_policy()
-        old["spec"] = catalogue.random_policy(self._chance, "any")["spec"]
+        old["spec"] = self._drawn(catalogue.random_policy, "any")["spec"]
         return f"{self._put(old)} changed"
 
     def _change_cluster_policy(self) -> str:
@@ -94,7 +101,7 @@ class ChangingCluster:
         if old is None:
             return self._add_cluster_policy()
         priority = old["spec"]["priority"]
-        old["spec"] = catalogue.random_cluster_policy(self._chance, "any", priority)["spec"]
+        old["spec"] = self._drawn(catalogue.random_cluster_policy, "any", priority)["spec"]
         return f"{self._put(old)} changed"
 
     def _remove_policy(self) -> str:

@@ -29,12 +29,17 @@ def expected(objects: Iterable[Document], probes: Sequence[Probe] = PROBES) -> l
     return [oracle.judge(probe.flow).allowed for probe in probes]
 
 
-def differences(lab: Lab, objects: Sequence[Document], probes: Sequence[Probe] = PROBES) -> list[str]:
-    """A sentence for each probe whose fate is not what the documentation says of this cluster."""
+def differences(
+    lab: Lab, objects: Sequence[Document], probes: Sequence[Probe] = PROBES, at: str | None = None
+) -> list[str]:
+    """A sentence for each probe whose fate is not what the documentation says of this cluster.
+
+    `at`: the only node that enforces it.
+    """
     oracle = Oracle(objects)
     found = []
     for probe, passed in zip(probes, lab.arrived(probes), strict=True):
-        verdict = oracle.judge(probe.flow)
+        verdict = oracle.judge(probe.flow, at)
         if passed is not verdict.allowed:
             found.append(f"{probe} {'passed' if passed else 'was dropped'}, but: {verdict.why}")
     return found

@@ -79,9 +79,9 @@ class Oracle:
         denied = (verdict for verdict in verdicts if not verdict.allowed)
         return next(denied, Verdict(True, "; ".join(verdict.why for verdict in verdicts)))
 
-    def denials(self, flow: Flow) -> frozenset[str]:
+    def denials(self, flow: Flow, at: str | None = None) -> frozenset[str]:
         """The directions that deny it: Egress at the source's node, Ingress at the destination's."""
-        return frozenset(verdict.why.partition(":")[0] for verdict in self._verdicts(flow) if not verdict.allowed)
+        return frozenset(verdict.why.partition(":")[0] for verdict in self._verdicts(flow, at) if not verdict.allowed)
 
     def owner(self, address: str) -> tuple[str, str] | None:
         """Namespace and name of the pod that an address counts for."""

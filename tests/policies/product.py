@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from contextlib import ExitStack
 
-from rulegen.config import Family, NodeConfiguration, Target
+from rulegen.config import Family
 from rulegen.config import PolicySettings as Settings
-from rulegen.drivers import make_driver
 from rulegen.iptables.binaries import Variant
-from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Pod
 from rulegen.nftables.text import render
-from rulegen.policies.feature import NetworkPolicies
 from rulegen.policies.model import PolicyName
 from rulegen.policies.on_nftables.compiler import PolicyCompiler
 from rulegen.policies.on_nftables.layout import LAYOUTS
 from rulegen.policies.store import Store
-from rulegen.reconcile.compilers import CompilerSet
-from rulegen.reconcile.reconciler import Reconciler
-from rulegen.reference import ObjectReference
 from rulegen.rendered import END
 from tests.policies.changes import Key, key_of
 from tests.policies.decoding import decode
@@ -55,43 +48,6 @@ class Whole:
 
     def close(self) -> None:
         """Nothing of it runs."""
-
-
-class Reconciled:
-    """The rules of a node as an agent keeps them: told of what has changed, it changes what differs in the kernel."""
-
-    def __init__(self, lab: Lab, node: str, settings: Settings | None = None, variant: Variant | None = None) -> None:
-        """`variant`: of iptables; None for nftables."""
-        self._lab = lab
-        self._node = node
-        configuration = NodeConfiguration(node_name=node, policies=settings or Settings())
-        features = [NetworkPolicies(configuration)]
-        driver = make_driver(Target.NFTABLES if variant is None else Target.IPTABLES, variant)
-        self._resources = ExitStack()
-        with lab.entered(node):
-            opened = self._resources.enter_context(driver.open())
-            rules = opened.rules(CompilerSet.of(features, driver.name, configuration))
-        self._reconciler = Reconciler(features, rules)
-        self._known: dict[Key, Document] = {}
-
-    def apply(self, objects: Sequence[Document]) -> None:
-        wanted = {key_of(one): one for one in objects}
-        for kind, namespace, name in self._known.keys() - wanted.keys():
-            self._reconciler.remove(_STRUCTS[kind], ObjectReference(kind, namespace, name))
-        for item in decode(one for key, one in wanted.items() if self._known.get(key) != one):
-            self._reconciler.put(item)
-        self._known = wanted
-        with self._lab.entered(self._node):
-            self._reconciler.sync()
-
-    def close(self) -> None:
-        with self._lab.entered(self._node):
-            self._resources.close()
-
-
-_STRUCTS: dict[str, type] = {
-    kind.__name__: kind for kind in (Pod, Namespace, Node, NetworkPolicy, ClusterNetworkPolicy)
-}
 
 
 class Iptables:
@@ -137,20 +93,12 @@ def _run(command: list[str], text: str) -> None:
 
 
 class Running:
-    """The same by a program that goes on: it is told of what has changed, and of nothing else."""
+    """The same text by a program that goes on: it is told of what has changed, and of nothing else."""
 
-    def __init__(self, lab: Lab | None, node: str, settings: Settings | None = None) -> None:
-        self._lab = lab
-        self._node = node
-        self._settings = settings or Settings()
+    def __init__(self, node: str) -> None:
         self._store = Store(node)
-        self._compiler = PolicyCompiler(tuple(Family), self._settings)
+        self._compiler = PolicyCompiler(tuple(Family), Settings())
         self._known: dict[Key, Document] = {}
-
-    def apply(self, objects: Sequence[Document]) -> None:
-        text = self.text(objects)
-        if self._lab is not None:
-            self._lab.nft(self._node, text)
 
     def text(self, objects: Sequence[Document]) -> str:
         """What is in force when the cluster is exactly these objects."""
@@ -163,9 +111,6 @@ class Running:
         tables, entries = self._compiler.base_chains, self._compiler.entries()
         rendered = {spec.family: "".join(render({spec: chains}, entries)) for spec, chains in tables.items()}
         return "".join(_or_none(rendered.get(family, END), family) for family in Family)
-
-    def close(self) -> None:
-        """Nothing of it runs."""
 
     def _remove(self, kind: str, namespace: str, name: str) -> None:
         if kind == "Pod":

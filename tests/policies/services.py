@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -38,12 +39,15 @@ _TARGETS = range(9000, 9004)
 class PolicyWorld:
     """A random cluster of the flows, with a pod at each address of its pods, and policies.
 
-    `objects`: pods, namespaces, nodes and policies.
+    `objects`: pods, namespaces, nodes and policies. `with_names`: policies may ask for ports by name.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, with_names: bool = True) -> None:
         self._chance = random.Random(f"policies {seed}")
         self._flows = RandomWorld(seed)
+        # Rules are for the families that the host has; what it has no rules for it does not send.
+        self._flows.world = replace(self._flows.world, families=("IPv4", "IPv6"))
+        self._with_names = with_names
         self._count = 0
         self._pods = [self._pod(node, number) for node in _PLACES for number in _NUMBERS]
         self._policies: list[Document] = []
@@ -92,16 +96,21 @@ class PolicyWorld:
         chance = self._chance
         kept = [policy for policy in self._policies if chance.random() < 0.5]
         while len(kept) < _POLICIES:
-            self._count += 1
-            name = f"p-{self._count}"
-            if chance.random() < 0.3:
-                types = chance.choice((["Ingress"], ["Egress"], ["Ingress", "Egress"]))
-                kept.append(documents.policy(self._namespace_here(), name, {}, policyTypes=types))
-            elif chance.random() < 0.7:
-                kept.append(_retargeted(catalogue.random_policy(chance, name)))
-            else:
-                kept.append(_retargeted(catalogue.random_cluster_policy(chance, name, self._count)))
+            policy = self._policy()
+            if self._with_names or not catalogue.has_named_port(policy):
+                kept.append(policy)
         self._policies = kept
+
+    def _policy(self) -> Document:
+        chance = self._chance
+        self._count += 1
+        name = f"p-{self._count}"
+        if chance.random() < 0.3:
+            types = chance.choice((["Ingress"], ["Egress"], ["Ingress", "Egress"]))
+            return documents.policy(self._namespace_here(), name, {}, policyTypes=types)
+        if chance.random() < 0.7:
+            return _retargeted(catalogue.random_policy(chance, name))
+        return _retargeted(catalogue.random_cluster_policy(chance, name, self._count))
 
     def _namespace_here(self) -> str:
         """Of a pod of the node."""

@@ -195,13 +195,13 @@ def _flows(chance: random.Random, count: int) -> list[Flow]:
 FLOWS = _flows(random.Random(0), 150)
 
 
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(60))
 @given(clusters())
 def test_any_cluster(objects: list[Document]) -> None:
     assert not disagreements(store_of(objects, NODES[0]), Oracle(objects), FLOWS)
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 @given(
     selectors(), selectors(), st.lists(st.tuples(LABELS, st.sampled_from(NAMESPACES)), min_size=1, max_size=6), LABELS
 )
@@ -230,7 +230,7 @@ def test_any_selector(
     assert not disagreements(store_of(objects, NODES[0]), Oracle(objects), flows)
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 @given(st.lists(blocks(), min_size=1, max_size=5))
 def test_any_blocks(found: list[Document]) -> None:
     """At the edges of each block and of each exception."""

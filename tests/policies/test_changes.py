@@ -17,13 +17,15 @@ from tests.policies.changes import ChangingCluster
 from tests.policies.checks import Enforcer
 from tests.policies.documents import Document
 from tests.policies.fixtures import lab_or_skip
+from tests.policies.kept import KeptPolicies, Restarted
 from tests.policies.lab import NODES, Lab
-from tests.policies.product import Iptables, Reconciled, Running, texts
+from tests.policies.product import Running, Whole, texts
 from tests.policies.traffic import Traffic, stable
 
 pytestmark = pytest.mark.kernel
 
 STEPS = 10
+_FEW_STEPS = 4
 
 
 @pytest.fixture
@@ -32,12 +34,14 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def walk(lab: Lab, enforcers: Mapping[str, Enforcer], seed: int, steps: int = STEPS) -> list[str]:
+def walk(
+    lab: Lab, enforcers: Mapping[str, Enforcer], seed: int, steps: int = STEPS, *, with_names: bool = True
+) -> list[str]:
     """What went wrong while the cluster changed, in sentences; raises AssertionError when a table is not right."""
     chance = random.Random(seed)
     wrong: list[str] = []
     before = None
-    for number, (words, objects) in enumerate(ChangingCluster(seed).steps(steps)):
+    for number, (words, objects) in enumerate(ChangingCluster(seed, with_names=with_names).steps(steps)):
         if before is None:
             _apply(enforcers, objects)
         else:
@@ -56,7 +60,7 @@ def _apply(enforcers: Mapping[str, Enforcer], objects: list[Document]) -> None:
 
 
 def test_careful_brute_force_is_right(lab: Lab) -> None:
-    assert not walk(lab, {node: BruteForce(lab, node) for node in NODES}, seed=1)
+    assert not walk(lab, {node: BruteForce(lab, node) for node in NODES}, seed=1, steps=_FEW_STEPS)
 
 
 @pytest.mark.parametrize(
@@ -68,30 +72,37 @@ def test_careful_brute_force_is_right(lab: Lab) -> None:
     ],
 )
 def test_carelessness_is_seen(care: Care, words: str, lab: Lab) -> None:
-    wrong = walk(lab, {node: BruteForce(lab, node, care) for node in NODES}, seed=1)
+    wrong = walk(lab, {node: BruteForce(lab, node, care) for node in NODES}, seed=1, steps=_FEW_STEPS)
     assert any(words in sentence for sentence in wrong)
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(20)
+@pytest.mark.parametrize("kind", [KeptPolicies, Restarted, Whole], ids=["kept", "restarted", "nft -f"])
 @pytest.mark.parametrize("seed", range(40))
-def test_nftables(seed: int, lab: Lab) -> None:
-    assert not walk(lab, {node: Reconciled(lab, node) for node in NODES}, seed)
-
-
-@pytest.mark.part(8)
-@pytest.mark.parametrize("variant", list(Variant))
-@pytest.mark.parametrize("seed", range(12))
-def test_iptables(seed: int, variant: Variant, lab: Lab) -> None:
+def test_nftables(seed: int, kind: type[KeptPolicies | Restarted | Whole], lab: Lab) -> None:
+    enforcers = {node: kind(lab, node) for node in NODES}
     try:
-        assert not walk(lab, {node: Reconciled(lab, node, variant=variant) for node in NODES}, seed)
+        assert not walk(lab, enforcers, seed)
     finally:
-        for node in NODES:
-            Iptables(lab, node, variant).clear()
+        for enforcer in enforcers.values():
+            enforcer.close()
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(10)
+@pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
+@pytest.mark.parametrize("seed", range(10))
+def test_iptables(seed: int, variant: Variant, lab: Lab) -> None:
+    enforcers = {node: KeptPolicies(lab, node, variant=variant) for node in NODES}
+    try:
+        assert not walk(lab, enforcers, seed, with_names=False)
+    finally:
+        for enforcer in enforcers.values():
+            enforcer.close()
+
+
+@pytest.mark.part(10)
 @pytest.mark.parametrize("seed", range(40))
 def test_what_goes_on_is_as_what_starts_anew(seed: int) -> None:
-    running = Running(None, NODES[0])
-    for words, objects in ChangingCluster(seed).steps(60):
+    running = Running(NODES[0])
+    for words, objects in ChangingCluster(seed).steps(40):
         assert running.text(objects) == texts(objects, NODES[0]), words

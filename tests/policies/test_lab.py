@@ -48,6 +48,7 @@ def test_right_rules_are_found_right(ruleset: Ruleset, lab: Lab) -> None:
     assert False in wanted
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("ruleset", RULESETS, ids=lambda ruleset: ruleset.case)
 def test_each_rule_that_is_missing_is_seen(ruleset: Ruleset, lab: Lab) -> None:
     objects = CASES[ruleset.case].objects()
@@ -56,6 +57,7 @@ def test_each_rule_that_is_missing_is_seen(ruleset: Ruleset, lab: Lab) -> None:
         assert checks.differences(lab, objects), f"nobody misses: {rule}"
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("ruleset", RULESETS, ids=lambda ruleset: ruleset.case)
 def test_each_wrong_verdict_is_seen(ruleset: Ruleset, lab: Lab) -> None:
     objects = CASES[ruleset.case].objects()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,9 @@ from tests.policies.product import Iptables, Whole, texts
 
 pytestmark = pytest.mark.kernel
 
+ORDERS = [case for case in catalogue.cases() if case.name.startswith("tiers: ")]
+OF_TIERS = [case for case in catalogue.cases() if case.is_of_tiers and case not in ORDERS]
+OF_NAMESPACES = [case for case in catalogue.cases() if not case.is_of_tiers]
 # Everything that may be asked for, and that changes nothing of the table.
 _ALL_SETTINGS = Settings(denial=Denial.REJECT, strict=True, fail_closed=True, node_input=True, log_group=5)
 
@@ -38,8 +40,19 @@ def _enforce(lab: Lab, case: Case, settings: Settings | None = None) -> None:
 
 
 @pytest.mark.part(12)
-@pytest.mark.parametrize("case", catalogue.cases(), ids=lambda case: case.name)
-def test_nftables(case: Case, lab: Lab) -> None:
+@pytest.mark.parametrize("case", OF_NAMESPACES, ids=lambda case: case.name)
+def test_network_policies(case: Case, lab: Lab) -> None:
+    _enforce(lab, case)
+
+
+@pytest.mark.part(6)
+@pytest.mark.parametrize("case", OF_TIERS, ids=lambda case: case.name)
+def test_cluster_network_policies(case: Case, lab: Lab) -> None:
+    _enforce(lab, case)
+
+
+@pytest.mark.parametrize("case", ORDERS, ids=lambda case: case.name)
+def test_the_order_of_tiers_and_rules(case: Case, lab: Lab) -> None:
     _enforce(lab, case)
 
 
@@ -78,7 +91,7 @@ def test_iptables_without_ipset(case: Case, lab: Lab) -> None:
         for node in NODES:
             Iptables(lab, node, Variant.NFT, has_ipsets=False).apply(objects)
         found = checks.differences(lab, objects)
-    if any(map(_has_named_port, case.policies)):
+    if any(map(catalogue.has_named_port, case.policies)):
         found = [sentence for sentence in found if " passed, but" in sentence]
     assert not found, "\n".join(found[:12])
 
@@ -93,11 +106,3 @@ def iptables(lab: Lab, variant: Variant) -> Iterator[None]:
     finally:
         for node in NODES:
             Iptables(lab, node, variant).clear()
-
-
-def _has_named_port(value: Any) -> bool:
-    if isinstance(value, dict):
-        return (
-            "destinationNamedPort" in value or isinstance(value.get("port"), str) or _has_named_port([*value.values()])
-        )
-    return isinstance(value, list) and any(map(_has_named_port, value))

@@ -111,9 +111,9 @@ class Traffic:
         self._chance = chance
         self._stable = untouched
         self._number = 0
-        lab.forget_connections()
         self._connections = [Connection(probe) for probe in untouched.connected[:_CONNECTIONS]]
         frames = [frame for connection in self._connections for frame in connection.handshake()]
+        lab.forget_connections()
         assert not lost(lab, frames), "a connection could not be opened"
 
     @contextmanager

@@ -30,6 +30,7 @@ class BlockingChains:
 
     prefix = PREFIX
     rank = 10
+    guards = False
 
     def __init__(self, families: Collection[Family]) -> None:
         self._families = families

@@ -91,6 +91,17 @@ def test_a_file_without_rules(tmp_path: Path, text: str) -> None:
     assert "expected tables of nft, or of iptables-restore" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "line", [":A", '-A PREROUTING -m comment --comment "open', "-A", "-A PREROUTING --seconds x --name y"]
+)
+def test_a_line_that_iptables_would_not_write(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rules"
+    path.write_text(f"*nat\n:PREROUTING ACCEPT [0:0]\n{line} \nCOMMIT\n")
+    done = verify("--rendered", str(path))
+    assert done.exit_code == 2
+    assert "iptables nat: expected a chain or a rule as iptables-save writes it, got" in done.stderr
+
+
 def test_chains_that_lead_to_each_other(tmp_path: Path) -> None:
     path = tmp_path / "rules"
     path.write_text("*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A A -j B\n-A B -g A\nCOMMIT\n")

@@ -32,7 +32,7 @@ def replaced(compiled: tuple[Store, str], theirs: Source) -> Report:
 
 
 def decisions(report: Report) -> Counter[str]:
-    return Counter(one.partition(":")[0] for _, _, explanations in report.proofs for one in explanations)
+    return Counter(one.partition(":")[0] for _, proof in report.proofs for one in proof.explained)
 
 
 def test_nftables_mode(compiled: tuple[Store, str]) -> None:

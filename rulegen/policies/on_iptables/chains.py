@@ -31,6 +31,7 @@ class PolicyChains:
 
     prefix = PREFIX
     rank = _RANK
+    guards = True
 
     def __init__(self, families: Sequence[Family], settings: PolicySettings) -> None:
         """Compiles nothing yet."""

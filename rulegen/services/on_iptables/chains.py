@@ -27,6 +27,7 @@ class ServiceChains:
     # What no other feature claims: the Services' chains were there first.
     prefix = PREFIX
     rank = 50
+    guards = False
 
     def __init__(self, configuration: NodeConfiguration) -> None:
         self.compiler = Compiler(configuration.families, configuration.masquerade_bit)

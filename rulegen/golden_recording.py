@@ -1,0 +1,158 @@
+"""What is true today becomes what is expected: of packets, as a new scenario, or of the flows of one that there is.
+
+In come manifests and packets, or a scenario, and out go files of the scenario's folder. What a person wrote besides the
+expectations stays as it was, comments too. Never looks at the host.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from rulegen.errors import InputError, shown
+from rulegen.golden import (
+    CLUSTER_FILE,
+    FLOWS_FILE,
+    Fact,
+    Flow,
+    Scenario,
+    check,
+    facts,
+    read_scenario,
+    read_text,
+)
+from rulegen.kube.manifests import Manifests
+from rulegen.kube.snapshot import write_manifests
+
+# Shares are compared with six digits.
+_LARGEST_PART = 1_000_000
+
+
+def record(
+    folder: Path,
+    manifests: Manifests,
+    node: str,
+    settings: Mapping[str, Any],
+    features: Sequence[str],
+    packets: Iterable[str],
+) -> Scenario:
+    """Writes a new scenario.
+
+    `settings`: fields of a KubeProxyConfiguration. `features`: those that are on besides the services. `packets`:
+    lines `FROM TO`, as `from` and `to` of a flow.
+
+    Raises:
+        InputError: the folder has a scenario already, a packet cannot be used, or a file cannot be written.
+    """
+    if (folder / FLOWS_FILE).exists():
+        raise InputError(f"{folder / FLOWS_FILE}: there already; `rulegen golden update --flows` writes it anew")
+    pairs = list(_pairs(packets))
+    lines = [f"node: {json.dumps(node)}"]
+    if settings:
+        lines.append(f"configuration: {json.dumps(dict(settings))}")
+    if features:
+        lines.append(f"features: {json.dumps(list(features))}")
+    lines.append("flows:")
+    for source, destination in pairs:
+        lines.append(f"  - name: {json.dumps(f'{source} to {destination}', ensure_ascii=False)}")
+        lines.append(f"    from: {json.dumps(source)}")
+        lines.append(f"    to: {json.dumps(destination)}")
+        lines.append("    expect: passed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / CLUSTER_FILE).open("w") as output:
+            write_manifests(manifests, output)
+        (folder / FLOWS_FILE).write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+    try:
+        accept_flows(read_scenario(folder))
+    except InputError:
+        (folder / FLOWS_FILE).unlink()
+        raise
+    return read_scenario(folder)
+
+
+def _pairs(packets: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for number, line in enumerate(packets, 1):
+        words = line.partition("#")[0].split()
+        if words and len(words) != 2:
+            raise InputError(f"line {number} of the packets: expected FROM TO, got {shown(line.strip())}")
+        if words:
+            yield words[0], words[1]
+
+
+def accept_flows(scenario: Scenario) -> int:
+    """Rewrites the expectations of flows that end otherwise; how many. All else in the file stays.
+
+    Raises:
+        InputError: packets of one entry have different fates now, which no one expectation says.
+    """
+    import yaml
+
+    wrong = {case.line for case in check(scenario).cases if case.failures and case.file == scenario.flows_file}
+    if not wrong:
+        return 0
+    text = read_text(scenario.flows_file)
+    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    assert root is not None  # noqa: S101 - the scenario was read from it
+    entries = next(value for key, value in root.value if key.value == "flows").value
+    # From the end, so that what is before stays where it is.
+    for entry in reversed(range(len(entries))):
+        flows = [flow for flow in scenario.flows if flow.entry == entry]
+        if flows[0].line in wrong:
+            node = next(value for key, value in entries[entry].value if key.value == "expect")
+            begin, end = node.start_mark.index, node.end_mark.index
+            old = text[begin:end]
+            # A block ends where the next token begins.
+            kept = old[len(old.rstrip()) :]
+            text = text[:begin] + expectation(_only(scenario, flows)) + kept + text[end:]
+            text = _on_the_line_of_its_key(text, begin)
+    scenario.flows_file.write_text(text)
+    return len(wrong)
+
+
+def _on_the_line_of_its_key(text: str, begin: int) -> str:
+    """A value that stood on lines of its own is one line now, and goes behind `expect:`."""
+    before = text[:begin]
+    return f"{before.rstrip()} {text[begin:]}" if before.rstrip(" ").endswith("\n") else text
+
+
+def _only(scenario: Scenario, flows: Sequence[Flow]) -> Fact:
+    found = [fact for flow in flows for fact in facts(scenario, flow)]
+    if any(fact != found[0] for fact in found):
+        place = f"{scenario.flows_file}:{flows[0].line}"
+        raise InputError(
+            f"{place}: {shown(flows[0].name)}: its packets end in different ways now: make entries of them"
+        )
+    return found[0]
+
+
+def expectation(fact: Fact) -> str:
+    """A fact as the value of `expect`, in one line."""
+    if fact.fate:
+        return fact.fate
+    parts = _parts(fact.shares)
+    names = list(fact.shares)
+    endpoints: Any = names if len(set(parts)) == 1 else dict(zip(names, parts, strict=True))
+    masqueraded: Any = len(fact.masqueraded) == len(names)
+    if fact.masqueraded and not masqueraded:
+        masqueraded = sorted(fact.masqueraded)
+    sticky = ", sticky: true" if fact.sticky else ""
+    return f"{{endpoints: {json.dumps(endpoints)}, masqueraded: {json.dumps(masqueraded)}{sticky}}}"
+
+
+def _parts(shares: Mapping[str, float]) -> list[int]:
+    """The smallest whole numbers with these shares, which are rounded to six digits."""
+    parts: list[int] = []
+    for bound in (100, 1_000, 100_000, _LARGEST_PART):
+        fractions = [Fraction(share).limit_denominator(bound) for share in shares.values()]
+        scale = math.lcm(*(fraction.denominator for fraction in fractions))
+        parts = [int(fraction * scale) for fraction in fractions]
+        if [round(part / sum(parts), 6) for part in parts] == list(shares.values()):
+            break
+    return parts
