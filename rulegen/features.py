@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 # In the order in which features come everywhere.
 REGISTRY: dict[str, Entry] = {
     "services": Entry("rulegen.services.feature", "ServicesFeature"),
-    "host-ports": Entry("rulegen.services.host_ports", "HostPorts", extends="services"),
+    "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
 }
 # What is on whatever the configuration says.

@@ -23,6 +23,12 @@ from rulegen.services.store import Store
 NAME = "services"
 
 
+class PodHostPorts(HostPorts):
+    """Host ports, and what they are read from."""
+
+    kinds: Mapping[type, Need] = {Pod: Need.OWN_NODE}
+
+
 class ServicesFeature:
     """See `reconcile.feature.Feature`; `store`: what is known of the cluster, for reading."""
 
@@ -40,7 +46,7 @@ class ServicesFeature:
         self.store = Store(configuration)
         self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = self.store.findings_of
 
-    def extend(self, host_ports: HostPorts) -> None:
+    def extend(self, host_ports: PodHostPorts) -> None:
         """Pods' host ports are service-ports as well; to be called before the first object comes."""
         self._host_ports = self.store.host_ports = host_ports
         self.kinds = {**self.kinds, **host_ports.kinds}

@@ -16,7 +16,6 @@ from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import ContainerPort, Pod
 from rulegen.networks import family_of, is_loopback
-from rulegen.reconcile.feature import Need
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import Finding, ObjectReference
 from rulegen.services.model import (
@@ -93,8 +92,6 @@ class _Asked(NamedTuple):
 
 class HostPorts:
     """The host ports of one node's pods."""
-
-    kinds: Mapping[type, Need] = {Pod: Need.OWN_NODE}
 
     def __init__(self, configuration: NodeConfiguration) -> None:
         self._configuration = configuration
