@@ -400,20 +400,35 @@ def _refuse_beside_agent() -> None:
 
 @main.command()
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
+@click.option("--portmap", is_flag=True, help="Remove what the CNI plugin portmap left behind, and leave all else.")
+@click.option(
+    "--cni-config",
+    metavar="DIR",
+    help="With --portmap: where the CNI configuration is, which must not name it [default: /etc/cni/net.d].",
+)
 @click.option(
     "--force",
     is_flag=True,
     help="Even while an agent, or kube-proxy, runs on this node. With --kube-proxy also while rulegen's rules are not "
-    "in force here: then nothing on this node serves Services until one of the two writes its rules anew.",
+    "in force here: then nothing on this node serves Services until one of the two writes its rules anew. With "
+    "--portmap also while host ports are not, or portmap is still configured.",
 )
-def cleanup(kube_proxy: bool, force: bool) -> None:
+def cleanup(kube_proxy: bool, portmap: bool, cni_config: str | None, force: bool) -> None:
     """Remove all that rulegen put into the kernel, on either target, and nothing else.
 
     \b
     Examples:
       rulegen cleanup
       rulegen cleanup --kube-proxy
+      rulegen cleanup --portmap
     """
+    if portmap and kube_proxy:
+        _fail("--kube-proxy and --portmap: one at a time")
+    if cni_config is not None and not portmap:
+        _fail("--cni-config means nothing without --portmap")
+    if portmap:
+        _clean_up_after_portmap(cni_config, force=force)
+        return
     if kube_proxy:
         _clean_up_after_kube_proxy(force=force)
         return
@@ -434,6 +449,33 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
 def _print_removed(places: Iterable[str]) -> None:
     for place in places:
         _echo(f"removed {place}")
+
+
+def _clean_up_after_portmap(cni_config: str | None, *, force: bool) -> None:
+    from rulegen.nftables.messages import open_connection
+    from rulegen.portmap.configuration import FOLDER, files_with_portmap
+    from rulegen.portmap.removal import families_with_rules, remove
+    from rulegen.services.in_force import in_force
+
+    with closing(open_connection()) as connection:
+        if not force:
+            found = families_with_rules(connection)
+            named = files_with_portmap(FOLDER if cni_config is None else cni_config)
+            if named:
+                _fail(f"{', '.join(named)}: the CNI configuration names portmap: take it out first, or use --force")
+            ours = in_force()
+            lacking = [family.value for family in found if family not in ours.families & ours.host_ports]
+            if lacking:
+                why = "".join(f" ({line})" for line in ours.unread)
+                _fail(
+                    f"rulegen's host ports are not in force here for {' and '.join(lacking)}{why}, and without "
+                    "portmap's nothing would serve any: start the agent, or use `rulegen apply`, with "
+                    "--feature host-ports first, or use --force"
+                )
+        removed = remove(connection)
+    _print_removed(removed)
+    if not removed:
+        _echo("nothing to remove")
 
 
 def _clean_up_after_kube_proxy(*, force: bool) -> None:
@@ -1257,7 +1299,8 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
     from rulegen.features import REGISTRY, chosen, kinds_of
 
     read = kinds_of(configuration.features)
-    for name in REGISTRY.keys() - set(chosen(configuration.features)):
+    on = chosen(configuration.features)
+    for name in (name for name in REGISTRY if name not in on):
         kinds = sorted({kind.__name__ for kind in kinds_of([name]) if kind not in read} & set(skipped))
         if kinds:
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
