@@ -16,7 +16,7 @@ from tests.patience import patience
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # A page that shows a faulty line on purpose says so there.
-_GOLDEN = re.compile(r"^rulegen (?!snapshot).*\bgolden/[\w-]+/cluster\.yaml")
+_GOLDEN = re.compile(r"^rulegen (?!snapshot).*\bgolden/[\w-]+/cluster\.yaml|^sed '[^']+' [\w.]+ > [\w.]+$")
 RULEGEN = Path(sys.executable).parent
 
 
@@ -36,19 +36,20 @@ RUN = {page: commands for page in PAGES if (commands := _commands(page))}
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
-def test_what_is_shown_runs(page: Path) -> None:
-    """Each after the other, in one namespace; 1 says that something differs or was found."""
+def test_what_is_shown_runs(page: Path, tmp_path: Path) -> None:
+    """Each after the other, in one namespace and one folder; 1 says that something differs or was found."""
     from rulegen.demo.namespaces import NetworkNamespace
 
     environment = os.environ | {"PATH": f"{RULEGEN}:{os.environ['PATH']}"}
+    (tmp_path / "golden").symlink_to(ROOT / "golden")
     with NetworkNamespace() as namespace, namespace.entered():
         for command in RUN[page]:
             if command.startswith("rulegen agent"):
-                assert _agent(command, environment) == 0, command
+                assert _agent(command, environment, tmp_path) == 0, command
                 continue
             done = subprocess.run(
                 ["sh", "-c", command],
-                cwd=ROOT,
+                cwd=tmp_path,
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -59,10 +60,10 @@ def test_what_is_shown_runs(page: Path) -> None:
             assert "Traceback" not in done.stderr
 
 
-def _agent(command: str, environment: dict[str, str]) -> int:
+def _agent(command: str, environment: dict[str, str], folder: Path) -> int:
     """Its exit status, when it has put its rules in and was told to end."""
     words = ["sh", "-c", f"exec {command.partition('#')[0]}"]
-    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "sync mode=full" in line:

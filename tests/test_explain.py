@@ -23,6 +23,7 @@ from rulegen.services.explain.model import Entry, PacketExplanation, ServiceExpl
 from rulegen.services.explain.packet import explain_packet, parse_question
 from rulegen.services.explain.service import explain_service, parse_service_name
 from rulegen.services.explain.text import packet_lines, service_lines
+from rulegen.services.model import SERVICE
 from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.compiler import compile_ruleset
 from rulegen.services.on_nftables.explain import NftablesRuleset
@@ -118,7 +119,13 @@ def test_every_service_of_a_scenario_can_be_explained(folder: Path) -> None:
             for explained_port in explanation.ports
             for entry in elements(explained_port.entries)
         }
+    assert isinstance(made.ruleset, NftablesRuleset)
     entries = {f"{key[0].ip} {key[0].name} {key_text(*key)}" for key in compiled(made) if not key[0].is_chains}
+    # What belongs to service-ports of other objects than Services is explained by a packet alone.
+    others = [service_port for service_port in made.store.service_ports() if service_port.name.kind != SERVICE]
+    for service_port in others:
+        found = made.ruleset.compiler.service_port_entries((service_port.name, service_port.family))
+        entries -= {f"{key[0].ip} {key[0].name} {key_text(*key)}" for key in found}
     usual = ("kinds", "nodeport-kinds", "balancers", "nodeport-addresses", "service-cidrs", "hairpin")
     assert {entry for entry in entries - shown if entry.split(" ")[1] not in usual} == set()
 

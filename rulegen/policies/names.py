@@ -6,6 +6,7 @@ Those of nftables, and the parts of which iptables, which takes shorter ones, ma
 from __future__ import annotations
 
 import re
+from base64 import b32encode
 from collections.abc import Iterable
 from hashlib import sha256
 
@@ -19,8 +20,12 @@ _PORT_NAME = re.compile(r"[a-z0-9-]{1,15}")
 
 
 def digest(parts: Iterable[object]) -> str:
-    """Twelve hexadecimal digits that stand for some values and their order."""
-    return sha256(repr(list(parts)).encode()).hexdigest()[:12]
+    """Fifteen letters and digits that stand for some values and their order.
+
+    Of a SHA-256 as many bits (75) as the shortest names, iptables' chains, have room for: what one tenant writes must
+    not come to stand for what another wrote.
+    """
+    return b32encode(sha256(repr(list(parts)).encode()).digest()).decode().lower()[:15]
 
 
 def blocks_name(blocks: Iterable[AddressRange]) -> str:
@@ -44,7 +49,7 @@ def policy_chain(name: PolicyName, direction: Direction, part: int = 1) -> str:
         text = f"{direction.word}/{name.namespace}/{name.name}"
     else:
         text = f"cluster-{direction.word}/{name.name}" + (f"/{part}" if part > 1 else "")
-    return text if len(text) <= _MAX_NAME else f"{text[: _MAX_NAME - 13]}_{digest([text])}"
+    return text if len(text) <= _MAX_NAME else f"{text[: _MAX_NAME - 16]}_{digest([text])}"
 
 
 def combination_chain(combination: Combination) -> str:

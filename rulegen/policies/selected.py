@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from hashlib import sha256
 
 from rulegen.policies.model import Address, Direction, PolicyName
+from rulegen.policies.names import digest
 from rulegen.policies.pods import PodClass
 from rulegen.policies.selectors import (
     IndexKey,
@@ -20,9 +20,8 @@ from rulegen.policies.selectors import (
 
 
 def selector_id(selector: Selector) -> str:
-    """Names a selector by what it means: `pods-` or `nodes-` and twelve hexadecimal digits."""
-    text = repr((_plain(selector.namespaces), _plain(selector.labels)))
-    return f"{selector.of.value}-{sha256(text.encode()).hexdigest()[:12]}"
+    """Names a selector by what it means: `pods-` or `nodes-` and a digest."""
+    return f"{selector.of.value}-{digest((_plain(selector.namespaces), _plain(selector.labels)))}"
 
 
 def _plain(requirements: Requirements) -> list[tuple[str, ...]]:
