@@ -99,7 +99,7 @@ class Verdict(Enum):
 class Frontend(Struct, frozen=True, gc=False):
     """One address, protocol and port that a Service is reached by; the protocol is the ServicePort's.
 
-    `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`), and for a host port
+    `address` is canonical, "" for a NodePort (it is accepted on `NodeSettings.nodeport_addresses`), and for a host port
     that is accepted on every address of the node but loopback. `policy` is the
     internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
     and none on this node; sources that are short-circuited to the Cluster list (SVC-43a, SVC-43b) still reach it.

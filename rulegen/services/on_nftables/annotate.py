@@ -46,7 +46,7 @@ def _annotate(set_spec: SetSpec, key: bytes, value: Value) -> AnnotatedEntry:
 def _chain(name: str) -> str:
     kind, _, number = name.rpartition("-")
     meaning = _CHAINS.get(kind)
-    return meaning.format(number) if meaning and number.isdecimal() else "a part of the fixed program"
+    return meaning.format(number) if meaning and number.isdecimal() else "a part of the base chains"
 
 
 _CHAINS: Mapping[str, str] = {
