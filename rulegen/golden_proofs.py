@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from rulegen import golden
 from rulegen.config import Target
+from rulegen.services.feature import NAME
 from rulegen.verify import questions, report, rulesets
 
 
 def prove(scenario: golden.Scenario) -> golden.Difference:
     """A case for each target; of one that fails, all that there is to say stands among the lines of the rulesets.
 
-    Raises HostError where no ruleset can be loaded.
+    Of a scenario with a feature that nothing is known of nothing is proved, which is said and is no difference. Raises
+    HostError where no ruleset can be loaded.
     """
     cases: list[golden.Case] = []
     said: list[str] = []
     path = scenario.folder / golden.CLUSTER_FILE
+    unknown = [feature.name for feature in scenario.features if feature.name != NAME]
+    if unknown:
+        said += [f"{scenario.folder}: nothing is proved about {name}\n" for name in unknown]
+        return golden.Difference((), tuple(said))
     for target in Target:
         rules = rulesets.read_text(golden.render(scenario, target), f"{scenario.folder} on {target.value}")
         found = questions.against_objects(rules, scenario.store, scenario.configuration, scenario.addresses)
