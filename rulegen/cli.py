@@ -157,7 +157,9 @@ _KUBECONFIG = click.option(
     metavar="FILE",
     help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
 )
-_CONFIG = click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
+_CONFIG = click.option(
+    "--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration, a RulegenConfiguration, or both."
+)
 _FEATURE = click.option(
     "--feature",
     "features",
@@ -570,7 +572,7 @@ def _refuse_beside_kube_proxy() -> None:
     help="Manifests to follow: a file or a folder. Repeatable.",
 )
 @click.option("--node", metavar="NAME", help="Whose rules to keep [default: the host name].")
-@click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
+@_CONFIG
 @click.option("--kubeconfig", metavar="FILE", help="Without -f: the cluster to follow.")
 @_FEATURE
 @_target_options
@@ -867,12 +869,12 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     features = _features(manifests.objects(), configuration, node)
     store = _services(features).store
     _say_mistakes(manifests)
-    for finding in store.findings():
+    ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
+    for finding in _findings(features):
         if finding.reference.kind == "Node":
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
-    ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
     return _View(View(store, node, ruleset, services), _policies(features))
 
 
@@ -920,8 +922,9 @@ def _print_explanation(
 @main.command()
 @_KUBECONFIG
 @_CONFIG
+@_FEATURE
 @_SKIP_INVALID
-def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> None:
+def snapshot(kubeconfig: str | None, config: str | None, features: tuple[str, ...], skip_invalid: bool) -> None:
     """Write what a cluster holds of all that rulegen reads as one manifest file, for later -f.
 
     \b
@@ -930,7 +933,7 @@ def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> 
     """
     from rulegen.kube.snapshot import write_manifests
 
-    source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "")
+    source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "", features=features)
     write_manifests(_load(source, _written_settings(source, _say_warning)), sys.stdout)
 
 
@@ -1087,6 +1090,8 @@ def golden_check(
       rulegen golden check golden
       rulegen golden check scenarios --junit report.xml
     """
+    from pathlib import Path
+
     from rulegen import golden as scenarios
     from rulegen import golden_reports as reports
 
@@ -1103,7 +1108,7 @@ def golden_check(
         ]
     strays = scenarios.unused(folders, read, wanted)
     if junit:
-        _write_file(junit, reports.junit(checked))
+        scenarios.write_text(Path(junit), reports.junit(checked))
     if output == "json":
         _print_document(reports.document(checked, strays))
     elif github:
@@ -1123,15 +1128,6 @@ def _print_golden(checked: Sequence[Checked], strays: Sequence[Path]) -> None:
     for path in strays:
         _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(checked)} scenarios, {sum(bool(one.difference) for one in checked)} different")
-
-
-def _write_file(path: str, text: str) -> None:
-    from pathlib import Path
-
-    try:
-        Path(path).write_text(text)
-    except OSError as error:
-        _fail(f"{path}: {error.strerror}")
 
 
 @golden.command("update", cls=_Command)
@@ -1183,6 +1179,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     """
     from pathlib import Path
 
+    from rulegen.configuration_file import kube_proxy_fields
     from rulegen.golden import read_text
     from rulegen.golden_recording import record
 
@@ -1190,7 +1187,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration)
     lines = read_text(Path(packets)).splitlines()
-    settings = _fields_of(source.config)
+    settings = kube_proxy_fields(source.config) if source.config else {}
     scenario = record(
         Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
     )
@@ -1202,18 +1199,6 @@ def _optional_features(configuration: Configuration) -> list[str]:
     from rulegen.features import ALWAYS
 
     return [name for name in configuration.features if name not in ALWAYS]
-
-
-def _fields_of(path: str) -> dict[str, Any]:
-    """The fields of a KubeProxyConfiguration, as it was written; of a file that was read before."""
-    if not path:
-        return {}
-    from pathlib import Path
-
-    from rulegen.kube.yaml_documents import parse_documents
-
-    first: Any = next(iter(parse_documents(Path(path).read_bytes()))).value
-    return {name: value for name, value in first.items() if name not in {"apiVersion", "kind"}}
 
 
 @main.command()
