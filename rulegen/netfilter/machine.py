@@ -14,7 +14,7 @@ from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 from rulegen.netfilter.expressions import settle
-from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.model import (
     Chain,
     Code,
@@ -181,14 +181,15 @@ class Machine:
     """A Ruleset, made ready for packets.
 
     `local_addresses`: what is known to be the node's, loopback included; any other address may be one, too, and both is
-    tried.
+    tried. `foreign_addresses`: what is known not to be.
     """
 
-    def __init__(self, ruleset: Ruleset, local_addresses: Intervals) -> None:
+    def __init__(self, ruleset: Ruleset, local_addresses: Intervals, foreign_addresses: Intervals = EMPTY) -> None:
         """Sorts the chains."""
         self.family = ruleset.family
         self.ruleset = ruleset
         self.local_addresses = local_addresses
+        self.foreign_addresses = foreign_addresses - local_addresses
         self.chains: dict[tuple[str, str], Chain] = {}
         for table in ruleset.tables:
             for chain in table.chains.values():
@@ -277,12 +278,14 @@ class Run:
         self.is_sent = is_sent
         self.memory = memory
         self.local_addresses = machine.local_addresses
+        self.foreign_addresses = machine.foreign_addresses
         self.connection_state = _STATES[connection]
 
     def begin(self, region: Region) -> Region | None:
         """The part of a Region that can take this way: a packet that arrives is not from the node. None for nothing."""
         if self.is_sent:
-            return region
+            own = region.numbers(SRC) - self.foreign_addresses
+            return region.narrowed(SRC, own) if own else None
         outside = region.numbers(SRC) - self.local_addresses
         return region.narrowed(SRC, outside) if outside else None
 

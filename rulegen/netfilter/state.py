@@ -289,12 +289,20 @@ def split_local(state: State, variable: int) -> list[tuple[State, bool]]:
         fact = state.region.fact(name)
         if fact is not None:
             return [(state, bool(fact))]
-        ours, others = split(state, value, run.local_addresses)
-        found = [(one, True) for one in ours]
-        for other in others:
-            found += _decide(other, name)
-        return found
+        return _split_known(state, value, name)
     return _decide(state, name)
+
+
+def _split_known(state: State, value: Part, name: Hashable) -> list[tuple[State, bool]]:
+    """By what is known to be the node's and not to be; of the rest both is tried."""
+    ours, others = split(state, value, state.run.local_addresses)
+    found = [(one, True) for one in ours]
+    for other in others:
+        foreign, unknown = split(other, value, state.run.foreign_addresses)
+        found += [(one, False) for one in foreign]
+        for one in unknown:
+            found += _decide(one, name)
+    return found
 
 
 def _decide(state: State, name: Hashable) -> list[tuple[State, bool]]:
@@ -307,6 +315,8 @@ def known_local(state: State, number: int) -> bool | None:
     region, run = state.region, state.run
     if number in run.local_addresses:
         return True
+    if number in run.foreign_addresses:
+        return False
     if region.numbers(SRC).only == number:
         return run.is_sent
     fact = region.fact(number)

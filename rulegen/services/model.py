@@ -78,7 +78,7 @@ class FrontendKind(Enum):
     LOAD_BALANCER = "load-balancer VIP"
     NODE_PORT = "NodePort"
     # Of a pod on this node.
-    HOST_PORT = "host port"
+    HOST_PORT = "hostPort"
 
 
 class TrafficPolicy(Enum):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
-from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.machine import Ending, Endpoint, Fate, Outcome
 from rulegen.netfilter.regions import DST, MARK, SRC, Cube, Domain, Region, intersect_bits, split_bits
 
@@ -33,6 +33,7 @@ class Sides(NamedTuple):
     local_addresses: Intervals
     is_sent: bool
     mark: int
+    foreign_addresses: Intervals = EMPTY
 
 
 class Deviation(NamedTuple):
@@ -248,6 +249,8 @@ def _locals(sides: Sides, region: Region, ending: Ending, address: int, *, equal
     known: list[object] = [ending.is_local, region.fact(address), ending.region.fact(address)]
     if address in sides.local_addresses:
         known.append(True)
+    if address in sides.foreign_addresses:
+        known.append(False)
     if equal:
         known.append(sides.is_sent)
     if region.numbers(DST).only == address:

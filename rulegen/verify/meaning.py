@@ -144,6 +144,16 @@ class Meaning:
         self.accepting = networks(node.nodeport_addresses) - loopback(self.family)
         self.health_checks = Intervals.of((port, port) for port in health_checks)
         self.pods = _pods(node.detector)
+        # The node has no address of its own pods.
+        self.foreign_addresses = (
+            Intervals.of(
+                (number, number)
+                for match in self.matches
+                if match.frontend.kind is FrontendKind.HOST_PORT
+                for number in (int(ip_address(backend.address)) for backend in match.port.cluster_endpoints)
+            )
+            - self.local_addresses
+        )
         self.by_address = addressed
         self.by_node_port = node_ports
         self._allowed: dict[tuple[Cidr, ...], Intervals] = {}
@@ -205,6 +215,7 @@ class _Way:
         self.is_sent = is_sent
         # What `split_local` asks of a Run.
         self.local_addresses = meaning.local_addresses
+        self.foreign_addresses = meaning.foreign_addresses
         self._found: list[list[Ending]] = []
         self._cell: list[Ending] = []
         # Why what comes next becomes of packets, for people.

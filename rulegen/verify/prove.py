@@ -13,7 +13,7 @@ from fractions import Fraction
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
-from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.machine import Ending, Endpoint, Machine, Memory, Outcome, Probe, Run, Stale, everything
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, PRIO, PROTO, SPORT, SRC, Region, Undecided, simplest
@@ -157,6 +157,7 @@ class Proof:
 class Question(NamedTuple):
     """What is proved. `ignored`: what of an outcome does not count. `bound`: of shares, beyond rounding; None for none.
 
+    `local_addresses`, `foreign_addresses`: what is known to be the node's, and what is known not to be.
     `preferred`: ports and addresses that are good to read in examples, by variable. `explain`: the decision behind a
     difference.
     """
@@ -170,6 +171,7 @@ class Question(NamedTuple):
     bound: Bound | None = None
     preferred: dict[int, tuple[int, ...]] = {}  # noqa: RUF012 - never changed
     explain: Callable[[Difference], str] | None = None
+    foreign_addresses: Intervals = EMPTY
 
 
 Progress = Callable[[int], None]
@@ -213,7 +215,7 @@ def _memories(
 def _compared(
     question: Question, connection: Connection, memory: Memory, regions: Iterable[Region], *, is_sent: bool
 ) -> Iterator[Compared]:
-    sides = Sides(question.local_addresses, is_sent, question.mark)
+    sides = Sides(question.local_addresses, is_sent, question.mark, question.foreign_addresses)
     bound = question.bound or rounding(_DRAWS)
 
     def other(region: Region) -> Iterable[list[Ending]]:
@@ -266,7 +268,7 @@ def _count_difference(
     question: Question, proof: Proof, compared: Compared, way: tuple[Connection, bool, Memory]
 ) -> None:
     connection, is_sent, memory = way
-    sides = Sides(question.local_addresses, is_sent, question.mark)
+    sides = Sides(question.local_addresses, is_sent, question.mark, question.foreign_addresses)
     for deviation in sorted(compared.deviations, key=_rank):
         region = only(sides, compared.region, deviation.atom)
         if region is None:

@@ -50,7 +50,7 @@ def against_objects(
         if ruleset is None:
             missing.append(f"there are no rules for {meaning.node.family.value}")
             continue
-        machine = Machine(ruleset, meaning.local_addresses)
+        machine = Machine(ruleset, meaning.local_addresses, meaning.foreign_addresses)
         question = Question(
             meaning.family,
             meaning.local_addresses,
@@ -59,6 +59,7 @@ def against_objects(
             meaning,
             bound=weights_bound(store.service_ports()),
             preferred=meaning.preferred(),
+            foreign_addresses=meaning.foreign_addresses,
         )
         proof = prove(question, progress)
         proofs.append(FamilyProof(meaning.family, proof))

@@ -71,7 +71,7 @@ class Followed:
             f"{frontend.address}:{frontend.port}": one.name.name
             for one in self._owned.values()
             for frontend in one.frontends
-            if one.family is Family.IPV4 and frontend.kind.value in {"host port", "NodePort"}
+            if one.family is Family.IPV4 and frontend.kind.value in {"hostPort", "NodePort"}
         }
 
     def findings(self, name: str) -> list[str]:

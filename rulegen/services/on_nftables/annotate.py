@@ -120,7 +120,7 @@ _KINDS: Mapping[Kind, str] = {
     Kind.INTERNAL_LISTED: "ClusterIP {} leads to {}, Cluster list",
     Kind.INTERNAL_LOCAL: "ClusterIP {} leads to {}, Local list",
     Kind.NO_ENDPOINTS: "{} has no endpoint: rejected",
-    Kind.HOST_PORT: "host port {} leads to {}, on this node; masqueraded from the node itself",
+    Kind.HOST_PORT: "hostPort {} leads to {}, on this node; masqueraded from the node itself",
     Kind.INTERNAL_NONE_LOCAL: "{} has no endpoint on this node: dropped",
 }
 
