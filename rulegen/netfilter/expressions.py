@@ -23,6 +23,7 @@ from rulegen.netfilter.state import (
     Remembered,
     State,
     split,
+    split_begins,
     split_equal,
     split_local,
     what,
@@ -786,6 +787,20 @@ class Masquerade:
 
     def __str__(self) -> str:
         return "masquerade"
+
+
+@dataclass(frozen=True, slots=True)
+class BeginsConnection:
+    """Of FIN, SYN, RST and ACK a TCP header has SYN only, or (`is_negated`) something else."""
+
+    is_negated: bool
+
+    def __call__(self, state: State) -> Result:
+        """Splits."""
+        return [(one, None if begins is not self.is_negated else BREAK) for one, begins in split_begins(state)]
+
+    def __str__(self) -> str:
+        return f"tcp flags & (fin | syn | rst | ack) {'!=' if self.is_negated else '=='} syn"
 
 
 @dataclass(frozen=True, slots=True)

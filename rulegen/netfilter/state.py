@@ -264,6 +264,16 @@ def _split_bits(state: State, value: Bits, numbers: Intervals) -> Split:
     return inside, [state.within(state.region.narrowed(value.variable, cube)) for cube in rest]
 
 
+# What a TCP header's flags say: SYN, and none of FIN, RST and ACK.
+_BEGINS = "begins a TCP connection"
+
+
+def split_begins(state: State) -> list[tuple[State, bool]]:
+    """Split by whether a TCP packet begins a connection; other packets must not be asked."""
+    known = state.region.fact(_BEGINS)
+    return [(state, bool(known))] if known is not None else _decide(state, _BEGINS)
+
+
 # ---- addresses of the node ----
 
 
@@ -376,6 +386,7 @@ __all__ = [
     "Verdict",
     "known_local",
     "split",
+    "split_begins",
     "split_equal",
     "split_local",
 ]
