@@ -14,7 +14,7 @@ from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 from rulegen.netfilter.expressions import settle
-from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.model import (
     Chain,
     Code,
@@ -181,11 +181,12 @@ class Machine:
     """A Ruleset, made ready for packets.
 
     `local_addresses`: what is known to be the node's, loopback included; any other address may be one, too, and both is
-    tried.
+    tried; but those in `foreign` are not.
     """
 
-    def __init__(self, ruleset: Ruleset, local_addresses: Intervals) -> None:
+    def __init__(self, ruleset: Ruleset, local_addresses: Intervals, foreign: Intervals = EMPTY) -> None:
         """Sorts the chains."""
+        self.foreign = foreign
         self.family = ruleset.family
         self.ruleset = ruleset
         self.local_addresses = local_addresses
@@ -277,6 +278,7 @@ class Run:
         self.is_sent = is_sent
         self.memory = memory
         self.local_addresses = machine.local_addresses
+        self.foreign = machine.foreign
         self.connection_state = _STATES[connection]
 
     def begin(self, region: Region) -> Region | None:

@@ -213,8 +213,8 @@ class _Search:
         self._constrained = {variable for excluded in region.excluded for variable in excluded.variables}
         if region.linked is not None:
             self._constrained |= {SRC, DST}
-        # Those of which few are left come first: where these are excluded, the others need not be tried. Of two that are
-        # equal the destination stays in front.
+        # Those of which few are left come first: where these are excluded, the others need not be tried. The sort is
+        # stable: of two that are equal the destination stays in front.
         self._order = sorted(self._ORDER, key=lambda variable: region.numbers(variable).count)
         self._tries = 0
         self.found: dict[int, int] = {}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What `fib ... type` is of an address that is not the node's: anything but local.
 NOT_LOCAL = Unknown(("not local",))
 LOCAL = 2
+# Of masquerading: one of the node's addresses, nobody knows which.
+REPLACED_SOURCE = Unknown(("a source that was replaced",))
 
 Path: TypeAlias = "tuple[Rule, Path] | None"
 # A value in registers, its length in bytes, and whether it is in the machine's byte order.
@@ -201,6 +203,8 @@ def split(state: State, value: Value, numbers: Intervals) -> Split:
     if isinstance(value, Bits):
         return _split_bits(state, value, numbers)
     if value == NOT_LOCAL and numbers.only == LOCAL:
+        return [], [state]
+    if value == REPLACED_SOURCE and not numbers - state.run.foreign:
         return [], [state]
     raise UnknownMeaningError(f"a test of {what(value)}")
 

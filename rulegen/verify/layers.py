@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.netfilter.intervals import Intervals
 from rulegen.netfilter.machine import Outcome
 from rulegen.netfilter.state import Connection, State
 from rulegen.services.feature import NAME as SERVICES
@@ -36,6 +37,11 @@ class Judged(NamedTuple):
 class Layer(Protocol):
     """What one feature makes of packets that the Services have translated or let go on."""
 
+    @property
+    def foreign(self) -> Intervals:
+        """Addresses that are not the node's, so that it sends nothing from them."""
+        ...
+
     def judge(self, state: State, outcome: Outcome, connection: Connection, place: Place) -> Iterator[Judged]:
         """Splits packets by what the feature tells apart; together the parts are all of them."""
         ...
@@ -48,6 +54,14 @@ class Part(NamedTuple):
     layers: Sequence[Layer] = ()
 
 
+class Node(NamedTuple):
+    """What a feature's part depends on besides its objects."""
+
+    configuration: NodeConfiguration
+    family: Family
+    is_iptables: bool
+
+
 class _Feature(Protocol):
     @property
     def name(self) -> str: ...
@@ -58,15 +72,16 @@ def uncovered(features: Iterable[_Feature]) -> list[str]:
     return [feature.name for feature in features if feature.name != SERVICES and feature.name not in _KNOWN]
 
 
-def parts(features: Iterable[_Feature], configuration: NodeConfiguration, family: Family) -> list[Part]:
+def parts(features: Iterable[_Feature], node: Node) -> list[Part]:
     """What those add that are known."""
-    return [_KNOWN[feature.name](feature, configuration, family) for feature in features if feature.name in _KNOWN]
+    return [_KNOWN[feature.name](feature, node) for feature in features if feature.name in _KNOWN]
 
 
-def _of_policies(feature: Any, configuration: NodeConfiguration, family: Family) -> Part:
+def _of_policies(feature: Any, node: Node) -> Part:
     from rulegen.verify.policies import PolicyMeaning
 
-    return Part(layers=[PolicyMeaning(feature.store, configuration.policies, family)])
+    settings = node.configuration.policies
+    return Part(layers=[PolicyMeaning(feature.store, settings, node.family, is_iptables=node.is_iptables)])
 
 
-_KNOWN: dict[str, Callable[[Any, NodeConfiguration, Family], Part]] = {"network-policies": _of_policies}
+_KNOWN: dict[str, Callable[[Any, Node], Part]] = {"network-policies": _of_policies}

@@ -164,6 +164,14 @@ class Meaning:
             self._allowed[sources] = networks(sources)
         return self._allowed[sources]
 
+    @property
+    def foreign(self) -> Intervals:
+        """Addresses that are pods', so that the node sends nothing from them."""
+        found = EMPTY
+        for layer in self.layers:
+            found |= layer.foreign
+        return found
+
     def preferred(self) -> dict[int, tuple[int, ...]]:
         """Values that are good to read in an example, by variable: those of the first frontend."""
         first = next(iter(self.by_address), None)
@@ -202,6 +210,7 @@ class _Way:
         self.is_sent = is_sent
         # What `split_local` asks of a Run.
         self.local_addresses = meaning.local_addresses
+        self.foreign = meaning.foreign
         self._found: list[list[Ending]] = []
         self._cell: list[Ending] = []
         # Why what comes next becomes of packets, for people.

@@ -55,21 +55,32 @@ class _Match(NamedTuple):
 class PolicyMeaning:
     """The policies of one family on one node; see `layers.Layer`."""
 
-    def __init__(self, store: Store, settings: PolicySettings, family: Family) -> None:
-        """Groups this node's pods by what isolates them."""
+    def __init__(self, store: Store, settings: PolicySettings, family: Family, *, is_iptables: bool) -> None:
+        """Groups this node's pods by what isolates them.
+
+        `is_iptables`: who a packet goes to is asked about behind the policies of who sends it, which are free to reject
+        it; nftables asks whether both are known first.
+        """
+        self._is_iptables = is_iptables
         self._store = store
         self._family = family
         self._settings = settings
         self._denial = Fate.DROPPED if settings.denial is Denial.DROP else Fate.REJECTED
         local = [(address, found) for address, found in store.local_pods() if family_of(address) is family]
+        self._pods = _numbers(address for address, _ in local)
         self._isolated = _numbers(address for address, found in local if found.ingress or found.egress)
         self._groups = {direction: list(_grouped(local, direction)) for direction in Direction}
         self._closed = Intervals.of(())
         if settings.fail_closed:
             networks = map(ip_network, store.pod_ranges(family))
             ranges = Intervals.of((int(one.network_address), int(one.broadcast_address)) for one in networks)
-            self._closed = ranges - _numbers(address for address, _ in local)
+            self._closed = ranges - self._pods
         self._matches: dict[tuple[Rule, Direction], _Match] = {}
+
+    @property
+    def foreign(self) -> Intervals:
+        """See `layers.Layer`."""
+        return self._pods
 
     def judge(self, state: State, outcome: Outcome, connection: Connection, place: Place) -> Iterator[Judged]:
         """See `layers.Layer`. What the node sends is nobody's traffic; what it receives is asked about by an option."""
@@ -100,19 +111,28 @@ class PolicyMeaning:
 
     def _received(self, state: State, denied: _Denied) -> _Passing:
         """Egress policies hold for the node itself as a destination, too."""
-        return self._direction([state], Direction.EGRESS, denied)
+        states = [state]
+        if self._settings.strict:
+            sources, states = split(state, state.fields[SRC], self._isolated)
+            states += (one for source in sources for one in self._beginning(source, denied))
+        return self._direction(states, Direction.EGRESS, denied)
 
     def _forwarded(self, state: State, denied: _Denied) -> _Passing:
-        states = [state]
-        if self._closed:
-            states = self._guarded(states, denied)
+        before, behind = ((SRC,), (DST,)) if self._is_iptables else ((SRC, DST), ())
+        states = self._guarded([state], before, denied)
         if self._settings.strict:
-            states = [passing for one in states for passing in self._strictly(one, denied)]
-        return self._direction(self._direction(states, Direction.EGRESS, denied), Direction.INGRESS, denied)
+            states = [
+                passing
+                for one in states
+                for concerned, is_isolated in self._with_isolated(one)
+                for passing in (self._beginning(concerned, denied) if is_isolated else [concerned])
+            ]
+        sent = self._guarded(self._direction(states, Direction.EGRESS, denied), behind, denied)
+        return self._direction(sent, Direction.INGRESS, denied)
 
-    def _guarded(self, states: list[State], denied: _Denied) -> _Passing:
+    def _guarded(self, states: list[State], variables: Iterable[int], denied: _Denied) -> _Passing:
         """With failClosed: who has an address of this node's pods must be known."""
-        for variable in (SRC, DST):
+        for variable in variables if self._closed else ():
             left = []
             for state in states:
                 inside, others = split(state, state.fields[variable], self._closed)
@@ -121,24 +141,20 @@ class PolicyMeaning:
             states = left
         return states
 
-    def _strictly(self, state: State, denied: _Denied) -> Iterator[State]:
-        """With strict: a TCP packet of no connection begins one, from and to an isolated pod; not so from itself."""
+    def _beginning(self, state: State, denied: _Denied) -> Iterator[State]:
+        """With strict: a TCP packet of no connection must begin one, but for those from a pod to itself."""
         tcp, others = split(state, Part(PROTO), Intervals.one(_TCP))
         yield from others
         for one in tcp:
-            for concerned, is_isolated in self._with_isolated(one):
-                if not is_isolated:
-                    yield concerned
+            for part, is_self in split_equal(one):
+                if is_self:
+                    yield part
                     continue
-                for part, is_self in split_equal(concerned):
-                    if is_self:
-                        yield part
-                        continue
-                    for last, begins in split_begins(part):
-                        if begins:
-                            yield last
-                        else:
-                            denied.append((last, self._denial, "it begins no connection, and belongs to none (strict)"))
+                for last, begins in split_begins(part):
+                    if begins:
+                        yield last
+                    else:
+                        denied.append((last, self._denial, "it begins no connection, and belongs to none (strict)"))
 
     def _with_isolated(self, state: State) -> Iterator[tuple[State, bool]]:
         sources, others = split(state, state.fields[SRC], self._isolated)
@@ -202,7 +218,7 @@ class PolicyMeaning:
 
     def _matching(self, state: State, match: _Match, direction: Direction) -> tuple[list[State], list[State]]:
         variable = DST if direction is Direction.EGRESS else SRC
-        inside, outside = [state], []
+        inside, outside = [state], list[State]()
         if match.peers is not None:
             inside, outside = split(state, state.fields[variable], match.peers)
         if match.places is None:
@@ -251,9 +267,9 @@ class PolicyMeaning:
 def _at(state: State, place: _Places) -> tuple[list[State], list[State]]:
     """The packets to a place, and the others."""
     port: Value = Part(DPORT) if state.endpoint is None else state.endpoint[1]
-    tests = [(Part(PROTO), Intervals.one(place.protocol)), (port, place.ports)]
+    tests: list[tuple[Value, Intervals]] = [(Part(PROTO), Intervals.one(place.protocol)), (port, place.ports)]
     if place.addresses is not None:
-        tests.append((state.fields[DST], place.addresses))  # type: ignore[arg-type]
+        tests.append((state.fields[DST], place.addresses))
     inside, outside = [state], []
     for value, numbers in tests:
         still = []

@@ -20,7 +20,7 @@ from rulegen.services.model import Backend, ServicePort
 from rulegen.services.store import Store
 from rulegen.verify.compare import ROUNDING, Bound
 from rulegen.verify.explanations import explain
-from rulegen.verify.layers import parts, uncovered
+from rulegen.verify.layers import Node, parts, uncovered
 from rulegen.verify.meaning import FAMILIES, ON_IPTABLES, ON_NFTABLES, Meaning, loopback, networks
 from rulegen.verify.prove import Progress, Question, RulesAnswer, prove
 from rulegen.verify.report import FamilyProof, Report
@@ -57,7 +57,7 @@ def against_objects(
         if ruleset is None:
             missing.append(f"there are no rules for {meaning.node.family.value}")
             continue
-        machine = Machine(ruleset, meaning.local_addresses)
+        machine = Machine(ruleset, meaning.local_addresses, meaning.foreign)
         question = Question(
             meaning.family,
             meaning.local_addresses,
@@ -66,6 +66,7 @@ def against_objects(
             meaning,
             bound=weights_bound(store.service_ports()),
             preferred=meaning.preferred(),
+            foreign=meaning.foreign,
         )
         proof = prove(question, progress)
         proofs.append(FamilyProof(meaning.family, proof))
@@ -86,7 +87,7 @@ def meanings(
         node = store.node_settings(family)
         if node is not None:
             local = local_addresses(family, addresses)
-            added = parts(features, configuration, family)
+            added = parts(features, Node(configuration, family, is_iptables))
             service_ports = [*store.service_ports(), *(port for part in added for port in part.service_ports)]
             layers = [layer for part in added for layer in part.layers]
             yield Meaning(service_ports, node, 1 << configuration.masquerade_bit, local, habits, layers)
