@@ -157,7 +157,9 @@ _KUBECONFIG = click.option(
     metavar="FILE",
     help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
 )
-_CONFIG = click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
+_CONFIG = click.option(
+    "--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration, a RulegenConfiguration, or both."
+)
 _FEATURE = click.option(
     "--feature",
     "features",
@@ -398,20 +400,35 @@ def _refuse_beside_agent() -> None:
 
 @main.command()
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
+@click.option("--portmap", is_flag=True, help="Remove what the CNI plugin portmap left behind, and leave all else.")
+@click.option(
+    "--cni-config",
+    metavar="DIR",
+    help="With --portmap: where the CNI configuration is, which must not name it [default: /etc/cni/net.d].",
+)
 @click.option(
     "--force",
     is_flag=True,
     help="Even while an agent, or kube-proxy, runs on this node. With --kube-proxy also while rulegen's rules are not "
-    "in force here: then nothing on this node serves Services until one of the two writes its rules anew.",
+    "in force here: then nothing on this node serves Services until one of the two writes its rules anew. With "
+    "--portmap also while host ports are not, or portmap is still configured.",
 )
-def cleanup(kube_proxy: bool, force: bool) -> None:
+def cleanup(kube_proxy: bool, portmap: bool, cni_config: str | None, force: bool) -> None:
     """Remove all that rulegen put into the kernel, on either target, and nothing else.
 
     \b
     Examples:
       rulegen cleanup
       rulegen cleanup --kube-proxy
+      rulegen cleanup --portmap
     """
+    if portmap and kube_proxy:
+        _fail("--kube-proxy and --portmap: one at a time")
+    if cni_config is not None and not portmap:
+        _fail("--cni-config means nothing without --portmap")
+    if portmap:
+        _clean_up_after_portmap(cni_config, force=force)
+        return
     if kube_proxy:
         _clean_up_after_kube_proxy(force=force)
         return
@@ -432,6 +449,33 @@ def cleanup(kube_proxy: bool, force: bool) -> None:
 def _print_removed(places: Iterable[str]) -> None:
     for place in places:
         _echo(f"removed {place}")
+
+
+def _clean_up_after_portmap(cni_config: str | None, *, force: bool) -> None:
+    from rulegen.nftables.messages import open_connection
+    from rulegen.portmap.configuration import FOLDER, files_with_portmap
+    from rulegen.portmap.removal import families_with_rules, remove
+    from rulegen.services.in_force import in_force
+
+    with closing(open_connection()) as connection:
+        if not force:
+            found = families_with_rules(connection)
+            named = files_with_portmap(FOLDER if cni_config is None else cni_config)
+            if named:
+                _fail(f"{', '.join(named)}: the CNI configuration names portmap: take it out first, or use --force")
+            ours = in_force()
+            lacking = [family.value for family in found if family not in ours.families & ours.host_ports]
+            if lacking:
+                why = "".join(f" ({line})" for line in ours.unread)
+                _fail(
+                    f"rulegen's host ports are not in force here for {' and '.join(lacking)}{why}, and without "
+                    "portmap's nothing would serve any: start the agent, or use `rulegen apply`, with "
+                    "--feature host-ports first, or use --force"
+                )
+        removed = remove(connection)
+    _print_removed(removed)
+    if not removed:
+        _echo("nothing to remove")
 
 
 def _clean_up_after_kube_proxy(*, force: bool) -> None:
@@ -528,7 +572,7 @@ def _refuse_beside_kube_proxy() -> None:
     help="Manifests to follow: a file or a folder. Repeatable.",
 )
 @click.option("--node", metavar="NAME", help="Whose rules to keep [default: the host name].")
-@click.option("--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration.")
+@_CONFIG
 @click.option("--kubeconfig", metavar="FILE", help="Without -f: the cluster to follow.")
 @_FEATURE
 @_target_options
@@ -825,12 +869,12 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     features = _features(manifests.objects(), configuration, node)
     store = _services(features).store
     _say_mistakes(manifests)
-    for finding in store.findings():
+    ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
+    for finding in _findings(features):
         if finding.reference.kind == "Node":
             _say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
-    ruleset = _ruleset(_driver(configuration, options), features, node, live=live)
     return _View(View(store, node, ruleset, services), _policies(features))
 
 
@@ -878,8 +922,9 @@ def _print_explanation(
 @main.command()
 @_KUBECONFIG
 @_CONFIG
+@_FEATURE
 @_SKIP_INVALID
-def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> None:
+def snapshot(kubeconfig: str | None, config: str | None, features: tuple[str, ...], skip_invalid: bool) -> None:
     """Write what a cluster holds of all that rulegen reads as one manifest file, for later -f.
 
     \b
@@ -888,7 +933,7 @@ def snapshot(kubeconfig: str | None, config: str | None, skip_invalid: bool) -> 
     """
     from rulegen.kube.snapshot import write_manifests
 
-    source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "")
+    source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "", features=features)
     write_manifests(_load(source, _written_settings(source, _say_warning)), sys.stdout)
 
 
@@ -1038,6 +1083,8 @@ def golden_check(
       rulegen golden check golden
       rulegen golden check scenarios --junit report.xml
     """
+    from pathlib import Path
+
     from rulegen import golden as scenarios
     from rulegen import golden_reports as reports
 
@@ -1054,7 +1101,7 @@ def golden_check(
         ]
     strays = scenarios.unused(folders, read, wanted)
     if junit:
-        _write_file(junit, reports.junit(checked))
+        scenarios.write_text(Path(junit), reports.junit(checked))
     if output == "json":
         _print_document(reports.document(checked, strays))
     elif github:
@@ -1074,15 +1121,6 @@ def _print_golden(checked: Sequence[Checked], strays: Sequence[Path]) -> None:
     for path in strays:
         _echo(f"{path}: no scenario has this configuration any more")
     _echo(f"{len(checked)} scenarios, {sum(bool(one.difference) for one in checked)} different")
-
-
-def _write_file(path: str, text: str) -> None:
-    from pathlib import Path
-
-    try:
-        Path(path).write_text(text)
-    except OSError as error:
-        _fail(f"{path}: {error.strerror}")
 
 
 @golden.command("update", cls=_Command)
@@ -1134,6 +1172,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     """
     from pathlib import Path
 
+    from rulegen.configuration_file import kube_proxy_fields
     from rulegen.golden import read_text
     from rulegen.golden_recording import record
 
@@ -1141,7 +1180,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     configuration = _settings(source, _say_warning)
     manifests = _load(source, configuration)
     lines = read_text(Path(packets)).splitlines()
-    settings = _fields_of(source.config)
+    settings = kube_proxy_fields(source.config) if source.config else {}
     scenario = record(
         Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
     )
@@ -1153,18 +1192,6 @@ def _optional_features(configuration: Configuration) -> list[str]:
     from rulegen.features import ALWAYS
 
     return [name for name in configuration.features if name not in ALWAYS]
-
-
-def _fields_of(path: str) -> dict[str, Any]:
-    """The fields of a KubeProxyConfiguration, as it was written; of a file that was read before."""
-    if not path:
-        return {}
-    from pathlib import Path
-
-    from rulegen.kube.yaml_documents import parse_documents
-
-    first: Any = next(iter(parse_documents(Path(path).read_bytes()))).value
-    return {name: value for name, value in first.items() if name not in {"apiVersion", "kind"}}
 
 
 @main.command()
@@ -1265,7 +1292,8 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
     from rulegen.features import REGISTRY, chosen, kinds_of
 
     read = kinds_of(configuration.features)
-    for name in REGISTRY.keys() - set(chosen(configuration.features)):
+    on = chosen(configuration.features)
+    for name in (name for name in REGISTRY if name not in on):
         kinds = sorted({kind.__name__ for kind in kinds_of([name]) if kind not in read} & set(skipped))
         if kinds:
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"

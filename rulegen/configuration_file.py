@@ -138,6 +138,19 @@ def load_configuration(path: str, target: Target | None = None) -> tuple[Configu
     Raises:
         InputError: the file is missing, empty, or not such a configuration, or fields are unusable: a line for each.
     """
+    return _combined(*_documents(path), target)
+
+
+def kube_proxy_fields(path: str) -> Mapping[str, Any]:
+    """The fields of the KubeProxyConfiguration in the file, as they are written; none where it holds none.
+
+    Raises InputError as `load_configuration` does, but for the fields, which are not looked at.
+    """
+    return _documents(path)[0].get(KIND, {})
+
+
+def _documents(path: str) -> tuple[dict[str, Mapping[Any, Any]], str]:
+    """The fields of each configuration in the file by its kind, and what to call the file in messages."""
     source = printable(path)
     if Path(path).is_dir():
         inside = f"; it holds {_KEY}: name that" if (Path(path) / _KEY).is_file() else ""
@@ -149,7 +162,7 @@ def load_configuration(path: str, target: Target | None = None) -> tuple[Configu
             raise InputError(f"{source}: expected nothing beside the {_CONFIG_MAP}, got a {next(iter(documents))}")
         text, source = _inner_text(config_map, source)
         documents = _by_kind(_parse(text, source), source, (KIND, OWN_KIND))
-    return _combined(documents, source, target)
+    return documents, source
 
 
 def _combined(

@@ -16,15 +16,20 @@ from rulegen.reconcile.feature import Feature, Need
 
 
 class Entry(NamedTuple):
-    """Where a feature's class is; it is called with the node's configuration."""
+    """Where a feature's class is; it is called with the node's configuration.
+
+    `extends`: the feature that takes in what this one makes (by `extend`), and has the rules; "" for one of its own.
+    """
 
     module: str
     attribute: str
+    extends: str = ""
 
 
 # In the order in which features come everywhere.
 REGISTRY: dict[str, Entry] = {
     "services": Entry("rulegen.services.feature", "ServicesFeature"),
+    "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
 }
 # What is on whatever the configuration says.
@@ -41,7 +46,14 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
 
 def make(names: Sequence[str], node: NodeConfiguration) -> list[Feature]:
     """The features that are on, where these are asked for; none has an object yet. Raises InputError."""
-    return [_class(name)(node) for name in chosen(names)]
+    made: dict[str, Any] = {}
+    for name in chosen(names):
+        item, extended = _class(name)(node), REGISTRY[name].extends
+        if extended:
+            made[extended].extend(item)
+        else:
+            made[name] = item
+    return list(made.values())
 
 
 def kinds_of(names: Sequence[str]) -> dict[type, Need]:

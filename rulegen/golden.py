@@ -296,15 +296,23 @@ def _file_failure(scenario: Scenario, path: Path, name: str, *, is_there: bool) 
 def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
     """Writes what `scenario` renders to now, as deep as it is compared.
 
-    Returns the files that this changed. Flows are people's to write.
+    Returns the files that this changed. Flows are people's to write. Raises InputError for one that cannot be written.
     """
     changed = []
     for path, rendered in compared_files(scenario, depth).items():
-        if not path.exists() or path.read_text() != rendered:
+        if not path.exists() or path.read_bytes() != rendered.encode():
             path.parent.mkdir(exist_ok=True)
-            path.write_text(rendered)
+            write_text(path, rendered)
             changed.append(path)
     return changed
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises InputError for a file that cannot be written."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InputError(f"{printable(str(path))}: {error.strerror}") from error
 
 
 def unused(folders: Sequence[str], scenarios: Sequence[Scenario], depth: Depth | None = None) -> list[Path]:
@@ -425,7 +433,7 @@ def _lines_of_flows(path: Path) -> list[int]:
     """The line in which each item of `flows` begins, from 1; of a file that was read before."""
     import yaml
 
-    root = yaml.compose(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    root = yaml.compose(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     for key, value in root.value if root is not None else ():
         if key.value == "flows":
             return [item.start_mark.line + 1 for item in value.value]

@@ -24,6 +24,7 @@ from rulegen.golden import (
     facts,
     read_scenario,
     read_text,
+    write_text,
 )
 from rulegen.kube.manifests import Manifests
 from rulegen.kube.snapshot import write_manifests
@@ -51,6 +52,8 @@ def record(
     if (folder / FLOWS_FILE).exists():
         raise InputError(f"{folder / FLOWS_FILE}: there already; `rulegen golden update --flows` writes it anew")
     pairs = list(_pairs(packets))
+    if not pairs:
+        raise InputError("the packets: expected lines FROM TO, got none")
     lines = [f"node: {json.dumps(node)}"]
     if settings:
         lines.append(f"configuration: {json.dumps(dict(settings))}")
@@ -90,7 +93,8 @@ def accept_flows(scenario: Scenario) -> int:
     """Rewrites the expectations of flows that end otherwise; how many. All else in the file stays.
 
     Raises:
-        InputError: packets of one entry have different fates now, which no one expectation says.
+        InputError: packets of one entry have different fates now, which no one expectation says; or the file cannot
+            be written.
     """
     import yaml
 
@@ -112,7 +116,7 @@ def accept_flows(scenario: Scenario) -> int:
             kept = old[len(old.rstrip()) :]
             text = text[:begin] + expectation(_only(scenario, flows)) + kept + text[end:]
             text = _on_the_line_of_its_key(text, begin)
-    scenario.flows_file.write_text(text)
+    write_text(scenario.flows_file, text)
     return len(wrong)
 
 

@@ -8,7 +8,7 @@ A kernel comes with the Debian that has it: its nft, its iptables, its Python. T
 the guest's whole file system, held in memory, and a second archive adds this checkout; so a guest has no disk, changes
 nothing, and needs no other module to boot. What it prints is printed; the exit status is 1 when a guest's tests fail
 and 2 when a guest cannot be run. Needs root, the network for the first run, qemu, debootstrap and cpio. Never run in
-CI: a guest takes about a quarter of an hour where only emulation is to be had.
+CI: a guest takes about half an hour where only emulation is to be had.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -37,13 +38,14 @@ BUILD = REPOSITORY / "build" / "kernels"
 # Kernel -> the release of Debian that has it.
 RELEASES = {"6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
 
-# What depends on the kernel most, a part of it, as much as takes a quarter of an hour under emulation.
+# What depends on the kernel most, a part of it. On two processors, so that packets and changes meet.
 TESTS = (
-    *("tests/nftables/test_churn.py", "tests/nftables/test_acceleration.py"),
+    *("tests/nftables/test_churn.py", "tests/nftables/test_hooks.py", "tests/nftables/test_coming_and_going.py"),
+    *("tests/nftables/test_upgrade.py", "tests/nftables/test_connections.py", "tests/nftables/test_repair.py"),
+    *("tests/nftables/test_acceleration.py", "tests/kube_proxy/test_ipvs.py"),
     *("tests/test_golden_kernel.py", "tests/conntrack", "tests/flows"),
     *("tests/iptables/test_kernel.py", "tests/iptables/test_switch.py", "tests/iptables/test_flows.py"),
-    "tests/kube_proxy/test_ipvs.py",
-    *("-m", "kernel", "--one-in", "12"),
+    *("-m", "kernel", "--one-in", "24", "--numprocesses", "2"),
 )
 # An emulated processor is this much slower, times what tests wait anyway.
 PATIENCE = "60"
@@ -143,19 +145,29 @@ def python_packages() -> list[str]:
 
 def _add_kernel(root: Path, folder: Path) -> Path:
     """The release's kernel, whose modules go into the root; where it is."""
-    fields = run_in(root, "apt-cache", "show", "--no-all-versions", "linux-image-amd64").split()
-    package = next(field.strip(",") for field in fields if field.startswith("linux-image-") and field[12].isdigit())
-    run_in(root, "sh", "-c", f"cd /tmp && apt-get download -q {package}")
-    (downloaded,) = (root / "tmp").glob("linux-image-*.deb")
+    run_in(root, "sh", "-c", f"cd /tmp && apt-get download -q {shlex.join(_kernel_packages(root))}")
     unpacked = folder / "kernel"
-    subprocess.run(["dpkg-deb", "--extract", downloaded, unpacked], check=True)
-    downloaded.unlink()
-    modules = next(unpacked.glob("**/modules/*"))
+    for downloaded in (root / "tmp").glob("linux-*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", downloaded, unpacked], check=True)
+        downloaded.unlink()
+    modules = next(path for path in unpacked.glob("**/modules/*") if (path / "kernel").is_dir())
     target = root / "usr/lib/modules" / modules.name
     for source in (*modules.glob("modules.*"), *(one for name in _MODULES for one in (modules / "kernel").glob(name))):
         copy_path(source, target / source.relative_to(modules))
     subprocess.run(["depmod", "--basedir", root, modules.name], check=True)
-    return next(unpacked.glob("boot/vmlinuz-*"))
+    return next(path for path in unpacked.glob("**/vmlinuz*") if path.is_file())
+
+
+def _kernel_packages(root: Path) -> list[str]:
+    """What the release's kernel comes in: one package, or, since Debian 14, one that needs others with its parts."""
+    image = next(name for name in _words_about(root, "linux-image-amd64") if re.match(r"linux-image-\d", name))
+    version = image.removeprefix("linux-image-")
+    parts = {f"linux-{part}-{version}" for part in ("base", "binary", "modules")}
+    return [image, *sorted(parts.intersection(_words_about(root, image)))]
+
+
+def _words_about(root: Path, package: str) -> list[str]:
+    return re.split(r"[\s,]+", run_in(root, "apt-cache", "show", "--no-all-versions", package))
 
 
 def _archive(folder: Path, archive: Path) -> None:

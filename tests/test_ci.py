@@ -362,6 +362,7 @@ def test_the_first_scenario_is_made_as_the_page_says(tmp_path: Path) -> None:
     ("packets", "message"),
     [
         ("10.128.0.9\n", "line 1 of the packets: expected FROM TO"),
+        ("# nothing\n", "the packets: expected lines FROM TO, got none"),
         ("# nothing\nhere there\n", "expected ADDRESS:PORT/tcp"),
         ("10.128.0.9 10.96.0.20:80/tcp x\n", "line 1 of the packets: expected FROM TO"),
         ("10.128.0.9 [fd00::1]:80/tcp\n", "different IP families"),
@@ -374,3 +375,31 @@ def test_packets_that_cannot_be_used_leave_no_scenario(tmp_path: Path, packets: 
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "new" / FLOWS_FILE).exists()
+
+
+@pytest.mark.parametrize("in_config_map", [False, True])
+def test_the_settings_are_recorded_wherever_the_file_has_them(tmp_path: Path, in_config_map: bool) -> None:
+    own = {"apiVersion": "rulegen.io/v1alpha1", "kind": "RulegenConfiguration", "features": ["network-policies"]}
+    theirs = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clusterCIDR": "10.128.0.0/14",
+    }
+    text = yaml.safe_dump_all([own, theirs])
+    if in_config_map:
+        text = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "data": {"config.conf": text}})
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "packets.txt").write_text("10.128.0.9 10.96.0.20:80/tcp\n")
+    source = ("-f", str(REPOSITORY / "golden/clusterip/cluster.yaml"), "--node", "node-a", "--config", "config.yaml")
+    done = _run("record", "new", *source, "--packets", "packets.txt", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = yaml.safe_load((tmp_path / "new" / FLOWS_FILE).read_text())
+    assert written["configuration"] == {"clusterCIDR": "10.128.0.0/14"}
+    assert written["features"] == ["network-policies"]
+
+
+def test_flows_in_another_encoding_are_named(scenario: Path) -> None:
+    path = scenario / FLOWS_FILE
+    path.write_text(path.read_text(), encoding="utf-16")
+    done = _run("check", str(scenario))
+    assert (done.returncode, done.stderr) == (2, f"rulegen: {path}: is no UTF-8 text\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from rulegen.claims import ACCELERATION, HOOKS, POLICY_HOOKS, Hook
 from rulegen.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -85,3 +86,35 @@ def _commands(text: str) -> Iterator[list[str]]:
                 yield shlex.split(found[1].rstrip(")'\""))
             except ValueError:
                 continue
+
+
+def _drawn(kind: str) -> str:
+    """What the block of this kind in the architecture's drawing of hooks holds."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    drawn: str = re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)[0]
+    return drawn
+
+
+def test_the_hooks_that_the_architecture_draws_are_those_that_are_claimed() -> None:
+    claimed = {("rulegen-acceleration", ACCELERATION.hook, ACCELERATION)}
+    claimed |= {("rulegen", name, hook) for name, hook in HOOKS.items()}
+    claimed |= {("rulegen-network-policies", name, hook) for name, hook in POLICY_HOOKS.items()}
+    lines = re.findall(r"^([a-z]+) +(-?\d+) +([a-z]+) +([a-z-]+) +([a-z-]+)", _drawn("nftables"), re.MULTILINE)
+    assert {(table, chain, Hook(kind, hook, int(at))) for hook, at, kind, table, chain in lines} == claimed
+
+
+def test_the_rules_in_built_in_chains_that_the_architecture_draws_are_those_of_the_templates() -> None:
+    found = set()
+    for template in (ROOT / "templates" / "iptables").glob("*.j2"):
+        table = ""
+        for line in template.read_text().splitlines():
+            table = line[1:] if re.fullmatch(r"\*[a-z]+", line) else table
+            if rule := re.match(r"-I ([A-Z]+) .*-j ([A-Z-]+)", line):
+                found.add((table, rule[1], rule[2]))
+    assert found == set(re.findall(r"^([a-z]+) +([A-Z]+) +([A-Z-]+)", _drawn("iptables"), re.MULTILINE))
+
+
+def test_each_file_that_code_and_documentation_name_is_there() -> None:
+    named = r"\b(?:rulegen|tests|bench|scripts|templates)/[\w/.-]+\.(?:py|j2|nft|md)\b"
+    paths = {(path, name) for path in _TEXTS for name in re.findall(named, path.read_text())}
+    assert [(path.name, name) for path, name in paths if not (ROOT / name).exists()] == []

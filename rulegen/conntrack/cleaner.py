@@ -105,7 +105,7 @@ class Cleaner:
         addresses = _Addresses(self._cluster_ips.nodes)
         frontends, closed = frozenset(self._pending), frozenset(self._closed)
         return (
-            Judge(self._frontends, frontends, addresses.accept_node_ports),
+            Judge(self._frontends, frontends, addresses.accept_node_ports, addresses.is_own),
             Refusals(
                 self._frontends,
                 self._cluster_ips,
@@ -157,6 +157,10 @@ class _Addresses:
         if family not in self._own:
             self._own[family] = frozenset(own_addresses(family))
         return self._own[family]
+
+    def is_own(self, family: Family, address: str) -> bool:
+        """Whether it is on an interface, and no loopback."""
+        return address in self.own(family) and not is_loopback(address)
 
     def accept_node_ports(self, family: Family, address: str) -> bool:
         """SVC-60 to SVC-63, without loopback (SVC-66)."""

@@ -10,11 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from rulegen.config import Family
-from rulegen.services.model import Frontend, ServicePort, ServicePortKey, Verdict
+from rulegen.services.model import Frontend, FrontendKind, ServicePort, ServicePortKey, Verdict
+
+# The address of host ports that are accepted on every address of the node.
+EVERYWHERE = "*"
 
 
 class FrontendKey(NamedTuple):
-    """A UDP Frontend; `address` is canonical, "" for a NodePort."""
+    """A UDP Frontend; `address` is canonical, "" for a NodePort, EVERYWHERE for a host port without a hostIP."""
 
     family: Family
     address: str
@@ -101,7 +104,8 @@ class Judge:
     """Tells stale flows to some Frontends from others, with the ServicePorts as they are.
 
     `concerned`: the Frontends that are looked at; flows to others live on. `accepts_node_ports`: whether an address is
-    the node's own and NodePorts are accepted on it (SVC-60 to SVC-63, SVC-66).
+    the node's own and NodePorts are accepted on it (SVC-60 to SVC-63, SVC-66). `is_own`: whether the node has it, and
+    it is no loopback (D21).
     """
 
     def __init__(
@@ -109,9 +113,11 @@ class Judge:
         frontends: UdpFrontends,
         concerned: Collection[FrontendKey],
         accepts_node_ports: Callable[[Family, str], bool],
+        is_own: Callable[[Family, str], bool],
     ) -> None:
         self._frontends = frontends
         self._concerned = concerned
+        self._is_own = is_own
         self._accepts_node_ports = accepts_node_ports
         self._replies: dict[ServicePortKey, Replies] = {}
 
@@ -132,6 +138,13 @@ class Judge:
             if (owned_node_port or is_watched) and self._accepts_node_ports(flow.family, flow.destination):
                 concerned = concerned or is_watched
                 owned = owned_node_port or owned
+        if owned is None and self._is_own(flow.family, flow.destination):
+            host_port = FrontendKey(flow.family, EVERYWHERE, flow.port)
+            concerned = concerned or host_port in self._concerned
+            owned = self._frontends.get(host_port)
+        elif owned is not None and owned.frontend.kind is FrontendKind.HOST_PORT:
+            # A hostIP is a frontend only where the node has it.
+            concerned = concerned and self._is_own(flow.family, flow.destination)
         if not concerned:
             return False
         if owned is None:
@@ -149,9 +162,14 @@ def _frontends(service_port: ServicePort | None) -> Iterator[tuple[FrontendKey, 
     if service_port is not None:
         for frontend in service_port.frontends:
             yield (
-                FrontendKey(service_port.family, frontend.address, frontend.port),
+                FrontendKey(service_port.family, _place(frontend), frontend.port),
                 OwnedFrontend(service_port, frontend),
             )
+
+
+def _place(frontend: Frontend) -> str:
+    everywhere = frontend.kind is FrontendKind.HOST_PORT and not frontend.address
+    return EVERYWHERE if everywhere else frontend.address
 
 
 def _replies(service_port: ServicePort) -> Replies:

@@ -1,8 +1,7 @@
 """The kernel's table of connections over netlink (ctnetlink): a filter comes in, UDP flows go out; flows are removed.
 
-The kernel applies the filter (CTA_FILTER, Linux 5.8 and newer; CTA_STATUS_MASK, 5.15), so that what is not asked for is
-never copied; an older one lists more, and whoever asks looks at each flow anyway. Only the default zone. Knows no
-Service and decides nothing.
+The kernel applies the filter (CTA_FILTER, CTA_STATUS_MASK), so that what is not asked for is never copied. Only the
+default zone. Knows no Service and decides nothing.
 
 pyroute2 speaks this protocol too, but takes 46 us to decode an entry and 500 us to remove one, where this takes 9 us
 and 5 us, and a name server's clients are tens of thousands. Messages and attributes are those of
@@ -22,7 +21,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rulegen.config import Family
-from rulegen.conntrack.frontends import Flow, FrontendKey
+from rulegen.conntrack.frontends import EVERYWHERE, Flow, FrontendKey
 from rulegen.errors import ConntrackError, HostError, RulegenError
 from rulegen.netlink.messages import (
     ACK,
@@ -92,13 +91,13 @@ class Filter(NamedTuple):
 
 
 def narrowest_filter(frontend: FrontendKey) -> Filter:
-    """The filter for flows to a Frontend: by address and port, for NodePorts by the port alone.
+    """The filter for flows to a Frontend: by address and port, for NodePorts and host ports by the port alone.
 
     IPv6 too is by the port alone, for the kernel has that comparison the wrong way round: it lists flows to all
     addresses but the one (`ctnetlink_filter_match_tuple`, from 5.8 to 6.18 at least).
     """
     family, address, port = frontend
-    return Filter(family, address if family is Family.IPV4 else "", port)
+    return Filter(family, address if family is Family.IPV4 and address != EVERYWHERE else "", port)
 
 
 def unreplied_filter(family: Family, destination: str = "") -> Filter:

@@ -251,6 +251,8 @@ class ContainerPort(KubeStruct, frozen=True):
     container_port: int = 0
     name: str = ""
     protocol: str = "TCP"
+    host_port: int = 0
+    host_ip: str = msgspec.field(name="hostIP", default="")
 
 
 class Container(KubeStruct, frozen=True):
@@ -284,7 +286,7 @@ class PodStatus(KubeStruct, frozen=True):
 
 
 class Pod(KubeStruct, frozen=True):
-    """A pod as policies see it."""
+    """A pod as policies and host ports see it."""
 
     metadata: NamespacedMetadata
     spec: PodSpec | None = None

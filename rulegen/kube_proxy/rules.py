@@ -9,20 +9,19 @@ iptables has no such numbers; there it is of the text. Changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
-from typing import TypeVar
 
 from rulegen.config import Family
-from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.netlink.nf_tables import SET_DYNAMIC, SET_TIMEOUT
 from rulegen.nftables.foreign import handles
-from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError
+from rulegen.nftables.messages import Connection
+from rulegen.nftables.undisturbed import undisturbed
 
 NFTABLES_TABLE = "kube-proxy"
 _IPTABLES_TABLES = ("raw", "mangle", "nat", "filter")
@@ -35,10 +34,7 @@ CHAIN = re.compile(
 # Chains that there are only when kube-proxy serves a Service.
 _OF_SERVICE = re.compile(r"KUBE-(?:SVC|SVL|SEP|FW|EXT|XLB)-|(?:service|endpoint|external|firewall|local)-[A-Z2-7]{8}-")
 _LEGACY = "legacy"
-_ATTEMPTS = 20
 _DIGEST_BYTES = 4
-
-Read = TypeVar("Read")
 
 
 class Found(dict[str, str]):
@@ -77,18 +73,6 @@ def find(connection: Connection) -> Found:
         if digest := _digest(_legacy_lines(family)):
             found[_PLACES[family][2]] = digest
     return found
-
-
-def undisturbed(read: Callable[[], Read]) -> Read:
-    """What a listing of the kernel's gives when nobody commits meanwhile. Raises HostError, StaleError."""
-    for _ in range(_ATTEMPTS):
-        try:
-            return read()
-        except InterruptedDumpError:
-            continue
-        except KernelError as error:
-            raise HostError(f"cannot read the nftables ruleset: {error}") from error
-    raise StaleError(f"the ruleset changed during each of {_ATTEMPTS} attempts to read it")
 
 
 def serving(connection: Connection) -> dict[Family, bool]:

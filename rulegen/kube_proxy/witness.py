@@ -20,10 +20,11 @@ from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.iptables.names import PREFIX
-from rulegen.kube_proxy.rules import Found, find, undisturbed
+from rulegen.kube_proxy.rules import Found, find
 from rulegen.nftables import messages
 from rulegen.nftables.foreign import new_empty_table
 from rulegen.nftables.messages import Connection, KernelError, open_connection
+from rulegen.nftables.undisturbed import undisturbed
 from rulegen.services.on_nftables.layout import TABLE as OWN_TABLE
 
 TABLE = "rulegen-arrival"

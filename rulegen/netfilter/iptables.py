@@ -72,7 +72,10 @@ def read_ruleset(family: Family, lines: Mapping[str, Iterable[str]]) -> Ruleset:
 
 
 def parse_restore(text: str) -> dict[str, list[str]]:
-    """The lines of each table in what `iptables-restore` takes; comments are left out. A later part adds to a table."""
+    """The lines of each table in what `iptables-restore` takes; comments are left out. A later part adds to a table.
+
+    Raises InputError for a table without its end.
+    """
     tables: dict[str, list[str]] = {}
     current: list[str] | None = None
     for line in text.splitlines():
@@ -82,6 +85,8 @@ def parse_restore(text: str) -> dict[str, list[str]]:
             current = None
         elif line and not line.startswith("#") and current is not None:
             current.append(line)
+    if current is not None:
+        raise InputError(f"table {shown(list(tables)[-1])}: the rules were cut off: there is no COMMIT")
     return tables
 
 

@@ -45,7 +45,8 @@ from rulegen.nftables.transaction import (
 )
 from rulegen.reconcile.delta import Delta
 
-MINIMUM_KERNEL = (5, 15)
+# The oldest that is tested (`make kernels`).
+MINIMUM_KERNEL = (6, 1)
 # Before Linux 6.2 a chain could not go in the same transaction as the last reference to it.
 _JOINS = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 2)
 # A load that no packet meets before its end is sent in portions of so many bytes.

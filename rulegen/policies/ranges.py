@@ -22,12 +22,17 @@ def parse_block(text: str) -> AddressRange | None:
 def without(block: AddressRange, holes: Iterable[AddressRange]) -> list[AddressRange]:
     """What is left of a block; holes of the other family, or outside, take nothing."""
     size = len(block[0])
-    left = [(_number(block[0]), _number(block[1]))]
-    for hole in holes:
-        if len(hole[0]) == size:
-            first, last = _number(hole[0]), _number(hole[1])
-            left = [part for whole in left for part in _parts(whole, first, last)]
-    return [(_address(first, size), _address(last, size)) for first, last in left]
+    first, end = _number(block[0]), _number(block[1])
+    left = []
+    for start, last in collapse(hole for hole in holes if len(hole[0]) == size):
+        if first < _number(start):
+            left.append((first, min(end, _number(start) - 1)))
+        first = max(first, _number(last) + 1)
+        if first > end:
+            break
+    if first <= end:
+        left.append((first, end))
+    return [(_address(one, size), _address(other, size)) for one, other in left]
 
 
 def collapse(ranges: Iterable[AddressRange]) -> tuple[AddressRange, ...]:
@@ -53,13 +58,6 @@ def text_of(block: AddressRange) -> str:
         return str(first)
     networks = list(summarize_address_range(first, last))
     return str(networks[0]) if len(networks) == 1 else f"{first}-{last}"
-
-
-def _parts(whole: tuple[int, int], first: int, last: int) -> list[tuple[int, int]]:
-    if last < whole[0] or first > whole[1]:
-        return [whole]
-    parts = [(whole[0], first - 1), (last + 1, whole[1])]
-    return [part for part in parts if part[0] <= part[1]]
 
 
 def _number(address: Address) -> int:

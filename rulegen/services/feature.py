@@ -10,16 +10,23 @@ from typing import Any
 
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
-from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
+from rulegen.kube.objects import EndpointSlice, Node, Pod, Service, ServiceCIDR
 from rulegen.reconcile.delta import Change
 from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.reconciler import Sync
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import Finding, ObjectReference
+from rulegen.services.host_ports import HostPorts
 from rulegen.services.model import Changes, ServicePort, ServicePortKey
 from rulegen.services.store import Store
 
 NAME = "services"
+
+
+class PodHostPorts(HostPorts):
+    """Host ports, and what they are read from."""
+
+    kinds: Mapping[type, Need] = {Pod: Need.OWN_NODE}
 
 
 class ServicesFeature:
@@ -34,13 +41,22 @@ class ServicesFeature:
     }
 
     def __init__(self, configuration: NodeConfiguration) -> None:
+        self._host_ports: HostPorts | None = None
         self.node_name = configuration.node_name
         self.store = Store(configuration)
         self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = self.store.findings_of
 
+    def extend(self, host_ports: PodHostPorts) -> None:
+        """Pods' host ports are service-ports as well; to be called before the first object comes."""
+        self._host_ports = self.store.host_ports = host_ports
+        self.kinds = {**self.kinds, **host_ports.kinds}
+
     def put(self, item: Any) -> None:
         """See `Feature`."""
-        self.store.set_objects([item])
+        if self._host_ports is not None and isinstance(item, Pod):
+            self._host_ports.put(item)
+        else:
+            self.store.set_objects([item])
 
     def remove(self, reference: ObjectReference) -> None:
         """See `Feature`; that a Node is gone changes nothing (SVC-35)."""
@@ -50,6 +66,8 @@ class ServicesFeature:
             self.store.remove_slice(reference.namespace, reference.name)
         elif reference.kind == ServiceCIDR.__name__:
             self.store.remove_service_cidr(reference.name)
+        elif self._host_ports is not None and reference.kind == Pod.__name__:
+            self._host_ports.remove(reference.namespace, reference.name)
 
     def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
         """See `Feature`; without a Service its slices mean nothing, so that only Services can keep what they have."""

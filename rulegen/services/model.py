@@ -77,6 +77,8 @@ class FrontendKind(Enum):
     EXTERNAL_IP = "externalIP"
     LOAD_BALANCER = "load-balancer VIP"
     NODE_PORT = "NodePort"
+    # Of a pod on this node.
+    HOST_PORT = "host port"
 
 
 class TrafficPolicy(Enum):
@@ -97,7 +99,8 @@ class Verdict(Enum):
 class Frontend(Struct, frozen=True, gc=False):
     """One address, protocol and port that a Service is reached by; the protocol is the ServicePort's.
 
-    `address` is canonical, "" for a NodePort (it is accepted on `NodeRouting.nodeport_addresses`). `policy` is the
+    `address` is canonical, "" for a NodePort (it is accepted on `NodeSettings.nodeport_addresses`), and for a host port
+    that is accepted on every address of the node but loopback. `policy` is the
     internal one for a ClusterIP and the external one else. `verdict` REJECT: no endpoint anywhere. DROP: policy LOCAL
     and none on this node; sources that are short-circuited to the Cluster list (SVC-43a, SVC-43b) still reach it.
     `allowed_sources`: None lets all in; else the CIDRs (canonical, sorted) outside of which a packet is dropped before
@@ -219,6 +222,9 @@ class Reason(StrEnum):
     TOO_MANY_ENDPOINTS = "TooManyEndpoints"
     SKIPPED_PORT = "SkippedEndpointPort"
     UNKNOWN_NODE = "UnknownNode"
+    HOST_PORT_TAKEN = "HostPortTaken"
+    HOST_PORT_ON_LOOPBACK = "HostPortOnLoopback"
+    UNUSABLE_HOST_PORT = "UnusableHostPort"
     # Found by the agent at its start, about its host.
     SYSCTL_NOT_SET = "SysctlNotSet"
     # These are found only by `lint`, which sees all objects at once.
@@ -265,6 +271,9 @@ _FOR_OWNERS = frozenset(
         Reason.UNUSABLE_RANGE,
         Reason.OPEN_FAMILY,
         Reason.TOO_MANY_ENDPOINTS,
+        Reason.HOST_PORT_TAKEN,
+        Reason.HOST_PORT_ON_LOOPBACK,
+        Reason.UNUSABLE_HOST_PORT,
     }
 )
 

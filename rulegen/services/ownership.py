@@ -63,6 +63,11 @@ class Ownership:
         claims = self._claims.get(key)
         return claims[0] if claims else None
 
+    def claimant(self, key: FrontendKey) -> ServicePortName | None:
+        """Whose a Frontend is; None for one that nobody claims."""
+        claim = self._first(key)
+        return claim.name if claim else None
+
     def owner(self, intent: PortIntent, frontend: Frontend) -> ServicePortName:
         """The service-port that a claimed Frontend belongs to."""
         return self._claims[frontend_key(intent, frontend)][0].name

@@ -119,7 +119,7 @@ def read_service(
     ports = _ports(spec.ports or (), report)
     return ServiceIntent(
         key,
-        _seconds(metadata.creation_timestamp),
+        seconds(metadata.creation_timestamp),
         tuple([_port_intent(key, port, family, addresses[family], spec) for family in addresses for port in ports]),
         _affinity_timeout(spec),
         _health_check_port(spec),
@@ -354,8 +354,11 @@ def _weights(annotations: Mapping[str, str] | None, before: ServiceWeights, repo
         return NO_WEIGHTS
 
 
-def _seconds(timestamp: str | None) -> float:
-    """A Service without a usable creationTimestamp has not been stored by an API server yet, so it is the newest."""
+def seconds(timestamp: str | None) -> float:
+    """A creationTimestamp since the epoch.
+
+    An object without a usable one has not been stored by an API server yet, so it is the newest.
+    """
     try:
         moment = datetime.fromisoformat(timestamp or "")
     except ValueError:

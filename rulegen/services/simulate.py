@@ -230,7 +230,7 @@ def simulate(index: Frontends, settings: NodeSettings, node_addresses: Collectio
         raise ValueError(f"{packet.source} and {packet.destination} are not both {settings.family.value}")
     node = _Node(index, settings, node_addresses)
     origin = _origin(node, packet)
-    addressed = index.by_address(packet.destination, packet.port, packet.protocol)
+    addressed = _addressed(node, packet)
     if addressed and not _allowed(addressed.frontend.allowed_sources, packet.source):
         reason = f"{packet.source} is in none of the loadBalancerSourceRanges (SVC-51)"
         return Outcome(Fate.DROPPED, (reason,), origin, addressed)
@@ -247,7 +247,7 @@ def simulate(index: Frontends, settings: NodeSettings, node_addresses: Collectio
 def is_refused(index: Frontends, settings: NodeSettings, node_addresses: Collection[str], packet: Packet) -> bool:
     """Whether a packet that `simulate` would follow ends REJECTED or DROPPED, without asking to whom it may go else."""
     node = _Node(index, settings, node_addresses)
-    addressed = index.by_address(packet.destination, packet.port, packet.protocol)
+    addressed = _addressed(node, packet)
     if addressed and not _allowed(addressed.frontend.allowed_sources, packet.source):
         return True
     dispatched = _dispatch(node, packet, addressed)
@@ -288,13 +288,20 @@ def _is_detected(detector: PodDetector | None, packet: Packet) -> bool:
     return bool(packet.interface) and packet.interface.startswith(detector.interface_prefix or "")
 
 
+def _addressed(node: _Node, packet: Packet) -> Match | None:
+    """The Frontend with the packet's address; a host port's hostIP is one only where the node has it (D21)."""
+    match = node.index.by_address(packet.destination, packet.port, packet.protocol)
+    is_host_port = match is not None and match.frontend.kind is FrontendKind.HOST_PORT
+    return None if match is None or (is_host_port and not _accepts(node, match, packet.destination)) else match
+
+
 def _dispatch(node: _Node, packet: Packet, addressed: Match | None) -> Match | None:
     """The Frontend whose endpoints the packet is for (SVC-64)."""
     if addressed and _has_endpoints(addressed):
         return addressed
     # An address of the node whose own Frontend has nobody behind it is still an address for NodePorts.
     node_port = node.index.by_node_port(packet.port, packet.protocol)
-    if node_port and _has_endpoints(node_port) and _accepts_node_ports(node, packet.destination):
+    if node_port and _has_endpoints(node_port) and _accepts(node, node_port, packet.destination):
         return node_port
     return None
 
@@ -306,13 +313,12 @@ def _has_endpoints(match: Match) -> bool:
     return verdict is Verdict.BALANCE or short_circuit
 
 
-def _accepts_node_ports(node: _Node, address: str) -> bool:
-    """SVC-63, without loopback (SVC-66, D1)."""
-    return (
-        address in node.addresses
-        and not is_loopback(address)
-        and contains(_networks(node.settings.nodeport_addresses), address)
-    )
+def _accepts(node: _Node, match: Match, address: str) -> bool:
+    """SVC-63, without loopback (SVC-66, D1); host ports on every address that the node has (D21)."""
+    if address not in node.addresses or is_loopback(address):
+        return False
+    is_host_port = match.frontend.kind is FrontendKind.HOST_PORT
+    return is_host_port or contains(_networks(node.settings.nodeport_addresses), address)
 
 
 def _choose(match: Match, settings: NodeSettings, detected: bool, origin: Origin) -> _List:
@@ -370,10 +376,12 @@ def _undispatched(node: _Node, packet: Packet, origin: Origin, matched: Match | 
     """The outcome for a packet whose destination nobody changed."""
     fate, reason = _verdict(node, packet)
     node_port = node.index.by_node_port(packet.port, packet.protocol) if node.owns(packet.destination) else None
-    if matched is None and node_port and _accepts_node_ports(node, packet.destination):
+    if matched is None and node_port and _accepts(node, node_port, packet.destination):
         matched = node_port
     elif node_port and fate is Fate.UNTOUCHED:
-        reason = f"{packet.destination} does not accept NodePorts (SVC-60 to SVC-66)"
+        is_host_port = node_port.frontend.kind is FrontendKind.HOST_PORT
+        what = "host ports (D21)" if is_host_port else "NodePorts (SVC-60 to SVC-66)"
+        reason = f"{packet.destination} does not accept {what}"
     return Outcome(fate, (reason,), origin, matched)
 
 
@@ -388,13 +396,14 @@ def _verdict(node: _Node, packet: Packet) -> Decision:
 def _verdicts(node: _Node, packet: Packet) -> Iterable[Decision | None]:
     """In the order in which a packet passes them: sent by this node, forwarded, or received by it."""
     received, sent = node.owns(packet.destination), node.owns(packet.source)
-    addressed = node.index.by_address(packet.destination, packet.port, packet.protocol)
+    addressed = _addressed(node, packet)
     if sent or not received:
         yield _without_endpoints(addressed)
         yield _unused(node, packet.destination)
     if received:
-        if _accepts_node_ports(node, packet.destination):
-            yield _without_endpoints(node.index.by_node_port(packet.port, packet.protocol))
+        node_port = node.index.by_node_port(packet.port, packet.protocol)
+        if node_port and _accepts(node, node_port, packet.destination):
+            yield _without_endpoints(node_port)
         yield _without_endpoints(addressed)
 
 

@@ -14,6 +14,7 @@ from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import Finding, ObjectReference
 from rulegen.services.endpoints import JoinedSlices, SliceDigest, digest_slice
 from rulegen.services.health_checks import HealthChecks, health_checks
+from rulegen.services.host_ports import HostPorts
 from rulegen.services.model import (
     Changes,
     NodeSettings,
@@ -21,6 +22,7 @@ from rulegen.services.model import (
     ServiceKey,
     ServicePort,
     ServicePortKey,
+    ServicePortName,
     bounded,
     found,
 )
@@ -65,6 +67,8 @@ class Store:
         self._health_checks = HealthChecks()
         self._node_settings = node_settings(configuration, None, ())
         self._node_before: dict[Family, NodeSettings] = {}
+        # The other producer of ServicePorts, where it is wanted; it is fed apart.
+        self.host_ports: HostPorts | None = None
         self._find_node_findings()
 
     def set_objects(self, objects: Iterable[Service | EndpointSlice | Node | ServiceCIDR]) -> None:
@@ -156,6 +160,8 @@ class Store:
             if after != self._before[key]:
                 service_ports[key] = after
         self._before = {}
+        if self.host_ports is not None:
+            service_ports |= self.host_ports.take()
         node = {
             family: settings
             for family, settings in self._node_settings.items()
@@ -172,6 +178,8 @@ class Store:
             for service_ports in self._service_ports.values()
             for key, service_port in service_ports.items()
         }
+        if self.host_ports is not None:
+            merged |= self.host_ports.service_ports()
         return [merged[key] for key in sorted(merged, key=_sort_key)]
 
     def node_settings(self, family: Family) -> NodeSettings | None:
@@ -186,6 +194,10 @@ class Store:
         """A Service by its name, with its uid as long as it is known."""
         service = self._services.get(key)
         return service_reference(key)._replace(uid=service.metadata.uid if service else "")
+
+    def claimant(self, family: Family, address: str, port: int, protocol: str) -> ServicePortName | None:
+        """The service-port of a Service that a Frontend belongs to; `address`: "" for a NodePort."""
+        return self._ownership.claimant((family, address, port, protocol))
 
     @property
     def node(self) -> Node | None:
@@ -239,9 +251,12 @@ class Store:
             self._intents[key] = intent
 
     def _compile_pending(self) -> None:
+        services_changed = bool(self._pending)
         for key in self._pending:
             self._compile(key)
         self._pending.clear()
+        if self.host_ports is not None:
+            self.host_ports.compile(self.claimant, self.findings_of, services_changed=services_changed)
 
     def _compile(self, key: ServiceKey) -> None:
         intent = self._intents.get(key)

@@ -89,6 +89,8 @@ class Habits(NamedTuple):
     accepts: bool
 
 
+_EVERYWHERE = {RouteFamily.IPV4: ("0.0.0.0/0",), RouteFamily.IPV6: ("::/0",)}
+
 ON_NFTABLES = Habits(rechecks=False, accepts=False)
 ON_IPTABLES = Habits(rechecks=True, accepts=True)
 
@@ -125,7 +127,7 @@ class Meaning:
             protocol = _PROTOCOLS[port.name.protocol]
             for frontend in port.frontends:
                 match = Match(port, frontend)
-                if frontend.kind is FrontendKind.NODE_PORT:
+                if not frontend.address:
                     node_ports[protocol, frontend.port] = match
                 else:
                     addressed[int(ip_address(frontend.address)), protocol, frontend.port] = match
@@ -141,12 +143,17 @@ class Meaning:
             if match.frontend.kind is FrontendKind.CLUSTER_IP
         )
         self.service_cidrs = networks(node.service_cidrs)
+        self._own = networks(_EVERYWHERE[node.family]) - loopback(self.family)
         self.accepting = networks(node.nodeport_addresses) - loopback(self.family)
         self.health_checks = Intervals.of((port, port) for port in health_checks)
         self.pods = _pods(node.detector)
         self.by_address = addressed
         self.by_node_port = node_ports
         self._allowed: dict[tuple[Cidr, ...], Intervals] = {}
+
+    def accepting_addresses(self, match: Match) -> Intervals:
+        """Where a frontend is accepted that must be on an address of the node: a NodePort, or a host port (D21)."""
+        return self._own if match.frontend.kind is FrontendKind.HOST_PORT else self.accepting
 
     def follow(
         self, region: Region, connection: Connection, memory: Memory = None, *, is_sent: bool
@@ -275,7 +282,11 @@ class _Way:
         """Rule 9, those with an address."""
         found = self._of.addressed.lookup(state.region, [Part(DST), Part(PROTO), Part(DPORT)])
         for region, number in found.hits:
-            yield state.within(region), self._of.matches[number]
+            match = self._of.matches[number]
+            if match.frontend.kind is FrontendKind.HOST_PORT:
+                yield from self._on_own_addresses(state.within(region), match)
+            else:
+                yield state.within(region), match
         for region in found.rest:
             yield state.within(region), None
 
@@ -296,11 +307,14 @@ class _Way:
         for region in found.rest:
             yield state.within(region), None
         for region, number in found.hits:
-            accepting, others = split(state.within(region), Part(DST), self._of.accepting)
-            yield from ((one, None) for one in others)
-            for one in accepting:
-                for part, is_local in split_local(one, DST):
-                    yield part, self._of.matches[number] if is_local else None
+            yield from self._on_own_addresses(state.within(region), self._of.matches[number])
+
+    def _on_own_addresses(self, state: State, match: Match) -> Iterator[tuple[State, Match | None]]:
+        accepting, others = split(state, Part(DST), self._of.accepting_addresses(match))
+        yield from ((one, None) for one in others)
+        for one in accepting:
+            for part, is_local in split_local(one, DST):
+                yield part, match if is_local else None
 
     def _at_node(self, state: State, addressed: Match | None) -> None:
         """A packet whose address nobody answers, or that is no frontend's."""

@@ -31,6 +31,7 @@ VIP, EXTERNAL, NODE = "10.96.0.10", "203.0.113.53", "192.168.1.10"
 FIRST, SECOND, THIRD = "10.244.1.1", "10.244.1.2", "10.244.1.3"
 CLUSTER_IP = FrontendKey(Family.IPV4, VIP, 53)
 EXTERNAL_IP = FrontendKey(Family.IPV4, EXTERNAL, 53)
+OTHER_OWN = "198.51.100.10"
 NODE_PORT = FrontendKey(Family.IPV4, "", 30053)
 ALL = {CLUSTER_IP, EXTERNAL_IP, NODE_PORT}
 
@@ -69,7 +70,13 @@ class Followed:
         untranslated: bool = False,
     ) -> bool:
         flow = Flow(Family.IPV4, destination, number, reply, number if untranslated else 5353, not untranslated)
-        return Judge(self.frontends, concerned, lambda _, address: address == NODE).is_stale(flow)
+        judge = Judge(
+            self.frontends,
+            concerned,
+            lambda _, address: address == NODE,
+            lambda _, address: address in {NODE, OTHER_OWN},
+        )
+        return judge.is_stale(flow)
 
 
 def test_all_frontends_are_new_at_first() -> None:

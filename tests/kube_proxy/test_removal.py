@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from rulegen.kube_proxy.removal import removal
+from rulegen.iptables.removal import removal as removal_of
+from rulegen.kube_proxy.rules import CHAIN
 
 _NAT = """\
 *nat
@@ -57,6 +58,10 @@ COMMIT
 
 def test_nothing_to_remove_gives_no_commands() -> None:
     assert removal([":INPUT ACCEPT [0:0]", ":KUBE-FIREWALL - [0:0]", "-A INPUT -j KUBE-FIREWALL"]) == []
+
+
+def removal(lines: list[str]) -> list[str]:
+    return removal_of(lines, lambda name: CHAIN.fullmatch(name) is not None, "KUBE-")
 
 
 def test_a_comment_that_looks_like_a_jump_is_not_one() -> None:

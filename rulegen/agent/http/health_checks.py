@@ -93,7 +93,7 @@ class ServiceHealthServers:
         self.proceed()
 
     def set_addresses(self, ranges: Mapping[Family, tuple[Cidr, ...]]) -> None:
-        """The families in which other addresses accept NodePorts now: `NodeRouting.nodeport_addresses` (SVC-77).
+        """The families in which other addresses accept NodePorts now: `NodeSettings.nodeport_addresses` (SVC-77).
 
         Without a family's there is no listener in it; so it is when no address of the host is in its ranges.
         """

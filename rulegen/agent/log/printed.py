@@ -58,18 +58,15 @@ class PrintedRules:
 
     @property
     def live(self) -> AnyEntries:
-        """As the rules do."""
         return self._rules.live
 
     def preserve_unreadable(self, unreadable: Mapping[str, Collection[ObjectReference]]) -> None:
-        """As the rules do."""
         self._rules.preserve_unreadable(unreadable)
 
     def read(self) -> None:
         self._rules.read()
 
     def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, dict[ItemKey, TargetError]]:
-        """As the rules do."""
         return self._rules.update(items, contexts)
 
     def difference(self) -> AnyDelta:

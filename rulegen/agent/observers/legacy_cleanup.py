@@ -16,9 +16,10 @@ from rulegen.kube_proxy.ipvs import leftovers
 from rulegen.kube_proxy.judgement import judge
 from rulegen.kube_proxy.presence import look
 from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
-from rulegen.kube_proxy.rules import Found, find, undisturbed
+from rulegen.kube_proxy.rules import Found, find
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
 from rulegen.nftables.messages import Connection, open_connection
+from rulegen.nftables.undisturbed import undisturbed
 from rulegen.reconcile.driver import Removal
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync

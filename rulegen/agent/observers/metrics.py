@@ -326,8 +326,8 @@ class _Syncs:
         now = time.time()
         for gauge in self._last.values():
             gauge.set(now)
-        for change, entries in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
-            self._entries.labels(change).inc(len(entries))
+        for change, number in delta.counts._asdict().items():
+            self._entries.labels(change).inc(number)
         for family, seconds in latencies:
             if family in self._programming:
                 self._programming[family].observe(seconds)

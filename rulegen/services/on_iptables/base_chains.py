@@ -28,6 +28,7 @@ class Extras(NamedTuple):
 
     source_ranges: bool = False
     health_checks: bool = False
+    host_ports: bool = False
 
 
 def render_base_chains(node: NodeSettings, masquerade_bit: int, extras: Extras) -> BaseChains:

@@ -33,6 +33,7 @@ class DispatchTree(Enum):
     FIREWALL = (MANGLE, "RULEGEN-FIREWALL", "F", False)
     VIPS = (NAT, "RULEGEN-VIPS", "V", False)
     NODEPORTS = (NAT, "RULEGEN-NODEPORTS", "P", True)
+    HOST_PORTS = (NAT, "RULEGEN-HOST-PORTS", "D", True)
     NO_ENDPOINTS = (FILTER, "RULEGEN-NO-ENDPOINTS", "E", False)
     NO_ENDPOINT_NODEPORTS = (FILTER, "RULEGEN-NODEPORTS", "P", True)
     CLUSTER_IPS = (FILTER, "RULEGEN-CLUSTER-IPS", "C", False)
@@ -53,7 +54,7 @@ class DispatchTree(Enum):
         return self in _EXTRAS
 
 
-_EXTRAS = frozenset({DispatchTree.FIREWALL, DispatchTree.HEALTH_CHECKS})
+_EXTRAS = frozenset({DispatchTree.FIREWALL, DispatchTree.HEALTH_CHECKS, DispatchTree.HOST_PORTS})
 
 
 class Leaf(NamedTuple):
@@ -120,7 +121,9 @@ class DispatchTrees:
     def extras(self) -> Extras:
         """What something hangs from."""
         present = {tree for tree in _EXTRAS if self._trees[tree].chains}
-        return Extras(DispatchTree.FIREWALL in present, DispatchTree.HEALTH_CHECKS in present)
+        return Extras(
+            DispatchTree.FIREWALL in present, DispatchTree.HEALTH_CHECKS in present, DispatchTree.HOST_PORTS in present
+        )
 
     def entries(self) -> Entries:
         return {key: rules for tree in self._trees.values() for key, rules in tree.chains.items()}

@@ -27,6 +27,8 @@ from rulegen.services.on_iptables.dispatch_trees import (
 )
 
 _RANGES_DEPTH = 3
+# Where frontends are found that are not looked for by their address.
+_TREES = {FrontendKind.NODE_PORT: DispatchTree.NODEPORTS, FrontendKind.HOST_PORT: DispatchTree.HOST_PORTS}
 _REJECT = {
     Family.IPV4: "REJECT --reject-with icmp-port-unreachable",
     Family.IPV6: "REJECT --reject-with icmp6-port-unreachable",
@@ -109,7 +111,7 @@ class _Compilation:
         if frontend.verdict is not Verdict.BALANCE:
             self._nobody(frontend)
         if frontend.verdict is not Verdict.REJECT:
-            tree = DispatchTree.NODEPORTS if frontend.kind is FrontendKind.NODE_PORT else DispatchTree.VIPS
+            tree = _TREES.get(frontend.kind, DispatchTree.VIPS)
             self._leaf(tree, frontend, self._external)
             self._used.add(self._external)
 

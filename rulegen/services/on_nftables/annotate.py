@@ -46,7 +46,7 @@ def _annotate(set_spec: SetSpec, key: bytes, value: Value) -> AnnotatedEntry:
 def _chain(name: str) -> str:
     kind, _, number = name.rpartition("-")
     meaning = _CHAINS.get(kind)
-    return meaning.format(number) if meaning and number.isdecimal() else "a part of the fixed program"
+    return meaning.format(number) if meaning and number.isdecimal() else "a part of the base chains"
 
 
 _CHAINS: Mapping[str, str] = {
@@ -120,6 +120,7 @@ _KINDS: Mapping[Kind, str] = {
     Kind.INTERNAL_LISTED: "ClusterIP {} leads to {}, Cluster list",
     Kind.INTERNAL_LOCAL: "ClusterIP {} leads to {}, Local list",
     Kind.NO_ENDPOINTS: "{} has no endpoint: rejected",
+    Kind.HOST_PORT: "host port {} leads to {}, on this node; masqueraded from the node itself",
     Kind.INTERNAL_NONE_LOCAL: "{} has no endpoint on this node: dropped",
 }
 

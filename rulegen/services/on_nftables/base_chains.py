@@ -39,14 +39,18 @@ _CLIENT = {
 }
 
 
-def render_base_chains(node: NodeSettings, masquerade_bit: int, ranges: tuple[str, ...], nodeports: str) -> BaseChains:
+def render_base_chains(
+    node: NodeSettings, masquerade_bit: int, ranges: tuple[str, ...], nodeports: str, *, host_ports: bool = False
+) -> BaseChains:
     """The fixed part for this node.
 
-    `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`. `nodeports`: see `nodeport_range`.
+    `masquerade_bit`: 0 to 31. `ranges`: see `service_ranges`. `nodeports`: see `nodeport_range`. `host_ports`: whether
+    there are some.
     """
     accepted = accepts_nodeports(node.family, node.nodeport_addresses)
     detector, masquerade_all = node.detector, node.masquerade_all
-    return _render_base_chains(node.family, detector, masquerade_all, masquerade_bit, ranges, (nodeports, accepted))
+    ports = (nodeports, accepted, host_ports)
+    return _render_base_chains(node.family, detector, masquerade_all, masquerade_bit, ranges, ports)
 
 
 @lru_cache(maxsize=16)
@@ -56,12 +60,14 @@ def _render_base_chains(
     masquerade_all: bool,
     masquerade_bit: int,
     ranges: tuple[str, ...],
-    nodeports: tuple[str, str],
+    nodeports: tuple[str, str, bool],
 ) -> BaseChains:
     variables = {
         "ip": IP_KEYWORD[family],
         "nodeports": nodeports[0],
         "accepts_nodeports": nodeports[1],
+        "host_ports": nodeports[2],
+        "loopback": _LOOPBACK[family],
         "mark": f"0x{1 << masquerade_bit:08x}",
         "unmark": f"0x{0xFFFFFFFF ^ 1 << masquerade_bit:08x}",
         "is_pod": _source_is_pod(family, detector, ""),

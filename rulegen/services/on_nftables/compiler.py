@@ -49,6 +49,7 @@ from rulegen.services.model import (
 from rulegen.services.on_nftables import base_chains
 from rulegen.services.on_nftables.layout import LAYOUTS, Layout
 from rulegen.services.on_nftables.registers import (
+    HOST_PORT_CHAIN,
     KINDS,
     LOCAL_LIST,
     MAX_COUNTED_SLOTS,
@@ -92,6 +93,7 @@ class _Compiled:
     shared: list[EntryKey] = field(default_factory=list)
     lists: _Lists = field(default_factory=_Lists)
     nodeport_block: int | None = None
+    has_host_port: bool = False
 
 
 class Compiler:
@@ -114,6 +116,8 @@ class Compiler:
         self._cluster_ips: dict[Family, list[bytes]] = {family: [] for family in families}
         # How many NodePorts there are in each block.
         self._nodeports: dict[Family, Counter[int]] = {family: Counter() for family in families}
+        # How many service-ports are host ports.
+        self._host_ports: Counter[Family] = Counter()
         self.base_chains: dict[TableSpec, BaseChains] = {}
         self._shared: Counter[EntryKey] = Counter()
         # What is always there; the first update counts it in.
@@ -155,6 +159,7 @@ class Compiler:
             needed += new.shared
             released += old.shared
             self._count_nodeport(key[1], old.nodeport_block, new.nodeport_block)
+            self._host_ports[key[1]] += new.has_host_port - old.has_host_port
         self._adoptions = {}
         touched = Counter(needed)
         touched.subtract(released)
@@ -245,7 +250,9 @@ class Compiler:
         addresses = self._cluster_ips[node.family]
         ranges = base_chains.service_ranges(node.family, node.service_cidrs, tuple(addresses[:1] + addresses[-1:]))
         nodeports = base_chains.nodeport_range(self._nodeports[node.family].keys())
-        return base_chains.render_base_chains(node, self._masquerade_bit, ranges, nodeports)
+        return base_chains.render_base_chains(
+            node, self._masquerade_bit, ranges, nodeports, host_ports=bool(self._host_ports[node.family])
+        )
 
     @staticmethod
     def _shared_value(key: EntryKey) -> Value:
@@ -265,6 +272,8 @@ class Compiler:
         for set_spec, chains in ((layout.kinds, KINDS), (layout.nodeport_kinds, NODEPORT_KINDS)):
             for kind, chain in chains.items():
                 entries[set_spec, pack_register(SPECIAL | kind)] = Value(f"goto {chain}".encode())
+        if self._host_ports[node.family]:
+            entries[layout.kinds, pack_register(SPECIAL | Kind.HOST_PORT)] = Value(f"goto {HOST_PORT_CHAIN}".encode())
         for set_spec, cidrs in (
             (layout.nodeport_addresses, node.nodeport_addresses),
             (layout.service_cidrs, node.service_cidrs),
@@ -401,10 +410,11 @@ class _ServicePortEntries:
 
     def _frontend(self, frontend: Frontend) -> None:
         layout = self._layout
+        self._compiled.has_host_port |= frontend.kind is FrontendKind.HOST_PORT
         key = self._protocol + pack_port(frontend.port)
         low_bits = self._external(frontend)
         set_spec = layout.nodeports
-        if frontend.kind is FrontendKind.NODE_PORT:
+        if not frontend.address:
             self._compiled.nodeport_block = frontend.port // base_chains.NODEPORT_BLOCK
         else:
             set_spec = layout.frontends
@@ -433,6 +443,8 @@ class _ServicePortEntries:
     @staticmethod
     def _external(frontend: Frontend) -> int:
         """The same for the others: their number of slots stands in `slots`, where it may be missed without harm."""
+        if frontend.kind is FrontendKind.HOST_PORT:
+            return SPECIAL | Kind.HOST_PORT
         restricted = 0 if frontend.allowed_sources is None else RESTRICTED
         if frontend.verdict is Verdict.REJECT:
             kind = Kind.NO_ENDPOINTS

@@ -31,6 +31,8 @@ class Kind(IntEnum):
     INTERNAL_LOCAL = 5
     NO_ENDPOINTS = 6
     INTERNAL_NONE_LOCAL = 7
+    # As EXTERNAL_LOCAL, on addresses that the node has.
+    HOST_PORT = 8
 
 
 # The chains that decide about a kind, for frontends with an address (EXTERNAL, the usual one, is not looked up) and for
@@ -43,6 +45,8 @@ KINDS: Mapping[Kind, str] = {
     Kind.NO_ENDPOINTS: "no-endpoints",
     Kind.INTERNAL_NONE_LOCAL: "no-local-endpoints",
 }
+# The one of HOST_PORT, which is there only with host ports.
+HOST_PORT_CHAIN = "host-port"
 NODEPORT_KINDS: Mapping[Kind, str] = {
     Kind.EXTERNAL: "external",
     Kind.EXTERNAL_LOCAL: "external-local",

@@ -21,7 +21,14 @@ from rulegen.nftables.elements import (
     unpack_register,
 )
 from rulegen.services.on_nftables.layout import LAYOUTS
-from rulegen.services.on_nftables.registers import LOCAL_LIST, MAX_ENDPOINT_INDEX, RESTRICTED, SPECIAL, Kind
+from rulegen.services.on_nftables.registers import (
+    HOST_PORT_CHAIN,
+    LOCAL_LIST,
+    MAX_ENDPOINT_INDEX,
+    RESTRICTED,
+    SPECIAL,
+    Kind,
+)
 from rulegen.services.simulate import Fate, Origin, Outcome, Packet
 
 
@@ -112,12 +119,16 @@ class _Tracer:
         layout = self._layout
         found = self._meet(layout.nodeports, self._port)
         self.chains.append("nodeport")
-        self._meet_range(layout.nodeport_addresses, b"", self._destination)
+        if found is not None and not _is_host_port(found):
+            self._meet_range(layout.nodeport_addresses, b"", self._destination)
         if found is not None:
             self._follow_kind(layout.nodeport_kinds, unpack_register(found.data))
 
     def _follow_kind(self, kinds: SetSpec, register: int) -> None:
         kind = register & MAX_ENDPOINT_INDEX
+        if kind == Kind.HOST_PORT:
+            self._follow_host_port(kinds, register)
+            return
         verdict = self._meet(kinds, pack_register(SPECIAL | kind))
         if verdict is None:
             return
@@ -133,6 +144,14 @@ class _Tracer:
             self._follow_external_local(list_, is_local=kind == Kind.EXTERNAL_LOCAL)
         elif kinds is self._layout.kinds and self._accepts_node_port():
             self._follow_node_port()
+
+    def _follow_host_port(self, kinds: SetSpec, register: int) -> None:
+        if kinds is self._layout.kinds:
+            self._meet(kinds, pack_register(SPECIAL | Kind.HOST_PORT))
+        self.chains.append(HOST_PORT_CHAIN)
+        if self._is_own and not is_loopback(self._packet.destination):
+            self.chains.append("external-local")
+            self._follow_external_local(register & ~SPECIAL & ~MAX_ENDPOINT_INDEX, is_local=True)
 
     def _follow_external_local(self, list_: int, *, is_local: bool) -> None:
         if self._origin is Origin.NODE:
@@ -161,8 +180,9 @@ class _Tracer:
         layout = self._layout
         if not self._port or not self._is_own or is_loopback(self._packet.destination):
             return False
-        if (layout.nodeports, self._port) not in self._entries:
-            return False
+        found = self._entries.get((layout.nodeports, self._port))
+        if found is None or _is_host_port(found):
+            return found is not None
         return self._range(layout.nodeport_addresses, b"", self._destination) is not None
 
     # -- from a list to the endpoints --
@@ -228,6 +248,10 @@ class _Tracer:
             if found is set_spec and key.startswith(prefix) and key[start:half] <= address <= key[half + start :]:
                 return key
         return None
+
+
+def _is_host_port(nodeport: Value) -> bool:
+    return unpack_register(nodeport.data) & MAX_ENDPOINT_INDEX == Kind.HOST_PORT
 
 
 def _target(verdict: Value) -> str:
