@@ -20,7 +20,7 @@ def prove(scenario: golden.Scenario) -> golden.Difference:
     cases: list[golden.Case] = []
     said: list[str] = []
     path = scenario.folder / golden.CLUSTER_FILE
-    unknown = questions.not_proved(scenario.features)
+    unknown = questions.not_proved(scenario.features, scenario.store)
     if unknown:
         return golden.Difference((), tuple(f"{scenario.folder}: {line}\n" for line in unknown))
     for target in Target:

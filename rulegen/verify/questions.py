@@ -47,7 +47,7 @@ def against_objects(
     features: Sequence[Feature] = (),
 ) -> Report:
     """Whether rules do what the objects mean. `features`: those that are on."""
-    unknown = not_proved(features)
+    unknown = not_proved(features, store)
     if unknown:
         # Features meet in the same packets: what one of them does may be meant by another.
         return Report(source.name, "what the objects mean", (), (), unknown)
@@ -93,9 +93,12 @@ def meanings(
             yield Meaning(service_ports, node, 1 << configuration.masquerade_bit, local, habits, layers)
 
 
-def not_proved(features: Sequence[Feature]) -> list[str]:
+def not_proved(features: Sequence[Feature], store: Store) -> list[str]:
     """A line for each feature that is on and of which nothing is known."""
-    return [f"nothing is proved about {name}" for name in uncovered(features)]
+    names = uncovered(features)
+    if any(port.name.kind == "Pod" for port in store.service_ports()):
+        names.append("host-ports")
+    return [f"nothing is proved about {name}" for name in names]
 
 
 def against_rules(
