@@ -986,6 +986,7 @@ def verify(rendered: str | None, against: str | None, replaces: str | None, outp
 
 def _verify_objects(source: Input, rendered: str | None, variant: str, progress: Callable[[int], None]) -> Report:
     from rulegen.config import Target as Kind
+    from rulegen.features import REGISTRY
     from rulegen.verify import questions, rulesets
 
     wanted, configuration = _read_input(source)
@@ -995,10 +996,9 @@ def _verify_objects(source: Input, rendered: str | None, variant: str, progress:
     else:
         own = rulesets.Program.RULEGEN
         is_nftables = configuration.target is Kind.NFTABLES
-        rules = rulesets.live_nftables(own) if is_nftables else rulesets.live_iptables(own, _variant(variant))
+        rules = rulesets.live_nftables(own, REGISTRY) if is_nftables else rulesets.live_iptables(own, _variant(variant))
         addresses = _host_addresses()
-    found = questions.against_objects(rules, store, configuration.node, addresses, progress)
-    return found._replace(uncovered=_uncovered(wanted))
+    return questions.against_objects(rules, store, configuration.node, addresses, progress, wanted.features)
 
 
 def _verify_replacement(options: Mapping[str, Any], theirs: Source, progress: Callable[[int], None]) -> Report:
@@ -1010,13 +1010,6 @@ def _verify_replacement(options: Mapping[str, Any], theirs: Source, progress: Ca
     ours = rulesets.read_text(text, f"rulegen's on {configuration.target.value}")
     addresses = _stated_addresses(store)
     return questions.replacing_kube_proxy(theirs, ours, store, configuration.node, addresses, progress)
-
-
-def _uncovered(wanted: Wanted) -> list[str]:
-    """The features that are on and that `verify` knows nothing of."""
-    from rulegen.services.feature import NAME
-
-    return [f"nothing is proved about {one.name}" for one in wanted.features if one.name != NAME]
 
 
 def _verify_files(source: Input, one: str, two: str, progress: Callable[[int], None]) -> Report:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from rulegen import golden
 from rulegen.config import Target
-from rulegen.services.feature import NAME
 from rulegen.verify import questions, report, rulesets
 
 
@@ -21,13 +20,14 @@ def prove(scenario: golden.Scenario) -> golden.Difference:
     cases: list[golden.Case] = []
     said: list[str] = []
     path = scenario.folder / golden.CLUSTER_FILE
-    unknown = [feature.name for feature in scenario.features if feature.name != NAME]
+    unknown = questions.not_proved(scenario.features)
     if unknown:
-        said += [f"{scenario.folder}: nothing is proved about {name}\n" for name in unknown]
-        return golden.Difference((), tuple(said))
+        return golden.Difference((), tuple(f"{scenario.folder}: {line}\n" for line in unknown))
     for target in Target:
         rules = rulesets.read_text(golden.render(scenario, target), f"{scenario.folder} on {target.value}")
-        found = questions.against_objects(rules, scenario.store, scenario.configuration, scenario.addresses)
+        found = questions.against_objects(
+            rules, scenario.store, scenario.configuration, scenario.addresses, features=scenario.features
+        )
         name = f"proof on {target.value}"
         failures: tuple[golden.Failure, ...] = ()
         if found.status:

@@ -13,16 +13,18 @@ from typing import TypeAlias
 
 from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.model import Code, Result, Set, UnknownMeaningError, Verdict
-from rulegen.netfilter.regions import DST, MARK, PRIO, SPORT, SRC
+from rulegen.netfilter.regions import DST, MARK, PRIO, PROTO, SPORT, SRC
 from rulegen.netfilter.registers import as_number, masked, read, read_key, swapped, write
 from rulegen.netfilter.state import (
     LOCAL,
     NOT_LOCAL,
+    REPLACED_SOURCE,
     Connection,
     Piece,
     Remembered,
     State,
     split,
+    split_begins,
     split_equal,
     split_local,
     what,
@@ -33,6 +35,7 @@ from rulegen.netfilter.values import Column, Part, Unknown, Value
 BREAK = Verdict(Code.BREAK)
 Split: TypeAlias = "list[tuple[State, Verdict | None]]"
 _HOST_IS_LITTLE = sys.byteorder == "little"
+_ICMP = Intervals.of([(1, 1), (58, 58)])
 # More values than any list has slots.
 _MOST_DRAWN = 1 << 16
 _EACH_WITH_ITSELF: Mapping[int, tuple[int, ...]] = {byte: (byte,) for byte in range(256)}
@@ -459,6 +462,11 @@ class SetField:
         return f"meta {'mark' if self.variable == MARK else 'priority'} set"
 
 
+def _is_foreign(state: State, table: KeyTable[bytes | Verdict | None], place: int) -> bool:
+    """Whether all that a table has in a place of its keys is addresses that are not the node's."""
+    return not Intervals.of(key[place] for key, _ in table.elements) - state.run.foreign_addresses
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """A set or map; `register`: where the data goes, None for a set, 0 for a verdict."""
@@ -477,6 +485,11 @@ class Lookup:
         table = table_for(self.found_in, layout)
         if any(isinstance(part, Column) and state.known(part) is None for part in key):
             return self._lookup_drawn(state, table, key)
+        if any(part == REPLACED_SOURCE and _is_foreign(state, table, place) for place, part in enumerate(key)):
+            return self._missed(state)
+        return self._lookup(state, table, key)
+
+    def _lookup(self, state: State, table: KeyTable[bytes | Verdict | None], key: list[Value]) -> Result:
         parts = [self._known(state, part) for part in key]
         try:
             hits, rest = table.lookup(state.region, parts)  # type: ignore[arg-type]
@@ -780,12 +793,30 @@ class Masquerade:
     def __call__(self, state: State) -> Result:
         """Ends the chains of type nat; what the node sends to itself goes on with another source."""
         state.masqueraded = True
-        state.fields[SRC] = state.fields[SPORT] = Unknown(("a source that was replaced",))
+        state.fields[SRC] = REPLACED_SOURCE
         state.manips |= {"source"}
-        return Verdict(Code.ACCEPT)
+        # What ICMP has in place of a port, its type, stays.
+        icmp, others = split(state, Part(PROTO), _ICMP)
+        for one in others:
+            one.fields[SPORT] = Unknown(("a source port that was replaced",))
+        return [(one, Verdict(Code.ACCEPT)) for one in (*icmp, *others)]
 
     def __str__(self) -> str:
         return "masquerade"
+
+
+@dataclass(frozen=True, slots=True)
+class BeginsConnection:
+    """Of FIN, SYN, RST and ACK a TCP header has SYN only, or (`is_negated`) something else."""
+
+    is_negated: bool
+
+    def __call__(self, state: State) -> Result:
+        """Splits."""
+        return [(one, None if begins is not self.is_negated else BREAK) for one, begins in split_begins(state)]
+
+    def __str__(self) -> str:
+        return f"tcp flags & (fin | syn | rst | ack) {'!=' if self.is_negated else '=='} syn"
 
 
 @dataclass(frozen=True, slots=True)

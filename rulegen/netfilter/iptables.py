@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from rulegen.errors import InputError, printable, shown
 from rulegen.netfilter.bpf import compares_addresses
-from rulegen.netfilter.expressions import BREAK, Masquerade, Mystery, known_key
+from rulegen.netfilter.expressions import BREAK, BeginsConnection, Masquerade, Mystery, known_key
 from rulegen.netfilter.intervals import Intervals
 from rulegen.netfilter.machine import INTERFACE_BITS
 from rulegen.netfilter.model import (
@@ -55,7 +55,7 @@ _VERDICTS = {
 # Matches and targets that change nothing, and options that say nothing about which packets match.
 _NOTHING = frozenset({"--comment", "--nfacct-name", "--reject-with", "--random-fully", "--rsource", "--reap"})
 _KNOWN_MATCHES = frozenset(
-    {"comment", "nfacct", "tcp", "udp", "sctp", "conntrack", "mark", "addrtype", "statistic", "recent", "bpf"}
+    {"comment", "nfacct", "tcp", "udp", "sctp", "icmp6", "conntrack", "mark", "addrtype", "statistic", "recent", "bpf"}
 )
 _RANDOM = 1 << 31
 _ALL = 0xFFFFFFFF
@@ -242,8 +242,9 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
             continue
         value = ""
         if word not in _WITHOUT_VALUE and index < len(words):
-            value = words[index]
-            index += 1
+            count = 2 if word == "--tcp-flags" else 1
+            value = " ".join(words[index : index + count])
+            index += count
         yield word, value, negated
         negated = False
 
@@ -499,6 +500,16 @@ def _interface(text: str) -> Intervals:
     return Intervals.of([(low, high)])
 
 
+def _icmp_type(text: str) -> Intervals:
+    """The first byte of the header, where other protocols have the first half of the source port."""
+    return Intervals.of([(int(text) << 8, (int(text) << 8) + 255)])
+
+
+def _flags(_: Family, value: str, negated: bool) -> Instruction:
+    is_known = value == "FIN,SYN,RST,ACK SYN"
+    return BeginsConnection(negated) if is_known else Mystery(f"the flags {value}")
+
+
 def _states(_: Family, value: str, negated: bool) -> Instruction:
     states = frozenset(value.split(","))
     known = {*_STATE_WORDS.values(), "DNAT"}
@@ -538,6 +549,8 @@ _MATCHES: Mapping[str, Callable[[Family, str, bool], Instruction]] = {
     "-o": lambda _, value, negated: Match(OIF, _interface(value), negated),
     "--dport": lambda _, value, negated: Match(DPORT, _ports(value), negated),
     "--sport": lambda _, value, negated: Match(SPORT, _ports(value), negated),
+    "--icmpv6-type": lambda _, value, negated: Match(SPORT, _icmp_type(value), negated),
+    "--tcp-flags": _flags,
     "--ctstate": _states,
     "--mark": _mark,
     "--src-type": _type_of(SRC),

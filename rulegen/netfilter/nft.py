@@ -45,6 +45,7 @@ _NETWORK, _TRANSPORT = 1, 2
 _IPPROTO = {Family.IPV4: 9, Family.IPV6: 6}
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 _NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
+_TCP_FLAGS = "bytes 13 to 13 of header 2"
 _NOTHING = frozenset({"counter", "comment", "log"})
 
 
@@ -73,9 +74,14 @@ def _read_table(family: Family, listing: Listing) -> Table:
 
 
 def _joined(family: Family, instructions: list[Instruction]) -> Iterator[Instruction]:
-    """The same, with a comparison of two addresses byte by byte as one instruction."""
+    """The same, with a comparison of two addresses byte by byte as one instruction, and with a test of TCP's flags."""
     place, count = 0, family.bits // 8
     while place < len(instructions):
+        begins = _begins_connection(instructions[place : place + 3])
+        if begins is not None:
+            yield begins
+            place += 3
+            continue
         pairs = [_compared_byte(instructions[start : start + 3]) for start in range(place, place + 3 * count, 3)]
         known = [pair for pair in pairs if pair is not None]
         if {byte for byte, _ in known} == set(range(count)) and len({id(found) for _, found in known}) == 1:
@@ -84,6 +90,18 @@ def _joined(family: Family, instructions: list[Instruction]) -> Iterator[Instruc
         else:
             yield instructions[place]
             place += 1
+
+
+def _begins_connection(instructions: list[Instruction]) -> Instruction | None:
+    """`tcp flags & (fin | syn | rst | ack) != syn`, behind a test of the protocol; None for anything else."""
+    match instructions:
+        case [
+            do.LoadUnknown(register=first, text=text),
+            do.Bitwise(source=masked, register=second, mask=b"\x17", flip=b"\0"),
+            do.Compare(register=third, operator="==" | "!=" as operator, data=b"\x02", last=None),
+        ] if text == _TCP_FLAGS and first == masked and second == third:
+            return do.BeginsConnection(operator == "!=")
+    return None
 
 
 def _compared_byte(instructions: list[Instruction]) -> tuple[int, Set] | None:

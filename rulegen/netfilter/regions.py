@@ -213,14 +213,17 @@ class _Search:
         self._constrained = {variable for excluded in region.excluded for variable in excluded.variables}
         if region.linked is not None:
             self._constrained |= {SRC, DST}
+        # Those of which few are left come first: where these are excluded, the others need not be tried. The sort is
+        # stable: of two that are equal the destination stays in front.
+        self._order = sorted(self._ORDER, key=lambda variable: region.numbers(variable).count)
         self._tries = 0
         self.found: dict[int, int] = {}
 
     def assign(self, depth: int) -> bool:
         """Finds values for the variables from a place in the order on."""
-        if depth == len(self._ORDER):
+        if depth == len(self._order):
             return True
-        variable = self._ORDER[depth]
+        variable = self._order[depth]
         for value in self._candidates(variable):
             self._tries += 1
             if self._tries > _PATIENCE:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What `fib ... type` is of an address that is not the node's: anything but local.
 NOT_LOCAL = Unknown(("not local",))
 LOCAL = 2
+# Of masquerading: one of the node's addresses, nobody knows which.
+REPLACED_SOURCE = Unknown(("a source that was replaced",))
 
 Path: TypeAlias = "tuple[Rule, Path] | None"
 # A value in registers, its length in bytes, and whether it is in the machine's byte order.
@@ -202,6 +204,8 @@ def split(state: State, value: Value, numbers: Intervals) -> Split:
         return _split_bits(state, value, numbers)
     if value == NOT_LOCAL and numbers.only == LOCAL:
         return [], [state]
+    if value == REPLACED_SOURCE and not numbers - state.run.foreign_addresses:
+        return [], [state]
     raise UnknownMeaningError(f"a test of {what(value)}")
 
 
@@ -262,6 +266,16 @@ def _split_bits(state: State, value: Bits, numbers: Intervals) -> Split:
                 left += others
             rest = left
     return inside, [state.within(state.region.narrowed(value.variable, cube)) for cube in rest]
+
+
+# What a TCP header's flags say: SYN, and none of FIN, RST and ACK.
+_BEGINS = "begins a TCP connection"
+
+
+def split_begins(state: State) -> list[tuple[State, bool]]:
+    """Split by whether a TCP packet begins a connection; other packets must not be asked."""
+    known = state.region.fact(_BEGINS)
+    return [(state, bool(known))] if known is not None else _decide(state, _BEGINS)
 
 
 # ---- addresses of the node ----
@@ -386,6 +400,7 @@ __all__ = [
     "Verdict",
     "known_local",
     "split",
+    "split_begins",
     "split_equal",
     "split_local",
 ]

@@ -259,6 +259,25 @@ class Store:
         record = self._claims.first(address)
         return None if record is None else self._isolation(record)
 
+    def local_pods(self) -> Iterator[tuple[Address, Isolation]]:
+        """The addresses of this node's pods, with what isolates them."""
+        for address in self._local:
+            record = self._claims.first(address)
+            if record is not None:
+                yield address, self._isolation(record)
+
+    def members(self, selector: Selector) -> list[Address]:
+        """All that a selector selects that is in use."""
+        selected = self._selected.get(selector)
+        return [] if selected is None else selected.addresses()
+
+    def port_places(self, name: str) -> Iterator[PortPlace]:
+        """Where a port has this name."""
+        for ports, group in self._port_groups.items():
+            for port in ports:
+                if port.name == name:
+                    yield from ((address, port.protocol, port.port) for address in group.addresses)
+
     def isolated(self) -> Iterator[Address]:
         """The addresses of this node's pods that some policy isolates."""
         for address in self._local:

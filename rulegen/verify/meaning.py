@@ -30,6 +30,7 @@ from rulegen.services.model import (
     TrafficPolicy,
     Verdict,
 )
+from rulegen.verify.layers import Judged, Layer, Place
 
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _LOOPBACK = {
@@ -107,6 +108,7 @@ class Meaning:
         mark: int,
         local_addresses: Intervals,
         habits: Habits,
+        layers: Sequence[Layer] = (),
     ) -> None:
         """Indexes the Frontends."""
         service_ports = list(service_ports)
@@ -115,6 +117,7 @@ class Meaning:
         self.mark = mark
         self.local_addresses = local_addresses
         self.habits = habits
+        self.layers = layers
         addressed: dict[tuple[int, int, int], Match] = {}
         node_ports: dict[tuple[int, int], Match] = {}
         health_checks = set()
@@ -144,15 +147,11 @@ class Meaning:
         self.accepting = networks(node.nodeport_addresses) - loopback(self.family)
         self.health_checks = Intervals.of((port, port) for port in health_checks)
         self.pods = _pods(node.detector)
-        # The node has no address of its own pods.
-        self.foreign_addresses = (
-            Intervals.of(
-                (number, number)
-                for match in self.matches
-                if match.frontend.kind is FrontendKind.HOST_PORT
-                for number in (int(ip_address(backend.address)) for backend in match.port.cluster_endpoints)
-            )
-            - self.local_addresses
+        self._host_port_pods = Intervals.of(
+            (number, number)
+            for match in self.matches
+            if match.frontend.kind is FrontendKind.HOST_PORT
+            for number in (int(ip_address(backend.address)) for backend in match.port.cluster_endpoints)
         )
         self.by_address = addressed
         self.by_node_port = node_ports
@@ -178,6 +177,14 @@ class Meaning:
             self._allowed[sources] = networks(sources)
         return self._allowed[sources]
 
+    @property
+    def foreign_addresses(self) -> Intervals:
+        """Addresses of the node's pods, which are none of the node's: it sends nothing from them."""
+        found = self._host_port_pods
+        for layer in self.layers:
+            found |= layer.foreign
+        return found - self.local_addresses
+
     def preferred(self) -> dict[int, tuple[int, ...]]:
         """Values that are good to read in an example, by variable: those of the first frontend."""
         first = next(iter(self.by_address), None)
@@ -202,6 +209,7 @@ def _pods(detector: PodDetector | None) -> tuple[int, Intervals]:
     return IIF, Intervals.of([(low, int.from_bytes(name.ljust(size, b"\xff"), "big"))])
 
 
+_REFUSED = frozenset({Fate.REJECTED, Fate.DROPPED})
 _NO_SERVICE = "no Service is concerned"
 
 
@@ -255,7 +263,7 @@ class _Way:
         for one, equal in split_equal(state):
             if equal:
                 self._why = ""
-                self._end(one, Outcome(Fate.UNKNOWN))
+                self._end_at_once(one, Outcome(Fate.UNKNOWN))
             elif self._of.habits.rechecks:
                 for part, match in self._addressed(one):
                     self._unless_refused(part, match)
@@ -296,7 +304,7 @@ class _Way:
         inside, outside = split(state, Part(SRC), self._of.allowed(match.frontend.allowed_sources))
         for one in outside:
             self._why = f"{match}: in none of the loadBalancerSourceRanges (SVC-51)"
-            self._end(one, Outcome(Fate.DROPPED))
+            self._end_at_once(one, Outcome(Fate.DROPPED))
         yield from inside
 
     def _node_ports(self, state: State) -> Iterator[tuple[State, Match | None]]:
@@ -573,11 +581,37 @@ class _Way:
             self._end(one, Outcome(fate, accepted=("forward",) if accepts else ()))
 
     def _end(self, state: State, outcome: Outcome) -> None:
-        """A cell of its own."""
+        """Cells of their own."""
+        for one in self._judged(state, outcome):
+            self._found.append([_ending(one.state, one.outcome, one.why or self._why)])
+
+    def _end_at_once(self, state: State, outcome: Outcome) -> None:
+        """Before the packet is routed, so that no other feature has a say."""
         self._found.append([_ending(state, outcome, self._why)])
 
     def _note(self, state: State, outcome: Outcome) -> None:
-        self._cell.append(_ending(state, outcome, self._why))
+        self._cell += (_ending(one.state, one.outcome, one.why or self._why) for one in self._judged(state, outcome))
+
+    def _judged(self, state: State, outcome: Outcome) -> Iterator[Judged]:
+        """What the layers make of it; a target that refuses before routing asks no layer about what it refuses."""
+        if not self._of.layers or (outcome.fate in _REFUSED and not self._of.habits.rechecks):
+            yield Judged(state, outcome)
+        elif self.is_sent:
+            yield from self._through_layers(state, outcome, Place.SENT)
+        else:
+            for one, is_local in split_local(state, DST):
+                yield from self._through_layers(one, outcome, Place.RECEIVED if is_local else Place.FORWARDED)
+
+    def _through_layers(self, state: State, outcome: Outcome, place: Place) -> Iterator[Judged]:
+        waiting = [Judged(state, outcome)]
+        for layer in self._of.layers:
+            found: list[Judged] = []
+            for one in waiting:
+                judged = layer.judge(one.state, one.outcome, self._connection, place)
+                # Who is refused meets nobody else.
+                found += [one] if one.why and one.outcome.fate in _REFUSED else judged
+            waiting = found
+        yield from waiting
 
 
 def _ending(state: State, outcome: Outcome, why: str) -> Ending:

@@ -182,8 +182,8 @@ def prove(question: Question, progress: Progress | None = None) -> Proof:
     proof = Proof()
     for connection in Connection:
         asked: list[tuple[bool, Region, frozenset[tuple[str, Hashable]]]] = []
-        whole = [_packets(question.family, connection)]
         for is_sent in (True, False):
+            whole = [_packets(question, connection, is_sent=is_sent)]
             for compared in _compared(question, connection, None, whole, is_sent=is_sent):
                 keys = frozenset().union(*(ending.asked for ending in (*compared.left, *compared.right)))
                 if keys:
@@ -196,9 +196,11 @@ def prove(question: Question, progress: Progress | None = None) -> Proof:
     return proof
 
 
-def _packets(family: Family, connection: Connection) -> Region:
+def _packets(question: Question, connection: Connection, *, is_sent: bool) -> Region:
     """All of them, but for those that another program's DNAT has sent back to where they are from."""
-    region = everything(family)
+    region = everything(question.family)
+    if is_sent and question.foreign_addresses:
+        region = region.narrowed(SRC, region.numbers(SRC) - question.foreign_addresses)
     if connection is Connection.TRANSLATED:
         return Region(region.domains, linked=False)
     return region
@@ -239,6 +241,14 @@ def _without(question: Question, cells: Iterable[list[Ending]]) -> Iterable[list
         ]
 
 
+def _is_impossible(region: Region, *, is_sent: bool) -> bool:
+    """Whether source and destination are one address, which would be the node's and somebody else's."""
+    only = region.numbers(SRC).only
+    is_itself = region.linked or (only is not None and only == region.numbers(DST).only)
+    is_local = region.fact(("local", DST))
+    return bool(is_itself and is_local is not None and bool(is_local) is not is_sent)
+
+
 _REPORT_EVERY = 256
 
 
@@ -249,6 +259,8 @@ def _count(
     way: tuple[Connection, bool, Memory],
     progress: Progress | None,
 ) -> None:
+    if _is_impossible(compared.region, is_sent=way[1]):
+        return
     proof.classes += 1
     if progress is not None and not proof.classes % _REPORT_EVERY:
         progress(proof.classes)

@@ -5,7 +5,7 @@ In: a Store and where the rules are. Out: a Report.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from math import gcd
@@ -15,10 +15,12 @@ from rulegen.config import NodeConfiguration
 from rulegen.netfilter.intervals import Intervals
 from rulegen.netfilter.machine import Endpoint, Machine
 from rulegen.netfilter.model import Family
+from rulegen.reconcile.feature import Feature
 from rulegen.services.model import Backend, ServicePort
 from rulegen.services.store import Store
 from rulegen.verify.compare import ROUNDING, Bound
 from rulegen.verify.explanations import explain
+from rulegen.verify.layers import Node, parts, uncovered
 from rulegen.verify.meaning import FAMILIES, ON_IPTABLES, ON_NFTABLES, Meaning, loopback, networks
 from rulegen.verify.prove import Progress, Question, RulesAnswer, prove
 from rulegen.verify.report import FamilyProof, Report
@@ -42,10 +44,15 @@ def against_objects(
     configuration: NodeConfiguration,
     addresses: Collection[str],
     progress: Progress | None = None,
+    features: Sequence[Feature] = (),
 ) -> Report:
-    """Whether rules do what the objects mean."""
+    """Whether rules do what the objects mean. `features`: those that are on."""
+    unknown = not_proved(features)
+    if unknown:
+        # Features meet in the same packets: what one of them does may be meant by another.
+        return Report(source.name, "what the objects mean", (), (), unknown)
     missing, proofs = [], []
-    for meaning in meanings(store, configuration, addresses, is_iptables=source.is_iptables):
+    for meaning in meanings(store, configuration, addresses, is_iptables=source.is_iptables, features=features):
         ruleset = source.rulesets.get(meaning.family)
         if ruleset is None:
             missing.append(f"there are no rules for {meaning.node.family.value}")
@@ -67,16 +74,28 @@ def against_objects(
 
 
 def meanings(
-    store: Store, configuration: NodeConfiguration, addresses: Collection[str], *, is_iptables: bool
+    store: Store,
+    configuration: NodeConfiguration,
+    addresses: Collection[str],
+    *,
+    is_iptables: bool,
+    features: Sequence[Feature] = (),
 ) -> Iterator[Meaning]:
     """Of each family that gets rules."""
-    service_ports = store.service_ports()
     habits = ON_IPTABLES if is_iptables else ON_NFTABLES
     for family in configuration.families:
         node = store.node_settings(family)
         if node is not None:
             local = local_addresses(family, addresses)
-            yield Meaning(service_ports, node, 1 << configuration.masquerade_bit, local, habits)
+            added = parts(features, Node(configuration, family, is_iptables))
+            service_ports = [*store.service_ports(), *(port for part in added for port in part.service_ports)]
+            layers = [layer for part in added for layer in part.layers]
+            yield Meaning(service_ports, node, 1 << configuration.masquerade_bit, local, habits, layers)
+
+
+def not_proved(features: Sequence[Feature]) -> list[str]:
+    """A line for each feature that is on and of which nothing is known."""
+    return [f"nothing is proved about {name}" for name in uncovered(features)]
 
 
 def against_rules(

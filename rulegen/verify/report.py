@@ -50,7 +50,7 @@ def lines(report: Report) -> Iterator[str]:
     yield f"{report.left}, compared with {report.right}"
     yield from report.missing
     yield from report.uncovered
-    if not report.proofs and not report.missing:
+    if not (report.proofs or report.missing or report.uncovered):
         yield "there are no rules to compare"
     for family, proof in report.proofs:
         equal = proof.classes - proof.different - proof.unsaid - proof.unknown.total() - proof.undecided

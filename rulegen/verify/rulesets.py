@@ -51,9 +51,9 @@ class Source(NamedTuple):
     rulesets: Mapping[Family, Ruleset]
 
 
-def live_nftables(program: Program) -> Source:
-    """The tables of a program in the kernel. Raises HostError."""
-    listings = list_nft_tables({program.table})
+def live_nftables(program: Program, features: Iterable[str] = ()) -> Source:
+    """The tables of a program in the kernel, and of its features, on or off. Raises HostError."""
+    listings = list_nft_tables({program.table, *(f"{program.table}-{name}" for name in features)})
     found = {
         family: nft.read_ruleset(family, listings)
         for family in Family

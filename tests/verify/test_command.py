@@ -177,8 +177,7 @@ def test_there_is_no_kube_proxy(lab: Lab) -> None:
 def test_golden_scenarios() -> None:
     done = CliRunner().invoke(main, ["golden", "check", "--verify", str(ROOT / "golden")], catch_exceptions=False)
     assert not done.exit_code, done.output
-    unproved = [line for line in done.output.splitlines() if "nothing is proved about" in line]
-    assert unproved == [f"{ROOT / 'golden' / 'network-policies'}: nothing is proved about network-policies"]
+    assert "nothing is proved about" not in done.output
 
 
 @pytest.mark.kernel

@@ -275,7 +275,7 @@ class ChainCompiler:
         rules: list[str] = []
         for branch in self._trees[direction].branches(node):
             rules += self._branch_rules(direction, branch)
-        rules += [f"{_OPTION[direction]} {cidr} -j {names.DENIED}" for cidr in self._pod_ranges]
+        rules += [f"{_OPTION[direction]} {cidr} -j DROP" for cidr in self._pod_ranges]
         self._chain(self._branch_name(direction, node), tuple(rules))
 
     def _branch_rules(self, direction: Direction, branch: Branch) -> list[str]:
