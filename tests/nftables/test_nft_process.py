@@ -40,7 +40,7 @@ STAND_INS = {
     "crashes at work": (_MODULE.format("import os; os.kill(os.getpid(), 11)"), r"nft crashed \(SIGSEGV\) at the rules"),
     "aborts": (_MODULE.format("import os; os.abort()"), r"nft crashed \(SIGABRT\)"),
     "hangs": (_MODULE.format("import time; time.sleep(600)"), r"nft has not answered for 1 s at the rules of table"),
-    "is missing": ("raise ModuleNotFoundError(\"No module named 'nftables'\")", "install the distribution's python3"),
+    "is missing": ("raise ModuleNotFoundError(\"No module named 'nftables'\")", "install python3-nftables"),
     "lacks its library": ("raise OSError('libnftables.so.1: cannot open\\x1b')", r"status 1: .*libnftables.*\\u001b"),
     "is another module": ("", "nft ended with status 1: AttributeError: module 'nftables' has no attribute"),
     "answers no text": (_MODULE.format("return 1, b'', b'\\xff'"), "nft ended with status 1: AttributeError"),

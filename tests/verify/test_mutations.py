@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from rulegen.errors import RulegenError
 from rulegen.netfilter.machine import Machine, everything
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, PROTO, SRC, Undecided, simplest
@@ -39,8 +40,9 @@ def test_damage_is_found_or_is_none(seed: int, make_lab: MakeLab) -> None:
     damaged, what = damage(pick, case.text, target)
     try:
         source = rulesets.read_text(damaged, "damaged")
-    except Exception as error:  # noqa: BLE001 - whatever nft says about it, such rules are in no kernel
-        pytest.skip(f"the kernel does not take it: {error}")
+    except RulegenError:
+        # nft refuses it: such rules are in no kernel.
+        return
     report = case.report(source)
     if report.status:
         return
