@@ -28,7 +28,7 @@ from rulegen.services.explain.model import Entry, PacketExplanation, ServiceExpl
 from rulegen.services.explain.packet import explain_packet, parse_question
 from rulegen.services.explain.service import explain_service, parse_service_name
 from rulegen.services.explain.text import packet_lines, service_lines
-from rulegen.services.model import NodeSettings
+from rulegen.services.model import SERVICE, NodeSettings
 from rulegen.services.on_iptables.annotate import AnnotatedChain, place
 from rulegen.services.on_iptables.dispatch_trees import DispatchTree
 from rulegen.services.on_iptables.explain import IptablesRuleset
@@ -249,6 +249,11 @@ def test_every_rule_of_a_scenario_belongs_to_a_service(folder: Path) -> None:
         for rule in rules
         if is_of_service(key.chain) or key.chain in ROOTS
     }
+    # What belongs to service-ports of other objects than Services is explained by a packet alone.
+    others = [service_port for service_port in made.store.service_ports() if service_port.name.kind != SERVICE]
+    for service_port in others:
+        found = chains(made.ruleset.service_port_entries((service_port.name, service_port.family)))
+        generated -= {f"{chain.table} {chain.chain} {rule.rule}" for chain in found for rule in chain.rules}
     assert generated - shown == set()
 
 

@@ -18,7 +18,7 @@ from rulegen.kube.follow import Delete, Follower, FollowEvent, Synced, Timing, U
 from rulegen.kube.kinds import WatchedKind, WatchedObject, kind_of
 from rulegen.kube.listing import Item, list_pages
 from rulegen.kube.objects import Service
-from tests.apiserver import EVERY_KIND, ApiServer
+from tests.apiserver import ApiServer
 from tests.patience import patience
 
 QUICK = Timing(steady=0.2, first_delay=0.02, longest_delay=0.1, silence=30.0)
@@ -32,7 +32,9 @@ class Followed:
     def __init__(self, api: Api, timing: Timing) -> None:
         self.events: list[FollowEvent] = []
         self._changed = threading.Condition()
-        self.follower = Follower(api, resources((), "node-1"), self._deliver, timing)
+        followed = resources((), "node-1")
+        self.kinds = {resource.kind for resource in followed}
+        self.follower = Follower(api, followed, self._deliver, timing)
 
     def _deliver(self, event: FollowEvent) -> None:
         with self._changed:
@@ -55,7 +57,7 @@ class Followed:
 
     def synced(self, kind: WatchedKind | None = None) -> None:
         """Waits until a kind was listed, or all."""
-        kinds = {kind} if kind else set(EVERY_KIND)
+        kinds = {kind} if kind else self.kinds
         self.until(lambda: kinds <= {event.kind for event in self.of(Synced)})
 
     def state(self, kind: WatchedKind) -> dict[str, WatchedObject]:

@@ -19,7 +19,7 @@ from rulegen.features import resources
 from rulegen.kube.api import connect
 from rulegen.kube.follow import Delete, Follower, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
-from tests.apiserver import EVERY_KIND, ApiServer
+from tests.apiserver import ApiServer
 from tests.apiserver.faults import (
     Answer,
     Body,
@@ -432,7 +432,7 @@ def test_a_token_that_was_rotated_is_read_again(server: ApiServer, follow: Follo
     token.write_text("old")
     server.tokens = {"old"}
     followed = follow(kubeconfig=server.kubeconfig(tmp_path / "k", token_file=token))
-    followed.until(lambda: all(server.watchers(kind) for kind in EVERY_KIND))
+    followed.until(lambda: all(server.watchers(kind) for kind in followed.kinds))
     server.tokens = {"new"}
     server.disturb(Service, End())
     followed.until(lambda: any("401" in str(event.error) for event in followed.of(Interrupted)))
