@@ -73,6 +73,7 @@ _PURPOSES: Mapping[str, str] = {
     f"{PREFIX}VIPS": "ClusterIPs, externalIPs and VIPs, by address",
     f"{PREFIX}NODE": "which addresses of this node accept NodePorts",
     f"{PREFIX}NODEPORTS": "NodePorts, by protocol and port",
+    f"{PREFIX}HOST-PORTS": "host ports, by protocol and port (D21)",
     f"{FILTER} {PREFIX}NODEPORTS": "NodePorts without an endpoint, by protocol and port",
     f"{PREFIX}POSTROUTING": "whose source address is replaced",
     f"{PREFIX}MASQUERADE": "masquerading, once (SVC-46)",
