@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rulegen.errors import InputError
+from rulegen.features import kinds_of
 from rulegen.kube.fields import unknown_fields
 from rulegen.kube.manifests import Manifests, load
 from rulegen.kube.mistakes import Mistake, summary
@@ -21,9 +22,10 @@ KUBECTL_GET = Path(__file__).with_name("kubectl-get.yaml")
 
 
 def loaded(*documents: object) -> Manifests:
-    """What JSON documents hold; YAML must hold the same."""
-    from_json = load(["-"], io.BytesIO("\n".join(map(json.dumps, documents)).encode()))
-    from_yaml = load(["-"], io.BytesIO(yaml.safe_dump_all(documents, explicit_start=True).encode()))
+    """What JSON documents hold, of the kinds that the Services need; YAML must hold the same."""
+    kinds = kinds_of(())
+    from_json = load(["-"], io.BytesIO("\n".join(map(json.dumps, documents)).encode()), kinds=kinds)
+    from_yaml = load(["-"], io.BytesIO(yaml.safe_dump_all(documents, explicit_start=True).encode()), kinds=kinds)
     assert from_json == from_yaml
     return from_json
 
@@ -58,7 +60,7 @@ def as_json(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("write", [as_yaml, as_json])
 def test_what_kubectl_prints(tmp_path: Path, write: Any) -> None:
-    found = load([str(write(tmp_path))], None)
+    found = load([str(write(tmp_path))], None, kinds=kinds_of(()))
     assert found.problems == []
     assert found.skipped == {"Pod": 1}
 
