@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeAlias
 
 from rulegen.netfilter.intervals import EMPTY, Intervals
@@ -25,6 +26,7 @@ from rulegen.netfilter.state import (
     State,
     split,
     split_begins,
+    split_by_all,
     split_equal,
     split_local,
     what,
@@ -350,18 +352,12 @@ class Compare:
     def _split_pieces(self, state: State, pieces: list[Piece]) -> tuple[list[State], list[State]]:
         if self.operator not in {"==", "!="} or self.last is not None:
             raise UnknownMeaningError("a comparison of several fields at once")
-        inside, others = [state], []
-        offset = 0
-        for value, length, is_host in pieces:
-            numbers = self._numbers(self.data[offset : offset + length], length, is_host=is_host)
-            offset += length
-            still = []
-            for one in inside:
-                yes, no = split(one, value, numbers)
-                still += yes
-                others += no
-            inside = still
-        return inside, others
+        ends = accumulate(length for _, length, _ in pieces)
+        tests = [
+            (value, self._numbers(self.data[end - length : end], length, is_host=is_host))
+            for (value, length, is_host), end in zip(pieces, ends, strict=True)
+        ]
+        return split_by_all(state, tests)
 
     def _numbers(self, data: bytes, length: int, *, is_host: bool) -> Intervals:
         """What the register must be in; for != what it must not be."""

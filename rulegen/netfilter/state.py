@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from enum import Enum
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -207,6 +207,19 @@ def split(state: State, value: Value, numbers: Intervals) -> Split:
     if value == REPLACED_SOURCE and not numbers - state.run.foreign_addresses:
         return [], [state]
     raise UnknownMeaningError(f"a test of {what(value)}")
+
+
+def split_by_all(state: State, tests: Iterable[tuple[Value, Intervals]]) -> Split:
+    """The packets of which each value is in its numbers, and the others. Raises UnknownMeaningError."""
+    inside, others = [state], []
+    for value, numbers in tests:
+        still = []
+        for one in inside:
+            yes, no = split(one, value, numbers)
+            still += yes
+            others += no
+        inside = still
+    return inside, others
 
 
 def what(value: Value) -> str:

@@ -15,7 +15,7 @@ from rulegen.config import Denial, Family, PolicySettings
 from rulegen.netfilter.intervals import Intervals
 from rulegen.netfilter.machine import Fate, Outcome
 from rulegen.netfilter.regions import DPORT, DST, PROTO, SPORT, SRC
-from rulegen.netfilter.state import Connection, State, split, split_begins, split_equal
+from rulegen.netfilter.state import Connection, State, split, split_begins, split_by_all, split_equal
 from rulegen.netfilter.values import Part, Value
 from rulegen.policies.model import Action, Address, Combination, Direction, Isolation, PolicyName, Rule, family_of
 from rulegen.policies.store import Store
@@ -270,15 +270,7 @@ def _at(state: State, place: _Places) -> tuple[list[State], list[State]]:
     tests: list[tuple[Value, Intervals]] = [(Part(PROTO), Intervals.one(place.protocol)), (port, place.ports)]
     if place.addresses is not None:
         tests.append((state.fields[DST], place.addresses))
-    inside, outside = [state], []
-    for value, numbers in tests:
-        still = []
-        for one in inside:
-            matching, others = split(one, value, numbers)
-            still += matching
-            outside += others
-        inside = still
-    return inside, outside
+    return split_by_all(state, tests)
 
 
 def _numbers(addresses: Iterable[Address]) -> Intervals:
