@@ -1,11 +1,16 @@
-"""Where the files are that rulegen reads at run time and that are not Python: the templates of the targets, the commit.
+"""The files that rulegen reads at run time and that are not Python: the templates of the targets, the commit.
 
-Paths and the commit go out; templates are not read here.
+Templates and the commit go out. What is filled into a template, its reader says.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _PACKAGE = Path(__file__).parent
 
@@ -18,6 +23,19 @@ def templates(target: str) -> Path:
     """
     packaged = _PACKAGE / "templates"
     return (packaged if packaged.is_dir() else _PACKAGE.parent / "templates") / target
+
+
+@lru_cache(maxsize=2)
+def environment(target: str) -> Environment:
+    """jinja2 for the templates of a target: what is not filled in is an error, and nothing is escaped."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates(target)),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - rules, not HTML; nothing that a cluster sends is filled in
+    )
 
 
 def commit() -> str:

@@ -37,6 +37,20 @@ class Delta(Generic[Key, Value]):
     changed: dict[Key, Change[Value]] = field(default_factory=dict)
     removed: dict[Key, Value] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, changes: Mapping[Key, Change[Value | None]]) -> Delta[Key, Value]:
+        """What `Tracked.take` said, as a Delta; None on one side: there was, or is, nothing."""
+        delta = cls()
+        for key, (before, after) in changes.items():
+            if before is None:
+                if after is not None:
+                    delta.added[key] = after
+            elif after is None:
+                delta.removed[key] = before
+            else:
+                delta.changed[key] = Change(before, after)
+        return delta
+
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator
+from collections.abc import ItemsView, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from rulegen.reconcile.delta import Change
@@ -34,6 +34,11 @@ class Tracked(Generic[K, V]):
         """What differs from what was taken last, in the order in which it first changed; the first time, everything."""
         before, self._before = self._before, {}
         return {key: Change(value, after) for key, value in before.items() if (after := self._now.get(key)) != value}
+
+    @property
+    def now(self) -> Mapping[K, V]:
+        """All of it, which goes on changing."""
+        return self._now
 
     def get(self, key: K) -> V | None:
         """The value of a key as it is now; None: it has none."""

@@ -45,7 +45,7 @@ def _templates(folder: Path) -> Iterator[None]:
             base_chains._render_base_chains,
             base_chains.balance_chain,
             base_chains._balance_module,
-            base_chains._environment,
+            resources.environment,
         ):
             cached.cache_clear()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rulegen.config import Denial, Family, PolicySettings
 from rulegen.errors import TargetError
@@ -15,12 +15,9 @@ from rulegen.policies.on_iptables import compiler
 from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, NO_SYN, REJECT, ChainCompiler
 from rulegen.policies.on_iptables.names import PREFIX
 from rulegen.policies.store import Id, PolicyRules
-from rulegen.reconcile.delta import Change, Delta
+from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
-from rulegen.resources import templates
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from rulegen.resources import environment
 
 # In front of those of the Services.
 _RANK = 10
@@ -90,15 +87,8 @@ class PolicyChains:
             return Delta()
         if not was_wanted:
             return Delta(added=self._entries_of(family))
-        delta: Delta[EntryKey, Rules] = Delta()
-        for (group, name), (before, after) in changes.items():
-            key = _key(family, name)
-            if group == CHAINS and before is None and after is not None:
-                delta.added[key] = after
-            elif group == CHAINS and after is None and before is not None:
-                delta.removed[key] = before
-            elif group == CHAINS and before is not None and after is not None:
-                delta.changed[key] = Change(before, after)
+        of_chains = {_key(family, name): change for (group, name), change in changes.items() if group == CHAINS}
+        delta: Delta[EntryKey, Rules] = Delta.of(of_chains)
         if not compiled.is_wanted:
             gone = {key: rules for key, rules in self._all_of(family).items() if key not in delta.added}
             gone |= delta.removed | {key: change.before for key, change in delta.changed.items()}
@@ -151,23 +141,11 @@ def _error(id_: PolicyRules, what: str) -> TargetError:
 
 @lru_cache(maxsize=8)
 def _base_chains(family: Family, settings: PolicySettings) -> BaseChains:
-    text = _template().render(
+    template = environment("iptables").get_template("policies.rules.j2")
+    text = template.render(
         discovery=DISCOVERY if family is Family.IPV6 else (),
         denial="-j DROP" if settings.denial is Denial.DROP else REJECT[family],
         strict=NO_SYN if settings.strict else "",
         node_input=settings.node_input,
     )
     return base_chains(family, text, PREFIX)
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates("iptables")),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - rules, not HTML; nothing that a cluster sends is filled in
-    )
-    return environment.get_template("policies.rules.j2")

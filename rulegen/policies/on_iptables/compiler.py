@@ -32,7 +32,9 @@ from rulegen.policies.on_iptables.rules import (
     is_of,
 )
 from rulegen.policies.selected import selector_id
+from rulegen.policies.shared_entries import SharedEntries
 from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortPlace, PortSet
+from rulegen.reconcile.delta import Change
 
 T = TypeVar("T")
 
@@ -57,7 +59,7 @@ class EntryKey(NamedTuple):
 
 Entries: TypeAlias = dict[EntryKey, tuple[str, ...]]
 # Of each entry the value before and after; None where there is none.
-Changes: TypeAlias = dict[EntryKey, tuple[tuple[str, ...] | None, tuple[str, ...] | None]]
+Changes: TypeAlias = dict[EntryKey, Change[tuple[str, ...] | None]]
 
 
 class ChainCompiler:
@@ -72,18 +74,16 @@ class ChainCompiler:
         self, family: Family, settings: PolicySettings, pod_ranges: tuple[str, ...], *, has_ipsets: bool
     ) -> None:
         self.family = family
-        self.entries: Entries = {}
+        self._entries: SharedEntries[EntryKey, tuple[str, ...]] = SharedEntries()
         self.missing: dict[PolicyRules, str] = {}
         self._settings = settings
         self._pod_ranges = pod_ranges if settings.fail_closed else ()
         self._has_ipsets = has_ipsets
         self._writer = Writer(family, None if has_ipsets else self)
-        self._before: dict[EntryKey, tuple[str, ...] | None] = {}
         self._rules: dict[PolicyRules, Rules] = {}
         self._pods: dict[Address, Isolation] = {}
         self._members: dict[str, set[Address]] = {}
         self._places: dict[str, set[PortPlace]] = {}
-        self._uses: Counter[EntryKey] = Counter()
         self._combinations: Counter[Combination] = Counter()
         self._by_policy: dict[PolicyRules, set[Combination]] = {}
         # By a selector's id, and by a port's name.
@@ -112,9 +112,12 @@ class ChainCompiler:
         for combination in self._dirty.keys() & self._combinations.keys():
             self._write_combination(combination)
         self._dirty = {}
-        before, self._before = self._before, {}
-        changed = {key: (value, self.entries.get(key)) for key, value in before.items()}
-        return {key: values for key, values in changed.items() if values[0] != values[1]}
+        return self._entries.take()
+
+    @property
+    def entries(self) -> Mapping[EntryKey, tuple[str, ...]]:
+        """All that is wanted."""
+        return self._entries.now
 
     # ---- what is always there ----
 
@@ -146,7 +149,7 @@ class ChainCompiler:
             present = {branch.prefix for node in tree.nodes() for branch in tree.branches(node) if not branch.is_chain}
             shape = tree.change(sorted(set(leaves) - present), sorted(present - set(leaves)))
             for node in shape.gone:
-                self._write(EntryKey(CHAINS, self._branch_name(direction, node)), None)
+                self._entries.set(EntryKey(CHAINS, self._branch_name(direction, node)), None)
             for node in list(tree.nodes()):
                 self._write_branch(direction, node)
 
@@ -202,11 +205,11 @@ class ChainCompiler:
 
     def _ipset(self, name: str, kind: str, *, is_there: bool) -> None:
         if self._has_ipsets:
-            self._write(EntryKey(IPSETS, name), (kind,) if is_there else None)
+            self._entries.set(EntryKey(IPSETS, name), (kind,) if is_there else None)
 
     def _element(self, name: str, text: str, *, is_there: bool) -> None:
         if self._has_ipsets:
-            self._write(EntryKey(name, text), () if is_there else None)
+            self._entries.set(EntryKey(name, text), () if is_there else None)
 
     # ---- policies ----
 
@@ -225,8 +228,8 @@ class ChainCompiler:
             for name in after:
                 users.setdefault(name, set()).add(id_)
         if self._has_ipsets:
-            self._use(self._block_sets(new or ()))
-            self._drop(self._block_sets(old))
+            self._entries.use(self._block_sets(new or ()))
+            self._entries.drop(self._block_sets(old))
         self._dirty |= dict.fromkeys(self._by_policy.get(id_, ()))
 
     def _block_sets(self, rules: Rules) -> Entries:
@@ -264,7 +267,7 @@ class ChainCompiler:
             sorted(wanted - present), sorted(set(touched.values()) & present - wanted), sorted(wanted & present)
         )
         for node in shape.gone:
-            self._write(EntryKey(CHAINS, self._branch_name(direction, node)), None)
+            self._entries.set(EntryKey(CHAINS, self._branch_name(direction, node)), None)
         for node in shape.changed:
             self._write_branch(direction, node)
 
@@ -325,7 +328,7 @@ class ChainCompiler:
             if self._combinations[part]:
                 continue
             del self._combinations[part]
-            self._write(EntryKey(CHAINS, names.combination_chain(part)), None)
+            self._entries.set(EntryKey(CHAINS, names.combination_chain(part)), None)
             for policy in part.policies:
                 users = self._by_policy[PolicyRules(policy, part.direction)]
                 users.discard(part)
@@ -367,30 +370,8 @@ class ChainCompiler:
 
     # ---- entries ----
 
-    def _use(self, entries: Entries) -> None:
-        for key, value in entries.items():
-            self._uses[key] += 1
-            self._write(key, value)
-
-    def _drop(self, keys: Iterable[EntryKey]) -> None:
-        for key in keys:
-            self._uses[key] -= 1
-            if not self._uses[key]:
-                del self._uses[key]
-                self._write(key, None)
-
     def _chain(self, name: str, rules: tuple[str, ...]) -> None:
-        self._write(EntryKey(CHAINS, name), rules)
-
-    def _write(self, key: EntryKey, value: tuple[str, ...] | None) -> None:
-        before = self.entries.get(key)
-        if before == value:
-            return
-        self._before.setdefault(key, before)
-        if value is None:
-            del self.entries[key]
-        else:
-            self.entries[key] = value
+        self._entries.set(EntryKey(CHAINS, name), rules)
 
 
 def _stages(combination: Combination | None) -> list[Combination]:

@@ -7,8 +7,7 @@ names say what they stand for, so nothing is adopted from the kernel. Pure.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rulegen.config import Family, PolicySettings
@@ -32,8 +31,9 @@ from rulegen.policies.on_nftables import chains
 from rulegen.policies.on_nftables.layout import LAYOUTS
 from rulegen.policies.on_nftables.rules import block_lists, port_lists
 from rulegen.policies.on_nftables.table import base_chains
+from rulegen.policies.shared_entries import SharedEntries
 from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, PolicyRules, PortSet
-from rulegen.reconcile.delta import Change, Delta
+from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
 
 _MEMBER = Value()
@@ -114,16 +114,14 @@ class TableCompiler:
 
     def __init__(self, family: Family, settings: PolicySettings) -> None:
         self.family = family
-        self.entries: Entries = {}
+        self._entries: SharedEntries[EntryKey, Value] = SharedEntries()
         self.base_chains: BaseChains | None = None
         self._spec = LAYOUTS[family]
         self._settings = settings
         self._pod_ranges: tuple[str, ...] = ()
         self._texts: dict[str, str] = {}
-        self._before: dict[EntryKey, Value | None] = {}
         self._rules: dict[PolicyRules, Rules] = {}
         self._pods: dict[Address, Isolation] = {}
-        self._uses: Counter[EntryKey] = Counter()
         self._tiers: dict[PolicyName, set[_TierChain]] = {}
 
     # ---- the texts of chains and sets ----
@@ -159,7 +157,12 @@ class TableCompiler:
             for tier in self._tiers.get(policy, ()):
                 self._write_chain(tier.name, self._tier_text(tier))
         self._update_base_chains(pod_ranges)
-        return self._delta()
+        return Delta.of(self._entries.take())
+
+    @property
+    def entries(self) -> Mapping[EntryKey, Value]:
+        """All that is wanted."""
+        return self._entries.now
 
     def _update_fact(self, id_: Id, fact: Any) -> None:
         match id_:
@@ -180,16 +183,16 @@ class TableCompiler:
             set_spec = self._set(set_id)
             for address, is_there in addresses.items():
                 if len(address) == size:
-                    self._write((set_spec, address), _MEMBER if is_there else None)
+                    self._entries.set((set_spec, address), _MEMBER if is_there else None)
         for name, places in membership.ports.items():
             set_spec = self._set(names.named_port_name(name))
             for (address, protocol, port), is_there in places.items():
                 if len(address) == size:
                     key = address + PROTOCOL_BYTES[protocol] + pack_port(port)
-                    self._write((set_spec, key), _MEMBER if is_there else None)
+                    self._entries.set((set_spec, key), _MEMBER if is_there else None)
 
     def _declare(self, name: str, *, is_there: bool) -> None:
-        self._write((self._spec.declared, name.encode()), _MEMBER if is_there else None)
+        self._entries.set((self._spec.declared, name.encode()), _MEMBER if is_there else None)
 
     def _update_pod(self, address: Address, after: Isolation | None) -> None:
         before = self._pods.pop(address, None)
@@ -202,16 +205,16 @@ class TableCompiler:
             if after is not None and new is not None:
                 self._use_combination(new)
                 verdict = Value(f"goto {names.combination_chain(new)}".encode(), safe_comment(after.pod))
-            self._write((pods, address), verdict)
+            self._entries.set((pods, address), verdict)
             self._note_denials(direction, address, (before, after))
             if old is not None:
                 self._drop_combination(old)
         is_isolated = _MEMBER if after is not None and (after.ingress or after.egress) else None
-        self._write((self._spec.self, address * 2), is_isolated)
+        self._entries.set((self._spec.self, address * 2), is_isolated)
         if self._settings.strict:
-            self._write((self._spec.isolated, address), is_isolated)
+            self._entries.set((self._spec.isolated, address), is_isolated)
         if self._settings.fail_closed:
-            self._write((self._spec.known, address), _MEMBER if after is not None else None)
+            self._entries.set((self._spec.known, address), _MEMBER if after is not None else None)
 
     def _note_denials(
         self, direction: Direction, address: Address, changed: tuple[Isolation | None, Isolation | None]
@@ -226,7 +229,7 @@ class TableCompiler:
             name = names.note_chain(pod, combination)
             self._use_chain(name, lambda: chains.note_text(pod, combination, group))
             verdict = Value(f"jump {name}".encode(), safe_comment(pod))
-        self._write((self._spec.notes[direction], address), verdict)
+        self._entries.set((self._spec.notes[direction], address), verdict)
         if before is not None and (old := before.of(direction)) is not None:
             self._drop_used_chain(names.note_chain(before.pod, old))
 
@@ -241,8 +244,8 @@ class TableCompiler:
             self._drop_chain(name)
         for name, text in written.items():
             self._write_chain(name, text)
-        self._use(self._shared_entries(new))
-        self._drop(self._shared_entries(old))
+        self._entries.use(self._shared_entries(new))
+        self._entries.drop(self._shared_entries(old))
 
     def _chains_of(self, id_: PolicyRules, rules: Rules | None) -> dict[str, str]:
         return {} if rules is None else chains.policy_chains(id_.policy, id_.direction, rules, self.family)
@@ -299,7 +302,7 @@ class TableCompiler:
         after = self.base_chains.chains if self.base_chains is not None else {}
         for name in (*before, *after):
             fixed = after.get(name)
-            self._write((self._spec.chains, name.encode()), Value(fixed.digest.encode()) if fixed else None)
+            self._entries.set((self._spec.chains, name.encode()), Value(fixed.digest.encode()) if fixed else None)
 
     # ---- entries ----
 
@@ -311,63 +314,26 @@ class TableCompiler:
 
     def _write_chain(self, name: str, text: str) -> None:
         self._texts[name] = text
-        self._write((self._spec.chains, name.encode()), Value(digest(text).encode()))
+        self._entries.set((self._spec.chains, name.encode()), Value(digest(text).encode()))
 
     def _drop_chain(self, name: str) -> None:
         self._texts.pop(name, None)
-        self._write((self._spec.chains, name.encode()), None)
+        self._entries.set((self._spec.chains, name.encode()), None)
 
     def _use_chain(self, name: str, text: Callable[[], str]) -> None:
         key = self._spec.chains, name.encode()
-        self._uses[key] += 1
-        if self._uses[key] == 1:
+        if not self._entries.is_used(key):
             self._write_chain(name, text())
+        self._entries.use({key: self._entries.now[key]})
 
     def _drop_used_chain(self, name: str) -> bool:
         """Whether that was the last that needed it."""
         key = self._spec.chains, name.encode()
-        self._uses[key] -= 1
-        if self._uses[key]:
+        self._entries.drop([key])
+        if self._entries.is_used(key):
             return False
-        del self._uses[key]
-        self._drop_chain(name)
+        del self._texts[name]
         return True
-
-    def _use(self, entries: Entries) -> None:
-        for key, value in entries.items():
-            self._uses[key] += 1
-            self._write(key, value)
-
-    def _drop(self, keys: Iterable[EntryKey]) -> None:
-        for key in keys:
-            self._uses[key] -= 1
-            if not self._uses[key]:
-                del self._uses[key]
-                self._write(key, None)
-
-    def _write(self, key: EntryKey, value: Value | None) -> None:
-        before = self.entries.get(key)
-        if before == value:
-            return
-        self._before.setdefault(key, before)
-        if value is None:
-            del self.entries[key]
-        else:
-            self.entries[key] = value
-
-    def _delta(self) -> Delta[EntryKey, Value]:
-        befores, self._before = self._before, {}
-        delta: Delta[EntryKey, Value] = Delta()
-        for key, before in befores.items():
-            after = self.entries.get(key)
-            if before is None:
-                if after is not None:
-                    delta.added[key] = after
-            elif after is None:
-                delta.removed[key] = before
-            elif before != after:
-                delta.changed[key] = Change(before, after)
-        return delta
 
 
 def _tiers_of(combination: Combination) -> Iterator[_TierChain]:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING
-
 from rulegen.claims import POLICY_HOOKS
 from rulegen.config import Denial, Family, PolicySettings
 from rulegen.nftables.elements import IP_KEYWORD
 from rulegen.nftables.tables import BaseChains, Generated, assembled
 from rulegen.policies.on_nftables.layout import LAYOUTS
-from rulegen.resources import templates
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from rulegen.resources import environment
 
 # In a table of one family, "icmpx" is not to be had.
 _REJECT = {
@@ -27,7 +21,8 @@ def base_chains(
     family: Family, settings: PolicySettings, pod_ranges: tuple[str, ...], generated: Generated
 ) -> BaseChains:
     """The table without what depends on the cluster. `pod_ranges`: the node's own, for `fail_closed`."""
-    text = _template().render(
+    template = environment("nftables").get_template("policies.nft.j2")
+    text = template.render(
         ip=IP_KEYWORD[family],
         hook=POLICY_HOOKS,
         denial="drop" if settings.denial is Denial.DROP else _REJECT[family],
@@ -38,16 +33,3 @@ def base_chains(
     )
     sets, _, chains = text.partition(_CHAINS)
     return assembled(LAYOUTS[family], sets.rstrip("\n") + "\n", chains.lstrip("\n"), generated)
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates("nftables")),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - nft, not HTML; nothing that a cluster sends is filled in
-    )
-    return environment.get_template("policies.nft.j2")

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rulegen.config import Cidr, Family
 from rulegen.iptables.chains import BaseChains, base_chains
+from rulegen.resources import environment
 from rulegen.services.model import NodeSettings
 from rulegen.services.on_iptables import names
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 # Where source and destination address stand in a packet, and how many words of 32 bits they have.
 _ADDRESSES = {Family.IPV4: (12, 16, 1), Family.IPV6: (8, 24, 4)}
@@ -49,7 +47,8 @@ def _render_base_chains(
     masquerade_bit: int,
     extras: Extras,
 ) -> BaseChains:
-    text = _template().render(
+    template = environment("iptables").get_template("base_chains.rules.j2")
+    text = template.render(
         loopback=_LOOPBACK[family],
         established=names.ESTABLISHED,
         extras=extras,
@@ -82,18 +81,3 @@ def _comparisons(source: int, destination: int, words: int) -> Iterator[str]:
         yield f"29 0 {4 * (words - word) - 3} 0"
     yield "6 0 0 1"
     yield "6 0 0 0"
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    import jinja2
-
-    from rulegen.resources import templates
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates("iptables")),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - rules, not HTML; nothing that a cluster sends is filled in
-    )
-    return environment.get_template("base_chains.rules.j2")

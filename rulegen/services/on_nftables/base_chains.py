@@ -16,11 +16,11 @@ from rulegen.claims import HOOKS
 from rulegen.config import Cidr, Family
 from rulegen.nftables.elements import IP_KEYWORD
 from rulegen.nftables.tables import BaseChains, Chain, base_chains_of, digest
+from rulegen.resources import environment
 from rulegen.services.model import NodeSettings, PodDetector
 from rulegen.services.on_nftables.layout import AFFINITY_SIZE, LAYOUTS
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from jinja2.environment import TemplateModule
 
 # These are there whether used or not. The chains for other numbers are made from the first (`transaction`); and a chain
@@ -79,7 +79,7 @@ def _render_base_chains(
         "client_type": _CLIENT_TYPE[family],
         "affinity_size": AFFINITY_SIZE,
     }
-    template = _environment().get_template("base_chains.nft.j2")
+    template = environment("nftables").get_template("base_chains.nft.j2")
     schema = digest(template.render(variables, schema="").partition("# ---- chains ----")[0])
     text = template.render(variables, schema=schema)
     return base_chains_of(LAYOUTS[family], text, schema, BALANCE_CHAINS[family])
@@ -234,19 +234,5 @@ def _from_chain(text: str) -> str:
 
 @lru_cache(maxsize=2)
 def _balance_module(family: Family) -> TemplateModule:
-    template = _environment().get_template("balance.nft.j2")
+    template = environment("nftables").get_template("balance.nft.j2")
     return template.make_module({"ip": IP_KEYWORD[family], "client": _CLIENT[family]})
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    import jinja2
-
-    from rulegen.resources import templates
-
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates("nftables")),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - nft, not HTML; nothing that a cluster sends is filled in
-    )
