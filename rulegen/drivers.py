@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rulegen.config import IptablesLoader, Target
 from rulegen.features import REGISTRY
-from rulegen.iptables.binaries import Variant
-from rulegen.reconcile.driver import Driver
+
+if TYPE_CHECKING:
+    from rulegen.iptables.binaries import Variant
+    from rulegen.reconcile.driver import Driver
 
 
 def make_driver(

@@ -29,3 +29,26 @@ class Backoff:
     def reset(self) -> None:
         """All is well again."""
         self._next = self._first
+
+
+class Retries:
+    """When work that can fail is done again, and whether its error is worth saying: each once, until the work succeeds.
+
+    `not_before`: the clock's time from which on it may be done. Delays as those of a Backoff.
+    """
+
+    def __init__(self, first: float, longest: float) -> None:
+        self.not_before = 0.0
+        self._backoff = Backoff(first, longest)
+        self._said = ""
+
+    def failed(self, error: Exception, now: float) -> bool:
+        """Puts the work off; whether these words were not said yet."""
+        self.not_before = now + self._backoff.next()
+        is_new, self._said = str(error) != self._said, str(error)
+        return is_new
+
+    def succeeded(self, not_before: float = 0.0) -> None:
+        """All is well again."""
+        self._backoff.reset()
+        self.not_before, self._said = not_before, ""

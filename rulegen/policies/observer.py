@@ -6,7 +6,7 @@ import logging
 import time
 
 from rulegen.errors import RulegenError
-from rulegen.kube.backoff import Backoff
+from rulegen.kube.backoff import Retries
 from rulegen.policies.conntrack import PolicyConnections
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
@@ -24,9 +24,7 @@ class PolicyConnectionObserver(Observer):
     def __init__(self, feature: str, connections: PolicyConnections) -> None:
         self._feature = feature
         self._connections = connections
-        self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
-        self._not_before = 0.0
-        self._reported = ""
+        self._retries = Retries(_FIRST_RETRY, _LONGEST_RETRY)
 
     def synced(self, sync: Sync) -> None:
         """Notes what is in force now."""
@@ -36,20 +34,16 @@ class PolicyConnectionObserver(Observer):
 
     def wait(self, now: float) -> float | None:
         """Changes that come soon after each other are looked at together."""
-        return self._not_before - now if self._connections.is_pending else None
+        return self._retries.not_before - now if self._connections.is_pending else None
 
     def act(self, now: float) -> None:
         try:
             ended = self._connections.end()
         except RulegenError as error:
-            self._not_before = time.monotonic() + self._backoff.next()
-            if str(error) != self._reported:
-                self._reported = str(error)
+            if self._retries.failed(error, time.monotonic()):
                 _LOG.warning("connections of former pods stay for now, tried again until it works: %s", error)
             return
-        self._backoff.reset()
-        self._reported = ""
         ended_at = time.monotonic()
-        self._not_before = ended_at + _REST * (ended_at - now)
+        self._retries.succeeded(not_before=ended_at + _REST * (ended_at - now))
         if ended.removed:
             _LOG.info("connections that network policies do not let live: %d ended", ended.removed)

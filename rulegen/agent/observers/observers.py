@@ -13,7 +13,7 @@ from rulegen.agent.observers.metrics import Metrics
 from rulegen.config import Family
 from rulegen.conntrack.cleaner import Cleaner
 from rulegen.errors import RulegenError
-from rulegen.kube.backoff import Backoff
+from rulegen.kube.backoff import Retries
 from rulegen.kube.follow import Delete, FollowEvent, Upsert
 from rulegen.kube.objects import Node
 from rulegen.reconcile.delta import Change
@@ -69,9 +69,7 @@ class ConntrackObserver(Observer):
     def __init__(self, cleaner: Cleaner, metrics: Metrics) -> None:
         self._cleaner = cleaner
         self._metrics = metrics
-        self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
-        self._not_before = 0.0
-        self._reported = ""
+        self._retries = Retries(_FIRST_RETRY, _LONGEST_RETRY)
 
     def synced(self, sync: Sync) -> None:
         """Notes what is in force now; after a repair, all of it may have been missing for a while."""
@@ -82,22 +80,18 @@ class ConntrackObserver(Observer):
 
     def wait(self, now: float) -> float | None:
         """Nothing to wait for after a sync that concerns UDP."""
-        return self._not_before - now if self._cleaner.is_pending else None
+        return self._retries.not_before - now if self._cleaner.is_pending else None
 
     def act(self, now: float) -> None:
         try:
             cleaned = self._cleaner.clean()
         except RulegenError as error:
-            delay = self._backoff.next()
             ended = time.monotonic()
-            self._not_before = ended + delay
             self._count(dict.fromkeys(Family, 0), ended - now)
-            if str(error) != self._reported:
-                self._reported = str(error)
+            if self._retries.failed(error, ended):
                 _LOG.warning("stale UDP connections stay for now, tried again until it works: %s", error)
             return
-        self._backoff.reset()
-        self._not_before, self._reported = 0.0, ""
+        self._retries.succeeded()
         self._count(cleaned.removed, cleaned.seconds)
         if removed := sum(cleaned.removed.values()):
             _LOG.debug(
