@@ -91,6 +91,11 @@ class Agent:
     def syncs(self) -> list[str]:
         return [line for line in self.log.splitlines() if " sync mode=" in line]
 
+    def modes(self, count: int) -> list[str]:
+        """Those of all syncs that were told; waits for so many, since the log follows what the kernel shows at once."""
+        wait_until(lambda: len(self.syncs()) >= count)
+        return [line.split("mode=")[1].split()[0] for line in self.syncs()]
+
 
 class Ground:
     """A network namespace, a folder of manifests, and agents that follow it. `program`: what is run as rulegen."""

@@ -47,7 +47,7 @@ def test_saved_files_are_followed(playground: Playground) -> None:
         playground.wait_for([*web(1, 1, 9), *web(2, 3)], 10.0)
         second.unlink()
         playground.wait_for(web(1, 1, 9), 10.0)
-        assert [line.split("mode=")[1].split()[0] for line in agent.syncs()] == ["full", *["partial"] * 3]
+        assert agent.modes(4) == ["full", *["partial"] * 3]
 
 
 def test_a_single_file_that_is_replaced_is_followed(playground: Playground) -> None:
@@ -169,7 +169,7 @@ def test_other_tables_and_own_changes_are_no_drift(playground: Playground) -> No
             playground.host.nft(f"add table ip other-{host}")
             save(file, *web(1, *range(1, host + 1)))
             playground.wait_for(web(1, *range(1, host + 1)), 10.0)
-        assert [line.split("mode=")[1].split()[0] for line in agent.syncs()] == ["full", *["partial"] * 4]
+        assert agent.modes(5) == ["full", *["partial"] * 4]
         assert "repaired" not in agent.log
 
 

@@ -211,7 +211,7 @@ def test_udp_clients_move_at_once_when_their_endpoint_goes(tmp_path: Path) -> No
             wait_until(lambda left=left: answer() == left, 10.0)  # type: ignore[misc]
             save(file, *web(1, 1), *_dns(*pods))
             ground.wait_for([*web(1, 1), *_dns(*pods)], 10.0)
-        assert agent.log.count("conntrack removed=1") >= 4
+        wait_until(lambda: agent.log.count("conntrack removed=1") >= 4)
         deleted = 'kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"}'
         assert metric(ground, deleted) >= 4
 
