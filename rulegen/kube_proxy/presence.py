@@ -83,7 +83,7 @@ def _processes() -> tuple[str, str]:
         try:
             if _namespace(_PROC / process.number) != here:
                 continue
-        except FileNotFoundError:  # ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
             continue
         except OSError:
             shown = f"{shown}, of which it cannot be told whether it is in this network namespace"

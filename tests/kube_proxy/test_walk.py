@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -119,6 +120,24 @@ def test_there_and_back(place: Place, mode: str, target: str) -> None:
         assert place.has(mode)
         assert "RULEGEN" not in _ruleset(place.lab)
         assert "rulegen" not in _ruleset(place.lab)
+
+
+def test_a_doubt_that_passes_does_not_keep_the_rules(place: Place) -> None:
+    """Somebody has one of kube-proxy's ports when it is looked for, and soon not any more."""
+    with (
+        running(place.lab, place.folder, "nftables", ports=False) as before,
+        place.lab.entered(),
+        socket.create_server(("127.0.0.1", 10249)) as stranger,
+        place.agent("nftables") as agent,
+    ):
+        agent.wait_for(IN_FORCE, SECONDS)
+        agent.wait_for("kube-proxy runs on this node", SECONDS)
+        before.end()
+        agent.wait_for("it may still run", SECONDS)
+        assert place.has("nftables")
+        stranger.close()
+        if _sees_all(place):
+            wait_until(lambda: not place.has("nftables"), SECONDS)
 
 
 @pytest.mark.parametrize("wrapper", [(), POD], ids=["host", "pod"])

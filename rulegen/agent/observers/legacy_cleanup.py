@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
@@ -14,7 +15,7 @@ from rulegen.errors import HostError, RulegenError, StaleError, UnseenError
 from rulegen.kube.backoff import Backoff
 from rulegen.kube_proxy.ipvs import leftovers
 from rulegen.kube_proxy.judgement import judge
-from rulegen.kube_proxy.presence import look
+from rulegen.kube_proxy.presence import Presence, look
 from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
 from rulegen.kube_proxy.rules import Found, find
 from rulegen.kube_proxy.witness import Arrival, arrive, note, seconds_since_boot
@@ -48,6 +49,7 @@ class LegacyCleanup(Observer):
         self._has_arrived = threading.Event()
         self._is_in_force = threading.Event()
         self._told = ""
+        self._seen = Presence("", "")
         thread = threading.Thread(target=self._run, name="legacy cleanup", daemon=True)
         thread.start()
         # Our own rules come in after what is there was noted; but an iptables-save that hangs holds nobody up.
@@ -98,7 +100,7 @@ class LegacyCleanup(Observer):
         again: float | None = 0.0
         disturbed = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         while again is not None:
-            if self._stopping.wait(again):
+            if self._rest(again):
                 return
             try:
                 with closing(open_connection()) as connection:
@@ -110,9 +112,22 @@ class LegacyCleanup(Observer):
                 self._count_failure()
                 return
 
+    def _rest(self, seconds: float) -> bool:
+        """Waits, unless something else is seen of kube-proxy meanwhile; whether the agent ends.
+
+        What makes it doubtful may last a moment only: a process that was just ending, a port that somebody had.
+        """
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > _POLL_SECONDS:
+            if self._stopping.wait(_POLL_SECONDS):
+                return True
+            if look() != self._seen:
+                return False
+        return self._stopping.wait(max(left, 0.0))
+
     def _look_once(self, connection: Connection, arrival: Arrival) -> float | None:
         """In how many seconds to look again, None for never. Raises StaleError, HostError, ApplyError."""
-        presence = look()
+        presence = self._seen = look()
         if presence.running:
             self._tell(f"kube-proxy runs on this node ({presence.running}): its rules stay until it ends")
             return _POLL_SECONDS
