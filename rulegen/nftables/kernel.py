@@ -10,10 +10,12 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import chain
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from rulegen.config import Family
 from rulegen.errors import AbsentError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.nftables import messages, text
@@ -43,6 +45,7 @@ from rulegen.nftables.transaction import (
     WriteRules,
     netlink_messages,
 )
+from rulegen.nftables.undisturbed import undisturbed
 from rulegen.reconcile.delta import Delta
 
 # The oldest that is tested (`make kernels`).
@@ -136,7 +139,7 @@ class Kernel:
 
     def retimed(self, delta: Delta[EntryKey, Value], specs: Iterable[TableSpec]) -> list[Retimed]:
         """What the kernel remembers in these tables and the Delta gives another time; mostly there is nothing."""
-        return [element for spec in specs for element in spec.retimed(self._connection, delta)]
+        return [element for spec in specs for element in undisturbed(partial(spec.retimed, self._connection, delta))]
 
     def check(self, transaction: Transaction, live: Live) -> None:
         """Asks the kernel whether it would take the transaction, and changes nothing. Raises ApplyError, HostError.
@@ -179,12 +182,7 @@ class Kernel:
 
     def delete_tables(self, names: Iterable[str]) -> list[str]:
         """Removes the tables of these names in both families; says which there were. Raises ApplyError, HostError."""
-        found = [
-            (family, name)
-            for name in names
-            for family in host_families()
-            if self._connection.table(family, name) is not None
-        ]
+        found = [(family, name) for name in names for family in host_families() if self._has_table(family, name)]
         try:
             if found:
                 self._connection.commit([messages.delete_table(family, name) for family, name in found])
@@ -314,7 +312,7 @@ class Kernel:
                 for table in tables:
                     spec = table.spec
                     body = chain(table.frame(), table.elements())
-                    if self._connection.table(spec.family, spec.name) is not None:
+                    if self._has_table(spec.family, spec.name):
                         last += (DeleteTable(spec), *body)
                     else:
                         filled.append(spec)
@@ -348,7 +346,7 @@ class Kernel:
         """Each portion of elements together with the sets and rules; so does the last, with the hooks."""
         for table in tables:
             spec = table.spec
-            there = [DeleteTable(spec)] if self._connection.table(spec.family, spec.name) is not None else []
+            there = [DeleteTable(spec)] if self._has_table(spec.family, spec.name) else []
             frame = _messages(chain(there, table.frame()), compiled)
             for portion in self._portions(table.elements(), compiled):
                 self._send([*frame, *portion], self._connection.check)
@@ -383,6 +381,9 @@ class Kernel:
         """What nft commits for us."""
         with self._monitor.own_commit() if self._monitor is not None else nullcontext():
             yield
+
+    def _has_table(self, family: Family, name: str) -> bool:
+        return undisturbed(partial(self._connection.table, family, name)) is not None
 
     def _check_namespace(self) -> None:
         """The socket stays where it was opened, but nft works wherever its caller is."""

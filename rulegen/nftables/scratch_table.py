@@ -16,6 +16,7 @@ from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelEr
 from rulegen.nftables.nft_process import NftDiedError, NftProcess, NoNamespaceError
 from rulegen.nftables.rules import Names, Scratch, read_scratch_table, scratch_name, scratch_table_text
 from rulegen.nftables.tables import BaseChains, TableSpec
+from rulegen.nftables.undisturbed import undisturbed
 
 _ATTEMPTS = 20
 _NAMED = 4
@@ -125,7 +126,7 @@ class ScratchTable:
         what = f"nft {error}" + (f" at the rules of table {tables}" if tables else "")
         if self._why_beside is None:
             return f"{what}, alone in a network namespace: is the package nftables intact?"
-        others = [table for table in self._connection.tables_with_sets() if not _is_own(table)]
+        others = [table for table in undisturbed(self._connection.tables_with_sets) if not _is_own(table)]
         if not others:
             return f"{what}: is the package nftables intact?"
         named = ", ".join(map(printable, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -254,3 +256,33 @@ def test_a_check_of_a_load_changes_nothing_and_checks_all_of_it(
         entries[LAYOUTS[Family.IPV4].balancers][pack_register(99)] = Value(b"goto nowhere")  # type: ignore[index]
         with pytest.raises(ApplyError, match="add element ip rulegen balancers"):
             host.kernel.check(transaction, live)
+
+
+_COMMITS = """
+import time
+from rulegen.config import Family
+from rulegen.nftables.messages import delete_table, new_table, open_connection
+connection = open_connection()
+print("begun", flush=True)
+while True:
+    connection.commit([new_table(Family.IPV4, "other", b"")])
+    connection.commit([delete_table(Family.IPV4, "other")])
+    time.sleep(0.001)
+"""
+
+
+def test_a_table_is_found_while_another_program_commits_all_the_time(host: Host) -> None:
+    """A listing that is disturbed is made anew: without that, some of these end in an error."""
+    host.apply(*WEB)
+    with (
+        host.namespace.entered(),
+        subprocess.Popen([sys.executable, "-c", _COMMITS], stdout=subprocess.PIPE) as other,
+        kernel.Kernel() as opened,
+    ):
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"begun\n"
+            assert [opened.delete_tables(["rulegen-nothing"]) for _ in range(3000)] == [[]] * 3000
+            assert opened.delete_tables([TABLE]) == ["ip rulegen", "ip6 rulegen"]
+        finally:
+            other.kill()
