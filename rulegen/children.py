@@ -27,7 +27,8 @@ _GONE_SECONDS = 0.2
 _END_SECONDS = 0.3
 
 _running: dict[subprocess.Popen[bytes], threading.Thread] = {}
-_lock = threading.Lock()
+# A signal's handler may end all in the middle of what the main thread does with it.
+_lock = threading.RLock()
 _is_ending = threading.Event()
 
 

@@ -162,6 +162,8 @@ def _signals(work_queue: WorkQueue, orders: _Orders, close_log: Callable[[], Non
             children.end_all()
             leave(0, close_log)
         orders.begin_end()
+        # Python drops an exception that comes in a callback of its collector; then what is waited for ends, at least.
+        children.end_all()
         raise _StopNowError
 
     handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGALRM: interrupt, signal.SIGHUP: reread}
