@@ -19,7 +19,8 @@ from pathlib import Path
 import click
 
 from rulegen import __version__
-from rulegen.cli import EXIT_DIFFERENT, EXIT_ERROR, main
+from rulegen.cli import main
+from rulegen.commands.output import EXIT_DIFFERENT, EXIT_ERROR
 
 # click's mark in front of a paragraph whose lines are kept as they are.
 _KEPT = "\b"
@@ -44,7 +45,10 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
 
 def _commands(context: click.Context) -> list[tuple[str, click.Command]]:
     group = context.command
-    return sorted(group.commands.items()) if isinstance(group, click.Group) else []
+    if not isinstance(group, click.Group):
+        return []
+    found = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+    return [(name, command) for name, command in found if command is not None]
 
 
 def _page_name(context: click.Context) -> str:

@@ -325,11 +325,16 @@ def test_the_way_back_waits_for_kube_proxys_rules(host: Host) -> None:
 # -- how the agent is started --
 
 
+def _parameters(name: str, arguments: list[str]) -> dict[str, Any]:
+    """What the command of that name makes of the arguments."""
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    return command.make_context(name, arguments).params
+
+
 def test_the_command_line_takes_the_arguments() -> None:
     name, *arguments = _arguments()
-    command = main.commands[name]
-    assert isinstance(command, click.Command)
-    parameters = command.make_context(name, arguments).params
+    parameters = _parameters(name, arguments)
     assert parameters.pop("node") == "the-node"
     assert {parameters.pop("config"), parameters.pop("kubeconfig")} == set(_mounted())
     assert parameters.pop("target") == "nftables"
@@ -338,9 +343,7 @@ def test_the_command_line_takes_the_arguments() -> None:
 
 def test_the_command_line_takes_those_of_the_init_container() -> None:
     name, *arguments = INIT_CONTAINER["args"]
-    command = main.commands[name]
-    assert isinstance(command, click.Command)
-    parameters = command.make_context(name, arguments).params
+    parameters = _parameters(name, arguments)
     # A node that refuses must not keep the agent from its start.
     assert parameters == {"config": _mounted()[0], "tolerate_refusal": True}
 
@@ -348,7 +351,7 @@ def test_the_command_line_takes_those_of_the_init_container() -> None:
 def test_kube_proxys_mode_does_not_choose_the_target(tmp_path: Path) -> None:
     path = tmp_path / "config.conf"
     name, *arguments = _arguments()
-    target = main.commands[name].make_context(name, arguments).params["target"]
+    target = _parameters(name, arguments)["target"]
     for mode in ("iptables", "ipvs", ""):
         path.write_text(f"apiVersion: {API_VERSION}\nkind: {KIND}\nmode: '{mode}'\n")
         assert load_configuration(str(path), Target(target))[0].target is Target.NFTABLES

@@ -68,8 +68,9 @@ def test_each_command_and_option_exists(page: Path) -> None:
         options = {"--help", "-h", "--version"}
         for word in words:
             if isinstance(command, click.Group) and not word.startswith("-"):
-                assert word in command.commands, " ".join(words)
-                command = command.commands[word]
+                found = command.get_command(click.Context(command), word)
+                assert found is not None, " ".join(words)
+                command = found
                 options |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
             elif re.match(r"--?[a-z]", word):
                 assert word.partition("=")[0] in options, " ".join(words)

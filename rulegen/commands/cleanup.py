@@ -1,0 +1,146 @@
+"""`rulegen cleanup`: removes what rulegen, kube-proxy or portmap left in the kernel, as asked, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from rulegen.commands.command import Command
+from rulegen.commands.output import echo, fail, print_removed
+from rulegen.commands.targets import refuse_beside_agent, removals, remove_each
+from rulegen.errors import UnseenError
+
+if TYPE_CHECKING:
+    from rulegen.nftables.messages import Connection
+
+
+@click.command(cls=Command)
+@click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
+@click.option("--portmap", is_flag=True, help="Remove what the CNI plugin portmap left behind, and leave all else.")
+@click.option(
+    "--cni-config",
+    metavar="DIR",
+    help="With --portmap: where the CNI configuration is, which must not name it [default: /etc/cni/net.d].",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even while an agent, or kube-proxy, runs on this node. With --kube-proxy also while rulegen's rules are not "
+    "in force here: then nothing on this node serves Services until one of the two writes its rules anew. With "
+    "--portmap also while host ports are not, or portmap is still configured.",
+)
+def cleanup(kube_proxy: bool, portmap: bool, cni_config: str | None, force: bool) -> None:
+    """Remove all that rulegen put into the kernel, on either target, and nothing else.
+
+    \b
+    Examples:
+      rulegen cleanup
+      rulegen cleanup --kube-proxy
+      rulegen cleanup --portmap
+    """
+    if portmap and kube_proxy:
+        fail("--kube-proxy and --portmap: one at a time")
+    if cni_config is not None and not portmap:
+        fail("--cni-config means nothing without --portmap")
+    if portmap:
+        _clean_up_after_portmap(cni_config, force=force)
+        return
+    if kube_proxy:
+        _clean_up_after_kube_proxy(force=force)
+        return
+    if not force:
+        refuse_beside_agent()
+    from rulegen.errors import HostError
+    from rulegen.kube_proxy.witness import forget
+    from rulegen.nftables.acceleration import remove_acceleration
+
+    removed = remove_each([*removals(None), remove_acceleration])
+    print_removed(removed)
+    if not removed:
+        echo("nothing to remove")
+    with suppress(HostError):  # a host without nf_tables has no note either
+        forget()
+
+
+def _clean_up_after_portmap(cni_config: str | None, *, force: bool) -> None:
+    from rulegen.nftables.messages import open_connection
+    from rulegen.portmap.configuration import FOLDER, files_with_portmap
+    from rulegen.portmap.removal import families_with_rules, remove
+    from rulegen.services.in_force import in_force
+
+    with closing(open_connection()) as connection:
+        if not force:
+            found = families_with_rules(connection)
+            named = files_with_portmap(FOLDER if cni_config is None else cni_config)
+            if named:
+                fail(f"{', '.join(named)}: the CNI configuration names portmap: take it out first, or use --force")
+            ours = in_force()
+            lacking = [family.value for family in found if family not in ours.families & ours.host_ports]
+            if lacking:
+                why = "".join(f" ({line})" for line in ours.unread)
+                fail(
+                    f"rulegen's host ports are not in force here for {' and '.join(lacking)}{why}, and without "
+                    "portmap's nothing would serve any: start the agent, or use `rulegen apply`, with "
+                    "--feature host-ports first, or use --force"
+                )
+        removed = remove(connection)
+    print_removed(removed)
+    if not removed:
+        echo("nothing to remove")
+
+
+def _clean_up_after_kube_proxy(*, force: bool) -> None:
+    """What cannot be removed is named, and the exit status is then 2."""
+    from rulegen.kube_proxy import ipvs
+    from rulegen.kube_proxy.removal import remove_iptables_rules, remove_nftables_tables
+    from rulegen.nftables.messages import open_connection
+
+    with closing(open_connection()) as connection:
+        if not force:
+            _refuse_beside_kube_proxy()
+            _refuse_without_rules(connection)
+        removed = remove_nftables_tables(connection)
+    print_removed(removed)
+    left = []
+    try:
+        chains = remove_iptables_rules()
+    except UnseenError as error:
+        chains = list(error.removed)
+        left.append(f"rules may be left: {error}")
+    print_removed(chains)
+    others = ipvs.clean_up()
+    print_removed(others.removed)
+    for place in others.others if others.removed else ():
+        echo(f"stays, not known to be kube-proxy's: {place}")
+    left += [f"left: {line}" for line in others.left]
+    if left:
+        fail("\n".join(left))
+    if not (removed or chains or others.removed):
+        echo("nothing to remove")
+
+
+def _refuse_without_rules(connection: Connection) -> None:
+    from rulegen.kube_proxy.rules import serving
+    from rulegen.services.in_force import in_force
+
+    found = serving(connection)
+    if not found:
+        return
+    ours = in_force()
+    lacking = [family for family, serves in found.items() if family not in (ours.serving if serves else ours.families)]
+    if lacking or not ours.serving:
+        names = " and ".join(family.value for family in lacking or found)
+        why = "".join(f" ({line})" for line in ours.unread)
+        fail(
+            f"rulegen's rules are not in force here for {names}{why}, and without kube-proxy's nothing would serve "
+            "Services: start the agent or use `rulegen apply` first, or use --force"
+        )
+
+
+def _refuse_beside_kube_proxy() -> None:
+    from rulegen.kube_proxy.presence import look
+
+    if running := look().running:
+        fail(f"kube-proxy runs on this node ({running}): stop it first, or use --force")

@@ -1,0 +1,20 @@
+"""`rulegen demo`: the playground of `rulegen/demo`, on this terminal."""
+
+from __future__ import annotations
+
+import click
+
+from rulegen.commands.command import Command
+
+
+@click.command(cls=Command)
+def demo() -> None:
+    """Show rulegen at work: a sample cluster, its rules and real connections, in network namespaces of its own.
+
+    Needs root (or `unshare -rn`), takes some ten seconds, leaves nothing behind.
+    """
+    from rich.console import Console
+
+    from rulegen.demo.playground import run
+
+    run(Console(highlight=False))

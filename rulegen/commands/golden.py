@@ -1,0 +1,163 @@
+"""`rulegen golden`: a repository's scenarios checked, rewritten and recorded by `golden.py` and those beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rulegen.commands.command import Command, Group
+from rulegen.commands.options import input_options, pack
+from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say_warning
+from rulegen.commands.reading import load_manifests, read_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rulegen.config import Configuration
+    from rulegen.golden_reports import Checked
+
+
+@click.group(cls=Group)
+def golden() -> None:
+    """Check a repository's scenarios against what rulegen renders, or rewrite them."""
+
+
+_DEPTH = click.option(
+    "--depth",
+    type=click.Choice(["flows", "entries", "ruleset"]),
+    help="What is compared: what becomes of packets, the entries of the rules too, or every byte of them. "
+    "[default: what each scenario says, or flows]",
+)
+
+
+@golden.command("check", cls=Command)
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@_DEPTH
+@click.option("--verify", is_flag=True, help="Prove for every packet that the rulesets do what the objects mean.")
+@click.option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+@click.option("--github", is_flag=True, help="Print the failures as annotations of a GitHub workflow.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def golden_check(
+    folders: tuple[str, ...], depth: str | None, verify: bool, junit: str | None, github: bool, output: str
+) -> None:
+    """Compare each scenario below DIR with what is written down. Exit status 0: equal, 1: different, 2: error.
+
+    With --verify the rulesets are loaded in a network namespace of their own, which needs root or user namespaces.
+
+    \b
+    Examples:
+      rulegen golden check golden
+      rulegen golden check scenarios --junit report.xml
+    """
+    from pathlib import Path
+
+    from rulegen import golden as scenarios
+    from rulegen import golden_reports as reports
+
+    paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    read = [scenarios.read_scenario(folder) for folder in paths]
+    checked = [reports.Checked(scenario.folder, scenarios.check(scenario, wanted)) for scenario in read]
+    if verify:
+        from rulegen.golden_proofs import prove
+
+        checked = [
+            reports.Checked(one.folder, one.difference.with_more(prove(scenario)))
+            for one, scenario in zip(checked, read, strict=True)
+        ]
+    strays = scenarios.unused(folders, read, wanted)
+    if junit:
+        scenarios.write_text(Path(junit), reports.junit(checked))
+    if output == "json":
+        print_document(reports.document(checked, strays))
+    elif github:
+        for line in reports.github_annotations(checked, strays):
+            echo(line)
+    else:
+        _print_golden(checked, strays)
+    sys.exit(EXIT_DIFFERENT if strays or any(one.difference for one in checked) else 0)
+
+
+def _print_golden(checked: Sequence[Checked], strays: Sequence[Path]) -> None:
+    for one in checked:
+        for failure in one.difference.failures:
+            echo(str(failure))
+        for line in one.difference.ruleset:
+            echo(line.rstrip("\n"), fg={"+": "green", "-": "red"}.get(line[0]))
+    for path in strays:
+        echo(f"{path}: no scenario has this configuration any more")
+    echo(f"{len(checked)} scenarios, {sum(bool(one.difference) for one in checked)} different")
+
+
+@golden.command("update", cls=Command)
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@_DEPTH
+@click.option(
+    "--flows", is_flag=True, help="Rewrite the expectations of flows that end otherwise now, not the rulesets."
+)
+def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool) -> None:
+    """Rewrite the rulesets of the scenarios below DIR that are checked as deep as that, or their flows' expectations.
+
+    \b
+    Examples:
+      rulegen golden update golden && git diff golden
+      rulegen golden update --flows scenarios && git diff scenarios
+    """
+    from rulegen import golden as scenarios
+    from rulegen.golden_recording import accept_flows
+
+    paths = scenarios.find_scenarios(folders)
+    wanted = scenarios.Depth(depth) if depth else None
+    read = [scenarios.read_scenario(folder) for folder in paths]
+    rewritten = 0
+    for scenario in read:
+        if flows:
+            changed = [scenario.flows_file] if accept_flows(scenario) else []
+        else:
+            changed = scenarios.update(scenario, wanted)
+        rewritten += bool(changed)
+        for path in changed:
+            echo(f"rewrote {path}")
+    for path in () if flows else scenarios.unused(folders, read, wanted):
+        path.unlink()
+        echo(f"removed {path}")
+    echo(f"{len(paths)} scenarios, {rewritten} rewritten")
+
+
+@golden.command("record", cls=Command)
+@click.argument("folder", metavar="DIR")
+@input_options
+@click.option("--packets", required=True, metavar="FILE", help="Lines FROM TO, such as `10.128.0.9 10.96.0.20:80/tcp`.")
+def golden_record(folder: str, packets: str, **options: Any) -> None:
+    """Make a scenario in DIR: the objects, the packets, and as expectations what becomes of them today.
+
+    \b
+    Example:
+      rulegen snapshot > cluster.yaml
+      rulegen golden record scenarios/web -f cluster.yaml --node worker-1 --packets packets.txt
+    """
+    from pathlib import Path
+
+    from rulegen.configuration_file import kube_proxy_fields
+    from rulegen.golden import read_text
+    from rulegen.golden_recording import record
+
+    source = pack(options)
+    configuration = read_settings(source, say_warning)
+    manifests = load_manifests(source, configuration)
+    lines = read_text(Path(packets)).splitlines()
+    settings = kube_proxy_fields(source.config) if source.config else {}
+    scenario = record(
+        Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
+    )
+    echo(f"recorded {len(scenario.flows)} flows in {folder}")
+
+
+def _optional_features(configuration: Configuration) -> list[str]:
+    """The features that somebody asked for."""
+    from rulegen.features import ALWAYS
+
+    return [name for name in configuration.features if name not in ALWAYS]

@@ -1,0 +1,106 @@
+"""Options that several commands have, and what they say together: an `Input`. Reads nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Input(NamedTuple):
+    """What the options say about where objects come from and whose rules are wanted; "" where they say nothing.
+
+    Without `files`: a cluster.
+    """
+
+    files: tuple[str, ...] = ()
+    node: str = ""
+    config: str = ""
+    skip_invalid: bool = False
+    prune_unreadable: bool = False
+    kubeconfig: str = ""
+    target: str = ""
+    features: tuple[str, ...] = ()
+    iptables_driver: str = ""
+
+
+KUBECONFIG = click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
+)
+CONFIG = click.option(
+    "--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration, a RulegenConfiguration, or both."
+)
+FEATURE = click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    metavar="NAME",
+    help="A feature that is off without this, besides those of --config. Repeatable.",
+)
+SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded.")
+
+
+def input_options(command: Decorated) -> Decorated:
+    """Where objects come from, whose rules are wanted, and the node's settings: what `pack` reads."""
+    for option in reversed(
+        (
+            click.option(
+                "-f",
+                "--filename",
+                "files",
+                multiple=True,
+                metavar="PATH",
+                help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
+            ),
+            KUBECONFIG,
+            click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
+            CONFIG,
+            FEATURE,
+            SKIP_INVALID,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def target_options(command: Decorated) -> Decorated:
+    """Which driver, and its variant."""
+    for option in (
+        click.option(
+            "--iptables-variant",
+            type=click.Choice(["nft", "legacy", "auto"]),
+            default="auto",
+            show_default=True,
+            help="Which iptables: auto is the one that the host uses.",
+        ),
+        click.option(
+            "--iptables-driver",
+            type=click.Choice(["iptables-restore", "python-iptables"]),
+            help="What loads rules into legacy iptables. [default: what --config says, or iptables-restore]",
+        ),
+        click.option(
+            "--target", type=click.Choice(["nftables", "iptables"]), help="[default: what --config says, or nftables]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def pack(options: Mapping[str, Any]) -> Input:
+    """What a command with these options was given; it need not have all of them."""
+    return Input(
+        options["files"],
+        options["node"] or "",
+        options["config"] or "",
+        options.get("skip_invalid", False) or options.get("prune_unreadable", False),
+        options.get("prune_unreadable", False),
+        options["kubeconfig"] or "",
+        options.get("target") or "",
+        options.get("features", ()),
+        options.get("iptables_driver") or "",
+    )

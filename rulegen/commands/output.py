@@ -1,0 +1,68 @@
+"""What a person sees: text without control characters of others, errors as lines, documents as JSON.
+
+In come strings, some of them from manifests, out go bytes on standard output and standard error. Never decides an exit
+status other than that of an error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from rulegen.errors import lines, one_line
+
+if TYPE_CHECKING:
+    from rulegen.reconcile.driver import ShownChange
+
+
+# As `kubectl diff`: 1 says that something differs, so every error is 2.
+EXIT_DIFFERENT = 1
+EXIT_ERROR = 2
+
+
+def say(message: str) -> None:
+    """One line on standard error, whatever is in the message."""
+    click.echo(f"rulegen: {one_line(message)}", err=True)
+
+
+def say_warning(warning: str) -> None:
+    """The same for what is no reason to stop."""
+    say(f"warning: {warning}")
+
+
+def echo(text: str, **style: Any) -> None:
+    """Prints text of several lines perhaps, in which others' names and comments may be: no terminal obeys them."""
+    click.secho("\n".join(one_line(line, None) for line in text.split("\n")), **style)
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with a line for each line of the message."""
+    for line in lines(message.strip()):
+        say(line)
+    sys.exit(EXIT_ERROR)
+
+
+def print_changes(changes: Iterable[ShownChange]) -> None:
+    """A line for each, in the colour of its sign."""
+    colours = {"+": "green", "~": "yellow", "-": "red"}
+    for change in changes:
+        echo(change.text, fg=colours[change.sign])
+
+
+def print_document(document: object) -> None:
+    """As JSON, from anything that msgspec encodes."""
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    # Marks that change the direction of writing are legal in JSON; a terminal would obey them.
+    click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
+
+
+def print_removed(places: Iterable[str]) -> None:
+    """A line for each place in the kernel."""
+    for place in places:
+        echo(f"removed {place}")

@@ -1,0 +1,30 @@
+"""`rulegen snapshot`: what a cluster holds, as one manifest file on standard output."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from rulegen.commands.command import Command
+from rulegen.commands.options import CONFIG, FEATURE, KUBECONFIG, SKIP_INVALID, Input
+from rulegen.commands.output import say_warning
+from rulegen.commands.reading import load_manifests, read_written_settings
+
+
+@click.command(cls=Command)
+@KUBECONFIG
+@CONFIG
+@FEATURE
+@SKIP_INVALID
+def snapshot(kubeconfig: str | None, config: str | None, features: tuple[str, ...], skip_invalid: bool) -> None:
+    """Write what a cluster holds of all that rulegen reads as one manifest file, for later -f.
+
+    \b
+    Example:
+      rulegen snapshot --kubeconfig ~/.kube/config > cluster.yaml
+    """
+    from rulegen.kube.snapshot import write_manifests
+
+    source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "", features=features)
+    write_manifests(load_manifests(source, read_written_settings(source, say_warning)), sys.stdout)
