@@ -42,6 +42,7 @@ FEATURE = click.option(
     metavar="NAME",
     help="A feature that is off without this, besides those of --config. Repeatable.",
 )
+OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded.")
 
 

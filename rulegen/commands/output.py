@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 EXIT_ERROR = 2
 
+# Of what comes, what changes and what goes.
+COLOURS = {"+": "green", "~": "yellow", "-": "red"}
+
 
 def say(message: str) -> None:
     """One line on standard error, whatever is in the message."""
@@ -48,9 +51,8 @@ def fail(message: str) -> NoReturn:
 
 def print_changes(changes: Iterable[ShownChange]) -> None:
     """A line for each, in the colour of its sign."""
-    colours = {"+": "green", "~": "yellow", "-": "red"}
     for change in changes:
-        echo(change.text, fg=colours[change.sign])
+        echo(change.text, fg=COLOURS[change.sign])
 
 
 def print_document(document: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
 from rulegen.commands.output import EXIT_ERROR, say, say_warning
@@ -88,9 +88,11 @@ def say_mistakes(manifests: Manifests) -> None:
         say_warning(line)
 
 
-def load_manifests(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:
-    """`inspect`: what else is looked at in each object of a file as it was written."""
-    manifests = _read_manifests(source, configuration, inspect)
+def load_manifests(
+    source: Input, configuration: Configuration, inspect: Inspect | None = None, stdin: BinaryIO | None = None
+) -> Manifests:
+    """`inspect`: what else is looked at in each object of a file as it was written; `stdin`: what `-` is read from."""
+    manifests = _read_manifests(source, configuration, inspect, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
         say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -115,7 +117,7 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
-def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:
+def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None, stdin: BinaryIO) -> Manifests:
     """What the features that are on read, and nothing else."""
     from rulegen.features import kinds_of
 
@@ -123,7 +125,7 @@ def _read_manifests(source: Input, configuration: Configuration, inspect: Inspec
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer, inspect, kinds)
+        return load(source.files, stdin, inspect, kinds)
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.iptables.binaries import Variant
+    from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import Difference, Driver
 
 
@@ -43,12 +44,17 @@ def driver_of(configuration: Configuration, options: Mapping[str, Any]) -> Drive
 
 def rendered_rules(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> Iterator[str]:
     """The text of the whole ruleset, in pieces."""
+    return iter(driver.render(compiled(wanted, node, driver)))
+
+
+def compiled(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> CompilerSet:
+    """Compilers that have seen all that is wanted. Raises TargetError."""
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import compile_all
 
     compilers = CompilerSet.of(wanted.features, driver.name, node)
     compile_all(compilers, *wanted.taken)
-    return iter(driver.render(compilers))
+    return compilers
 
 
 def compare_with_kernel(driver: Driver, wanted: Wanted, node: NodeConfiguration) -> Difference:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.options import Input, input_options, pack, target_options
+from rulegen.commands.options import OUTPUT, Input, input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_document, say_warning
 from rulegen.commands.reading import read_input, read_settings, services_of
 from rulegen.commands.targets import driver_of, rendered_rules, variant_named
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     type=click.Choice(["kube-proxy"]),
     help="Compare kube-proxy's rules, in the kernel or in --rendered, with those that rulegen would put there.",
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 def verify(rendered: str | None, against: str | None, replaces: str | None, output: str, **options: Any) -> None:
     """Prove, for every packet, that rules do what the objects mean. Applies nothing.
 
@@ -58,7 +58,11 @@ def verify(rendered: str | None, against: str | None, replaces: str | None, outp
         else:
             found = _verify_objects(source, rendered, options["iptables_variant"], progress)
     if output == "json":
-        print_document(report.document(found))
+        import msgspec
+
+        from rulegen.commands.documents import VERSION, VerifyDocument
+
+        print_document(msgspec.convert({"version": VERSION, **report.document(found)}, VerifyDocument))
     else:
         for line in report.lines(found):
             echo(line)

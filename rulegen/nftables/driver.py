@@ -6,20 +6,21 @@ knows what an entry is about.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rulegen.config import Family
 from rulegen.nftables import text
+from rulegen.nftables.chain_rules import ChainOf, as_text, chain_texts, rules_of
 from rulegen.nftables.diff_text import count, shown_changes
 from rulegen.nftables.drift import Notifications
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live_rules import LiveTables, base_chains_of_all
-from rulegen.nftables.tables import TableCompiler, TableSpec, table_name
+from rulegen.nftables.tables import Entries, TableCompiler, TableSpec, table_name
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
-from rulegen.reconcile.driver import Difference, Removal, compile_all, read_file
+from rulegen.reconcile.driver import Difference, Removal, ShownChange, compile_all
 
 # A sync costs as much as its changes: so many take some 50 ms, and whoever comes meanwhile waits for no more.
 _BATCH = 200
@@ -64,14 +65,24 @@ class NftablesDriver:
         """As `nft -f` takes it."""
         return text.render(base_chains_of_all(_tables(compilers)), compilers.entries())
 
-    def compare_file(self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], path: str) -> Difference:
+    def compare_rendered(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], lines: Iterable[str], source: str
+    ) -> Difference:
         """See `Driver`."""
         specs = [spec for tables in _tables(compilers) for spec in tables.specs]
-        live = read_file(path, lambda lines, source: text.parse(lines, source, specs))
-        compilers.adopt(live, {})
+        before = text.parse(lines, source, specs)
+        compilers.adopt(before.entries, {})
         compile_all(compilers, items, contexts)
-        delta = diff(live, compilers.entries())
-        return Difference.of(delta, lambda: shown_changes(delta, compilers.owners(live)), lambda: count(delta))
+        return _difference(before.entries, before.chains.get, compilers)
+
+    def compare_compiled(
+        self, before: CompilerSet, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
+    ) -> Difference:
+        """See `Driver`."""
+        entries = before.entries()
+        compilers.adopt(entries, {})
+        compile_all(compilers, items, contexts)
+        return _difference(entries, chain_texts(base_chains_of_all(_tables(before))), compilers)
 
     @contextmanager
     def open(self) -> Iterator[OpenNftables]:
@@ -88,3 +99,15 @@ class NftablesDriver:
 
 def _tables(compilers: CompilerSet) -> list[TableCompiler]:
     return list(compilers.by_feature.values())  # type: ignore[arg-type]
+
+
+def _difference(entries: Entries, chain_of: ChainOf, compilers: CompilerSet) -> Difference:
+    """What leads from entries, and chains of which the text is known, to all that is wanted."""
+    delta = diff(entries, compilers.entries())
+    wanted = chain_texts(base_chains_of_all(_tables(compilers)))
+
+    def changes() -> Iterator[ShownChange]:
+        rules = rules_of(delta, lambda key: as_text(chain_of(key)), lambda key: as_text(wanted(key)))
+        return shown_changes(delta, compilers.owners(entries), rules)
+
+    return Difference.of(delta, changes, lambda: count(delta))

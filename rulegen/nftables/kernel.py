@@ -137,6 +137,22 @@ class Kernel:
             digests = {name: self._compiled[spec, fixed.chain(name).digest].listed_as for name in names.chains}
             prove(live, spec, self._declared[spec, fixed.schema].listed_as, digests)
 
+    def compiled(
+        self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]
+    ) -> Mapping[tuple[TableSpec, str], CompiledChain]:
+        """What nft makes of these chains; nothing where it cannot say so without a change to this namespace.
+
+        Raises HostError, ApplyError.
+        """
+        if not wanted or not self._scratch_table.can_compile_apart():
+            return {}
+        self._nft_compiles(wanted)
+        return {
+            (spec, name): self._compiled[spec, fixed.chain(name).digest]
+            for spec, (fixed, names) in wanted.items()
+            for name in names.chains
+        }
+
     def retimed(self, delta: Delta[EntryKey, Value], specs: Iterable[TableSpec]) -> list[Retimed]:
         """What the kernel remembers in these tables and the Delta gives another time; mostly there is nothing."""
         return [element for spec in specs for element in undisturbed(partial(spec.retimed, self._connection, delta))]

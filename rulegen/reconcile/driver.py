@@ -9,16 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from rulegen.config import Family
-from rulegen.errors import InputError, TargetError
+from rulegen.errors import TargetError
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change
 from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
 from rulegen.reference import ObjectReference
 
-Parsed = TypeVar("Parsed")
+
+class Owned(NamedTuple):
+    """Whose an entry is.
+
+    `feature`: "" where that is not known; `owner`: as `Compiler.owners` says it; `named`: all who are named in what
+    differs of an entry that several share, in order.
+    """
+
+    feature: str = ""
+    owner: str = ""
+    named: tuple[str, ...] = ()
 
 
 class ShownChange(NamedTuple):
@@ -27,6 +37,7 @@ class ShownChange(NamedTuple):
     sign: str
     text: str
     document: dict[str, Any]
+    owned: Owned = Owned()
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ _WORDS = {"+": "added", "~": "changed", "-": "removed"}
 
 
 def shown_change(
-    sign: str, text: str, place: Mapping[str, str], content: tuple[object, object], service: str
+    sign: str, text: str, place: Mapping[str, str], content: tuple[object, object], owned: Owned
 ) -> ShownChange:
     """`place`: family, name and key of the entry; `content`: what it was and what it is wanted to be."""
     before, after = content
@@ -70,9 +81,10 @@ def shown_change(
         **place,
         **({"before": before} if sign != "+" else {}),
         **({"after": after} if sign != "-" else {}),
-        "service": service,
+        "service": owned.owner,
+        "feature": owned.feature,
     }
-    return ShownChange(sign, text, document)
+    return ShownChange(sign, text, document, owned)
 
 
 class RuleCount(NamedTuple):
@@ -133,6 +145,10 @@ class LiveRules(Protocol):
 
     def changes(self, delta: AnyDelta) -> Iterator[ShownChange]:
         """A Delta for people and programs, entry by entry."""
+        ...
+
+    def changes_in_full(self, delta: AnyDelta) -> Iterator[ShownChange]:
+        """The same with the rules of chains before and after, where the kernel still holds what was read."""
         ...
 
     def counts(self, delta: AnyDelta) -> Iterator[str]:
@@ -204,10 +220,22 @@ class Driver(Protocol):
         """The whole ruleset as lines with their ends; never touches the host."""
         ...
 
-    def compare_file(self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], path: str) -> Difference:
+    def compare_rendered(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], lines: Iterable[str], source: str
+    ) -> Difference:
         """What leads from a file that `render` wrote to these items, which the compilers have not seen yet.
 
-        Never touches the host. Raises InputError for the file, TargetError for the items.
+        `source`: the file's name, for messages. Never touches the host. Raises InputError for the file, TargetError for
+        the items.
+        """
+        ...
+
+    def compare_compiled(
+        self, before: CompilerSet, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
+    ) -> Difference:
+        """What leads from what other compilers have compiled to these items, which `compilers` have not seen yet.
+
+        Never touches the host. Raises TargetError for the items.
         """
         ...
 
@@ -229,14 +257,3 @@ def compile_all(compilers: CompilerSet, items: Items, contexts: Mapping[str, Any
     errors = compilers.update(items, contexts)[1]
     if errors:
         raise TargetError("\n".join(map(str, errors.values())))
-
-
-def read_file(path: str, parse: Callable[[Iterable[str], str], Parsed]) -> Parsed:
-    """What `parse` makes of a file's lines and its name. Raises InputError."""
-    try:
-        with open(path, encoding="utf-8") as lines:  # noqa: PTH123 - a name as the person wrote it, in messages too
-            return parse(lines, path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error

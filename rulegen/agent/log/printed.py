@@ -88,6 +88,9 @@ class PrintedRules:
     def changes(self, delta: AnyDelta) -> Iterator[ShownChange]:
         return self._rules.changes(delta)
 
+    def changes_in_full(self, delta: AnyDelta) -> Iterator[ShownChange]:
+        return self._rules.changes_in_full(delta)
+
     def counts(self, delta: AnyDelta) -> Iterator[str]:
         return self._rules.counts(delta)
 
