@@ -84,6 +84,13 @@ def _stop(agent: Agent) -> None:
     assert agent.process.wait(patience(SECONDS)) == 0
 
 
+def _wait_until_gone(place: Place, agent: Agent, mode: str) -> None:
+    try:
+        wait_until(lambda: not place.has(mode), SECONDS)
+    except AssertionError:
+        raise AssertionError(f"kube-proxy's rules are there; the log:\n{agent.log}") from None
+
+
 def _sees_all(place: Place) -> bool:
     with place.lab.entered():
         return not look().unseen
@@ -104,7 +111,7 @@ def test_there_and_back(place: Place, mode: str, target: str) -> None:
             assert place.has(mode)
             before.end()
             if _sees_all(place):
-                wait_until(lambda: not place.has(mode), SECONDS)
+                _wait_until_gone(place, agent, mode)
             else:
                 agent.wait_for("it may still run", SECONDS)
                 place.node.rulegen("cleanup", "--kube-proxy")
@@ -137,7 +144,7 @@ def test_a_doubt_that_passes_does_not_keep_the_rules(place: Place) -> None:
         assert place.has("nftables")
         stranger.close()
         if _sees_all(place):
-            wait_until(lambda: not place.has("nftables"), SECONDS)
+            _wait_until_gone(place, agent, "nftables")
 
 
 @pytest.mark.parametrize("wrapper", [(), POD], ids=["host", "pod"])

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from functools import partial
 
-from rulegen.errors import HostError, RulegenError, StaleError, UnseenError
-from rulegen.kube.backoff import Backoff
+from rulegen.errors import AbsentError, RulegenError, StaleError, UnseenError
+from rulegen.kube.backoff import Retries
 from rulegen.kube_proxy.ipvs import leftovers
 from rulegen.kube_proxy.judgement import judge
 from rulegen.kube_proxy.presence import Presence, look
@@ -27,10 +28,10 @@ from rulegen.reconcile.reconciler import Sync
 
 _LOG = logging.getLogger("rulegen.agent")
 
-# How long the start may wait until it is known what of kube-proxy's is there; until what was disturbed is tried again;
-# and between two looks at a kube-proxy that runs.
+# How long the start may wait until it is known what of kube-proxy's is there; until what failed or was disturbed is
+# tried again; and between two looks at a kube-proxy that runs, or may run.
 _ARRIVAL_SECONDS = 2.0
-_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 300.0
 _POLL_SECONDS = 5.0
 
 
@@ -38,8 +39,8 @@ class LegacyCleanup(Observer):
     """To be made before the first sync, and waits for it.
 
     `own`: what rulegen itself left elsewhere. What kube-proxy left goes on positive evidence that it has ended
-    (`judgement`); in doubt it stays, and that is said once. `count_failure`: called when a removal fails, which is not
-    tried again before the next start.
+    (`judgement`); in doubt it stays, and that is said once. What fails is tried again, and said once; `count_failure`
+    is called whenever it is said.
     """
 
     def __init__(self, own: Iterable[Removal], count_failure: Callable[[], None]) -> None:
@@ -48,8 +49,6 @@ class LegacyCleanup(Observer):
         self._stopping = threading.Event()
         self._has_arrived = threading.Event()
         self._is_in_force = threading.Event()
-        self._told = ""
-        self._seen = Presence("", "")
         thread = threading.Thread(target=self._run, name="legacy cleanup", daemon=True)
         thread.start()
         # Our own rules come in after what is there was noted; but an iptables-save that hangs holds nobody up.
@@ -69,12 +68,11 @@ class LegacyCleanup(Observer):
         arrival = self._arrive()
         self._has_arrived.set()
         self._is_in_force.wait()
+        steps: list[Callable[[], float | None]] = [partial(_remove_own, remove) for remove in self._own]
         if arrival is not None:
             self._note(arrival)
-        for remove in self._own:
-            self._do(remove)
-        if arrival is not None:
-            self._follow_kube_proxy(arrival)
+            steps.append(_KubeProxy(arrival).step)
+        self._do([_Task(step) for step in steps])
 
     def _arrive(self) -> Arrival | None:
         try:
@@ -93,89 +91,123 @@ class LegacyCleanup(Observer):
         except RulegenError as error:
             _LOG.warning("an agent after this one cannot tell whose kube-proxy's rules are: %s", error)
 
-    # -- kube-proxy --
+    def _do(self, tasks: list[_Task]) -> None:
+        """Until nothing is left to do, or the agent ends."""
+        while tasks and not self._stopping.wait(min(task.due for task in tasks) - time.monotonic()):
+            for task in tasks:
+                if task.due <= time.monotonic() and not self._stopping.is_set() and not task.attempt():
+                    self._count_failure()
+            tasks = [task for task in tasks if not task.is_done]
 
-    def _follow_kube_proxy(self, arrival: Arrival) -> None:
-        """Until its rules have gone, or are to stay."""
-        again: float | None = 0.0
-        disturbed = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
-        while again is not None:
-            if self._rest(again):
-                return
-            try:
-                with closing(open_connection()) as connection:
-                    again = self._look_once(connection, arrival)
-            except StaleError:
-                again = disturbed.next()
-            except RulegenError as error:
-                self._tell(f"what kube-proxy may have left stays: {error}")
-                self._count_failure()
-                return
 
-    def _rest(self, seconds: float) -> bool:
-        """Waits, unless something else is seen of kube-proxy meanwhile; whether the agent ends.
+class _Task:
+    """Something to be removed. `step` says in how many seconds it is to be called again; None: it is done.
 
-        What makes it doubtful may last a moment only: a process that was just ending, a port that somebody had.
-        """
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > _POLL_SECONDS:
-            if self._stopping.wait(_POLL_SECONDS):
-                return True
-            if look() != self._seen:
+    `due`: the time of the monotonic clock from which on it is called.
+    """
+
+    def __init__(self, step: Callable[[], float | None]) -> None:
+        self.is_done = False
+        self.due = time.monotonic()
+        self._step = step
+        self._retries = Retries(_FIRST_RETRY, _LONGEST_RETRY)
+
+    def attempt(self) -> bool:
+        """Calls it; whether there is no failure that was not said before."""
+        try:
+            seconds = self._step()
+        except RulegenError as error:
+            is_new = self._retries.failed(error, time.monotonic())
+            self.due = self._retries.not_before
+            if is_new and not isinstance(error, StaleError):
+                _LOG.warning("rules of an earlier program may be left: %s", error)
                 return False
-        return self._stopping.wait(max(left, 0.0))
+            return True
+        self.is_done = seconds is None
+        self.due = time.monotonic() + (seconds or 0.0)
+        self._retries.succeeded()
+        return True
 
-    def _look_once(self, connection: Connection, arrival: Arrival) -> float | None:
-        """In how many seconds to look again, None for never. Raises StaleError, HostError, ApplyError."""
-        presence = self._seen = look()
+
+def _remove_own(remove: Removal) -> None:
+    """Raises RulegenError when it is to be tried again."""
+    try:
+        _told(remove)
+    except AbsentError as error:
+        # A target that this host does not have left nothing here.
+        _LOG.debug("nothing to remove: %s", error)
+
+
+def _told(remove: Removal) -> None:
+    """Removes, and says what. Raises RulegenError."""
+    try:
+        removed = remove()
+    except UnseenError as error:
+        _say_removed(error.removed)
+        raise
+    _say_removed(removed)
+
+
+def _say_removed(places: Iterable[str]) -> None:
+    for place in places:
+        _LOG.info("removed %s", place)
+
+
+class _KubeProxy:
+    """What kube-proxy left, until it has gone, or is to stay."""
+
+    def __init__(self, arrival: Arrival) -> None:
+        self._arrival = arrival
+        self._seen: Presence | None = None
+        self._not_before = 0.0
+        self._told = ""
+
+    def step(self) -> float | None:
+        """In how many seconds to look again, None for never. Raises StaleError, HostError, UnseenError, ApplyError."""
+        presence = look()
         if presence.running:
+            self._seen = presence
             self._tell(f"kube-proxy runs on this node ({presence.running}): its rules stay until it ends")
             return _POLL_SECONDS
+        # What makes it doubtful may last a moment only: a process that was just ending, a port that somebody had.
+        if presence == self._seen and time.monotonic() < self._not_before:
+            return _POLL_SECONDS
+        with closing(open_connection()) as connection:
+            again = self._judge(connection, presence)
+        self._seen = presence
+        if again is None:
+            return None
+        self._not_before = time.monotonic() + again
+        return min(again, _POLL_SECONDS)
+
+    def _judge(self, connection: Connection, presence: Presence) -> float | None:
         # What is written from here on is noticed when its tables are to go.
         generation = undisturbed(connection.generation)
         found = find(connection)
-        judgement = judge(arrival, found, presence, seconds_since_boot())
+        judgement = judge(self._arrival, found, presence, seconds_since_boot())
         if not judgement.is_gone:
             self._tell(judgement.why)
             return judgement.again
         # Where there is nothing, what comes from now on is somebody's.
         if found:
-            self._remove_judged(connection, generation, found)
+            self._remove(connection, generation, found)
         if left := leftovers():
             _LOG.warning("kube-proxy's mode ipvs has left %s; rulegen cleanup --kube-proxy removes it", ", ".join(left))
         return None
 
-    def _remove_judged(self, connection: Connection, generation: int, found: Found) -> None:
-        """Removes what was `found`, and nothing that has come or changed since. Raises StaleError, HostError."""
-        for place in remove_nftables_tables(connection, generation):
-            _LOG.info("removed %s", place)
+    def _remove(self, connection: Connection, generation: int, found: Found) -> None:
+        """Removes what was `found`, and nothing that has come or changed since."""
+        _say_removed(remove_nftables_tables(connection, generation))
         if any(found.get(place) != digest for place, digest in find(connection).items()):
             raise StaleError("kube-proxy's rules changed while they were looked at")
-        self._do(remove_iptables_rules)
+        try:
+            _told(remove_iptables_rules)
+        except RulegenError:
+            # What is left of them has changed by our own hand.
+            self._arrival = self._arrival._replace(rules=find(connection))
+            raise
 
     def _tell(self, words: str) -> None:
         if words != self._told:
             self._told = words
             _LOG.warning("%s", words)
-
-    def _do(self, remove: Removal) -> None:
-        if self._stopping.is_set():
-            return
-        try:
-            for place in remove():
-                _LOG.info("removed %s", place)
-        except UnseenError as error:
-            self._tell_unseen(error)
-        except HostError as error:
-            # A target that this host does not have left nothing here.
-            _LOG.debug("nothing to remove: %s", error)
-        except RulegenError as error:
-            _LOG.warning("cannot remove what an earlier program left: %s", error)
-            self._count_failure()
-
-    def _tell_unseen(self, error: UnseenError) -> None:
-        for place in error.removed:
-            _LOG.info("removed %s", place)
-        if not self._stopping.is_set():
-            _LOG.warning("rules of an earlier program may be left: %s", error)
-            self._count_failure()
