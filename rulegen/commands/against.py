@@ -10,19 +10,17 @@ import stat
 import sys
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from rulegen.commands.options import Input
-from rulegen.commands.reading import Wanted, compile_objects, load_manifests
-from rulegen.commands.selecting import Labels, labels_of
+from rulegen.commands.applying import Ready
+from rulegen.commands.output import say_warning
+from rulegen.commands.reading import compile_objects, load_manifests, read_settings
+from rulegen.commands.selecting import Labels, add_labels
 from rulegen.commands.targets import compiled
 from rulegen.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rulegen.config import Configuration
-    from rulegen.reconcile.driver import Difference, Driver
+    from rulegen.reconcile.driver import Difference
 
 STDIN = "-"
 # Where an object begins, in YAML or JSON, however it is encoded: no line of a ruleset has it.
@@ -30,34 +28,26 @@ _OBJECT = re.compile(rb"""(?:^|[\s{,"'])(?:apiVersion|kind)["']?\s*:""")
 _LOOKED_AT = 1 << 20
 
 
-class Against(NamedTuple):
-    """What leads from the other side to what is wanted; `labels`: of its objects, where it has such."""
+def compare_against(path: str, ready: Ready, node: str | None, labels: Labels) -> Difference:
+    """What leads from the other side to what is wanted.
 
-    difference: Difference
-    labels: Labels
-
-
-def compare_against(
-    path: str, source: Input, wanted: Wanted, nodes: tuple[Configuration, Configuration], driver: Driver
-) -> Against:
-    """`source`: how manifests are read; `nodes`: of what is wanted, and of the other side, where that has objects.
-
+    `node`: whose rules the other side is, where it is manifests; None: the same. `labels` takes those of its objects.
     Raises InputError, TargetError.
     """
     from rulegen.reconcile.compilers import CompilerSet
 
-    configuration, others = nodes
+    source, configuration, wanted, driver, _ = ready
     compilers = CompilerSet.of(wanted.features, driver.name, configuration.node)
     content = _content(path)
     if content is not None and not _has_objects(content):
-        return Against(driver.compare_rendered(compilers, *wanted.taken, _lines(content, path), path), {})
+        return driver.compare_rendered(compilers, *wanted.taken, _lines(content, path), path)
     is_stream = path == STDIN or not _is_reread(path)
-    paths: Sequence[str] = (STDIN,) if is_stream else (path,)
-    stream = BytesIO(content) if is_stream and content is not None else None
-    manifests = load_manifests(source._replace(files=tuple(paths)), others, stdin=stream)
-    labels = labels_of(manifests.objects())
-    other = compiled(compile_objects(manifests, others), others.node, driver)
-    return Against(driver.compare_compiled(other, compilers, *wanted.taken), labels)
+    source = source._replace(files=(STDIN if is_stream else path,), node=node or source.node)
+    configuration = read_settings(source, say_warning) if node else configuration
+    manifests = load_manifests(source, configuration, stdin=BytesIO(content) if is_stream and content else None)
+    add_labels(labels, manifests.objects())
+    other = compiled(compile_objects(manifests, configuration), configuration.node, driver)
+    return driver.compare_compiled(other, compilers, *wanted.taken)
 
 
 def _content(path: str) -> bytes | None:

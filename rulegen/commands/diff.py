@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rulegen.commands import diffstat
 from rulegen.commands.against import STDIN, compare_against
+from rulegen.commands.applying import make_ready, opened_host
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_files, complete_nodes
 from rulegen.commands.options import OUTPUT, input_options, pack, target_options
 from rulegen.commands.output import COLOURS, EXIT_DIFFERENT, echo, fail, print_changes, print_document, say_warning
-from rulegen.commands.reading import compile_objects, load_manifests, read_settings
-from rulegen.commands.selecting import Labels, labels_of, make_selection, select, selection_options
-from rulegen.commands.targets import compare_with_kernel, driver_of
+from rulegen.commands.selecting import Labels, make_selection, select, selection_options
 
 if TYPE_CHECKING:
     from rulegen.commands.selecting import Selection
@@ -58,20 +58,19 @@ def diff(against: str | None, against_node: str | None, stat: bool, output: str,
         fail("standard input can be read once: name a file with -f or with --against")
     if against_node is not None and against is None:
         fail("--against-node means nothing without --against")
-    configuration = read_settings(source, say_warning)
-    manifests = load_manifests(source, configuration)
-    labels = labels_of(manifests.objects()) if selection else {}
-    wanted = compile_objects(manifests, configuration)
-    driver = driver_of(configuration, options)
-    if against is None:
-        difference = compare_with_kernel(driver, wanted, configuration.node)
-    else:
-        other = configuration
-        if against_node is not None:
-            other = read_settings(source._replace(node=against_node), say_warning)
-        difference, others = compare_against(against, source, wanted, (configuration, other), driver)
-        labels = {key: [*labels.get(key, ()), *others.get(key, ())] for key in (*labels, *others)}
-    shown = _selected(difference, selection, labels) if selection else difference
+    labels: Labels = {}
+    ready = make_ready(source, options["iptables_variant"], labels)
+    with ExitStack() as stack:
+        if against is None:
+            difference = stack.enter_context(opened_host(ready)).compare()
+        else:
+            difference = compare_against(against, ready, against_node, labels)
+        shown = _selected(difference, selection, labels) if selection else difference
+        _print(shown, output, stat=stat)
+    sys.exit(EXIT_DIFFERENT if shown else 0)
+
+
+def _print(shown: Difference, output: str, *, stat: bool) -> None:
     if stat:
         _print_stat(shown, output)
     elif output == "json":
@@ -81,7 +80,6 @@ def diff(against: str | None, against_node: str | None, stat: bool, output: str,
     else:
         print_changes(shown.changes())
         echo(str(shown))
-    sys.exit(EXIT_DIFFERENT if shown else 0)
 
 
 def _selected(difference: Difference, selection: Selection, labels: Labels) -> Difference:

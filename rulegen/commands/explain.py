@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from rulegen.commands.command import Command
+from rulegen.commands.completing import complete_services
 from rulegen.commands.options import OUTPUT, input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_document, say, say_warning
 from rulegen.commands.reading import (
@@ -36,7 +37,7 @@ Explanation = TypeVar("Explanation")
 
 
 @click.command(cls=Command)
-@click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
+@click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]", shell_complete=complete_services)
 @input_options
 @target_options
 @click.option(

@@ -11,6 +11,7 @@ import click
 from rulegen.commands.command import Command, Group
 from rulegen.commands.options import OUTPUT, input_options, pack
 from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say_warning
+from rulegen.commands.progress import each
 from rulegen.commands.reading import load_manifests, read_settings
 
 if TYPE_CHECKING:
@@ -60,13 +61,16 @@ def golden_check(
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
     read = [scenarios.read_scenario(folder) for folder in paths]
-    checked = [reports.Checked(scenario.folder, scenarios.check(scenario, wanted)) for scenario in read]
+    checked = [
+        reports.Checked(scenario.folder, scenarios.check(scenario, wanted))
+        for scenario in each("checking scenarios", read, len(read))
+    ]
     if verify:
         from rulegen.golden_proofs import prove
 
         checked = [
             reports.Checked(one.folder, one.difference.with_more(prove(scenario)))
-            for one, scenario in zip(checked, read, strict=True)
+            for one, scenario in each("proving scenarios", zip(checked, read, strict=True), len(read))
         ]
     strays = scenarios.unused(folders, read, wanted)
     if junit:

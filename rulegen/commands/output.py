@@ -12,10 +12,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.globals import resolve_color_default
 
 from rulegen.errors import lines, one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rulegen.reconcile.driver import ShownChange
 
 
@@ -68,3 +71,21 @@ def print_removed(places: Iterable[str]) -> None:
     """A line for each place in the kernel."""
     for place in places:
         echo(f"removed {place}")
+
+
+def terminal() -> Console:
+    """Standard error for rich, in colour where the options say so."""
+    from rich.console import Console
+
+    colour = resolve_color_default()
+    return Console(stderr=True, no_color=None if colour is None else not colour)
+
+
+def page() -> Console:
+    """Standard output for rich, in colour where the options say so."""
+    from rich.console import Console
+
+    colour = resolve_color_default()
+    return Console(
+        highlight=False, force_terminal=True if colour else None, no_color=None if colour is None else not colour
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
 from rulegen.commands.output import EXIT_ERROR, say, say_warning
+from rulegen.commands.progress import progress
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
@@ -42,8 +43,9 @@ def compile_objects(manifests: Manifests, configuration: Configuration) -> Wante
     from rulegen.reconcile.once import take_all
 
     say_mistakes(manifests)
-    features = make_features(manifests.release(), configuration, configuration.node)
-    wanted = Wanted(features, take_all(features))
+    with progress("working out what it means"):
+        features = make_features(manifests.release(), configuration, configuration.node)
+        wanted = Wanted(features, take_all(features))
     for finding in findings_of(features):
         say(f"warning: {finding.subject}: {finding.message}")
     return wanted
@@ -125,11 +127,14 @@ def _read_manifests(source: Input, configuration: Configuration, inspect: Inspec
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, stdin, inspect, kinds)
+        with progress("reading manifests"):
+            return load(source.files, stdin, inspect, kinds)
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning), kinds)
+    api = connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning)
+    with progress("reading the cluster"):
+        return read_cluster(api, kinds)
 
 
 def read_settings(source: Input, warn: Callable[[str], None]) -> Configuration:

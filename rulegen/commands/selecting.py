@@ -128,14 +128,12 @@ def _wish(text: str, in_namespace: str) -> Wish:
     return Wish(namespace, name, port)
 
 
-def labels_of(objects: Iterable[Any]) -> Labels:
-    """The labels of all objects that have names in namespaces."""
-    found: Labels = {}
+def add_labels(labels: Labels, objects: Iterable[Any]) -> None:
+    """Puts the labels of objects to those of others."""
     for item in objects:
         metadata = item.metadata
         key = (getattr(metadata, "namespace", ""), metadata.name)
-        found.setdefault(key, []).append(getattr(metadata, "labels", None) or {})
-    return found
+        labels.setdefault(key, []).append(getattr(metadata, "labels", None) or {})
 
 
 def select(changes: Iterable[ShownChange], selection: Selection, known: Labels) -> Selected:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rulegen.commands.output import fail
+from rulegen.commands.progress import progress
 from rulegen.errors import UnseenError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rulegen.config import Target as Kind
     from rulegen.iptables.binaries import Variant
     from rulegen.reconcile.compilers import CompilerSet
-    from rulegen.reconcile.driver import Difference, Driver
+    from rulegen.reconcile.driver import Driver
 
 
 def removals(target: Kind | None) -> list[Callable[[], list[str]]]:
@@ -53,21 +54,9 @@ def compiled(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> Compile
     from rulegen.reconcile.driver import compile_all
 
     compilers = CompilerSet.of(wanted.features, driver.name, node)
-    compile_all(compilers, *wanted.taken)
+    with progress("compiling"):
+        compile_all(compilers, *wanted.taken)
     return compilers
-
-
-def compare_with_kernel(driver: Driver, wanted: Wanted, node: NodeConfiguration) -> Difference:
-    """With the kernel's rules."""
-    from rulegen.configuration_file import for_families
-    from rulegen.interfaces import host_families
-    from rulegen.reconcile.compilers import CompilerSet
-    from rulegen.reconcile.once import compare_once
-
-    with driver.open() as opened:
-        node = for_families(node, host_families())
-        rules = opened.rules(CompilerSet.of(wanted.features, driver.name, node))
-        return compare_once(rules, wanted.taken)[1]
 
 
 def remove_each(removals: Sequence[Callable[[], list[str]]]) -> list[str]:

@@ -17,7 +17,7 @@ from rulegen.iptables.binaries import Variant
 from rulegen.iptables.chains import Entries, by_rank, features_by_prefix, prefixes_of
 from rulegen.iptables.diff_text import count, shown_changes
 from rulegen.iptables.drift import PeriodicResync
-from rulegen.iptables.kernel import Kernel, remove_rules
+from rulegen.iptables.kernel import Kernel, find_rules, remove_rules
 from rulegen.iptables.live_rules import LiveChains
 from rulegen.iptables.loader import Loader, RestoreLoader
 from rulegen.iptables.python_iptables import PythonLoader
@@ -42,8 +42,14 @@ class OpenIptables:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.variant = kernel.variant.value
         # What an earlier run left in the other variant.
-        self.leftovers: Sequence[Removal] = (partial(remove_rules, set(Variant) - {kernel.variant}),)
+        self._others = tuple(variant for variant in Variant if variant is not kernel.variant)
+        self.leftovers: Sequence[Removal] = (partial(remove_rules, self._others),)
+
+    def find_leftovers(self) -> list[str]:
+        """See `OpenDriver`; those of the other variant."""
+        return find_rules(self._others)
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveChains:
         """See `OpenDriver`."""
@@ -84,6 +90,11 @@ class IptablesDriver:
         """See `Driver`."""
         with Kernel(self._variant, make_loader=LOADERS[self._loader]) as kernel:
             yield OpenIptables(kernel)
+
+    def find(self, features: Collection[str]) -> list[str]:
+        """See `Driver`; the chains of both families, in both variants."""
+        del features
+        return find_rules(Variant)
 
     def remove(self, features: Collection[str]) -> list[str]:
         """See `Driver`; the chains of both families, in both variants."""

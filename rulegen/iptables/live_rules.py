@@ -25,7 +25,7 @@ from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import Step, is_remark, plan
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
-from rulegen.reconcile.driver import RuleCount, ShownChange
+from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemKey
 from rulegen.reference import ObjectReference
 
@@ -91,6 +91,10 @@ class LiveChains:
         desired = self._compilers.entries()
         self._live = dict(adopt_wording(self._live, desired))
         return self._compilers.spare(diff(self._live, desired))
+
+    def state(self) -> RulesState:
+        """See `LiveRules`."""
+        return RulesState(*(digest_of(sorted(_texts(entries))) for entries in (self._live, self._compilers.entries())))
 
     def check(self, delta: Delta[EntryKey, Rules]) -> None:
         """Has each restore tested. Raises ApplyError."""
@@ -160,3 +164,7 @@ class LiveChains:
         if moved is None or self._clock() - moved >= self._patience:
             return rules
         return tuple(rule for rule in rules if not is_remark(rule))
+
+
+def _texts(entries: Entries) -> Iterator[tuple[str, str, str, str, Rules]]:
+    return ((key.family.value, key.table, key.chain, key.prefix, rules) for key, rules in entries.items())

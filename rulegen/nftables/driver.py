@@ -29,12 +29,17 @@ _BATCH = 200
 class OpenNftables:
     """See `OpenDriver`. `features`: all that there are; the tables of those without a compiler go."""
 
+    variant = ""
     batch = _BATCH
     leftovers: Sequence[Removal] = ()
 
     def __init__(self, kernel: Kernel, features: Collection[str]) -> None:
         self.kernel = kernel
         self._features = features
+
+    def find_leftovers(self) -> list[str]:
+        """See `OpenDriver`."""
+        return []
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveTables:
         """See `OpenDriver`; who fights whom over a table is told by the kernel, so there is no need for patience."""
@@ -90,11 +95,20 @@ class NftablesDriver:
         with Kernel() as kernel:
             yield OpenNftables(kernel, self._features)
 
+    def find(self, features: Collection[str]) -> list[str]:
+        """See `Driver`."""
+        with Kernel() as kernel:
+            return kernel.find_tables(_all_names(features))
+
     def remove(self, features: Collection[str]) -> list[str]:
         """See `Driver`; the tables of both families, and what an interrupted start may have left."""
         with Kernel() as kernel:
-            names = [table_name(feature) for feature in features]
-            return kernel.delete_tables([*names, *(f"{name}-scratch" for name in names)])
+            return kernel.delete_tables(_all_names(features))
+
+
+def _all_names(features: Collection[str]) -> list[str]:
+    names = [table_name(feature) for feature in features]
+    return [*names, *(f"{name}-scratch" for name in names)]
 
 
 def _tables(compilers: CompilerSet) -> list[TableCompiler]:

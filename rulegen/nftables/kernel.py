@@ -196,6 +196,11 @@ class Kernel:
                 self._commit(to_send)
         _note_chains(transaction, compiled, live)
 
+    def find_tables(self, names: Iterable[str]) -> list[str]:
+        """Which of the tables of these names there are, in both families. Raises HostError."""
+        found = [(family, name) for name in names for family in host_families() if self._has_table(family, name)]
+        return [f"{IP_KEYWORD[family]} {name}" for family, name in found]
+
     def delete_tables(self, names: Iterable[str]) -> list[str]:
         """Removes the tables of these names in both families; says which there were. Raises ApplyError, HostError."""
         found = [(family, name) for name in names for family in host_families() if self._has_table(family, name)]

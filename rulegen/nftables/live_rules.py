@@ -28,7 +28,7 @@ from rulegen.nftables.tables import BaseChains, Entries, TableCompiler, TableSpe
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
-from rulegen.reconcile.driver import RuleCount, ShownChange
+from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemKey
 from rulegen.reference import ObjectReference
 
@@ -85,6 +85,16 @@ class LiveTables:
             if spec not in base_chains and not table.schema
         }
         return Delta(delta.added, delta.changed, delta.removed | unknown) if unknown else delta
+
+    def state(self) -> RulesState:
+        """See `LiveRules`."""
+        desired = self._compilers.entries() if self._desired is None else self._desired
+        tables = [
+            (str(spec), table.schema, table.declared_as, sorted(table.listed_as.items()), sorted(table.foreign.items()))
+            for spec, table in self._live.tables.items()
+        ]
+        live = digest_of([*sorted(tables), *sorted(map(_parts, self._live.entries.items()))])
+        return RulesState(live, digest_of(sorted(map(_parts, desired.items()))))
 
     def check(self, delta: Delta[EntryKey, Value]) -> None:
         """See `LiveRules`."""
@@ -151,6 +161,12 @@ class LiveTables:
     def _plan(self, delta: Delta[EntryKey, Value]) -> Transaction:
         retimed = self._kernel.retimed(delta, self._live.tables)
         return plan(delta, self._live, self._base_chains(), self._desired, retimed)
+
+
+def _parts(entry: tuple[EntryKey, Value]) -> tuple[str, str, bytes, bytes, str]:
+    """Of an entry what tells it from all others."""
+    (set_spec, key), value = entry
+    return set_spec.label, set_spec.name, key, value.data, value.comment
 
 
 def base_chains_of_all(compilers: Collection[TableCompiler]) -> dict[TableSpec, BaseChains]:

@@ -94,6 +94,13 @@ class RuleCount(NamedTuple):
     written: int
 
 
+class RulesState(NamedTuple):
+    """Digests that name what a kernel holds, and what it should hold; equal ones: nothing of ours is otherwise."""
+
+    live: str
+    wanted: str
+
+
 class LiveRules(Protocol):
     """Rules of one kind in this host's kernel, and what they should be: for those who keep the two equal.
 
@@ -119,6 +126,10 @@ class LiveRules(Protocol):
 
     def difference(self) -> AnyDelta:
         """What leads from what was read last to all that is wanted."""
+        ...
+
+    def state(self) -> RulesState:
+        """What was read last and what is wanted, after `difference`, to know later whether both are still so."""
         ...
 
     def check(self, delta: AnyDelta) -> None:
@@ -192,12 +203,17 @@ Removal = Callable[[], list[str]]
 class OpenDriver(Protocol):
     """A driver in the network namespace of the thread that opened it; for that thread.
 
-    `batch`: how many changes a sync should work on at the most. `leftovers`: what removes rules of the same kind that
-    are in another place than this driver's.
+    `variant`: which one was found of a driver that has several, else "". `batch`: how many changes a sync should work
+    on at the most. `leftovers`: what removes rules of the same kind that are in another place than this driver's.
     """
 
+    variant: str
     batch: int
     leftovers: Sequence[Removal]
+
+    def find_leftovers(self) -> list[str]:
+        """Where there are rules that `leftovers` would remove, in their words. Raises HostError, UnseenError."""
+        ...
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveRules:
         """The rules of the compilers' features; nothing of them was read yet.
@@ -243,6 +259,10 @@ class Driver(Protocol):
         """Raises HostError when the kernel, its programs or privileges do not suffice; changes nothing."""
         ...
 
+    def find(self, features: Collection[str]) -> list[str]:
+        """Where there are rules of these features, in the words of `remove`. Raises as `remove` does."""
+        ...
+
     def remove(self, features: Collection[str]) -> list[str]:
         """Removes all rules of these features; what there was, in words.
 
@@ -257,3 +277,13 @@ def compile_all(compilers: CompilerSet, items: Items, contexts: Mapping[str, Any
     errors = compilers.update(items, contexts)[1]
     if errors:
         raise TargetError("\n".join(map(str, errors.values())))
+
+
+def digest_of(parts: Iterable[object]) -> str:
+    """Names a sequence of values, each of which has one `repr`."""
+    from hashlib import sha256
+
+    state = sha256()
+    for part in parts:
+        state.update(f"{part!r}\n".encode("utf-8", "surrogatepass"))
+    return state.hexdigest()

@@ -13,7 +13,7 @@ from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError, TargetError
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
-from rulegen.reconcile.driver import Owned, RuleCount, ShownChange, shown_change
+from rulegen.reconcile.driver import Owned, RuleCount, RulesState, ShownChange, digest_of, shown_change
 from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
 from rulegen.reference import ObjectReference
 
@@ -92,6 +92,9 @@ class MemoryRules:
 
     def difference(self) -> AnyDelta:
         return self._compilers.spare(diff(self._live, self._compilers.entries()))
+
+    def state(self) -> RulesState:
+        return RulesState(digest_of(sorted(self._live.items())), digest_of(sorted(self._compilers.entries().items())))
 
     def check(self, delta: AnyDelta) -> None:
         self.kernel.check(delta)
