@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 # Where an object begins, in YAML or JSON, however it is encoded: no line of a ruleset has it.
-_OBJECT = re.compile(rb"""(?:^|[\s{,"'])(?:apiVersion|kind)["']?\s*:""")
+_OBJECT = re.compile(
+    rb"""^[ ]*(?:-[ ]+)?["']?(?:apiVersion|kind)["']?:(?:\s|$)|[{,]\s*["']?(?:apiVersion|kind)["']?\s*:""", re.MULTILINE
+)
 _LOOKED_AT = 1 << 20
 
 

@@ -44,9 +44,15 @@ class Ready(NamedTuple):
             _refuse_to_prune(self.unreadable)
 
 
-def make_ready(source: Input, variant: str, labels: Labels | None = None) -> Ready:
-    """Reads all that is wanted. `variant`: as the option --iptables-variant says it. `labels` takes the objects'."""
+def make_ready(source: Input, variant: str, labels: Labels | None = None, seed: int | None = None) -> Ready:
+    """Reads all that is wanted. `variant`: as the option --iptables-variant says it. `labels` takes the objects'.
+
+    `seed`: see `NodeConfiguration`; with one, the same comes out each time.
+    """
+    from msgspec.structs import replace
+
     configuration = read_settings(source, say_warning)
+    configuration = replace(configuration, node=replace(configuration.node, seed=seed))
     manifests = load_manifests(source, configuration)
     if labels is not None:
         add_labels(labels, manifests.objects())

@@ -7,9 +7,11 @@ plain file is not read, and after a short time what was found is what there is.
 from __future__ import annotations
 
 import os
+import re
 import stat
+import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 # For all files together; names beyond are not offered.
 _SECONDS = 1.0
-_LONGEST_CACHE = 64 << 20
+_LONGEST = 64 << 20
+_SUFFIXES = {".yaml", ".yml", ".json"}
 _SERVICE, _NODE = "Service", "Node"
 
 
@@ -79,39 +82,89 @@ def _known(context: click.Context) -> Iterable[Named]:
 # ---- from files ----
 
 
-def _in_files(paths: Collection[str]) -> Iterator[Named]:
-    from rulegen.kube.documents import read_documents
-
-    plain = [path for path in paths if _is_plain(path)]
+def _in_files(paths: Iterable[str]) -> Iterator[Named]:
     end = time.monotonic() + _SECONDS
-    for document in read_documents(plain, None):
-        yield from _names(getattr(document, "value", None))
-        if time.monotonic() > end:
-            return
+    for path in paths:
+        for file in _plain_files(Path(path)):
+            if time.monotonic() > end:
+                return
+            text = file.read_bytes()[:_LONGEST].decode("utf-8", "replace")
+            yield from _in_json(text) if text.lstrip()[:1] in {"{", "["} else names_in_yaml(text)
 
 
-def _is_plain(path: str) -> bool:
+def _plain_files(path: Path) -> Iterator[Path]:
     """A pipe, or standard input, is read by the command itself, and could keep us waiting."""
-    mode = Path(path).stat().st_mode
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        yield path
+    elif stat.S_ISDIR(mode):
+        yield from (one for one in sorted(path.rglob("*")) if one.suffix in _SUFFIXES and one.is_file())
 
 
-def _names(value: Any) -> Iterator[Named]:
-    from msgspec import Raw
+def _in_json(text: str) -> Iterator[Named]:
+    import msgspec
 
-    from rulegen.kube.decode import plain_value
+    found = msgspec.json.decode(text)
+    items = found.get("items") if isinstance(found, dict) else None
+    of_list = str(found.get("kind", "")).removesuffix("List") if isinstance(found, dict) else ""
+    for item in items if isinstance(items, list) else [found]:
+        if isinstance(item, dict) and isinstance(metadata := item.get("metadata"), dict):
+            yield from _named(item.get("kind", of_list), metadata.get("namespace"), metadata.get("name"))
 
-    found = plain_value(value) if isinstance(value, Raw) else value
-    if not isinstance(found, dict):
-        return
-    kind = found.get("kind")
-    if isinstance(kind, str) and kind.endswith("List") and isinstance(found.get("items"), list):
-        for item in found["items"]:
-            yield from _names({"kind": kind.removesuffix("List"), **item} if isinstance(item, dict) else item)
-    elif kind in {_SERVICE, _NODE} and isinstance(metadata := found.get("metadata"), dict):
-        namespace, name = metadata.get("namespace") or "default", metadata.get("name")
-        if _is_name(name) and _is_name(namespace):
-            yield Named(kind, "" if kind == _NODE else namespace, name)
+
+_KEY = re.compile(r"^(?P<indent> *(?:- +)*)(?P<key>[A-Za-z][\w.-]*):(?: +(?P<value>.*))?$|^---", re.MULTILINE)
+_FLOW = re.compile(r"[{,] *(name|namespace): *[\"']?([^,}\"' ]+)")
+
+
+def names_in_yaml(text: str) -> Iterator[Named]:
+    """The objects of a file as kubectl, a snapshot or a person writes it, kind before metadata, by its lines alone.
+
+    To read it as YAML takes a hundred times as long.
+    """
+    kind, kind_column, names = "", 0, _Names()
+    for match in _KEY.finditer(text):
+        column, key, value = len(match["indent"] or ""), match["key"], (match["value"] or "").strip("\"' ")
+        if key is None or (key == "kind" and not names.holds(column)):
+            yield from _named(kind, names.found.get("namespace"), names.found.get("name"))
+            kind, kind_column, names = value if key else "", column, _Names()
+        elif key == "metadata" and column == kind_column and names.column is None:
+            names = _Names(column)
+            names.found.update(_FLOW.findall(match["value"] or ""))
+        else:
+            names.take(column, key, value)
+    yield from _named(kind, names.found.get("namespace"), names.found.get("name"))
+
+
+class _Names:
+    """The names in the block of `metadata` at a column; None: it has not begun."""
+
+    def __init__(self, column: int | None = None) -> None:
+        self.column = column
+        self.found: dict[str, str] = {}
+        self._inner = sys.maxsize
+        self._is_over = False
+
+    def holds(self, column: int) -> bool:
+        """Whether a key at this column is still inside."""
+        return self.column is not None and not self._is_over and column > self.column
+
+    def take(self, column: int, key: str, value: str) -> None:
+        """A key behind `metadata`; those further inside, as of labels and owners, have other columns."""
+        if self.column is None or self._is_over:
+            return
+        if column <= self.column:
+            self._is_over = True
+        elif column <= self._inner:
+            self._inner = column
+            if key in {"name", "namespace"}:
+                self.found[key] = value
+
+
+def _named(kind: Any, namespace: Any, name: Any) -> Iterator[Named]:
+    if kind == _NODE and _is_name(name):
+        yield Named(kind, "", name)
+    elif kind == _SERVICE and _is_name(name) and _is_name(namespace := namespace or "default"):
+        yield Named(kind, namespace, name)
 
 
 def _is_name(value: Any) -> TypeGuard[str]:
@@ -145,7 +198,7 @@ def _remembered() -> Iterable[Named]:
 
     path = _cache()
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_CACHE:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST:
         return set()
     return [one for one in msgspec.json.decode(path.read_bytes(), type=list[Named]) if _is_name(one.name)]
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from rulegen.reconcile.driver import Difference
 
 
+# The same input gives the same output.
+_SEED = 0
+
+
 @click.command(cls=Command)
 @selection_options
 @input_options
@@ -59,7 +63,7 @@ def diff(against: str | None, against_node: str | None, stat: bool, output: str,
     if against_node is not None and against is None:
         fail("--against-node means nothing without --against")
     labels: Labels = {}
-    ready = make_ready(source, options["iptables_variant"], labels)
+    ready = make_ready(source, options["iptables_variant"], labels, _SEED)
     with ExitStack() as stack:
         if against is None:
             difference = stack.enter_context(opened_host(ready)).compare()

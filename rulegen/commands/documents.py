@@ -7,7 +7,7 @@ names all documents; from it come the files of docs/schemas (`make schemas`). On
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from msgspec import UNSET, Struct, UnsetType, convert
 
@@ -242,7 +242,7 @@ SCHEMAS: Mapping[str, Sequence[tuple[str, str]]] = {
     ],
     "golden": [(_HERE, "GoldenDocument"), (_HERE, "GoldenUpdateDocument")],
     "lint": [(_HERE, "LintDocument")],
-    "plan": [("rulegen.commands.plans", "Plan")],
+    "plan": [("rulegen.commands.plan_file", "Plan")],
     "verify": [(_HERE, "VerifyDocument")],
 }
 
@@ -255,9 +255,31 @@ def schema(name: str) -> dict[str, Any]:
 
     structs = [getattr(import_module(module), struct) for module, struct in SCHEMAS[name]]
     refs, components = schema_components(structs, ref_template="#/$defs/{name}")
+    for struct in _structs_in(structs, set()):
+        described = components[struct.__name__]
+        described["required"] = [field for field in described["required"] if field not in _may_be_unset(struct)]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"rulegen {name} -o json",
         **(refs[0] if len(refs) == 1 else {"anyOf": list(refs)}),
-        "$defs": components,
+        "$defs": {title: components[title] for title in sorted(components)},
     }
+
+
+def _structs_in(types: Iterable[Any], seen: set[type[Struct]]) -> set[type[Struct]]:
+    """Structs, and all that their fields are made of."""
+    for one in types:
+        if isinstance(one, type) and issubclass(one, Struct):
+            if one not in seen:
+                seen.add(one)
+                _structs_in(get_type_hints(one).values(), seen)
+        else:
+            _structs_in(get_args(one), seen)
+    return seen
+
+
+def _may_be_unset(struct: type[Struct]) -> set[str]:
+    """The fields, by their names in JSON, that a document may lack though the struct has no default for them."""
+    hints = get_type_hints(struct)
+    fields = zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True)
+    return {encoded for field, encoded in fields if UnsetType in get_args(hints[field])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import randbits
 from typing import Any
 
 import click
@@ -11,6 +12,8 @@ from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_files
 from rulegen.commands.options import PRUNE_UNREADABLE, input_options, pack, target_options
 from rulegen.commands.output import echo, print_changes
+
+_SEED_BITS = 48
 
 
 @click.command(cls=Command)
@@ -37,7 +40,7 @@ def plan(path: str, **options: Any) -> None:
     from rulegen.commands.plan_file import write_plan
     from rulegen.commands.planned import make_plan
 
-    ready = make_ready(pack(options), options["iptables_variant"])
+    ready = make_ready(pack(options), options["iptables_variant"], seed=randbits(_SEED_BITS))
     with opened_host(ready) as host:
         difference = host.compare()
         ready.check_removals(difference)

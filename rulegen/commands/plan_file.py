@@ -59,13 +59,14 @@ class Plan(Document, frozen=True, forbid_unknown_fields=True):
     """What `rulegen plan -o` writes.
 
     `rulegen`: the version that made it. `live`, `wanted`: digests of all entries that the kernel held and should hold.
-    `leftovers`: other targets and variants, from which all that is rulegen's goes.
+    `seed`: see `NodeConfiguration`. `leftovers`: other targets and variants, from which all that is rulegen's goes.
     """
 
     kind: Literal["RulegenPlan"]
     rulegen: str
     host: PlannedHost
     input: PlannedInput
+    seed: int
     live: str
     wanted: str
     summary: Summary

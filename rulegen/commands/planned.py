@@ -47,6 +47,7 @@ def make_plan(ready: Ready, variant: str, compared: Comparison) -> Plan:
         rulegen=__version__,
         host=PlannedHost.here(),
         input=planned,
+        seed=configuration.node.seed or 0,
         live=state.live,
         wanted=state.wanted,
         summary=Summary.total(difference),
@@ -76,7 +77,7 @@ def ready_for(plan: Plan, path: str) -> Ready:
         tuple(planned.features),
         planned.iptables_driver,
     )
-    return make_ready(source, planned.iptables_variant)
+    return make_ready(source, planned.iptables_variant, seed=plan.seed)
 
 
 def _check_host(plan: Plan, path: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rulegen.config import Family
 from rulegen.nftables import text
 from rulegen.nftables.chain_rules import ChainOf, as_text, chain_texts, rules_of
-from rulegen.nftables.diff_text import count, shown_changes
+from rulegen.nftables.diff_text import count, entry_order, shown_changes
 from rulegen.nftables.drift import Notifications
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live_rules import LiveTables, base_chains_of_all
@@ -84,7 +84,8 @@ class NftablesDriver:
         self, before: CompilerSet, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
     ) -> Difference:
         """See `Driver`."""
-        entries = before.entries()
+        # In the order of a rendered file: ids are chosen by what is met first.
+        entries = dict(sorted(before.entries().items(), key=lambda entry: entry_order(entry[0])))
         compilers.adopt(entries, {})
         compile_all(compilers, items, contexts)
         return _difference(entries, chain_texts(base_chains_of_all(_tables(before))), compilers)
