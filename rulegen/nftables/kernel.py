@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rulegen.config import Family
-from rulegen.errors import AbsentError, StaleError
+from rulegen.errors import AbsentError, RulegenError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.nftables import messages, text
 from rulegen.nftables.elements import IP_KEYWORD, EntryKey, Value
@@ -140,13 +140,14 @@ class Kernel:
     def compiled(
         self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]
     ) -> Mapping[tuple[TableSpec, str], CompiledChain]:
-        """What nft makes of these chains; nothing where it cannot say so without a change to this namespace.
-
-        Raises HostError, ApplyError.
-        """
-        if not wanted or not self._scratch_table.can_compile_apart():
+        """What nft makes of these chains; nothing where it cannot say so, or not without a change to this namespace."""
+        try:
+            if not wanted or not self._scratch_table.can_compile_apart():
+                return {}
+            self._nft_compiles(wanted)
+        except RulegenError:
+            # It is only to be shown; whoever applies them is told why not.
             return {}
-        self._nft_compiles(wanted)
         return {
             (spec, name): self._compiled[spec, fixed.chain(name).digest]
             for spec, (fixed, names) in wanted.items()

@@ -198,6 +198,20 @@ def test_a_selection_that_cannot_be_meant(before: Path, after: Path) -> None:
     assert "label selector" in error(*base, "-l", "a=b=c")
 
 
+def test_of_what_is_gone_no_labels_are_known(before: Path, after: Path, tmp_path: Path) -> None:
+    """The Service is neither in the manifests nor its labels in the rules; among other manifests it has some."""
+    base = ("diff", "-f", after, "--node", "node-a", "-l", "tier=back")
+    rules = tmp_path / "rules"
+    rules.write_text(rulegen("render", "-f", before, "--node", "node-a").stdout)
+    done = rulegen(*base, "--against", rules, status=1)
+    assert "shop/cart" not in done.stdout
+    assert "test/cart" in done.stdout
+    assert re.search(r"warning: \d+ entries are left out", done.stderr)
+    done = rulegen(*base, "--against", before, status=1)
+    assert "shop/cart" in done.stdout
+    assert "left out" not in done.stderr
+
+
 @each_target
 def test_policies_are_selected_as_services_are(tmp_path: Path, target: str) -> None:
     plain, closed = written(tmp_path / "a.yaml", WEB), written(tmp_path / "b.yaml", WEB, POLICY)

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from rulegen.demo.namespaces import NetworkNamespace
+from tests.apiserver import ApiServer
+from tests.builders import endpoint_port, endpoint_slice, node, port
+from tests.builders import service as build_service
 from tests.commands.running import (
     CART,
     NODE,
@@ -134,6 +137,22 @@ def test_a_plan_of_standard_input_and_of_a_configuration(namespace: NetworkNames
     configuration.write_text(text)
     assert "ask for other rules" in error("apply", plan, input=CART)
     assert rulegen("apply", plan, input=WEB).stdout.endswith("applied\n")
+
+
+def test_a_plan_of_a_cluster(namespace: NetworkNamespace, tmp_path: Path) -> None:
+    """What nothing depends on may change there, as a Node's own heartbeats do all the time."""
+    web = build_service("web", ["10.96.0.10"], [port(80, "http")])
+    with ApiServer() as server:
+        server.put(web, endpoint_slice(["10.244.0.5"], ports=[endpoint_port(8080, "http")]), node("node-a"))
+        plan, kubeconfig = tmp_path / "rules.plan", server.kubeconfig(tmp_path / "kubeconfig")
+        base = ("--kubeconfig", kubeconfig, "--node", "node-a")
+        rulegen("plan", *base, "-o", plan)
+        server.put(endpoint_slice(["10.244.0.6"], ports=[endpoint_port(8080, "http")]))
+        assert "the cluster or the settings ask for other rules" in error("apply", plan)
+        rulegen("plan", *base, "-o", plan)
+        server.put(node("node-b"), build_service("web", ["10.96.0.10"], [port(80, "http")], labels={"new": "label"}))
+        assert rulegen("apply", plan).stdout.endswith("applied\n")
+        assert rulegen("diff", *base).stdout == "0 added, 0 changed, 0 removed\n"
 
 
 def test_what_is_no_plan_is_one_line(namespace: NetworkNamespace, tmp_path: Path) -> None:

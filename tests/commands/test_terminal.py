@@ -81,7 +81,7 @@ def test_a_bar_when_it_takes_long(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     ours, theirs = pty.openpty()
-    words = [BIN / "rulegen", "render", "-f", pipe, "--node", "node-a"]
+    words = [str(BIN / "rulegen"), "render", "-f", str(pipe), "--node", "node-a"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm"}) as process:
         os.close(theirs)
         with pipe.open("w") as manifests:
