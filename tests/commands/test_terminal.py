@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from rulegen.cli import main
 from rulegen.commands import progress
 from rulegen.commands.completing import names_in_yaml, remember
 from rulegen.kube.manifests import load
@@ -108,15 +110,19 @@ def test_no_bar_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 # ---- completion ----
 
 
-def complete(*words: str, **environment: str) -> list[str]:
-    """What bash is offered for the last word; whatever is said is an error."""
-    asked = {"_RULEGEN_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(("rulegen", *words))}
-    asked["COMP_CWORD"] = str(len(words))
-    done = subprocess.run(
-        [BIN / "rulegen"], env=os.environ | asked | environment, capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+def complete(*words: str) -> list[str]:
+    """What a shell is offered for the last word."""
+    *before, incomplete = words
+    return [item.value for item in ShellComplete(main, {}, "rulegen", "").get_completions(before, incomplete)]
+
+
+def test_bash_is_told_and_nobody_else(tmp_path: Path) -> None:
+    cluster = str(written(tmp_path / "a.yaml", WEB, CART))
+    for words, expected in ((["explain", "-f", cluster, "shop/"], "plain,shop/cart\nplain,shop/web\n"), (["-x"], "\n")):
+        asked = {"_RULEGEN_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(("rulegen", *words))}
+        asked["COMP_CWORD"] = str(len(words))
+        done = subprocess.run([BIN / "rulegen"], env=os.environ | asked, capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == (expected, "")
 
 
 def test_names_come_from_the_files_on_the_line(tmp_path: Path) -> None:
@@ -135,7 +141,9 @@ def test_names_come_from_the_files_on_the_line(tmp_path: Path) -> None:
     assert complete("explain", "-f", str(as_list), "a") == ["a/one"]
 
 
-def test_whatever_is_wrong_nothing_is_said(tmp_path: Path) -> None:
+def test_whatever_is_wrong_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     pipe, broken, hostile = tmp_path / "pipe", tmp_path / "broken.yaml", tmp_path / "hostile.yaml"
     os.mkfifo(pipe)
     broken.write_text("kind: [\n---\n" + WEB)
@@ -145,12 +153,18 @@ def test_whatever_is_wrong_nothing_is_said(tmp_path: Path) -> None:
     assert complete("explain", "-f", "-", "s") == []
     assert complete("explain", "-f", str(broken), "s") == ["shop/web"]
     assert complete("explain", "-f", str(hostile), "s") == ["shop/cart"]
+    broken.write_text('{"kind": "List", "items": [' + "[" * 100_000)
+    assert complete("explain", "-f", str(broken), "s") == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "rulegen" / "names.json"
+    cache.parent.mkdir()
     for content in ("", "[", '[["Service", 1, 2]]', '[["Service", "a", "$(x)"]]'):
-        cache = tmp_path / "rulegen" / "names.json"
-        cache.parent.mkdir(exist_ok=True)
         cache.write_text(content)
-        assert complete("explain", "a", XDG_CACHE_HOME=str(tmp_path)) == []
-    assert complete("explain", "a", XDG_CACHE_HOME="", HOME="/nonexistent") == []
+        assert complete("explain", "a") == []
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    assert complete("explain", "a") == []
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
