@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.output import page
+from rulegen.commands.output import colour, page
 
 
 @click.command(cls=Command)
@@ -16,4 +16,4 @@ def demo() -> None:
     """
     from rulegen.demo.playground import run
 
-    run(page())
+    run(page(colour()))

@@ -73,19 +73,21 @@ def print_removed(places: Iterable[str]) -> None:
         echo(f"removed {place}")
 
 
-def terminal() -> Console:
-    """Standard error for rich, in colour where the options say so."""
+def colour() -> bool | None:
+    """What the options say about colours; None: as it fits. Only the main thread knows."""
+    return resolve_color_default()
+
+
+def terminal(wanted: bool | None) -> Console:
+    """Standard error for rich. `wanted`: see `colour`."""
     from rich.console import Console
 
-    colour = resolve_color_default()
-    return Console(stderr=True, no_color=None if colour is None else not colour)
+    return Console(stderr=True, no_color=None if wanted is None else not wanted)
 
 
-def page() -> Console:
-    """Standard output for rich, in colour where the options say so."""
+def page(wanted: bool | None) -> Console:
+    """Standard output for rich. `wanted`: see `colour`."""
     from rich.console import Console
 
-    colour = resolve_color_default()
-    return Console(
-        highlight=False, force_terminal=True if colour else None, no_color=None if colour is None else not colour
-    )
+    plain = None if wanted is None else not wanted
+    return Console(highlight=False, force_terminal=True if wanted else None, no_color=plain)

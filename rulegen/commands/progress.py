@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rulegen.commands.output import colour, terminal
+
 Item = TypeVar("Item")
 
 _SECONDS = 1.0
@@ -24,6 +26,7 @@ class _Bar:
     def __init__(self, title: str, total: int | None) -> None:
         self._title = title
         self._total = total
+        self._colour = colour()
         self._done = 0
         self._lock = threading.Lock()
         self._is_closed = False
@@ -46,14 +49,14 @@ class _Bar:
     def _show(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-        from rulegen.commands.output import terminal
-
         counts: list[ProgressColumn] = [MofNCompleteColumn()] if self._total is not None else []
         columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeElapsedColumn())
         with self._lock:
             if self._is_closed:
                 return
-            bar = Progress(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=False)
+            bar = Progress(
+                *columns, console=terminal(self._colour), transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             task = bar.add_task(self._title, total=self._total, completed=self._done)
             self._shown = lambda done: bar.update(task, completed=done)
             self._hide = bar.stop

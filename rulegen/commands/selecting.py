@@ -27,7 +27,10 @@ Labels: TypeAlias = dict[tuple[str, str], list[Mapping[str, str]]]
 
 
 class Owner(NamedTuple):
-    """Whose an entry is, as `Compiler.owners` writes it: `default/web:http`, `Pod default/web:8080`, `default/deny`."""
+    """Whose an entry is, as `Compiler.owners` writes it: `default/web:http`, `Pod default/web:8080`, `default/deny`.
+
+    `namespace`: "" for what has none.
+    """
 
     namespace: str
     name: str
@@ -36,7 +39,7 @@ class Owner(NamedTuple):
     @classmethod
     def of(cls, text: str) -> Owner:
         """The parts of `text`; a kind before the name says nothing here."""
-        namespace, _, rest = text.rpartition(" ")[2].partition("/")
+        namespace, _, rest = text.rpartition(" ")[2].rpartition("/")
         name, _, port = rest.partition(":")
         return cls(namespace, name, port)
 

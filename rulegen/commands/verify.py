@@ -11,7 +11,7 @@ import click
 
 from rulegen.commands.command import Command
 from rulegen.commands.options import OUTPUT, Input, input_options, pack, target_options
-from rulegen.commands.output import echo, fail, print_document, say_warning, terminal
+from rulegen.commands.output import colour, echo, fail, print_document, say_warning, terminal
 from rulegen.commands.reading import read_input, read_settings, services_of
 from rulegen.commands.targets import driver_of, rendered_rules, variant_named
 
@@ -131,6 +131,6 @@ def _counting() -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=terminal(), transient=True) as bar:
+    with Progress(*columns, console=terminal(colour()), transient=True) as bar:
         task = bar.add_task("classes of packets", total=None)
         yield lambda classes: bar.update(task, completed=classes)

@@ -99,7 +99,7 @@ def chain_texts(tables: Mapping[TableSpec, BaseChains]) -> ChainOf:
 def listed_chains(spec: TableSpec) -> Mapping[str, Chain]:
     """The chains of a table of this network namespace as nft lists them; none where nft cannot."""
     try:
-        done = children.run(["nft", "-n", "-y", "-t", "list", "table", spec.ip, spec.name], timeout=_LIST_SECONDS)
+        done = children.run(["nft", "-y", "-t", "list", "table", spec.ip, spec.name], timeout=_LIST_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return chains_in(done.stdout.decode("utf-8", "replace")) if not done.returncode else {}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.commands.diffstat import Row, lines
+from rulegen.commands.selecting import Owner
 from rulegen.demo.namespaces import NetworkNamespace
 from tests.commands.running import (
     CART,
@@ -181,6 +182,10 @@ def test_only_what_is_asked_for(before: Path, after: Path, target: str) -> None:
     assert {"shop/cart:http", "test/cart:http"} <= named("cart")
     assert "test/cart:http" in named("-n", "test")
     assert "test/cart:http" in named("-n", "test", "cart")
+    if target == "iptables":
+        # A chain of several Services, of which a rule that differs is for one of these.
+        keys = {change["key"] for change in document(*base, "-n", "test", status=1)["changes"]}
+        assert "RULEGEN-VIPS" in keys
     assert "shop/web:http" not in named("-n", "test")
     assert {"shop/cart:http", "test/cart:http"} <= named("-l", "tier in (back, none),!old")
     assert "shop/web:http" in named("-l", "app=web")
@@ -212,6 +217,21 @@ def test_of_what_is_gone_no_labels_are_known(before: Path, after: Path, tmp_path
     assert "left out" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "owner"),
+    [
+        ("default/web:http", Owner("default", "web", "http")),
+        ("default/web", Owner("default", "web")),
+        ("Pod default/web-1:hostPort", Owner("default", "web-1", "hostPort")),
+        ("NetworkPolicy default/deny", Owner("default", "deny")),
+        ("ClusterNetworkPolicy metrics", Owner("", "metrics")),
+        ("metrics", Owner("", "metrics")),
+    ],
+)
+def test_whose_an_entry_is(text: str, owner: Owner) -> None:
+    assert Owner.of(text) == owner
+
+
 @each_target
 def test_policies_are_selected_as_services_are(tmp_path: Path, target: str) -> None:
     plain, closed = written(tmp_path / "a.yaml", WEB), written(tmp_path / "b.yaml", WEB, POLICY)
@@ -238,11 +258,14 @@ def test_rules_of_chains_before_and_after_on_nftables(namespace: NetworkNamespac
     base = ("-f", before, "--node", "node-a")
     rulegen("apply", *base)
     nft("insert rule ip rulegen prerouting tcp dport 22 accept")
+    # Of this chain nft lists hardly a rule in the words that it was given.
+    nft("insert rule ip rulegen frontend tcp dport 23 accept")
     nft("flush chain ip rulegen postrouting")
     nft("add chain ip rulegen intruder")
     nft("add rule ip rulegen intruder counter drop")
     found = dict(chains(rulegen("diff", *base, status=1).stdout))
     assert found["~ ip chain prerouting"] == ["- tcp dport 22 accept"]
+    assert found["~ ip chain frontend"] == ["- tcp dport 23 accept"]
     assert found["- ip chain intruder"] == ["- counter packets 0 bytes 0 drop"]
     lost = found["~ ip chain postrouting"]
     assert len(lost) > 1
