@@ -7,6 +7,7 @@ names all documents; from it come the files of docs/schemas (`make schemas`). On
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from msgspec import UNSET, Struct, UnsetType, convert
@@ -257,10 +258,11 @@ def schema(name: str) -> dict[str, Any]:
     refs, components = schema_components(structs, ref_template="#/$defs/{name}")
     for struct in _structs_in(structs, set()):
         described = components[struct.__name__]
+        described["description"] = cleandoc(described.get("description", ""))
         described["required"] = [field for field in described["required"] if field not in _may_be_unset(struct)]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"rulegen {name} -o json",
+        "title": f"rulegen {name}",
         **(refs[0] if len(refs) == 1 else {"anyOf": list(refs)}),
         "$defs": {title: components[title] for title in sorted(components)},
     }
