@@ -8,8 +8,8 @@ PYTHON := /usr/bin/python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# As many tests side by side as there are processors; a test may wait meanwhile, and another one does not.
-SIDE_BY_SIDE = --numprocesses auto --maxprocesses 8 --dist worksteal
+# More tests side by side than there are processors: many of them wait most of their time.
+SIDE_BY_SIDE = --numprocesses $(shell expr $$(nproc) \* 3 / 2) --maxprocesses 12 --dist worksteal
 
 # For root nothing is out of reach, so nothing may be skipped. Others load rules in a user namespace, where that is
 # allowed; the loopback interface of a new network namespace is down.

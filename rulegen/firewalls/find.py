@@ -8,7 +8,7 @@ from functools import cache
 
 from rulegen.claims import DSTNAT
 from rulegen.config import Family, Target
-from rulegen.errors import HostError, printable
+from rulegen.errors import printable
 from rulegen.firewalls import legacy
 from rulegen.firewalls.expressions import read_rule
 from rulegen.firewalls.model import Hooked, Obstacle, Rule, obstacle
@@ -16,7 +16,8 @@ from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.nftables.foreign import BaseChain, base_chains, rules_of
-from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError, open_connection
+from rulegen.nftables.messages import Connection, open_connection
+from rulegen.nftables.undisturbed import undisturbed
 
 # NFPROTO_* of linux/netfilter.h; arp is not about Services.
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -28,13 +29,13 @@ _NOT_OTHERS = ("rulegen", "kube-proxy")
 _IPTABLES_TABLES = frozenset({"raw", "mangle", "nat", "filter", "security"})
 _IPTABLES = {2: "iptables", 10: "ip6tables"}
 _IPTABLES_PROGRAMS = tuple(_IPTABLES.values())
-_ATTEMPTS = 20
 
 
 def obstacles_beside(target: Target) -> list[Obstacle]:
-    """What stands in the way of this target, sorted. Raises HostError when it cannot be read.
+    """What stands in the way of this target, sorted.
 
-    The iptables target accepts in the filter table itself what is for Services, so that table is no obstacle to it.
+    Raises HostError when it cannot be read, StaleError when it keeps changing. The iptables target accepts
+    in the filter table itself what is for Services, so that table is no obstacle to it.
     """
     found = sorted([*_in_nf_tables(), *_in_legacy_iptables()])
     if target is Target.NFTABLES:
@@ -44,14 +45,7 @@ def obstacles_beside(target: Target) -> list[Obstacle]:
 
 def _in_nf_tables() -> list[Obstacle]:
     with closing(open_connection()) as connection:
-        for _ in range(_ATTEMPTS):
-            try:
-                return list(_others(connection, base_chains(connection)))
-            except InterruptedDumpError:
-                continue
-            except KernelError as error:
-                raise HostError(f"cannot read the chains of others: {error}") from error
-    raise HostError(f"the ruleset changed during each of {_ATTEMPTS} attempts to read the chains of others")
+        return undisturbed(lambda: list(_others(connection, base_chains(connection))))
 
 
 def _others(connection: Connection, chains: Iterable[BaseChain]) -> Iterable[Obstacle]:

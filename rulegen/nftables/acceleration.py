@@ -21,6 +21,7 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 
 from rulegen.claims import ACCELERATION
 from rulegen.errors import ApplyError, HostError
@@ -61,7 +62,8 @@ from rulegen.netlink.nf_tables import (
     RULE_CHAIN,
     RULE_EXPRESSIONS,
 )
-from rulegen.nftables.messages import Connection, InterruptedDumpError, KernelError, open_connection
+from rulegen.nftables.messages import Connection, KernelError, open_connection
+from rulegen.nftables.undisturbed import undisturbed
 
 TABLE = "rulegen-acceleration"
 _FLOWTABLE, _CHAIN = "established", "forward"
@@ -107,17 +109,18 @@ class Acceleration:
 
         Raises:
             UnsupportedError: this kernel has no flowtables.
-            ApplyError: the kernel refuses; the next call tries again.
+            ApplyError, HostError: the kernel refuses, or cannot be read; the next call tries again.
         """
         try:
             return list(self._ensured())
-        except InterruptedDumpError as error:
-            raise ApplyError("the ruleset changed while flowtables were listed") from error
         except KernelError as error:
             raise ApplyError(f"the kernel refused the flowtable: {error}") from error
 
     def remove(self) -> list[str]:
-        """Removes the table; what there was, in words. Connections go on, packet by packet. Raises ApplyError."""
+        """Removes the table; what there was, in words. Connections go on, packet by packet.
+
+        Raises ApplyError, HostError.
+        """
         try:
             if not self._is_there():
                 return []
@@ -147,7 +150,8 @@ class Acceleration:
             raise
 
     def _dump(self, kind: int, payload: bytes = b"") -> list[bytes]:
-        return [answer[FAMILY_HEADER:] for answer in self._connection.dump(kind, _INET, payload)]
+        answers = undisturbed(partial(self._connection.dump, kind, _INET, payload))
+        return [answer[FAMILY_HEADER:] for answer in answers]
 
     def _is_there(self) -> bool:
         return any(_named(answer, _NAME) == TABLE for answer in self._dump(GETTABLE))

@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from rulegen.config import Family
-from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError
+from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError, StaleError
 from rulegen.netlink.messages import (
     ACK,
     ATTRIBUTE,
@@ -801,8 +801,11 @@ def open_connection() -> Connection:
     return connection
 
 
-class InterruptedDumpError(Exception):
-    """The ruleset changed while it was listed; list it again."""
+class InterruptedDumpError(StaleError):
+    """The ruleset changed while it was listed; list it again (`undisturbed`)."""
+
+    def __init__(self) -> None:
+        super().__init__("the ruleset changed while it was listed")
 
 
 def _refusal(body: bytes, flags: int, index: int) -> KernelError:

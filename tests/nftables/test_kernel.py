@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.nftables import kernel
+from rulegen.nftables.acceleration import Acceleration
 from rulegen.nftables.elements import EntryKey, Value, pack_register
 from rulegen.nftables.live_rules import LiveTables
 from rulegen.nftables.messages import Connection, KernelError, SetInfo
@@ -274,14 +276,17 @@ while True:
 def test_a_table_is_found_while_another_program_commits_all_the_time(host: Host) -> None:
     """A listing that is disturbed is made anew: without that, some of these end in an error."""
     host.apply(*WEB)
+    host.nft("add table inet another")
     with (
         host.namespace.entered(),
         subprocess.Popen([sys.executable, "-c", _COMMITS], stdout=subprocess.PIPE) as other,
         kernel.Kernel() as opened,
+        closing(Acceleration()) as acceleration,
     ):
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == b"begun\n"
+            assert [acceleration.remove() for _ in range(6000)] == [[]] * 6000
             assert [opened.delete_tables(["rulegen-nothing"]) for _ in range(3000)] == [[]] * 3000
             assert opened.delete_tables([TABLE]) == ["ip rulegen", "ip6 rulegen"]
         finally:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from rulegen.agent.observers.events import EventRecorder
 from rulegen.errors import RulegenError
 from rulegen.firewalls.model import Obstacle
+from rulegen.kube.backoff import Retries
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
 from rulegen.reference import ObjectReference
@@ -22,6 +24,8 @@ _LOG = logging.getLogger("rulegen.agent")
 
 _REASON = Reason.FOREIGN_DROP.value
 _SHOWN = 5
+# Until what could not be read is read again.
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 300.0
 _HINT = 'docs/deploy.md, "Beside firewalls", says what to configure'
 
 
@@ -53,16 +57,23 @@ class FirewallObserver(Observer):
         self._is_due.set()
 
     def _run(self) -> None:
+        retries = Retries(_FIRST_RETRY, _LONGEST_RETRY)
+        seconds: float | None = None
         while True:
-            self._is_due.wait()
+            self._is_due.wait(seconds)
             self._is_due.clear()
             if self._is_stopping:
                 return
             try:
                 words = _in_words(self._find())
             except RulegenError as error:
-                _LOG.debug("chains of others cannot be read: %s", error)
+                now = time.monotonic()
+                if retries.failed(error, now):
+                    _LOG.debug("chains of others cannot be read: %s", error)
+                seconds = retries.not_before - now
                 continue
+            retries.succeeded()
+            seconds = None
             self._tell(words)
 
     def _tell(self, words: str) -> None:
