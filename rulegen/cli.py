@@ -25,6 +25,8 @@ COMMANDS = (
     "plan",
     "render",
     "snapshot",
+    "status",
+    "support-bundle",
     "sysctls",
     "verify",
 )

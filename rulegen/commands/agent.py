@@ -77,6 +77,7 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
         server=apiserver or "",
         print_line=printout.print if printout else None,
         configure_log=configure_log,
+        recent_log=log.recent,
     )
     with EndsProcess(log.close), errors_as_lines():
         run(agent_options, log.close)

@@ -244,6 +244,7 @@ SCHEMAS: Mapping[str, Sequence[tuple[str, str]]] = {
     "golden": [(_HERE, "GoldenDocument"), (_HERE, "GoldenUpdateDocument")],
     "lint": [(_HERE, "LintDocument")],
     "plan": [("rulegen.commands.plan_file", "Plan")],
+    "status": [("rulegen.agent.status.document", "Status")],
     "verify": [(_HERE, "VerifyDocument")],
 }
 

@@ -91,7 +91,8 @@ def _work_with_reloads(options: Options, configuration: Configuration, work_queu
         watch.start(configuration)
         with closing(watch):
             try:
-                work(options, configuration, Control(work_queue, partial(_is_over, orders, watch), orders.begin_end))
+                control = Control(work_queue, partial(_is_over, orders, watch), orders.begin_end, watch.problem)
+                work(options, configuration, control)
             except (InputError, HostError) as error:
                 if before is None:
                     raise

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rulegen.agent.sources.watched_files import turns
 from rulegen.config import Configuration
-from rulegen.errors import InputError
+from rulegen.errors import InputError, printable
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -41,6 +41,10 @@ class ConfigurationWatch:
             self._current = taken
         return taken
 
+    def problem(self) -> str:
+        """Why the file is not used as it is now, "" while it is; may be asked by any thread."""
+        return self._reported
+
     def close(self) -> None:
         """Ends soon."""
         self._stopping.set()
@@ -58,6 +62,8 @@ class ConfigurationWatch:
                 for line in self._reported.splitlines():
                     _LOG.error("configuration not used, the one before stays in force: %s", line)
             return
+        if self._reported:
+            _LOG.info("configuration in use again: %s", printable(self._path))
         self._reported = ""
         if found != (self.changed or self._current):
             self.changed = found

@@ -35,7 +35,7 @@ from tests.builders import CONFIGURATION
 @pytest.fixture
 def port() -> Iterator[int]:
     metrics = Metrics(Target.NFTABLES, CONFIGURATION.families, kinds_of(()))
-    application = status_application(Configuration(node=CONFIGURATION), metrics.registry)
+    application = status_application(Configuration(node=CONFIGURATION), metrics.registry, lambda: ["a line", "another"])
     with socket.create_server(("127.0.0.1", 0)) as free:
         number: int = free.getsockname()[1]
     with closing(HttpServer()) as server:
