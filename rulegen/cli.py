@@ -18,6 +18,7 @@ COMMANDS = (
     "cleanup",
     "demo",
     "diff",
+    "env",
     "explain",
     "golden",
     "lint",
