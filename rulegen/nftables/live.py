@@ -230,6 +230,8 @@ def _set_info(set_spec: SetSpec) -> tuple[int, int, int, int]:
         flags |= SET_INTERVAL | (SET_CONCATENATION if len(set_spec.key) > 1 else 0)
     if set_spec.size:
         flags |= SET_TIMEOUT | SET_DYNAMIC
+    if set_spec.brief:
+        flags |= SET_TIMEOUT
     data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
     return flags, set_spec.key_length, data_length, set_spec.size or 2 * len(set_spec.fixed)
 

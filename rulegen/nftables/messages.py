@@ -367,6 +367,12 @@ def delete_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> by
     return _elements(DELSETELEM, REQUEST, set_spec, items)
 
 
+def flush_set(set_spec: SetSpec) -> bytearray:
+    """`flush set ip rulegen NAME`: no error if it is empty."""
+    payload = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
+    return message(DELSETELEM, REQUEST, _FAMILY_NUMBERS[set_spec.family], payload)
+
+
 def _elements(kind: int, flags: int, set_spec: SetSpec, items: list[bytes]) -> bytearray:
     payload = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
     listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, LIST_ITEM | NESTED) + item for item in items])

@@ -12,7 +12,7 @@ from rulegen.iptables.chains import FILTER, BaseChains, Entries, EntryKey, Rules
 from rulegen.iptables.text import comment_of
 from rulegen.policies.facts import PodRanges
 from rulegen.policies.on_iptables import compiler
-from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, NO_SYN, REJECT, ChainCompiler
+from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, NO_SYN, OWN, REJECT, ChainCompiler
 from rulegen.policies.on_iptables.names import PREFIX
 from rulegen.policies.store import Id, PolicyRules
 from rulegen.reconcile.delta import Delta
@@ -103,9 +103,8 @@ class PolicyChains:
         return found
 
     def entries_of(self, item_id: Id) -> Entries:
-        """Nothing: no fact stands alone."""
-        del item_id
-        return {}
+        """All of it for a policy: the chains of pods lead to it, its rules look into sets of others."""
+        return self.entries() if isinstance(item_id, PolicyRules) else {}
 
     def entries_without(self, item_ids: Collection[Id]) -> Entries:
         """All that is wanted."""
@@ -147,5 +146,6 @@ def _base_chains(family: Family, settings: PolicySettings) -> BaseChains:
         denial="-j DROP" if settings.denial is Denial.DROP else REJECT[family],
         strict=NO_SYN if settings.strict else "",
         node_input=settings.node_input,
+        own=OWN,
     )
     return base_chains(family, text, PREFIX)
