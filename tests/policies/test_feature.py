@@ -240,3 +240,46 @@ def test_both_families_are_in_the_context_once() -> None:
     feature = feature_of(CLUSTER)
     assert feature.take().context == {Family.IPV4: ("10.0.0.0/24",), Family.IPV6: ("fd00::/64",)}
     assert feature.take().context is None
+
+
+# ---- pods that cannot be read ----
+
+
+@pytest.mark.kernel
+def test_a_pod_that_cannot_be_read_at_a_start_stays_as_isolated_as_it_was(host: Host) -> None:
+    host.clear()
+    unreadable = ObjectReference("Pod", "shop", "p3")
+    others = [document for document in CLUSTER if document["metadata"]["name"] not in {"p3", "p4"}]
+    without_policy = [document for document in others if document["metadata"]["name"] != "out"]
+    with host.namespace.entered():
+        with reconciled(PolicySettings()) as before:
+            tell(before, CLUSTER)
+            before.sync()
+        held = host.nft("list map ip rulegen-network-policies ingress-pods")
+        assert "10.0.0.3" in held
+        with reconciled(PolicySettings()) as reconciler:
+            # One of the policies by which it was isolated has gone meanwhile, and so, perhaps, has p4.
+            tell(reconciler, without_policy)
+            reconciler.put_unreadable(Pod, unreadable, "metadata.labels: expected an object")
+            reconciler.sync()
+            for name in ("ingress-pods", "egress-pods"):
+                assert "10.0.0.3 " in host.nft(f"list map ip rulegen-network-policies {name}")
+            reconciler.distrust()
+            assert not reconciler.sync().delta
+            # A pod that is known goes as ever.
+            reconciler.remove(Pod, ObjectReference("Pod", "shop", "p5"))
+            reconciler.sync()
+            assert "10.0.0.5" not in host.nft("list table ip rulegen-network-policies")
+            reconciler.distrust()
+            assert not reconciler.sync().delta
+            assert "10.0.0.5" not in host.nft("list table ip rulegen-network-policies")
+            # Once it can be read, all is as it is meant.
+            tell(reconciler, [pod("shop/p3", "10.0.0.3", "fd00::3", labels={"app": "other"})])
+            reconciler.sync()
+            listing = host.nft("list table ip rulegen-network-policies")
+            assert "10.0.0.4" not in listing
+            assert "shop/out" not in listing
+        with reconciled(PolicySettings()) as another:
+            tell(another, [*without_policy, pod("shop/p3", "10.0.0.3", "fd00::3", labels={"app": "other"})])
+            another.remove(Pod, ObjectReference("Pod", "shop", "p5"))
+            assert not another.sync().delta
