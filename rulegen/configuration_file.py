@@ -218,6 +218,16 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
     return own
 
 
+def read_policy_settings(document: Mapping[Any, Any], source: str) -> PolicySettings:
+    """What `networkPolicies` of a document says, which has no other field. Raises InputError."""
+    fields = Fields(document)
+    settings = _policy_settings(fields)
+    faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
+    if faults:
+        raise InputError("\n".join(f"{source}: {fault}" for fault in faults))
+    return settings
+
+
 _NO_LOG = -1
 
 

@@ -5,7 +5,7 @@ A feature is a folder of its own and a line here; see "To add a feature" in docs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
@@ -80,6 +80,20 @@ def feed(features: Sequence[Feature], objects: Iterable[Any]) -> None:
             readers[kind] = [feature for feature in features if kind in feature.kinds]
         for feature in readers[kind]:
             feature.put(item)
+
+
+def passed_over(names: Sequence[str], objects: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
+    """Features that are off and that an object asks for which others read: kind, field, the feature's name."""
+    read, on = kinds_of(names), chosen(names)
+    asking = {name: _class(name) for name in REGISTRY if name not in on}
+    wanted = {name: made for name, made in asking.items() if hasattr(made, "is_asked_for") and made.kinds.keys() & read}
+    found: set[tuple[str, str, str]] = set()
+    if wanted:
+        for item in objects:
+            for name, made in wanted.items():
+                if type(item) in made.kinds and (field := made.is_asked_for(item)):  # type: ignore[attr-defined]
+                    found.add((type(item).__name__, field, name))
+    yield from sorted(found)
 
 
 class _FeatureClass(Protocol):

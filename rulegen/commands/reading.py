@@ -95,7 +95,7 @@ def load_manifests(
 
     `kinds`: those that are read; None: what the features that are on read.
     """
-    from rulegen.features import kinds_of
+    from rulegen.features import kinds_of, passed_over
 
     manifests = _read_manifests(source, configuration, inspect, kinds or kinds_of(configuration.features))
     for problem in manifests.problems:
@@ -107,6 +107,8 @@ def load_manifests(
         say(f"skipped objects of kinds that are not read: {words}")
         for warning in _features_that_are_off(manifests.skipped, configuration):
             say_warning(warning)
+    for kind, field, name in passed_over(configuration.features, manifests.objects()):
+        say_warning(f"{field} of {kind}: without --feature {name}, it means nothing")
     return manifests
 
 

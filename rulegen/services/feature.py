@@ -16,7 +16,7 @@ from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.reconciler import Sync
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import Finding, ObjectReference
-from rulegen.services.host_ports import HostPorts
+from rulegen.services.host_ports import HostPorts, asks_for_host_port
 from rulegen.services.model import Changes, ServicePort, ServicePortKey
 from rulegen.services.store import Store
 
@@ -27,6 +27,11 @@ class PodHostPorts(HostPorts):
     """Host ports, and what they are read from."""
 
     kinds: Mapping[type, Need] = {Pod: Need.OWN_NODE}
+
+    @staticmethod
+    def is_asked_for(item: Any) -> str:
+        """The field by which an object asks for this feature; "" for none."""
+        return "hostPort" if isinstance(item, Pod) and asks_for_host_port(item) else ""
 
 
 class ServicesFeature:
