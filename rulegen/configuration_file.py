@@ -228,6 +228,19 @@ def read_policy_settings(document: Mapping[Any, Any], source: str) -> PolicySett
     return settings
 
 
+def written_policy_settings(settings: PolicySettings) -> dict[str, Any]:
+    """The fields of `networkPolicies` that say more than the defaults."""
+    fields = {
+        "denial": settings.denial.value,
+        "strict": settings.strict,
+        "failClosed": settings.fail_closed,
+        "nodeInput": settings.node_input,
+        "logGroup": settings.log_group,
+    }
+    usual = {"denial": Denial.DROP.value, "logGroup": None}
+    return {name: value for name, value in fields.items() if value != usual.get(name, False)}
+
+
 _NO_LOG = -1
 
 

@@ -178,6 +178,6 @@ def test_a_scenario_says_how_policies_are_enforced(tmp_path: Path) -> None:
     assert any("reject with icmp type admin-prohibited" in line for line in lines)
     assert any("@isolated" in line for line in lines)
     _edit(folder / FLOWS_FILE, "denial: Reject, strict: true", "denial: Refuse, strikt: true")
-    with pytest.raises(InputError, match="networkPolicies.denial: expected") as raised:
+    with pytest.raises(InputError, match=r"networkPolicies\.denial: expected") as raised:
         read_scenario(folder)
     assert "networkPolicies.strikt: unknown field" in str(raised.value)

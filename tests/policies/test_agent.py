@@ -100,7 +100,7 @@ def test_switched_off_nothing_of_it_is_asked_for(
 def test_what_cannot_be_asked_or_read_at_a_start_opens_nothing(
     playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
-    """Rules of the agent before stay until everything is known, and of what cannot be read for as long as that lasts."""
+    """Rules of the agent before stay until everything is known, and of what cannot be read as long as that lasts."""
     crd = kind_of(ClusterNetworkPolicy).paths[0]
     absent = api_server.served.pop(crd)
     out = policy("shop/out", {"app": "db"}, egress=[], policyTypes=["Egress"])

@@ -15,7 +15,6 @@ from rulegen.policies.on_nftables.layout import PolicyTable
 from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
 
-
 # A policy's chain, or one whose name ends with a digest.
 _GENERATED = re.compile(rb"/|-[a-z2-7]{15}$")
 
