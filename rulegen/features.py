@@ -91,7 +91,7 @@ def passed_over(names: Sequence[str], objects: Iterable[Any]) -> Iterator[tuple[
     if wanted:
         for item in objects:
             for name, made in wanted.items():
-                if type(item) in made.kinds and (field := made.is_asked_for(item)):  # type: ignore[attr-defined]
+                if type(item) in made.kinds and (field := made.is_asked_for(item)):
                     found.add((type(item).__name__, field, name))
     yield from sorted(found)
 

@@ -75,9 +75,9 @@ class ServicesFeature:
             self._host_ports.remove(reference.namespace, reference.name)
 
     def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
-        """See `Feature`; without a Service its slices mean nothing, so that only Services can keep what they have."""
+        """See `Feature`; without a Service its slices mean nothing, so that these keep nothing."""
         del error
-        return reference.kind != Service.__name__
+        return reference.kind not in {Service.__name__, Pod.__name__}
 
     def take(self) -> Changes:
         """See `Feature`."""
