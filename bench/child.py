@@ -54,6 +54,7 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "packets": packets.packets,
         "policy stages": lambda _, __, *arguments: policies.stages(*arguments),
         "policy changes": lambda _, __, *arguments: policies.changes(*arguments),
+        "policy memory": lambda _, __, *arguments: policies.memory(*arguments),
         "policy packets": lambda _, __, *arguments: policies.packets(*arguments),
         "agent": agent.follow,
         "flood": agent.flood,
