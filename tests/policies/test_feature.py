@@ -49,10 +49,12 @@ def feature_of(documents: list[Document], settings: PolicySettings | None = None
 
 
 @contextmanager
-def reconciled(settings: PolicySettings, target: Target = Target.NFTABLES) -> Iterator[Reconciler]:
+def reconciled(
+    settings: PolicySettings, target: Target = Target.NFTABLES, variant: Variant = Variant.NFT
+) -> Iterator[Reconciler]:
     configuration = NodeConfiguration(node_name="node-1", policies=settings)
     features = [NetworkPolicies(configuration)]
-    driver = make_driver(target, Variant.NFT)
+    driver = make_driver(target, variant)
     with driver.open() as opened:
         yield Reconciler(features, opened.rules(CompilerSet.of(features, driver.name, configuration)))
 
@@ -283,3 +285,48 @@ def test_a_pod_that_cannot_be_read_at_a_start_stays_as_isolated_as_it_was(host: 
             tell(another, [*without_policy, pod("shop/p3", "10.0.0.3", "fd00::3", labels={"app": "other"})])
             another.remove(Pod, ObjectReference("Pod", "shop", "p5"))
             assert not another.sync().delta
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("variant", Variant)
+def test_on_iptables_it_stays_isolated_too(variant: Variant, host: Host) -> None:
+    """As others are that were isolated as it was, or closed where there are none; until it can be read."""
+    host.clear()
+    others = [document for document in CLUSTER if document["metadata"]["name"] not in {"p3", "p4"}]
+    without_policy = [document for document in others if document["metadata"]["name"] != "out"]
+
+    def leaves(address: str) -> list[str]:
+        saved = subprocess.run([f"iptables-{variant.value}-save"], check=True, capture_output=True, text=True).stdout
+        return sorted(line for line in saved.splitlines() if f" {address}/32 -g " in line)
+
+    with host.namespace.entered():
+        with reconciled(PolicySettings(), Target.IPTABLES, variant) as before:
+            tell(before, CLUSTER)
+            before.sync()
+        held = leaves("10.0.0.3")
+        assert len(held) == 2
+        for cluster, is_as_it_was in ((others, True), (without_policy, False)):
+            with reconciled(PolicySettings(), Target.IPTABLES, variant) as reconciler:
+                tell(reconciler, cluster)
+                reconciler.put_unreadable(Pod, ObjectReference("Pod", "shop", "p3"), "metadata.labels: no object")
+                reconciler.sync()
+                found = leaves("10.0.0.3")
+                assert len(found) == 2
+                assert (found == held) is is_as_it_was
+                reconciler.distrust()
+                assert not reconciler.sync().delta
+                reconciler.remove(Pod, ObjectReference("Pod", "shop", "p5"))
+                reconciler.sync()
+                assert leaves("10.0.0.5") == []
+                assert leaves("10.0.0.3") == found
+                tell(reconciler, [pod("shop/p5", "10.0.0.5", "fd00::5", labels={"app": "web"})])
+                reconciler.sync()
+        with reconciled(PolicySettings(), Target.IPTABLES, variant) as reconciler:
+            tell(reconciler, without_policy)
+            reconciler.put_unreadable(Pod, ObjectReference("Pod", "shop", "p3"), "metadata.labels: no object")
+            reconciler.sync()
+            tell(reconciler, [pod("shop/p3", "10.0.0.33", "fd00::33", labels={"app": "other"})])
+            reconciler.sync()
+            assert leaves("10.0.0.3") == leaves("10.0.0.4") == []
+            reconciler.distrust()
+            assert not reconciler.sync().delta

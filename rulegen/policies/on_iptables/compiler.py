@@ -121,6 +121,11 @@ class ChainCompiler:
         """All that is wanted."""
         return self._entries.now
 
+    @property
+    def combinations(self) -> Mapping[str, Combination]:
+        """Those that isolate some pod, by the names of their chains."""
+        return {names.combination_chain(combination): combination for combination in self._combinations}
+
     # ---- what is always there ----
 
     def _write_fixed(self) -> None:
