@@ -343,7 +343,11 @@ class Reconciler:
 
         Of a feature with stand-ins all is asked about, with those in place of the items that are not suspected.
         """
-        standing_in = {key: stand_in for key in pending if (stand_in := self._stand_in(key)) is not None}
+        standing_in = {
+            key: stand_in
+            for key, change in pending.items()
+            if change.after is not None and (stand_in := self._stand_in(key)) is not None
+        }
         self._update(standing_in | {key: pending[key].after for key in suspects if key in standing_in})
         alone = {key: change for key, change in pending.items() if not self._has_stand_ins(key)}
         try:

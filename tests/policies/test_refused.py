@@ -86,10 +86,14 @@ def names(refused: Any) -> list[str]:
     return sorted(str(key.policy) for _, key in refused)
 
 
+def everything(target: Target, variant: Variant) -> str:
+    command = ["nft", "list", "ruleset"] if target is Target.NFTABLES else [f"iptables-{variant.value}-save"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def accepted_ports(target: Target, variant: Variant) -> set[str]:
     """The ports that rules accept, of those that the tests use."""
-    command = ["nft", "list", "ruleset"] if target is Target.NFTABLES else [f"iptables-{variant.value}-save"]
-    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    listing = everything(target, variant)
     return {port for port in ("8001", "8002", "8003", "8004", "8005") if port in listing}
 
 
@@ -101,7 +105,7 @@ def isolated(target: Target, variant: Variant) -> str:
             for name in ("ingress-pods", "egress-pods")
         ]
         return "".join(found)
-    return subprocess.run([f"iptables-{variant.value}-save"], check=True, capture_output=True, text=True).stdout
+    return everything(target, variant)
 
 
 @pytest.mark.parametrize(("target", "variant"), TARGETS)
@@ -132,8 +136,9 @@ def test_at_the_start(target: Target, variant: Variant, host: Host) -> None:
 def test_one_that_becomes_so_is_closed_and_others_change(target: Target, variant: Variant, host: Host) -> None:
     """It does not keep what it accepted before: that may be what its change forbids."""
     with host.namespace.entered(), reconciled(target, variant) as reconciler:
-        tell(reconciler, *PODS, accepting("a", 8001), accepting("b", 8002))
+        tell(reconciler, *PODS, accepting("a", 8001), accepting("b", 8002), accepting("c", 8005))
         reconciler.sync()
+        reconciler.remove(NetworkPolicy, ObjectReference("NetworkPolicy", "shop", "c"))
         tell(reconciler, accepting("a", POISON), accepting("d", 8004), accepting("b", 8003))
         try:
             sync = reconciler.sync()
@@ -143,6 +148,10 @@ def test_one_that_becomes_so_is_closed_and_others_change(target: Target, variant
         assert names(sync.refused) == ["NetworkPolicy shop/a"]
         assert accepted_ports(target, variant) == {"8003", "8004"}
         assert "10.0.0.1" in isolated(target, variant)
+        assert "10.0.0.3" not in isolated(target, variant)
+        assert "shop/c" not in everything(target, variant)
+        reconciler.distrust()
+        assert not reconciler.sync().delta
         key = PolicyRules(PolicyName("shop", "a"), Direction.INGRESS)
         assert reconciler.applied("network-policies")[key] == ()
         reconciler.remove(NetworkPolicy, ObjectReference("NetworkPolicy", "shop", "a"))
