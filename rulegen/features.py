@@ -19,17 +19,19 @@ class Entry(NamedTuple):
     """Where a feature's class is; it is called with the node's configuration.
 
     `extends`: the feature that takes in what this one makes (by `extend`), and has the rules; "" for one of its own.
+    `asked_by`: a kind that others read as well, whose objects say themselves (`is_asked_for`) that they need this one.
     """
 
     module: str
     attribute: str
     extends: str = ""
+    asked_by: str = ""
 
 
 # In the order in which features come everywhere.
 REGISTRY: dict[str, Entry] = {
     "services": Entry("rulegen.services.feature", "ServicesFeature"),
-    "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services"),
+    "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services", asked_by="Pod"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
 }
 # What is on whatever the configuration says.
@@ -84,9 +86,10 @@ def feed(features: Sequence[Feature], objects: Iterable[Any]) -> None:
 
 def passed_over(names: Sequence[str], objects: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
     """Features that are off and that an object asks for which others read: kind, field, the feature's name."""
-    read, on = kinds_of(names), chosen(names)
-    asking = {name: _class(name) for name in REGISTRY if name not in on}
-    wanted = {name: made for name, made in asking.items() if hasattr(made, "is_asked_for") and made.kinds.keys() & read}
+    read, on = {kind.__name__ for kind in kinds_of(names)}, chosen(names)
+    wanted: dict[str, Any] = {
+        name: _class(name) for name, entry in REGISTRY.items() if name not in on and entry.asked_by in read
+    }
     found: set[tuple[str, str, str]] = set()
     if wanted:
         for item in objects:
