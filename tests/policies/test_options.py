@@ -51,6 +51,7 @@ def enforcing(lab: Lab, settings: Settings, variant: Variant | None) -> Iterator
             cleaning.close()
 
 
+@pytest.mark.part(2)
 @every_target
 @pytest.mark.parametrize("other", [B, C], ids=["one node", "two nodes"])
 def test_a_server_that_speaks_first_revives_nothing(other: Party, variant: Variant | None, lab: Lab) -> None:
