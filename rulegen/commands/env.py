@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rulegen.commands.command import Command
+from rulegen.commands.completing import complete_namespaces
 from rulegen.commands.options import CONFIG, FILES, KUBECONFIG, SKIP_INVALID, pack
 from rulegen.commands.output import print_document, say_warning
 from rulegen.commands.reading import load_manifests, read_written_settings
@@ -17,7 +18,7 @@ _SHELL_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 @click.command(cls=Command)
-@click.argument("namespace")
+@click.argument("namespace", shell_complete=complete_namespaces)
 @FILES
 @KUBECONFIG
 @CONFIG
@@ -60,8 +61,10 @@ def _print_shell(variables: dict[str, str]) -> None:
             say_warning(f"{name}: no shell can name it")
 
 
-def _print_json(variables: dict[str, Any]) -> None:
-    print_document({"variables": variables})
+def _print_json(variables: dict[str, str]) -> None:
+    from rulegen.commands.documents import EnvDocument
+
+    print_document(EnvDocument(variables))
 
 
 _PRINT = {"env": _print_file, "shell": _print_shell, "json": _print_json}
