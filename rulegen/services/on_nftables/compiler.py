@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import repeat
 from operator import itemgetter
 from struct import Struct
 
@@ -71,8 +72,9 @@ _FIRST_AND_LAST = {8: Struct("=II"), 12: Struct("=I4xI")}
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
-def _slot_bytes(slot: int) -> bytes:
-    return _SLOT_BYTES[slot] if slot < 256 else pack_register(slot)
+def _slot_bytes(count: int) -> list[bytes]:
+    """The numbers of so many slots, as keys have them."""
+    return [*_SLOT_BYTES[:count], *map(pack_register, range(256, count))]
 
 
 @dataclass(slots=True)
@@ -381,10 +383,6 @@ class _ServicePortEntries:
         self._register = OURS | self._lists.id << ID_SHIFT
         self._protocol = PROTOCOL_BYTES[service_port.name.protocol]
         self._comment = safe_comment(str(service_port.name))
-        self._addresses = {
-            backend.address: address_bytes(layout.family, backend.address)
-            for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
-        }
 
     def compile(self) -> None:
         if self._lists.id:
@@ -457,12 +455,12 @@ class _ServicePortEntries:
     # -- where packets go --
 
     def _endpoint(self, backend: Backend) -> bytes:
-        return self._addresses[backend.address] + pack_port(backend.port)
+        return address_bytes(self._layout.family, backend.address) + pack_port(backend.port)
 
     def _slots(self, list_bit: int, backends: tuple[Backend, ...]) -> list[bytes]:
         """The endpoints of a list, slot by slot."""
         counts = slot_counts([backend.weight for backend in backends])
-        wanted = {self._endpoint(backend): count for backend, count in zip(backends, counts, strict=True)}
+        wanted = dict(zip(map(self._endpoint, backends), counts, strict=True))
         slots = assign_slots(self._lists.slots.get(list_bit, ()), wanted)
         self._lists.slots[list_bit] = slots
         return slots
@@ -472,8 +470,9 @@ class _ServicePortEntries:
         slots = self._slots(list_bit, backends)
         register = pack_register(self._register | list_bit)
         prefix = register + self._protocol
-        for slot, endpoint in enumerate(slots):
-            self._owned[layout.endpoints, prefix + _slot_bytes(slot)] = Value(endpoint)
+        # At a start of a large cluster these are nearly all entries, so without a line of Python for each.
+        keys = zip(repeat(layout.endpoints), map(prefix.__add__, _slot_bytes(len(slots))), strict=False)
+        self._owned.update(zip(keys, map(Value, slots), strict=True))
         if len(slots) > MAX_COUNTED_SLOTS:
             self._owned[layout.lists, register] = Value(b"goto lb-%d" % len(slots))
         elif list_bit or any(frontend.kind is not FrontendKind.CLUSTER_IP for frontend in self._service_port.frontends):
@@ -491,11 +490,12 @@ class _ServicePortEntries:
                 continue
             register = pack_register(self._register | list_bit)
             slots = self._slots(list_bit, backends)
-            for slot, endpoint in enumerate(slots):
-                comment = "" if slot else f"last index {self._lists.last_endpoint_index}"
-                self._owned[layout.endpoint_indexes, register + _slot_bytes(slot)] = Value(
-                    self._endpoint_index(endpoint), comment
-                )
+            for slot, endpoint in zip(_slot_bytes(len(slots)), slots, strict=True):
+                self._owned[layout.endpoint_indexes, register + slot] = Value(self._endpoint_index(endpoint))
+            first = layout.endpoint_indexes, register + _SLOT_BYTES[0]
+            self._owned[first] = Value(
+                self._endpoint_index(slots[0]), f"last index {self._lists.last_endpoint_index}"
+            )
             draining = (backend for backend in service_port.draining if backend.local or not list_bit)
             for backend in (*backends, *draining):
                 endpoint = self._endpoint(backend)
