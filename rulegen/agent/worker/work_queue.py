@@ -165,7 +165,7 @@ class WorkQueue:
         service = next((large for large, events in self._large.items() if key in events), None)
         if service is None and self._sizes:
             service = _service(event)
-        if service in self._sizes:
+        if service is not None and service in self._sizes:
             self._large.setdefault(service, {})[key] = event
             return
         handed_on = self._handed_on.get(key)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 from bisect import bisect_left, insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -493,9 +493,7 @@ class _ServicePortEntries:
             for slot, endpoint in zip(_slot_bytes(len(slots)), slots, strict=True):
                 self._owned[layout.endpoint_indexes, register + slot] = Value(self._endpoint_index(endpoint))
             first = layout.endpoint_indexes, register + _SLOT_BYTES[0]
-            self._owned[first] = Value(
-                self._endpoint_index(slots[0]), f"last index {self._lists.last_endpoint_index}"
-            )
+            self._owned[first] = Value(self._endpoint_index(slots[0]), f"last index {self._lists.last_endpoint_index}")
             draining = (backend for backend in service_port.draining if backend.local or not list_bit)
             for backend in (*backends, *draining):
                 endpoint = self._endpoint(backend)
@@ -579,19 +577,22 @@ class _Adoption:
         }
         self._taken: set[int] = set()
         # By the register of a list; by id.
-        self._slots: dict[int, dict[int, bytes]] = {}
+        self._slots: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
         self._endpoint_indexes: dict[int, dict[bytes, int]] = {}
         self._last_endpoint_indexes: dict[int, int] = {}
         self._is_empty = not live
         self._index(live)
 
     def _index(self, live: Mapping[EntryKey, Value]) -> None:
-        numbered = {self._layout.endpoints, self._layout.endpoint_indexes}
+        endpoints = self._layout.endpoints
+        numbered = {endpoints, self._layout.endpoint_indexes}
         sticky = {self._layout.sticky_endpoints, self._layout.sticky_local_endpoints}
+        slots = self._slots
         for (set_spec, key), value in live.items():
-            if set_spec in numbered:
+            # Of nearly all it is known by the first comparison.
+            if set_spec is endpoints or set_spec in numbered:
                 register, slot = _FIRST_AND_LAST[len(key)].unpack(key)
-                self._slots.setdefault(register, {})[slot] = value.data
+                slots[register][slot] = value.data
                 if value.comment and (last := _LAST_ENDPOINT_INDEX.fullmatch(value.comment)):
                     self._last_endpoint_indexes[id_of(key)] = int(last[1])
             elif set_spec in sticky:
