@@ -452,7 +452,9 @@ def _plain_entries(set_spec: SetSpec, payload: bytes) -> list[tuple[bytes, Value
         return None
     layout = _plain_layout(set_spec.key_length, set_spec.data_length)
     count, rest = divmod(len(payload), layout.size)
-    if rest or any(payload[place :: layout.size] != payload[place : place + 1] * count for place in layout.headers):
+    if rest or _LIST_LENGTH.unpack_from(payload)[0] != layout.size:
+        return None
+    if any(payload[place :: layout.size] != payload[place : place + 1] * count for place in layout.headers):
         return None
     found = (
         [(key, Value(data)) for key, data in layout.content.iter_unpack(payload)]
@@ -460,6 +462,9 @@ def _plain_entries(set_spec: SetSpec, payload: bytes) -> list[tuple[bytes, Value
         else [(key, _EMPTY) for (key,) in layout.content.iter_unpack(payload)]
     )
     return found if _any_entries(payload[: layout.size]) == found[:1] else None
+
+
+_LIST_LENGTH = struct.Struct("=H")
 
 
 class _PlainLayout(NamedTuple):
