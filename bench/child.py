@@ -27,7 +27,7 @@ class Order(Struct, frozen=True):
 
     measurement: str
     shape: Shape = Shape(0)
-    arguments: tuple[int | str, ...] = ()
+    arguments: tuple[int | float | str, ...] = ()
 
 
 def run(order: Order, folder: Path) -> Result:

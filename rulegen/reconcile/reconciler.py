@@ -88,9 +88,10 @@ class _Progress:
     def take(self) -> Taken:
         taken = self.feature.take()
         self.pending |= taken.items
-        for key in taken.items:
-            self.refusals.pop(key, None)
-            self.untold_refusals.pop(key, None)
+        if self.refusals:
+            for key in taken.items:
+                self.refusals.pop(key, None)
+                self.untold_refusals.pop(key, None)
         self.untold = self.untold.followed_by(taken) if self.untold is not None else taken
         return taken
 
@@ -110,16 +111,17 @@ class _Progress:
         return self.feature.stand_in(key) if isinstance(self.feature, WithStandIns) else None
 
     def changes(self) -> dict[Any, Change[Any]]:
-        return {key: Change(self.applied.get(key), item) for key, item in self.pending.items()}
+        applied = self.applied
+        # To look for an item's id takes longer than anything else here, and at a start there is nothing to find.
+        return {key: Change(applied.get(key) if applied else None, item) for key, item in self.pending.items()}
 
     def finish(self) -> FeatureSync:
         """What is to be told; everything is in force."""
         done = FeatureSync(self.changes(), self.untold_refusals, self.untold)
-        for key, item in self.pending.items():
-            if item is None:
-                self.applied.pop(key, None)
-            else:
-                self.applied[key] = item
+        # All at once: at a start these are as many as there are service-ports.
+        self.applied.update(self.pending)
+        for key in [key for key, item in self.pending.items() if item is None]:
+            del self.applied[key]
         self.pending = {}
         self.untold, self.untold_refusals = None, {}
         self.early.clear()
