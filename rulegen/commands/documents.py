@@ -169,6 +169,15 @@ class GoldenUpdateDocument(Document, frozen=True):
     removed: Sequence[str]
 
 
+# ---- env ----
+
+
+class EnvDocument(Document, frozen=True):
+    """`rulegen env -o json`: the values of the variables, by their names."""
+
+    variables: Mapping[str, str]
+
+
 # ---- verify ----
 
 
@@ -237,6 +246,7 @@ _HERE = "rulegen.commands.documents"
 SCHEMAS: Mapping[str, Sequence[tuple[str, str]]] = {
     "apply": [(_HERE, "ApplyDocument")],
     "diff": [(_HERE, "DiffDocument"), (_HERE, "DiffStatDocument")],
+    "env": [(_HERE, "EnvDocument")],
     "explain": [
         ("rulegen.services.explain.model", "ServiceExplanation"),
         ("rulegen.commands.explained", "PacketDocument"),

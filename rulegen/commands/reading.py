@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
@@ -91,19 +91,31 @@ def say_mistakes(manifests: Manifests) -> None:
 
 
 def load_manifests(
-    source: Input, configuration: Configuration, inspect: Inspect | None = None, stdin: BinaryIO | None = None
+    source: Input,
+    configuration: Configuration,
+    inspect: Inspect | None = None,
+    kinds: Collection[type] | None = None,
+    stdin: BinaryIO | None = None,
 ) -> Manifests:
-    """`inspect`: what else is looked at in each object of a file as it was written; `stdin`: what `-` is read from."""
-    manifests = _read_manifests(source, configuration, inspect, stdin or sys.stdin.buffer)
+    """`inspect`: what else is looked at in each object of a file as it was written.
+
+    `kinds`: those that are read; None: what the features that are on read. `stdin`: what `-` is read from.
+    """
+    from rulegen.features import kinds_of, passed_over
+
+    read = kinds or kinds_of(configuration.features)
+    manifests = _read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
         say(str(problem))
     if manifests.problems and not source.skip_invalid:
         sys.exit(EXIT_ERROR)
     if manifests.skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
-        say(f"skipped objects of kinds that are not read: {kinds}")
+        words = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
+        say(f"skipped objects of kinds that are not read: {words}")
         for warning in _features_that_are_off(manifests.skipped, configuration):
             say_warning(warning)
+    for kind, field, name in passed_over(configuration.features, manifests.objects()):
+        say_warning(f"{field} of {kind}: without --feature {name}, it means nothing")
     return manifests
 
 
@@ -119,11 +131,13 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
-def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None, stdin: BinaryIO) -> Manifests:
-    """What the features that are on read, and nothing else."""
-    from rulegen.features import kinds_of
-
-    kinds = kinds_of(configuration.features)
+def _read_manifests(
+    source: Input,
+    configuration: Configuration,
+    inspect: Inspect | None,
+    kinds: Collection[type],
+    stdin: BinaryIO,
+) -> Manifests:
     if source.files:
         from rulegen.kube.manifests import load
 

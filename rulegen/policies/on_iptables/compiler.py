@@ -46,6 +46,8 @@ REJECT = {
     Family.IPV6: "-j REJECT --reject-with icmp6-adm-prohibited",
 }
 NO_SYN = f"-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j {names.DENIED}"
+# What the node sends to itself, whose address may lie among those of pods.
+OWN = "-i lo -j RETURN"
 # Router and neighbour discovery, which nothing works without.
 DISCOVERY = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138))
 
@@ -119,6 +121,11 @@ class ChainCompiler:
         """All that is wanted."""
         return self._entries.now
 
+    @property
+    def combinations(self) -> Mapping[str, Combination]:
+        """Those that isolate some pod, by the names of their chains."""
+        return {names.combination_chain(combination): combination for combination in self._combinations}
+
     # ---- what is always there ----
 
     def _write_fixed(self) -> None:
@@ -130,7 +137,7 @@ class ChainCompiler:
         if self._settings.strict:
             self._chain(names.STRICT, (NO_SYN,))
         if self._settings.node_input:
-            self._chain(names.NODE, (*discovery, roots[0]))
+            self._chain(names.NODE, (OWN, *discovery, roots[0]))
             self._chain("INPUT", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.NODE}",))
 
     @property
