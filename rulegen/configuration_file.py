@@ -141,6 +141,11 @@ def load_configuration(path: str, target: Target | None = None) -> tuple[Configu
     return _combined(*_documents(path), target)
 
 
+def parse_configuration(text: str, source: str, target: Target | None = None) -> tuple[Configuration, list[str]]:
+    """As `load_configuration`, from text that stands in another file; `source` begins each line."""
+    return _combined(_by_kind(_parse(text, source), source, (KIND, OWN_KIND)), source, target)
+
+
 def kube_proxy_fields(path: str) -> Mapping[str, Any]:
     """The fields of the KubeProxyConfiguration in the file, as they are written; none where it holds none.
 

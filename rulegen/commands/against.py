@@ -12,6 +12,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rulegen.bundle import is_compressed
 from rulegen.commands.applying import Ready
 from rulegen.commands.output import say_warning
 from rulegen.commands.reading import compile_objects, load_manifests, read_settings
@@ -41,7 +42,7 @@ def compare_against(path: str, ready: Ready, node: str | None, labels: Labels) -
     source, configuration, wanted, driver, _ = ready
     compilers = CompilerSet.of(wanted.features, driver.name, configuration.node)
     content = _content(path)
-    if content is not None and not _has_objects(content):
+    if content is not None and not (_has_objects(content) or is_compressed(content)):
         return driver.compare_rendered(compilers, *wanted.taken, _lines(content, path), path)
     is_stream = path == STDIN or not _is_reread(path)
     source = source._replace(files=(STDIN if is_stream else path,), node=node or source.node)

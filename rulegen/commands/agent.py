@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rulegen.commands.bundled import refuse_bundle
 from rulegen.commands.command import Command, errors_as_lines
 from rulegen.commands.completing import complete_files
 from rulegen.commands.options import CONFIG, FEATURE, Input, pack, target_options
@@ -61,6 +62,7 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     source = pack(options)
     if "-" in source.files:
         fail("the agent cannot follow standard input: name files or folders with -f")
+    refuse_bundle(source.files)
     log = Log()
 
     def configure_log(settings: AgentConfiguration) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from rulegen.commands.bundled import Bundle, find_bundle
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
 from rulegen.commands.options import OUTPUT, input_options, pack, target_options
@@ -47,7 +48,11 @@ Explanation = TypeVar("Explanation")
     "--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, POD:PORT, ..."
 )
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
-@click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Also say whether the kernel's entries agree (needs root), or a bundle's.",
+)
 @OUTPUT
 def explain(
     service: str | None,
@@ -147,15 +152,16 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     configuration = read_settings(source, say_warning)
     manifests = load_manifests(source, configuration)
     node = configuration.node
+    bundle = find_bundle(source.files) if live else None
     if live:
         from rulegen.configuration_file import for_families
         from rulegen.interfaces import host_families
 
-        node = for_families(node, host_families())
+        node = for_families(node, host_families() if bundle is None else bundle.families())
     features = make_features(manifests.objects(), configuration, node)
     store = services_of(features).store
     say_mistakes(manifests)
-    ruleset = _ruleset(driver_of(configuration, options), features, node, live=live)
+    ruleset = _ruleset(driver_of(configuration, options), features, node, live=bundle or live)
     for finding in findings_of(features):
         if finding.reference.kind == "Node":
             say(f"warning: {finding.subject}: {finding.message}")
@@ -164,8 +170,8 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     return _View(View(store, node, ruleset, services), policies_of(features))
 
 
-def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:
-    """What the Services were compiled to; `live`: and what the kernel holds."""
+def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool | Bundle) -> Ruleset:
+    """What the Services were compiled to; `live`: and what the kernel holds, or held when a bundle was made."""
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import compile_all
     from rulegen.reconcile.once import compare_once, take_all
@@ -173,7 +179,9 @@ def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *
 
     compilers = CompilerSet.of(features, driver.name, node)
     wanted, entries = take_all(features), None
-    if live:
+    if isinstance(live, Bundle):
+        entries, _ = live.compare(driver, compilers, wanted)
+    elif live:
         with driver.open() as opened:
             rules = opened.rules(compilers)
             compare_once(rules, wanted)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from rulegen.commands.bundled import find_bundle
 from rulegen.commands.options import Input
 from rulegen.commands.output import EXIT_ERROR, say, say_warning
 from rulegen.commands.progress import progress
@@ -104,7 +105,7 @@ def load_manifests(
     from rulegen.features import kinds_of, passed_over
 
     read = kinds or kinds_of(configuration.features)
-    manifests = _read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
+    manifests = read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
         say(str(problem))
     if manifests.problems and not source.skip_invalid:
@@ -131,13 +132,14 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
-def _read_manifests(
+def read_manifests(
     source: Input,
     configuration: Configuration,
     inspect: Inspect | None,
     kinds: Collection[type],
     stdin: BinaryIO,
 ) -> Manifests:
+    """The objects of `kinds`, and what is wrong with others, of which nothing is said. Raises RulegenError."""
     if source.files:
         from rulegen.kube.manifests import load
 
@@ -172,6 +174,8 @@ def read_written_settings(source: Input, warn: Callable[[str], None]) -> Configu
     target = Kind(source.target) if source.target else None
     if source.config:
         configuration, warnings = load_configuration(source.config, target)
+    elif (bundle := find_bundle(source.files)) is not None:
+        configuration, warnings = bundle.configuration(target), []
     else:
         configuration, warnings = read_configuration({}, "", target)
         # Only a file makes it kube-proxy's successor, which sets what the file does not say, too (D11).

@@ -180,7 +180,7 @@ class FileSource:
             if self._unreadable.get(file) != problem:
                 self._events.append(FileUnusable(file, problem))
         for file in sorted(self._unreadable.keys() - files.keys()):
-            how = "in use again" if os.path.lexists(file) else "gone, which could not be used"  # noqa: PTH110
+            how = "in use again" if os.path.lexists(file) else "gone, which could not be used"
             _LOG.info("file %s: %s", how, file)
             self._events.append(FileUsable(file))
         self._unreadable = files
