@@ -32,7 +32,6 @@ class Facts(Struct, frozen=True, tag_field="version", tag=1):
     created: str
     node: str
     target: str
-    variant: str
     families: list[str]
 
 

@@ -49,11 +49,12 @@ _SECRETS = (
 
 
 class Wanted(NamedTuple):
-    """What is collected, and from where."""
+    """What is collected, and from where. `problem`: why the settings are not those of --config, "" if they are."""
 
     source: Input
     configuration: Configuration
     driver: Driver
+    problem: str = ""
 
 
 class Missing(NamedTuple):
@@ -111,6 +112,11 @@ def _text(text: str) -> str:
     return one_line(scrubbed(text.encode(errors="backslashreplace")).decode(errors="replace"))
 
 
+def _lines(text: str) -> bytes:
+    """Each line of a text so that it is safe to print; `none` where there is none."""
+    return "".join(f"{one_line(line, None)}\n" for line in (text or "none").split("\n")).encode()
+
+
 def _bounded(step: _Step, data: bytes) -> bytes:
     data = scrubbed(data)
     if step.is_log:
@@ -130,6 +136,7 @@ def _steps(wanted: Wanted) -> Iterator[_Step]:
     health, metrics = agent.healthz_bind_address, agent.metrics_bind_address
     yield _Step(FACTS, "of which node and when", lambda: _facts(wanted))
     yield _Step(CONFIGURATION, "the settings", lambda: _configuration(wanted.configuration))
+    yield _Step("configuration-problems.txt", "why they are not those of --config", lambda: _lines(wanted.problem))
     yield _Step(LIVE_RULES, "rulegen's rules in the kernel, for diff and explain -f", rules.live)
     yield _Step(OBJECTS, "the objects, as rulegen snapshot writes them", objects.text)
     yield _Step("objects-problems.txt", "objects and files that cannot be used", objects.problems)
@@ -167,7 +174,7 @@ def _facts(wanted: Wanted) -> bytes:
         families = node.families
     made = datetime.now(UTC).isoformat(timespec="seconds")
     named = [family.value for family in families]
-    facts = Facts(__version__, made, node.node_name, wanted.configuration.target.value, "", named)
+    facts = Facts(__version__, made, node.node_name, wanted.configuration.target.value, named)
     return msgspec.json.encode(facts) + b"\n"
 
 
@@ -215,9 +222,9 @@ class _Objects:
 
     def problems(self) -> bytes:
         manifests = self.read()
-        told = [_text(str(problem)) for problem in manifests.problems]
-        told += [f"skipped: {count} {_text(kind)}" for kind, count in sorted(manifests.skipped.items())]
-        return "".join(f"{line}\n" for line in told or ["none"]).encode(errors="backslashreplace")
+        told = [str(problem) for problem in manifests.problems]
+        told += [f"skipped: {count} {kind}" for kind, count in sorted(manifests.skipped.items())]
+        return _lines("\n".join(told))
 
 
 def _without_annotations(manifests: Manifests) -> Manifests:
@@ -300,12 +307,9 @@ def _run(*words: str) -> bytes:
 
 
 def _nft_tables() -> bytes:
-    from rulegen.config import Target
-    from rulegen.drivers import make_driver
-    from rulegen.features import REGISTRY
-
-    tables = make_driver(Target.NFTABLES).find(tuple(REGISTRY))
-    return b"".join(_run("nft", "list", "table", *table.split()) for table in tables) or b"none\n"
+    words = [line.split() for line in _run("nft", "list", "tables").decode(errors="replace").splitlines()]
+    ours = [tuple(table) for _, *table in words if table[-1].startswith("rulegen")]
+    return b"".join(_run("nft", "list", "table", *table) for table in ours) or b"none\n"
 
 
 def _nft_hooks() -> bytes:
@@ -316,14 +320,13 @@ def _nft_hooks() -> bytes:
 
     with closing(open_connection()) as connection:
         found = hooked_chains(connection)
-    return "".join(f"{line}\n" for line in found or ["none"]).encode()
+    return _lines("\n".join(found))
 
 
 def _obstacles(wanted: Wanted) -> bytes:
     from rulegen.firewalls.find import obstacles_beside
 
-    found = [_text(str(one)) for one in obstacles_beside(wanted.configuration.target)]
-    return "".join(f"{line}\n" for line in found or ["none"]).encode()
+    return _lines("\n".join(map(str, obstacles_beside(wanted.configuration.target))))
 
 
 def _saver(variant: str, family: str) -> Callable[[], bytes]:
@@ -339,7 +342,10 @@ def _saver(variant: str, family: str) -> Callable[[], bytes]:
 
 def _journal() -> bytes:
     units = [word for unit in _UNITS for word in ("-u", unit)]
-    return _run("journalctl", "--no-pager", "--quiet", "-o", "short-iso", "-n", str(_LOG_LINES), *units)
+    data = _run("journalctl", "--no-pager", "--quiet", "-o", "short-iso", "-n", str(_LOG_LINES), *units)
+    if not data:
+        raise HostError(f"the journal has no lines of {' or '.join(_UNITS)}")
+    return data
 
 
 # -- versions --

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rulegen.bundle import pack_bundle
+from rulegen.commands.bundled import refuse_bundle
 from rulegen.commands.collected import Wanted, collect
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_files
@@ -15,6 +16,7 @@ from rulegen.commands.output import echo, say, say_warning
 from rulegen.commands.private_file import write_private
 from rulegen.commands.reading import read_settings
 from rulegen.commands.targets import driver_of
+from rulegen.errors import InputError
 
 
 @click.command(cls=Command, name="support-bundle")
@@ -34,8 +36,15 @@ def support_bundle(path: str, **options: Any) -> None:
       rulegen diff -f node-1.tar.gz
     """
     source = pack(options)
-    configuration = read_settings(source, say_warning)
-    collected = collect(Wanted(source, configuration, driver_of(configuration, options)))
+    refuse_bundle(source.files)
+    problem = ""
+    try:
+        configuration = read_settings(source, say_warning)
+    except InputError as error:
+        problem = str(error)
+        say_warning(f"going on with default settings: {problem}")
+        configuration = read_settings(source._replace(config=""), say_warning)
+    collected = collect(Wanted(source, configuration, driver_of(configuration, options), problem))
     for one in collected.missing:
         say(f"{one.name} is missing: {one.why}")
     write_private(path, pack_bundle(collected.parts))

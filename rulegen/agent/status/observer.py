@@ -245,7 +245,11 @@ class StatusObserver(Observer):
         asked, settings = self._asked, self._settings
         healthy, eligible = asked.health()
         configuration_problem = asked.configuration_problem()
-        own = tuple(self._listening())
+        own = tuple(
+            ListeningAddress(field=one.field, address=one_line(one.address), problem=one_line(one.problem))
+            for one in self._listening()
+        )
+        takeover = asked.takeover()
         with self._lock:
             last, failure = self._last, self._failure
             pending = Pending(waiting=asked.waiting(), taken=self._taken, since=self._taken_since)
@@ -280,8 +284,8 @@ class StatusObserver(Observer):
             variant=settings.variant,
             features=settings.features,
             families=settings.families,
-            source=settings.source,
-            configuration=settings.configuration,
+            source=Source(kind=settings.source.kind, places=tuple(map(one_line, settings.source.places))),
+            configuration=one_line(settings.configuration),
             configuration_problem=one_line(configuration_problem),
             last_sync=last,
             failure=None
@@ -301,7 +305,7 @@ class StatusObserver(Observer):
             ),
             findings=_shown_findings(findings, reasons),
             foreign_drops=one_line(asked.foreign_drops()),
-            takeover=asked.takeover(),
+            takeover=Takeover(state=takeover.state, message=one_line(takeover.message)),
         )
 
 
