@@ -63,6 +63,15 @@ def collapse(networks: Iterable[Network]) -> tuple[Cidr, ...]:
     return tuple(str(network) for network in collapse_addresses(networks))  # type: ignore[type-var]
 
 
+def port_number(text: str) -> int | None:
+    """A port from 1 to 65535 in decimal digits; None for what is none, however long it is."""
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdecimal()) or len(digits) > 5:
+        return None
+    number = int(digits or "0")
+    return number if 1 <= number <= 65535 else None
+
+
 def contains(networks: Iterable[Network], address: str) -> bool:
     """Whether a canonical address is in any of the networks."""
     parsed = ip_address(address)

@@ -23,9 +23,9 @@ from rulegen.iptables.binaries import Variant
 from rulegen.iptables.chains import FILTER, MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube.manifests import load
-from rulegen.kube.objects import Service
+from rulegen.services.explain.asking import ask
+from rulegen.services.explain.diagnosis import answer
 from rulegen.services.explain.model import Entry, PacketExplanation, ServiceExplanation, View
-from rulegen.services.explain.packet import explain_packet, parse_question
 from rulegen.services.explain.service import explain_service, parse_service_name
 from rulegen.services.explain.text import packet_lines, service_lines
 from rulegen.services.model import SERVICE, NodeSettings
@@ -37,7 +37,7 @@ from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.on_iptables.trace import Ending, trace
 from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, simulate
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
-from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view_on_iptables
+from tests.explaining import as_expectation, clients_of, comparable, directory, explain_flow, scenario_view_on_iptables
 from tests.iptables.host import Host, compiled
 from tests.nftables.clusters import clusters
 
@@ -53,8 +53,8 @@ def view(*items: Item, configuration: NodeConfiguration = CONFIGURATION, live: E
     made = store(*items, configuration=configuration)
     compiler = compiled(items, configuration).compiler
     ruleset = IptablesRuleset(compiler, made.service_ports(), configuration.families, live)
-    services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
-    return View(made, configuration, ruleset, services)
+    known = directory(*items)
+    return View(made, configuration, ruleset, known.services, known)
 
 
 def explained(*items: Item, name: str = "default/web", **named: Any) -> ServiceExplanation:
@@ -62,7 +62,9 @@ def explained(*items: Item, name: str = "default/web", **named: Any) -> ServiceE
 
 
 def packet(source: str, destination: str, *items: Item, interface: str = "", **named: Any) -> PacketExplanation:
-    return explain_packet(view(*items, **named), parse_question(source, destination, interface))
+    made = view(*items, **named)
+    (asked,) = ask(made, source, destination, interface)
+    return answer(made, asked)
 
 
 def entries_of(made: View) -> Entries:

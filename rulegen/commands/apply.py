@@ -10,7 +10,7 @@ import click
 from rulegen.commands.command import Command
 from rulegen.commands.options import input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_changes, print_removed, say_warning
-from rulegen.commands.reading import compile_objects, load_manifests, read_settings
+from rulegen.commands.reading import compile_objects, read_objects
 from rulegen.commands.targets import driver_of, refuse_beside_agent, removals, remove_each
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def apply(dry_run: bool, force: bool, **options: Any) -> None:
     if not (force or dry_run):
         refuse_beside_agent()
     source = pack(options)
-    configuration = read_settings(source, say_warning)
-    manifests = load_manifests(source, configuration)
+    manifests, configuration = read_objects(source)
     wanted = compile_objects(manifests, configuration)
 
     may_prune = source.prune_unreadable or not manifests.unreadable

@@ -58,7 +58,9 @@ def input_options(command: Decorated) -> Decorated:
                 help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
             ),
             KUBECONFIG,
-            click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
+            click.option(
+                "--node", metavar="NAME", help="Whose rules to compile [default: this host, or the only node]."
+            ),
             CONFIG,
             FEATURE,
             SKIP_INVALID,

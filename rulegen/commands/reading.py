@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rulegen.commands.options import Input
@@ -16,6 +16,7 @@ from rulegen.commands.output import EXIT_ERROR, say, say_warning
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
+    from rulegen.kube.api import Api
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.feature import Feature
@@ -33,8 +34,48 @@ class Wanted(NamedTuple):
 
 def read_input(source: Input) -> tuple[Wanted, Configuration]:
     """What the input means for the node; faults end the program unless they may be skipped."""
-    configuration = read_settings(source, say_warning)
-    return compile_objects(load_manifests(source, configuration), configuration), configuration
+    manifests, configuration = read_objects(source)
+    return compile_objects(manifests, configuration), configuration
+
+
+def read_objects(
+    source: Input, inspect: Inspect | None = None, named: Collection[type] = ()
+) -> tuple[Manifests, Configuration]:
+    """All objects, and the settings of the node that is meant, which is one of theirs where they have any.
+
+    `inspect`: what else is looked at in each object of a file as it was written. `named`: kinds that are read from
+    files besides those that features need, for their names alone.
+
+    Raises:
+        InputError: there is no such node among them, or nobody says which one is meant.
+    """
+    from msgspec.structs import replace
+
+    from rulegen.configuration_file import known_node_configuration
+
+    configuration = read_written_settings(source, say_warning)
+    manifests = load_manifests(source, configuration, inspect, named)
+    node = known_node_configuration(configuration, source.node, os.uname().nodename, _nodes(manifests))
+    return manifests, replace(configuration, node=node)
+
+
+def read_objects_for_any_node(source: Input, inspect: Inspect) -> tuple[Manifests, Configuration]:
+    """The same where a node that is not among theirs is no error, but a finding."""
+    from msgspec.structs import replace
+
+    from rulegen.configuration_file import default_node, node_configuration
+
+    configuration = read_written_settings(source, say_warning)
+    manifests = load_manifests(source, configuration, inspect)
+    here = os.uname().nodename
+    name = source.node or configuration.node.node_name or default_node(here, _nodes(manifests))
+    return manifests, replace(configuration, node=node_configuration(configuration, name, here))
+
+
+def _nodes(manifests: Manifests) -> set[str]:
+    """The names of those that there are; one that cannot be read is there all the same."""
+    unread = {problem.name for problem in manifests.problems if problem.kind == "Node" and problem.name}
+    return {node.metadata.name for node in manifests.nodes} | unread
 
 
 def compile_objects(manifests: Manifests, configuration: Configuration) -> Wanted:
@@ -88,12 +129,17 @@ def say_mistakes(manifests: Manifests) -> None:
         say_warning(line)
 
 
-def load_manifests(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:
-    """`inspect`: what else is looked at in each object of a file as it was written."""
-    manifests = _read_manifests(source, configuration, inspect)
+def load_manifests(
+    source: Input, configuration: Configuration, inspect: Inspect | None = None, named: Collection[type] = ()
+) -> Manifests:
+    """See `read_objects`. What cannot be read of a kind that is only named is no reason to stop."""
+    from rulegen.features import kinds_of
+
+    only_named = {kind.__name__ for kind in named if kind not in kinds_of(configuration.features)}
+    manifests = _read_manifests(source, configuration, inspect, named)
     for problem in manifests.problems:
-        say(str(problem))
-    if manifests.problems and not source.skip_invalid:
+        say(f"warning: {problem}" if problem.kind in only_named else str(problem))
+    if not source.skip_invalid and any(problem.kind not in only_named for problem in manifests.problems):
         sys.exit(EXIT_ERROR)
     if manifests.skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
@@ -115,19 +161,27 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
-def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:
-    """What the features that are on read, and nothing else."""
+def _read_manifests(
+    source: Input, configuration: Configuration, inspect: Inspect | None, named: Collection[type]
+) -> Manifests:
+    """What the features that are on read, and from files what is `named`."""
     from rulegen.features import kinds_of
 
     kinds = kinds_of(configuration.features)
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer, inspect, kinds)
-    from rulegen.kube.api import connect
+        return load(source.files, sys.stdin.buffer, inspect, {*kinds, *named})
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning), kinds)
+    return read_cluster(api_of(source, configuration), kinds)
+
+
+def api_of(source: Input, configuration: Configuration) -> Api:
+    """The API server of the cluster that is read."""
+    from rulegen.kube.api import connect
+
+    return connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning)
 
 
 def read_settings(source: Input, warn: Callable[[str], None]) -> Configuration:

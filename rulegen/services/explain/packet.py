@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.errors import InputError, shown
-from rulegen.kube.addresses import canonical_address
 from rulegen.networks import family_of
 from rulegen.services.explain.model import DeliveryExplanation, FollowedPacket, PacketExplanation, Ruleset, View
 from rulegen.services.model import NodeSettings
@@ -18,7 +16,6 @@ from rulegen.services.simulate import (
     FrontendIndex,
     Outcome,
     Packet,
-    parse_destination,
     simulate,
     source_towards,
 )
@@ -36,22 +33,6 @@ class PacketQuestion(NamedTuple):
     destination: Destination
     interface: str = ""
     node_addresses: tuple[str, ...] | None = None
-
-
-def parse_question(source: str, destination: str, interface: str) -> PacketQuestion:
-    """From the options `--from`, `--to` and `--interface`. Raises InputError."""
-    try:
-        target = parse_destination(destination)
-    except ValueError as error:
-        raise InputError(f"--to: {error}") from error
-    if source == NODE:
-        return PacketQuestion(NODE, target, interface)
-    address = canonical_address(source)
-    if address is None:
-        raise InputError(f"--from: expected an IP address or {NODE}, got {shown(source)}")
-    if family_of(address) is not family_of(target.address):
-        raise InputError(f"--from and --to: {address} and {target.address} are of different IP families")
-    return PacketQuestion(address, target, interface)
 
 
 def explain_packet(view: View, question: PacketQuestion) -> PacketExplanation:

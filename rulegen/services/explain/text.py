@@ -60,6 +60,8 @@ def packet_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
     through = f" by {explanation.interface}" if explanation.interface else ""
     packet = f"{explanation.source}{origin}{through} to {explanation.destination}"
     yield TextLine(f"{packet}: {explanation.fate}", Tone.TITLE)
+    for name in explanation.names:
+        yield TextLine(f"  {name}")
     for reason in (*explanation.reasons, *explanation.notes):
         yield TextLine(f"  {reason}")
     if explanation.affinity_timeout is not None:
@@ -80,6 +82,16 @@ def packet_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
         yield from _chains(explanation.chains)
     yield from _entries(explanation.entries)
     yield from _agreement(explanation.live)
+
+
+def reason_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
+    """Why it is so, and what would work; the end of what is said of a packet."""
+    if explanation.why:
+        yield TextLine("  why", Tone.HEADING)
+    for why in explanation.why:
+        yield TextLine(f"    {why.message}")
+        for way in why.would_work:
+            yield TextLine(f"      would work: {way}", Tone.GOOD)
 
 
 # ---- a service-port ----
