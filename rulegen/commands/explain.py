@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.options import Input, input_options, pack, target_options
+from rulegen.commands.completing import complete_services
+from rulegen.commands.options import OUTPUT, Input, input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_document, say, say_warning
 from rulegen.commands.reading import (
     api_of,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
+@click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]", shell_complete=complete_services)
 @input_options
 @target_options
 @click.option(
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
 @click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 def explain(service: str | None, destination: str | None, live: bool, output: str, **options: Any) -> None:
     """Say what becomes of a Service, or of a packet, and why.
 
@@ -102,8 +103,10 @@ def _explain_packets(view: _View, asked: Sequence[Asked], output: str) -> None:
     """One packet for each family; as a document the first one has the others."""
     answers = [_answer(view, one) for one in asked]
     if output == "json":
-        first, *others = map(_document, answers)
-        print_document({**first, "otherFamilies": others})
+        from rulegen.commands.explained import PacketDocument
+
+        first, *others = answers
+        print_document(PacketDocument.of(*first, others=[PacketDocument.of(*answer) for answer in others]))
         return
     for number, answer in enumerate(answers):
         if number:
@@ -130,13 +133,6 @@ def _answer(view: _View, asked: Asked) -> _Answer:
         for message, remedy in policy_denials(one)
     ]
     return _Answer(replace(explanation, why=(*denials, *explanation.why)), said)
-
-
-def _document(answer: _Answer) -> dict[str, Any]:
-    import msgspec
-
-    policies = {} if answer.policies is None else {"policies": answer.policies}
-    return {**msgspec.to_builtins(answer.explanation), **policies}
 
 
 def _print_answer(answer: _Answer) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
 from rulegen.commands.output import EXIT_ERROR, say, say_warning
+from rulegen.commands.progress import progress
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
@@ -49,14 +50,19 @@ def read_objects(
     Raises:
         InputError: there is no such node among them, or nobody says which one is meant.
     """
+    configuration = read_written_settings(source, say_warning)
+    manifests = load_manifests(source, configuration, inspect, named)
+    return manifests, for_node_of(manifests, configuration, source.node)
+
+
+def for_node_of(manifests: Manifests, configuration: Configuration, name: str) -> Configuration:
+    """The settings of the node that is meant. Raises InputError as `read_objects`."""
     from msgspec.structs import replace
 
     from rulegen.configuration_file import known_node_configuration
 
-    configuration = read_written_settings(source, say_warning)
-    manifests = load_manifests(source, configuration, inspect, named)
-    node = known_node_configuration(configuration, source.node, os.uname().nodename, _nodes(manifests))
-    return manifests, replace(configuration, node=node)
+    node = known_node_configuration(configuration, name, os.uname().nodename, _nodes(manifests))
+    return replace(configuration, node=node)
 
 
 def read_objects_for_any_node(source: Input, inspect: Inspect) -> tuple[Manifests, Configuration]:
@@ -83,8 +89,9 @@ def compile_objects(manifests: Manifests, configuration: Configuration) -> Wante
     from rulegen.reconcile.once import take_all
 
     say_mistakes(manifests)
-    features = make_features(manifests.release(), configuration, configuration.node)
-    wanted = Wanted(features, take_all(features))
+    with progress("working out what it means"):
+        features = make_features(manifests.release(), configuration, configuration.node)
+        wanted = Wanted(features, take_all(features))
     for finding in findings_of(features):
         say(f"warning: {finding.subject}: {finding.message}")
     return wanted
@@ -130,13 +137,20 @@ def say_mistakes(manifests: Manifests) -> None:
 
 
 def load_manifests(
-    source: Input, configuration: Configuration, inspect: Inspect | None = None, named: Collection[type] = ()
+    source: Input,
+    configuration: Configuration,
+    inspect: Inspect | None = None,
+    named: Collection[type] = (),
+    stdin: BinaryIO | None = None,
 ) -> Manifests:
-    """See `read_objects`. What cannot be read of a kind that is only named is no reason to stop."""
+    """See `read_objects`. What cannot be read of a kind that is only named is no reason to stop.
+
+    `stdin`: what `-` is read from.
+    """
     from rulegen.features import kinds_of
 
     only_named = {kind.__name__ for kind in named if kind not in kinds_of(configuration.features)}
-    manifests = _read_manifests(source, configuration, inspect, named)
+    manifests = _read_manifests(source, configuration, inspect, named, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
         say(f"warning: {problem}" if problem.kind in only_named else str(problem))
     if not source.skip_invalid and any(problem.kind not in only_named for problem in manifests.problems):
@@ -162,7 +176,7 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
 
 
 def _read_manifests(
-    source: Input, configuration: Configuration, inspect: Inspect | None, named: Collection[type]
+    source: Input, configuration: Configuration, inspect: Inspect | None, named: Collection[type], stdin: BinaryIO
 ) -> Manifests:
     """What the features that are on read, and from files what is `named`."""
     from rulegen.features import kinds_of
@@ -171,10 +185,13 @@ def _read_manifests(
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer, inspect, {*kinds, *named})
+        with progress("reading manifests"):
+            return load(source.files, stdin, inspect, {*kinds, *named})
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(api_of(source, configuration), kinds)
+    api = api_of(source, configuration)
+    with progress("reading the cluster"):
+        return read_cluster(api, kinds)
 
 
 def api_of(source: Input, configuration: Configuration) -> Api:

@@ -162,7 +162,7 @@ _NO_SUCH_FAMILY = {97, 95}
 def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
     """Names a chain as the kernel lists it."""
     state = sha256(declaration)
-    for rule in map(_without_counts, rules):
+    for rule in map(without_counts, rules):
         state.update(len(rule).to_bytes(4, "big") + rule)
     return state.hexdigest()[:16]
 
@@ -170,7 +170,7 @@ def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
 _COUNTER = text_attribute(EXPRESSION_NAME, "counter")
 
 
-def _without_counts(rule: bytes) -> bytes:
+def without_counts(rule: bytes) -> bytes:
     """A rule's expressions without what its counter has counted."""
     if _COUNTER not in rule:
         return rule

@@ -145,6 +145,11 @@ def table_name(feature: str) -> str:
     return "rulegen" if feature == "services" else f"rulegen-{feature}"
 
 
+def feature_of_table(name: str) -> str:
+    """The feature whose table has this name."""
+    return "services" if name == "rulegen" else name.removeprefix("rulegen-")
+
+
 def digest(text: str) -> str:
     """Names a text, comments and blank lines apart, in 16 hexadecimal digits."""
     lines = (line.strip() for line in text.splitlines())
@@ -253,8 +258,12 @@ class BaseChains:
 
 def base_chains_of(spec: TableSpec, text: str, schema: str, generated: Generated | None = None) -> BaseChains:
     """The text of a table, taken apart. `schema`: names the declarations of its sets, also in the table's comment."""
-    chains = {match["name"]: Chain(match["name"], match[0]) for match in _CHAIN.finditer(text)}
-    return BaseChains(spec, text, schema, chains, generated or NoneGenerated())
+    return BaseChains(spec, text, schema, chains_in(text), generated or NoneGenerated())
+
+
+def chains_in(text: str) -> dict[str, Chain]:
+    """The chains of a table's text, or of what nft lists of it."""
+    return {match["name"]: Chain(match["name"], match[0]) for match in _CHAIN.finditer(text)}
 
 
 def assembled(spec: TableSpec, sets: str, chains: str, generated: Generated | None = None) -> BaseChains:

@@ -91,8 +91,9 @@ class PolicyCompiler:
         del live
 
         def owner(key: EntryKey, value: Value) -> str:
-            name = key[1].decode() if key[0].is_chains else ""
-            return value.comment or "/".join(name.split("/")[1:3])
+            kind, *name = (key[1].decode() if key[0].is_chains else "").split("/")
+            # Behind the name of a ClusterNetworkPolicy stands the number of a part.
+            return value.comment or "/".join(name[:1] if kind.startswith("cluster-") else name[:2])
 
         return owner
 

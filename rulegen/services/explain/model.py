@@ -196,7 +196,7 @@ class FindingExplanation(Explained, frozen=True):
     message: str
 
 
-class ServiceExplanation(Explained, frozen=True):
+class ServiceExplanation(Explained, frozen=True, tag_field="version", tag=1):
     """What becomes of a Service on a node."""
 
     service: str
@@ -272,7 +272,7 @@ class Why(Explained, frozen=True):
     would_work: tuple[str, ...] = ()
 
 
-class PacketExplanation(Explained, frozen=True):
+class PacketExplanation(Explained, frozen=True, tag_field="version", tag=1):
     """What becomes of the first packet of a connection. `frontend`: the one that decided, "" for none.
 
     `names`: what source and destination were called, and what else they are. `why`: the reasons, in the order in which

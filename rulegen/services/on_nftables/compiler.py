@@ -101,11 +101,16 @@ class Compiler:
 
     `live`: the entries in the kernel, from which ids, slots and endpoint indexes are adopted (empty: numbered
     canonically, in the order in which ServicePorts first come). `families`: those that get a table. `masquerade_bit`: 0
-    to 31. `base_chains`: each table's fixed part, once its family's node is known.
+    to 31. `seed`: where new ids begin beside live ones, None: anywhere. `base_chains`: each table's fixed part, once
+    its family's node is known.
     """
 
     def __init__(
-        self, families: tuple[Family, ...], masquerade_bit: int, live: Mapping[EntryKey, Value] | None = None
+        self,
+        families: tuple[Family, ...],
+        masquerade_bit: int,
+        live: Mapping[EntryKey, Value] | None = None,
+        seed: int | None = None,
     ) -> None:
         self._families = families
         self._masquerade_bit = masquerade_bit
@@ -123,7 +128,7 @@ class Compiler:
         # What is always there; the first update counts it in.
         self._usual = [key for family in families for key in _usual_chains(LAYOUTS[family])]
         self._adoptions = {family: _Adoption(LAYOUTS[family], live or {}) for family in families}
-        self._ids = {family: adoption.ids() for family, adoption in self._adoptions.items()}
+        self._ids = {family: adoption.ids(seed) for family, adoption in self._adoptions.items()}
 
     def update(
         self,
@@ -601,12 +606,13 @@ class _Adoption:
             elif (entries := self._entries.get(set_spec)) is not None:
                 entries[key] = value
 
-    def ids(self) -> _Ids:
+    def ids(self, seed: int | None) -> _Ids:
         """The ids of the family.
 
-        Nobody knows which were in use before in a table that is there, so they go on anywhere.
+        Nobody knows which were in use before in a table that is there, so they go on anywhere, or from `seed` on.
         """
-        return _Ids(self._used_ids(), secrets.randbelow(MAX_ID) if self._is_loaded else 0)
+        start = secrets.randbelow(MAX_ID) if seed is None else seed % MAX_ID
+        return _Ids(self._used_ids(), start if self._is_loaded else 0)
 
     def _used_ids(self) -> set[int]:
         """Those that a frontend leads to, and those of lists and endpoints that are there."""

@@ -57,7 +57,9 @@ class ServiceTables:
         """See `Compiler`; `context`: the node's settings that changed."""
         if self._compiler is None:
             configuration = self._configuration
-            self._compiler = Compiler(configuration.families, configuration.masquerade_bit, self._live)
+            self._compiler = Compiler(
+                configuration.families, configuration.masquerade_bit, self._live, configuration.seed
+            )
             self._live = {}
         return self._compiler.update(items, context or {})
 
