@@ -229,6 +229,7 @@ def _policy_settings(fields: Fields) -> PolicySettings:
         fail_closed=fields.flag("networkPolicies.failClosed"),
         node_input=fields.flag("networkPolicies.nodeInput"),
         log_group=None if group == _NO_LOG else group,
+        ipsets=fields.flag("networkPolicies.ipsets", default=True),
     )
 
 

@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 from rulegen.config import IptablesLoader
+from rulegen.errors import UnseenError
 from rulegen.iptables import text
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.chains import by_rank, prefixes_of
 from rulegen.iptables.diff_text import count
 from rulegen.iptables.drift import PeriodicResync
-from rulegen.iptables.kernel import Kernel, remove_rules
+from rulegen.iptables.kernel import Kernel, remove_ipsets, remove_rules
 from rulegen.iptables.live_rules import LiveChains, shown_changes
 from rulegen.iptables.loader import Loader, RestoreLoader
 from rulegen.iptables.python_iptables import PythonLoader
@@ -83,6 +84,16 @@ class IptablesDriver:
             yield OpenIptables(kernel)
 
     def remove(self, features: Collection[str]) -> list[str]:
-        """See `Driver`; the chains of both families, in both variants."""
+        """See `Driver`; the chains of both families, in both variants, then the sets that they looked into."""
         del features
-        return remove_rules(Variant)
+        removed: list[str] = []
+        unseen: list[str] = []
+        for remove in (partial(remove_rules, Variant), remove_ipsets):
+            try:
+                removed += remove()
+            except UnseenError as error:
+                removed += error.removed
+                unseen.append(str(error))
+        if unseen:
+            raise UnseenError("; ".join(unseen), removed)
+        return removed

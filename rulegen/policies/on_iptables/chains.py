@@ -9,13 +9,14 @@ from typing import Any
 from rulegen.config import Denial, Family, PolicySettings
 from rulegen.errors import TargetError
 from rulegen.iptables.chains import FILTER, BaseChains, Entries, EntryKey, Rules, base_chains
+from rulegen.iptables.ipsets import declaration, declared_key, element_key
 from rulegen.iptables.text import comment_of
 from rulegen.policies.facts import PodRanges
 from rulegen.policies.on_iptables import compiler
-from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, NO_SYN, REJECT, ChainCompiler
+from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, IPSETS, NO_SYN, REJECT, ChainCompiler
 from rulegen.policies.on_iptables.names import PREFIX
 from rulegen.policies.store import Id, PolicyRules
-from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.delta import Change, Delta
 from rulegen.reference import ObjectReference
 from rulegen.resources import environment
 
@@ -33,7 +34,10 @@ class PolicyChains:
     def __init__(self, families: Sequence[Family], settings: PolicySettings) -> None:
         """Compiles nothing yet."""
         self._settings = settings
-        self._compilers = {family: ChainCompiler(family, settings, (), has_ipsets=False) for family in families}
+        self._has_ipsets = settings.ipsets
+        self._compilers = {
+            family: ChainCompiler(family, settings, (), has_ipsets=self._has_ipsets) for family in families
+        }
         self._was_wanted = dict.fromkeys(families, False)
 
     @property
@@ -44,6 +48,18 @@ class PolicyChains:
             for family, compiled in self._compilers.items()
             if compiled.is_wanted
         }
+
+    def use_ipsets(self, *, are_there: bool) -> None:
+        """See `iptables.chains.UsesIpsets`."""
+        has_ipsets = are_there and self._settings.ipsets
+        if has_ipsets is self._has_ipsets:
+            return
+        self._has_ipsets = has_ipsets
+        for family, compiled in self._compilers.items():
+            other = compiled.otherwise(has_ipsets=has_ipsets)
+            # What differs is not asked for by anybody: the host is read anew.
+            other.update({})
+            self._compilers[family] = other
 
     def needs(self, family: Family) -> Mapping[str, tuple[str, str]]:
         """What rules of policies are made of."""
@@ -87,8 +103,9 @@ class PolicyChains:
             return Delta()
         if not was_wanted:
             return Delta(added=self._entries_of(family))
-        of_chains = {_key(family, name): change for (group, name), change in changes.items() if group == CHAINS}
-        delta: Delta[EntryKey, Rules] = Delta.of(of_chains)
+        delta: Delta[EntryKey, Rules] = Delta.of(
+            {_key(family, key): _changed_value(family, key, change) for key, change in changes.items()}
+        )
         if not compiled.is_wanted:
             gone = {key: rules for key, rules in self._all_of(family).items() if key not in delta.added}
             gone |= delta.removed | {key: change.before for key, change in delta.changed.items()}
@@ -126,11 +143,25 @@ class PolicyChains:
 
     def _all_of(self, family: Family) -> Entries:
         entries = self._compilers[family].entries
-        return {_key(family, name): rules for (group, name), rules in entries.items() if group == CHAINS}
+        return {_key(family, key): _value(family, key, value) for key, value in entries.items()}
 
 
-def _key(family: Family, name: str) -> EntryKey:
-    return EntryKey(family, FILTER, name, PREFIX)
+def _key(family: Family, key: compiler.EntryKey) -> EntryKey:
+    """The driver's key of a chain, of a set, or of an element."""
+    group, name = key
+    if group == CHAINS:
+        return EntryKey(family, FILTER, name, PREFIX)
+    return declared_key(family, name) if group == IPSETS else element_key(family, group, name)
+
+
+def _value(family: Family, key: compiler.EntryKey, value: Rules) -> Rules:
+    return declaration(family, value[0]) if key.group == IPSETS else value
+
+
+def _changed_value(family: Family, key: compiler.EntryKey, change: Change[Rules | None]) -> Change[Rules | None]:
+    if key.group != IPSETS:
+        return change
+    return Change(*(None if value is None else _value(family, key, value) for value in change))
 
 
 def _error(id_: PolicyRules, what: str) -> TargetError:
