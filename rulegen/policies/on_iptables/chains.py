@@ -13,7 +13,7 @@ from rulegen.iptables.ipsets import declaration, declared_key, element_key
 from rulegen.iptables.text import comment_of
 from rulegen.policies.facts import PodRanges
 from rulegen.policies.on_iptables import compiler
-from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, IPSETS, NO_SYN, REJECT, ChainCompiler
+from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, IPSETS, NO_SYN, REJECT, ChainCompiler, self_rule
 from rulegen.policies.on_iptables.names import PREFIX
 from rulegen.policies.store import Id, PolicyRules
 from rulegen.reconcile.delta import Change, Delta
@@ -44,7 +44,7 @@ class PolicyChains:
     def base_chains(self) -> Mapping[Family, BaseChains]:
         """Of the families in which there is something to do."""
         return {
-            family: _base_chains(family, self._settings)
+            family: _base_chains(family, self._settings, compiled.around_pods, self._has_ipsets)
             for family, compiled in self._compilers.items()
             if compiled.is_wanted
         }
@@ -170,13 +170,15 @@ def _error(id_: PolicyRules, what: str) -> TargetError:
     )
 
 
-@lru_cache(maxsize=8)
-def _base_chains(family: Family, settings: PolicySettings) -> BaseChains:
+@lru_cache(maxsize=16)
+def _base_chains(family: Family, settings: PolicySettings, around_pods: str, has_ipsets: bool) -> BaseChains:
     template = environment("iptables").get_template("policies.rules.j2")
     text = template.render(
         discovery=DISCOVERY if family is Family.IPV6 else (),
         denial="-j DROP" if settings.denial is Denial.DROP else REJECT[family],
         strict=NO_SYN if settings.strict else "",
+        around_pods=around_pods,
+        to_itself=self_rule(family) if has_ipsets else "",
         node_input=settings.node_input,
     )
     return base_chains(family, text, PREFIX)

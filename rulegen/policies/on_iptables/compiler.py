@@ -143,16 +143,33 @@ class ChainCompiler:
     # ---- what is always there ----
 
     def _write_fixed(self) -> None:
-        discovery = DISCOVERY if self.family is Family.IPV6 else ()
-        roots = tuple(f"-j {names.ROOTS[direction]}" for direction in (Direction.EGRESS, Direction.INGRESS))
-        self._chain(names.FORWARD, discovery + roots)
         self._chain("FORWARD", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.FORWARD}",))
         self._chain(names.DENIED, ("-j DROP" if self._settings.denial is Denial.DROP else REJECT[self.family],))
         if self._settings.strict:
-            self._chain(names.STRICT, (NO_SYN,))
+            to_itself = (self_rule(self.family),) if self._has_ipsets else ()
+            self._chain(names.STRICT, (*to_itself, NO_SYN))
         if self._settings.node_input:
-            self._chain(names.NODE, (*discovery, roots[0]))
+            self._chain(names.NODE, (*self._discovery, f"-j {names.ROOTS[Direction.EGRESS]}"))
             self._chain("INPUT", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.NODE}",))
+
+    @property
+    def _discovery(self) -> tuple[str, ...]:
+        return DISCOVERY if self.family is Family.IPV6 else ()
+
+    @property
+    def around_pods(self) -> str:
+        """With ipsets, the one range that has all of this node's pods, so that other packets pass; "" for none."""
+        is_one = self._has_ipsets and len(self._pod_ranges) == 1 and not self._elsewhere
+        return self._pod_ranges[0] if is_one else ""
+
+    # -A RULEGEN-NP-FORWARD -s 10.244.1.0/24 -j RULEGEN-NP-EGRESS
+    def _write_forward(self) -> None:
+        around = self.around_pods
+        roots = (
+            f"{_OPTION[direction]} {around} -j {names.ROOTS[direction]}" if around else f"-j {names.ROOTS[direction]}"
+            for direction in (Direction.EGRESS, Direction.INGRESS)
+        )
+        self._chain(names.FORWARD, (*self._discovery, *roots))
 
     @property
     def is_wanted(self) -> bool:
@@ -332,11 +349,10 @@ class ChainCompiler:
         """Whether a pod has an address outside of the node's one range."""
         return len(self._pod_ranges) != 1 or not _is_in(self._pod_ranges[0], address)
 
-    # -A RULEGEN-NP-INGRESS ! -d 10.244.1.0/24 -j RETURN
-    # -A RULEGEN-NP-INGRESS -m bpf --bytecode "6,32 0 0 12,..." -j RETURN
     # -A RULEGEN-NP-INGRESS -m set --match-set rulegen-i-1b2c dst -g RULEGEN-NP-I-1b2c
     def _write_roots(self) -> None:
         """What leads to pods: with ipsets one rule for all pods that the same policies isolate."""
+        self._write_forward()
         if not self._has_ipsets:
             for direction in Direction:
                 self._write_branch(direction, ROOT)
@@ -351,10 +367,6 @@ class ChainCompiler:
         for chain in [chain for chain, pods in led.items() if not pods]:
             del led[chain]
             self._ipset(names.subjects_ipset(self.family, direction, chain), "hash:ip", is_there=False)
-        if led and len(self._pod_ranges) == 1 and not self._elsewhere:
-            yield f"! {option} {self._pod_ranges[0]} -j RETURN"
-        if led:
-            yield f'-m bpf --bytecode "{same_address(self.family)}" -j RETURN'
         for chain in sorted(led):
             ipset = names.subjects_ipset(self.family, direction, chain)
             self._ipset(ipset, "hash:ip", is_there=True)
@@ -447,7 +459,8 @@ class ChainCompiler:
 
     def _write_combination(self, combination: Combination) -> None:
         rest = combination._replace(admin=())
-        rules = [NO_SYN] if self._settings.strict else []
+        rules = [self_rule(self.family)] if self._has_ipsets else []
+        rules += [NO_SYN] if self._settings.strict else []
         if combination.admin:
             onward = f"-g {names.combination_chain(rest)}" if rest.policies else "-j RETURN"
             rules += self._rules_of(combination, combination.admin, onward)
@@ -505,6 +518,12 @@ def _change(sets: dict[str, set[T]], name: str, changes: Mapping[T, bool]) -> No
             found.discard(item)
     if not found:
         del sets[name]
+
+
+# -m bpf --bytecode "6,32 0 0 12,..." -j RETURN
+def self_rule(family: Family) -> str:
+    """Lets a pod reach itself, as through a Service."""
+    return f'-m bpf --bytecode "{same_address(family)}" -j RETURN'
 
 
 @lru_cache(maxsize=8)
