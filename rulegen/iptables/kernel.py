@@ -25,10 +25,10 @@ from rulegen.grace import let_packets_leave
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries, ipset_program, nf_tables
 from rulegen.iptables.binaries import RestoreError, Variant
-from rulegen.iptables.chains import Entries, EntryKey, Rules
+from rulegen.iptables.chains import FILTER, Entries, EntryKey, Rules
 from rulegen.iptables.ipset_program import IpsetError
 from rulegen.iptables.ipset_transaction import AnyStep, EndStep, SetStep
-from rulegen.iptables.ipsets import Element, add_line, without_ipsets
+from rulegen.iptables.ipsets import Element, add_line, create_line, declaration, set_name, without_ipsets
 from rulegen.iptables.ipsets import parse_saved as parse_saved_ipsets
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
@@ -109,6 +109,21 @@ class Kernel:
         """Tries what rules need of the kernel (`ChainCompiler.needs`). Raises HostError that names what it lacks."""
         for family in host_families():
             check_needs(self.variant, family, self._wait, needs(family))
+
+    def probe_ipsets(self) -> None:
+        """Tries whether a rule can look into a set, where the host has sets. Raises HostError where it cannot."""
+        if not self.has_ipsets:
+            return
+        for family in host_families():
+            name = set_name(family, "probe")
+            (text,) = declaration(family, "hash:ip")
+            ipset_program.restore([create_line(name, text)])
+            try:
+                check_needs(
+                    self.variant, family, self._wait, {"match set": ("filter", f"-m set --match-set {name} src")}
+                )
+            finally:
+                ipset_program.destroy([name])
 
     def check(self, steps: Sequence[AnyStep]) -> None:
         """Asks whether each step would be taken, and changes nothing. Raises ApplyError.

@@ -155,6 +155,8 @@ class LiveChains:
         for compiler in self._new:
             if compiler.prefix in wanted:
                 self._kernel.probe(compiler.needs)
+                if compiler in self._use_ipsets:
+                    self._kernel.probe_ipsets()
         return plan_with_sets(delta, self._live, self._prefixes, self._set_users)
 
     def _note(self, delta: Delta[EntryKey, Rules]) -> None:

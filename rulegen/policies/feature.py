@@ -120,8 +120,6 @@ class NetworkPolicies:
 
             return PolicyCompiler(node.families, node.policies)
         if driver == "iptables":
-            if node.policies.log_group is not None:
-                raise TargetError("networkPolicies.logGroup: denials are told to an nflog group on nftables only")
             from rulegen.policies.on_iptables.chains import PolicyChains
 
             return PolicyChains(node.families, node.policies)

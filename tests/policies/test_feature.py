@@ -10,7 +10,6 @@ import pytest
 
 from rulegen.config import Denial, Family, NodeConfiguration, PolicySettings, Target
 from rulegen.drivers import make_driver
-from rulegen.errors import TargetError
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.objects import Metadata as ObjectMetadata
 from rulegen.kube.objects import NetworkPolicy, Pod, ServiceCIDR, ServiceCIDRSpec
@@ -143,13 +142,6 @@ def test_on_iptables_policies_stand_in_front(host: Host) -> None:
         assert reconciler.sync().delta
         rules = subprocess.run(["iptables-nft", "-S", "FORWARD"], check=True, capture_output=True, text=True).stdout
         assert rules.splitlines()[1].endswith("-j RULEGEN-NP-FORWARD")
-
-
-def test_a_log_group_is_for_nftables() -> None:
-    feature = feature_of([])
-    node_ = NodeConfiguration(node_name="node-1", policies=EVERYTHING)
-    with pytest.raises(TargetError, match="logGroup"):
-        feature.compiler("iptables", node_)
 
 
 # ---- what is found ----

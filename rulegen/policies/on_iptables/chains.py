@@ -13,7 +13,16 @@ from rulegen.iptables.ipsets import declaration, declared_key, element_key
 from rulegen.iptables.text import comment_of
 from rulegen.policies.facts import PodRanges
 from rulegen.policies.on_iptables import compiler
-from rulegen.policies.on_iptables.compiler import CHAINS, DISCOVERY, IPSETS, NO_SYN, REJECT, ChainCompiler, self_rule
+from rulegen.policies.on_iptables.compiler import (
+    CHAINS,
+    DISCOVERY,
+    IPSETS,
+    LIMIT,
+    NO_SYN,
+    REJECT,
+    ChainCompiler,
+    self_rule,
+)
 from rulegen.policies.on_iptables.names import PREFIX
 from rulegen.policies.store import Id, PolicyRules
 from rulegen.reconcile.delta import Change, Delta
@@ -68,6 +77,10 @@ class PolicyChains:
             "match comment": (FILTER, '-m comment --comment "a policy"'),
         }
         found |= {f"match {name}": (FILTER, f"-p {name} -m {name} --dport 80") for name in ("tcp", "udp", "sctp")}
+        if self._has_ipsets:
+            found["match bpf"] = (FILTER, self_rule(family))
+        if self._settings.log_group is not None:
+            found["target NFLOG"] = (FILTER, f"{LIMIT} -j NFLOG --nflog-group 1")
         if self._settings.denial is Denial.REJECT:
             found["target REJECT"] = (FILTER, REJECT[family])
         return found
@@ -76,7 +89,7 @@ class PolicyChains:
         """What leads to pods, and what isolates them."""
         found: dict[str, list[EntryKey]] = {"Pods of this node, by address.": [], "Policies that isolate pods.": []}
         for key in sorted(chains, key=lambda key: key.chain):
-            is_combination = key.chain.startswith((f"{PREFIX}E-", f"{PREFIX}I-"))
+            is_combination = key.chain.startswith((f"{PREFIX}E-", f"{PREFIX}I-", f"{PREFIX}L-"))
             found["Policies that isolate pods." if is_combination else "Pods of this node, by address."].append(key)
         return {heading: keys for heading, keys in found.items() if keys}
 

@@ -15,6 +15,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from rulegen.config import Denial, Family, PolicySettings
+from rulegen.iptables.names import safe_comment
 from rulegen.iptables.same_address import same_address
 from rulegen.iptables.tree import ROOT, Branch, Prefix, PrefixTree
 from rulegen.policies.model import (
@@ -53,6 +54,8 @@ REJECT = {
     Family.IPV6: "-j REJECT --reject-with icmp6-adm-prohibited",
 }
 NO_SYN = f"-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j {names.DENIED}"
+# Of each pod and direction; a scan of its ports is no flood of messages.
+LIMIT = "-m limit --limit 10/sec --limit-burst 20"
 # Router and neighbour discovery, which nothing works without.
 DISCOVERY = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138))
 
@@ -103,6 +106,9 @@ class ChainCompiler:
         self._led = {direction: Counter[str]() for direction in Direction}
         self._elsewhere: set[Address] = set()
         self._dirty: dict[Combination, None] = {}
+        # Where denials are told to an nflog group: the pods of each combination.
+        self._logged: dict[Combination, dict[Address, str]] = {}
+        self._untold: dict[Combination, None] = {}
         self._write_fixed()
         self._write_roots()
 
@@ -120,7 +126,9 @@ class ChainCompiler:
             self._update_pods(pods)
         for combination in self._dirty.keys() & self._combinations.keys():
             self._write_combination(combination)
-        self._dirty = {}
+        for combination in self._untold:
+            self._write_log(combination)
+        self._dirty, self._untold = {}, {}
         return self._entries.take()
 
     def otherwise(self, *, has_ipsets: bool) -> ChainCompiler:
@@ -309,6 +317,8 @@ class ChainCompiler:
             if after is not None:
                 self._pods[address] = after
             self._update_combinations(before, after)
+            if self._settings.log_group is not None:
+                self._log(address, before, after)
             if self._has_ipsets:
                 self._lead(address, before, after)
         if self._has_ipsets:
@@ -326,6 +336,37 @@ class ChainCompiler:
                 self._use_combination(after.of(direction))
             if before is not None:
                 self._drop_combination(before.of(direction))
+
+    def _log(self, address: Address, before: Isolation | None, after: Isolation | None) -> None:
+        for direction in Direction:
+            for isolation in (before, after):
+                for part in _stages(None if isolation is None else isolation.of(direction)):
+                    pods = self._logged.setdefault(part, {})
+                    if isolation is after and after is not None:
+                        pods[address] = after.pod
+                    else:
+                        pods.pop(address, None)
+                    self._untold[part] = None
+
+    # -A RULEGEN-NP-L-1b2c -d 10.244.1.5/32 -m limit ... -j NFLOG --nflog-prefix "rulegen in shop/db by shop/deny"
+    def _write_log(self, combination: Combination) -> None:
+        """What tells of a combination's denials, each of its pods by name, before they are denied."""
+        pods = self._logged[combination]
+        key = EntryKey(CHAINS, names.log_chain(combination))
+        if not pods:
+            del self._logged[combination]
+            self._entries.set(key, None)
+            return
+        group = f" --nflog-group {self._settings.log_group}" if self._settings.log_group else ""
+        option = _OPTION[combination.direction]
+        rules = [
+            f'{option} {host_text(address)} {LIMIT} -j NFLOG --nflog-prefix "{log_prefix(pod, combination)}"{group}'
+            for address, pod in sorted(pods.items())
+        ]
+        self._entries.set(key, (*rules, f"-j {names.DENIED}"))
+
+    def _denied(self, combination: Combination) -> str:
+        return names.DENIED if self._settings.log_group is None else names.log_chain(combination)
 
     def _lead(self, address: Address, before: Isolation | None, after: Isolation | None) -> None:
         """Moves a pod to the set of those that are led to the chain of what isolates it."""
@@ -460,19 +501,21 @@ class ChainCompiler:
     def _write_combination(self, combination: Combination) -> None:
         rest = combination._replace(admin=())
         rules = [self_rule(self.family)] if self._has_ipsets else []
-        rules += [NO_SYN] if self._settings.strict else []
+        denied = self._denied(combination)
+        rules += [NO_SYN.replace(names.DENIED, denied)] if self._settings.strict else []
         if combination.admin:
             onward = f"-g {names.combination_chain(rest)}" if rest.policies else "-j RETURN"
             rules += self._rules_of(combination, combination.admin, onward)
             rules += [onward] if rest.policies else []
         else:
             rules += self._rules_of(combination, combination.policies, "-j RETURN")
-            rules += [f"-j {names.DENIED}"] if combination.network else []
+            rules += [f"-j {denied}"] if combination.network else []
         # A chain that others lead to is in a rendered file only with a rule.
         self._chain(names.combination_chain(combination), tuple(rules) or ("-j RETURN",))
 
     def _rules_of(self, combination: Combination, policies: Iterable[PolicyName], onward: str) -> list[str]:
-        targets = {Action.ACCEPT: "-j RETURN", Action.DENY: f"-j {names.DENIED}", Action.PASS: onward}
+        denial = f"-j {self._denied(combination)}"
+        targets = {Action.ACCEPT: "-j RETURN", Action.DENY: denial, Action.PASS: onward}
         found: list[str] = []
         for policy in policies:
             id_ = PolicyRules(policy, combination.direction)
@@ -481,7 +524,7 @@ class ChainCompiler:
             except NoIpsetError as error:
                 self.missing[id_] = str(error)
                 # Isolated, not opened: a NetworkPolicy accepts nothing, a ClusterNetworkPolicy denies everything.
-                written = [] if policy.namespace else [f"-j {names.DENIED}"]
+                written = [] if policy.namespace else [denial]
             else:
                 self.missing.pop(id_, None)
             found += written
@@ -494,6 +537,25 @@ class ChainCompiler:
 
     def _chain(self, name: str, rules: tuple[str, ...]) -> None:
         self._entries.set(EntryKey(CHAINS, name), rules)
+
+
+# What the kernel keeps of a prefix (XT_NFLOG's 64 bytes, less the closing NUL).
+_MAX_PREFIX = 63
+
+
+def log_prefix(pod: str, combination: Combination) -> str:
+    """`rulegen in shop/db by shop/deny and 2`: a pod and the policies that select it; `~` ends a name that is cut."""
+    first, *others = (f"{name.namespace}/{name.name}".lstrip("/") for name in combination.policies)
+    begin = "rulegen in " if combination.direction is Direction.INGRESS else "rulegen out "
+    rest = f" and {len(others)}" if others else ""
+    room = _MAX_PREFIX - len(f"{begin} by {rest}")
+    policy = _cut(first, max(room // 2, room - len(pod)))
+    return f"{begin}{_cut(pod, room - len(policy))} by {policy}{rest}"
+
+
+def _cut(text: str, length: int) -> str:
+    safe = safe_comment(text)
+    return safe if len(safe) <= length else f"{safe[: length - 1]}~"
 
 
 def _stages(combination: Combination | None) -> list[Combination]:
