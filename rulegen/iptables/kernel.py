@@ -25,7 +25,7 @@ from rulegen.grace import let_packets_leave
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries, ipset_program, nf_tables
 from rulegen.iptables.binaries import RestoreError, Variant
-from rulegen.iptables.chains import FILTER, Entries, EntryKey, Rules
+from rulegen.iptables.chains import Entries, EntryKey, Rules
 from rulegen.iptables.ipset_program import IpsetError
 from rulegen.iptables.ipset_transaction import AnyStep, EndStep, SetStep
 from rulegen.iptables.ipsets import Element, add_line, create_line, declaration, set_name, without_ipsets

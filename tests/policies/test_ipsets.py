@@ -312,12 +312,12 @@ def test_denials_are_told_to_an_nflog_group() -> None:
     closed = d.policy("x", "closed", d.selector({"pod": "a"}), policyTypes=["Ingress"])
     source, destination = cluster.BY_NAME["z/b"], cluster.BY_NAME["x/a"]
     with lab_or_skip() as lab, lab.entered(NODES[0]):
-        for ipsets_are_used in (True, False):
-            settings = PolicySettings(log_group=77, ipsets=ipsets_are_used)
+        for group, ipsets_are_used in ((77, True), (78, False)):
+            settings = PolicySettings(log_group=group, ipsets=ipsets_are_used)
             kept = KeptPolicies(lab, NODES[0], settings, Variant.NFT)
             kept.apply([*cluster.objects(), closed])
             checks.assert_same(lab, [*cluster.objects(), closed], "with a log group")
-            with _nflog(77) as received:
+            with _nflog(group) as received:
                 lab.forget_connections()
                 for port in range(60):
                     sent = packet(source, destination, 80, "TCP", 4, 5000 + port)
@@ -340,7 +340,8 @@ def _nflog(group: int) -> Iterator[Callable[[], list[str]]]:
         message = struct.pack("=BBH", 0, 0, socket.htons(group)) + struct.pack("=HH", 5, 1) + bind[:1] + b"\0" * 3
         header = struct.pack("=IHHII", 16 + len(message), 4 << 8 | 1, 5, 1, 0)
         log.send(header + message)
-        log.recv(4096)
+        (error,) = struct.unpack_from("=i", log.recv(4096), 16)
+        assert not error, os.strerror(-error)
 
         def received() -> list[str]:
             found = [part.decode() for part in _prefixes(log.recv(65536))]
