@@ -22,6 +22,8 @@ from rulegen.features import kinds_of
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Failed, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service
+from rulegen.policies.denials import DenialCounts
+from rulegen.policies.model import Combination
 from rulegen.reconcile.delta import Delta, diff
 from rulegen.reconcile.driver import RuleCount
 from rulegen.services.model import ServicePort, ServicePortKey
