@@ -96,7 +96,7 @@ class Kernel:
         return entries
 
     def _read_ipsets(self) -> Entries:
-        """Rulegen's sets; none where the host has no way to make or see some, of which the rules are none then."""
+        """Rulegen's sets; none where the host has no way to make or see some."""
         try:
             found = parse_saved_ipsets(ipset_program.saved())
         except AbsentError:
@@ -146,7 +146,8 @@ class Kernel:
             try:
                 self._take(step)
             except (RestoreError, IpsetError) as error:
-                if isinstance(error, RestoreError) and number == 0 and self._is_stale(live):
+                is_first = not any(isinstance(done, Step) for done in steps[:number])
+                if isinstance(error, RestoreError) and is_first and self._is_stale(live):
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from rulegen.config import NodeConfiguration, PolicySettings, Target
+from rulegen.config import IptablesLoader, NodeConfiguration, PolicySettings, Target
 from rulegen.drivers import make_driver
 from rulegen.errors import ApplyError, HostError, RulegenError
 from rulegen.features import make
 from rulegen.iptables.binaries import Variant
-from rulegen.kube.objects import Pod
+from rulegen.iptables.driver import IptablesDriver
+from rulegen.kube.objects import NetworkPolicy, Pod
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import ObjectReference
@@ -57,11 +58,13 @@ def host() -> Iterator[Host]:
 
 
 @contextmanager
-def started(host: Host, variant: Variant = Variant.NFT, settings: PolicySettings | None = None) -> Iterator[Reconciler]:
+def started(
+    host: Host, settings: PolicySettings | None = None, driver: IptablesDriver | None = None
+) -> Iterator[Reconciler]:
     """An agent's rules on a host that has none before and none afterwards."""
     configuration = NodeConfiguration(node_name="node-1", policies=settings or PolicySettings())
     features = make(["network-policies"], configuration)
-    driver = make_driver(Target.IPTABLES, variant)
+    driver = driver or IptablesDriver(Variant.NFT)
     with host.namespace.entered(), ExitStack() as opened:
         opened.callback(driver.remove, ())
         kernel = opened.enter_context(driver.open())
@@ -164,6 +167,22 @@ def test_what_others_change_is_put_back(damage: str, host: Host) -> None:
         reconciler.distrust()
         assert not reconciler.sync().delta
         run("ipset", "destroy", "others")
+
+
+def test_python_iptables_leaves_rules_with_sets_to_iptables_restore(host: Host) -> None:
+    driver = IptablesDriver(Variant.LEGACY, IptablesLoader.PYTHON)
+    with started(host, PolicySettings(log_group=5), driver) as reconciler:
+        tell(reconciler, *POLICIES, web(1))
+        reconciler.sync()
+        tell(reconciler, web(2))
+        reconciler.sync()
+        reconciler.distrust()
+        assert not reconciler.sync().delta
+        assert f"add {name_of('pods')} 10.0.0.2" in ipsets()
+        reconciler.remove(NetworkPolicy, ObjectReference("NetworkPolicy", "shop", "web"))
+        reconciler.sync()
+        assert not ipsets()
+        assert "RULEGEN-NP" not in run("iptables-legacy-save")
 
 
 def test_a_set_with_a_name_of_ours_and_another_type_is_made_anew(host: Host) -> None:
