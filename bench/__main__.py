@@ -54,6 +54,11 @@ class Bench:
         """The same for network policies."""
         return self._run(Order(measurement, arguments=(*shape, *arguments)), str(shape), once)
 
+    def measure_policy_memory(self, pods: int, namespaces: int, policies: int) -> Figures:
+        """Once: what is held does not depend on the machine."""
+        cluster = f"{pods:,} pods, {namespaces:,} namespaces, {policies:,} policies"
+        return self._run(Order("policy memory", arguments=(pods, namespaces, policies)), cluster, once=True)
+
     def _run(self, order: Order, cluster: str, once: bool) -> Figures:
         results = []
         for number in range(1 if once else self._repeats):
@@ -357,6 +362,11 @@ def _policies(bench: Bench, quick: bool) -> None:
     title = "Network policies: a start, time (on the processors); a change, event to commit: median / 99th percentile"
     table(title, ["", *map(str, sizes), "target at 10,000"], rows)
     _policies_on_iptables(bench, sizes[:2], start)
+    pods, namespaces, policies = (10_000, 100, 200) if quick else (100_000, 1_000, 2_000)
+    held = bench.measure_policy_memory(pods, namespaces, policies)
+    rows = [[name, megabytes(held, name), target] for name, target in (("resident", "<= 500 MB"), ("peak memory", ""))]
+    cluster = f"{pods:,} pods, {namespaces:,} namespaces, {policies:,} policies"
+    table(f"Network policies: memory with {cluster}", ["", "", "target"], rows)
     shape, rounds = policy_clusters.Shape(10_000), 20 if quick else 60
     figures = bench.measure_policies("policy packets", shape, rounds, _CHUNK, once=True)
     rows = []

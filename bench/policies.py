@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from bench import kube_router, policy_clusters
-from bench.clock import Numbers, measured, peak_memory
+from bench.clock import Numbers, measured, peak_memory, resident_memory
 from bench.clusters import NODE
 from bench.kube_proxy import run_nft
 from bench.packets import Packets, compared
@@ -24,7 +26,7 @@ from rulegen import gc_pause
 from rulegen.config import Family, NodeConfiguration, PolicySettings, Target
 from rulegen.drivers import make_driver
 from rulegen.iptables.binaries import Variant
-from rulegen.kube.decode import convert_object
+from rulegen.kube.decode import convert_object, decode_object
 from rulegen.kube.objects import Namespace, NetworkPolicy, Node, Pod
 from rulegen.policies.feature import NetworkPolicies
 from rulegen.reconcile.compilers import CompilerSet
@@ -118,6 +120,33 @@ def stages(pods: int, policies: int, layout: str = OURS) -> Numbers:
             kept.change(objects)
     numbers["peak memory"] = peak_memory()
     return numbers
+
+
+def memory(pods: int, namespaces: int, policies: int) -> Numbers:
+    """What is resident once the objects of a cluster have come one by one, as an API server sends them."""
+    shape = Shape(pods, namespaces * len(policy_clusters.KINDS))
+    numbers: Numbers = {}
+    with ExitStack() as opened:
+        kept = _Kept(opened, OURS)
+        wanted = (item for item in policy_clusters.items(shape) if _is_among(item, policies))
+        for text in map(msgspec.json.encode, wanted):
+            kind = _KINDS[msgspec.json.decode(text, type=_Header).kind]
+            kept.reconciler.put(decode_object(kind, text))
+        with measured(numbers, "compile and first apply"):
+            kept.reconciler.sync()
+        gc.collect()
+        numbers["resident"] = resident_memory()
+    numbers["peak memory"] = peak_memory()
+    return numbers
+
+
+class _Header(msgspec.Struct):
+    kind: str
+
+
+def _is_among(item: Mapping[str, Any], policies: int) -> bool:
+    """All but policies beyond so many."""
+    return item["kind"] != "NetworkPolicy" or int(item["metadata"]["name"].rpartition("-")[2]) < policies
 
 
 def changes(pods: int, policies: int, repeats: int, layout: str = OURS) -> dict[str, list[float]]:

@@ -82,7 +82,8 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     `cluster_cidrs`: canonical CIDRs, at most one of each family (SVC-49). `detect_local_interface`: the bridge's name
     or the prefix, for the two interface modes. `bind_address`: a specific canonical address, or "" when unspecified
     (SVC-53). `nodeport_addresses`: canonical CIDRs, or `PRIMARY_ADDRESSES` (SVC-60 to SVC-62). `masquerade_bit`: 0 to
-    31.
+    31. `seed`: where numbers that may be any (a new Service's id on nftables) begin, so that the same come out again;
+    None: anywhere.
     """
 
     node_name: str = ""
@@ -95,6 +96,7 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     masquerade_all: bool = False
     masquerade_bit: int = MASQUERADE_BIT
     policies: PolicySettings = PolicySettings()
+    seed: int | None = None
 
 
 class SocketAddress(NamedTuple):

@@ -103,6 +103,13 @@ def prefixes_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*(compiler.prefix for compiler in compilers), PREFIX)))
 
 
+def features_by_prefix(compilers: CompilerSet) -> dict[str, str]:
+    """The features, by the prefixes of their chains, and by `IPSET` the one that uses sets."""
+    found = cast("Mapping[str, ChainCompiler]", compilers.by_feature)
+    prefixes = {compiler.prefix: name for name, compiler in found.items()}
+    return prefixes | {IPSET: name for name, compiler in found.items() if isinstance(compiler, UsesIpsets)}
+
+
 def guards_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
     """The prefixes of the compilers before whose rules nothing may accept a packet."""
     return tuple(compiler.prefix for compiler in compilers if compiler.guards)

@@ -210,20 +210,17 @@ def _delete(part: _Part) -> None:
 def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[str]:
     """Removes rulegen's chains from these variants; says from where.
 
-    Raises as `remove_everywhere` does.
+    Raises as `do_everywhere` does.
     """
 
     def remove(variant: Variant, family: Family) -> Iterator[str]:
         tables = list_tables(variant, family, _is_none)
         remove_hidden(family, tables, is_jump)
-        entries: Entries = {}
-        for table in tables:
-            entries |= parse_saved(family, table.name, table.lines)
-        for step in removal(entries):
+        for step in _removal(family, tables):
             binaries.restore(variant, step.family, step.text, wait=wait)
             yield f"iptables-{variant.value} {step}"
 
-    return remove_everywhere(variants, is_ours, remove)
+    return do_everywhere(variants, is_ours, remove)
 
 
 def remove_ipsets() -> list[str]:
@@ -231,12 +228,7 @@ def remove_ipsets() -> list[str]:
 
     Raises HostError when it cannot be looked, UnseenError, after all the rest was done, when rules of others use some.
     """
-    try:
-        names = ipset_program.our_sets()
-    except AbsentError as error:
-        if ipset_program.may_hold_sets():
-            raise UnseenError(f"{error}: sets rulegen-*, if there are any, stay") from error
-        return []
+    names = _our_ipsets()
     used = ipset_program.destroy(names)
     removed = [f"ipset {name}" for name in names if name not in used]
     if used:
@@ -244,12 +236,43 @@ def remove_ipsets() -> list[str]:
     return removed
 
 
-def remove_everywhere(
+def find_ipsets() -> list[str]:
+    """The sets that `remove_ipsets` would end; changes nothing. Raises HostError, UnseenError."""
+    return [f"ipset {name}" for name in _our_ipsets()]
+
+
+def _our_ipsets() -> list[str]:
+    try:
+        return ipset_program.our_sets()
+    except AbsentError as error:
+        if ipset_program.may_hold_sets():
+            raise UnseenError(f"{error}: sets rulegen-*, if there are any, stay") from error
+        return []
+
+
+def find_rules(variants: Iterable[Variant]) -> list[str]:
+    """From where `remove_rules` would remove chains; changes nothing. Raises as `do_everywhere` does."""
+
+    def find(variant: Variant, family: Family) -> Iterator[str]:
+        for step in _removal(family, list_tables(variant, family, _is_none)):
+            yield f"iptables-{variant.value} {step}"
+
+    return do_everywhere(variants, is_ours, find)
+
+
+def _removal(family: Family, tables: Iterable[Table]) -> list[Step]:
+    entries: Entries = {}
+    for table in tables:
+        entries |= parse_saved(family, table.name, table.lines)
+    return removal(entries)
+
+
+def do_everywhere(
     variants: Iterable[Variant],
     is_doomed: Callable[[str], bool],
-    remove: Callable[[Variant, Family], Iterable[str]],
+    do: Callable[[Variant, Family], Iterable[str]],
 ) -> list[str]:
-    """Has `remove` remove the chains of each variant and family of this host that are doomed; says from where.
+    """Has `do` find or remove the chains of each variant and family of this host that are doomed; says where.
 
     Raises HostError without privileges, else UnseenError, after all the rest was done, when tables cannot be looked at,
     or not all could be removed.
@@ -261,7 +284,7 @@ def remove_everywhere(
         for family in host_families():
             try:
                 if binaries.installed(variant, family):
-                    removed += remove(variant, family)
+                    removed += do(variant, family)
                 elif found := _without_programs(variant, family, is_doomed):
                     unseen.append(found)
             except RulegenError as error:

@@ -17,10 +17,11 @@ from rulegen.iptables.chains import (
     Rules,
     UsesIpsets,
     by_rank,
+    features_by_prefix,
     guards_of,
     prefixes_of,
 )
-from rulegen.iptables.diff_text import Owner, count, diff_text
+from rulegen.iptables.diff_text import count, shown_changes
 from rulegen.iptables.ipset_transaction import AnyStep, SetUsers, plan_with_sets
 from rulegen.iptables.ipsets import element_of
 from rulegen.iptables.kernel import Kernel
@@ -28,7 +29,7 @@ from rulegen.iptables.text import adopt_wording
 from rulegen.iptables.transaction import is_remark
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
-from rulegen.reconcile.driver import RuleCount, ShownChange, shown_change
+from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemKey
 from rulegen.reference import ObjectReference
 
@@ -106,6 +107,10 @@ class LiveChains:
         self._live = dict(adopt_wording(self._live, desired))
         return self._compilers.spare(diff(self._live, desired))
 
+    def state(self) -> RulesState:
+        """See `LiveRules`."""
+        return RulesState(*(digest_of(sorted(_texts(entries))) for entries in (self._live, self._compilers.entries())))
+
     def check(self, delta: Delta[EntryKey, Rules]) -> None:
         """Has each restore tested. Raises ApplyError."""
         self._kernel.check(self._plan(delta))
@@ -142,7 +147,11 @@ class LiveChains:
 
     def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
         """See `LiveRules`."""
-        return shown_changes(delta, self._compilers.owners(self._live))
+        return shown_changes(delta, self._compilers.owners(self._live), features_by_prefix(self._compilers))
+
+    def changes_in_full(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
+        """See `LiveRules`; they are always in full."""
+        return self.changes(delta)
 
     def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:
         return count(delta)
@@ -186,8 +195,5 @@ class LiveChains:
         return tuple(rule for rule in rules if not is_remark(rule))
 
 
-def shown_changes(delta: Delta[EntryKey, Rules], owner: Owner) -> Iterator[ShownChange]:
-    """A Delta in words. `owner`: whose a chain is."""
-    for line in diff_text(delta, owner):
-        place = {"family": line.family, "name": line.table, "key": line.chain}
-        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.owner)
+def _texts(entries: Entries) -> Iterator[tuple[str, str, str, str, Rules]]:
+    return ((key.family.value, key.table, key.chain, key.prefix, rules) for key, rules in entries.items())

@@ -15,7 +15,7 @@ from rulegen.config import Family
 from rulegen.errors import InputError
 from rulegen.iptables import ipsets
 from rulegen.iptables.chains import IPSET, TABLES, BaseChains, ChainCompiler, Entries, EntryKey, Rules, parse_rules
-from rulegen.iptables.names import PREFIX
+from rulegen.iptables.names import PREFIX, is_our_comment
 from rulegen.rendered import END, RenderedLines
 
 RESTORE = {Family.IPV4: "iptables-restore", Family.IPV6: "ip6tables-restore"}
@@ -101,8 +101,14 @@ def _is_generated(key: EntryKey, base_chains: BaseChains) -> bool:
 
 def comment_of(rules: Iterable[str]) -> str:
     """Whom rules are for, as their comments say; "" when there are several or none."""
-    found = {match[1] for rule in rules if (match := _COMMENT.search(rule))}
-    return found.pop() if len(found) == 1 else ""
+    found = comments_of(rules)
+    return found[0] if len(found) == 1 else ""
+
+
+def comments_of(rules: Iterable[str]) -> list[str]:
+    """All whom rules are for, each once, in order; comments that only say what a rule is are not among them."""
+    found = dict.fromkeys(match[1] for rule in rules if (match := _COMMENT.search(rule)))
+    return [comment for comment in found if not is_our_comment(comment)]
 
 
 def parse(lines: Iterable[str], source: str, prefixes: Sequence[str] = (PREFIX,)) -> Entries:

@@ -16,7 +16,7 @@ from rulegen.policies.findings import (
     policy_findings,
     policy_reference,
 )
-from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Tier
+from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Rules, Tier, closed_rules
 from rulegen.policies.ranges import parse_block
 from rulegen.policies.store import PolicyRules, Store
 from rulegen.reconcile.feature import AnyCompiler, Need
@@ -99,9 +99,12 @@ class NetworkPolicies:
         return PolicyFacts(self.store.take(), context, tuple(self.store.take_lost()))
 
     def reference(self, item_id: Any) -> ObjectReference | None:
-        """None: what a policy comes to is made of this room's own words, and stands or falls with the table."""
-        del item_id
-        return None
+        """The policy, if it is its rules; the rest stands or falls with the table."""
+        return policy_reference(item_id.policy) if isinstance(item_id, PolicyRules) else None
+
+    def stand_in(self, item_id: Any) -> Rules | None:
+        """Of a policy whose rules the kernel refuses: its pods are isolated in that direction, whatever was before."""
+        return closed_rules(item_id.policy) if isinstance(item_id, PolicyRules) else None
 
     def title(self, item_id: Any) -> str:
         """How a message about a fact begins."""

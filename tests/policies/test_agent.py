@@ -7,9 +7,11 @@ import subprocess
 
 import pytest
 
-from rulegen.kube.objects import NetworkPolicy, Pod
+from rulegen.kube.kinds import kind_of
+from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod
 from tests.agent.running import Playground, wait_until
 from tests.apiserver import ApiServer
+from tests.apiserver.faults import Answer, ErrorEvent
 from tests.policies.objects import Document, namespace, node, pod, policy
 
 pytestmark = pytest.mark.kernel
@@ -125,3 +127,47 @@ def test_switched_off_nothing_of_it_is_asked_for(
         agent.wait_for(" sync mode=")
         assert api_server.count(Pod, "list") == 0
         assert "network-policies" not in playground.host.nft("list tables")
+
+
+def test_what_cannot_be_asked_or_read_at_a_start_opens_nothing(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    """Rules of the agent before stay until everything is known, and of what cannot be read as long as that lasts."""
+    crd = kind_of(ClusterNetworkPolicy).paths[0]
+    absent = api_server.served.pop(crd)
+    out = policy("shop/out", {"app": "db"}, egress=[], policyTypes=["Egress"])
+    api_server.put(out, pod("shop/db", "10.0.5.5", labels={"app": "db"}))
+    fill(api_server)
+    isolated = ("10.0.0.1", "10.0.0.4", "10.0.5.5")
+
+    def is_closed(*addresses: str) -> bool:
+        maps = [playground.host.nft(f"list map {TABLE} {name}") for name in ("ingress-pods", "egress-pods")]
+        return all(f"{address} " in "".join(maps) for address in addresses)
+
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE):
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+    # What is wrong with these: a label that is a number, rules that are none. An address that is nobody's any more.
+    broken = web(3)
+    broken["metadata"]["labels"] = {"app": 7}
+    api_server.put(broken, {**out, "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "egress": "none"}})
+    refused = Answer(403, "Forbidden")
+    for kind in (Pod, NetworkPolicy, Namespace):
+        api_server.inject(kind, "list", refused, refused)
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE) as agent:
+        agent.wait_for("not following ", 20)
+        assert is_closed(*isolated)
+        agent.wait_for(" sync mode=", 40)
+        assert is_closed(*isolated)
+        # Watches that end, with a server that has forgotten what came before.
+        api_server.served[crd] = absent
+        for kind in (Pod, NetworkPolicy):
+            api_server.disturb(kind, ErrorEvent(410, "Expired"))
+        api_server.delete(Pod, "web-1", "shop")
+        api_server.put(web(8), web(3))
+        api_server.store.compact()
+        wait_until(lambda: is_closed("10.0.0.9") and not is_closed("10.0.0.2"), 20)
+        # That of the policy that is still broken, too: it isolates whom it may be about.
+        assert is_closed(*isolated)
+        api_server.put(out)
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+        assert "Traceback" not in agent.log

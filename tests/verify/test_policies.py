@@ -81,23 +81,8 @@ def cluster(options: str) -> Cluster:
     return Cluster(manifests.release(), configuration, scenario.addresses)
 
 
-_LACKING = "the node's own address in a pod range is taken for a pod's at input"
-
-
-@pytest.mark.parametrize(
-    ("options", "target"),
-    [
-        pytest.param(
-            options,
-            target,
-            marks=[pytest.mark.xfail(strict=True, reason=_LACKING)]
-            if target is Target.IPTABLES and settings.fail_closed and settings.node_input
-            else [],
-        )
-        for options, settings in _OPTIONS.items()
-        for target in Target
-    ],
-)
+@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("options", _OPTIONS)
 def test_rules_do_what_policies_mean(options: str, target: Target) -> None:
     found = cluster(options)
     report = found.report(found.text(target))

@@ -12,6 +12,7 @@ from rulegen.iptables.chains import FILTER, BaseChains, Entries, EntryKey, Rules
 from rulegen.iptables.ipsets import declaration, declared_key, element_key
 from rulegen.iptables.text import comment_of
 from rulegen.policies.facts import PodRanges
+from rulegen.policies.model import Address, Isolation
 from rulegen.policies.on_iptables import compiler
 from rulegen.policies.on_iptables.compiler import (
     CHAINS,
@@ -19,12 +20,14 @@ from rulegen.policies.on_iptables.compiler import (
     IPSETS,
     LIMIT,
     NO_SYN,
+    OWN,
     REJECT,
     ChainCompiler,
     self_rule,
 )
 from rulegen.policies.on_iptables.names import PREFIX
-from rulegen.policies.store import Id, PolicyRules
+from rulegen.policies.on_iptables.preserve_unreadable import Leaves, isolated_addresses, isolation
+from rulegen.policies.store import Id, LocalPod, PolicyRules
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reference import ObjectReference
 from rulegen.resources import environment
@@ -48,6 +51,10 @@ class PolicyChains:
             family: ChainCompiler(family, settings, (), has_ipsets=self._has_ipsets) for family in families
         }
         self._was_wanted = dict.fromkeys(families, False)
+        # What was live of pods that nobody knows, and which of these are isolated by facts of their own. None: not
+        # read yet.
+        self._unread: dict[Family, Leaves | None] = dict.fromkeys(families)
+        self._stand_ins: dict[Family, set[Address]] = {family: set() for family in families}
 
     @property
     def base_chains(self) -> Mapping[Family, BaseChains]:
@@ -94,7 +101,14 @@ class PolicyChains:
         return {heading: keys for heading, keys in found.items() if keys}
 
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
-        """Nothing is chosen freely, and what cannot be read isolates."""
+        """Nothing is chosen freely; a policy that cannot be read isolates, and a pod stays as isolated as it was."""
+        found = isolated_addresses(live, unreadable)
+        for family, compiled in self._compilers.items():
+            # Those that are known by now, and those that this program has put there, are none of them.
+            left = found[family] if self._unread[family] is None else _among(found[family], self._unread[family])
+            compiled.update({LocalPod(address): None for address in self._stand_ins[family] - left.keys()})
+            self._stand_ins[family] &= left.keys()
+            self._unread[family] = left
 
     def update(
         self, items: Mapping[Id, Any], context: PodRanges | None
@@ -105,9 +119,27 @@ class PolicyChains:
         for family, compiled in self._compilers.items():
             if context is not None:
                 compiled.set_pod_ranges(context[family])
-            delta = delta.merged(self._changed(family, compiled.update(items)))
+            changes = compiled.update(items)
+            self._forget_known(family, items)
+            if self._unread[family]:
+                changes = _followed(changes, compiled.update(self._isolate_unread(family)))
+            delta = delta.merged(self._changed(family, changes))
             errors |= {id_: _error(id_, what) for id_, what in compiled.missing.items()}
         return delta, errors
+
+    def _forget_known(self, family: Family, items: Mapping[Id, Any]) -> None:
+        unread = self._unread[family]
+        for id_ in items if unread else ():
+            if isinstance(id_, LocalPod) and unread is not None and unread.pop(id_.address, None) is not None:
+                self._stand_ins[family].discard(id_.address)
+
+    def _isolate_unread(self, family: Family) -> dict[Id, Isolation]:
+        """Facts in place of those about pods that cannot be read, each once."""
+        compiled, unread = self._compilers[family], self._unread[family] or {}
+        new = unread.keys() - self._stand_ins[family]
+        self._stand_ins[family] |= new
+        known = compiled.combinations
+        return {LocalPod(address): isolation(unread[address], known) for address in sorted(new)}
 
     def _changed(self, family: Family, changes: compiler.Changes) -> Delta[EntryKey, Rules]:
         compiled = self._compilers[family]
@@ -133,9 +165,8 @@ class PolicyChains:
         return found
 
     def entries_of(self, item_id: Id) -> Entries:
-        """Nothing: no fact stands alone."""
-        del item_id
-        return {}
+        """All of it for a policy: the chains of pods lead to it, its rules look into sets of others."""
+        return self.entries() if isinstance(item_id, PolicyRules) else {}
 
     def entries_without(self, item_ids: Collection[Id]) -> Entries:
         """All that is wanted."""
@@ -157,6 +188,18 @@ class PolicyChains:
     def _all_of(self, family: Family) -> Entries:
         entries = self._compilers[family].entries
         return {_key(family, key): _value(family, key, value) for key, value in entries.items()}
+
+
+def _among(found: Leaves, before: Leaves | None) -> Leaves:
+    return {address: leaves for address, leaves in found.items() if address in (before or {})}
+
+
+def _followed(first: compiler.Changes, second: compiler.Changes) -> compiler.Changes:
+    """Both as one: of what is in both, what was before the first and is after the second."""
+    found = dict(first)
+    for key, change in second.items():
+        found[key] = Change(first[key].before if key in first else change.before, change.after)
+    return found
 
 
 def _key(family: Family, key: compiler.EntryKey) -> EntryKey:
@@ -193,5 +236,6 @@ def _base_chains(family: Family, settings: PolicySettings, around_pods: str, has
         around_pods=around_pods,
         to_itself=self_rule(family) if has_ipsets else "",
         node_input=settings.node_input,
+        own=OWN,
     )
     return base_chains(family, text, PREFIX)

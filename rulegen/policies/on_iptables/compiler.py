@@ -56,6 +56,8 @@ REJECT = {
 NO_SYN = f"-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j {names.DENIED}"
 # Of each pod and direction; a scan of its ports is no flood of messages.
 LIMIT = "-m limit --limit 10/sec --limit-burst 20"
+# What the node sends to itself, whose address may lie among those of pods.
+OWN = "-i lo -j RETURN"
 # Router and neighbour discovery, which nothing works without.
 DISCOVERY = tuple(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in range(133, 138))
 
@@ -148,6 +150,11 @@ class ChainCompiler:
         """All that is wanted."""
         return self._entries.now
 
+    @property
+    def combinations(self) -> Mapping[str, Combination]:
+        """Those that isolate some pod, by the names of their chains."""
+        return {names.combination_chain(combination): combination for combination in self._combinations}
+
     # ---- what is always there ----
 
     def _write_fixed(self) -> None:
@@ -157,7 +164,7 @@ class ChainCompiler:
             to_itself = (self_rule(self.family),) if self._has_ipsets else ()
             self._chain(names.STRICT, (*to_itself, NO_SYN))
         if self._settings.node_input:
-            self._chain(names.NODE, (*self._discovery, f"-j {names.ROOTS[Direction.EGRESS]}"))
+            self._chain(names.NODE, (OWN, *self._discovery, f"-j {names.ROOTS[Direction.EGRESS]}"))
             self._chain("INPUT", (f"-m conntrack ! --ctstate RELATED,ESTABLISHED -j {names.NODE}",))
 
     @property

@@ -29,6 +29,16 @@ def subjects_ipset(family: Family, direction: Direction, chain: str) -> str:
     return set_name(family, f"{_LETTERS[direction][0]}-{chain.rpartition('-')[2]}".lower())
 
 
+def led_to(ipset: str) -> tuple[Direction, str] | None:
+    """For which direction, and to which chain, the pods in an ipset are led; None for an ipset of another kind."""
+    words = ipset.split("-")
+    direction = next((found for found, letters in _LETTERS.items() if words[1:2] == [letters[0].lower()]), None)
+    if direction is None or len(words) != 3:
+        return None
+    end = words[2]
+    return direction, STRICT if end == STRICT.rpartition("-")[2].lower() else f"{PREFIX}{_LETTERS[direction][0]}-{end}"
+
+
 def known_ipset(family: Family) -> str:
     """The ipset of all of this node's pods."""
     return set_name(family, "known")
