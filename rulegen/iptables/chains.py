@@ -107,7 +107,10 @@ def features_by_prefix(compilers: CompilerSet) -> dict[str, str]:
     """The features, by the prefixes of their chains, and by `IPSET` the one that uses sets."""
     found = cast("Mapping[str, ChainCompiler]", compilers.by_feature)
     prefixes = {compiler.prefix: name for name, compiler in found.items()}
-    return prefixes | {IPSET: name for name, compiler in found.items() if isinstance(compiler, UsesIpsets)}
+    for name, compiler in found.items():
+        if isinstance(compiler, UsesIpsets):
+            prefixes[IPSET] = name
+    return prefixes
 
 
 def guards_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
