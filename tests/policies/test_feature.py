@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -289,7 +290,9 @@ def test_on_iptables_it_stays_isolated_too(variant: Variant, host: Host) -> None
 
     def leaves(address: str) -> list[str]:
         saved = subprocess.run([f"iptables-{variant.value}-save"], check=True, capture_output=True, text=True).stdout
-        return sorted(line for line in saved.splitlines() if f" {address}/32 -g " in line)
+        sets = subprocess.run(["ipset", "save"], check=True, capture_output=True, text=True).stdout
+        led = [line for line in sets.splitlines() if re.fullmatch(rf"add rulegen-[ei]-\S+ {re.escape(address)}", line)]
+        return sorted(line for line in saved.splitlines() if f" {address}/32 -g " in line) + sorted(led)
 
     with host.namespace.entered():
         with reconciled(PolicySettings(), Target.IPTABLES, variant) as before:

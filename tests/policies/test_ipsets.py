@@ -354,7 +354,7 @@ def _nflog(group: int) -> Iterator[Callable[[], list[str]]]:
     """The prefixes of what an nflog group is told, as linux/netfilter/nfnetlink_log.h has them."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as log:
         log.bind((0, 0))
-        log.settimeout(patience(5.0))
+        log.settimeout(patience(1.0))
         bind = struct.pack("=BBH", 1, 0, 0)
         message = struct.pack("=BBH", 0, 0, socket.htons(group)) + struct.pack("=HH", 5, 1) + bind[:1] + b"\0" * 3
         header = struct.pack("=IHHII", 16 + len(message), 4 << 8 | 1, 5, 1, 0)
