@@ -326,6 +326,9 @@ def test_what_is_interrupted_is_ended_by_the_next_sync(stop: int, host: Host, wr
 
 # ---- denials are told ----
 
+# Now and then a first burst was not told of, in a process that had run other tests before.
+_NFLOG_ATTEMPTS = 5
+
 
 def test_denials_are_told_to_an_nflog_group() -> None:
     closed = d.policy("x", "closed", d.selector({"pod": "a"}), policyTypes=["Ingress"])
@@ -337,11 +340,14 @@ def test_denials_are_told_to_an_nflog_group() -> None:
             kept.apply([*cluster.objects(), closed])
             checks.assert_same(lab, [*cluster.objects(), closed], "with a log group")
             with _nflog(group) as received:
-                lab.forget_connections()
-                for port in range(60):
-                    sent = packet(source, destination, 80, "TCP", 4, 5000 + port)
-                    assert not lab.exchange([Frame(interface_of(source), sent)])
-                prefixes = received()
+                prefixes: list[str] = []
+                for attempt in range(_NFLOG_ATTEMPTS):
+                    lab.forget_connections()
+                    for port in range(60):
+                        sent = packet(source, destination, 80, "TCP", 4, 5000 + 60 * attempt + port)
+                        assert not lab.exchange([Frame(interface_of(source), sent)])
+                    if prefixes := received():
+                        break
                 assert set(prefixes) == {"rulegen in x/a by x/closed"}
                 # The first at once, the others as the limit allows.
                 assert len(prefixes) < 60
@@ -354,7 +360,7 @@ def _nflog(group: int) -> Iterator[Callable[[], list[str]]]:
     """The prefixes of what an nflog group is told, as linux/netfilter/nfnetlink_log.h has them."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as log:
         log.bind((0, 0))
-        log.settimeout(patience(1.0))
+        log.settimeout(patience(0.5))
         bind = struct.pack("=BBH", 1, 0, 0)
         message = struct.pack("=BBH", 0, 0, socket.htons(group)) + struct.pack("=HH", 5, 1) + bind[:1] + b"\0" * 3
         header = struct.pack("=IHHII", 16 + len(message), 4 << 8 | 1, 5, 1, 0)
@@ -363,11 +369,14 @@ def _nflog(group: int) -> Iterator[Callable[[], list[str]]]:
         assert not error, os.strerror(-error)
 
         def received() -> list[str]:
-            found = [part.decode() for part in _prefixes(log.recv(65536))]
+            found: list[str] = []
+            with suppress(TimeoutError):
+                found += [part.decode() for part in _prefixes(log.recv(65536))]
             log.setblocking(False)
             with suppress(BlockingIOError):
                 while True:
                     found += [part.decode() for part in _prefixes(log.recv(65536))]
+            log.settimeout(patience(0.5))
             return found
 
         yield received
