@@ -19,6 +19,7 @@ COMMANDS = (
     "cleanup",
     "demo",
     "diff",
+    "env",
     "explain",
     "golden",
     "lint",

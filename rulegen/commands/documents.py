@@ -7,6 +7,7 @@ names all documents; from it come the files of docs/schemas (`make schemas`). On
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from msgspec import UNSET, Struct, UnsetType, convert
@@ -168,6 +169,15 @@ class GoldenUpdateDocument(Document, frozen=True):
     removed: Sequence[str]
 
 
+# ---- env ----
+
+
+class EnvDocument(Document, frozen=True):
+    """`rulegen env -o json`: the values of the variables, by their names."""
+
+    variables: Mapping[str, str]
+
+
 # ---- verify ----
 
 
@@ -236,6 +246,7 @@ _HERE = "rulegen.commands.documents"
 SCHEMAS: Mapping[str, Sequence[tuple[str, str]]] = {
     "apply": [(_HERE, "ApplyDocument")],
     "diff": [(_HERE, "DiffDocument"), (_HERE, "DiffStatDocument")],
+    "env": [(_HERE, "EnvDocument")],
     "explain": [
         ("rulegen.services.explain.model", "ServiceExplanation"),
         ("rulegen.commands.explained", "PacketDocument"),
@@ -251,19 +262,22 @@ def schema(name: str) -> dict[str, Any]:
     """The JSON Schema of a document, from its structs."""
     from importlib import import_module
 
-    from msgspec.json import schema_components
+    from msgspec.json import decode, encode, schema_components
 
     structs = [getattr(import_module(module), struct) for module, struct in SCHEMAS[name]]
     refs, components = schema_components(structs, ref_template="#/$defs/{name}")
     for struct in _structs_in(structs, set()):
         described = components[struct.__name__]
+        described["description"] = cleandoc(described.get("description", ""))
         described["required"] = [field for field in described["required"] if field not in _may_be_unset(struct)]
-    return {
+    whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"rulegen {name} -o json",
+        "title": f"rulegen {name}",
         **(refs[0] if len(refs) == 1 else {"anyOf": list(refs)}),
         "$defs": {title: components[title] for title in sorted(components)},
     }
+    # As JSON has it: a default may be a tuple.
+    return decode(encode(whole), type=dict[str, Any])
 
 
 def _structs_in(types: Iterable[Any], seen: set[type[Struct]]) -> set[type[Struct]]:

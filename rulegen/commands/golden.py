@@ -161,7 +161,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     """
     from pathlib import Path
 
-    from rulegen.configuration_file import kube_proxy_fields
+    from rulegen.configuration_file import kube_proxy_fields, written_policy_settings
     from rulegen.golden import read_text
     from rulegen.golden_recording import record
 
@@ -169,9 +169,11 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     manifests, configuration = read_objects(source)
     lines = read_text(Path(packets)).splitlines()
     settings = kube_proxy_fields(source.config) if source.config else {}
-    scenario = record(
-        Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
-    )
+    own = {
+        "features": _optional_features(configuration),
+        "networkPolicies": written_policy_settings(configuration.node.policies),
+    }
+    scenario = record(Path(folder), manifests, configuration.node.node_name, settings, own, lines)
     echo(f"recorded {len(scenario.flows)} flows in {folder}")
 
 

@@ -29,6 +29,15 @@ class Input(NamedTuple):
     iptables_driver: str = ""
 
 
+FILES = click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    shell_complete=complete_files,
+    help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
+)
 KUBECONFIG = click.option(
     "--kubeconfig",
     metavar="FILE",
@@ -62,15 +71,7 @@ def input_options(command: Decorated) -> Decorated:
     """Where objects come from, whose rules are wanted, and the node's settings: what `pack` reads."""
     for option in reversed(
         (
-            click.option(
-                "-f",
-                "--filename",
-                "files",
-                multiple=True,
-                metavar="PATH",
-                shell_complete=complete_files,
-                help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
-            ),
+            FILES,
             KUBECONFIG,
             click.option(
                 "--node",

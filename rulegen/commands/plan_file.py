@@ -59,7 +59,8 @@ class Plan(Document, frozen=True, forbid_unknown_fields=True):
     """What `rulegen plan -o` writes.
 
     `rulegen`: the version that made it. `live`, `wanted`: digests of all entries that the kernel held and should hold.
-    `seed`: see `NodeConfiguration`. `leftovers`: other targets and variants, from which all that is rulegen's goes.
+    `seed`: where numbers that may be any begin. `leftovers`: other targets and variants, from which all that is
+    rulegen's goes.
     """
 
     kind: Literal["RulegenPlan"]

@@ -51,7 +51,7 @@ def read_objects(
         InputError: there is no such node among them, or nobody says which one is meant.
     """
     configuration = read_written_settings(source, say_warning)
-    manifests = load_manifests(source, configuration, inspect, named)
+    manifests = load_manifests(source, configuration, inspect, named=named)
     return manifests, for_node_of(manifests, configuration, source.node)
 
 
@@ -140,26 +140,33 @@ def load_manifests(
     source: Input,
     configuration: Configuration,
     inspect: Inspect | None = None,
-    named: Collection[type] = (),
+    kinds: Collection[type] | None = None,
     stdin: BinaryIO | None = None,
+    named: Collection[type] = (),
 ) -> Manifests:
-    """See `read_objects`. What cannot be read of a kind that is only named is no reason to stop.
+    """`inspect`: what else is looked at in each object of a file as it was written.
 
-    `stdin`: what `-` is read from.
+    `kinds`: those that are read; None: what the features that are on read. `stdin`: what `-` is read from. `named`: see
+    `read_objects`; what cannot be read of such a kind is no reason to stop.
     """
-    from rulegen.features import kinds_of
+    from rulegen.features import kinds_of, passed_over
 
-    only_named = {kind.__name__ for kind in named if kind not in kinds_of(configuration.features)}
-    manifests = _read_manifests(source, configuration, inspect, named, stdin or sys.stdin.buffer)
+    read = kinds or kinds_of(configuration.features)
+    only_named = {kind.__name__ for kind in named if kind not in read}
+    if source.files:
+        read = {*read, *named}
+    manifests = _read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
         say(f"warning: {problem}" if problem.kind in only_named else str(problem))
     if not source.skip_invalid and any(problem.kind not in only_named for problem in manifests.problems):
         sys.exit(EXIT_ERROR)
     if manifests.skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
-        say(f"skipped objects of kinds that are not read: {kinds}")
+        words = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
+        say(f"skipped objects of kinds that are not read: {words}")
         for warning in _features_that_are_off(manifests.skipped, configuration):
             say_warning(warning)
+    for kind, field, name in passed_over(configuration.features, manifests.objects()):
+        say_warning(f"{field} of {kind}: without --feature {name}, it means nothing")
     return manifests
 
 
@@ -176,17 +183,17 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
 
 
 def _read_manifests(
-    source: Input, configuration: Configuration, inspect: Inspect | None, named: Collection[type], stdin: BinaryIO
+    source: Input,
+    configuration: Configuration,
+    inspect: Inspect | None,
+    kinds: Collection[type],
+    stdin: BinaryIO,
 ) -> Manifests:
-    """What the features that are on read, and from files what is `named`."""
-    from rulegen.features import kinds_of
-
-    kinds = kinds_of(configuration.features)
     if source.files:
         from rulegen.kube.manifests import load
 
         with progress("reading manifests"):
-            return load(source.files, stdin, inspect, {*kinds, *named})
+            return load(source.files, stdin, inspect, kinds)
     from rulegen.kube.snapshot import read_cluster
 
     api = api_of(source, configuration)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import repeat
+from operator import itemgetter
 from struct import calcsize
 
 from rulegen.errors import HostError
@@ -230,6 +231,8 @@ def _set_info(set_spec: SetSpec) -> tuple[int, int, int, int]:
         flags |= SET_INTERVAL | (SET_CONCATENATION if len(set_spec.key) > 1 else 0)
     if set_spec.size:
         flags |= SET_TIMEOUT | SET_DYNAMIC
+    if set_spec.brief:
+        flags |= SET_TIMEOUT
     data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
     return flags, set_spec.key_length, data_length, set_spec.size or 2 * len(set_spec.fixed)
 
@@ -261,8 +264,8 @@ def _entries(connection: Connection, spec: TableSpec, table: LiveTable) -> dict[
         if not is_whole:
             found = list(_keyed(connection, set_spec))
         # Hundreds of thousands, so without a line of Python for each.
-        keys, values = zip(*found, strict=True) if found else ((), ())
-        entries.update(zip(zip(repeat(set_spec), keys, strict=False), values, strict=True))
+        keys = zip(repeat(set_spec), map(itemgetter(0), found), strict=False)
+        entries.update(zip(keys, map(itemgetter(1), found), strict=True))
     return entries
 
 

@@ -8,7 +8,7 @@ values and protocols; never talks to the kernel, knows no feature.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -51,6 +51,14 @@ class Drained(NamedTuple):
 
 
 NOTHING_DRAINED = Drained()
+
+
+class Brief(NamedTuple):
+    """An element that a transaction adds, or adds anew, for a time in milliseconds; alone in its set."""
+
+    set_spec: SetSpec
+    key: bytes
+    timeout: int
 
 
 class TableSpec:
@@ -100,6 +108,13 @@ class TableSpec:
         (self._others if size else self.set_specs).append(set_spec)
         return set_spec
 
+    def add_brief_set(self, name: str, key: Field) -> SetSpec:
+        """Declares a set whose elements go by themselves after a time."""
+        set_spec = SetSpec(self, len(self.set_specs), name, ((key,), ()))
+        set_spec.brief = True
+        self._others.append(set_spec)
+        return set_spec
+
     @property
     def sets(self) -> list[SetSpec]:
         """All that the fixed text declares."""
@@ -126,6 +141,11 @@ class TableSpec:
         """What of a Delta's removals has to wait until no packet is led there; the Delta may be of other tables too."""
         del delta
         return NOTHING_DRAINED
+
+    def announced(self, delta: Delta[EntryKey, Value], chains: Collection[str]) -> Brief | None:
+        """What says to packets for a moment that a Delta is in force now; `chains`: the names of those before it."""
+        del delta, chains
+        return None
 
     def retimed(self, connection: Connection, delta: Delta[EntryKey, Value]) -> list[Retimed]:
         """What the kernel remembers and a Delta gives another time; changes nothing."""

@@ -69,7 +69,9 @@ def test_diff_and_explain(tmp_path: Path, target: str) -> None:
     assert "policies" not in check("explain", document("explain", "--to", "10.96.0.10:80/tcp", *base[:-2]))
 
 
-def test_lint_golden_and_verify(tmp_path: Path) -> None:
+def test_env_lint_golden_and_verify(tmp_path: Path) -> None:
+    variables = check("env", document("env", "shop", "-f", written(tmp_path / "c.yaml", WEB)))["variables"]
+    assert variables["WEB_SERVICE_HOST"] == "10.96.0.10"
     # Two Services with one address.
     cluster = written(tmp_path / "a.yaml", WEB.replace("web", "wib"), WEB_WITH_ONE)
     assert check("lint", document("lint", "-f", cluster, "--node", "node-a", status=1))["findings"]
