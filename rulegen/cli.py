@@ -24,6 +24,8 @@ COMMANDS = (
     "render",
     "snapshot",
     "sysctls",
+    "top",
+    "trace",
     "verify",
 )
 
