@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
+from rulegen.kube.addresses import canonical_address
 from rulegen.nftables.elements import (
     PROTOCOL_BYTES,
     Field,
@@ -23,7 +24,7 @@ from rulegen.nftables.messages import Connection, KernelError
 from rulegen.nftables.tables import TableSpec
 from rulegen.services.on_nftables.layout import LAYOUTS
 from rulegen.services.on_nftables.registers import MAX_ENDPOINT_INDEX, RESTRICTED, SPECIAL, Kind
-from rulegen.trace.packet import Packet
+from rulegen.trace.packet import Packet, joined
 
 KUBE_PROXY = "kube-proxy"
 
@@ -32,7 +33,7 @@ _NAME = r"[a-z0-9-]+/[a-z0-9.-]+"
 _COMMENT = re.compile(rf"(?P<service>{_NAME}(?::[a-z0-9-]+)?)(?: (?P<more>.*))?")
 _KUBE_PROXY_CHAIN = re.compile(
     rf"(?P<kind>service|external|local|firewall|endpoint)-[A-Z2-7]{{8}}-(?P<name>{_NAME})/(?P<protocol>\w+)/(?P<port>[^_]*)"
-    r"(?:__.*)?"
+    r"(?:__(?P<endpoint>.*)/(?P<endpoint_port>\d+))?"
 )
 _KINDS: Mapping[int, str] = {
     Kind.EXTERNAL: "external frontend",
@@ -46,7 +47,7 @@ _KINDS: Mapping[int, str] = {
 }
 
 
-class _KubeProxyTable(TableSpec):
+class KubeProxyTable(TableSpec):
     """Those of kube-proxy's maps whose elements say whose they are."""
 
     def __init__(self, family: Family) -> None:
@@ -62,7 +63,7 @@ class _KubeProxyTable(TableSpec):
         ]
 
 
-_KUBE_PROXY_TABLES = {family: _KubeProxyTable(family) for family in Family}
+_KUBE_PROXY_TABLES = {family: KubeProxyTable(family) for family in Family}
 
 
 class Frontends:
@@ -120,11 +121,20 @@ def frontend_words(kind: str, packet: Packet, service: str) -> str:
 def kube_proxy_chain(chains: Iterable[str]) -> tuple[str, str]:
     """The Service that kube-proxy's chains for nftables name, and what kind of frontend they are for."""
     for found in _chains(chains):
-        service = f"{found['name']}:{found['port']}" if found["port"] else found["name"]
-        return service, {"service": "ClusterIP", "local": "frontend", "endpoint": "frontend"}.get(
+        return _service(found), {"service": "ClusterIP", "local": "frontend", "endpoint": "frontend"}.get(
             found["kind"], "external frontend"
         )
     return "", ""
+
+
+def kube_proxy_endpoint(chain: str) -> tuple[str, str]:
+    """The Service and the endpoint, as `10.128.0.5:8080`, that a chain of kube-proxy's names; else ""."""
+    found = _KUBE_PROXY_CHAIN.fullmatch(chain)
+    if found is None or found["endpoint"] is None:
+        return "", ""
+    # A chain's name has no colon, so that kube-proxy writes dots into an IPv6 address.
+    address = canonical_address(found["endpoint"]) or found["endpoint"].replace(".", ":")
+    return _service(found), joined(address, int(found["endpoint_port"]))
 
 
 def iptables_kind(chains: Iterable[str], comments: Iterable[str]) -> str:
@@ -143,6 +153,10 @@ def iptables_kind(chains: Iterable[str], comments: Iterable[str]) -> str:
 
 def _chains(chains: Iterable[str]) -> Iterator[re.Match[str]]:
     return filter(None, map(_KUBE_PROXY_CHAIN.fullmatch, chains))
+
+
+def _service(found: re.Match[str]) -> str:
+    return f"{found['name']}:{found['port']}" if found["port"] else str(found["name"])
 
 
 def _kind(register: int) -> str:

@@ -1,0 +1,178 @@
+"""Keeps the counts: the kernel's events come in, snapshots go out. One listing at the start, then what comes and goes.
+
+The kernel's table is listed again where that is the only way to know: events were lost, there are none, or connections
+are left that came before anybody listened, of which it does not tell that they go. That takes a hundredth of the
+time at most. Changes no sysctl.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+from rulegen.config import Family
+from rulegen.conntrack.connections import Connection, ConnectionReader, EventListener, EventsMode, events_mode
+from rulegen.interfaces import host_families
+from rulegen.top.known import Known, ServiceId
+from rulegen.top.model import VERSION, EndpointCount, Others, ServiceCount, Snapshot
+from rulegen.top.tally import Row, Tally
+
+# A listing is repeated after that, or after a hundred times as long as it took.
+_AGAIN_SECONDS = 10.0
+_TIMES = 100
+
+NO_EVENTS = (
+    "the kernel tells of no connection (net.netfilter.nf_conntrack_events is 0): they are listed each time, and those"
+    " that came and went in between are not counted"
+)
+_LOST = "the kernel had more to tell than there was room for, {} times: then connections were listed anew"
+
+
+class Choice(NamedTuple):
+    """What is shown. `is_wanted`: by Service. `order`: connections, new or name. `idle`: also those without any."""
+
+    is_wanted: Callable[[ServiceId], bool]
+    order: str = "connections"
+    idle: bool = False
+
+
+class Watch:
+    """A context manager. `names`: asks whoever knows the Services, again where connections to unknown ones are met.
+
+    Listens in the network namespace of the thread that opens it. Raises HostError, ConntrackError.
+    """
+
+    def __init__(self, names: Callable[[], Known], *, names_change: bool) -> None:
+        self._names = names
+        self._names_change = names_change
+        self._lost = 0
+
+    def __enter__(self) -> Watch:
+        self._mode = events_mode()
+        self.events = EventListener()
+        self._families = host_families()
+        self._tally = Tally(self._read_names())
+        self._recount(count_new=False)
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.events.close()
+
+    def snapshot(self, choice: Choice, seconds: float) -> Snapshot:
+        """What there is after so many seconds more."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._wait(left)
+        if self._mode is EventsMode.OFF:
+            self._recount(count_new=True)
+        now = time.monotonic()
+        elapsed, self._started = max(now - self._started, 1e-3), now
+        return _snapshot(self._tally, choice, elapsed, self._notes())
+
+    def _wait(self, seconds: float) -> None:
+        """Follows events for at most so long; lists again what has to be."""
+        select.select([self.events], [], [], seconds)
+        self._follow()
+        now = time.monotonic()
+        if now < self._next_listing:
+            return
+        if self._tally.missed and self._names_change:
+            self._tally.known = self._read_names()
+            self._recount(count_new=False)
+        elif self._tally.has_unseen and self._mode is not EventsMode.ON:
+            self._recount(count_new=False)
+
+    def _follow(self) -> None:
+        lost = False
+        for event in self.events.read():
+            if event is None:
+                lost = True
+            else:
+                self._tally.follow(event)
+        if lost:
+            self._lost += 1
+            self._recount(count_new=True)
+
+    def _recount(self, *, count_new: bool) -> None:
+        begun = time.monotonic()
+        self._tally.missed = False
+        self._tally.recount(self._connections(), count_new=count_new)
+        ended = time.monotonic()
+        self._next_listing = ended + max(_AGAIN_SECONDS, _TIMES * (ended - begun + self._names_seconds))
+
+    def _connections(self) -> Iterator[Connection]:
+        with closing(ConnectionReader()) as reader:
+            for family in self._families:
+                yield from reader.translated(family)
+
+    def _read_names(self) -> Known:
+        begun = time.monotonic()
+        known = self._names()
+        self._names_seconds = time.monotonic() - begun
+        return known
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = [NO_EVENTS] if self._mode is EventsMode.OFF else []
+        return (*notes, *([_LOST.format(self._lost)] if self._lost else []))
+
+
+def _snapshot(tally: Tally, choice: Choice, seconds: float, notes: tuple[str, ...]) -> Snapshot:
+    now, new = tally.now(), tally.take_new()
+    rows: dict[ServiceId, dict[str, None]] = {}
+    others = Others(
+        sum(count for row, count in now.items() if row.service is None),
+        _rate(sum(count for row, count in new.items() if row.service is None), seconds),
+    )
+    for row in (*now, *new):
+        if row.service is not None and choice.is_wanted(row.service):
+            rows.setdefault(row.service, {})[row.endpoint] = None
+    if choice.idle:
+        for service in filter(choice.is_wanted, tally.known.shares):
+            rows.setdefault(service, {})
+    services = [
+        _service(service, [*tally.known.shares.get(service, {}), *met], tally.known, (now, new), seconds)
+        for service, met in rows.items()
+    ]
+    services.sort(key=lambda one: _order(one, choice.order))
+    return Snapshot(VERSION, round(seconds, 3), tuple(services), others, notes)
+
+
+def _service(
+    service: ServiceId, endpoints: list[str], known: Known, counts: tuple[Counter[Row], Counter[Row]], seconds: float
+) -> ServiceCount:
+    now, new = counts
+    rows = {endpoint: Row(service, endpoint) for endpoint in endpoints}
+    total = sum(now[row] for row in rows.values())
+    shares = known.shares.get(service, {})
+    found = [
+        EndpointCount(
+            endpoint,
+            now[row],
+            _rate(new[row], seconds),
+            round(now[row] / total, 4) if total else None,
+            round(shares[endpoint], 4) if endpoint in shares else None,
+        )
+        for endpoint, row in rows.items()
+    ]
+    found.sort(key=lambda one: (-one.connections, -one.new_per_second, one.endpoint))
+    arrived = sum(new[row] for row in rows.values())
+    return ServiceCount(
+        service.name, service.family.value, service.protocol, total, _rate(arrived, seconds), tuple(found)
+    )
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(count / seconds, 1)
+
+
+def _order(one: ServiceCount, order: str) -> tuple[float, float, str, Family | str, str]:
+    name = (one.service, one.family, one.protocol)
+    if order == "name":
+        return (0, 0, *name)
+    first, second = -float(one.connections), -one.new_per_second
+    return (second, first, *name) if order == "new" else (first, second, *name)
