@@ -148,6 +148,8 @@ class EventListener:
             self.resize(_BUFFER)
             for group in (_GROUP_NEW, _GROUP_DESTROY):
                 self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        except PermissionError as error:
+            raise HostError("listening for connections needs root, or the capability CAP_NET_ADMIN") from error
         except OSError as error:
             raise HostError(f"cannot listen for connections: {error.strerror}") from error
 

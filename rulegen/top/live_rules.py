@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from functools import partial
 from ipaddress import ip_network
@@ -20,7 +20,7 @@ from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.iptables.rules import Rule, parse_rule
-from rulegen.nftables.elements import SetSpec, key_text, pack_register, unpack_register
+from rulegen.nftables.elements import SetSpec, Value, key_text, pack_register, unpack_register
 from rulegen.nftables.messages import Connection, open_connection
 from rulegen.nftables.undisturbed import undisturbed
 from rulegen.services.on_nftables.layout import LAYOUTS, TABLE
@@ -60,31 +60,34 @@ def _read_nftables(connection: Connection, family: Family, known: Known) -> None
 def _read_rulegen(connection: Connection, family: Family, known: Known) -> None:
     layout = LAYOUTS[family]
     services: dict[int, ServiceId] = {}
+    present = _sets(connection, family, TABLE)
     for set_spec in (layout.frontends, layout.nodeports):
-        for key, value in connection.entries(set_spec):
+        for key, value in _entries(connection, set_spec, present):
             if value.comment:
                 frontend = _frontend(family, set_spec, key)
                 service = services.setdefault(id_of(value.data), ServiceId(value.comment, family, frontend[1]))
                 known.add([frontend], service)
     slots: dict[int, Counter[str]] = defaultdict(Counter)
-    for key, value in connection.entries(layout.endpoints):
+    for key, value in _entries(connection, layout.endpoints, present):
         slots[unpack_register(key[:4])][_endpoint(layout.endpoints, value.data)] += 1
-    _add_remembering(connection, family, slots)
+    _add_remembering(connection, family, slots, present)
     for register, counts in sorted(slots.items()):
         found = services.get(id_of(pack_register(register)))
         if found is not None and (not register & LOCAL_LIST or not known.shares[found]):
             known.shares[found] = shares(counts)
 
 
-def _add_remembering(connection: Connection, family: Family, slots: dict[int, Counter[str]]) -> None:
+def _add_remembering(
+    connection: Connection, family: Family, slots: dict[int, Counter[str]], present: Collection[str]
+) -> None:
     """Lists with session affinity: slots that lead to an index, and indexes that lead to an endpoint."""
     layout = LAYOUTS[family]
     endpoints = {
         key[:4]: _endpoint(layout.sticky_endpoints, value.data)
         for set_spec in (layout.sticky_local_endpoints, layout.sticky_endpoints)
-        for key, value in connection.entries(set_spec)
+        for key, value in _entries(connection, set_spec, present)
     }
-    for key, value in connection.entries(layout.endpoint_indexes):
+    for key, value in _entries(connection, layout.endpoint_indexes, present):
         if (endpoint := endpoints.get(value.data)) is not None:
             slots[unpack_register(key[:4])][endpoint] += 1
 
@@ -92,7 +95,8 @@ def _add_remembering(connection: Connection, family: Family, slots: dict[int, Co
 def _read_kube_proxy(connection: Connection, family: Family, known: Known) -> None:
     table = KubeProxyTable(family)
     services: dict[str, ServiceId] = {}
-    for set_spec in (*table.by_address, *table.by_port):
+    present = _sets(connection, family, KUBE_PROXY)
+    for set_spec in (one for one in (*table.by_address, *table.by_port) if one.name in present):
         for element in connection.elements(family, KUBE_PROXY, set_spec.name):
             chain = element.value.data.decode("utf-8", "replace").rpartition(" ")[2]
             name = kube_proxy_chain([chain])[0] or service_in(element.value.comment)
@@ -106,6 +110,15 @@ def _read_kube_proxy(connection: Connection, family: Family, known: Known) -> No
             weights[services[name]][endpoint] = 1
     for service, counts in weights.items():
         known.shares[service] = shares(counts)
+
+
+def _sets(connection: Connection, family: Family, table: str) -> set[str]:
+    """The names of those that a table has: somebody may have removed one."""
+    return {one.name for one in connection.sets(family, table)}
+
+
+def _entries(connection: Connection, set_spec: SetSpec, present: Collection[str]) -> Iterator[tuple[bytes, Value]]:
+    return connection.entries(set_spec) if set_spec.name in present else iter(())
 
 
 def _frontend(family: Family, set_spec: SetSpec, key: bytes) -> FrontendKey:

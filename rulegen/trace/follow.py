@@ -6,13 +6,13 @@ The marking table belongs to a netlink socket of its own, which is closed first:
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from secrets import token_hex
 from typing import NamedTuple
 
 from rulegen.config import Family
@@ -55,7 +55,7 @@ class Follower:
 
     def __init__(self, wanted: Wanted, bounds: Bounds) -> None:
         self._wanted, self._bounds = wanted, bounds
-        self._table = f"{PREFIX}{os.getpid()}"
+        self._table = f"{PREFIX}{token_hex(4)}"
         self._followed = 0
         # Those that were not stopped, by what their first header said.
         self._passed: Counter[Packet] = Counter()
@@ -66,8 +66,8 @@ class Follower:
 
     def __enter__(self) -> Follower:
         with ExitStack() as opened:
-            self._listener = opened.enter_context(closing(Listener()))
             self._reading = opened.enter_context(closing(open_connection()))
+            self._listener = opened.enter_context(closing(Listener()))
             self._owner = opened.enter_context(closing(open_connection()))
             try:
                 self._owner.commit(new_table(self._table, self._wanted))

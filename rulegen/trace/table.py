@@ -3,7 +3,7 @@
 The table belongs to the netlink socket that makes it (`flags owner`), so that it goes with whoever made it, SIGKILL
 included, and nobody else can change it meanwhile:
 
-    table inet rulegen-trace-4711 {
+    table inet rulegen-trace-4f1d90a2 {
         flags owner
         chain arrives   { type filter hook prerouting priority -399; ... }
         chain sent      { type filter hook output priority -399; ... }
