@@ -19,7 +19,7 @@ from rulegen.errors import one_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rulegen.top.known import Known, ServiceId
+    from rulegen.live.known import Known, ServiceId
     from rulegen.top.model import Snapshot
     from rulegen.top.watch import Choice, Watch
 
@@ -85,10 +85,10 @@ def _filter(services: Sequence[str], namespaces: Sequence[str]) -> Callable[[Ser
 def _names(options: Mapping[str, Any]) -> tuple[Callable[[], Known], bool]:
     """What gives the Services, and whether that may be others later."""
     if not options["files"] and not options["kubeconfig"]:
-        from rulegen.top.live_rules import known_of_kernel
+        from rulegen.live.in_kernel import known_of_kernel
 
         return known_of_kernel, True
-    from rulegen.top.known import known_of_objects
+    from rulegen.live.known import known_of_objects
 
     source = pack(options)
     configuration = read_settings(source, say_warning)

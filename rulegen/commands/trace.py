@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from rulegen.commands.output import echo, print_line, say, say_warning
 
 if TYPE_CHECKING:
     from rulegen.trace.follow import Follower
+    from rulegen.trace.packet import Wanted
     from rulegen.trace.text import TextLine
 
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     "destination",
     metavar="DESTINATION",
     default="",
-    help="Where they go: ADDRESS, ADDRESS:PORT, ADDRESS:PORT/tcp.",
+    help="Where they go: ADDRESS, ADDRESS:PORT, ADDRESS:PORT/tcp, or a Service as NAMESPACE/NAME[:PORT].",
 )
 @click.option(
     "--count", type=click.IntRange(1, 100_000), default=10, show_default=True, help="End after so many packets."
@@ -41,12 +43,12 @@ def trace(source: str, destination: str, count: int, seconds: float, output: str
     \b
     Examples:
       rulegen trace --to 10.96.0.10:80
+      rulegen trace --to shop/web:http --count 1
       rulegen trace --from 10.128.0.9 --to 10.96.0.10:80/tcp --count 1
     """
     from rulegen.trace.follow import Bounds, Follower
-    from rulegen.trace.packet import parse_wanted
 
-    with Follower(parse_wanted(source, destination), Bounds(count, seconds)) as follower:
+    with Follower(_alternatives(source, destination), Bounds(count, seconds)) as follower:
         for note in follower.notes:
             say(note)
         if sys.stderr.isatty():
@@ -55,6 +57,18 @@ def trace(source: str, destination: str, count: int, seconds: float, output: str
         with suppress(KeyboardInterrupt):
             _print_packets(follower, output)
         _print_summary(follower, output)
+
+
+def _alternatives(source: str, destination: str) -> Sequence[Wanted]:
+    """A Service stands for all of its frontends in the kernel's rules."""
+    from rulegen.live.naming import frontends_named, is_name
+    from rulegen.trace.packet import parse_wanted, wanted_at
+
+    if not is_name(destination):
+        return [parse_wanted(source, destination)]
+    from rulegen.live.in_kernel import known_of_kernel
+
+    return wanted_at(source, frontends_named(known_of_kernel(), destination))
 
 
 def _print_packets(follower: Follower, output: str) -> None:

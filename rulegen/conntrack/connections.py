@@ -29,6 +29,7 @@ from rulegen.netlink.messages import (
     messages,
     open_socket,
 )
+from rulegen.networks import with_port
 
 _ORIGINAL, _REPLY, _STATUS, _ID, _ZONE, _STATUS_MASK = 1, 2, 3, 12, 18, 26
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
@@ -69,8 +70,7 @@ class Connection(NamedTuple):
     @property
     def server(self) -> str:
         """`10.128.0.5:8080`."""
-        address = self.server_address
-        return f"[{address}]:{self.server_port}" if ":" in address else f"{address}:{self.server_port}"
+        return with_port(self.server_address, self.server_port)
 
 
 class EventsMode(Enum):

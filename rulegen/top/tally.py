@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from rulegen.config import Family
 from rulegen.conntrack.connections import Connection, Event
-from rulegen.top.known import Known, ServiceId
+from rulegen.live.known import Known, ServiceId
 
 _Key: TypeAlias = tuple[Family, str, str, int, str, int]
 

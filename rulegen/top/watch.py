@@ -17,7 +17,7 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.conntrack.connections import Connection, ConnectionReader, EventListener, EventsMode, events_mode
 from rulegen.interfaces import host_families
-from rulegen.top.known import Known, ServiceId
+from rulegen.live.known import Known, ServiceId
 from rulegen.top.model import VERSION, EndpointCount, Others, ServiceCount, Snapshot
 from rulegen.top.tally import Row, Tally
 

@@ -10,7 +10,7 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from secrets import token_hex
 from typing import NamedTuple
@@ -53,15 +53,16 @@ class Follower:
     Raises HostError where privileges or the kernel's support lack.
     """
 
-    def __init__(self, wanted: Wanted, bounds: Bounds) -> None:
-        self._wanted, self._bounds = wanted, bounds
+    def __init__(self, alternatives: Sequence[Wanted], bounds: Bounds) -> None:
+        self._alternatives, self._bounds = alternatives, bounds
         self._table = f"{PREFIX}{token_hex(4)}"
         self._followed = 0
         # Those that were not stopped, by what their first header said.
         self._passed: Counter[Packet] = Counter()
         self._not_followed = 0
         self._is_marking = False
-        families = [wanted.family] if wanted.family else list(host_families())
+        asked = {wanted.family for wanted in alternatives}
+        families = [family for family in host_families() if family in asked or None in asked]
         self.notes = tuple(_legacy_notes(families))
 
     def __enter__(self) -> Follower:
@@ -70,7 +71,7 @@ class Follower:
             self._listener = opened.enter_context(closing(Listener()))
             self._owner = opened.enter_context(closing(open_connection()))
             try:
-                self._owner.commit(new_table(self._table, self._wanted))
+                self._owner.commit(new_table(self._table, self._alternatives))
             except KernelError as error:
                 raise _refusal(error) from error
             self._is_marking = True

@@ -13,6 +13,14 @@ from contextlib import suppress
 from rulegen.errors import RulegenError
 from rulegen.iptables.chains import EntryKey
 from rulegen.iptables.names import PREFIX as IPTABLES_PREFIX
+from rulegen.live.frontends import (
+    KUBE_PROXY,
+    Frontends,
+    frontend_words,
+    iptables_kind,
+    kube_proxy_chain,
+    service_in,
+)
 from rulegen.nftables.messages import Connection
 from rulegen.services.on_iptables.annotate import annotate
 from rulegen.services.on_nftables.layout import TABLE as SERVICES_TABLE
@@ -21,14 +29,6 @@ from rulegen.trace.messages import Place
 from rulegen.trace.model import VERSION, DecisiveRule, Ends, Step, TracedPacket
 from rulegen.trace.packet import Packet
 from rulegen.trace.rule_book import FAMILY_WORDS, RuleBook, family_of_table, is_iptables
-from rulegen.trace.services import (
-    KUBE_PROXY,
-    Frontends,
-    frontend_words,
-    iptables_kind,
-    kube_proxy_chain,
-    service_in,
-)
 from rulegen.trace.table import ARRIVES, FORWARDED, SENT, TO_NODE
 
 _POLICIES_TABLE = "rulegen-policies"
@@ -151,16 +151,14 @@ class Interpreter:
 
     def _frontend(self, passage: Passage) -> tuple[str, str]:
         """The Service, and its frontend in words, where a rule about it has decided."""
-        base, packet = passage.base, passage.packet
+        base, asked = passage.base, passage.packet.frontend
         if passage.decisive is None or base.chain.lower().startswith(("postrouting", "input")):
             return "", ""
         if base.table == SERVICES_TABLE:
-            return self._frontends.of_rulegen(packet)
+            return self._frontends.of_rulegen(asked)
         if base.table == KUBE_PROXY:
             service, kind = kube_proxy_chain(passage.chains)
-            return (
-                (service, frontend_words(kind, packet, service)) if service else self._frontends.of_kube_proxy(packet)
-            )
+            return (service, frontend_words(kind, asked, service)) if service else self._frontends.of_kube_proxy(asked)
         return self._iptables_frontend(passage) if is_iptables(base) else ("", "")
 
     def _iptables_frontend(self, passage: Passage) -> tuple[str, str]:
@@ -169,7 +167,7 @@ class Interpreter:
         service = next(filter(None, map(service_in, comments)), "")
         if not service:
             return "", ""
-        return service, frontend_words(iptables_kind(passage.chains, comments), passage.packet, service)
+        return service, frontend_words(iptables_kind(passage.chains, comments), passage.packet.frontend, service)
 
     # -- what a step means --
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
 from rulegen.kube.addresses import canonical_address
-from rulegen.networks import family_of
+from rulegen.live.known import FrontendKey
+from rulegen.networks import family_of, with_port
 
 NODE = "node"
 
@@ -41,12 +43,17 @@ class Packet(NamedTuple):
     @property
     def sender(self) -> str:
         """`10.128.0.9:40000`."""
-        return joined(self.source, self.source_port)
+        return with_port(self.source, self.source_port)
 
     @property
     def receiver(self) -> str:
         """`10.96.0.10:80`."""
-        return joined(self.destination, self.port)
+        return with_port(self.destination, self.port)
+
+    @property
+    def frontend(self) -> FrontendKey:
+        """What it asks for."""
+        return self.family, self.protocol, self.destination, self.port
 
     def __str__(self) -> str:
         """`10.128.0.9:40000 to 10.96.0.10:80/tcp`."""
@@ -62,17 +69,12 @@ class End(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which packets are followed. `only_own`: those that this node sends."""
+    """Which packets are followed. `only_own`: those that this node sends. `family`: None for both."""
 
     source: End = End()
     destination: End = End()
     only_own: bool = False
-
-    @property
-    def family(self) -> Family | None:
-        """None: both."""
-        address = self.source.address or self.destination.address
-        return family_of(address) if address else None
+    family: Family | None = None
 
     @property
     def protocol(self) -> str:
@@ -82,14 +84,31 @@ class Wanted(NamedTuple):
 
 def parse_wanted(source: str, destination: str) -> Wanted:
     """From the options --from and --to, "" where they are not given. Raises InputError."""
-    only_own = source == NODE
-    start = End() if only_own or not source else _parse_end("--from", source)
+    start = _source(source)
     end = _parse_end("--to", destination) if destination else End()
     if start.address and end.address and family_of(start.address) is not family_of(end.address):
         raise InputError(f"--from and --to: {start.address} and {end.address} are of different IP families")
     if start.protocol and end.protocol and start.protocol != end.protocol:
         raise InputError(f"--from and --to: {start.protocol} and {end.protocol} are different protocols")
-    return Wanted(start, end, only_own)
+    address = start.address or end.address
+    return Wanted(start, end, source == NODE, family_of(address) if address else None)
+
+
+def wanted_at(source: str, frontends: Iterable[FrontendKey]) -> list[Wanted]:
+    """The same to any of these frontends, of the family that the source has. Raises InputError."""
+    start = _source(source)
+    found = [
+        Wanted(start, End(address, port, protocol), source == NODE, family)
+        for family, protocol, address, port in frontends
+        if not start.address or family_of(start.address) is family
+    ]
+    if not found:
+        raise InputError(f"--from and --to: {start.address} is of another IP family than all frontends of --to")
+    return found
+
+
+def _source(text: str) -> End:
+    return _parse_end("--from", text) if text and text != NODE else End()
 
 
 def _parse_end(option: str, text: str) -> End:
@@ -123,10 +142,3 @@ def read_packet(number: int, network: bytes, transport: bytes) -> Packet | None:
     ports = (int.from_bytes(transport[:2], "big"), int.from_bytes(transport[2:4], "big")) if has_ports else (0, 0)
     kind = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
     return Packet(family, name, socket.inet_ntop(kind, source), ports[0], socket.inet_ntop(kind, destination), ports[1])
-
-
-def joined(address: str, port: int) -> str:
-    """With brackets around an IPv6 address that a port follows."""
-    if not port:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

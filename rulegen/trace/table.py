@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 from rulegen.config import Family
@@ -117,14 +119,13 @@ _LAYOUTS = {
 }
 
 
-def new_table(name: str, wanted: Wanted) -> list[bytearray]:
-    """The messages of one transaction; a table of that name there must not be."""
+def new_table(name: str, alternatives: Sequence[Wanted]) -> list[bytearray]:
+    """The messages of one transaction; a packet of any of the alternatives is marked."""
     flags = attribute(TABLE_FLAGS, _u32(TABLE_OWNER))
     batch = [message(NEWTABLE, REQUEST | CREATE | EXCLUSIVE, INET, text_attribute(TABLE_NAME, name) + flags)]
     batch += [_new_chain(name, chain) for chain in _HOOKS]
-    entrances = (SENT,) if wanted.only_own else ENTRANCES
-    for chain in entrances:
-        for condition in _conditions(wanted):
+    for chain, wanted in product(ENTRANCES, alternatives):
+        for condition in _conditions(wanted) if chain == SENT or not wanted.only_own else ():
             # ... limit rate over 200/second burst 200 packets counter return
             batch.append(_new_rule(name, chain, condition + _limit() + _expression("counter", b"") + _verdict(_RETURN)))
             # ... meta nftrace set 1

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from rulegen.errors import printable
 from rulegen.iptables.names import PREFIX
+from rulegen.networks import with_port
 from rulegen.trace.model import DecisiveRule, Step, Summary, TracedPacket
-from rulegen.trace.packet import joined
 from rulegen.trace.table import PACKETS_PER_SECOND
 
 _MOST_WORDS = 300
@@ -33,7 +33,7 @@ class TextLine(NamedTuple):
 def packet_lines(told: TracedPacket) -> Iterator[TextLine]:
     """A packet: what became of it, then its steps."""
     ends = told.packet
-    packet = f"{joined(ends.source, ends.source_port)} to {joined(ends.destination, ends.port)}/{told.protocol}"
+    packet = f"{with_port(ends.source, ends.source_port)} to {with_port(ends.destination, ends.port)}/{told.protocol}"
     is_lost = told.end not in {"left", "delivered"}
     yield TextLine(f"{packet}: {told.fate}", Tone.BAD if is_lost else Tone.GOOD)
     yield TextLine(f"  arrived by {told.came_by}" if told.came_by else "  sent by this node")

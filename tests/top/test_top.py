@@ -13,8 +13,8 @@ import pytest
 from rulegen.config import Family
 from rulegen.conntrack.connections import ConnectionReader, EventListener, EventsMode, events_mode
 from rulegen.conntrack.table import ConnectionTable
-from rulegen.top.known import Known, ServiceId
-from rulegen.top.live_rules import known_of_kernel
+from rulegen.live.in_kernel import known_of_kernel
+from rulegen.live.known import Known, ServiceId
 from rulegen.top.model import VERSION, EndpointCount, Others, ServiceCount, Snapshot
 from rulegen.top.text import plain_lines, rows
 from rulegen.top.watch import NO_EVENTS, Choice, Watch

@@ -33,7 +33,7 @@ def apply(lab: Lab, *options: str) -> None:
 
 def follow(lab: Lab, packets: Sequence[Packet], to: str, *, source: str = "") -> list[TracedPacket]:
     """What is told of packets to one place, until as many are told as were sent."""
-    with lab.entered(), Follower(parse_wanted(source, to), Bounds(len(packets), patience(_ENDS))) as follower:
+    with lab.entered(), Follower([parse_wanted(source, to)], Bounds(len(packets), patience(_ENDS))) as follower:
         lab.send(packets)
         return list(follower.packets())
 
@@ -46,7 +46,7 @@ def follow_one(lab: Lab, packet: Packet, to: str, *, source: str = "") -> Traced
 
 def summary_after(lab: Lab, send: Callable[[], object], to: str) -> Summary:
     """What is told in the end, when `send` has sent one packet."""
-    with lab.entered(), Follower(parse_wanted("", to), Bounds(1, patience(_ENDS))) as follower:
+    with lab.entered(), Follower([parse_wanted("", to)], Bounds(1, patience(_ENDS))) as follower:
         send()
         assert len(list(follower.packets())) == 1
         return follower.summary()

@@ -12,18 +12,23 @@ from contextlib import contextmanager
 
 import pytest
 
+from rulegen.config import Family
 from rulegen.errors import InputError
+from rulegen.live.in_kernel import known_of_kernel
+from rulegen.live.known import Known, ServiceId
+from rulegen.live.naming import frontends_named, is_name
 from rulegen.trace import table
 from rulegen.trace.follow import Bounds, Follower
 from rulegen.trace.messages import Listener
 from rulegen.trace.model import VERSION, Summary
-from rulegen.trace.packet import End, Wanted, parse_wanted
+from rulegen.trace.packet import End, Wanted, parse_wanted, wanted_at
 from rulegen.trace.text import warnings
 from tests.lab import Lab, Packet
 from tests.patience import patience
-from tests.trace.scene import POD, RULEGEN
+from tests.trace.scene import CLIENT, NODE_ADDRESS, POD, RULEGEN
 
 TO = "203.0.113.7"
+V4, V6 = Family.IPV4, Family.IPV6
 kernel = pytest.mark.kernel
 
 
@@ -122,7 +127,7 @@ def test_what_others_write_reaches_no_terminal_as_it_is(nftables_node: Lab) -> N
 
 @kernel
 def test_two_at_once_do_not_disturb_each_other(nftables_node: Lab) -> None:
-    wanted, bounds = parse_wanted("", TO), Bounds(1, patience(10))
+    wanted, bounds = [parse_wanted("", TO)], Bounds(1, patience(10))
     with nftables_node.entered(), Follower(wanted, bounds) as one, Follower(wanted, bounds) as two:
         nftables_node.send([Packet(POD, TO, 80, "TCP", source_port=6002)])
         told = [next(iter(follower.packets())) for follower in (one, two)]
@@ -133,7 +138,7 @@ def test_two_at_once_do_not_disturb_each_other(nftables_node: Lab) -> None:
 @kernel
 def test_packets_beyond_the_rate_are_counted(nftables_node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "PACKETS_PER_SECOND", 1)
-    with nftables_node.entered(), Follower(parse_wanted("", TO), Bounds(1, patience(10))) as follower:
+    with nftables_node.entered(), Follower([parse_wanted("", TO)], Bounds(1, patience(10))) as follower:
         nftables_node.send([Packet(POD, TO, 80, "TCP") for _ in range(60)])
         assert len(list(follower.packets())) == 1
         assert follower.summary().not_followed > 0
@@ -141,7 +146,7 @@ def test_packets_beyond_the_rate_are_counted(nftables_node: Lab, monkeypatch: py
 
 @kernel
 def test_reports_that_are_lost_are_noticed(nftables_node: Lab) -> None:
-    with nftables_node.entered(), Follower(parse_wanted("", TO), Bounds(60, patience(10))):
+    with nftables_node.entered(), Follower([parse_wanted("", TO)], Bounds(60, patience(10))):
         listener = Listener()
         listener.resize(2048)
         nftables_node.send([Packet(POD, TO, 80, "TCP") for _ in range(60)])
@@ -151,6 +156,74 @@ def test_reports_that_are_lost_are_noticed(nftables_node: Lab) -> None:
     said = list(warnings(Summary(VERSION, "end", 60, 0, listener.lost, (), ())))
     assert len(said) == 1
     assert said[0].startswith("the kernel had more to tell than there was room for")
+
+
+@kernel
+def test_a_service_stands_for_all_its_frontends(nftables_node: Lab) -> None:
+    with nftables_node.entered():
+        frontends = frontends_named(known_of_kernel(), "web:http")
+        wanted = wanted_at("", frontends)
+        with Follower(wanted, Bounds(3, patience(20))) as follower:
+            nftables_node.send(
+                [
+                    Packet(POD, "10.96.0.20", 80, "TCP"),
+                    Packet("fd00:10:128::9", "fd00:10:96::20", 80, "TCP"),
+                    Packet(CLIENT, NODE_ADDRESS, 30080, "TCP"),
+                    Packet(POD, "10.96.0.20", 81, "TCP"),
+                ]
+            )
+            told = list(follower.packets())
+    assert {one.frontend for one in told} == {
+        "ClusterIP 10.96.0.20 port 80/TCP of shop/web:http",
+        "ClusterIP fd00:10:96::20 port 80/TCP of shop/web:http",
+        "NodePort port 30080/TCP of shop/web:http",
+    }
+
+
+_KNOWN = Known()
+for _name, _protocol, _address, _port in (
+    ("shop/web:http", "tcp", "10.96.0.20", 80),
+    ("shop/web:https", "tcp", "10.96.0.20", 443),
+    ("shop/web:http", "tcp", "", 30080),
+    ("blog/web", "tcp", "10.96.0.21", 80),
+    ("shop/dns:dns", "udp", "10.96.0.22", 53),
+    ("shop/dns:dns-tcp", "tcp", "10.96.0.22", 53),
+):
+    _KNOWN.add([(V4, _protocol, _address, _port)], ServiceId(_name, V4, _protocol))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("shop/web", [("", 30080), ("10.96.0.20", 80), ("10.96.0.20", 443)]),
+        ("shop/web:http", [("", 30080), ("10.96.0.20", 80)]),
+        ("shop/web:443", [("10.96.0.20", 443)]),
+        ("blog/web/tcp", [("10.96.0.21", 80)]),
+        ("dns/UDP", [("10.96.0.22", 53)]),
+        ("svc/dns:dns-tcp", [("10.96.0.22", 53)]),
+    ],
+)
+def test_services_are_found_by_what_people_call_them(text: str, found: list[tuple[str, int]]) -> None:
+    assert is_name(text)
+    assert [key[2:] for key in frontends_named(_KNOWN, text)] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("web", "web may be blog/web, shop/web: say which, with its namespace"),
+        ("shop/wep", "the rules of this node are for no Service shop/wep; there is shop/web"),
+        (
+            "shop/web:81",
+            "shop/web has no port 81 in the rules of this node; it has 30080/tcp (http), 443/tcp (https), 80/tcp (",
+        ),
+        ("shop/web/udp", "shop/web has no port udp"),
+    ],
+)
+def test_what_no_service_is_called_is_one_line(text: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        frontends_named(_KNOWN, text)
+    assert words in str(refused.value)
 
 
 @kernel
@@ -166,12 +239,12 @@ def test_without_privileges_it_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("source", "destination", "wanted"),
     [
-        ("", "10.96.0.10", Wanted(destination=End("10.96.0.10"))),
-        ("node", "10.96.0.10:80", Wanted(destination=End("10.96.0.10", 80), only_own=True)),
-        ("10.128.0.9", "10.96.0.10:80/TCP", Wanted(End("10.128.0.9"), End("10.96.0.10", 80, "tcp"))),
-        ("fd00::0:9", "[fd00::10]:53/udp", Wanted(End("fd00::9"), End("fd00::10", 53, "udp"))),
-        ("10.128.0.9:4000", "", Wanted(End("10.128.0.9", 4000))),
-        ("", "10.96.0.10/icmp", Wanted(destination=End("10.96.0.10", 0, "icmp"))),
+        ("", "10.96.0.10", Wanted(destination=End("10.96.0.10"), family=V4)),
+        ("node", "10.96.0.10:80", Wanted(destination=End("10.96.0.10", 80), only_own=True, family=V4)),
+        ("10.128.0.9", "10.96.0.10:80/TCP", Wanted(End("10.128.0.9"), End("10.96.0.10", 80, "tcp"), family=V4)),
+        ("fd00::0:9", "[fd00::10]:53/udp", Wanted(End("fd00::9"), End("fd00::10", 53, "udp"), family=V6)),
+        ("10.128.0.9:4000", "", Wanted(End("10.128.0.9", 4000), family=V4)),
+        ("", "10.96.0.10/icmp", Wanted(destination=End("10.96.0.10", 0, "icmp"), family=V4)),
     ],
 )
 def test_ends_are_read_as_people_write_them(source: str, destination: str, wanted: Wanted) -> None:
@@ -189,7 +262,7 @@ def test_ends_are_read_as_people_write_them(source: str, destination: str, wante
         ("node:80", "", "--from: expected ADDRESS"),
         ("10.128.0.9", "fd00::10", "of different IP families"),
         ("10.128.0.9/udp", "10.96.0.10/tcp", "different protocols"),
-        ("", "x\x1b[2J", '--to: expected ADDRESS, ADDRESS:PORT or ADDRESS:PORT/PROTOCOL, got "x\\u001b[2J"'),
+        ("", "X\x1b[2J", '--to: expected ADDRESS, ADDRESS:PORT or ADDRESS:PORT/PROTOCOL, got "X\\u001b[2J"'),
     ],
 )
 def test_what_is_no_end_is_one_line(source: str, destination: str, words: str) -> None:

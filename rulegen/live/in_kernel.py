@@ -20,14 +20,14 @@ from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.listing import list_tables
 from rulegen.iptables.rules import Rule, parse_rule
+from rulegen.live.frontends import KUBE_PROXY, KubeProxyTable, kube_proxy_chain, kube_proxy_endpoint, service_in
+from rulegen.live.known import FrontendKey, Known, ServiceId, shares
+from rulegen.networks import with_port
 from rulegen.nftables.elements import SetSpec, Value, key_text, pack_register, unpack_register
 from rulegen.nftables.messages import Connection, open_connection
 from rulegen.nftables.undisturbed import undisturbed
 from rulegen.services.on_nftables.layout import LAYOUTS, TABLE
 from rulegen.services.on_nftables.registers import LOCAL_LIST, id_of
-from rulegen.top.known import FrontendKey, Known, ServiceId, shares
-from rulegen.trace.packet import joined
-from rulegen.trace.services import KUBE_PROXY, KubeProxyTable, kube_proxy_chain, kube_proxy_endpoint, service_in
 
 _CHAIN = re.compile(r"(?:RULEGEN|KUBE)-[A-Z]+-\S+")
 # As deep as lists of endpoints go.
@@ -128,7 +128,7 @@ def _frontend(family: Family, set_spec: SetSpec, key: bytes) -> FrontendKey:
 
 def _endpoint(set_spec: SetSpec, data: bytes) -> str:
     address, port = (text(data[where]) for where, text in set_spec.data_parts)
-    return joined(address, int(port))
+    return with_port(address, int(port))
 
 
 # ---- iptables ----

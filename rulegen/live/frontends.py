@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
 from rulegen.kube.addresses import canonical_address
+from rulegen.live.known import FrontendKey
+from rulegen.networks import with_port
 from rulegen.nftables.elements import (
     PROTOCOL_BYTES,
     Field,
@@ -24,7 +26,6 @@ from rulegen.nftables.messages import Connection, KernelError
 from rulegen.nftables.tables import TableSpec
 from rulegen.services.on_nftables.layout import LAYOUTS
 from rulegen.services.on_nftables.registers import MAX_ENDPOINT_INDEX, RESTRICTED, SPECIAL, Kind
-from rulegen.trace.packet import Packet, joined
 
 KUBE_PROXY = "kube-proxy"
 
@@ -72,35 +73,36 @@ class Frontends:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def of_rulegen(self, packet: Packet) -> tuple[str, str]:
+    def of_rulegen(self, asked: FrontendKey) -> tuple[str, str]:
         """The Service, and the frontend in explain's words; "" where nobody has it."""
-        layout = LAYOUTS[packet.family]
-        if (found := self._find(layout.frontends, packet)) is not None:
+        layout = LAYOUTS[asked[0]]
+        if (found := self._find(layout.frontends, asked)) is not None:
             register = unpack_register(found.data)
             kind = _kind(register)
-            return found.comment, frontend_words(kind, packet, found.comment)
-        if (found := self._find(layout.nodeports, packet)) is not None:
+            return found.comment, frontend_words(kind, asked, found.comment)
+        if (found := self._find(layout.nodeports, asked)) is not None:
             kind = "hostPort" if unpack_register(found.data) & MAX_ENDPOINT_INDEX == Kind.HOST_PORT else "NodePort"
-            return found.comment, frontend_words(kind, packet, found.comment)
+            return found.comment, frontend_words(kind, asked, found.comment)
         return "", ""
 
-    def of_kube_proxy(self, packet: Packet) -> tuple[str, str]:
+    def of_kube_proxy(self, asked: FrontendKey) -> tuple[str, str]:
         """The same of kube-proxy's table."""
-        table = _KUBE_PROXY_TABLES[packet.family]
+        table = _KUBE_PROXY_TABLES[asked[0]]
         for sets, kind in ((table.by_address, "frontend"), (table.by_port, "NodePort")):
             for set_spec in sets:
-                found = self._find(set_spec, packet)
+                found = self._find(set_spec, asked)
                 if found is not None and (service := service_in(found.comment)):
-                    return service, frontend_words(kind, packet, service)
+                    return service, frontend_words(kind, asked, service)
         return "", ""
 
-    def _find(self, set_spec: SetSpec, packet: Packet) -> Value | None:
-        protocol = PROTOCOL_BYTES.get(packet.protocol.upper())
-        if protocol is None:
+    def _find(self, set_spec: SetSpec, asked: FrontendKey) -> Value | None:
+        family, protocol, address, port = asked
+        number = PROTOCOL_BYTES.get(protocol.upper())
+        if number is None:
             return None
-        address = address_bytes(packet.family, packet.destination) if len(set_spec.key) > 2 else b""
+        prefix = address_bytes(family, address) if len(set_spec.key) > 2 else b""
         try:
-            found = self._connection.lookup(set_spec, [address + protocol + pack_port(packet.port)])
+            found = self._connection.lookup(set_spec, [prefix + number + pack_port(port)])
         except KernelError:  # the table is not as expected: then nothing is known
             return None
         return found[0][1] if found else None
@@ -112,10 +114,11 @@ def service_in(comment: str) -> str:
     return found["service"] if found else ""
 
 
-def frontend_words(kind: str, packet: Packet, service: str) -> str:
+def frontend_words(kind: str, asked: FrontendKey, service: str) -> str:
     """`ClusterIP 10.96.0.10 port 80/TCP of shop/web:http`."""
-    where = "" if kind == "NodePort" else f" {packet.destination}"
-    return f"{kind}{where} port {packet.port}/{packet.protocol.upper()}" + (f" of {service}" if service else "")
+    _, protocol, address, port = asked
+    where = "" if kind == "NodePort" else f" {address}"
+    return f"{kind}{where} port {port}/{protocol.upper()}" + (f" of {service}" if service else "")
 
 
 def kube_proxy_chain(chains: Iterable[str]) -> tuple[str, str]:
@@ -134,7 +137,7 @@ def kube_proxy_endpoint(chain: str) -> tuple[str, str]:
         return "", ""
     # A chain's name has no colon, so that kube-proxy writes dots into an IPv6 address.
     address = canonical_address(found["endpoint"]) or found["endpoint"].replace(".", ":")
-    return _service(found), joined(address, int(found["endpoint_port"]))
+    return _service(found), with_port(address, int(found["endpoint_port"]))
 
 
 def iptables_kind(chains: Iterable[str], comments: Iterable[str]) -> str:
