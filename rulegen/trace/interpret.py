@@ -22,8 +22,11 @@ from rulegen.live.frontends import (
     service_in,
 )
 from rulegen.nftables.messages import Connection
+from rulegen.nftables.tables import table_name
+from rulegen.policies.on_nftables.layout import FEATURE as POLICIES
 from rulegen.services.on_iptables.annotate import annotate
 from rulegen.services.on_nftables.layout import TABLE as SERVICES_TABLE
+from rulegen.trace import policies
 from rulegen.trace.journey import End, Journey, Met, Passage
 from rulegen.trace.messages import Place
 from rulegen.trace.model import VERSION, DecisiveRule, Ends, Step, TracedPacket
@@ -31,7 +34,7 @@ from rulegen.trace.packet import Packet
 from rulegen.trace.rule_book import FAMILY_WORDS, RuleBook, family_of_table, is_iptables
 from rulegen.trace.table import ARRIVES, FORWARDED, SENT, TO_NODE
 
-_POLICIES_TABLE = "rulegen-policies"
+_POLICIES_TABLE = table_name(POLICIES)
 _KUBE_PROXY_PREFIX = "KUBE-"
 
 # Why rulegen's rules for Services let a packet go no further, by the chain whose rule said so.
@@ -143,8 +146,9 @@ class Interpreter:
             rule = DecisiveRule(
                 passage.decisive.place.chain, found.position, passage.decisive.handle, found.comment, words
             )
-        what = [frontend, *changes] if changes else [frontend if verdict in {"drop", "reject"} else ""]
-        meaning = "; ".join(filter(None, (*what, self._meaning(passage, verdict))))
+        is_about_it = bool(changes) or verdict in {"drop", "reject"}
+        what = (frontend if is_about_it else "", self._meaning(passage, verdict), *changes)
+        meaning = "; ".join(filter(None, what))
         is_quiet = verdict in {"accept", ""} and not meaning and (rule is None or _is_known(passage.base))
         table = f"{FAMILY_WORDS.get(passage.base.family, '?')} {passage.base.table}"
         return Step(table, passage.chains, verdict, service, meaning, rule, is_quiet)
@@ -176,12 +180,23 @@ class Interpreter:
         if base.table == SERVICES_TABLE:
             return _of_services(passage, verdict)
         if base.table == _POLICIES_TABLE:
-            return f"network policies: {_VERDICTS.get(verdict, verdict)}"
+            said = policies.of_nftables(passage.chains, rule.place.chain if rule else "", verdict)
+            return f"{said}: {_VERDICTS[verdict]}" if said and verdict != "accept" else said
+        if rule is not None and policies.is_of_iptables(rule.place.chain) and is_iptables(base):
+            return f"{self._of_iptables_policies(passage)}: {_VERDICTS.get(verdict, verdict)}"
         if rule is not None and rule.place.chain.startswith(IPTABLES_PREFIX) and is_iptables(base):
             return self._of_iptables(rule)
         if verdict in {"accept", ""} and (rule is None or base.table == KUBE_PROXY):
             return ""
-        return _VERDICTS.get(verdict, verdict)
+        return f"{'by its policy: ' if rule is None else ''}{_VERDICTS.get(verdict, verdict)}"
+
+    def _of_iptables_policies(self, passage: Passage) -> str:
+        """Of a packet that they let not through; what they do is no end of a built-in chain."""
+        for rule in reversed(passage.rules):
+            if policies.is_combination(rule.place.chain):
+                comments = self._book.comments(rule.place, rule.handle)
+                return policies.of_iptables(rule.place.chain, comments)
+        return policies.of_iptables("", ())
 
     def _of_iptables(self, rule: Met) -> str:
         """What one of rulegen's rules means: `50 % to 10.128.0.5:8080`."""

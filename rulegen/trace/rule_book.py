@@ -94,6 +94,11 @@ class RuleBook:
         known = self._words[place]
         return [known[number] for number in sorted(known, key=lambda number: self.rule(place, number).position)]
 
+    def comments(self, place: Place, handle: int) -> list[str]:
+        """Those of all rules of its chain, in order. Raises HostError, StaleError."""
+        self.rule(place, handle)
+        return [rule.comment for rule in sorted(self._rules[place].values()) if rule.comment]
+
     def translates(self, place: Place) -> bool:
         """Whether a chain with a hook is of type nat. Raises HostError, StaleError."""
         if place not in self._kinds:

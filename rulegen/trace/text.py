@@ -13,6 +13,8 @@ from rulegen.trace.model import DecisiveRule, Step, Summary, TracedPacket
 from rulegen.trace.table import PACKETS_PER_SECOND
 
 _MOST_WORDS = 300
+# Tables whose rules are told by what they mean.
+_OF_SERVICES = ("rulegen", "kube-proxy")
 
 
 class Tone(Enum):
@@ -44,7 +46,7 @@ def packet_lines(told: TracedPacket) -> Iterator[TextLine]:
         yield TextLine(f"  left by {told.left_by}")
     elif told.end == "delivered":
         yield TextLine("  delivered on this node")
-    elif told.reason:
+    elif told.end != "stopped":
         yield TextLine(f"  {told.reason}", Tone.BAD)
 
 
@@ -83,7 +85,9 @@ def _step(step: Step) -> str:
 
 def _is_shown(step: Step) -> bool:
     """What is known of Services, and of rulegen's rules, says it better."""
-    return step.rule is not None and not step.service and not step.rule.chain.startswith(PREFIX)
+    table = step.table.partition(" ")[2]
+    is_known = bool(step.service) or table.startswith(_OF_SERVICES)
+    return step.rule is not None and not is_known and not step.rule.chain.startswith(PREFIX)
 
 
 def _rule(rule: DecisiveRule) -> str:

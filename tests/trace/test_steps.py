@@ -13,7 +13,7 @@ import pytest
 from rulegen.trace.model import Step, TracedPacket
 from tests.kube_proxy.stand_in import running
 from tests.lab import Lab, Packet
-from tests.trace.scene import CLIENT, NODE_ADDRESS, POD, POD_V6, follow, follow_one, lines, summary_after
+from tests.trace.scene import CLIENT, NODE_ADDRESS, POD, POD_V6, follow, follow_one, lines, rulegen, summary_after
 
 pytestmark = pytest.mark.kernel
 
@@ -35,6 +35,30 @@ def table(lab: Lab, text: str) -> Iterator[None]:
         yield
     finally:
         lab.nft("delete table inet others")
+
+
+POLICIES = """
+apiVersion: v1
+kind: Node
+metadata: {name: node-a}
+spec: {podCIDRs: ["10.128.0.0/24"]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.10}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, labels: {app: web}}
+spec: {nodeName: node-a, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.128.0.5, podIPs: [{ip: 10.128.0.5}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-443, namespace: shop}
+spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: [{ports: [{port: 443}]}]}
+"""
 
 
 def step_of(told: TracedPacket, table: str) -> Step:
@@ -144,6 +168,7 @@ def test_a_foreign_policy_that_drops_is_told(nftables_node: Lab) -> None:
     with table(nftables_node, "chain forward { type filter hook forward priority 5; policy drop; }"):
         told = follow_one(nftables_node, Packet(POD, WEB, 80, "TCP"), f"{WEB}:80")
     assert (told.fate, step_of(told, "inet others").rule) == ("dropped", None)
+    assert lines(told)[-1] == "  inet others: forward: by its policy: dropped"
     assert told.reason == "dropped in chain forward of table inet others"
 
 
@@ -237,3 +262,24 @@ def test_legacy_iptables_is_told_by_what_it_does(lab: Lab) -> None:
     told = follow_one(lab, Packet(POD, CLIENT, 9999, "TCP"), f"{CLIENT}:9999")
     assert told.end == "not seen again"
     assert "while it was being forwarded; or legacy iptables, whose rules tell nothing, has dropped it" in told.reason
+
+
+# ---- network policies ----
+
+
+@pytest.mark.parametrize("target", ["nftables", "iptables"])
+def test_policies_are_told_by_their_names(lab: Lab, tmp_path: Path, target: str) -> None:
+    manifest = tmp_path / "policies.yaml"
+    manifest.write_text(POLICIES)
+    done = rulegen(
+        lab, "apply", "-f", str(manifest), "--node", "node-a", "--target", target, "--feature", "network-policies"
+    )
+    assert done.returncode == 0, done.stderr
+    denied = follow_one(lab, Packet(CLIENT, "10.128.0.5", 80, "TCP"), "10.128.0.5:80")
+    assert denied.fate == "dropped"
+    assert denied.steps[-1].meaning == "network policies (ingress): none of shop/only-443 allows it: dropped"
+    allowed = follow_one(lab, Packet(CLIENT, "10.128.0.5", 443, "TCP"), "10.128.0.5:443")
+    assert (allowed.fate, allowed.end) == ("untouched", "left")
+    if target == "nftables":
+        step = step_of(allowed, "ip rulegen-network-policies")
+        assert step.meaning == "network policies (ingress): allowed by shop/only-443"
