@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
+from rulegen.claims import TRACE_HOOKS
 from rulegen.config import Family
 from rulegen.netlink.messages import (
     NESTED,
@@ -77,17 +78,8 @@ EXITS = (LEAVES, DELIVERED)
 PACKETS_PER_SECOND = 200
 
 INET = 1
-# NF_INET_* of linux/netfilter.h; -399 is behind the reassembly of fragments, before all else; the last is before
-# conntrack confirms a connection.
-_FIRST, _LAST = -399, (1 << 31) - 2
-_HOOKS = {
-    ARRIVES: (0, _FIRST),
-    SENT: (3, _FIRST),
-    FORWARDED: (2, _FIRST),
-    TO_NODE: (1, _FIRST),
-    DELIVERED: (1, _LAST),
-    LEAVES: (4, _LAST),
-}
+# NF_INET_* of linux/netfilter.h.
+_HOOK_NUMBERS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _ACCEPT = 1
 _RETURN = -5
 
@@ -123,7 +115,7 @@ def new_table(name: str, alternatives: Sequence[Wanted]) -> list[bytearray]:
     """The messages of one transaction; a packet of any of the alternatives is marked."""
     flags = attribute(TABLE_FLAGS, _u32(TABLE_OWNER))
     batch = [message(NEWTABLE, REQUEST | CREATE | EXCLUSIVE, INET, text_attribute(TABLE_NAME, name) + flags)]
-    batch += [_new_chain(name, chain) for chain in _HOOKS]
+    batch += [_new_chain(name, chain) for chain in TRACE_HOOKS]
     for chain, wanted in product(ENTRANCES, alternatives):
         for condition in _conditions(wanted) if chain == SENT or not wanted.only_own else ():
             # ... limit rate over 200/second burst 200 packets counter return
@@ -148,10 +140,11 @@ def counted(expressions: bytes) -> int:
 
 
 def _new_chain(table: str, name: str) -> bytearray:
-    hook, priority = _HOOKS[name]
-    place = attribute(HOOK_NUMBER, _u32(hook)) + attribute(HOOK_PRIORITY, struct.pack("!i", priority))
+    hook = TRACE_HOOKS[name]
+    place = attribute(HOOK_NUMBER, _u32(_HOOK_NUMBERS[hook.hook]))
+    place += attribute(HOOK_PRIORITY, struct.pack("!i", hook.priority))
     payload = text_attribute(CHAIN_TABLE, table) + text_attribute(CHAIN_NAME, name)
-    payload += attribute(CHAIN_HOOK | NESTED, place) + text_attribute(CHAIN_TYPE, "filter")
+    payload += attribute(CHAIN_HOOK | NESTED, place) + text_attribute(CHAIN_TYPE, hook.kind)
     return message(NEWCHAIN, REQUEST | CREATE, INET, payload + attribute(CHAIN_POLICY, _u32(_ACCEPT)))
 
 
