@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -117,6 +118,8 @@ def _keep_up_to_date(watch: Watch, choice: Choice, options: Mapping[str, Any]) -
     from rich.live import Live
     from rich.text import Text
 
+    # The terminal is given back however this ends.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     interval = options["interval"]
     # The first look is there at once.

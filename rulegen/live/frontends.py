@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.config import Family
+from rulegen.errors import legible
 from rulegen.kube.addresses import canonical_address
 from rulegen.live.known import FrontendKey
 from rulegen.networks import with_port
@@ -78,11 +79,12 @@ class Frontends:
         layout = LAYOUTS[asked[0]]
         if (found := self._find(layout.frontends, asked)) is not None:
             register = unpack_register(found.data)
-            kind = _kind(register)
-            return found.comment, frontend_words(kind, asked, found.comment)
+            kind, service = _kind(register), legible(found.comment)
+            return service, frontend_words(kind, asked, service)
         if (found := self._find(layout.nodeports, asked)) is not None:
             kind = "hostPort" if unpack_register(found.data) & MAX_ENDPOINT_INDEX == Kind.HOST_PORT else "NodePort"
-            return found.comment, frontend_words(kind, asked, found.comment)
+            service = legible(found.comment)
+            return service, frontend_words(kind, asked, service)
         return "", ""
 
     def of_kube_proxy(self, asked: FrontendKey) -> tuple[str, str]:

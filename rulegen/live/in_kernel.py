@@ -14,7 +14,7 @@ from functools import partial
 from ipaddress import ip_network
 
 from rulegen.config import Family
-from rulegen.errors import RulegenError
+from rulegen.errors import RulegenError, legible
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
@@ -65,7 +65,7 @@ def _read_rulegen(connection: Connection, family: Family, known: Known) -> None:
         for key, value in _entries(connection, set_spec, present):
             if value.comment:
                 frontend = _frontend(family, set_spec, key)
-                service = services.setdefault(id_of(value.data), ServiceId(value.comment, family, frontend[1]))
+                service = services.setdefault(id_of(value.data), ServiceId(legible(value.comment), family, frontend[1]))
                 known.add([frontend], service)
     slots: dict[int, Counter[str]] = defaultdict(Counter)
     for key, value in _entries(connection, layout.endpoints, present):

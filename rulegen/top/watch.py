@@ -50,6 +50,7 @@ class Watch:
         self._names = names
         self._names_change = names_change
         self._lost = 0
+        self._is_behind = False
 
     def __enter__(self) -> Watch:
         self._mode = events_mode()
@@ -68,7 +69,8 @@ class Watch:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._wait(left)
-        if self._mode is EventsMode.OFF:
+        # Once for each snapshot at most, however much is lost.
+        if self._mode is EventsMode.OFF or self._is_behind:
             self._recount(count_new=True)
         now = time.monotonic()
         elapsed, self._started = max(now - self._started, 1e-3), now
@@ -88,19 +90,16 @@ class Watch:
             self._recount(count_new=False)
 
     def _follow(self) -> None:
-        lost = False
         for event in self.events.read():
-            if event is None:
-                lost = True
-            else:
+            if event is not None:
                 self._tally.follow(event)
-        if lost:
-            self._lost += 1
-            self._recount(count_new=True)
+            elif not self._is_behind:
+                self._is_behind = True
+                self._lost += 1
 
     def _recount(self, *, count_new: bool) -> None:
         begun = time.monotonic()
-        self._tally.missed = False
+        self._tally.missed = self._is_behind = False
         self._tally.recount(self._connections(), count_new=count_new)
         ended = time.monotonic()
         self._next_listing = ended + max(_AGAIN_SECONDS, _TIMES * (ended - begun + self._names_seconds))

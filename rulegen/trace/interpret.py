@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from rulegen.errors import RulegenError
+from rulegen.errors import RulegenError, legible
 from rulegen.iptables.chains import EntryKey
 from rulegen.iptables.names import PREFIX as IPTABLES_PREFIX
 from rulegen.live.frontends import (
@@ -143,15 +143,14 @@ class Interpreter:
             found = self._book.rule(passage.decisive.place, passage.decisive.handle)
             verdict = "reject" if verdict == "drop" and found.rejects else verdict
             words = "" if _is_known(passage.base) else self._book.words(passage.decisive.place, passage.decisive.handle)
-            rule = DecisiveRule(
-                passage.decisive.place.chain, found.position, passage.decisive.handle, found.comment, words
-            )
+            chain, handle = legible(passage.decisive.place.chain), passage.decisive.handle
+            rule = DecisiveRule(chain, found.position, handle, legible(found.comment), legible(words))
         is_about_it = bool(changes) or verdict in {"drop", "reject"}
         what = (frontend if is_about_it else "", self._meaning(passage, verdict), *changes)
         meaning = "; ".join(filter(None, what))
         is_quiet = verdict in {"accept", ""} and not meaning and (rule is None or _is_known(passage.base))
-        table = f"{FAMILY_WORDS.get(passage.base.family, '?')} {passage.base.table}"
-        return Step(table, passage.chains, verdict, service, meaning, rule, is_quiet)
+        table = f"{FAMILY_WORDS.get(passage.base.family, '?')} {legible(passage.base.table)}"
+        return Step(table, tuple(map(legible, passage.chains)), verdict, service, meaning, rule, is_quiet)
 
     def _frontend(self, passage: Passage) -> tuple[str, str]:
         """The Service, and its frontend in words, where a rule about it has decided."""
@@ -254,6 +253,6 @@ def _fate(stopped: Step | None, *, moved: bool) -> str:
 def _interface(number: int) -> str:
     """Its name in the network namespace of the calling thread; its number where it is gone."""
     try:
-        return socket.if_indextoname(number) if number else ""
+        return legible(socket.if_indextoname(number)) if number else ""
     except OSError:
         return f"interface {number}"

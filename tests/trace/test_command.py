@@ -126,6 +126,20 @@ def test_what_others_write_reaches_no_terminal_as_it_is(nftables_node: Lab) -> N
 
 
 @kernel
+def test_what_is_no_utf8_is_told_all_the_same(iptables_node: Lab) -> None:
+    rule: list[str | bytes] = ["FORWARD", "-d", TO, "-m", "comment", "--comment", b"\xff\xfe", "-j", "DROP"]
+    with iptables_node.entered():
+        subprocess.run(["iptables-nft", "-I", *rule], check=True)
+    with tracing(iptables_node, "--count", "1", "-o", "json") as process:
+        iptables_node.send([Packet(POD, TO, 80, "TCP")])
+        output, errors = process.communicate(timeout=patience(20))
+    with iptables_node.entered():
+        subprocess.run(["iptables-nft", "-D", *rule], check=True)
+    assert errors == ""
+    assert json.loads(output.splitlines()[0])["steps"][-1]["rule"]["comment"] == r"\xff\xfe"
+
+
+@kernel
 def test_two_at_once_do_not_disturb_each_other(nftables_node: Lab) -> None:
     wanted, bounds = [parse_wanted("", TO)], Bounds(1, patience(10))
     with nftables_node.entered(), Follower(wanted, bounds) as one, Follower(wanted, bounds) as two:
