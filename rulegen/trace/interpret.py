@@ -32,7 +32,7 @@ from rulegen.trace.messages import Place
 from rulegen.trace.model import VERSION, DecisiveRule, Ends, Step, TracedPacket
 from rulegen.trace.packet import Packet
 from rulegen.trace.rule_book import FAMILY_WORDS, RuleBook, family_of_table, is_iptables
-from rulegen.trace.table import ARRIVES, FORWARDED, SENT, TO_NODE
+from rulegen.trace.table import ARRIVES, FORWARDED, MARK, SENT, TO_NODE
 
 _POLICIES_TABLE = table_name(POLICIES)
 _KUBE_PROXY_PREFIX = "KUBE-"
@@ -94,7 +94,9 @@ class Interpreter:
             return f"{_VERDICTS.get(stopped.verdict, stopped.verdict)} in chain {chain} of table {stopped.table}"
         if journey.end is not End.UNSEEN:
             return ""
-        waypoint = next((passage.base.chain for passage in reversed(journey.passages) if passage.is_waypoint), "")
+        waypoint = next(passage.base.chain for passage in reversed(journey.passages) if passage.is_waypoint)
+        if waypoint == MARK:
+            waypoint = SENT if journey.is_own else ARRIVES
         legacy = "; or legacy iptables, whose rules tell nothing, has dropped it" if self._legacy else ""
         return f"not seen again {_UNSEEN.get(waypoint, 'after this')}{legacy}"
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from rulegen.trace.messages import Place, Report
 from rulegen.trace.packet import Packet
-from rulegen.trace.table import DELIVERED, ENTRANCES, INET, LEAVES, SENT
+from rulegen.trace.table import DELIVERED, ENTRANCES, INET, LEAVES
 
 Key = TypeVar("Key")
 
@@ -159,12 +159,13 @@ class Journeys:
         packet = report.packet
         if packet is None:
             return
-        journey = self._around.pop(packet, None) if report.place.chain != SENT else None
+        is_own = not report.incoming
+        journey = None if is_own else self._around.pop(packet, None)
         if journey is not None:
             journey.end = End.UNSEEN
         else:
             self.begun += 1
-            journey = Journey(packet, report.place.chain == SENT, report.incoming, now)
+            journey = Journey(packet, is_own, report.incoming, now)
         self._under_way[report.identity] = journey
 
     def _out_of_sight(self, now: float) -> Iterator[Journey]:

@@ -5,16 +5,20 @@ included, and nobody else can change it meanwhile:
 
     table inet rulegen-trace-4f1d90a2 {
         flags owner
-        chain arrives   { type filter hook prerouting priority -399; ... }
-        chain sent      { type filter hook output priority -399; ... }
+        chain mark {
+            limit rate over 200/second burst 200 packets counter return
+            meta nftrace set 1
+        }
+        chain arrives   { type filter hook prerouting priority -399; ... goto mark; }
+        chain sent      { type filter hook output priority -399; ... goto mark; }
         chain forwarded { type filter hook forward priority -399; }
         chain leaves    { type filter hook postrouting priority 2147483646; }
         chain to-node   { type filter hook input priority -399; }
         chain delivered { type filter hook input priority 2147483646; }
     }
 
-The first two mark. The others hold no rule: that a marked packet has come by is told of them as of any chain, with its
-headers as they are by then. So what legacy iptables and conntrack did in between shows as well.
+The first three mark. The others hold no rule: that a marked packet has come by is told of them as of any chain, with
+its headers as they are by then. So what legacy iptables and conntrack did in between shows as well.
 """
 
 from __future__ import annotations
@@ -64,14 +68,16 @@ from rulegen.netlink.nf_tables import (
     TABLE_FLAGS,
     TABLE_NAME,
     TABLE_OWNER,
+    VERDICT_CHAIN,
     VERDICT_CODE,
 )
 from rulegen.trace.packet import PROTOCOLS, End, Wanted
 
 PREFIX = "rulegen-trace-"
+MARK = "mark"
 ARRIVES, SENT = "arrives", "sent"
 FORWARDED, LEAVES, TO_NODE, DELIVERED = "forwarded", "leaves", "to-node", "delivered"
-ENTRANCES = (ARRIVES, SENT)
+ENTRANCES = (MARK, ARRIVES, SENT)
 EXITS = (LEAVES, DELIVERED)
 
 # What more packets than this come in a second is counted, and not followed: each costs the kernel some 20 messages.
@@ -81,7 +87,7 @@ INET = 1
 # NF_INET_* of linux/netfilter.h.
 _HOOK_NUMBERS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _ACCEPT = 1
-_RETURN = -5
+_RETURN, _GOTO = -5, -4
 
 # Of linux/netfilter/nf_tables.h.
 _META_REGISTER, _META_KEY, _META_SOURCE_REGISTER = 1, 2, 3
@@ -115,13 +121,16 @@ def new_table(name: str, alternatives: Sequence[Wanted]) -> list[bytearray]:
     """The messages of one transaction; a packet of any of the alternatives is marked."""
     flags = attribute(TABLE_FLAGS, _u32(TABLE_OWNER))
     batch = [message(NEWTABLE, REQUEST | CREATE | EXCLUSIVE, INET, text_attribute(TABLE_NAME, name) + flags)]
+    batch.append(message(NEWCHAIN, REQUEST | CREATE, INET, _chain_name(name, MARK)))
     batch += [_new_chain(name, chain) for chain in TRACE_HOOKS]
-    for chain, wanted in product(ENTRANCES, alternatives):
+    # limit rate over 200/second burst 200 packets counter return
+    batch.append(_new_rule(name, MARK, _limit() + _expression("counter", b"") + _verdict(_RETURN)))
+    # meta nftrace set 1
+    batch.append(_new_rule(name, MARK, _mark()))
+    for chain, wanted in product((ARRIVES, SENT), alternatives):
         for condition in _conditions(wanted) if chain == SENT or not wanted.only_own else ():
-            # ... limit rate over 200/second burst 200 packets counter return
-            batch.append(_new_rule(name, chain, condition + _limit() + _expression("counter", b"") + _verdict(_RETURN)))
-            # ... meta nftrace set 1
-            batch.append(_new_rule(name, chain, condition + _mark()))
+            # ip saddr 10.128.0.9 ip daddr 10.96.0.10 tcp dport 80 goto mark
+            batch.append(_new_rule(name, chain, condition + _verdict(_GOTO, MARK)))
     return batch
 
 
@@ -143,9 +152,13 @@ def _new_chain(table: str, name: str) -> bytearray:
     hook = TRACE_HOOKS[name]
     place = attribute(HOOK_NUMBER, _u32(_HOOK_NUMBERS[hook.hook]))
     place += attribute(HOOK_PRIORITY, struct.pack("!i", hook.priority))
-    payload = text_attribute(CHAIN_TABLE, table) + text_attribute(CHAIN_NAME, name)
+    payload = _chain_name(table, name)
     payload += attribute(CHAIN_HOOK | NESTED, place) + text_attribute(CHAIN_TYPE, hook.kind)
     return message(NEWCHAIN, REQUEST | CREATE, INET, payload + attribute(CHAIN_POLICY, _u32(_ACCEPT)))
+
+
+def _chain_name(table: str, name: str) -> bytes:
+    return text_attribute(CHAIN_TABLE, table) + text_attribute(CHAIN_NAME, name)
 
 
 def _new_rule(table: str, chain: str, expressions: bytes) -> bytearray:
@@ -208,8 +221,9 @@ def _limit() -> bytes:
     return _expression("limit", content + attribute(_LIMIT_FLAGS, _u32(_LIMIT_INVERTED)))
 
 
-def _verdict(code: int) -> bytes:
-    verdict = attribute(DATA_VERDICT | NESTED, attribute(VERDICT_CODE, struct.pack("!i", code)))
+def _verdict(code: int, chain: str = "") -> bytes:
+    target = text_attribute(VERDICT_CHAIN, chain) if chain else b""
+    verdict = attribute(DATA_VERDICT | NESTED, attribute(VERDICT_CODE, struct.pack("!i", code)) + target)
     content = attribute(_IMMEDIATE_REGISTER, _u32(_VERDICT_REGISTER)) + attribute(IMMEDIATE_DATA | NESTED, verdict)
     return _expression("immediate", content)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -250,3 +254,28 @@ def test_one_connection_is_found_by_its_ends(node: Lab) -> None:
         assert reader.find(Family.IPV4, "tcp", (POD, 7091, WEB, 80)) is None
         assert reader.find(Family.IPV4, "tcp", (POD, 7090, WEB, 80)) == found
         reader.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_on_a_terminal_the_table_is_kept_up_to_date_and_the_terminal_is_given_back(
+    node: Lab, number: signal.Signals
+) -> None:
+    connect(node, 7095)
+    ours, theirs = pty.openpty()
+    with node.entered(), os.fdopen(theirs, "wb") as terminal:
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "20"}
+        command = [RULEGEN, "top", "--interval", "0.1"]
+        process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
+    with process, os.fdopen(ours, "rb", buffering=0) as screen:
+        shown = b""
+        while shown.count(ENDPOINT.encode()) < 2:
+            assert select.select([screen], [], [], patience(20))[0], shown
+            shown += screen.read(1 << 16)
+        process.send_signal(number)
+        # The other end of a terminal that nobody has open any more is an error.
+        with suppress(OSError):
+            while more := screen.read(1 << 16):
+                shown += more
+        assert process.wait(patience(20)) == 0
+    assert b"Traceback" not in shown
+    assert (b"\x1b[?1049h" in shown, shown.rstrip().endswith(b"\x1b[?1049l")) == (True, True)
