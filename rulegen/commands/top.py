@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from rulegen.live.known import Known, ServiceId
     from rulegen.top.model import Snapshot
-    from rulegen.top.watch import Choice, Watch
+    from rulegen.top.snapshots import Choice
+    from rulegen.top.watch import Watch
 
 
 @click.command(cls=Command)
@@ -56,7 +57,8 @@ def top(services: tuple[str, ...], namespaces: tuple[str, ...], **options: Any) 
       rulegen top -n shop --sort new --once
       rulegen top 'shop/*:https' -f cluster.yaml -o json --once
     """
-    from rulegen.top.watch import Choice, Watch
+    from rulegen.top.snapshots import Choice
+    from rulegen.top.watch import Watch
 
     choice = Choice(_filter(services, namespaces), options["order"], options["idle"])
     names, names_change = _names(options)

@@ -20,6 +20,7 @@ class EndpointCount(Shown, frozen=True):
 
     endpoint: str
     connections: int
+    new: int
     new_per_second: float
     share: float | None
     weight_share: float | None
@@ -32,6 +33,7 @@ class ServiceCount(Shown, frozen=True):
     family: str
     protocol: str
     connections: int
+    new: int
     new_per_second: float
     endpoints: tuple[EndpointCount, ...]
 
@@ -40,11 +42,12 @@ class Others(Shown, frozen=True):
     """Connections that somebody has translated, and whose destination is no frontend of a Service that is known."""
 
     connections: int
+    new: int
     new_per_second: float
 
 
 class Snapshot(Shown, frozen=True):
-    """One look at all of it. `seconds`: over which new connections were counted. `notes`: what the figures lack."""
+    """One look at all of it. `seconds`: in which `new` connections came. `notes`: what the figures lack."""
 
     version: int
     seconds: float

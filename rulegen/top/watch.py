@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import select
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import NamedTuple
 
-from rulegen.config import Family
 from rulegen.conntrack.connections import Connection, ConnectionReader, EventListener, EventsMode, events_mode
 from rulegen.interfaces import host_families
-from rulegen.live.known import Known, ServiceId
-from rulegen.top.model import VERSION, EndpointCount, Others, ServiceCount, Snapshot
-from rulegen.top.tally import Row, Tally
+from rulegen.live.known import Known
+from rulegen.top.model import Snapshot
+from rulegen.top.snapshots import Choice, snapshot
+from rulegen.top.tally import Tally
 
 # A listing is repeated after that, or after a hundred times as long as it took.
 _AGAIN_SECONDS = 10.0
@@ -30,14 +28,6 @@ NO_EVENTS = (
     " that came and went in between are not counted"
 )
 _LOST = "the kernel had more to tell than there was room for, {} times: then connections were listed anew"
-
-
-class Choice(NamedTuple):
-    """What is shown. `is_wanted`: by Service. `order`: connections, new or name. `idle`: also those without any."""
-
-    is_wanted: Callable[[ServiceId], bool]
-    order: str = "connections"
-    idle: bool = False
 
 
 class Watch:
@@ -74,7 +64,7 @@ class Watch:
             self._recount(count_new=True)
         now = time.monotonic()
         elapsed, self._started = max(now - self._started, 1e-3), now
-        return _snapshot(self._tally, choice, elapsed, self._notes())
+        return snapshot(self._tally, choice, elapsed, self._notes())
 
     def _wait(self, seconds: float) -> None:
         """Follows events for at most so long; lists again what has to be."""
@@ -118,60 +108,3 @@ class Watch:
     def _notes(self) -> tuple[str, ...]:
         notes = [NO_EVENTS] if self._mode is EventsMode.OFF else []
         return (*notes, *([_LOST.format(self._lost)] if self._lost else []))
-
-
-def _snapshot(tally: Tally, choice: Choice, seconds: float, notes: tuple[str, ...]) -> Snapshot:
-    now, new = tally.now(), tally.take_new()
-    rows: dict[ServiceId, dict[str, None]] = {}
-    others = Others(
-        sum(count for row, count in now.items() if row.service is None),
-        _rate(sum(count for row, count in new.items() if row.service is None), seconds),
-    )
-    for row in (*now, *new):
-        if row.service is not None and choice.is_wanted(row.service):
-            rows.setdefault(row.service, {})[row.endpoint] = None
-    if choice.idle:
-        for service in filter(choice.is_wanted, tally.known.shares):
-            rows.setdefault(service, {})
-    services = [
-        _service(service, [*tally.known.shares.get(service, {}), *met], tally.known, (now, new), seconds)
-        for service, met in rows.items()
-    ]
-    services.sort(key=lambda one: _order(one, choice.order))
-    return Snapshot(VERSION, round(seconds, 3), tuple(services), others, notes)
-
-
-def _service(
-    service: ServiceId, endpoints: list[str], known: Known, counts: tuple[Counter[Row], Counter[Row]], seconds: float
-) -> ServiceCount:
-    now, new = counts
-    rows = {endpoint: Row(service, endpoint) for endpoint in endpoints}
-    total = sum(now[row] for row in rows.values())
-    shares = known.shares.get(service, {})
-    found = [
-        EndpointCount(
-            endpoint,
-            now[row],
-            _rate(new[row], seconds),
-            round(now[row] / total, 4) if total else None,
-            round(shares[endpoint], 4) if endpoint in shares else None,
-        )
-        for endpoint, row in rows.items()
-    ]
-    found.sort(key=lambda one: (-one.connections, -one.new_per_second, one.endpoint))
-    arrived = sum(new[row] for row in rows.values())
-    return ServiceCount(
-        service.name, service.family.value, service.protocol, total, _rate(arrived, seconds), tuple(found)
-    )
-
-
-def _rate(count: int, seconds: float) -> float:
-    return round(count / seconds, 1)
-
-
-def _order(one: ServiceCount, order: str) -> tuple[float, float, str, Family | str, str]:
-    name = (one.service, one.family, one.protocol)
-    if order == "name":
-        return (0, 0, *name)
-    first, second = -float(one.connections), -one.new_per_second
-    return (second, first, *name) if order == "new" else (first, second, *name)

@@ -20,8 +20,9 @@ from rulegen.conntrack.table import ConnectionTable
 from rulegen.live.in_kernel import known_of_kernel
 from rulegen.live.known import Known, ServiceId
 from rulegen.top.model import VERSION, EndpointCount, Others, ServiceCount, Snapshot
+from rulegen.top.snapshots import Choice
 from rulegen.top.text import plain_lines, rows
-from rulegen.top.watch import NO_EVENTS, Choice, Watch
+from rulegen.top.watch import NO_EVENTS, Watch
 from tests.kube_proxy.stand_in import running
 from tests.lab import Lab, Packet
 from tests.patience import patience
@@ -71,9 +72,10 @@ def of(snapshot: Snapshot, name: str, family: str = "IPv4") -> ServiceCount:
 
 
 def counts(snapshot: Snapshot) -> tuple[int, int]:
-    """Connections of shop/web now, and those that came, as far as the rate says."""
+    """Connections of shop/web now, and those that came."""
     one = of(snapshot, "shop/web:http")
-    return one.connections, round(one.new_per_second * snapshot.seconds)
+    assert one.new_per_second == round(one.new / snapshot.seconds, 1)
+    return one.connections, one.new
 
 
 # ---- counts ----
@@ -232,8 +234,11 @@ def test_piped_one_table_follows_the_other_until_nobody_reads(node: Lab) -> None
 
 
 def test_a_table_is_aligned_and_says_which_endpoint_is_gone() -> None:
-    endpoints = (EndpointCount("10.128.0.5:8080", 60, 1.5, 1.0, 0.5), EndpointCount("10.128.0.6:8080", 0, 0, 0.0, None))
-    snapshot = Snapshot(VERSION, 1.0, (ServiceCount("a/b", "IPv4", "tcp", 60, 1.5, endpoints),), Others(0, 0), ())
+    endpoints = (
+        EndpointCount("10.128.0.5:8080", 60, 3, 1.5, 1.0, 0.5),
+        EndpointCount("10.128.0.6:8080", 0, 0, 0, 0.0, None),
+    )
+    snapshot = Snapshot(VERSION, 1.0, (ServiceCount("a/b", "IPv4", "tcp", 60, 3, 1.5, endpoints),), Others(0, 0, 0), ())
     found = list(rows(snapshot, endpoints=True))
     assert [row.is_astray for row in found] == [False, True, False]
     assert list(plain_lines(found)) == [
