@@ -10,9 +10,10 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 from rulegen.conntrack.connections import Connection, ConnectionReader, EventListener, EventsMode, events_mode
+from rulegen.errors import HostError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.live.known import Known
 from rulegen.top.model import Snapshot
@@ -74,7 +75,9 @@ class Watch:
         if now < self._next_listing:
             return
         if self._tally.missed and self._names_change:
-            self._tally.known = self._read_names()
+            # Where rules cannot be read just now, those that were read before are as good as any.
+            with suppress(HostError, StaleError):
+                self._tally.known = self._read_names()
             self._recount(count_new=False)
         elif self._tally.has_unseen and self._mode is not EventsMode.ON:
             self._recount(count_new=False)

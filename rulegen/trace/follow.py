@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.conntrack.connections import ConnectionReader
-from rulegen.errors import HostError, RulegenError
+from rulegen.errors import HostError, RulegenError, StaleError
 from rulegen.interfaces import host_families
 from rulegen.iptables.binaries import legacy_tables
 from rulegen.netlink.messages import FAMILY_HEADER, attributes, text_attribute
 from rulegen.netlink.nf_tables import GETRULE, RULE_EXPRESSIONS, RULE_TABLE
-from rulegen.nftables.messages import InterruptedDumpError, KernelError, open_connection
+from rulegen.nftables.messages import KernelError, open_connection
+from rulegen.nftables.undisturbed import undisturbed
 from rulegen.trace.interpret import Interpreter
 from rulegen.trace.journey import End, Journey, Journeys
 from rulegen.trace.messages import Listener
@@ -128,8 +129,9 @@ class Follower:
         if not self._is_marking:
             return
         self._is_marking = False
-        with suppress(KernelError, InterruptedDumpError):
-            rules = self._reading.dump(GETRULE, INET, text_attribute(RULE_TABLE, self._table))
+        with suppress(HostError, StaleError):
+            table = text_attribute(RULE_TABLE, self._table)
+            rules = undisturbed(lambda: self._reading.dump(GETRULE, INET, table))
             parts = (dict(attributes(rule[FAMILY_HEADER:])) for rule in rules)
             self._not_followed = sum(counted(part.get(RULE_EXPRESSIONS, b"")) for part in parts)
         with suppress(KernelError):

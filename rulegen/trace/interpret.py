@@ -63,7 +63,8 @@ class Interpreter:
         self._legacy = legacy
 
     def told(self, journey: Journey) -> TracedPacket:
-        """Raises HostError, StaleError, where the kernel's rules cannot be read."""
+        """Of rules that cannot be read any more, the place is told."""
+        self._book.refresh()
         steps, last = self._steps(journey)
         packet = journey.packet
         moved = (last.destination, last.port) != (packet.destination, packet.port)

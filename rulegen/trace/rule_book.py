@@ -1,6 +1,6 @@
 """Rules that packets have met: a place and a handle come in, what kernel and programs say of the rule goes out.
 
-Only chains that a packet has come through are asked for, each once: a handle always means the same rule. Words are
+Only chains that a packet has come through are asked for, each once while the ruleset stays as it is. Words are
 those of `nft -a list chain`, and of `iptables-nft -S` for its tables; where a program is missing, fails or hangs, the
 rule is told without them. Changes nothing.
 """
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rulegen import children
 from rulegen.config import Family
-from rulegen.errors import RulegenError
+from rulegen.errors import HostError, RulegenError, StaleError
 from rulegen.iptables import binaries
 from rulegen.netlink.messages import FAMILY_HEADER, attributes, comment_in, number_of, text_attribute, text_of
 from rulegen.netlink.nf_tables import (
@@ -34,7 +36,7 @@ from rulegen.netlink.nf_tables import (
     RULE_TABLE,
     RULE_USERDATA,
 )
-from rulegen.nftables.messages import Connection
+from rulegen.nftables.messages import Connection, KernelError
 from rulegen.nftables.undisturbed import undisturbed
 from rulegen.trace.messages import Place
 
@@ -47,6 +49,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]*")
 _HANDLE = re.compile(r"\s*(?P<rule>.*?) # handle (?P<handle>\d+)")
 _COUNTER = re.compile(r"\bcounter packets \d+ bytes \d+ ?")
 _NFT_SECONDS = 10.0
+# What is known of rules may be that old.
+_LOOK_SECONDS = 1.0
+Key = TypeVar("Key")
+Found = TypeVar("Found")
+
 # Of so many chains, no more is remembered.
 _MOST_CHAINS = 2000
 
@@ -67,19 +74,32 @@ class RuleBook:
         self._rules: dict[Place, dict[int, Rule]] = {}
         self._words: dict[Place, dict[int, str]] = {}
         self._kinds: dict[Place, str] = {}
+        self._generation = 0
+        self._looked_at = 0.0
+
+    def refresh(self) -> None:
+        """Forgets what may have changed: where a rule stands in its chain. Does not look all the time."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        with suppress(KernelError, HostError):
+            before, self._generation = self._generation, self._connection.generation()
+            if before != self._generation:
+                self._rules, self._words, self._kinds = {}, {}, {}
 
     def rule(self, place: Place, handle: int) -> Rule:
-        """Raises HostError, StaleError."""
+        """Of one that cannot be read, nothing is known but its handle."""
         known = self._rules.get(place)
         if known is None or handle not in known:
             if len(self._rules) >= _MOST_CHAINS:
                 self._rules.clear()
             # What is gone by now is not asked for again.
-            self._rules[place] = {handle: Rule(), **(known or {}), **undisturbed(partial(self._read, place))}
+            self._rules[place] = {handle: Rule(), **(known or {}), **self._rules_of(place)}
         return self._rules[place][handle]
 
     def words(self, place: Place, handle: int) -> str:
-        """The rule as its program writes it; "" where that cannot be had. Raises HostError, StaleError."""
+        """The rule as its program writes it; "" where that cannot be had."""
         known = self._words.get(place)
         if known is None or handle not in known:
             if len(self._words) >= _MOST_CHAINS:
@@ -89,21 +109,25 @@ class RuleBook:
         return self._words[place][handle]
 
     def neighbours(self, place: Place, handle: int) -> list[str]:
-        """The words of all rules of its chain, in order. Raises HostError, StaleError."""
+        """The words of all rules of its chain, in order."""
         self.words(place, handle)
-        known = self._words[place]
-        return [known[number] for number in sorted(known, key=lambda number: self.rule(place, number).position)]
+        self.rule(place, handle)
+        words, rules = self._words[place], self._rules[place]
+        return [words.get(number, "") for number in sorted(rules, key=rules.__getitem__) if rules[number].position]
 
     def comments(self, place: Place, handle: int) -> list[str]:
-        """Those of all rules of its chain, in order. Raises HostError, StaleError."""
+        """Those of all rules of its chain, in order."""
         self.rule(place, handle)
         return [rule.comment for rule in sorted(self._rules[place].values()) if rule.comment]
 
     def translates(self, place: Place) -> bool:
-        """Whether a chain with a hook is of type nat. Raises HostError, StaleError."""
+        """Whether a chain with a hook is of type nat."""
         if place not in self._kinds:
-            self._kinds = {place: "", **undisturbed(self._read_kinds)}
+            self._kinds = {place: "", **_if_it_can_be_read(self._read_kinds)}
         return self._kinds[place] == "nat"
+
+    def _rules_of(self, place: Place) -> dict[int, Rule]:
+        return _if_it_can_be_read(partial(self._read, place))
 
     def _read(self, place: Place) -> dict[int, Rule]:
         payload = text_attribute(RULE_TABLE, place.table) + text_attribute(RULE_CHAIN, place.chain)
@@ -132,10 +156,17 @@ class RuleBook:
             listed = binaries.list_chain(_IPTABLES[place.family], place.table, place.chain) or []
         except RulegenError:
             listed = []
-        rules = undisturbed(partial(self._read, place))
+        rules = self._rules_of(place)
         if len(listed) == len(rules):
             start = len(f"-A {place.chain} ")
             yield from ((handle, line[start:]) for handle, line in zip(rules, listed, strict=True))
+
+
+def _if_it_can_be_read(read: Callable[[], dict[Key, Found]]) -> dict[Key, Found]:
+    """A packet is told all the same where the ruleset changes all the time."""
+    with suppress(HostError, StaleError):
+        return undisturbed(read)
+    return {}
 
 
 def is_iptables(place: Place) -> bool:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from rulegen.trace.follow import Bounds, Follower
 from rulegen.trace.model import Step, TracedPacket
+from rulegen.trace.packet import parse_wanted
 from tests.kube_proxy.stand_in import running
 from tests.lab import Lab, Packet
+from tests.patience import patience
 from tests.trace.scene import CLIENT, NODE_ADDRESS, POD, POD_V6, follow, follow_one, lines, rulegen, summary_after
 
 pytestmark = pytest.mark.kernel
@@ -161,7 +164,25 @@ def test_a_foreign_rule_that_drops_is_told_by_table_chain_and_rule(node: Lab) ->
     assert (step.rule.chain, step.rule.position, step.rule.comment) == ("checks", 2, "no web")
     assert step.rule.words == 'tcp dport 8080 drop comment "no web"'
     assert told.reason == "dropped in chain checks of table inet others"
+    assert lines(told)[-1] == '  inet others: forward > checks: rule 2: tcp dport 8080 drop comment "no web": dropped'
     assert told.endpoint == "10.128.1.7:8080", "what happened before is told, too"
+
+
+def test_a_rule_is_told_with_the_place_that_it_has_by_then(nftables_node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rulegen.trace.rule_book._LOOK_SECONDS", 0.0)
+    packet = Packet(POD, WEB, 80, "TCP")
+    places = []
+    with (
+        table(nftables_node, "chain forward { type filter hook forward priority 5; tcp dport 8080 drop; }"),
+        nftables_node.entered(),
+        Follower([parse_wanted("", f"{WEB}:80")], Bounds(2, patience(20))) as follower,
+    ):
+        packets = follower.packets()
+        for _ in range(2):
+            nftables_node.send([packet])
+            places.append(next(packets).steps[-1].rule)
+            nftables_node.nft("insert rule inet others forward udp dport 1 drop")
+    assert [place.position for place in places if place] == [1, 2]
 
 
 def test_a_foreign_policy_that_drops_is_told(nftables_node: Lab) -> None:
