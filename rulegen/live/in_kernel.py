@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from ipaddress import ip_network
 
 from rulegen.config import Family
-from rulegen.errors import RulegenError, legible
+from rulegen.errors import AbsentError, RulegenError, legible
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
@@ -38,7 +38,8 @@ def known_of_kernel() -> Known:
     """Raises HostError, StaleError."""
     known = Known()
     families = host_families()
-    with closing(open_connection()) as connection:
+    # Without nf_tables there may be legacy iptables.
+    with suppress(AbsentError), closing(open_connection()) as connection:
         for family in families:
             undisturbed(partial(_read_nftables, connection, family, known))
     for family in families:
