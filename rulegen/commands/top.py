@@ -14,7 +14,7 @@ import click
 from rulegen.commands.command import Command
 from rulegen.commands.options import input_options, pack
 from rulegen.commands.output import echo, print_document, print_line, say_warning
-from rulegen.commands.reading import load_manifests, make_features, read_settings, services_of
+from rulegen.commands.reading import make_features, read_objects, services_of
 from rulegen.errors import one_line
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ def _names(options: Mapping[str, Any]) -> tuple[Callable[[], Known], bool]:
         return known_of_kernel, True
     from rulegen.live.known import known_of_objects
 
-    source = pack(options)
-    configuration = read_settings(source, say_warning)
-    features = make_features(load_manifests(source, configuration).objects(), configuration, configuration.node)
+    manifests, configuration = read_objects(pack(options))
+    features = make_features(manifests.objects(), configuration, configuration.node)
     known = known_of_objects(services_of(features).store.service_ports())
     return lambda: known, False
 

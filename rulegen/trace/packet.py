@@ -111,6 +111,12 @@ def _source(text: str) -> End:
     return _parse_end("--from", text) if text and text != NODE else End()
 
 
+def is_address(text: str) -> bool:
+    """Whether an end is an address, perhaps with a port and a protocol."""
+    found = _END.fullmatch(text)
+    return found is not None and canonical_address(found["v6"] or found["bare"] or found["v4"] or "") is not None
+
+
 def _parse_end(option: str, text: str) -> End:
     """`10.96.0.10`, `10.96.0.10:80`, `[fd00::1]:53/udp`, `10.96.0.10/icmp`."""
     found = _END.fullmatch(text)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ from rulegen.trace.packet import End, Wanted, parse_wanted, wanted_at
 from rulegen.trace.text import warnings
 from tests.lab import Lab, Packet
 from tests.patience import patience
-from tests.trace.scene import CLIENT, NODE_ADDRESS, POD, RULEGEN
+from tests.trace.scene import CLIENT, CLUSTER, NODE_ADDRESS, POD, RULEGEN
 
 TO = "203.0.113.7"
 V4, V6 = Family.IPV4, Family.IPV6
@@ -238,6 +239,35 @@ def test_what_no_service_is_called_is_one_line(text: str, words: str) -> None:
     with pytest.raises(InputError) as refused:
         frontends_named(_KNOWN, text)
     assert words in str(refused.value)
+
+
+@kernel
+def test_with_objects_pods_have_names(nftables_node: Lab, tmp_path: Path) -> None:
+    pod = tmp_path / "pod.yaml"
+    pod.write_text(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: client-0, namespace: shop}\n"
+        "spec: {nodeName: node-a, containers: []}\n"
+        f"status: {{phase: Running, podIP: {POD}, podIPs: [{{ip: {POD}}}, {{ip: 'fd00:10:128::9'}}]}}\n"
+    )
+    objects = ("-f", CLUSTER, "-f", str(pod), "--node", "node-a")
+    with nftables_node.entered():
+        command = [RULEGEN, "trace", "--from", "shop/client-0", "--to", "shop/web:http", "--count", "2", *objects]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        wait_until_marking(nftables_node, is_marking=True)
+        nftables_node.send(
+            [
+                Packet("10.128.0.8", "10.96.0.20", 80, "TCP"),
+                Packet(POD, "10.96.0.20", 80, "TCP", source_port=6100),
+                Packet("fd00:10:128::9", "fd00:10:96::20", 80, "TCP", source_port=6101),
+            ]
+        )
+        output, _ = process.communicate(timeout=patience(20))
+    packets = [line for line in output.splitlines() if line.endswith(": balanced")]
+    assert packets == [
+        f"{POD}:6100 to 10.96.0.20:80/tcp: balanced",
+        "[fd00:10:128::9]:6101 to [fd00:10:96::20]:80/tcp: balanced",
+    ]
 
 
 @kernel
