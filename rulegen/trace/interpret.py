@@ -7,6 +7,7 @@ chain and rule. Asks the kernel for the rules that the packet has met; decides n
 from __future__ import annotations
 
 import socket
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -55,7 +56,7 @@ _UNSEEN = {
 
 
 class Interpreter:
-    """`interface_name`: of one by number. `legacy`: whether legacy iptables, which tells nothing, has rules."""
+    """Asks through a connection of its own thread. `legacy`: legacy iptables, which tells nothing, has rules."""
 
     def __init__(self, connection: Connection, *, legacy: bool) -> None:
         self._book = RuleBook(connection)
@@ -105,34 +106,33 @@ class Interpreter:
 
     def _steps(self, journey: Journey) -> tuple[list[Step], Packet]:
         """And the packet as it was seen last."""
-        steps: list[Step] = []
-        before, candidates = journey.packet, list[Passage]()
-        changes: dict[int, list[str]] = {}
-        by_others: list[tuple[int, str]] = []
-        for number, passage in enumerate(journey.passages):
+        passages, before, since = journey.passages, journey.packet, 0
+        # By the number of the passage: what it has changed, and what others had changed when it was reached.
+        changes: dict[int, list[str]] = defaultdict(list)
+        by_others: dict[int, list[str]] = defaultdict(list)
+        for number, passage in enumerate(passages):
             for is_source, change in _changes(before, passage.packet):
-                blamed = self._translator(candidates, is_source=is_source)
+                blamed = self._translator(passages[since:number], is_source=is_source)
                 if blamed is None:
-                    by_others.append((number, change))
+                    by_others[number].append(change)
                 else:
-                    changes.setdefault(id(blamed), []).append(change)
+                    changes[since + blamed].append(change)
             if passage.packet != before:
-                candidates = []
-            before = passage.packet
+                before, since = passage.packet, number
+        steps: list[Step] = []
+        for number, passage in enumerate(passages):
+            steps += map(self._by_others, by_others[number])
             if not passage.is_waypoint:
-                candidates.append(passage)
-        for number, passage in enumerate(journey.passages):
-            steps += (self._by_others(change) for place, change in by_others if place == number)
-            if not passage.is_waypoint:
-                steps.append(self._step(passage, changes.get(id(passage), [])))
+                steps.append(self._step(passage, changes[number]))
         return steps, before
 
-    def _translator(self, candidates: Sequence[Passage], *, is_source: bool) -> Passage | None:
-        """The chain that has changed a packet: the last one of type nat of which a rule decided."""
-        for passage in reversed(candidates):
+    def _translator(self, passages: Sequence[Passage], *, is_source: bool) -> int | None:
+        """Which of them has changed a packet: the last chain of type nat of which a rule decided."""
+        for number in reversed(range(len(passages))):
+            passage = passages[number]
             decided = passage.decisive is not None and passage.verdict == "accept"
             if decided and self._book.translates(passage.base) and _may_translate(passage, is_source=is_source):
-                return passage
+                return number
         return None
 
     def _by_others(self, change: str) -> Step:
