@@ -32,6 +32,13 @@ def host_cidr(address: str) -> Cidr:
     return f"{address}/128" if ":" in address else f"{address}/32"
 
 
+def with_port(address: str, port: int) -> str:
+    """`10.128.0.5:8080`, `[fd00::5]:8080`; the address alone where there is no port (0)."""
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def parse_network(text: str) -> Network | None:
     """A CIDR, host bits cleared, or None when it is not one; read as leniently as addresses are (SVC-12).
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
-from rulegen.commands.options import OUTPUT, Input, input_options, pack, target_options
-from rulegen.commands.output import echo, fail, print_document, say, say_warning
+from rulegen.commands.options import OUTPUT, input_options, pack, target_options
+from rulegen.commands.output import echo, fail, print_document, say
 from rulegen.commands.reading import (
-    api_of,
+    directory_of,
     findings_of,
     make_features,
     policies_of,
@@ -25,8 +23,7 @@ from rulegen.commands.reading import (
 from rulegen.commands.targets import driver_of
 
 if TYPE_CHECKING:
-    from rulegen.config import Configuration, NodeConfiguration
-    from rulegen.kube.objects import Pod
+    from rulegen.config import NodeConfiguration
     from rulegen.policies.explain import PolicyExplanation
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Driver
@@ -179,7 +176,6 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
     from rulegen.kube.objects import Pod
     from rulegen.services.explain.model import View
-    from rulegen.services.names import Directory
 
     source = pack(options)
     manifests, configuration = read_objects(source, named=[Pod])
@@ -196,28 +192,9 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     for finding in findings_of(features):
         if finding.reference.kind == "Node":
             say(f"warning: {finding.subject}: {finding.message}")
-    directory = Directory(
-        [*manifests.services, *manifests.unselected],
-        [*manifests.endpoint_slices, *manifests.headless],
-        manifests.by_kind.get(Pod, ()),
-        manifests.nodes,
-        None if source.files else partial(_find_pods, source, configuration),
-    )
+    directory = directory_of(source, configuration, manifests)
     view = View(store, node, ruleset, directory.services, directory, manifests.mistakes())
     return _View(view, policies_of(features))
-
-
-def _find_pods(source: Input, configuration: Configuration, namespace: str, name: str) -> list[Pod]:
-    """A pod that no slice lists; where the API server refuses to say, there is none."""
-    from rulegen.kube.api import ApiError
-    from rulegen.kube.snapshot import find_pods
-
-    try:
-        with closing(api_of(source, configuration)) as api:
-            return find_pods(api, namespace, name)
-    except ApiError as error:
-        say_warning(f"pods cannot be looked up by name: {error}")
-        return []
 
 
 def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
     from rulegen.kube.api import Api
     from rulegen.kube.manifests import Inspect, Manifests
+    from rulegen.kube.objects import Pod
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
     from rulegen.reference import Finding
     from rulegen.services.feature import ServicesFeature
+    from rulegen.services.names import Directory
 
 
 class Wanted(NamedTuple):
@@ -199,6 +203,33 @@ def _read_manifests(
     api = api_of(source, configuration)
     with progress("reading the cluster"):
         return read_cluster(api, kinds)
+
+
+def directory_of(source: Input, configuration: Configuration, manifests: Manifests) -> Directory:
+    """What can be named: the objects, read with pods among those that are `named`; in a cluster pods are asked for."""
+    from rulegen.kube.objects import Pod
+    from rulegen.services.names import Directory
+
+    return Directory(
+        [*manifests.services, *manifests.unselected],
+        [*manifests.endpoint_slices, *manifests.headless],
+        manifests.by_kind.get(Pod, ()),
+        manifests.nodes,
+        None if source.files else partial(_find_pods, source, configuration),
+    )
+
+
+def _find_pods(source: Input, configuration: Configuration, namespace: str, name: str) -> list[Pod]:
+    """A pod that no slice lists; where the API server refuses to say, there is none."""
+    from rulegen.kube.api import ApiError
+    from rulegen.kube.snapshot import find_pods
+
+    try:
+        with closing(api_of(source, configuration)) as api:
+            return find_pods(api, namespace, name)
+    except ApiError as error:
+        say_warning(f"pods cannot be looked up by name: {error}")
+        return []
 
 
 def api_of(source: Input, configuration: Configuration) -> Api:
