@@ -6,6 +6,8 @@ from ipaddress import ip_network
 from typing import Literal
 
 from rulegen.config import Family
+from rulegen.follow.iptables import Chains
+from rulegen.follow.nftables import CompiledTables
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
 from rulegen.services.explain.model import PacketExplanation, View
 from rulegen.services.explain.packet import NODE, PacketQuestion, explain_packet
@@ -27,14 +29,17 @@ def scenario_view(scenario: Scenario) -> View:
     """A scenario as `rulegen explain` sees it."""
     configuration = scenario.configuration
     compiler = nftables.compile_ruleset(scenario.store.service_ports(), _nodes(scenario), configuration.masquerade_bit)
-    return View(scenario.store, configuration, NftablesRuleset(compiler, configuration.families), {})
+    ruleset = NftablesRuleset(compiler, configuration.families, CompiledTables([compiler]))
+    return View(scenario.store, configuration, ruleset, {})
 
 
 def scenario_view_on_iptables(scenario: Scenario) -> View:
     """The same with `--target iptables`."""
     store, configuration = scenario.store, scenario.configuration
     compiler = compiled_store(store, configuration).compiler
-    return View(store, configuration, IptablesRuleset(compiler, store.service_ports(), configuration.families), {})
+    follow = Chains(compiler.entries(), ())
+    ruleset = IptablesRuleset(compiler, store.service_ports(), configuration.families, follow)
+    return View(store, configuration, ruleset, {})
 
 
 def _nodes(scenario: Scenario) -> dict[Family, NodeSettings]:

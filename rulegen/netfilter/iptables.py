@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
@@ -71,6 +72,14 @@ def read_ruleset(family: Family, lines: Mapping[str, Iterable[str]]) -> Ruleset:
     return Ruleset(family, tuple(_Reader(family, name, rules).read() for name, rules in lines.items()))
 
 
+def read_chains(family: Family, tables: Mapping[str, Mapping[str, Sequence[str]]]) -> Ruleset:
+    """Rules as the kernel takes them, by table and chain, each what stands behind `-A CHAIN`; policies are ACCEPT.
+
+    A chain is read when the first packet comes there.
+    """
+    return Ruleset(family, tuple(_Reader(family, name, ()).read_later(chains) for name, chains in tables.items()))
+
+
 def parse_restore(text: str) -> dict[str, list[str]]:
     """The lines of each table in what `iptables-restore` takes; comments are left out. A later part adds to a table.
 
@@ -124,6 +133,18 @@ class _Reader:
                 rule.place = place
         self._refuse_loops()
         return self._table
+
+    def read_later(self, chains: Mapping[str, Sequence[str]]) -> Table:
+        """The chains alone; their rules when a packet comes."""
+        for name, rules in chains.items():
+            self._add_chain(name, "ACCEPT").read = partial(self._read_chain, rules)
+        return self._table
+
+    def _read_chain(self, rules: Sequence[str], chain: Chain) -> list[Rule]:
+        found = [self._rule(chain, text, _words(text)) for text in rules]
+        for place, rule in enumerate(found, 1):
+            rule.place = place
+        return found
 
     def _parse(self, line: str) -> Iterator[tuple[str, list[str]]]:
         """A rule's text and words; a chain is added. Raises ValueError, IndexError."""

@@ -18,6 +18,7 @@ from rulegen.netfilter.model import (
     Chain,
     Code,
     Family,
+    FoundElement,
     Hook,
     Instruction,
     Rule,
@@ -49,16 +50,22 @@ _TCP_FLAGS = "bytes 13 to 13 of header 2"
 _NOTHING = frozenset({"counter", "comment", "log"})
 
 
-def read_ruleset(family: Family, listings: Iterable[Listing]) -> Ruleset:
+# Who says of a table and a set what is in there, one key at a time; None for a set whose elements are listed.
+Finders: TypeAlias = Callable[[str, str], Callable[[bytes], FoundElement | None] | None]
+
+
+def read_ruleset(family: Family, listings: Iterable[Listing], finders: Finders = lambda *_: None) -> Ruleset:
     """The tables of one family."""
-    return Ruleset(family, tuple(_read_table(family, one) for one in listings if one.family == family.value))
+    return Ruleset(family, tuple(_read_table(family, one, finders) for one in listings if one.family == family.value))
 
 
-def _read_table(family: Family, listing: Listing) -> Table:
+def _read_table(family: Family, listing: Listing, finders: Finders) -> Table:
     table = Table(f"{listing.family} {listing.table}")
     for body in listing.sets:
         found = _read_set(dict(attributes(body)))
-        _fill(found, listing.elements.get(found.name, ()))
+        found.find = finders(listing.table, found.name)
+        if found.find is None:
+            _fill(found, listing.elements.get(found.name, ()))
         table.sets[found.name] = found
     for body in listing.chains:
         chain = _read_chain(table, dict(attributes(body)))
@@ -67,14 +74,14 @@ def _read_table(family: Family, listing: Listing) -> Table:
     for body in listing.rules:
         parts = dict(attributes(body))
         chain = table.chains[text_of(parts[_RULE_CHAIN])]
-        instructions = tuple(_joined(family, list(reader.instructions(parts.get(_RULE_EXPRESSIONS, b"")))))
+        instructions = tuple(joined(family, list(reader.instructions(parts.get(_RULE_EXPRESSIONS, b"")))))
         text = " ".join(filter(None, map(str, instructions)))
         chain.rules.append(Rule(chain, len(chain.rules) + 1, instructions, text))
     return table
 
 
-def _joined(family: Family, instructions: list[Instruction]) -> Iterator[Instruction]:
-    """The same, with a comparison of two addresses byte by byte as one instruction, and with a test of TCP's flags."""
+def joined(family: Family, instructions: list[Instruction]) -> Iterator[Instruction]:
+    """A rule with a comparison of two addresses byte by byte as one instruction, and with a test of TCP's flags."""
     place, count = 0, family.bits // 8
     while place < len(instructions):
         begins = _begins_connection(instructions[place : place + 3])

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rulegen.netfilter.intervals import Intervals
-from rulegen.netfilter.model import Rule, UnknownMeaningError, Verdict
+from rulegen.netfilter.model import Chain, Met, Rule, UnknownMeaningError, Verdict
 from rulegen.netfilter.regions import DST, SRC, Region, split_bits
 from rulegen.netfilter.values import NO_CHOICE, Bits, Choice, Column, Part, Unknown, Value
 
@@ -21,7 +21,8 @@ LOCAL = 2
 # Of masquerading: one of the node's addresses, nobody knows which.
 REPLACED_SOURCE = Unknown(("a source that was replaced",))
 
-Path: TypeAlias = "tuple[Rule, Path] | None"
+# The way, last thing first: chains that were entered, rules that matched, elements that were found.
+Path: TypeAlias = "tuple[Chain | Rule | Met, Path] | None"
 # A value in registers, its length in bytes, and whether it is in the machine's byte order.
 Piece: TypeAlias = tuple[Value, int, bool]
 

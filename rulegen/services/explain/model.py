@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.follow.model import Ending
 from rulegen.kube.objects import Service
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
 from rulegen.services.on_iptables.annotate import AnnotatedChain
@@ -88,10 +89,22 @@ class Agreement(Explained, frozen=True):
 
 
 class Way(NamedTuple):
-    """The chains that decide about a packet, in its order, and the entries that it meets there."""
+    """The chains that decide about a packet, in its order, and the entries that it meets there.
+
+    `endings`: what becomes of it, with the names of chains of other features than Services that decide.
+    """
 
     chains: tuple[str, ...]
     entries: tuple[Entry, ...]
+    endings: tuple[WayEnd, ...]
+
+
+class WayEnd(NamedTuple):
+    """`refused_elsewhere`, `masqueraded_elsewhere`: the chain of another feature that does, "" for none."""
+
+    ending: Ending
+    refused_elsewhere: str
+    masqueraded_elsewhere: str
 
 
 class Member(Explained, frozen=True):
@@ -213,7 +226,12 @@ class DeliveryExplanation(Explained, frozen=True):
 
 
 class PacketExplanation(Explained, frozen=True):
-    """What becomes of the first packet of a connection. `frontend`: the one that decided, "" for none."""
+    """What becomes of the first packet of a connection. `frontend`: the one that decided, "" for none.
+
+    `chains` and `entries`: of the rules that were followed, the kernel's or the compiled ones. `elsewhere`: what rules
+    of other features make of it; `otherwise`: what the Services' own do that they should not, or what of them is not
+    understood.
+    """
 
     source: str
     destination: str
@@ -228,3 +246,5 @@ class PacketExplanation(Explained, frozen=True):
     chains: tuple[str, ...]
     entries: tuple[Entry, ...]
     live: Agreement | None
+    elsewhere: tuple[str, ...] = ()
+    otherwise: tuple[str, ...] = ()

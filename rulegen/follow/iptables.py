@@ -1,0 +1,35 @@
+"""The chains of iptables for a packet to follow, as compiled or as the driver has read them. Asks nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rulegen.follow.model import Followed, Sent
+from rulegen.follow.walk import FAMILIES, walk
+from rulegen.iptables.chains import TABLES, EntryKey, Rules
+from rulegen.netfilter.iptables import read_chains
+
+
+class Chains:
+    """See `model.Follow`."""
+
+    def __init__(self, entries: Mapping[EntryKey, Rules], prefixes: Sequence[str]) -> None:
+        """`prefixes`: of the features' chains, in the order in which their rules stand in built-in ones."""
+        self._entries = entries
+        self._ranks = {prefix: rank for rank, prefix in enumerate(prefixes)}
+
+    def __call__(self, sent: Sent) -> Followed:
+        """Reads the chains that the packet passes, no others."""
+        tables: dict[str, dict[str, Rules]] = {table: {} for table in TABLES}
+        built_in = []
+        for key, rules in self._entries.items():
+            if key.family is not sent.family:
+                continue
+            if key.is_built_in:
+                built_in.append(key)
+            else:
+                tables[key.table][key.chain] = rules
+        for key in sorted(built_in, key=lambda key: self._ranks.get(key.prefix, len(self._ranks))):
+            chains = tables[key.table]
+            chains[key.chain] = chains.get(key.chain, ()) + self._entries[key]
+        return walk(read_chains(FAMILIES[sent.family], tables), sent)
