@@ -96,6 +96,7 @@ def test_the_chains_lead_where_every_golden_flow_goes(folder: Path) -> None:
     scenario = read_scenario(folder)
     made = scenario_view_on_iptables(scenario)
     entries = entries_of(made)
+    follow = Chains(entries, ())
     for flow in scenario.flows:
         for source in clients_of(flow.source):
             explanation = explain_flow(made, scenario, flow, source)
@@ -103,7 +104,7 @@ def test_the_chains_lead_where_every_golden_flow_goes(folder: Path) -> None:
             _check_entries(explanation, entries)
             sent = Packet(explanation.source, flow.destination, flow.port, flow.protocol, flow.interface)
             if explanation.origin:
-                _check_packet(made, entries, scenario.addresses, sent)
+                _check_packet(made, follow, scenario.addresses, sent)
 
 
 def _check_entries(explanation: PacketExplanation, entries: Entries) -> None:
@@ -128,14 +129,14 @@ def _check_entries(explanation: PacketExplanation, entries: Entries) -> None:
         assert any(f": {explanation.fate} (SVC-" in word for word in words)
 
 
-def _check_packet(made: View, entries: Entries, addresses: tuple[str, ...], sent: Packet) -> None:
+def _check_packet(made: View, follow: Chains, addresses: tuple[str, ...], sent: Packet) -> None:
     """What the rules do is what the Frontends say."""
     family = Family.IPV6 if ":" in sent.destination else Family.IPV4
     settings = made.store.node_settings(family)
     assert settings is not None
     outcome = _followed(made, settings, addresses, sent)
     asked = Sent(family, *sent, addresses, is_sent=outcome.origin is Origin.NODE)
-    _check_endings(outcome, Chains(entries, ())(asked).endings)
+    _check_endings(outcome, follow(asked).endings)
 
 
 def _followed(made: View, settings: NodeSettings, addresses: tuple[str, ...], sent: Packet) -> Outcome:
@@ -209,9 +210,9 @@ def test_the_chains_lead_where_routing_says(
     items: list[Item], sent: list[Packet], configuration: NodeConfiguration
 ) -> None:
     made = view(*items, configuration=configuration)
-    entries = entries_of(made)
+    follow = Chains(entries_of(made), ())
     for one in sent:
-        _check_packet(made, entries, ADDRESSES, one)
+        _check_packet(made, follow, ADDRESSES, one)
 
 
 @given(clusters())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rulegen.config import Family
 from rulegen.follow.model import Followed, Sent
 from rulegen.follow.walk import FAMILIES, walk
 from rulegen.iptables.chains import TABLES, EntryKey, Rules
 from rulegen.netfilter.iptables import read_chains
+from rulegen.netfilter.model import Ruleset
 
 
 class Chains:
@@ -17,13 +19,19 @@ class Chains:
         """`prefixes`: of the features' chains, in the order in which their rules stand in built-in ones."""
         self._entries = entries
         self._ranks = {prefix: rank for rank, prefix in enumerate(prefixes)}
+        self._rulesets: dict[Family, Ruleset] = {}
 
     def __call__(self, sent: Sent) -> Followed:
         """Reads the chains that the packet passes, no others."""
+        if sent.family not in self._rulesets:
+            self._rulesets[sent.family] = self._ruleset(sent.family)
+        return walk(self._rulesets[sent.family], sent)
+
+    def _ruleset(self, family: Family) -> Ruleset:
         tables: dict[str, dict[str, Rules]] = {table: {} for table in TABLES}
         built_in = []
         for key, rules in self._entries.items():
-            if key.family is not sent.family:
+            if key.family is not family:
                 continue
             if key.is_built_in:
                 built_in.append(key)
@@ -32,4 +40,4 @@ class Chains:
         for key in sorted(built_in, key=lambda key: self._ranks.get(key.prefix, len(self._ranks))):
             chains = tables[key.table]
             chains[key.chain] = chains.get(key.chain, ()) + self._entries[key]
-        return walk(read_chains(FAMILIES[sent.family], tables), sent)
+        return read_chains(FAMILIES[family], tables)

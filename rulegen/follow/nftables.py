@@ -54,25 +54,30 @@ class CompiledTables:
     def __init__(self, compilers: Iterable[Compiled]) -> None:
         """`compilers`: of all features, which have compiled."""
         self._compilers = list(compilers)
+        # What is made of them when the first packet comes: by the table's text, the compiler's entries.
+        self._tables: dict[HostFamily, list[tuple[BaseChains, _Entries]]] = {}
+        self._rulesets: dict[HostFamily, Ruleset] = {}
 
     def __call__(self, sent: Sent) -> Followed:
         """Reads the chains that the packet passes, no others."""
-        tables = [
-            _compiled_table(base_chains, entries)
-            for compiler in self._compilers
-            for entries in (compiler.entries(),)
-            for base_chains in compiler.base_chains.values()
-            if base_chains.family is sent.family
-        ]
-        return walk(Ruleset(FAMILIES[sent.family], tuple(tables)), sent)
+        family = sent.family
+        if family not in self._rulesets:
+            tables = tuple(_compiled_table(base_chains, entries) for base_chains, entries in self._of(family))
+            self._rulesets[family] = Ruleset(FAMILIES[family], tables)
+        return walk(self._rulesets[family], sent)
+
+    def _of(self, family: HostFamily) -> list[tuple[BaseChains, _Entries]]:
+        if not self._tables:
+            for compiler in self._compilers:
+                entries = compiler.entries()
+                for base_chains in compiler.base_chains.values():
+                    self._tables.setdefault(base_chains.family, []).append((base_chains, entries))
+        return self._tables.get(family, [])
 
     def entry(self, family: HostFamily, element: Element) -> tuple[EntryKey, Value]:
         """See `FollowTables`."""
-        for compiler in self._compilers:
-            for spec in compiler.base_chains:
-                if spec.family is family and str(spec) == element.table:
-                    return _entry(spec, compiler.entries(), element)
-        raise KeyError(element)
+        found = {str(base_chains.spec): (base_chains.spec, entries) for base_chains, entries in self._of(family)}
+        return _entry(*found[element.table], element)
 
 
 def _compiled_table(base_chains: BaseChains, entries: _Entries) -> Table:
