@@ -59,8 +59,9 @@ def view(*items: Item, configuration: NodeConfiguration = CONFIGURATION, live: E
     items = (node(), *items)
     made = store(*items, configuration=configuration)
     compiler = compiled(items, configuration).compiler
-    follow = Chains(compiler.entries() if live is None else live, ())
-    ruleset = IptablesRuleset(compiler, made.service_ports(), configuration.families, follow, live)
+    follow = Chains(compiler.entries(), ())
+    kernel = None if live is None else Chains(live, ())
+    ruleset = IptablesRuleset(compiler, made.service_ports(), configuration.families, follow, kernel)
     services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
     return View(made, configuration, ruleset, services)
 

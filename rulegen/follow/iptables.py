@@ -17,7 +17,7 @@ class Chains:
 
     def __init__(self, entries: Mapping[EntryKey, Rules], prefixes: Sequence[str]) -> None:
         """`prefixes`: of the features' chains, in the order in which their rules stand in built-in ones."""
-        self._entries = entries
+        self.entries = entries
         self._ranks = {prefix: rank for rank, prefix in enumerate(prefixes)}
         self._rulesets: dict[Family, Ruleset] = {}
 
@@ -27,10 +27,18 @@ class Chains:
             self._rulesets[sent.family] = self._ruleset(sent.family)
         return walk(self._rulesets[sent.family], sent)
 
+    def rules(self, family: Family, table: str, chain: str) -> tuple[EntryKey, Rules] | None:
+        """A feature's chain as it was given; None where it is not there."""
+        for prefix in self._ranks:
+            key = EntryKey(family, table, chain, prefix)
+            if key in self.entries:
+                return key, self.entries[key]
+        return None
+
     def _ruleset(self, family: Family) -> Ruleset:
         tables: dict[str, dict[str, Rules]] = {table: {} for table in TABLES}
         built_in = []
-        for key, rules in self._entries.items():
+        for key, rules in self.entries.items():
             if key.family is not family:
                 continue
             if key.is_built_in:
@@ -39,5 +47,5 @@ class Chains:
                 tables[key.table][key.chain] = rules
         for key in sorted(built_in, key=lambda key: self._ranks.get(key.prefix, len(self._ranks))):
             chains = tables[key.table]
-            chains[key.chain] = chains.get(key.chain, ()) + self._entries[key]
+            chains[key.chain] = chains.get(key.chain, ()) + self.entries[key]
         return read_chains(FAMILIES[family], tables)

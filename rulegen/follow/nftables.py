@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import Any, Protocol, TypeAlias
 
 from rulegen.config import Family as HostFamily
-from rulegen.follow.model import Element, Followed, Sent
+from rulegen.follow.model import Element, Followed, Place, Sent
 from rulegen.follow.walk import FAMILIES, walk
 from rulegen.netfilter import nft
 from rulegen.netfilter.kernel import list_tables
@@ -19,7 +19,14 @@ from rulegen.netfilter.nft_text import ChainText, read_table
 from rulegen.nftables.elements import EntryKey, SetSpec, Value
 from rulegen.nftables.tables import BaseChains, TableSpec
 
-_CODES = {"goto": Code.GOTO, "jump": Code.JUMP}
+_CODES = {
+    "goto": Code.GOTO,
+    "jump": Code.JUMP,
+    "accept": Code.ACCEPT,
+    "drop": Code.DROP,
+    "return": Code.RETURN,
+    "continue": Code.CONTINUE,
+}
 _Entries: TypeAlias = Mapping[EntryKey, Value]
 
 
@@ -30,8 +37,12 @@ class FollowTables(Protocol):
         """The way of a packet."""
         ...
 
-    def entry(self, family: HostFamily, element: Element) -> tuple[EntryKey, Value]:
-        """The entry that a packet of this family has found."""
+    def key(self, family: HostFamily, met: Element | Place) -> EntryKey:
+        """Which entry an element is, or a chain, that a packet of this family has met."""
+        ...
+
+    def value(self, key: EntryKey) -> Value | None:
+        """What an entry holds; None: it is not there."""
         ...
 
 
@@ -74,10 +85,16 @@ class CompiledTables:
                     self._tables.setdefault(base_chains.family, []).append((base_chains, entries))
         return self._tables.get(family, [])
 
-    def entry(self, family: HostFamily, element: Element) -> tuple[EntryKey, Value]:
+    def key(self, family: HostFamily, met: Element | Place) -> EntryKey:
         """See `FollowTables`."""
-        found = {str(base_chains.spec): (base_chains.spec, entries) for base_chains, entries in self._of(family)}
-        return _entry(*found[element.table], element)
+        return _key({str(base_chains.spec): base_chains.spec for base_chains, _ in self._of(family)}[met.table], met)
+
+    def value(self, key: EntryKey) -> Value | None:
+        """See `FollowTables`."""
+        found = (
+            entries.get(key) for base_chains, entries in self._of(key[0].family) if base_chains.spec is key[0].spec
+        )
+        return next(found, None)
 
 
 def _compiled_table(base_chains: BaseChains, entries: _Entries) -> Table:
@@ -126,16 +143,22 @@ class LiveTables:
         listings = list_tables(set(specs), (family,), is_listed)
         return walk(nft.read_ruleset(family, listings, find), sent)
 
-    def entry(self, family: HostFamily, element: Element) -> tuple[EntryKey, Value]:
+    def key(self, family: HostFamily, met: Element | Place) -> EntryKey:
         """See `FollowTables`."""
-        return _entry(self._specs[family, element.table.partition(" ")[2]], self._entries, element)
+        return _key(self._specs[family, met.table.partition(" ")[2]], met)
+
+    def value(self, key: EntryKey) -> Value | None:
+        """See `FollowTables`."""
+        return self._entries.get(key)
 
 
-def _entry(spec: TableSpec, entries: _Entries, element: Element) -> tuple[EntryKey, Value]:
-    set_spec = spec.set_named(element.name)
+def _key(spec: TableSpec, met: Element | Place) -> EntryKey:
+    if isinstance(met, Place):
+        return spec.chains, met.chain.encode()
+    set_spec = spec.set_named(met.name)
     if set_spec is None:
-        raise KeyError(element)
-    return (set_spec, element.key), entries[set_spec, element.key]
+        raise KeyError(met)
+    return set_spec, met.key
 
 
 def _finder(set_spec: SetSpec, entries: _Entries) -> Callable[[bytes], FoundElement | None]:
@@ -177,4 +200,5 @@ def _data(set_spec: SetSpec, value: Value) -> bytes | Verdict | None:
     if not set_spec.is_verdict_map:
         return value.data or None
     word, _, chain = value.data.decode().partition(" ")
-    return Verdict(_CODES[word], chain)
+    known = word in _CODES
+    return Verdict(_CODES[word], chain) if known else Verdict(Code.UNKNOWN, f"an element of {set_spec.name}: {word}")

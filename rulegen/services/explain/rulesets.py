@@ -34,10 +34,12 @@ def ruleset_of(
     from rulegen.iptables.chains import by_rank, prefixes_of
     from rulegen.services.on_iptables.explain import IptablesRuleset, OtherChains
 
-    chains = Chains(compilers.entries() if live is None else live, prefixes_of(by_rank(compilers)))
+    prefixes = prefixes_of(by_rank(compilers))
+    follow = Chains(compilers.entries(), prefixes)
+    kernel = None if live is None else Chains(live, prefixes)
     features = {name: one for name, one in by_feature.items() if name != NAME}
     others = OtherChains(
         {one.prefix: name for name, one in features.items()},
         frozenset(key.chain for one in features.values() for base in one.base_chains.values() for key in base.entries),
     )
-    return IptablesRuleset(services.compiler, store.service_ports(), families, chains, live, others)
+    return IptablesRuleset(services.compiler, store.service_ports(), families, follow, kernel, others)

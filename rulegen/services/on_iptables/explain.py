@@ -9,12 +9,14 @@ from typing import NamedTuple
 from msgspec import UNSET
 
 from rulegen.config import Family
-from rulegen.follow.model import Follow, HookPassage, Place
+from rulegen.follow.iptables import Chains
+from rulegen.follow.model import HookPassage, Place
 from rulegen.iptables.chains import EntryKey, Rules
 from rulegen.iptables.diff_text import diff_text
-from rulegen.iptables.names import prefix_of
+from rulegen.iptables.names import PREFIX, prefix_of
 from rulegen.iptables.rules import parse_rule
-from rulegen.iptables.text import comment_of
+from rulegen.iptables.text import adopt_wording, comment_of
+from rulegen.reconcile.delta import diff
 from rulegen.services.explain import following
 from rulegen.services.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
@@ -49,6 +51,11 @@ class OtherChains(NamedTuple):
         return bool(self.feature_of(chain)) and chain not in self.fixed
 
 
+def _of_services(entries: Mapping[EntryKey, Rules]) -> dict[EntryKey, Rules]:
+    """Without the chains of other features."""
+    return {key: rules for key, rules in entries.items() if key.prefix == PREFIX}
+
+
 def _key(family: Family, where: Place) -> EntryKey:
     return EntryKey(family, where.table.rpartition(" ")[2], where.chain)
 
@@ -57,7 +64,7 @@ class IptablesRuleset:
     """See `model.Ruleset`.
 
     `service_ports`: those that were compiled. `families`: those with rules. `follow`: the compiled rules of all
-    features, or those of the kernel. `live`: the kernel's chains, or None when they are not asked about.
+    features. `live`: the kernel's, or None when they are not asked about.
     """
 
     def __init__(
@@ -65,15 +72,16 @@ class IptablesRuleset:
         compiler: Compiler,
         service_ports: Iterable[ServicePort],
         families: Collection[Family],
-        follow: Follow,
-        live: Mapping[EntryKey, Rules] | None = None,
+        follow: Chains,
+        live: Chains | None = None,
         others: OtherChains = OtherChains(),  # noqa: B008 - never changes
     ) -> None:
         self.compiler = compiler
         self._service_ports = {(service_port.name, service_port.family): service_port for service_port in service_ports}
         self._families = families
         self._follow = follow
-        self._live = live
+        self._follow_live = live or follow
+        self._live = None if live is None else _of_services(live.entries)
         self._others = others
 
     def weigh(self, backends: Sequence[Backend]) -> Weighed:
@@ -100,7 +108,7 @@ class IptablesRuleset:
 
     def way(self, followed: FollowedPacket) -> Way:
         """Chains, and the rules that match there."""
-        found = self._follow(following.sent(followed))
+        found = self._follow_live(following.sent(followed))
         passages = [
             (_key(followed.family, passage.place), passage.rules)
             for hook in found.hooks
@@ -130,7 +138,15 @@ class IptablesRuleset:
             for address, port in ((packet.destination, packet.port), ("", packet.port), *sent_to)
         ]
         service_ports = [(matched.service_port.name, family)] if matched else []
-        return self._agreement(Subset([family], service_ports, {family: destinations}))
+        others = self._others_met(followed)
+        return self._agreement(Subset([family], service_ports, {family: destinations}), others)
+
+    def _others_met(self, followed: FollowedPacket) -> list[Place]:
+        """The chains of other features that the packet passes, or would pass as they were compiled."""
+        sides = dict.fromkeys((self._follow, self._follow_live))
+        hooks = (hook for side in sides for hook in side(following.sent(followed)).hooks)
+        places = dict.fromkeys(passage.place for hook in hooks for passage in hook.passages)
+        return [place for place in places if self._others.feature_of(place.chain)]
 
     def _is_shown(self, hook: HookPassage) -> bool:
         """Whether anything is decided there, or a chain is passed that somebody's objects have made."""
@@ -153,8 +169,16 @@ class IptablesRuleset:
         frontends = service_port.frontends if service_port else ()
         return [Destination(frontend.address, frontend.port, key[0].protocol) for frontend in frontends]
 
-    def _agreement(self, subset: Subset) -> Agreement | None:
+    def _agreement(self, subset: Subset, others: Iterable[Place] = ()) -> Agreement | None:
+        """`others`: chains of other features that are looked at, too."""
         if self._live is None:
             return None
         delta = difference(self._live, self.compiler, subset)
+        if self._follow_live is not self._follow:
+            keys = [_key(family, place) for family in subset.families for place in others]
+            found, desired = (
+                dict(rules for key in keys if (rules := side.rules(key.family, key.table, key.chain)))
+                for side in (self._follow_live, self._follow)
+            )
+            delta = delta.merged(diff(adopt_wording(found, desired), desired))
         return Agreement(not delta, tuple(str(line) for line in diff_text(delta, lambda _, rules: comment_of(rules))))

@@ -10,6 +10,7 @@ from rulegen.follow.nftables import FollowTables
 from rulegen.nftables.diff_text import diff_text
 from rulegen.nftables.elements import EntryKey, Value, data_text, key_text
 from rulegen.nftables.tables import TableSpec
+from rulegen.reconcile.delta import diff
 from rulegen.services.explain import following
 from rulegen.services.explain.model import Agreement, FollowedPacket, Member, Way, Weighed
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
@@ -72,10 +73,11 @@ class NftablesRuleset:
         found = self._follow_live(following.sent(followed))
         hooks = [hook for hook in found.hooks if _is_shown(hook)]
         chains = tuple(_chain_name(passage.place) for hook in hooks for passage in hook.passages)
-        met = dict(_met(self._follow_live, hooks, followed.family))
-        own = {key: value for key, value in met.items() if key[0].spec is LAYOUTS[followed.family]}
-        entries = (*annotate(own.items()), *(_of_others(*entry) for entry in met.items() if entry[0] not in own))
-        return Way(chains, entries, following.way_ends(found.endings, _elsewhere))
+        met = {key: self._follow_live.value(key) or Value() for key in _met(self._follow_live, hooks, followed.family)}
+        layout = LAYOUTS[followed.family]
+        own = {key: value for key, value in met.items() if key[0].spec is layout and _is_told(key)}
+        others = (_of_others(key, value) for key, value in met.items() if key[0].spec is not layout and _is_told(key))
+        return Way(chains, (*annotate(own.items()), *others), following.way_ends(found.endings, _elsewhere))
 
     def service_ports_agree(self, service_ports: Collection[ServicePortKey]) -> Agreement | None:
         """The fixed part included."""
@@ -87,34 +89,45 @@ class NftablesRuleset:
             return self._agreement(Subset((), ()))
         family, matched = followed.family, followed.outcome.matched
         service_ports: list[ServicePortKey] = [(matched.service_port.name, family)] if matched else []
-        keys: set[EntryKey] = {*self._met_compiled(followed), *packet_keys(family, followed.packet)}
         layout = LAYOUTS[family]
+        met = self._met_anywhere(followed)
+        keys = {key for key in met if key[0].spec is layout and _is_told(key)} | packet_keys(family, followed.packet)
         ranges = (layout.service_cidrs, layout.nodeport_addresses)
         for entries in (self._live or {}, self.compiler.entries()):
             keys.update(key for key in entries if key[0] in ranges)
-        return self._agreement(Subset([family], service_ports, keys))
+        return self._agreement(Subset([family], service_ports, keys), [key for key in met if key[0].spec is not layout])
 
-    def _met_compiled(self, followed: FollowedPacket) -> Iterator[EntryKey]:
-        """What of the Services' compiled rules the packet meets."""
-        hooks = (hook for hook in self._follow(following.sent(followed)).hooks if _is_shown(hook))
-        return (key for key, _ in _met(self._follow, hooks, followed.family) if key[0].spec is LAYOUTS[followed.family])
+    def _met_anywhere(self, followed: FollowedPacket) -> list[EntryKey]:
+        """What the packet meets in the compiled rules, or would meet there."""
+        found: dict[EntryKey, None] = {}
+        for follow in dict.fromkeys((self._follow, self._follow_live)):
+            hooks = (hook for hook in follow(following.sent(followed)).hooks if _is_shown(hook))
+            found |= dict.fromkeys(_met(follow, hooks, followed.family))
+        return list(found)
 
-    def _agreement(self, subset: Subset) -> Agreement | None:
+    def _agreement(self, subset: Subset, others: Iterable[EntryKey] = ()) -> Agreement | None:
+        """`others`: entries of other features that are looked at, too."""
         if self._live is None:
             return None
         delta = difference(self._live, self.compiler, subset)
+        if self._follow_live is not self._follow:
+            sides = (self._follow_live, self._follow)
+            found, desired = ({key: value for key in others if (value := side.value(key))} for side in sides)
+            delta = delta.merged(diff(found, desired))
         owner = owner_among(names_in(self._live) | self.compiler.names())
         return Agreement(not delta, tuple(str(line) for line in diff_text(delta, owner)))
 
 
-def _met(follow: FollowTables, hooks: Iterable[HookPassage], family: Family) -> Iterator[tuple[EntryKey, Value]]:
-    """The elements that a packet finds, and the Services' chains that come and go with them."""
-    layout = LAYOUTS[family]
+def _met(follow: FollowTables, hooks: Iterable[HookPassage], family: Family) -> Iterator[EntryKey]:
+    """The elements that a packet finds, and the chains that it passes."""
     for hook in hooks:
-        yield from (follow.entry(family, element) for element in hook.elements)
-        for place, _ in hook.passages:
-            if place.table == str(layout) and is_balance_chain(place.chain):
-                yield (layout.chains, place.chain.encode()), Value()
+        yield from (follow.key(family, element) for element in hook.elements)
+        yield from (follow.key(family, passage.place) for passage in hook.passages)
+
+
+def _is_told(key: EntryKey) -> bool:
+    """Whether an entry is more than a chain that is always there, or that its name stands for."""
+    return not key[0].is_chains or is_balance_chain(key[1].decode())
 
 
 def _of_others(entry: EntryKey, value: Value) -> AnnotatedEntry:
