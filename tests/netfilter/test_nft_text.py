@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from rulegen import golden
-from rulegen.config import Target
+from rulegen.config import NodeConfiguration, Target
 from rulegen.netfilter.model import Chain, Family, Rule, Ruleset, Table
 from rulegen.netfilter.nft_text import ChainText, read_rule, read_table
 from rulegen.verify import questions, rulesets
+from rulegen.verify.questions import KnownAddresses
 from rulegen.verify.report import lines
 from rulegen.verify.rulesets import Source
 from tests.verify.test_policies import cluster
@@ -51,9 +52,10 @@ def sides(text: str) -> Iterator[Source]:
     yield Source("the text", is_iptables=False, rulesets=read)
 
 
-def compare(text: str, mark: int, addresses: tuple[str, ...]) -> None:
+def compare(text: str, configuration: NodeConfiguration, known: KnownAddresses) -> None:
+    mark = 1 << configuration.masquerade_bit
     left, right = sides(text)
-    report = questions.against_rules(left, right, mark, addresses)
+    report = questions.against_rules(left, right, mark, known)
     assert not report.status, "\n".join(lines(report))
 
 
@@ -61,17 +63,15 @@ def compare(text: str, mark: int, addresses: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("folder", golden.find_scenarios([str(ROOT)]), ids=lambda folder: folder.name)
 def test_text_means_what_the_kernel_makes_of_it(folder: Path) -> None:
     scenario = golden.read_scenario(folder)
-    compare(
-        golden.render(scenario, Target.NFTABLES),
-        1 << scenario.configuration.masquerade_bit,
-        tuple(scenario.addresses),
-    )
+    text = golden.render(scenario, Target.NFTABLES)
+    compare(text, scenario.configuration, KnownAddresses(scenario.addresses))
 
 
 @pytest.mark.parametrize("options", ["all"])
 def test_policies_with_every_option(options: str) -> None:
     found = cluster(options)
-    compare(found.text(Target.NFTABLES), 1 << found.configuration.masquerade_bit, found.addresses)
+    known = questions.known_addresses(found.store, found.configuration, found.addresses, found.features)
+    compare(found.text(Target.NFTABLES), found.configuration, known)
 
 
 @pytest.mark.parametrize(

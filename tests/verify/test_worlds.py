@@ -35,7 +35,7 @@ def test_two_targets_treat_first_packets_alike(seed: int) -> None:
     sides = [Case(made.world, target) for target in ("nftables", "iptables")]
     mark = 1 << sides[0].configuration.masquerade_bit
     left, right = (side.source() for side in sides)
-    report = questions.against_rules(left, right, mark, sides[0].addresses)
+    report = questions.against_rules(left, right, mark, questions.KnownAddresses(sides[0].addresses))
     for family, proof in report.proofs:
         for difference in proof.differences:
             # They differ where D5, D14 and D20 say so; of first packets only in what is asked after DNAT.
