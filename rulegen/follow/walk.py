@@ -16,7 +16,7 @@ from rulegen.netfilter.iptables import Translate
 from rulegen.netfilter.machine import INTERFACE_BITS, Fate, Machine, Run
 from rulegen.netfilter.model import Chain, Family, Met, Rule, Ruleset
 from rulegen.netfilter.regions import single
-from rulegen.netfilter.state import Connection, Path
+from rulegen.netfilter.state import BEGINS, Connection, Path
 
 FAMILIES = {HostFamily.IPV4: Family.IPV4, HostFamily.IPV6: Family.IPV6}
 _LOOPBACK = {Family.IPV4: (127 << 24, (128 << 24) - 1), Family.IPV6: (1, 1)}
@@ -25,6 +25,8 @@ _ICMP = {Family.IPV4: 1, Family.IPV6: 58}
 # A ping's type, where other protocols have the first half of the source port.
 _ECHO_REQUEST = {Family.IPV4: 8 << 8, Family.IPV6: 128 << 8}
 _SOURCE_PORT = 40000
+# Of the first packet of a TCP connection.
+_FACTS = ((BEGINS, True),)
 _REFUSED = frozenset({Fate.REJECTED, Fate.DROPPED})
 
 
@@ -35,7 +37,7 @@ def walk(ruleset: Ruleset, sent: Sent) -> Followed:
     judge = Machine(ruleset, own, Intervals.all_of(family.bits) - own)
     run = Run(judge, Connection.NEW, is_sent=sent.is_sent)
     # Of what splits, the last part is followed first.
-    found = [ending for cell in run.follow(single(_packet(sent, family), ())) for ending in cell][::-1]
+    found = [ending for cell in run.follow(single(_packet(sent, family), _FACTS)) for ending in cell][::-1]
     ways = [list(_hooks(ending.path)) for ending in found]
     endings = tuple(one for ending, way in zip(found, ways, strict=True) for one in _endings(family, ending, way))
     return Followed(tuple(_merged(ways, [ending.outcome.fate in _REFUSED for ending in found])), endings)

@@ -58,6 +58,8 @@ _NOTHING = frozenset({"--comment", "--nfacct-name", "--reject-with", "--random-f
 _KNOWN_MATCHES = frozenset(
     {"comment", "nfacct", "tcp", "udp", "sctp", "icmp6", "conntrack", "mark", "addrtype", "statistic", "recent", "bpf"}
 )
+# Targets that only tell somebody.
+_NOTES = frozenset({"LOG", "NFLOG"})
 _RANDOM = 1 << 31
 _ALL = 0xFFFFFFFF
 # Options and their values in order, each with whether it is negated.
@@ -217,6 +219,9 @@ class _Reader:
             yield self._recent(following)
         elif name == "statistic":
             yield _statistic(following)
+        elif name == "limit" and any(option == "-j" and value in _NOTES for option, value, _ in following):
+            # How often something is logged does not count.
+            return
         elif name not in _KNOWN_MATCHES:
             yield Mystery(f"the match {name}")
 
@@ -232,6 +237,8 @@ class _Reader:
         return Recent(name, action, self._seconds.get(name))
 
     def _target(self, option: str, target: str, following: _Options) -> Iterator[Instruction]:
+        if target in _NOTES:
+            return
         if target in _VERDICTS:
             yield Decide(Verdict(_VERDICTS[target]), target)
         elif target == "MARK":
@@ -583,5 +590,7 @@ _OF_OTHERS = frozenset(
     {
         *("--set", "--update", "--rcheck", "--remove", "--name", "--seconds", "--mask"),
         *("--mode", "--probability", "--set-xmark", "--to-destination"),
+        *("--limit", "--limit-burst", "--log-prefix", "--log-level"),
+        *("--nflog-group", "--nflog-prefix", "--nflog-size", "--nflog-threshold"),
     }
 )

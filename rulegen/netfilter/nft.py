@@ -291,11 +291,12 @@ class _Reader:
         """Of a rule, in order."""
         self._words = {}
         self._masked_registers = set()
-        for _, expression in attributes(data):
-            parts = dict(attributes(expression))
-            name = text_of(parts[1])
+        expressions = [dict(attributes(expression)) for _, expression in attributes(data)]
+        names = [text_of(parts[1]) for parts in expressions]
+        for place, (name, parts) in enumerate(zip(names, expressions, strict=True)):
             content = dict(attributes(parts.get(2, b"")))
-            if name in _NOTHING:
+            # How often something is logged does not count.
+            if name in _NOTHING or (name == "limit" and _NOTHING.issuperset(names[place + 1 :])):
                 continue
             read = self._known.get(name)
             made = read(content) if read else None

@@ -283,13 +283,13 @@ def _split_bits(state: State, value: Bits, numbers: Intervals) -> Split:
 
 
 # What a TCP header's flags say: SYN, and none of FIN, RST and ACK.
-_BEGINS = "begins a TCP connection"
+BEGINS = "begins a TCP connection"
 
 
 def split_begins(state: State) -> list[tuple[State, bool]]:
     """Split by whether a TCP packet begins a connection; other packets must not be asked."""
-    known = state.region.fact(_BEGINS)
-    return [(state, bool(known))] if known is not None else _decide(state, _BEGINS)
+    known = state.region.fact(BEGINS)
+    return [(state, bool(known))] if known is not None else _decide(state, BEGINS)
 
 
 # ---- addresses of the node ----
