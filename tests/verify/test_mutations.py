@@ -7,19 +7,24 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
+from typing import Protocol
 
 import pytest
 
+from rulegen.config import NodeConfiguration
 from rulegen.errors import RulegenError
 from rulegen.netfilter.machine import Machine, everything
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, PROTO, SRC, Undecided, simplest
 from rulegen.netfilter.state import Connection
+from rulegen.reconcile.feature import Feature
+from rulegen.services.store import Store
 from rulegen.verify import questions, rulesets
 from rulegen.verify.compare import Sides, compare, rounding
 from rulegen.verify.prove import RulesAnswer
 from tests.flows.checks import Flow, differences, flow
 from tests.flows.random_worlds import RandomWorld
+from tests.flows.world import World
 from tests.lab.fixtures import MakeLab
 from tests.verify.cases import Case
 
@@ -114,15 +119,27 @@ def is_loaded(text: str, target: str) -> bool:
     )
 
 
-def aimed(case: Case, source: rulesets.Source) -> Iterator[Flow]:
+class Aim(Protocol):
+    """A world, and what is known of its objects. `features`: those that are on besides the Services."""
+
+    world: World
+    store: Store
+    configuration: NodeConfiguration
+    addresses: Sequence[str]
+    features: Sequence[Feature]
+
+
+def aimed(case: Aim, source: rulesets.Source) -> Iterator[Flow]:
     """A packet of every class of first packets that a lab can send: what the damaged rules tell apart."""
     world = case.world
     known = {*case.addresses, "127.0.0.1", "::1"}
-    for meaning in questions.meanings(case.store, case.configuration, case.addresses, is_iptables=source.is_iptables):
+    for meaning in questions.meanings(
+        case.store, case.configuration, case.addresses, is_iptables=source.is_iptables, features=case.features
+    ):
         ruleset = source.rulesets[meaning.family]
-        left = RulesAnswer(Machine(ruleset, meaning.local_addresses))
+        left = RulesAnswer(Machine(ruleset, meaning.local_addresses, meaning.foreign_addresses))
         for is_sent in (True, False):
-            sides = Sides(meaning.local_addresses, is_sent, meaning.mark)
+            sides = Sides(meaning.local_addresses, is_sent, meaning.mark, meaning.foreign_addresses)
             cells = left.follow(everything(meaning.family), Connection.NEW, is_sent=is_sent)
 
             def other(region: object, sent: bool = is_sent, of: object = meaning) -> object:
