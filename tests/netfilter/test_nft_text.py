@@ -59,7 +59,7 @@ def compare(text: str, configuration: NodeConfiguration, known: KnownAddresses) 
     assert not report.status, "\n".join(lines(report))
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(15)
 @pytest.mark.parametrize("folder", golden.find_scenarios([str(ROOT)]), ids=lambda folder: folder.name)
 def test_text_means_what_the_kernel_makes_of_it(folder: Path) -> None:
     scenario = golden.read_scenario(folder)

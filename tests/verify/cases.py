@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from ipaddress import ip_interface
 
 from bench.verify import compiled
 from rulegen.config import Target
-from rulegen.reconcile.feature import Feature
 from rulegen.verify import questions, rulesets
 from rulegen.verify.report import Report, lines
 from rulegen.verify.rulesets import Source
@@ -21,7 +19,6 @@ class Case:
         self.world = world
         self.configuration = world.configuration()
         self.store, self.text = compiled(world.objects(), self.configuration, Target(target))
-        self.features: Sequence[Feature] = ()
         self.addresses = [str(ip_interface(address).ip) for address in world.addresses]
 
     def source(self) -> Source:

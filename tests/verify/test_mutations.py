@@ -7,7 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
-from typing import Protocol
+from typing import NamedTuple
 
 import pytest
 
@@ -55,7 +55,8 @@ def test_damage_is_found_or_is_none(seed: int, make_lab: MakeLab) -> None:
     with lab.entered():
         if not is_loaded(damaged, target):
             return
-    wrong = differences(lab, made.world, list(aimed(case, source)))
+    aim = Aim(case.world, case.store, case.configuration, case.addresses)
+    wrong = differences(lab, made.world, list(aimed(aim, source)))
     assert not wrong, f"not found: {what}\n" + "\n".join(wrong[:10])
 
 
@@ -119,14 +120,14 @@ def is_loaded(text: str, target: str) -> bool:
     )
 
 
-class Aim(Protocol):
+class Aim(NamedTuple):
     """A world, and what is known of its objects. `features`: those that are on besides the Services."""
 
     world: World
     store: Store
     configuration: NodeConfiguration
     addresses: Sequence[str]
-    features: Sequence[Feature]
+    features: Sequence[Feature] = ()
 
 
 def aimed(case: Aim, source: rulesets.Source) -> Iterator[Flow]:
