@@ -111,9 +111,8 @@ def is_loaded(text: str, target: str) -> bool:
     if target == "nftables":
         commands = [(["nft", "-f", "-"], text)]
     else:
-        parts = re.split(r"^# (ip6?tables)-restore.*$", text, flags=re.MULTILINE)
-        pairs = zip(parts[1::2], parts[2::2], strict=True)
-        commands = [([f"{name}-restore", "--noflush"], part) for name, part in pairs]
+        parts = re.split(r"^# (ipset -exist restore|ip6?tables-restore --noflush).*$", text, flags=re.MULTILINE)
+        commands = [(words.split(), part) for words, part in zip(parts[1::2], parts[2::2], strict=True)]
     return not any(
         subprocess.run(words, input=given, text=True, capture_output=True, check=False).returncode
         for words, given in commands
