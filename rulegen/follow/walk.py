@@ -52,7 +52,9 @@ def _numbers(addresses: Iterable[str], family: Family) -> Iterator[int]:
 def _packet(sent: Sent, family: Family) -> tuple[int, ...]:
     """A number for each variable; neither marked nor with a priority."""
     protocol = _PROTOCOLS.get(sent.protocol, _ICMP[family])
-    interface = int.from_bytes(sent.interface.encode().ljust(INTERFACE_BITS // 8, b"\0"), "big")
+    # A name that is too long for one is no interface's, but may begin as one.
+    name = sent.interface.encode(errors="replace")[: INTERFACE_BITS // 8]
+    interface = int.from_bytes(name.ljust(INTERFACE_BITS // 8, b"\0"), "big")
     source_port = _SOURCE_PORT if sent.protocol in _PROTOCOLS else _ECHO_REQUEST[family]
     ends = (int(ip_address(sent.source)), int(ip_address(sent.destination)))
     return (*ends, protocol, source_port, sent.port, 0 if sent.is_sent else interface, 0, 0, 0)

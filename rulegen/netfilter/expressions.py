@@ -174,21 +174,37 @@ class SameBytes:
         return found
 
     def _ask(self, state: State) -> Result:
-        """Of one packet: each byte of its addresses is looked up."""
-        if isinstance(state.fields[DST], Column):
-            return self._row_by_row(state)
-        ends = [state.known(state.fields[end]) for end in (SRC, DST)]
-        find = self.pairs.find
-        if find is None or None in ends:
+        """Of one packet: each byte of its addresses is looked up, for all that was drawn."""
+        destination, source = state.fields[DST], state.known(state.fields[SRC])
+        drawn = (
+            state.choice.columns[destination.place] if isinstance(destination, Column) else (state.known(destination),)
+        )
+        if source is None or None in drawn:
             raise UnknownMeaningError(f"addresses compared by {self.pairs.name} that nobody knows")
-        source, destination = (number.to_bytes(self.size, "big") for number in ends if number is not None)
-        keys = (bytes((one, 0, 0, 0, other, 0, 0, 0)) for one, other in zip(source, destination, strict=True))
-        elements = [find(key) for key in keys]
-        if None in elements:
-            return BREAK
-        for element in filter(None, elements):
-            state.path = (Met(self.pairs, element.key), state.path)
-        return None
+        found = {number: self._elements(source, number) for number in set(drawn) if number is not None}
+        if len(found) == 1:
+            (elements,) = found.values()
+            return self._met(state, elements)
+        hits = [row for row, number in enumerate(drawn) if found[number]]  # type: ignore[index]
+        missed = [row for row, number in enumerate(drawn) if not found[number]]  # type: ignore[index]
+        # Of a source, one destination at most is the same address; with pairs that are wrong there may be more.
+        parts = [(state.drawing([row]), found[drawn[row]]) for row in hits]  # type: ignore[index]
+        if missed:
+            parts.append((state.drawing(missed), []))
+        return [(one, self._met(one, elements)) for one, elements in parts]
+
+    def _elements(self, source: int, destination: int) -> list[bytes]:
+        """The keys of the pairs of two addresses, from the first byte on; none if one is not there."""
+        find = self.pairs.find
+        assert find is not None  # noqa: S101 - who calls has looked
+        ends = zip(source.to_bytes(self.size, "big"), destination.to_bytes(self.size, "big"), strict=True)
+        elements = [find(bytes((one, 0, 0, 0, other, 0, 0, 0))) for one, other in ends]
+        return [] if None in elements else [element.key for element in elements if element is not None]
+
+    def _met(self, state: State, keys: Sequence[bytes]) -> Verdict | None:
+        for key in keys:
+            state.path = (Met(self.pairs, key), state.path)
+        return None if keys else BREAK
 
     def _partners(self) -> Mapping[int, tuple[int, ...]]:
         """The bytes of sources that each byte of a destination is paired with."""
