@@ -22,9 +22,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from rulegen.config import Family, NodeConfiguration, Target
-from rulegen.configuration_file import for_families, node_configuration, read_configuration
+from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
 from rulegen.features import feed, kinds_of, make
@@ -123,7 +124,8 @@ class FlowsFile(_File, frozen=True):
     """All of flows.yaml.
 
     `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration. `features`:
-    those that are on besides the services. `ip_families`: what the host can do. `addresses`: what the node has on its
+    those that are on besides the services. `network_policies`: the fields of that name of a RulegenConfiguration.
+    `ip_families`: what the host can do. `addresses`: what the node has on its
     interfaces besides its Node object's addresses.
     """
 
@@ -131,6 +133,7 @@ class FlowsFile(_File, frozen=True):
     check: Depth = Depth.FLOWS
     configuration: dict[str, Any] = {}
     features: list[str] = []
+    network_policies: dict[str, Any] = {}
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
     flows: list[FlowEntry] = []
@@ -445,8 +448,10 @@ def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
     if warnings:
         # Nobody would look at a warning of a scenario.
         raise InputError("\n".join(warnings))
+    policies = read_policy_settings({"networkPolicies": content.network_policies}, str(path))
     try:
-        return for_families(node_configuration(configuration, content.node, ""), content.ip_families)
+        made = for_families(node_configuration(configuration, content.node, ""), content.ip_families)
+        return replace(made, policies=policies)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

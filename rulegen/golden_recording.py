@@ -38,13 +38,13 @@ def record(
     manifests: Manifests,
     node: str,
     settings: Mapping[str, Any],
-    features: Sequence[str],
+    own: Mapping[str, Any],
     packets: Iterable[str],
 ) -> Scenario:
     """Writes a new scenario.
 
-    `settings`: fields of a KubeProxyConfiguration. `features`: those that are on besides the services. `packets`:
-    lines `FROM TO`, as `from` and `to` of a flow.
+    `settings`: fields of a KubeProxyConfiguration. `own`: `features` and `networkPolicies`, as in a
+    RulegenConfiguration. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
 
     Raises:
         InputError: the folder has a scenario already, a packet cannot be used, or a file cannot be written.
@@ -57,8 +57,7 @@ def record(
     lines = [f"node: {json.dumps(node)}"]
     if settings:
         lines.append(f"configuration: {json.dumps(dict(settings))}")
-    if features:
-        lines.append(f"features: {json.dumps(list(features))}")
+    lines += (f"{name}: {json.dumps(value)}" for name, value in own.items() if value)
     lines.append("flows:")
     for source, destination in pairs:
         lines.append(f"  - name: {json.dumps(f'{source} to {destination}', ensure_ascii=False)}")
