@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from rulegen.config import Family
 from rulegen.follow.model import Followed, Sent
 from rulegen.follow.walk import FAMILIES, walk
-from rulegen.iptables.chains import TABLES, EntryKey, Rules
+from rulegen.iptables.chains import IPSET, TABLES, EntryKey, Rules
+from rulegen.iptables.ipsets import Element, element_of
+from rulegen.netfilter.ipsets import IpSet
 from rulegen.netfilter.iptables import read_chains
 from rulegen.netfilter.model import Ruleset
 
@@ -39,7 +41,7 @@ class Chains:
         tables: dict[str, dict[str, Rules]] = {table: {} for table in TABLES}
         built_in = []
         for key, rules in self.entries.items():
-            if key.family is not family:
+            if key.family is not family or key.table == IPSET:
                 continue
             if key.is_built_in:
                 built_in.append(key)
@@ -48,4 +50,20 @@ class Chains:
         for key in sorted(built_in, key=lambda key: self._ranks.get(key.prefix, len(self._ranks))):
             chains = tables[key.table]
             chains[key.chain] = chains.get(key.chain, ()) + self.entries[key]
-        return read_chains(FAMILIES[family], tables)
+        return read_chains(FAMILIES[family], tables, self._ipsets(family))
+
+    def _ipsets(self, family: Family) -> dict[str, IpSet]:
+        found: dict[str, IpSet] = {}
+        elements: list[Element] = []
+        for key, rules in self.entries.items():
+            if key.family is not family or key.table != IPSET:
+                continue
+            element = element_of(key)
+            if element is None:
+                found[key.chain] = IpSet(key.chain, rules[0].partition(" ")[0], [])
+            else:
+                elements.append(element)
+        for element in elements:
+            if element.set_name in found:
+                found[element.set_name].elements.append(element.text)
+        return found

@@ -83,12 +83,15 @@ def read_ruleset(
     return Ruleset(family, tuple(_Reader(family, name, rules, ipsets or {}).read() for name, rules in lines.items()))
 
 
-def read_chains(family: Family, tables: Mapping[str, Mapping[str, Sequence[str]]]) -> Ruleset:
+def read_chains(
+    family: Family, tables: Mapping[str, Mapping[str, Sequence[str]]], ipsets: Mapping[str, IpSet]
+) -> Ruleset:
     """Rules as the kernel takes them, by table and chain, each what stands behind `-A CHAIN`; policies are ACCEPT.
 
     A chain is read when the first packet comes there.
     """
-    return Ruleset(family, tuple(_Reader(family, name, ()).read_later(chains) for name, chains in tables.items()))
+    found = (_Reader(family, name, (), ipsets).read_later(chains) for name, chains in tables.items())
+    return Ruleset(family, tuple(found))
 
 
 def parse_restore(text: str) -> dict[str, list[str]]:
@@ -204,7 +207,7 @@ class _Reader:
             options = list(_options(words))
             for place, (option, value, negated) in enumerate(options):
                 # Whatever it matches, a rule that only tells of a packet decides nothing.
-                if (option, value) == ("-j", "NFLOG"):
+                if option == "-j" and value in _NOTES:
                     return Rule(chain, 0, (), text)
                 instructions += self._instructions(options, place)
                 if option == "-d" and not negated and _network(self._family, value).only is not None:
@@ -234,9 +237,6 @@ class _Reader:
             yield self._recent(following)
         elif name == "statistic":
             yield _statistic(following)
-        elif name == "limit" and any(option == "-j" and value in _NOTES for option, value, _ in following):
-            # How often something is logged does not count.
-            return
         elif name not in _KNOWN_MATCHES:
             yield Mystery(f"the match {name}")
 
@@ -259,8 +259,6 @@ class _Reader:
         return Recent(name, action, self._seconds.get(name))
 
     def _target(self, option: str, target: str, following: _Options) -> Iterator[Instruction]:
-        if target in _NOTES:
-            return
         if target in _VERDICTS:
             yield Decide(Verdict(_VERDICTS[target]), target)
         elif target == "MARK":
@@ -612,7 +610,5 @@ _OF_OTHERS = frozenset(
     {
         *("--set", "--update", "--rcheck", "--remove", "--name", "--seconds", "--mask"),
         *("--mode", "--probability", "--set-xmark", "--to-destination"),
-        *("--limit", "--limit-burst", "--log-prefix", "--log-level"),
-        *("--nflog-group", "--nflog-prefix", "--nflog-size", "--nflog-threshold"),
     }
 )

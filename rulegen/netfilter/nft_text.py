@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from rulegen.netfilter import expressions as do
 from rulegen.netfilter.model import BaseHook, Chain, Code, Family, Hook, Instruction, Rule, Set, Table, Verdict
-from rulegen.netfilter.nft import joined
+from rulegen.netfilter.nft import ETHERTYPES, joined
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, OIF, PRIO, PROTO, SPORT, SRC
 
 _DECLARATION = re.compile(r"type (\w+) hook (\w+) priority (-?\d+); policy (\w+);")
@@ -289,7 +289,7 @@ class _Reader:
             return self._byte(word)
         known: Mapping[str, Callable[[], _Part]] = {
             self._family.value: lambda: self._address(word, self._next()),
-            "meta": lambda: self._meta(self._next()),
+            "meta": lambda: self._protocol_of_link() if self._take("protocol") else self._meta(self._next()),
             **dict.fromkeys(("th", "tcp", "udp", "sctp"), lambda: self._port(self._next())),
             "iifname": lambda: _simple(IIF, 16, _name, word),
             "oifname": lambda: _simple(OIF, 16, _name, word),
@@ -327,6 +327,14 @@ class _Reader:
             yield do.Load(register, ((variable, 0, 4, True),), f"meta {key}")
 
         return _Part(load, 4, _number, is_host=True)
+
+    def _protocol_of_link(self) -> _Part:
+        number = ETHERTYPES[self._family]
+
+        def load(register: int) -> Iterator[Instruction]:
+            yield do.Load(register, ((None, number, 2, False),), "meta protocol")
+
+        return _Part(load, 2, _number)
 
     def _byte(self, word: str) -> _Part:
         """`@nh,120,8`: of an address, counted in bits from the beginning of the header."""
