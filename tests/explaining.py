@@ -7,6 +7,8 @@ from ipaddress import ip_network
 from typing import Literal
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.follow.iptables import Chains
+from rulegen.follow.nftables import CompiledTables
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
 from rulegen.kube.mistakes import Notice
 from rulegen.kube.objects import EndpointSlice, Node, Pod, Service
@@ -45,14 +47,17 @@ def scenario_view(scenario: Scenario) -> View:
     """A scenario as `rulegen explain` sees it."""
     configuration = scenario.configuration
     compiler = nftables.compile_ruleset(scenario.store.service_ports(), _nodes(scenario), configuration.masquerade_bit)
-    return View(scenario.store, configuration, NftablesRuleset(compiler, configuration.families), {})
+    ruleset = NftablesRuleset(compiler, configuration.families, CompiledTables([compiler]))
+    return View(scenario.store, configuration, ruleset, {})
 
 
 def scenario_view_on_iptables(scenario: Scenario) -> View:
     """The same with `--target iptables`."""
     store, configuration = scenario.store, scenario.configuration
     compiler = compiled_store(store, configuration).compiler
-    return View(store, configuration, IptablesRuleset(compiler, store.service_ports(), configuration.families), {})
+    follow = Chains(compiler.entries(), ())
+    ruleset = IptablesRuleset(compiler, store.service_ports(), configuration.families, follow)
+    return View(store, configuration, ruleset, {})
 
 
 def _nodes(scenario: Scenario) -> dict[Family, NodeSettings]:
@@ -105,11 +110,11 @@ def views(
     families = configuration.families
     settings = {family: found for family in families if (found := made.node_settings(family))}
     known = directory(*items)
+    compiler = nftables.compile_ruleset(made.service_ports(), settings, configuration.masquerade_bit)
+    chains = compiled_store(made, configuration).compiler
     rulesets: list[Ruleset] = [
-        NftablesRuleset(
-            nftables.compile_ruleset(made.service_ports(), settings, configuration.masquerade_bit), families
-        ),
-        IptablesRuleset(compiled_store(made, configuration).compiler, made.service_ports(), families),
+        NftablesRuleset(compiler, families, CompiledTables([compiler])),
+        IptablesRuleset(chains, made.service_ports(), families, Chains(chains.entries(), ())),
     ]
     return [View(made, configuration, ruleset, known.services, known, notices) for ruleset in rulesets]
 

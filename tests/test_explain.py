@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from rulegen.cli import main
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
+from rulegen.follow.nftables import CompiledTables
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
@@ -56,7 +57,8 @@ def view(
     nodes = {family: found for family in configuration.families if (found := made.node_settings(family))}
     compiler = compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit, live)
     known = directory(node(zone="zone-1"), *items)
-    return View(made, configuration, NftablesRuleset(compiler, configuration.families, live), known.services, known)
+    ruleset = NftablesRuleset(compiler, configuration.families, CompiledTables([compiler]), live)
+    return View(made, configuration, ruleset, known.services, known)
 
 
 def compiled(made: View) -> dict[EntryKey, Value]:
@@ -95,6 +97,7 @@ def test_explain_agrees_with_every_golden_flow(folder: Path) -> None:
 
 def _check_entries(explanation: PacketExplanation) -> None:
     """Every outcome but "untouched" has entries that make it, and the endpoints are among them."""
+    assert not explanation.otherwise
     if explanation.fate == "untouched":
         assert not explanation.entries
         return

@@ -214,7 +214,7 @@ def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *
     else:
         compile_all(compilers, *wanted)
     services = services_of(features)
-    return ruleset_of(driver.name, compilers.by_feature[services.name], services.store, node.families, entries)
+    return ruleset_of(driver.name, compilers, services.store, node.families, entries)
 
 
 def _print_lines(lines: Iterable[TextLine]) -> None:

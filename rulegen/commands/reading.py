@@ -36,6 +36,11 @@ class Wanted(NamedTuple):
     features: list[Feature]
     taken: TakenItems
 
+    def only(self, feature: Feature) -> Wanted:
+        """What one of them wants."""
+        items, contexts = ({feature.name: part[feature.name]} for part in self.taken)
+        return Wanted([feature], type(self.taken)(items, contexts))
+
 
 def read_input(source: Input) -> tuple[Wanted, Configuration]:
     """What the input means for the node; faults end the program unless they may be skipped."""

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.follow.model import Ending
 from rulegen.kube.mistakes import Notice
 from rulegen.kube.objects import Service
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
@@ -94,10 +95,22 @@ class Agreement(Explained, frozen=True):
 
 
 class Way(NamedTuple):
-    """The chains that decide about a packet, in its order, and the entries that it meets there."""
+    """The chains that decide about a packet, in its order, and the entries that it meets there.
+
+    `endings`: what becomes of it, with the names of chains of other features than Services that decide.
+    """
 
     chains: tuple[str, ...]
     entries: tuple[Entry, ...]
+    endings: tuple[WayEnd, ...]
+
+
+class WayEnd(NamedTuple):
+    """`refused_elsewhere`, `masqueraded_elsewhere`: the chain of another feature that does, "" for none."""
+
+    ending: Ending
+    refused_elsewhere: str
+    masqueraded_elsewhere: str
 
 
 class Member(Explained, frozen=True):
@@ -275,6 +288,9 @@ class Why(Explained, frozen=True):
 class PacketExplanation(Explained, frozen=True, tag_field="version", tag=1):
     """What becomes of the first packet of a connection. `frontend`: the one that decided, "" for none.
 
+    `chains` and `entries`: of the rules that were followed, the kernel's or the compiled ones. `elsewhere`: what rules
+    of other features make of it; `otherwise`: what the Services' own do that they should not, or what of them is not
+    understood.
     `names`: what source and destination were called, and what else they are. `why`: the reasons, in the order in which
     they matter.
     """
@@ -292,5 +308,7 @@ class PacketExplanation(Explained, frozen=True, tag_field="version", tag=1):
     chains: tuple[str, ...]
     entries: tuple[Entry, ...]
     live: Agreement | None
+    elsewhere: tuple[str, ...] = ()
+    otherwise: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     why: tuple[Why, ...] = ()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.networks import family_of
+from rulegen.services.explain import following
 from rulegen.services.explain.model import DeliveryExplanation, FollowedPacket, PacketExplanation, Ruleset, View
 from rulegen.services.model import NodeSettings
 from rulegen.services.node import host_addresses
@@ -76,6 +77,7 @@ def _explanation(
     packet, outcome = followed.packet, followed.outcome
     balanced = outcome.matched.service_port if outcome.matched and outcome.fate is Fate.BALANCED else None
     way = view.ruleset.way(followed)
+    deliveries = tuple(_deliveries(view.ruleset, outcome))
     return PacketExplanation(
         packet.source,
         str(question.destination),
@@ -85,11 +87,13 @@ def _explanation(
         outcome.reasons,
         str(outcome.matched or ""),
         balanced.affinity_timeout if balanced else None,
-        tuple(_deliveries(view.ruleset, outcome)),
+        deliveries,
         (*_notes(settings, packet), *(view.ruleset.notes(balanced) if balanced else ())),
         way.chains,
         way.entries,
         view.ruleset.packet_agrees(followed),
+        tuple(dict.fromkeys(following.elsewhere(way.endings))),
+        tuple(following.otherwise(way.endings, outcome, deliveries)),
     )
 
 

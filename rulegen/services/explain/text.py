@@ -77,6 +77,11 @@ def packet_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
             )
             for delivery in explanation.deliveries
         )
+    for verdict in explanation.elsewhere:
+        yield TextLine(f"  {verdict}")
+    if explanation.otherwise:
+        yield TextLine("  the rules do something else:", Tone.BAD)
+        yield from (TextLine(f"    {words}", Tone.BAD) for words in explanation.otherwise)
     if explanation.chains:
         yield TextLine("  chains", Tone.HEADING)
         yield from _chains(explanation.chains)
