@@ -29,6 +29,8 @@ COMMANDS = (
     "status",
     "support-bundle",
     "sysctls",
+    "top",
+    "trace",
     "verify",
 )
 

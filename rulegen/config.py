@@ -64,7 +64,8 @@ class PolicySettings(Struct, frozen=True, kw_only=True):
 
     `strict`: connections that a changed policy forbids end, and cannot be picked up again. `fail_closed`: traffic of
     this node's pods that nobody has told of yet is dropped. `node_input`: egress policies hold for the node itself as
-    a destination, too. `log_group`: the nflog group to which denials are told, None for none.
+    a destination, too. `log_group`: the nflog group to which denials are told, None for none. `ipsets`: on iptables,
+    sets of ipset are used where the host has them.
     """
 
     denial: Denial = Denial.DROP
@@ -72,6 +73,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True):
     fail_closed: bool = False
     node_input: bool = False
     log_group: int | None = None
+    ipsets: bool = True
 
 
 class NodeConfiguration(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""A Delta in words: a line for each chain, with the rules that come and go below it. Pure."""
+"""A Delta in words: a line for each chain, with the rules that come and go below it, and each element. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from rulegen.iptables.chains import EntryKey, Rules
+from rulegen.iptables.chains import IPSET, EntryKey, Rules
 from rulegen.iptables.text import comments_of
 from rulegen.iptables.transaction import IP_KEYWORD
 from rulegen.reconcile.delta import Change, Delta, differing
@@ -75,10 +75,14 @@ def shown_changes(delta: Delta[EntryKey, Rules], owner: Owner, features: Mapping
 
 
 def count(delta: Delta[EntryKey, Rules]) -> Iterator[str]:
-    """A line for each table that the Delta touches: `ip nat: 12 chains added, 3 chains changed`."""
+    """A line for each table that the Delta touches: `ip nat: 12 chains added, 3 chains changed`.
+
+    Of the table `ipset`, which is none, it says `5 sets or elements added`.
+    """
     counts: dict[tuple[str, str], Counter[str]] = {}
     for word, part in (("added", delta.added), ("changed", delta.changed), ("removed", delta.removed)):
         for key in part:
             counts.setdefault((IP_KEYWORD[key.family], key.table), Counter())[word] += 1
     for (ip, table), words in sorted(counts.items()):
-        yield f"{ip} {table}: " + ", ".join(f"{number} chains {word}" for word, number in words.items())
+        things = "sets or elements" if table == IPSET else "chains"
+        yield f"{ip} {table}: " + ", ".join(f"{number} {things} {word}" for word, number in words.items())

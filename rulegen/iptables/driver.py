@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 from rulegen.config import IptablesLoader
+from rulegen.errors import UnseenError
 from rulegen.iptables import text
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.chains import Entries, by_rank, features_by_prefix, prefixes_of
 from rulegen.iptables.diff_text import count, shown_changes
 from rulegen.iptables.drift import PeriodicResync
-from rulegen.iptables.kernel import Kernel, find_rules, remove_rules
+from rulegen.iptables.kernel import Kernel, find_ipsets, find_rules, remove_ipsets, remove_rules
 from rulegen.iptables.live_rules import LiveChains
 from rulegen.iptables.loader import Loader, RestoreLoader
 from rulegen.iptables.packed import pack, unpack
@@ -106,14 +107,29 @@ class IptablesDriver:
             yield OpenIptables(kernel)
 
     def find(self, features: Collection[str]) -> list[str]:
-        """See `Driver`; the chains of both families, in both variants."""
+        """See `Driver`; the chains of both families, in both variants, and the sets that they look into."""
         del features
-        return find_rules(Variant)
+        return _all_of(partial(find_rules, Variant), find_ipsets)
 
     def remove(self, features: Collection[str]) -> list[str]:
-        """See `Driver`; the chains of both families, in both variants."""
+        """See `Driver`; the chains of both families, in both variants, then the sets that they looked into."""
         del features
-        return remove_rules(Variant)
+        return _all_of(partial(remove_rules, Variant), remove_ipsets)
+
+
+def _all_of(*parts: Removal) -> list[str]:
+    """What each has done, or found. Raises UnseenError when one of them does, after all."""
+    done: list[str] = []
+    unseen: list[str] = []
+    for part in parts:
+        try:
+            done += part()
+        except UnseenError as error:
+            done += error.removed
+            unseen.append(str(error))
+    if unseen:
+        raise UnseenError("; ".join(unseen), done)
+    return done
 
 
 def _compare(before: Entries, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]) -> Difference:

@@ -10,19 +10,23 @@ from typing import Any
 from rulegen.config import Family
 from rulegen.errors import ApplyError, TargetError
 from rulegen.iptables.chains import (
+    IPSET,
     ChainCompiler,
     Entries,
     EntryKey,
     Rules,
+    UsesIpsets,
     by_rank,
     features_by_prefix,
     guards_of,
     prefixes_of,
 )
 from rulegen.iptables.diff_text import count, shown_changes
+from rulegen.iptables.ipset_transaction import AnyStep, SetUsers, plan_with_sets
+from rulegen.iptables.ipsets import element_of
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
-from rulegen.iptables.transaction import Step, is_remark, plan
+from rulegen.iptables.transaction import is_remark
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
@@ -52,7 +56,11 @@ class LiveChains:
         self._new: list[ChainCompiler] = []
         self._patience = patience
         self._clock = clock
+        # Elements of sets are in it from a read until the kernel is equal: no plan needs them.
         self._live: Entries = {}
+        self._has_elements = False
+        self._set_users = SetUsers()
+        self._use_ipsets = [compiler for compiler in by_rank(compilers) if isinstance(compiler, UsesIpsets)]
         # By family and table: the rules that there are, and those that the last change wrote.
         self._total: Counter[tuple[Family, str]] = Counter()
         self._written: Counter[tuple[Family, str]] = Counter()
@@ -71,14 +79,21 @@ class LiveChains:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        live = self._kernel.read(self._prefixes, self._guards)
+        live = self._kernel.read(self._prefixes, self._guards, with_ipsets=bool(self._use_ipsets))
         self._live = {key: self._spared(key, rules) for key, rules in live.items()}
+        for compiler in self._use_ipsets:
+            compiler.use_ipsets(are_there=self._kernel.has_ipsets is True)
+        self._set_users = SetUsers()
+        for key, rules in self._live.items():
+            self._set_users.note(key, rules)
+        self._has_elements = True
         present = {key.prefix for key in self._live}
         self._new = [compiler for compiler in by_rank(self._compilers) if compiler.prefix not in present]
         self._compilers.adopt(self._live, self._unreadable)
         self._total = Counter()
         for key, rules in self._live.items():
-            self._total[key.family, key.table] += len(rules)
+            if key.table != IPSET:
+                self._total[key.family, key.table] += len(rules)
 
     def update(
         self, items: Items, contexts: Mapping[str, Any]
@@ -123,7 +138,12 @@ class LiveChains:
             self._compilers.update(by_feature({key: change.after for key, change in others.items()}), {})
 
     def settle(self) -> None:
-        """See `LiveRules`; a plan needs to know which chains there are, so they are remembered."""
+        """See `LiveRules`; a plan needs to know which chains and sets there are, so they are remembered."""
+        if self._has_elements:
+            self._live = {
+                key: rules for key, rules in self._live.items() if key.table != IPSET or element_of(key) is None
+            }
+            self._has_elements = False
 
     def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
         """See `LiveRules`."""
@@ -139,22 +159,31 @@ class LiveChains:
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
         return {table: RuleCount(total, self._written[table]) for table, total in self._total.items()}
 
-    def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:
+    def _plan(self, delta: Delta[EntryKey, Rules]) -> list[AnyStep]:
         wanted = {key.prefix for key in delta.added} if self._new else set()
         for compiler in self._new:
             if compiler.prefix in wanted:
                 self._kernel.probe(compiler.needs)
-        return plan(delta, self._live, self._prefixes)
+                if compiler in self._use_ipsets:
+                    self._kernel.probe_ipsets()
+        return plan_with_sets(delta, self._live, self._prefixes, self._set_users)
 
     def _note(self, delta: Delta[EntryKey, Rules]) -> None:
         """Follows in memory what a Delta did."""
         self._written = Counter()
         for key, rules in (*delta.added.items(), *((key, change.after) for key, change in delta.changed.items())):
-            self._written[key.family, key.table] += len(rules)
-            self._total[key.family, key.table] += len(rules) - len(self._live.get(key, ()))
+            if not self._has_elements and key.table == IPSET and element_of(key) is not None:
+                continue
+            if key.table != IPSET:
+                self._written[key.family, key.table] += len(rules)
+                self._total[key.family, key.table] += len(rules) - len(self._live.get(key, ()))
             self._live[key] = rules
+            self._set_users.note(key, rules)
         for key in delta.removed:
-            self._total[key.family, key.table] -= len(self._live.pop(key))
+            gone = self._live.pop(key, ())
+            if key.table != IPSET:
+                self._total[key.family, key.table] -= len(gone)
+                self._set_users.note(key, ())
         moved = (key for key, change in delta.changed.items() if any(map(is_remark, change.before)))
         self._moved |= dict.fromkeys(moved, self._clock())
 

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
@@ -17,6 +18,7 @@ from rulegen.errors import InputError, printable, shown
 from rulegen.netfilter.bpf import compares_addresses
 from rulegen.netfilter.expressions import BREAK, BeginsConnection, Masquerade, Mystery, known_key
 from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.ipsets import IpSet, match_set
 from rulegen.netfilter.machine import INTERFACE_BITS
 from rulegen.netfilter.model import (
     BaseHook,
@@ -55,8 +57,13 @@ _VERDICTS = {
 # Matches and targets that change nothing, and options that say nothing about which packets match.
 _NOTHING = frozenset({"--comment", "--nfacct-name", "--reject-with", "--random-fully", "--rsource", "--reap"})
 _KNOWN_MATCHES = frozenset(
-    {"comment", "nfacct", "tcp", "udp", "sctp", "icmp6", "conntrack", "mark", "addrtype", "statistic", "recent", "bpf"}
+    {
+        *("comment", "nfacct", "tcp", "udp", "sctp", "icmp6", "conntrack", "mark", "addrtype", "statistic", "recent"),
+        *("bpf", "set"),
+    }
 )
+# Targets that only tell somebody.
+_NOTES = frozenset({"LOG", "NFLOG"})
 _RANDOM = 1 << 31
 _ALL = 0xFFFFFFFF
 # Options and their values in order, each with whether it is negated.
@@ -66,9 +73,25 @@ _WITHOUT_VALUE = frozenset(
 )
 
 
-def read_ruleset(family: Family, lines: Mapping[str, Iterable[str]]) -> Ruleset:
-    """`lines`: by table, `:CHAIN POLICY` and `-A CHAIN ...`, `-I CHAIN ...` in order, as a restore takes them."""
-    return Ruleset(family, tuple(_Reader(family, name, rules).read() for name, rules in lines.items()))
+def read_ruleset(
+    family: Family, lines: Mapping[str, Iterable[str]], ipsets: Mapping[str, IpSet] | None = None
+) -> Ruleset:
+    """`lines`: by table, `:CHAIN POLICY` and `-A CHAIN ...`, `-I CHAIN ...` in order, as a restore takes them.
+
+    `ipsets`: the sets that rules look into, by name.
+    """
+    return Ruleset(family, tuple(_Reader(family, name, rules, ipsets or {}).read() for name, rules in lines.items()))
+
+
+def read_chains(
+    family: Family, tables: Mapping[str, Mapping[str, Sequence[str]]], ipsets: Mapping[str, IpSet]
+) -> Ruleset:
+    """Rules as the kernel takes them, by table and chain, each what stands behind `-A CHAIN`; policies are ACCEPT.
+
+    A chain is read when the first packet comes there.
+    """
+    found = (_Reader(family, name, (), ipsets).read_later(chains) for name, chains in tables.items())
+    return Ruleset(family, tuple(found))
 
 
 def parse_restore(text: str) -> dict[str, list[str]]:
@@ -93,8 +116,9 @@ def parse_restore(text: str) -> dict[str, list[str]]:
 class _Reader:
     """One table."""
 
-    def __init__(self, family: Family, name: str, lines: Iterable[str]) -> None:
+    def __init__(self, family: Family, name: str, lines: Iterable[str], ipsets: Mapping[str, IpSet]) -> None:
         self._family = family
+        self._ipsets = ipsets
         self._lines = list(lines)
         self._hooks = _TABLES.get(name, {})
         program = "iptables" if family is Family.IPV4 else "ip6tables"
@@ -124,6 +148,18 @@ class _Reader:
                 rule.place = place
         self._refuse_loops()
         return self._table
+
+    def read_later(self, chains: Mapping[str, Sequence[str]]) -> Table:
+        """The chains alone; their rules when a packet comes."""
+        for name, rules in chains.items():
+            self._add_chain(name, "ACCEPT").read = partial(self._read_chain, rules)
+        return self._table
+
+    def _read_chain(self, rules: Sequence[str], chain: Chain) -> list[Rule]:
+        found = [self._rule(chain, text, _words(text)) for text in rules]
+        for place, rule in enumerate(found, 1):
+            rule.place = place
+        return found
 
     def _parse(self, line: str) -> Iterator[tuple[str, list[str]]]:
         """A rule's text and words; a chain is added. Raises ValueError, IndexError."""
@@ -170,6 +206,9 @@ class _Reader:
         try:
             options = list(_options(words))
             for place, (option, value, negated) in enumerate(options):
+                # Whatever it matches, a rule that only tells of a packet decides nothing.
+                if option == "-j" and value in _NOTES:
+                    return Rule(chain, 0, (), text)
                 instructions += self._instructions(options, place)
                 if option == "-d" and not negated and _network(self._family, value).only is not None:
                     destination = _network(self._family, value).only
@@ -185,6 +224,8 @@ class _Reader:
             yield from self._match(value, options[place + 1 :])
         elif option in {"-j", "-g"}:
             yield from self._target(option, value, options[place + 1 :])
+        elif option == "--match-set":
+            yield self._match_set(value, negated)
         elif option in _MATCHES:
             yield _MATCHES[option](self._family, value, negated)
         elif option not in _OF_OTHERS:
@@ -198,6 +239,13 @@ class _Reader:
             yield _statistic(following)
         elif name not in _KNOWN_MATCHES:
             yield Mystery(f"the match {name}")
+
+    def _match_set(self, value: str, negated: bool) -> Instruction:
+        name, words = value.split()
+        found = self._ipsets.get(name)
+        if found is None:
+            return Mystery(f"the set {name}, which is not there")
+        return match_set(found, words, negated) or Mystery(f"a lookup in the set {name} ({found.kind}) by {words}")
 
     def _recent(self, following: _Options) -> Instruction:
         mine = _own(following)
@@ -242,7 +290,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
             continue
         value = ""
         if word not in _WITHOUT_VALUE and index < len(words):
-            count = 2 if word == "--tcp-flags" else 1
+            count = 2 if word in {"--tcp-flags", "--match-set"} else 1
             value = " ".join(words[index : index + count])
             index += count
         yield word, value, negated

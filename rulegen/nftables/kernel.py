@@ -17,10 +17,10 @@ from typing import NamedTuple, Self
 
 from rulegen.config import Family
 from rulegen.errors import AbsentError, RulegenError, StaleError
+from rulegen.grace import let_packets_leave
 from rulegen.interfaces import host_families
 from rulegen.nftables import messages, text
 from rulegen.nftables.elements import IP_KEYWORD, EntryKey, Value
-from rulegen.nftables.grace import let_packets_leave
 from rulegen.nftables.live import Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
 from rulegen.nftables.refusals import kind_of_number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 
 import pytest
 
@@ -84,6 +85,37 @@ def test_an_agent_that_was_killed_goes_on(playground: Playground, api_server: Ap
             agent.process.wait()
             # What it has left closes what it closed.
             assert "10.0.0.1" in playground.host.nft(f"list map {TABLE} ingress-pods")
+        api_server.put(web(drawn.randrange(100)))
+
+
+def test_on_iptables_sets_follow_and_outlive_a_killed_agent(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    fill(api_server)
+    drawn = random.Random(3)
+    on_iptables = (*FEATURE, "--target", "iptables", "--iptables-variant", "nft")
+
+    def is_equal() -> bool:
+        with_node = ("--node", "node-1", "--config", playground.config, *on_iptables)
+        return playground.run("diff", "--kubeconfig", kubeconfig, *with_node).returncode == 0
+
+    def members() -> str:
+        with playground.namespace.entered():
+            return subprocess.run(["ipset", "save"], capture_output=True, text=True, check=True).stdout
+
+    for _ in range(2):
+        with playground.agent("--kubeconfig", kubeconfig, *on_iptables) as agent:
+            wait_until(is_equal, 20)
+            for number in range(60):
+                chosen = drawn.randrange(5, 60)
+                api_server.put(web(chosen, node=drawn.choice(("node-1", "node-2"))))
+                if number % 3 == 0:
+                    api_server.delete(Pod, f"web-{chosen}", "shop")
+            wait_until(is_equal, 20)
+            api_server.put(web(drawn.randrange(5, 60)))
+            agent.process.kill()
+            agent.process.wait()
+            assert " 10.0.0.1\n" in members()
         api_server.put(web(drawn.randrange(100)))
 
 

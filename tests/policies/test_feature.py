@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ import pytest
 
 from rulegen.config import Denial, Family, NodeConfiguration, PolicySettings, Target
 from rulegen.drivers import make_driver
-from rulegen.errors import TargetError
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.objects import Metadata as ObjectMetadata
 from rulegen.kube.objects import NetworkPolicy, Pod, ServiceCIDR, ServiceCIDRSpec
@@ -145,13 +145,6 @@ def test_on_iptables_policies_stand_in_front(host: Host) -> None:
         assert reconciler.sync().delta
         rules = subprocess.run(["iptables-nft", "-S", "FORWARD"], check=True, capture_output=True, text=True).stdout
         assert rules.splitlines()[1].endswith("-j RULEGEN-NP-FORWARD")
-
-
-def test_a_log_group_is_for_nftables() -> None:
-    feature = feature_of([])
-    node_ = NodeConfiguration(node_name="node-1", policies=EVERYTHING)
-    with pytest.raises(TargetError, match="logGroup"):
-        feature.compiler("iptables", node_)
 
 
 # ---- what is found ----
@@ -297,7 +290,9 @@ def test_on_iptables_it_stays_isolated_too(variant: Variant, host: Host) -> None
 
     def leaves(address: str) -> list[str]:
         saved = subprocess.run([f"iptables-{variant.value}-save"], check=True, capture_output=True, text=True).stdout
-        return sorted(line for line in saved.splitlines() if f" {address}/32 -g " in line)
+        sets = subprocess.run(["ipset", "save"], check=True, capture_output=True, text=True).stdout
+        led = [line for line in sets.splitlines() if re.fullmatch(rf"add rulegen-[ei]-\S+ {re.escape(address)}", line)]
+        return sorted(line for line in saved.splitlines() if f" {address}/32 -g " in line) + sorted(led)
 
     with host.namespace.entered():
         with reconciled(PolicySettings(), Target.IPTABLES, variant) as before:

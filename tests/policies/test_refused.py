@@ -105,7 +105,9 @@ def isolated(target: Target, variant: Variant) -> str:
             for name in ("ingress-pods", "egress-pods")
         ]
         return "".join(found)
-    return everything(target, variant)
+    sets = subprocess.run(["ipset", "save"], check=True, capture_output=True, text=True).stdout.splitlines()
+    led = [f"{line}/32" for line in sets if line.startswith(("add rulegen-i-", "add rulegen-e-"))]
+    return "\n".join([everything(target, variant), *led])
 
 
 @pytest.mark.parametrize(("target", "variant"), TARGETS)

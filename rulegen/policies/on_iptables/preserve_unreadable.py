@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from rulegen.config import Family
-from rulegen.iptables.chains import Entries
+from rulegen.iptables.chains import IPSET, Entries
+from rulegen.iptables.ipsets import Element, element_of
 from rulegen.policies.model import Address, Combination, Direction, Isolation, PolicyName
 from rulegen.policies.on_iptables import names
 from rulegen.reference import ObjectReference
@@ -32,7 +33,10 @@ def isolated_addresses(live: Entries, unreadable: Collection[ObjectReference]) -
     if not any(reference.kind == "Pod" for reference in unreadable):
         return found
     for key, rules in live.items():
-        if key.prefix == names.PREFIX:
+        if key.table == IPSET:
+            for address, direction, chain in _led(element_of(key)):
+                found[key.family].setdefault(address, {})[direction] = chain
+        elif key.prefix == names.PREFIX:
             for address, direction, chain in _leaves(rules):
                 found[key.family].setdefault(address, {})[direction] = chain
     return found
@@ -44,6 +48,13 @@ def _leaves(rules: Iterable[str]) -> Iterator[tuple[Address, Direction, str]]:
         if leaf is not None:
             direction = Direction.EGRESS if rule.startswith("-s") else Direction.INGRESS
             yield ip_address(leaf[1]).packed, direction, leaf[2]
+
+
+def _led(element: Element | None) -> Iterator[tuple[Address, Direction, str]]:
+    """With ipsets: an element of the set of those that are led to a chain."""
+    found = names.led_to(element.set_name) if element is not None else None
+    if element is not None and found is not None:
+        yield ip_address(element.address).packed, *found
 
 
 def isolation(leaves: Mapping[Direction, str], known: Mapping[str, Combination]) -> Isolation:
