@@ -57,6 +57,7 @@ def packed_by_hand(member: tarfile.TarInfo, data: bytes = b"") -> bytes:
         (pack_bundle([Part("else", b"x")]), "holds no objects.yaml of a support bundle"),
         (packed_by_hand(tarfile.TarInfo(OBJECTS)), "holds no objects.yaml of a support bundle"),
     ],
+    ids=["gzip", "begin", "cut", "empty", "other", "elsewhere"],
 )
 def test_what_is_none_is_one_line(data: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:

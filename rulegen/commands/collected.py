@@ -49,7 +49,10 @@ _SECRETS = (
 
 
 class Wanted(NamedTuple):
-    """What is collected, and from where. `problem`: why the settings are not those of --config, "" if they are."""
+    """What is collected, and from where. `problem`: why the settings are not those of --config, "" if they are.
+
+    `configuration`: for whichever node.
+    """
 
     source: Input
     configuration: Configuration
@@ -82,11 +85,13 @@ class Collected(NamedTuple):
 
 
 def collect(wanted: Wanted) -> Collected:
-    """All that can be had."""
+    """All that can be had. Raises InputError for a node's name that cannot be one."""
+    objects = _Objects(wanted)
+    wanted = wanted._replace(configuration=objects.for_their_node())
     parts: list[Part] = []
     missing: list[Missing] = []
     rows: list[str] = []
-    for step in _steps(wanted):
+    for step in _steps(wanted, objects):
         try:
             data = _bounded(step, step.make())
         except (RulegenError, OSError, subprocess.SubprocessError) as error:
@@ -128,9 +133,8 @@ def _bounded(step: _Step, data: bytes) -> bytes:
     return data[:_LARGEST] + b"\n(cut off here)\n"
 
 
-def _steps(wanted: Wanted) -> Iterator[_Step]:
+def _steps(wanted: Wanted, objects: _Objects) -> Iterator[_Step]:
     """In their order: those that other commands read come first."""
-    objects = _Objects(wanted)
     rules = _Rules(wanted, objects)
     agent = wanted.configuration.agent
     health, metrics = agent.healthz_bind_address, agent.metrics_bind_address
@@ -212,6 +216,20 @@ class _Objects:
                 self._error = error
                 raise
         return self._manifests
+
+    def for_their_node(self) -> Configuration:
+        """The settings, with the node that is meant: by name, or which of those that there are can only be meant."""
+        from msgspec.structs import replace
+
+        from rulegen.configuration_file import default_node, node_configuration
+
+        configuration, here = self._wanted.configuration, os.uname().nodename
+        try:
+            nodes = {node.metadata.name for node in self.read().nodes}
+        except RulegenError:
+            nodes = set()
+        name = self._wanted.source.node or configuration.node.node_name or default_node(here, nodes)
+        return replace(configuration, node=node_configuration(configuration, name, here))
 
     def text(self) -> bytes:
         from rulegen.kube.snapshot import write_manifests
