@@ -6,7 +6,6 @@ The page needs no script and nothing from elsewhere; every text in it is escaped
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import msgspec
 
 from rulegen.agent.http.server import READS, refuse_method, respond
 from rulegen.agent.status.document import Status
-from rulegen.agent.status.words import ago, milliseconds
+from rulegen.agent.status.words import ago, counted, milliseconds
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -93,8 +92,5 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
 
-    def elapsed(then: datetime, now: datetime) -> str:
-        return ago(then, now)
-
-    environment.filters |= {"ago": elapsed, "ms": milliseconds}
+    environment.filters |= {"ago": ago, "ms": milliseconds, "counted": counted}
     return environment.get_template("status.html.j2")

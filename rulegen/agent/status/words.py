@@ -33,6 +33,11 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.2f} ms"
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """`1 entry`, `2 entries`."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def status_lines(status: Status) -> Iterator[Line]:
     """What `rulegen status` prints: what is wrong in full, what is well in a line."""
     tones = {"ok": "good", "starting": "title"}
@@ -85,18 +90,27 @@ def _sync_lines(status: Status) -> Iterator[Line]:
     if status.failure is not None:
         failure = status.failure
         since = ago(failure.since, status.now)
-        yield _row("failing", f"since {since}, {failure.attempts} attempts: {failure.error}", True)
+        yield _row(
+            "failing", f"since {since}, {counted(failure.attempts, 'attempt', 'attempts')}: {failure.error}", True
+        )
     pending = status.pending
     since = f", the oldest {ago(pending.since, status.now)}" if pending.since else ""
     yield _row("pending", f"{pending.waiting} waiting, {pending.taken} taken{since}")
-    yield _row("in force", f"{status.service_ports} service-ports")
+    yield _row("in force", counted(status.service_ports, "service-port", "service-ports"))
 
 
 def _drift_lines(status: Status) -> Iterator[Line]:
     drift = status.drift
-    yield _row("drift", f"{drift.repairs} repairs of {drift.entries} entries" if drift.repairs else "none")
+    yield _row(
+        "drift",
+        f"{counted(drift.repairs, 'repair', 'repairs')} of {counted(drift.entries, 'entry', 'entries')}"
+        if drift.repairs
+        else "none",
+    )
     for repair in drift.last[:_SHOWN]:
-        yield _row("", f"{ago(repair.at, status.now)}: {repair.entries} entries changed by {repair.who}")
+        yield _row(
+            "", f"{ago(repair.at, status.now)}: {counted(repair.entries, 'entry', 'entries')} changed by {repair.who}"
+        )
         for line in repair.lines:
             yield _row("", f"  {line}")
 
@@ -104,7 +118,7 @@ def _drift_lines(status: Status) -> Iterator[Line]:
 def _listener_lines(status: Status) -> Iterator[Line]:
     for one in status.listeners.own:
         yield _row("listening", f"{one.field} {one.problem or one.address}", bool(one.problem))
-    yield _row("health checks", f"{status.listeners.health_checks} listeners")
+    yield _row("health checks", counted(status.listeners.health_checks, "listener", "listeners"))
     yield from _problem_lines("", status.listeners.failed_health_checks)
 
 
