@@ -37,14 +37,19 @@ _LOG_LINES = 5000
 # Whose annotations may mean something to rulegen; all others may hold anything.
 _ANNOTATIONS = ("rulegen.io/", "service.cilium.io/", "service.kubernetes.io/", "endpoints.kubernetes.io/")
 _LEFT_OUT = b"(left out)"
+# What each begins with or has in it, in lower case: most of what is large has nothing of the kind.
 _SECRETS = (
-    re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    (
+        (b"private key",),
+        re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    ),
     # A JSON web token, as service accounts have.
-    re.compile(rb"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"),
-    re.compile(rb"(?<=://)[^\s/@\"']+(?=@)"),
-    re.compile(rb"(?i)(?<=\bbearer )[^\s\"']+"),
-    re.compile(rb"(?i)(?<=\bauthorization: )[^\r\n]+"),
-    re.compile(rb"(?i)(?<=[\w-]token[=:])[^\s\"']+|(?<=\btoken[=:])[^\s\"']+|(?<=password[=:])[^\s\"']+"),
+    ((b"eyj",), re.compile(rb"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")),
+    ((b"://",), re.compile(rb"(?<=://)[^\s/@\"']+(?=@)")),
+    ((b"bearer ",), re.compile(rb"(?i)(?<=\bbearer )[^\s\"']+")),
+    ((b"authorization: ",), re.compile(rb"(?i)(?<=\bauthorization: )[^\r\n]+")),
+    ((b"token=", b"token:"), re.compile(rb"(?i)(?<=token[=:])[^\s\"']+")),
+    ((b"password=", b"password:"), re.compile(rb"(?i)(?<=password[=:])[^\s\"']+")),
 )
 
 
@@ -108,8 +113,10 @@ def collect(wanted: Wanted) -> Collected:
 
 def scrubbed(data: bytes) -> bytes:
     """Without what looks like a credential."""
-    for secret in _SECRETS:
-        data = secret.sub(_LEFT_OUT, data)
+    lower = data.lower()
+    for hints, secret in _SECRETS:
+        if any(hint in lower for hint in hints):
+            data = secret.sub(_LEFT_OUT, data)
     return data
 
 

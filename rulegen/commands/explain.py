@@ -222,7 +222,8 @@ def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *
     else:
         compile_all(compilers, *wanted)
     services = services_of(features)
-    return ruleset_of(driver.name, compilers, services.store, node.families, entries)
+    is_here = not isinstance(live, Bundle)
+    return ruleset_of(driver.name, compilers, services.store, node.families, entries, is_here=is_here)
 
 
 def _print_lines(lines: Iterable[TextLine]) -> None:

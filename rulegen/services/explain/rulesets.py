@@ -14,11 +14,18 @@ from rulegen.services.store import Store
 
 
 def ruleset_of(
-    driver: str, compilers: CompilerSet, store: Store, families: Collection[Family], live: AnyEntries | None
+    driver: str,
+    compilers: CompilerSet,
+    store: Store,
+    families: Collection[Family],
+    live: AnyEntries | None,
+    *,
+    is_here: bool = True,
 ) -> Ruleset:
     """`compilers`: of all features, which have compiled. `live`: what the kernel holds; None: it is not asked about.
 
-    Where the kernel is asked about, packets follow its rules.
+    `is_here`: whether that is this host's. Where the kernel is asked about, packets follow its rules; on nftables only
+    here, as entries of another host do not say what its chains were.
     """
     by_feature: Mapping[str, Any] = compilers.by_feature
     services = by_feature[NAME]
@@ -27,7 +34,7 @@ def ruleset_of(
         from rulegen.services.on_nftables.explain import NftablesRuleset
 
         specs = [spec for compiler in by_feature.values() for spec in compiler.specs]
-        follow_live = None if live is None else LiveTables(specs, live)
+        follow_live = LiveTables(specs, live) if live is not None and is_here else None
         compiled = CompiledTables(by_feature.values())
         return NftablesRuleset(services.compiler, families, compiled, live, follow_live)
     from rulegen.follow.iptables import Chains
