@@ -49,6 +49,10 @@ POLICY_HOOKS: Mapping[str, Hook] = {
     "node": Hook("filter", "input", -2),
 }
 
+# Egress masquerading: behind everybody's SNAT, which keeps the kernel from calling this. So whatever somebody else has
+# translated, or translates to an address of his choice, stays as it is.
+EGRESS_HOOKS: Mapping[str, Hook] = {"postrouting": Hook("nat", "postrouting", SRCNAT + 1)}
+
 # ---- a packet's mark, in rules of both targets ----
 
 # The bit for "to be masqueraded", kube-proxy's; the configuration may name another one.

@@ -58,6 +58,7 @@ class Kernel:
         self._loader = make_loader(self.variant, wait)
         self._prefixes: Sequence[str] = (PREFIX,)
         self._guards: Sequence[str] = ()
+        self._yielding: Sequence[str] = ()
         # By family and table: the chains that iptables did not list when that was read last.
         self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
 
@@ -67,18 +68,22 @@ class Kernel:
     def __exit__(self, *_: object) -> None:
         self._loader.close()
 
-    def read(self, prefixes: Sequence[str] = (PREFIX,), guards: Sequence[str] = ()) -> Entries:
+    def read(
+        self, prefixes: Sequence[str] = (PREFIX,), guards: Sequence[str] = (), yielding: Sequence[str] = ()
+    ) -> Entries:
         """What the kernel holds of ours. Raises HostError.
 
         `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
-        `guards`: those of them before which nothing may accept a packet.
+        `guards`: those of them before which nothing may accept a packet; `yielding`: those before which others may do
+        anything.
         """
-        self._prefixes, self._guards = prefixes, guards
+        self._prefixes, self._guards, self._yielding = prefixes, guards, yielding
         entries: Entries = {}
         hidden = {}
         for family in host_families():
             for table in list_tables(self.variant, family):
-                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)), prefixes, guards)
+                lines = (*table.lines, *in_words(table))
+                entries |= parse_saved(family, table.name, lines, prefixes, guards, yielding)
                 hidden[family, table.name] = frozenset(rule.chain for rule in table.hidden)
         self._hidden = hidden
         return entries
@@ -106,10 +111,13 @@ class Kernel:
                     self._loader.take(part.step, test=False)
                     _delete(part)
             except RestoreError as error:
-                if number == 0 and adopt_wording(self.read(self._prefixes, self._guards), live) != live:
+                if number == 0 and self._differs(live):
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error
+
+    def _differs(self, live: Mapping[EntryKey, Rules]) -> bool:
+        return adopt_wording(self.read(self._prefixes, self._guards, self._yielding), live) != live
 
     def _parts(self, step: Step) -> list[_Part]:
         """A step as iptables-restore can take it: it finds no rule to delete in a chain that it cannot list."""

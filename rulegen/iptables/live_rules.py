@@ -9,7 +9,16 @@ from typing import Any
 
 from rulegen.config import Family
 from rulegen.errors import ApplyError, TargetError
-from rulegen.iptables.chains import ChainCompiler, Entries, EntryKey, Rules, by_rank, guards_of, prefixes_of
+from rulegen.iptables.chains import (
+    ChainCompiler,
+    Entries,
+    EntryKey,
+    Rules,
+    by_rank,
+    guards_of,
+    prefixes_of,
+    yielding_of,
+)
 from rulegen.iptables.diff_text import Owner, count, diff_text
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
@@ -39,6 +48,7 @@ class LiveChains:
         self._compilers = compilers
         self._prefixes = prefixes_of(by_rank(compilers))
         self._guards = guards_of(by_rank(compilers))
+        self._yielding = yielding_of(by_rank(compilers))
         # Those of which the kernel holds nothing, so that it may lack what their rules need.
         self._new: list[ChainCompiler] = []
         self._patience = patience
@@ -62,7 +72,7 @@ class LiveChains:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        live = self._kernel.read(self._prefixes, self._guards)
+        live = self._kernel.read(self._prefixes, self._guards, self._yielding)
         self._live = {key: self._spared(key, rules) for key, rules in live.items()}
         present = {key.prefix for key in self._live}
         self._new = [compiler for compiler in by_rank(self._compilers) if compiler.prefix not in present]
@@ -127,7 +137,7 @@ class LiveChains:
         for compiler in self._new:
             if compiler.prefix in wanted:
                 self._kernel.probe(compiler.needs)
-        return plan(delta, self._live, self._prefixes)
+        return plan(delta, self._live, self._prefixes, self._yielding)
 
     def _note(self, delta: Delta[EntryKey, Rules]) -> None:
         """Follows in memory what a Delta did."""

@@ -1,10 +1,10 @@
-"""A configuration file that is followed: what it says now goes out when that changes. A faulty one changes nothing."""
+"""Configuration files that are followed: what they say now goes out when that changes. A faulty one changes nothing."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rulegen.agent.sources.watched_files import turns
 from rulegen.config import Configuration
@@ -14,13 +14,13 @@ _LOG = logging.getLogger("rulegen.agent")
 
 
 class ConfigurationWatch:
-    """Follows the file `path`; "" is none.
+    """Follows the files at `paths`, of which some may not be there.
 
-    `load` reads it, and raises InputError. `wake_up` is called, from another thread, when `changed` is set.
+    `load` reads them, and raises InputError. `wake_up` is called, from another thread, when `changed` is set.
     """
 
-    def __init__(self, path: str, load: Callable[[], Configuration], wake_up: Callable[[], None]) -> None:
-        self._path = path
+    def __init__(self, paths: Sequence[str], load: Callable[[], Configuration], wake_up: Callable[[], None]) -> None:
+        self._paths = paths
         self._load = load
         self._wake_up = wake_up
         self._current: Configuration | None = None
@@ -31,7 +31,7 @@ class ConfigurationWatch:
     def start(self, current: Configuration) -> None:
         """Begins; `current`: what is in force. The file may have changed since that was read."""
         self._current = current
-        if self._path:
+        if self._paths:
             threading.Thread(target=self._run, name="follow the configuration", daemon=True).start()
 
     def take(self) -> Configuration | None:
@@ -46,7 +46,7 @@ class ConfigurationWatch:
         self._stopping.set()
 
     def _run(self) -> None:
-        for _ in turns([self._path], self._stopping):
+        for _ in turns(self._paths, self._stopping):
             self._read()
 
     def _read(self) -> None:
