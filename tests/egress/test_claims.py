@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,7 +51,7 @@ def test_the_outermost_ranges_are_there_and_no_others(steps: list[tuple[str, fro
         assert taken == wanted
         for number in range(0, 32, 3):
             address = f"10.0.0.{number}"
-            around = next((item for item in wanted.items() if ip_network(address).subnet_of(item[0])), None)
+            around = next((item for item in wanted.items() if IPv4Address(address) in item[0]), None)
             assert claims.covering(address) == around
     for owner in claimed:
         claims.claim(owner, ())
