@@ -11,6 +11,7 @@ from rulegen.commands.command import Command
 from rulegen.commands.options import input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_document, say, say_warning
 from rulegen.commands.reading import (
+    egress_of,
     findings_of,
     load_manifests,
     make_features,
@@ -23,11 +24,14 @@ from rulegen.commands.targets import driver_of
 
 if TYPE_CHECKING:
     from rulegen.config import NodeConfiguration
+    from rulegen.egress.explain import EgressExplanation
+    from rulegen.egress.feature import EgressMasquerade
     from rulegen.policies.explain import PolicyExplanation
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Driver
     from rulegen.reconcile.feature import Feature
     from rulegen.services.explain.model import PacketExplanation, Ruleset, View
+    from rulegen.services.explain.packet import PacketQuestion
     from rulegen.services.explain.text import TextLine
     from rulegen.services.simulate import Destination
 
@@ -89,12 +93,19 @@ def _explain_packet(view: _View, asked: tuple[str | None, str, str], output: str
     question = packet.parse_question(source or packet.NODE, destination, interface)
     explanation = packet.explain_packet(view.services, question)
     said = [] if policies is None else list(_policy_explanations(policies, explanation, question.destination))
+    leaving = [] if view.egress is None else list(_egress_explanations(view, view.egress, explanation, question))
     if output == "json":
         import msgspec
 
-        print_document({**msgspec.to_builtins(explanation), **({"policies": said} if policies is not None else {})})
+        document = msgspec.to_builtins(explanation)
+        document |= {"policies": said} if policies is not None else {}
+        print_document(document | ({"egressMasquerade": leaving} if view.egress is not None else {}))
         return
     _print_explanation(explanation, output, text.packet_lines)
+    for one in leaving:
+        from rulegen.egress.explain import line as egress_line
+
+        echo(egress_line(one))
     from rulegen.policies.explain import lines
 
     for line, passes in (line for each in said for line in lines(each)):
@@ -115,6 +126,20 @@ def _addresses_of_pods(policies: NetworkPolicies, source: str | None, destinatio
     return source, end
 
 
+def _egress_explanations(
+    view: _View, egress: EgressMasquerade, explanation: PacketExplanation, question: PacketQuestion
+) -> Iterator[EgressExplanation]:
+    """Of each place that the packet may be sent on to with the source that it has."""
+    from rulegen.egress.explain import explain as explain_egress
+    from rulegen.services.node import host_addresses
+
+    kept = [one.endpoint for one in explanation.deliveries if not (one.decision or one.masquerade)]
+    destinations = [endpoint.rpartition(":")[0].strip("[]") for endpoint in kept]
+    if explanation.fate == "untouched":
+        destinations = [question.destination.address]
+    yield from explain_egress(egress.store, explanation.source, destinations, host_addresses(view.services.store.node))
+
+
 def _policy_explanations(
     policies: NetworkPolicies, explanation: PacketExplanation, destination: Destination
 ) -> Iterator[PolicyExplanation]:
@@ -132,10 +157,11 @@ def _policy_explanations(
 
 
 class _View(NamedTuple):
-    """What is explained; `policies`: None where they are off."""
+    """What is explained; `policies`, `egress`: None where they are off."""
 
     services: View
     policies: NetworkPolicies | None
+    egress: EgressMasquerade | None
 
 
 def _view(options: Mapping[str, Any], live: bool) -> _View:
@@ -160,7 +186,7 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
             say(f"warning: {finding.subject}: {finding.message}")
     services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
     services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
-    return _View(View(store, node, ruleset, services), policies_of(features))
+    return _View(View(store, node, ruleset, services), policies_of(features), egress_of(features))
 
 
 def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:

@@ -16,12 +16,17 @@ from rulegen.commands.output import EXIT_ERROR, say, say_warning
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
+    from rulegen.egress.feature import EgressMasquerade
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
     from rulegen.reference import Finding
     from rulegen.services.feature import ServicesFeature
+
+
+# The feature that has a configuration file of its own.
+EGRESS_MASQUERADE = "egress-masquerade"
 
 
 class Wanted(NamedTuple):
@@ -39,10 +44,12 @@ def read_input(source: Input) -> tuple[Wanted, Configuration]:
 
 def compile_objects(manifests: Manifests, configuration: Configuration) -> Wanted:
     """What they mean for the node; says what is probably wrong with it. Afterwards `manifests` hold no objects."""
+    from rulegen.features import check_conditions
     from rulegen.reconcile.once import take_all
 
     say_mistakes(manifests)
     features = make_features(manifests.release(), configuration, configuration.node)
+    check_conditions(features)
     wanted = Wanted(features, take_all(features))
     for finding in findings_of(features):
         say(f"warning: {finding.subject}: {finding.message}")
@@ -61,6 +68,12 @@ def make_features(objects: Iterable[Any], configuration: Configuration, node: No
 def policies_of(features: Iterable[Feature]) -> NetworkPolicies | None:
     """The feature, where it is on; then it is imported already."""
     found: Any = next((feature for feature in features if feature.name == "network-policies"), None)
+    return found  # type: ignore[no-any-return]
+
+
+def egress_of(features: Iterable[Feature]) -> EgressMasquerade | None:
+    """As `policies_of`."""
+    found: Any = next((feature for feature in features if feature.name == EGRESS_MASQUERADE), None)
     return found  # type: ignore[no-any-return]
 
 
@@ -130,14 +143,25 @@ def _read_manifests(source: Input, configuration: Configuration, inspect: Inspec
     return read_cluster(connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning), kinds)
 
 
-def read_settings(source: Input, warn: Callable[[str], None]) -> Configuration:
-    """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect."""
+def read_settings(source: Input, warn: Callable[[str], None], *, features_wait: bool = False) -> Configuration:
+    """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect.
+
+    `features_wait`: for their own files, where these cannot be used; else that is an error.
+    """
     from msgspec.structs import replace
 
     from rulegen.configuration_file import node_configuration
 
     configuration = read_written_settings(source, warn)
-    return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))
+    node = node_configuration(configuration, source.node, os.uname().nodename)
+    if EGRESS_MASQUERADE in configuration.features:
+        from rulegen.egress.configuration import with_file, with_file_or_reason
+
+        egress, warnings = with_file_or_reason(node.egress) if features_wait else with_file(node.egress)
+        node = replace(node, egress=egress)
+        for warning in warnings:
+            warn(warning)
+    return replace(configuration, node=node)
 
 
 def read_written_settings(source: Input, warn: Callable[[str], None]) -> Configuration:
