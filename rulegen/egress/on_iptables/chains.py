@@ -30,8 +30,8 @@ PODS, CLUSTER, EXEMPT = (f"{PREFIX}{name}" for name in ("PODS", "CLUSTER", "EXEM
 # Behind the Services' rules, which masquerade by a mark.
 _RANK = 90
 _WIDTH = {Family.IPV4: 32, Family.IPV6: 128}
-_MASQUERADE = "-m addrtype ! --dst-type LOCAL -j MASQUERADE --random-fully"
-_POSTROUTING = "POSTROUTING"
+MASQUERADE = "-m addrtype ! --dst-type LOCAL -j MASQUERADE --random-fully"
+POSTROUTING = "POSTROUTING"
 
 
 class EgressChains:
@@ -138,10 +138,10 @@ class EgressChains:
         for node in shape.changed if was_there else list(tree.nodes()):
             self._set(family, _branch_name(family, node), tuple(self._cluster_rules(family, node)))
         if not was_there:
-            self._entries.set(EntryKey(family, NAT, _POSTROUTING, PREFIX), (f"-j {PODS}",))
+            self._entries.set(EntryKey(family, NAT, POSTROUTING, PREFIX), (f"-j {PODS}",))
         self._set(family, PODS, tuple(f"{_match('-s', cidr)}-g {CLUSTER}" for cidr in _sorted(ranges[Side.PODS])))
         exempt = (f"{_match('-d', cidr)}-j RETURN" for cidr in _sorted(ranges[Side.EXEMPT]))
-        self._set(family, EXEMPT, (*exempt, _MASQUERADE))
+        self._set(family, EXEMPT, (*exempt, MASQUERADE))
 
     def _remove(self, family: Family) -> None:
         self._present.discard(family)
