@@ -19,7 +19,7 @@ LEFT = """\
 *nat
 :IP-MASQ-AGENT - [0:0]
 :IP-MASQ-AGENT-OF-MINE - [0:0]
--A POSTROUTING -m comment --comment "ip-masq-agent: jump to IP-MASQ-AGENT" -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
+-A POSTROUTING -m comment --comment "-j IP-MASQ-AGENT" -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
 -A POSTROUTING -m comment --comment "-j IP-MASQ-AGENT" -j IP-MASQ-AGENT-OF-MINE
 -A IP-MASQ-AGENT -d 10.0.0.0/8 -m comment --comment "ip-masq-agent: local" -j RETURN
 -A IP-MASQ-AGENT -m comment --comment "ip-masq-agent: outbound" -j MASQUERADE --random-fully
