@@ -449,18 +449,23 @@ def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
     if warnings:
         # Nobody would look at a warning of a scenario.
         raise InputError("\n".join(warnings))
-    node = node_configuration(configuration, content.node, "")
-    if content.ip_masq_agent:
-        from rulegen.egress.configuration import with_fields
-
-        egress, warnings = with_fields(node.egress, content.ip_masq_agent, f"{path}: ipMasqAgent")
-        if warnings:
-            raise InputError("\n".join(warnings))
-        node = msgspec.structs.replace(node, egress=egress)
     try:
-        return for_families(node, content.ip_families)
+        node = for_families(node_configuration(configuration, content.node, ""), content.ip_families)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return _with_ip_masq_agent(node, content, path)
+
+
+def _with_ip_masq_agent(node: NodeConfiguration, content: FlowsFile, path: Path) -> NodeConfiguration:
+    """Never the host's own file: a scenario says all that it depends on."""
+    if not content.ip_masq_agent:
+        return node
+    from rulegen.egress.configuration import with_fields
+
+    egress, warnings = with_fields(node.egress, content.ip_masq_agent, f"{path}: ipMasqAgent")
+    if warnings:
+        raise InputError("\n".join(warnings))
+    return msgspec.structs.replace(node, egress=egress)
 
 
 def _address(text: str, place: str) -> str:

@@ -1,4 +1,4 @@
-"""What ip-masq-agent leaves behind, removed; and whether rulegen masquerades in its place. Asks and changes the kernel."""
+"""What ip-masq-agent leaves behind, removed; whether rulegen masquerades in its place. Asks and changes the kernel."""
 
 from __future__ import annotations
 
