@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
+from enum import Enum, StrEnum
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from rulegen.config import Family, NodeConfiguration, Target
+from rulegen.config import Family, NodeConfiguration, PodRange, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration
 from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
@@ -126,8 +126,8 @@ class FlowsFile(_File, frozen=True):
 
     `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration. `features`:
     those that are on besides the services. `ip_masq_agent`: fields of ip-masq-agent's configuration, for egress
-    masquerading. `ip_families`: what the host can do. `addresses`: what the node has on its interfaces besides its Node
-    object's addresses.
+    masquerading, and `pod_range`: by which addresses that knows the node's pods. `ip_families`: what the host can do.
+    `addresses`: what the node has on its interfaces besides its Node object's addresses.
     """
 
     node: str
@@ -135,6 +135,7 @@ class FlowsFile(_File, frozen=True):
     configuration: dict[str, Any] = {}
     features: list[str] = []
     ip_masq_agent: dict[str, Any] = {}
+    pod_range: PodRange = PodRange.NODE_CIDR
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
     flows: list[FlowEntry] = []
@@ -427,7 +428,7 @@ def _known_words(message: str) -> str:
     if "unknown field" in message:
         struct = Balanced if place.endswith(".expect") else FlowEntry if ".flows[" in f".{place}" else FlowsFile
         return f"; known are {', '.join(struct.__struct_encode_fields__)}"
-    kinds: list[tuple[str, type[StrEnum] | type[Family]]] = [(".check", Depth), (".ipFamilies", Family)]
+    kinds: list[tuple[str, type[Enum]]] = [(".check", Depth), (".ipFamilies", Family), (".podRange", PodRange)]
     return "".join(
         f"; known are {', '.join(one.value for one in kind)}" for name, kind in kinds if place.startswith(name)
     )
@@ -458,11 +459,12 @@ def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
 
 def _with_ip_masq_agent(node: NodeConfiguration, content: FlowsFile, path: Path) -> NodeConfiguration:
     """Never the host's own file: a scenario says all that it depends on."""
+    egress = msgspec.structs.replace(node.egress, pod_range=content.pod_range)
     if not content.ip_masq_agent:
-        return node
+        return msgspec.structs.replace(node, egress=egress)
     from rulegen.egress.configuration import with_fields
 
-    egress, warnings = with_fields(node.egress, content.ip_masq_agent, f"{path}: ipMasqAgent")
+    egress, warnings = with_fields(egress, content.ip_masq_agent, f"{path}: ipMasqAgent")
     if warnings:
         raise InputError("\n".join(warnings))
     return msgspec.structs.replace(node, egress=egress)

@@ -150,9 +150,8 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     manifests = load_manifests(source, configuration)
     lines = read_text(Path(packets)).splitlines()
     settings = kube_proxy_fields(source.config) if source.config else {}
-    scenario = record(
-        Path(folder), manifests, configuration.node.node_name, settings, _optional_features(configuration), lines
-    )
+    features = _optional_features(configuration)
+    scenario = record(Path(folder), manifests, configuration.node, settings, features, lines)
     echo(f"recorded {len(scenario.flows)} flows in {folder}")
 
 

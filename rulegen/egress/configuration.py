@@ -62,17 +62,18 @@ def with_file_or_reason(settings: EgressSettings) -> tuple[EgressSettings, list[
     try:
         return with_file(settings)
     except InputError as error:
-        return replace(settings, unusable="; ".join(str(error).splitlines())), []
+        first, *more = str(error).splitlines()
+        return replace(settings, unusable=f"{first} (and {len(more)} more)" if more else first), []
 
 
 def with_fields(settings: EgressSettings, document: Mapping[Any, Any], source: str) -> tuple[EgressSettings, list[str]]:
     """As `with_file`, from the plain values of the fields; `source` begins each line."""
     fields = Fields(document)
     limit = fields.integer("cidrLimit", 0, INT32_MAX, _MOST_CIDRS)
-    cidrs = tuple(fields.texts(_CIDRS, _cidr))
     count = len(document[_CIDRS]) if isinstance(document.get(_CIDRS), list) else 0
     if count > limit:
-        fields.faults.append(Fault(_CIDRS, f"expected at most {limit} CIDRs (cidrLimit), got {count}"))
+        raise InputError(f"{source}: {_CIDRS}: expected at most {limit} CIDRs (cidrLimit), got {count}")
+    cidrs = tuple(fields.texts(_CIDRS, _cidr))
     # It says when to look at the file again, which is followed here.
     fields.text("resyncInterval", duration, 0.0)
     found = replace(
