@@ -91,10 +91,11 @@ class EgressMasquerade:
         return f"{NAME}, {item_id.cidr}"
 
     def observers(self, registry: Any) -> Sequence[Observer]:
-        """What counts ranges."""
-        from rulegen.egress.observer import RangeMetrics
+        """What counts ranges, and what ends flows that began without them."""
+        from rulegen.egress.connections import PodFlows
+        from rulegen.egress.observer import FlowObserver, RangeMetrics
 
-        return [RangeMetrics(registry)]
+        return [RangeMetrics(registry), FlowObserver(PodFlows(self.store))]
 
     def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
         """A compiler for a driver. Raises TargetError."""

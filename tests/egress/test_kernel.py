@@ -13,6 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from rulegen.config import EgressSettings, NodeConfiguration
+from rulegen.conntrack.table import ConnectionTable
+from rulegen.egress.connections import PodFlows
+from rulegen.egress.feature import EgressMasquerade
 from rulegen.egress.model import NAME
 from rulegen.iptables.binaries import Variant
 from rulegen.reconcile.feature import AnyDelta
@@ -255,3 +258,37 @@ def test_later_packets_pay_nothing(make_lab: MakeLab, rules: Rules) -> None:
             r"^\[(\d+):\d+\] -A (?:POSTROUTING -j RULEGEN-EG-PODS|RULEGEN-EG-EXEMPT)", listing, re.MULTILINE
         )
     assert set(counts) == {"1"}
+
+
+def test_flows_that_left_before_there_were_rules_begin_anew(make_lab: MakeLab) -> None:
+    """One that nobody answers would go on from the pod's own address for as long as it sends."""
+    lab = make_lab()
+
+    def flow(source: str, destination: str, port: int = 53) -> Packet:
+        return Packet(source, destination, port, "UDP", source_port=4000)
+
+    doomed = [flow(POD, OUTSIDE), flow(POD, OUTSIDE, 123), flow(POD_6, OUTSIDE_6)]
+    others = [
+        flow(POD, "100.64.4.5"),
+        flow("100.64.4.5", OUTSIDE),
+        flow("192.0.2.10", OUTSIDE),
+        flow(POD, "192.0.2.10"),
+    ]
+    assert not any(outcome.masqueraded for outcome in lab.send([*doomed, *others]))
+    feature = EgressMasquerade(CONFIGURATION)
+    for item in (OWN, other(2)):
+        feature.put(item)
+    flows = PodFlows(feature.store)
+    with kept(lab, Rules.NFTABLES) as node_1, lab.entered():
+        node_1.keep([OWN, other(2)])
+        assert flows.end() == len(doomed)
+        # The next packet of each begins one that is masqueraded, and stays.
+        assert all(outcome.masqueraded for outcome in lab.send(doomed))
+        assert flows.end() == 0
+
+
+def test_no_pods_no_look_at_connections() -> None:
+    def refuse() -> ConnectionTable:
+        raise AssertionError
+
+    assert PodFlows(EgressMasquerade(CONFIGURATION).store, refuse).end() == 0
