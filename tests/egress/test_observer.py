@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from rulegen.config import NodeConfiguration
+from rulegen.config import Family, NodeConfiguration
 from rulegen.egress.connections import PodFlows
 from rulegen.egress.feature import EgressMasquerade
 from rulegen.egress.model import NAME, Range, Side
 from rulegen.egress.observer import FlowObserver
 from rulegen.errors import ConntrackError
-from rulegen.networks import Family
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.reconciler import FeatureSync, Sync
 
