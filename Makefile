@@ -1,7 +1,7 @@
 # Work on rulegen. `make demo` and `make test` do all their set-up themselves; see docs/development.md.
 
 .DELETE_ON_ERROR:
-.PHONY: help install packages demo test test-all test-packages kernels check bench soak golden role deb wheel site lock clean
+.PHONY: help install packages demo test test-all test-packages kernels check bench soak golden role schemas deb wheel site lock clean
 
 # The distribution's Python, whose `nftables` module the virtual environment sees.
 PYTHON := /usr/bin/python3
@@ -46,6 +46,7 @@ help:
 	@echo 'soak     an agent in a cluster that changes and fails all the time, for SECONDS=600, SEED=number'
 	@echo 'golden   rewrite the expected rulesets in golden/'
 	@echo 'role     rewrite the rights in deploy/base/rulegen.yaml, for FEATURES="name ..." besides the usual ones'
+	@echo 'schemas  rewrite docs/schemas from the structs of what -o json prints'
 	@echo 'lock     choose the newest versions of the Python packages anew'
 	@echo 'wheel    the Python package, wheel and sdist, in dist/'
 	@echo 'deb      the Debian package, in dist/: RELEASES="bookworm trixie" for others than this host'"'"'s'
@@ -111,6 +112,9 @@ test-packages: install
 	$(BIN)/python -m pytest --packages tests/packages
 role: install
 	$(BIN)/python scripts/cluster_role.py $(FEATURES)
+
+schemas: install
+	$(BIN)/python scripts/schemas.py docs/schemas
 
 # In an environment without the distribution's packages, so that the file names everything that is used.
 lock:

@@ -49,7 +49,7 @@ class Bench:
         return self._run(Order(measurement, shape, arguments), f"{shape} Services", once)
 
     def measure_policies(
-        self, measurement: str, shape: policy_clusters.Shape, *arguments: int, once: bool = False
+        self, measurement: str, shape: policy_clusters.Shape, *arguments: int | str, once: bool = False
     ) -> Figures:
         """The same for network policies."""
         return self._run(Order(measurement, arguments=(*shape, *arguments)), str(shape), once)
@@ -57,6 +57,11 @@ class Bench:
     def measure_nodes(self, measurement: str, nodes: int, *arguments: int, once: bool = False) -> Figures:
         """The same for egress masquerading."""
         return self._run(Order(measurement, arguments=(nodes, *arguments)), f"{nodes} nodes", once)
+
+    def measure_policy_memory(self, pods: int, namespaces: int, policies: int) -> Figures:
+        """Once: what is held does not depend on the machine."""
+        cluster = f"{pods:,} pods, {namespaces:,} namespaces, {policies:,} policies"
+        return self._run(Order("policy memory", arguments=(pods, namespaces, policies)), cluster, once=True)
 
     def _run(self, order: Order, cluster: str, once: bool) -> Figures:
         results = []
@@ -341,10 +346,14 @@ def _packets(bench: Bench, shape: Shape, rounds: int) -> None:
         table(title, ["", FLOOR, *columns, "target"], rows, _instructions(figures))
 
 
+# A change takes a restore where there are no sets.
+_IPTABLES_SAMPLES = 20
+
+
 def _policies(bench: Bench, quick: bool) -> None:
     """Network policies: one table of times, one of packets."""
     from bench.packets import interval
-    from bench.policies import CHANGES, FIRST, FOREIGN, LATER, LINEAR, NONE, OURS
+    from bench.policies import CHANGES, FIRST, FOREIGN, LATER, LINEAR, NONE, OURS, PLAIN, WITH_IPSET
 
     sizes = [policy_clusters.Shape(pods) for pods in (1_000, 10_000, *([] if quick else [100_000]))]
     stages = {shape: bench.measure_policies("policy stages", shape) for shape in sizes}
@@ -357,15 +366,38 @@ def _policies(bench: Bench, quick: bool) -> None:
     ]
     title = "Network policies: a start, time (on the processors); a change, event to commit: median / 99th percentile"
     table(title, ["", *map(str, sizes), "target at 10,000"], rows)
+    _policies_on_iptables(bench, sizes[:2], start)
+    pods, namespaces, policies = (10_000, 100, 200) if quick else (100_000, 1_000, 2_000)
+    held = bench.measure_policy_memory(pods, namespaces, policies)
+    rows = [[name, megabytes(held, name), target] for name, target in (("resident", "<= 500 MB"), ("peak memory", ""))]
+    cluster = f"{pods:,} pods, {namespaces:,} namespaces, {policies:,} policies"
+    table(f"Network policies: memory with {cluster}", ["", "", "target"], rows)
     shape, rounds = policy_clusters.Shape(10_000), 20 if quick else 60
     figures = bench.measure_policies("policy packets", shape, rounds, _CHUNK, once=True)
     rows = []
     for kind in (FIRST, LATER, FOREIGN):
-        ratios = [interval(figures[f"{kind}, {name}"]) for name in (OURS, LINEAR)]
+        ratios = [interval(figures[f"{kind}, {name}"]) for name in (OURS, LINEAR, WITH_IPSET, PLAIN)]
         cells = [f"{middle:.2f} ({low:.2f}-{high:.2f})" for middle, low, high in ratios]
         rows.append([kind, f"{median(figures[f'{kind}, {NONE}']) * 1e6:.2f} us", *cells])
     title = f"What a packet costs with {shape}, beside none: {rounds} rounds, 95 %"
-    table(title, ["", NONE, OURS, LINEAR], rows, _instructions(figures))
+    table(title, ["", NONE, OURS, LINEAR, WITH_IPSET, PLAIN], rows, _instructions(figures))
+
+
+def _policies_on_iptables(bench: Bench, sizes: list[policy_clusters.Shape], start: str) -> None:
+    """The same times with ipset beside plain chains."""
+    from bench.policies import CHANGES, PLAIN, WITH_IPSET
+
+    cases = [(shape, layout) for shape in sizes for layout in (WITH_IPSET, PLAIN)]
+    stages = [bench.measure_policies("policy stages", shape, layout) for shape, layout in cases]
+    changes = [
+        bench.measure_policies("policy changes", shape, min(bench.samples, _IPTABLES_SAMPLES), layout)
+        for shape, layout in cases
+    ]
+    rows = [
+        [start, *(typical(one, start) for one in stages)],
+        *([name, *(spread(one, name) for one in changes)] for name in CHANGES),
+    ]
+    table("Network policies on iptables (nft)", ["", *(f"{shape}, {layout}" for shape, layout in cases)], rows)
 
 
 def _egress(bench: Bench, quick: bool) -> None:

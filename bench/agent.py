@@ -40,11 +40,16 @@ _LONGEST_START = 300.0
 _LONGEST_CHANGE = 10.0
 # More than minSyncPeriod, and whatever else follows a change is over too.
 _QUIET = 0.08
+# Until nothing goes on any more after a start or a change, and until a flood is what the agent is used to: seconds.
 _SETTLED = 2.0
 _FLOODED = 8.0
 _LONGEST_FLOODED = 60.0
 _GROUP_NFTABLES = 1 << 6
 _SO_RCVBUFFORCE = 33
+_DAMAGE = {
+    "repair of one element": "delete element ip rulegen endpoints { 8000:1000 . tcp . 0 }",
+    "repair of all": "flush ruleset",
+}
 
 
 class Agent:
@@ -81,8 +86,13 @@ class Agent:
         return next((line for line in self._said.splitlines(keepends=True) if " sync mode=full " in line), "")
 
 
-def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "nftables") -> dict[str, list[float]]:
-    """Seconds of a start, of changes and of a restart; memory; and what is taken in `idle` seconds without a change."""
+def follow(
+    shape: Shape, folder: Path, samples: int, idle: int, target: str = "nftables", settled: float = _SETTLED
+) -> dict[str, list[float]]:
+    """Seconds of a start, of changes and of a restart; memory; and what is taken in `idle` seconds without a change.
+
+    `settled`: for how many seconds nothing happens before what is measured next.
+    """
     # As it is where rulegen was installed; in a checkout, Python may have been told to write none.
     compileall.compile_dir(Path(rulegen.__file__).parent, quiet=1)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -90,34 +100,41 @@ def follow(shape: Shape, folder: Path, samples: int, idle: int, target: str = "n
     with ApiServer(shape, folder) as server:
         with Agent(server, target, folder) as agent:
             _start(agent, server, figures)
-            time.sleep(_SETTLED)
+            time.sleep(settled)
             figures["memory after start"] = [resident_memory(agent.process)]
             picked = range(0, shape.services, max(1, shape.services // samples))[:samples]
             with closing(Monitor(own_port=0, generation=lambda: 0, tables=["rulegen"])) as monitor:
                 figures["change"] = [_change(server, monitor, index) for index in picked]
             figures["memory after changes"] = [resident_memory(agent.process)]
             figures["peak memory of the agent"] = [peak_memory(agent.process)]
+            time.sleep(settled)
             figures["idle cpu"] = [_idle(agent, idle)]
-            figures["repair of one element"] = [_repair("delete element ip rulegen endpoints { 8000:1000 . tcp . 0 }")]
-            figures["repair of all"] = [_repair("flush ruleset")]
+            for name, damage in _DAMAGE.items():
+                time.sleep(settled)
+                figures[name] = [_repair(damage)]
         with Agent(server, target, folder) as agent:
-            _restart(agent, figures)
+            _restart(agent, figures, settled)
     return figures
 
 
-def flood(shape: Shape, folder: Path, samples: int, rate: int) -> dict[str, list[float]]:
-    """Seconds that a change of a Service takes while others change, `rate` times in a second, and while none does."""
+def flood(
+    shape: Shape, folder: Path, samples: int, rate: int, settled: float = _SETTLED, flooded: float = _FLOODED
+) -> dict[str, list[float]]:
+    """Seconds that a change of a Service takes while others change, `rate` times in a second, and while none does.
+
+    `settled`, `flooded`: for how many seconds none does before that, and all do.
+    """
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     figures: dict[str, list[float]] = {}
     busy = shape.services - 2 * samples
     with ApiServer(shape, folder) as server, Agent(server, "nftables", folder) as agent, closing(_listen()) as kernel:
         _until_synced(agent, {})
-        time.sleep(_SETTLED)
+        time.sleep(settled)
         quiet = iter(range(busy, shape.services))
         figures["alone"] = [_quiet_change(server, kernel, next(quiet)) for _ in range(samples)]
         server.flood(busy, rate)
         # Until all of them are known to change all the time, and the queue is as long as it gets.
-        time.sleep(_FLOODED)
+        time.sleep(flooded)
         before, begun = server.flooded(), time.monotonic()
         figures["in the flood"] = [_quiet_change(server, kernel, next(quiet)) for _ in range(samples)]
         figures["changes in a second"] = [(server.flooded() - before) / (time.monotonic() - begun)]
@@ -158,14 +175,14 @@ def _start(agent: Agent, server: ApiServer, figures: dict[str, list[float]]) -> 
     figures["API server at the start cpu"] = [server.processor_seconds() - server_before]
 
 
-def _restart(agent: Agent, figures: dict[str, list[float]]) -> None:
+def _restart(agent: Agent, figures: dict[str, list[float]], settled: float) -> None:
     """From the start of the process to the end of the first sync, and what is committed though nothing has changed."""
     with closing(Connection()) as connection:
         generation = connection.generation()
         _, synced, _ = _until_synced(agent, figures)
         figures["restart"] = [synced - agent.begun]
         figures["restart cpu"] = [processor_seconds(agent.process)]
-        time.sleep(_SETTLED)
+        time.sleep(settled)
         figures["commits of the restart"] = [connection.generation() - generation]
 
 
@@ -205,7 +222,6 @@ def _change(server: ApiServer, monitor: Monitor, index: int) -> float:
 def _repair(damage: str) -> float:
     """Seconds from what another program has done to the rules to the commit that undoes it."""
     with closing(Connection()) as connection:
-        time.sleep(_SETTLED)
         before = connection.generation()
         subprocess.run(["nft", damage], check=True)
         begun = time.monotonic()
@@ -218,7 +234,6 @@ def _repair(damage: str) -> float:
 
 def _idle(agent: Agent, seconds: int) -> float:
     """The share of a processor that is taken when nothing happens."""
-    time.sleep(_SETTLED)
     before = processor_seconds(agent.process)
     time.sleep(seconds)
     return (processor_seconds(agent.process) - before) / seconds

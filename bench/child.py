@@ -27,7 +27,7 @@ class Order(Struct, frozen=True):
 
     measurement: str
     shape: Shape = Shape(0)
-    arguments: tuple[int | str, ...] = ()
+    arguments: tuple[int | float | str, ...] = ()
 
 
 def run(order: Order, folder: Path) -> Result:
@@ -54,6 +54,7 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "packets": packets.packets,
         "policy stages": lambda _, __, *arguments: policies.stages(*arguments),
         "policy changes": lambda _, __, *arguments: policies.changes(*arguments),
+        "policy memory": lambda _, __, *arguments: policies.memory(*arguments),
         "policy packets": lambda _, __, *arguments: policies.packets(*arguments),
         "egress changes": lambda _, __, *arguments: egress.changes(*arguments),
         "egress packets": lambda _, __, *arguments: egress.packets(*arguments),

@@ -1,7 +1,7 @@
 """What network policies take: of time when they come and change, and of every packet.
 
 Packets are measured as in `packets.py`, with ratios to a node without policies, where connections are tracked all the
-same; and beside a linear layout of the same policies.
+same; and beside a linear layout of the same policies. On iptables, of the variant nft, with ipset and without.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from bench import kube_router, policy_clusters
-from bench.clock import Numbers, measured, peak_memory
+from bench.clock import Numbers, measured, peak_memory, resident_memory
 from bench.clusters import NODE
 from bench.kube_proxy import run_nft
 from bench.packets import Packets, compared
 from bench.policy_clusters import LOCAL_PODS, PORT, Shape, client_and_server
 from bench.product import timed
 from rulegen import gc_pause
-from rulegen.config import Family, NodeConfiguration, Target
+from rulegen.config import Family, NodeConfiguration, PolicySettings, Target
 from rulegen.drivers import make_driver
-from rulegen.kube.decode import convert_object
+from rulegen.iptables.binaries import Variant
+from rulegen.kube.decode import convert_object, decode_object
 from rulegen.kube.objects import Namespace, NetworkPolicy, Node, Pod
 from rulegen.policies.feature import NetworkPolicies
 from rulegen.reconcile.compilers import CompilerSet
@@ -31,6 +34,12 @@ from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import ObjectReference
 
 NONE, OURS, LINEAR = "no policies", "rulegen", "a linear layout"
+WITH_IPSET, PLAIN = "iptables with ipset", "iptables, plain chains"
+_TARGETS = {
+    OURS: (Target.NFTABLES, PolicySettings()),
+    WITH_IPSET: (Target.IPTABLES, PolicySettings()),
+    PLAIN: (Target.IPTABLES, PolicySettings(ipsets=False)),
+}
 FIRST, LATER, FOREIGN = "first packet of a connection", "later packet of a connection", "first packet of no pod"
 _TRACKED = "table ip tracked { chain forward { type filter hook forward priority 300; ct state new accept; }; }"
 _KINDS = {kind.__name__: kind for kind in (Namespace, NetworkPolicy, Node, Pod)}
@@ -58,7 +67,7 @@ def packets(pods: int, policies: int, rounds: int, chunk: int) -> dict[str, list
     kinds = {FIRST: sent, LATER: sent._replace(is_later=True), FOREIGN: foreign}
     layouts: dict[str, Callable[[], None]] = {
         NONE: _track,
-        OURS: partial(_load_ours, shape),
+        **{layout: partial(_load_ours, shape, layout) for layout in _TARGETS},
         LINEAR: partial(_load_linear, shape),
     }
     by_layout = {kind: dict.fromkeys(layouts, one) for kind, one in kinds.items()}
@@ -69,10 +78,10 @@ def _track() -> None:
     run_nft(_TRACKED)
 
 
-def _load_ours(shape: Shape) -> None:
+def _load_ours(shape: Shape, layout: str) -> None:
     _track()
     with ExitStack() as opened:
-        _Kept(opened).change(_decoded(policy_clusters.items(shape)))
+        _Kept(opened, layout).change(_decoded(policy_clusters.items(shape)))
 
 
 def _load_linear(shape: Shape) -> None:
@@ -83,9 +92,10 @@ def _load_linear(shape: Shape) -> None:
 class _Kept:
     """A node that is kept equal to a cluster's policies, in the caller's network namespace; without Services."""
 
-    def __init__(self, opened: ExitStack) -> None:
-        configuration = NodeConfiguration(node_name=NODE, families=(Family.IPV4,))
-        driver = make_driver(Target.NFTABLES)
+    def __init__(self, opened: ExitStack, layout: str) -> None:
+        target, settings = _TARGETS[layout]
+        configuration = NodeConfiguration(node_name=NODE, families=(Family.IPV4,), policies=settings)
+        driver = make_driver(target, Variant.NFT)
         found = [NetworkPolicies(configuration)]
         kernel = opened.enter_context(driver.open())
         rules = kernel.rules(CompilerSet.of(found, driver.name, configuration))
@@ -100,23 +110,50 @@ class _Kept:
         self.reconciler.sync()
 
 
-def stages(pods: int, policies: int) -> Numbers:
+def stages(pods: int, policies: int, layout: str = OURS) -> Numbers:
     """From decoded objects to rules in force, on a node that has none; and the peak memory of the process."""
     numbers: Numbers = {}
     objects = _decoded(policy_clusters.items(Shape(pods, policies)))
     with ExitStack() as opened, gc_pause.paused():
-        kept = _Kept(opened)
+        kept = _Kept(opened, layout)
         with measured(numbers, "compile and first apply"):
             kept.change(objects)
     numbers["peak memory"] = peak_memory()
     return numbers
 
 
-def changes(pods: int, policies: int, repeats: int) -> dict[str, list[float]]:
+def memory(pods: int, namespaces: int, policies: int) -> Numbers:
+    """What is resident once the objects of a cluster have come one by one, as an API server sends them."""
+    shape = Shape(pods, namespaces * len(policy_clusters.KINDS))
+    numbers: Numbers = {}
+    with ExitStack() as opened:
+        kept = _Kept(opened, OURS)
+        wanted = (item for item in policy_clusters.items(shape) if _is_among(item, policies))
+        for text in map(msgspec.json.encode, wanted):
+            kind = _KINDS[msgspec.json.decode(text, type=_Header).kind]
+            kept.reconciler.put(decode_object(kind, text))
+        with measured(numbers, "compile and first apply"):
+            kept.reconciler.sync()
+        gc.collect()
+        numbers["resident"] = resident_memory()
+    numbers["peak memory"] = peak_memory()
+    return numbers
+
+
+class _Header(msgspec.Struct):
+    kind: str
+
+
+def _is_among(item: Mapping[str, Any], policies: int) -> bool:
+    """All but policies beyond so many."""
+    return item["kind"] != "NetworkPolicy" or int(item["metadata"]["name"].rpartition("-")[2]) < policies
+
+
+def changes(pods: int, policies: int, repeats: int, layout: str = OURS) -> dict[str, list[float]]:
     """Seconds from a changed object to the committed kernel, for each kind of change."""
     shape = Shape(pods, policies)
     with ExitStack() as opened:
-        kept = _Kept(opened)
+        kept = _Kept(opened, layout)
         kept.change(_decoded(policy_clusters.items(shape)))
         gc.collect()
         # Pods of other nodes, which become another application's; those that come have numbers that nobody has.

@@ -43,10 +43,12 @@ ACCELERATION = Hook("filter", "forward", 10)
 
 # Network policies: behind what others do at the priority of mangle and DNAT, before what they accept or drop at filter.
 POLICY_HOOKS: Mapping[str, Hook] = {
-    "guard": Hook("filter", "forward", -3),
-    "egress": Hook("filter", "forward", -2),
-    "ingress": Hook("filter", "forward", -1),
+    "egress": Hook("filter", "forward", -4),
+    "ingress": Hook("filter", "forward", -3),
+    "egress-again": Hook("filter", "forward", -2),
+    "ingress-again": Hook("filter", "forward", -1),
     "node": Hook("filter", "input", -2),
+    "node-again": Hook("filter", "input", -1),
 }
 
 # Egress masquerading: behind everybody's SNAT, which keeps the kernel from calling this. So whatever somebody else has

@@ -5,6 +5,7 @@ A command is imported when it is asked for, so that `--help` is there at once.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 import click
@@ -18,9 +19,11 @@ COMMANDS = (
     "cleanup",
     "demo",
     "diff",
+    "env",
     "explain",
     "golden",
     "lint",
+    "plan",
     "render",
     "snapshot",
     "sysctls",
@@ -71,3 +74,23 @@ def main() -> None:
     rulegen apply  -f cluster.yaml            changes it, in one transaction
     rulegen demo                              see it work, in network namespaces of its own
     """
+
+
+def kubectl_plugin() -> None:
+    """The same as kubectl calls it: `kubectl rulegen ...` runs the program `kubectl-rulegen`."""
+    main(prog_name="kubectl rulegen")
+
+
+def kubectl_completion() -> None:
+    """What kubectl asks for the words after `kubectl rulegen`: a line for each, then a number that says what they are.
+
+    Names are all there are (4), where they are not files (0); see `kubectl plugin`, and Cobra's ShellCompDirective.
+    """
+    from click.shell_completion import ShellComplete
+
+    *words, incomplete = sys.argv[1:] or [""]
+    found = ShellComplete(main, {}, "kubectl rulegen", "").get_completions(words, incomplete)
+    names = [item.value for item in found if item.type == "plain"]
+    for name in names:
+        click.echo(name)
+    click.echo(":0" if len(names) < len(found) else ":4")

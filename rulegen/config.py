@@ -64,7 +64,8 @@ class PolicySettings(Struct, frozen=True, kw_only=True):
 
     `strict`: connections that a changed policy forbids end, and cannot be picked up again. `fail_closed`: traffic of
     this node's pods that nobody has told of yet is dropped. `node_input`: egress policies hold for the node itself as
-    a destination, too. `log_group`: the nflog group to which denials are told, None for none.
+    a destination, too. `log_group`: the nflog group to which denials are told, None for none. `ipsets`: on iptables,
+    sets of ipset are used where the host has them.
     """
 
     denial: Denial = Denial.DROP
@@ -72,6 +73,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True):
     fail_closed: bool = False
     node_input: bool = False
     log_group: int | None = None
+    ipsets: bool = True
 
 
 class PodRange(Enum):
@@ -103,7 +105,8 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     `cluster_cidrs`: canonical CIDRs, at most one of each family (SVC-49). `detect_local_interface`: the bridge's name
     or the prefix, for the two interface modes. `bind_address`: a specific canonical address, or "" when unspecified
     (SVC-53). `nodeport_addresses`: canonical CIDRs, or `PRIMARY_ADDRESSES` (SVC-60 to SVC-62). `masquerade_bit`: 0 to
-    31.
+    31. `seed`: where numbers that may be any (a new Service's id on nftables) begin, so that the same come out again;
+    None: anywhere.
     """
 
     node_name: str = ""
@@ -117,6 +120,7 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     masquerade_bit: int = MASQUERADE_BIT
     policies: PolicySettings = PolicySettings()
     egress: EgressSettings = EgressSettings()
+    seed: int | None = None
 
 
 class SocketAddress(NamedTuple):

@@ -57,12 +57,12 @@ class Fields:
         self._read: set[str] = set()
         self.faults: list[Fault] = []
 
-    def flag(self, path: str) -> bool:
-        """True or false; false by default."""
+    def flag(self, path: str, *, default: bool = False) -> bool:
+        """True or false."""
         value = self._value(path)
         if value is None or isinstance(value, bool):
-            return bool(value)
-        return self._refused(path, value, "bool", False)
+            return default if value is None else value
+        return self._refused(path, value, "bool", default)
 
     def integer(self, path: str, low: int, high: int, default: int) -> int:
         """A whole number from `low` to `high`."""

@@ -225,6 +225,29 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
     return own
 
 
+def read_policy_settings(document: Mapping[Any, Any], source: str) -> PolicySettings:
+    """What `networkPolicies` of a document says, which has no other field. Raises InputError."""
+    fields = Fields(document)
+    settings = _policy_settings(fields)
+    faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
+    if faults:
+        raise InputError("\n".join(f"{source}: {fault}" for fault in faults))
+    return settings
+
+
+def written_policy_settings(settings: PolicySettings) -> dict[str, Any]:
+    """The fields of `networkPolicies` that say more than the defaults."""
+    fields = {
+        "denial": settings.denial.value,
+        "strict": settings.strict,
+        "failClosed": settings.fail_closed,
+        "nodeInput": settings.node_input,
+        "logGroup": settings.log_group,
+    }
+    usual = {"denial": Denial.DROP.value, "logGroup": None}
+    return {name: value for name, value in fields.items() if value != usual.get(name, False)}
+
+
 _NO_LOG = -1
 
 
@@ -236,6 +259,7 @@ def _policy_settings(fields: Fields) -> PolicySettings:
         fail_closed=fields.flag("networkPolicies.failClosed"),
         node_input=fields.flag("networkPolicies.nodeInput"),
         log_group=None if group == _NO_LOG else group,
+        ipsets=fields.flag("networkPolicies.ipsets", default=True),
     )
 
 

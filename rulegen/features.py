@@ -5,7 +5,7 @@ A feature is a folder of its own and a line here; see "To add a feature" in docs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
@@ -19,17 +19,19 @@ class Entry(NamedTuple):
     """Where a feature's class is; it is called with the node's configuration.
 
     `extends`: the feature that takes in what this one makes (by `extend`), and has the rules; "" for one of its own.
+    `asked_by`: a kind that others read as well, whose objects say themselves (`is_asked_for`) that they need this one.
     """
 
     module: str
     attribute: str
     extends: str = ""
+    asked_by: str = ""
 
 
 # In the order in which features come everywhere.
 REGISTRY: dict[str, Entry] = {
     "services": Entry("rulegen.services.feature", "ServicesFeature"),
-    "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services"),
+    "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services", asked_by="Pod"),
     "egress-masquerade": Entry("rulegen.egress.feature", "EgressMasquerade"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
 }
@@ -88,6 +90,21 @@ def check_conditions(features: Iterable[Feature]) -> None:
     lines = [feature.lacks for feature in features if isinstance(feature, WithConditions) and feature.lacks]
     if lines:
         raise InputError("\n".join(lines))
+
+
+def passed_over(names: Sequence[str], objects: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
+    """Features that are off and that an object asks for which others read: kind, field, the feature's name."""
+    read, on = {kind.__name__ for kind in kinds_of(names)}, chosen(names)
+    wanted: dict[str, Any] = {
+        name: _class(name) for name, entry in REGISTRY.items() if name not in on and entry.asked_by in read
+    }
+    found: set[tuple[str, str, str]] = set()
+    if wanted:
+        for item in objects:
+            for name, made in wanted.items():
+                if type(item) in made.kinds and (field := made.is_asked_for(item)):
+                    found.add((type(item).__name__, field, name))
+    yield from sorted(found)
 
 
 class _FeatureClass(Protocol):

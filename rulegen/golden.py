@@ -22,9 +22,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from rulegen.config import Family, NodeConfiguration, PodRange, Target
-from rulegen.configuration_file import for_families, node_configuration, read_configuration
+from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
 from rulegen.features import check_conditions, feed, kinds_of, make
@@ -125,9 +126,10 @@ class FlowsFile(_File, frozen=True):
     """All of flows.yaml.
 
     `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration. `features`:
-    those that are on besides the services. `ip_masq_agent`: fields of ip-masq-agent's configuration, for egress
-    masquerading, and `pod_range`: by which addresses that knows the node's pods. `ip_families`: what the host can do.
-    `addresses`: what the node has on its interfaces besides its Node object's addresses.
+    those that are on besides the services. `network_policies`: the fields of that name of a RulegenConfiguration.
+    `ip_masq_agent`: fields of ip-masq-agent's configuration, for egress masquerading, and `pod_range`: by which
+    addresses that knows the node's pods. `ip_families`: what the host can do. `addresses`: what the node has on its
+    interfaces besides its Node object's addresses.
     """
 
     node: str
@@ -136,6 +138,7 @@ class FlowsFile(_File, frozen=True):
     features: list[str] = []
     ip_masq_agent: dict[str, Any] = {}
     pod_range: PodRange = PodRange.NODE_CIDR
+    network_policies: dict[str, Any] = {}
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
     flows: list[FlowEntry] = []
@@ -450,24 +453,25 @@ def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
     if warnings:
         # Nobody would look at a warning of a scenario.
         raise InputError("\n".join(warnings))
+    policies = read_policy_settings({"networkPolicies": content.network_policies}, str(path))
     try:
         node = for_families(node_configuration(configuration, content.node, ""), content.ip_families)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return _with_ip_masq_agent(node, content, path)
+    return _with_ip_masq_agent(replace(node, policies=policies), content, path)
 
 
 def _with_ip_masq_agent(node: NodeConfiguration, content: FlowsFile, path: Path) -> NodeConfiguration:
     """Never the host's own file: a scenario says all that it depends on."""
-    egress = msgspec.structs.replace(node.egress, pod_range=content.pod_range)
+    egress = replace(node.egress, pod_range=content.pod_range)
     if not content.ip_masq_agent:
-        return msgspec.structs.replace(node, egress=egress)
+        return replace(node, egress=egress)
     from rulegen.egress.configuration import with_fields
 
     egress, warnings = with_fields(egress, content.ip_masq_agent, f"{path}: ipMasqAgent")
     if warnings:
         raise InputError("\n".join(warnings))
-    return msgspec.structs.replace(node, egress=egress)
+    return replace(node, egress=egress)
 
 
 def _address(text: str, place: str) -> str:

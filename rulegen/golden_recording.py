@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rulegen.config import EgressSettings, NodeConfiguration
 from rulegen.errors import InputError, shown
 from rulegen.golden import (
     CLUSTER_FILE,
@@ -32,23 +31,20 @@ from rulegen.kube.snapshot import write_manifests
 
 # Shares are compared with six digits.
 _LARGEST_PART = 1_000_000
-# More than so many exemptions ip-masq-agent takes only where its file says so.
-_MOST_CIDRS = 64
 
 
 def record(
     folder: Path,
     manifests: Manifests,
-    node: NodeConfiguration,
+    node: str,
     settings: Mapping[str, Any],
-    features: Sequence[str],
+    own: Mapping[str, Any],
     packets: Iterable[str],
 ) -> Scenario:
     """Writes a new scenario.
 
-    `node`: whose, and how its egress is masqueraded; all else it is told by `settings`, fields of a
-    KubeProxyConfiguration. `features`: those that are on besides the services. `packets`: lines `FROM TO`, as `from`
-    and `to` of a flow.
+    `settings`: fields of a KubeProxyConfiguration. `own`: what else flows.yaml says of the node, by field: `features`,
+    `networkPolicies`. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
 
     Raises:
         InputError: the folder has a scenario already, a packet cannot be used, or a file cannot be written.
@@ -58,12 +54,10 @@ def record(
     pairs = list(_pairs(packets))
     if not pairs:
         raise InputError("the packets: expected lines FROM TO, got none")
-    lines = [f"node: {json.dumps(node.node_name)}"]
+    lines = [f"node: {json.dumps(node)}"]
     if settings:
         lines.append(f"configuration: {json.dumps(dict(settings))}")
-    if features:
-        lines.append(f"features: {json.dumps(list(features))}")
-    lines += _egress_lines(node.egress)
+    lines += (f"{name}: {json.dumps(value)}" for name, value in own.items() if value)
     lines.append("flows:")
     for source, destination in pairs:
         lines.append(f"  - name: {json.dumps(f'{source} to {destination}', ensure_ascii=False)}")
@@ -83,22 +77,6 @@ def record(
         (folder / FLOWS_FILE).unlink()
         raise
     return read_scenario(folder)
-
-
-def _egress_lines(egress: EgressSettings) -> Iterator[str]:
-    """What differs from the defaults, as flows.yaml has it."""
-    default = EgressSettings()
-    fields = {
-        "nonMasqueradeCIDRs": (list(egress.non_masquerade_cidrs), list(default.non_masquerade_cidrs)),
-        "cidrLimit": (max(len(egress.non_masquerade_cidrs), _MOST_CIDRS), _MOST_CIDRS),
-        "masqLinkLocal": (egress.masq_link_local, default.masq_link_local),
-        "masqLinkLocalIPv6": (egress.masq_link_local_ipv6, default.masq_link_local_ipv6),
-    }
-    said = {name: value for name, (value, usual) in fields.items() if value != usual}
-    if said:
-        yield f"ipMasqAgent: {json.dumps(said)}"
-    if egress.pod_range is not default.pod_range:
-        yield f"podRange: {egress.pod_range.value}"
 
 
 def _pairs(packets: Iterable[str]) -> Iterable[tuple[str, str]]:

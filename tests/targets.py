@@ -11,7 +11,7 @@ from rulegen.config import Target
 from rulegen.golden import read_scenario, render
 from tests.lab import Lab
 
-_PART = re.compile(r"^# (ip6?tables)-restore --noflush$\n", re.MULTILINE)
+_PART = re.compile(r"^# (ip6?tables-restore --noflush|ipset -exist restore)$\n", re.MULTILINE)
 
 
 class Ruleset(Enum):
@@ -29,14 +29,19 @@ class Ruleset(Enum):
             return
         variant = self.value.removeprefix("iptables-")
         _, *parts = _PART.split(render(scenario, Target.IPTABLES))
-        for program, text in zip(parts[::2], parts[1::2], strict=True):
-            run_restore(lab, f"{program}-{variant}-restore", text)
+        for command, text in zip(parts[::2], parts[1::2], strict=True):
+            if command.startswith("ipset "):
+                _run(lab, command.split(), text)
+            else:
+                run_restore(lab, command.replace("tables-restore --noflush", f"tables-{variant}-restore"), text)
 
 
 def run_restore(lab: Lab, program: str, text: str) -> None:
     """Runs a program of iptables on the node, which adds rules."""
+    _run(lab, [program, "--noflush", "--wait", "60"], text)
+
+
+def _run(lab: Lab, command: list[str], text: str) -> None:
     with lab.entered():
-        run = subprocess.run(
-            [program, "--noflush", "--wait", "60"], input=text, capture_output=True, text=True, check=False
-        )
-    assert not run.returncode, f"{program}: {run.stderr}"
+        run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert not run.returncode, f"{command[0]}: {run.stderr}"

@@ -21,6 +21,8 @@ from rulegen.kube.manifests import load
 SMALL = Shape(20)
 SPECIAL = Shape(20, special=True)
 MIXED = Shape(20, mixed=True)
+# Seconds; what the figures are worth does not matter here.
+SHORT = 0.2
 
 
 def test_the_same_size_gives_the_same_cluster(tmp_path: Path) -> None:
@@ -48,8 +50,8 @@ def test_the_mixed_cluster_is_mixed(tmp_path: Path) -> None:
         Order("new chain", SMALL, (2,)),
         Order("beside", SMALL, (2,)),
         Order("upgrade", MIXED),
-        Order("agent", SMALL, (5, 1)),
-        Order("flood", SMALL, (2, 100)),
+        Order("agent", SMALL, (5, 1, "nftables", SHORT)),
+        Order("flood", SMALL, (2, 100, SHORT, SHORT)),
         Order("kube-proxy load", SMALL),
         Order("kube-proxy change", SMALL, (2,)),
         Order("proof", SPECIAL),

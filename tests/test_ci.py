@@ -379,7 +379,13 @@ def test_packets_that_cannot_be_used_leave_no_scenario(tmp_path: Path, packets: 
 
 @pytest.mark.parametrize("in_config_map", [False, True])
 def test_the_settings_are_recorded_wherever_the_file_has_them(tmp_path: Path, in_config_map: bool) -> None:
-    own = {"apiVersion": "rulegen.io/v1alpha1", "kind": "RulegenConfiguration", "features": ["network-policies"]}
+    policies = {"denial": "Reject", "failClosed": True, "logGroup": 3}
+    own = {
+        "apiVersion": "rulegen.io/v1alpha1",
+        "kind": "RulegenConfiguration",
+        "features": ["network-policies"],
+        "networkPolicies": {**policies, "strict": False},
+    }
     theirs = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -396,6 +402,7 @@ def test_the_settings_are_recorded_wherever_the_file_has_them(tmp_path: Path, in
     written = yaml.safe_load((tmp_path / "new" / FLOWS_FILE).read_text())
     assert written["configuration"] == {"clusterCIDR": "10.128.0.0/14"}
     assert written["features"] == ["network-policies"]
+    assert written["networkPolicies"] == policies
 
 
 def test_flows_in_another_encoding_are_named(scenario: Path) -> None:

@@ -172,7 +172,7 @@ def test_what_is_probably_a_mistake_is_one_warning(tmp_path: Path) -> None:
     [
         (("render", "-f", "/nonexistent"), "/nonexistent"),
         (("diff", "-f", CLUSTER, "--against", "/nonexistent"), "/nonexistent"),
-        (("diff", "-f", CLUSTER, "--against", CLUSTER), "found no table of rulegen"),
+        (("diff", "-f", CLUSTER, "--against", "LICENSE"), "found no table of rulegen"),
         (("render", "-f", CLUSTER, "--config", "/nonexistent"), "/nonexistent"),
         (("golden", "check", "/nonexistent"), "/nonexistent"),
     ],

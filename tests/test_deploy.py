@@ -115,6 +115,54 @@ def test_the_role_is_what_make_role_writes(tmp_path: Path) -> None:
     assert written.read_text() == manifest
 
 
+@pytest.mark.parametrize(
+    ("features", "added"),
+    [
+        (["host-ports"], {("", "pods")}),
+        (
+            ["network-policies"],
+            {
+                ("", "namespaces"),
+                ("", "pods"),
+                ("networking.k8s.io", "networkpolicies"),
+                ("policy.networking.k8s.io", "clusternetworkpolicies"),
+            },
+        ),
+    ],
+    ids=["host-ports", "network-policies"],
+)
+def test_the_role_of_features(features: list[str], added: set[tuple[str, str]], tmp_path: Path) -> None:
+    """What `make role FEATURES=...` writes: what these ask for, and no more; without them it is as before."""
+    manifest = (REPOSITORY / "deploy" / "base" / "rulegen.yaml").read_text()
+    written = _written_role(tmp_path, manifest, *features)
+    allowed = _allowed(_role(written))
+    paths = {path for resource in resources(features, "node-1") for path in resource.paths}
+    read = {(*_group_and_resource(path), verb) for path in paths for verb in ("list", "watch")}
+    assert allowed == read | {("events.k8s.io", "events", "create")}
+    usual = _allowed(BY_KIND["ClusterRole"]["rules"])
+    assert allowed - usual == {(*resource, verb) for resource in added for verb in ("list", "watch")}
+    # Pods of the own node alone where only their host ports are wanted: that is said, as a role cannot.
+    own_node = written.split("Asked for what is of the own node only.")[1:]
+    assert len(own_node) == (2 if features == ["host-ports"] else 0)
+    assert _written_role(tmp_path, written) == manifest
+
+
+def _role(manifest: str) -> list[Document]:
+    documents = yaml.safe_load_all(manifest)
+    return next(one["rules"] for one in documents if one["kind"] == "ClusterRole")
+
+
+def _written_role(folder: Path, manifest: str, *features: str) -> str:
+    program = folder / "scripts" / "cluster_role.py"
+    program.parent.mkdir(exist_ok=True)
+    shutil.copy(REPOSITORY / "scripts/cluster_role.py", program)
+    (folder / "deploy/base").mkdir(parents=True, exist_ok=True)
+    written = folder / "deploy" / "base" / "rulegen.yaml"
+    written.write_text(manifest)
+    subprocess.run([sys.executable, program, *features], check=True)
+    return written.read_text()
+
+
 def _group_and_resource(path: str) -> tuple[str, str]:
     """Of a path such as /api/v1/nodes or /apis/discovery.k8s.io/v1/endpointslices."""
     words = path.strip("/").split("/")

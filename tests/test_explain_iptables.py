@@ -573,7 +573,7 @@ def test_text_and_json() -> None:
     first = document["ports"][0]
     assert "slots" not in first["lists"][0]
     assert "slots" not in first["lists"][0]["members"][0]
-    assert {"table", "chain", "meaning", "rules"} == set(first["entries"][0])
+    assert {"type", "table", "chain", "meaning", "rules"} == set(first["entries"][0])
     assert {"rule", "meaning"} == set(first["entries"][0]["rules"][0])
     document = json.loads(run(*TO_VIP, *ON_IPTABLES, "-o", "json"))
     assert document["chains"][0] == "ip nat PREROUTING"

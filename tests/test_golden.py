@@ -168,3 +168,16 @@ def test_all_objects_that_cannot_be_read_are_named(scenario: Path) -> None:
 def test_a_folder_without_scenarios(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no scenario here"):
         find_scenarios([str(tmp_path)])
+
+
+def test_a_scenario_says_how_policies_are_enforced(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER / BASE_FOLDER, tmp_path / BASE_FOLDER)
+    folder = Path(shutil.copytree(FOLDER / "network-policies", tmp_path / "network-policies"))
+    _edit(folder / FLOWS_FILE, "features:", "networkPolicies: {denial: Reject, strict: true}\nfeatures:")
+    lines = check(read_scenario(folder)).ruleset
+    assert any("reject with icmp type admin-prohibited" in line for line in lines)
+    assert any("@isolated" in line for line in lines)
+    _edit(folder / FLOWS_FILE, "denial: Reject, strict: true", "denial: Refuse, strikt: true")
+    with pytest.raises(InputError, match=r"networkPolicies\.denial: expected") as raised:
+        read_scenario(folder)
+    assert "networkPolicies.strikt: unknown field" in str(raised.value)

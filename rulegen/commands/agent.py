@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rulegen.commands.command import Command, errors_as_lines
+from rulegen.commands.completing import complete_files
 from rulegen.commands.options import CONFIG, FEATURE, Input, pack, target_options
 from rulegen.commands.output import fail, say_warning
 from rulegen.commands.reading import EGRESS_MASQUERADE, read_settings
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     "files",
     multiple=True,
     metavar="PATH",
+    shell_complete=complete_files,
     help="Manifests to follow: a file or a folder. Repeatable.",
 )
 @click.option("--node", metavar="NAME", help="Whose rules to keep [default: the host name].")
 @CONFIG
-@click.option("--kubeconfig", metavar="FILE", help="Without -f: the cluster to follow.")
+@click.option("--kubeconfig", metavar="FILE", shell_complete=complete_files, help="Without -f: the cluster to follow.")
 @FEATURE
 @target_options
 @click.option("--apiserver", metavar="URL", help="Where its API server is, instead of what the kubeconfig says.")

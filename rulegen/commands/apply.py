@@ -1,91 +1,128 @@
-"""`rulegen apply`: the kernel's rules made equal to the compiled ones."""
+"""`rulegen apply`: the kernel's rules made equal to the compiled ones, or a plan that was made before carried out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
+from rulegen.commands.applying import make_ready, opened_host
 from rulegen.commands.command import Command
-from rulegen.commands.options import input_options, pack, target_options
-from rulegen.commands.output import echo, fail, print_changes, print_removed, say_warning
-from rulegen.commands.reading import compile_objects, load_manifests, read_settings
-from rulegen.commands.targets import driver_of, refuse_beside_agent, removals, remove_each
+from rulegen.commands.completing import complete_files
+from rulegen.commands.options import OUTPUT, PRUNE_UNREADABLE, input_options, pack, target_options
+from rulegen.commands.output import echo, fail, print_changes, print_document, print_removed
+from rulegen.commands.targets import refuse_beside_agent, removals, remove_each
 
 if TYPE_CHECKING:
-    from rulegen.commands.reading import Wanted
-    from rulegen.config import NodeConfiguration
-    from rulegen.reconcile.driver import Difference, Driver
-
+    from rulegen.commands.applying import OpenHost, Ready
+    from rulegen.commands.documents import ApplyDocument, ShownEntry
+    from rulegen.commands.plan_file import Plan
+    from rulegen.reconcile.driver import Difference
 
 _SHOWN_CHANGES = 40
+# What may be said beside a plan, which says all else.
+_BESIDE_PLAN = {"plan", "dry_run", "force", "output"}
 
 
 @click.command(cls=Command)
+@click.argument("plan", required=False, metavar="[PLAN]", shell_complete=complete_files)
 @input_options
 @target_options
 @click.option("--dry-run", is_flag=True, help="Let the kernel check the change, and change nothing.")
 @click.option("--force", is_flag=True, help="Even while an agent runs on this node.")
-@click.option(
-    "--prune-unreadable",
-    is_flag=True,
-    help="As --skip-invalid, and also remove live rules that documents which cannot be read at all may ask for.",
-)
-def apply(dry_run: bool, force: bool, **options: Any) -> None:
+@PRUNE_UNREADABLE
+@OUTPUT
+@click.pass_context
+def apply(context: click.Context, /, plan: str | None, dry_run: bool, force: bool, output: str, **options: Any) -> None:
     """Make the kernel's rules equal to the compiled ones, changing only what differs.
 
     In one transaction on nftables, in one for each table and family on iptables. Rules that rulegen left in the other
     target go when the new ones are in force.
 
+    With PLAN, a file that `rulegen plan` wrote, exactly what that says, from the input that it names; or nothing, when
+    that input, or the rules in the kernel, are not as they were.
+
     \b
     Examples:
       rulegen apply -f cluster.yaml --dry-run
       rulegen apply -f cluster.yaml --target iptables
+      rulegen apply rules.plan
     """
+    if plan is not None:
+        _refuse_beside_plan(context)
     if not (force or dry_run):
         refuse_beside_agent()
-    source = pack(options)
-    configuration = read_settings(source, say_warning)
-    manifests = load_manifests(source, configuration)
-    wanted = compile_objects(manifests, configuration)
+    if plan is None:
+        run = _Run(make_ready(pack(options), options["iptables_variant"]), output, dry_run=dry_run)
+    else:
+        from rulegen.commands.plan_file import read_plan
+        from rulegen.commands.planned import ready_for
 
-    may_prune = source.prune_unreadable or not manifests.unreadable
-
-    def show(difference: Difference) -> None:
-        _print_plan(difference)
-        if difference.removed and not may_prune:
-            _refuse_to_prune(manifests.unreadable)
-
-    difference, removed = _apply(driver_of(configuration, options), wanted, configuration.node, show, dry_run=dry_run)
-    if difference:
-        echo(f"{difference}: {'checked by the kernel, not applied' if dry_run else 'applied'}")
-    if not dry_run:
-        if not may_prune:
-            say_warning("rules that are left in the other target stay, as a document cannot be read")
-        print_removed(removed)
-        if may_prune:
-            print_removed(remove_each(removals(configuration.target)))
+        planned = read_plan(plan)
+        run = _Run(ready_for(planned, plan), output, (plan, planned), dry_run=dry_run)
+    run.run()
 
 
-def _apply(
-    driver: Driver, wanted: Wanted, node: NodeConfiguration, show: Callable[[Difference], None], *, dry_run: bool
-) -> tuple[Difference, list[str]]:
-    """The plan that was shown and carried out, and what was removed elsewhere."""
-    from rulegen.configuration_file import for_families
-    from rulegen.interfaces import host_families
-    from rulegen.reconcile.compilers import CompilerSet
-    from rulegen.reconcile.driver import LiveRules
-    from rulegen.reconcile.once import apply_once
+def _refuse_beside_plan(context: click.Context) -> None:
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in _BESIDE_PLAN and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            fail(f"{parameter.opts[-1]}: a plan says what it was made from, and is applied as it is")
 
-    with driver.open() as opened:
-        node = for_families(node, host_families())
 
-        def make_rules() -> LiveRules:
-            return opened.rules(CompilerSet.of(wanted.features, driver.name, node))
+class _Run:
+    """One `apply`. `planned`: the plan and its file, where there is one."""
 
-        difference = apply_once(make_rules, wanted.taken, show, dry_run=dry_run)
-        return difference, [] if dry_run else [place for remove in opened.leftovers for place in remove()]
+    def __init__(self, ready: Ready, output: str, planned: tuple[str, Plan] | None = None, *, dry_run: bool) -> None:
+        self._ready = ready
+        self._is_text = output == "text"
+        self._planned = planned
+        self._dry_run = dry_run
+        # For the document.
+        self._changes: Sequence[ShownEntry] = ()
+
+    def run(self) -> None:
+        """Compares, shows, applies, and removes what is left elsewhere."""
+        with opened_host(self._ready) as host:
+            difference = host.apply(lambda found: self._show(host, found), dry_run=self._dry_run)
+            if difference and self._is_text:
+                echo(f"{difference}: {'checked by the kernel, not applied' if self._dry_run else 'applied'}")
+            removed = [] if self._dry_run or not self._removes_leftovers else host.remove_leftovers()
+        if self._is_text:
+            print_removed(removed)
+        if self._removes_leftovers and not self._dry_run and self._ready.may_prune:
+            elsewhere = remove_each(removals(self._ready.configuration.target))
+            if self._is_text:
+                print_removed(elsewhere)
+            removed += elsewhere
+        if not self._is_text:
+            print_document(self._document(difference, removed))
+
+    @property
+    def _removes_leftovers(self) -> bool:
+        return self._planned is None or bool(self._planned[1].leftovers)
+
+    def _show(self, host: OpenHost, difference: Difference) -> None:
+        """What is going to be applied; ends the program where it must not be."""
+        if self._planned is not None:
+            from rulegen.commands.planned import check_unmoved
+
+            check_unmoved(*self._planned, host.compared(difference))
+        if self._is_text:
+            _print_plan(difference)
+        else:
+            from rulegen.commands.documents import ShownEntry
+
+            self._changes = ShownEntry.all_of(difference.changes())
+        self._ready.check_removals(difference)
+
+    def _document(self, difference: Difference, removed: list[str]) -> ApplyDocument:
+        from rulegen.commands.documents import ApplyDocument, Summary
+
+        result: Literal["applied", "checked", "unchanged"] = "checked" if self._dry_run else "applied"
+        return ApplyDocument(result if difference else "unchanged", Summary.total(difference), self._changes, removed)
 
 
 def _print_plan(difference: Difference) -> None:
@@ -96,11 +133,3 @@ def _print_plan(difference: Difference) -> None:
     else:
         for line in difference.counts():
             echo(line)
-
-
-def _refuse_to_prune(unreadable: int) -> NoReturn:
-    documents = "a document" if unreadable == 1 else f"{unreadable} documents"
-    fail(
-        f"nothing was changed: {documents} that cannot be read may ask for what would be removed;"
-        " mend it, or use --prune-unreadable"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,42 @@ def errors_as_lines() -> Iterator[None]:
         fail(f"cannot write the output: {error.strerror}")
 
 
-class Command(click.Command):
+def _use_colour(context: click.Context, _: click.Parameter, wanted: str | None) -> None:
+    """Says to click whether output has colours; what is nearer to the command's end counts."""
+    if wanted is not None:
+        context.color = {"auto": None, "always": True, "never": False}[wanted]
+    elif context.parent is None and os.environ.get("NO_COLOR"):
+        context.color = False
+
+
+def _colour_option() -> click.Option:
+    return click.Option(
+        ["--color"],
+        type=click.Choice(["auto", "always", "never"]),
+        expose_value=False,
+        is_eager=True,
+        callback=_use_colour,
+        help="Colours in the output. [default: auto: on a terminal, unless $NO_COLOR is set]",
+    )
+
+
+class _Standard(click.Command):
+    """What commands and groups have in common: --color, and examples as the program was called."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """As click's."""
+        super().__init__(*arguments, **options)
+        self.params.append(_colour_option())
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Examples begin as the program was called: `kubectl rulegen` for kubectl's plugin."""
+        root = ctx.find_root()
+        called = root.info_name or "rulegen"
+        names = "|".join(root.command.list_commands(root)) if isinstance(root.command, click.Group) else ""
+        return re.sub(rf"^( +)rulegen (?=(?:{names})\b)", rf"\g<1>{called} ", super().get_help(ctx), flags=re.MULTILINE)
+
+
+class Command(_Standard):
     """A command whose expected errors are lines, not tracebacks."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -49,7 +85,7 @@ class Command(click.Command):
                 sys.stdout.flush()
 
 
-class Group(click.Group):
+class Group(_Standard, click.Group):
     """A group of such commands."""
 
     command_class = Command

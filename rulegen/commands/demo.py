@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rulegen.commands.command import Command
+from rulegen.commands.output import colour, page
 
 
 @click.command(cls=Command)
@@ -13,8 +14,6 @@ def demo() -> None:
 
     Needs root (or `unshare -rn`), takes some ten seconds, leaves nothing behind.
     """
-    from rich.console import Console
-
     from rulegen.demo.playground import run
 
-    run(Console(highlight=False))
+    run(page(colour()))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.options import input_options, pack, target_options
+from rulegen.commands.completing import complete_services
+from rulegen.commands.options import OUTPUT, input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_document, say, say_warning
 from rulegen.commands.reading import (
     egress_of,
@@ -40,7 +41,7 @@ Explanation = TypeVar("Explanation")
 
 
 @click.command(cls=Command)
-@click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]")
+@click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]", shell_complete=complete_services)
 @input_options
 @target_options
 @click.option(
@@ -51,7 +52,7 @@ Explanation = TypeVar("Explanation")
 )
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
 @click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 def explain(
     service: str | None,
     source: str | None,
@@ -95,11 +96,11 @@ def _explain_packet(view: _View, asked: tuple[str | None, str, str], output: str
     said = [] if policies is None else list(_policy_explanations(policies, explanation, question.destination))
     leaving = [] if view.egress is None else list(_egress_explanations(view, view.egress, explanation, question))
     if output == "json":
-        import msgspec
+        from rulegen.commands.explained import PacketDocument
 
-        document = msgspec.to_builtins(explanation)
-        document |= {"policies": said} if policies is not None else {}
-        print_document(document | ({"egressMasquerade": leaving} if view.egress is not None else {}))
+        print_document(
+            PacketDocument.of(explanation, None if policies is None else said, None if view.egress is None else leaving)
+        )
         return
     _print_explanation(explanation, output, text.packet_lines)
     for one in leaving:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rulegen.commands.command import Command, Group
-from rulegen.commands.options import input_options, pack
+from rulegen.commands.options import OUTPUT, input_options, pack
 from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say_warning
+from rulegen.commands.progress import each
 from rulegen.commands.reading import load_manifests, read_settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _DEPTH = click.option(
 @click.option("--verify", is_flag=True, help="Prove for every packet that the rulesets do what the objects mean.")
 @click.option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
 @click.option("--github", is_flag=True, help="Print the failures as annotations of a GitHub workflow.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 def golden_check(
     folders: tuple[str, ...], depth: str | None, verify: bool, junit: str | None, github: bool, output: str
 ) -> None:
@@ -60,19 +61,26 @@ def golden_check(
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
     read = [scenarios.read_scenario(folder) for folder in paths]
-    checked = [reports.Checked(scenario.folder, scenarios.check(scenario, wanted)) for scenario in read]
+    checked = [
+        reports.Checked(scenario.folder, scenarios.check(scenario, wanted))
+        for scenario in each("checking scenarios", read, len(read))
+    ]
     if verify:
         from rulegen.golden_proofs import prove
 
         checked = [
             reports.Checked(one.folder, one.difference.with_more(prove(scenario)))
-            for one, scenario in zip(checked, read, strict=True)
+            for one, scenario in each("proving scenarios", zip(checked, read, strict=True), len(read))
         ]
     strays = scenarios.unused(folders, read, wanted)
     if junit:
         scenarios.write_text(Path(junit), reports.junit(checked))
     if output == "json":
-        print_document(reports.document(checked, strays))
+        import msgspec
+
+        from rulegen.commands.documents import VERSION, GoldenDocument
+
+        print_document(msgspec.convert({"version": VERSION, **reports.document(checked, strays)}, GoldenDocument))
     elif github:
         for line in reports.github_annotations(checked, strays):
             echo(line)
@@ -98,7 +106,8 @@ def _print_golden(checked: Sequence[Checked], strays: Sequence[Path]) -> None:
 @click.option(
     "--flows", is_flag=True, help="Rewrite the expectations of flows that end otherwise now, not the rulesets."
 )
-def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool) -> None:
+@OUTPUT
+def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool, output: str) -> None:
     """Rewrite the rulesets of the scenarios below DIR that are checked as deep as that, or their flows' expectations.
 
     \b
@@ -112,19 +121,30 @@ def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool) -> N
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
     read = [scenarios.read_scenario(folder) for folder in paths]
-    rewritten = 0
+    say_line = echo if output == "text" else _say_nothing
+    rewritten: list[list[Path]] = []
     for scenario in read:
         if flows:
             changed = [scenario.flows_file] if accept_flows(scenario) else []
         else:
             changed = scenarios.update(scenario, wanted)
-        rewritten += bool(changed)
+        rewritten.append(changed)
         for path in changed:
-            echo(f"rewrote {path}")
-    for path in () if flows else scenarios.unused(folders, read, wanted):
+            say_line(f"rewrote {path}")
+    removed = [] if flows else scenarios.unused(folders, read, wanted)
+    for path in removed:
         path.unlink()
-        echo(f"removed {path}")
-    echo(f"{len(paths)} scenarios, {rewritten} rewritten")
+        say_line(f"removed {path}")
+    say_line(f"{len(paths)} scenarios, {sum(map(bool, rewritten))} rewritten")
+    if output == "json":
+        from rulegen.commands.documents import GoldenUpdateDocument
+
+        files = [str(path) for changed in rewritten for path in changed]
+        print_document(GoldenUpdateDocument(len(paths), files, [str(path) for path in removed]))
+
+
+def _say_nothing(text: str) -> None:
+    """A document says it all at the end."""
 
 
 @golden.command("record", cls=Command)
@@ -141,7 +161,8 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     """
     from pathlib import Path
 
-    from rulegen.configuration_file import kube_proxy_fields
+    from rulegen.configuration_file import kube_proxy_fields, written_policy_settings
+    from rulegen.egress.configuration import written_egress_settings
     from rulegen.golden import read_text
     from rulegen.golden_recording import record
 
@@ -150,8 +171,12 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     manifests = load_manifests(source, configuration)
     lines = read_text(Path(packets)).splitlines()
     settings = kube_proxy_fields(source.config) if source.config else {}
-    features = _optional_features(configuration)
-    scenario = record(Path(folder), manifests, configuration.node, settings, features, lines)
+    own = {
+        "features": _optional_features(configuration),
+        "networkPolicies": written_policy_settings(configuration.node.policies),
+        **written_egress_settings(configuration.node.egress),
+    }
+    scenario = record(Path(folder), manifests, configuration.node.node_name, settings, own, lines)
     echo(f"recorded {len(scenario.flows)} flows in {folder}")
 
 

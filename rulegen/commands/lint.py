@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.options import input_options, pack
+from rulegen.commands.options import OUTPUT, input_options, pack
 from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say, say_warning
 from rulegen.commands.reading import findings_of, load_manifests, make_features, read_settings, services_of
 from rulegen.errors import one_line
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @input_options
 @click.option("--live", is_flag=True, help="Also look for chains of others on this host that may drop (needs root).")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 def lint(live: bool, output: str, **options: Any) -> None:
     """Report what is legal but probably wrong. Exit status 0: nothing, 1: findings, 2: error.
 
@@ -58,8 +58,9 @@ def lint(live: bool, output: str, **options: Any) -> None:
                 say(f"warning: {finding.subject}: {finding.message}")
         findings = [finding for finding in findings if finding.reason is not Reason.UNKNOWN_NODE]
     if output == "json":
-        words = [{"object": one.subject, "reason": one.reason, "message": one.message} for one in findings]
-        print_document({"findings": words})
+        from rulegen.commands.documents import LintDocument, LintFinding
+
+        print_document(LintDocument([LintFinding.of(finding) for finding in findings]))
     else:
         for finding in findings:
             reason = click.style(str(finding.reason), fg="yellow")

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from rulegen.commands.completing import complete_features, complete_files, complete_nodes
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -27,21 +29,41 @@ class Input(NamedTuple):
     iptables_driver: str = ""
 
 
+FILES = click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    shell_complete=complete_files,
+    help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
+)
 KUBECONFIG = click.option(
     "--kubeconfig",
     metavar="FILE",
+    shell_complete=complete_files,
     help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
 )
 CONFIG = click.option(
-    "--config", metavar="FILE", help="The node's settings: a KubeProxyConfiguration, a RulegenConfiguration, or both."
+    "--config",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="The node's settings: a KubeProxyConfiguration, a RulegenConfiguration, or both.",
 )
 FEATURE = click.option(
     "--feature",
     "features",
     multiple=True,
     metavar="NAME",
+    shell_complete=complete_features,
     help="A feature that is off without this, besides those of --config. Repeatable.",
 )
+PRUNE_UNREADABLE = click.option(
+    "--prune-unreadable",
+    is_flag=True,
+    help="As --skip-invalid, and also remove live rules that documents which cannot be read at all may ask for.",
+)
+OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without objects that cannot be decoded.")
 
 
@@ -49,16 +71,14 @@ def input_options(command: Decorated) -> Decorated:
     """Where objects come from, whose rules are wanted, and the node's settings: what `pack` reads."""
     for option in reversed(
         (
-            click.option(
-                "-f",
-                "--filename",
-                "files",
-                multiple=True,
-                metavar="PATH",
-                help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
-            ),
+            FILES,
             KUBECONFIG,
-            click.option("--node", metavar="NAME", help="Whose rules to compile [default: the host name]."),
+            click.option(
+                "--node",
+                metavar="NAME",
+                shell_complete=complete_nodes,
+                help="Whose rules to compile [default: the host name].",
+            ),
             CONFIG,
             FEATURE,
             SKIP_INVALID,

@@ -12,16 +12,22 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.globals import resolve_color_default
 
 from rulegen.errors import lines, one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rulegen.reconcile.driver import ShownChange
 
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
 EXIT_DIFFERENT = 1
 EXIT_ERROR = 2
+
+# Of what comes, what changes and what goes.
+COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 
 
 def say(message: str) -> None:
@@ -48,9 +54,8 @@ def fail(message: str) -> NoReturn:
 
 def print_changes(changes: Iterable[ShownChange]) -> None:
     """A line for each, in the colour of its sign."""
-    colours = {"+": "green", "~": "yellow", "-": "red"}
     for change in changes:
-        echo(change.text, fg=colours[change.sign])
+        echo(change.text, fg=COLOURS[change.sign])
 
 
 def print_document(document: object) -> None:
@@ -66,3 +71,23 @@ def print_removed(places: Iterable[str]) -> None:
     """A line for each place in the kernel."""
     for place in places:
         echo(f"removed {place}")
+
+
+def colour() -> bool | None:
+    """What the options say about colours; None: as it fits. Only the main thread knows."""
+    return resolve_color_default()
+
+
+def terminal(wanted: bool | None) -> Console:
+    """Standard error for rich. `wanted`: see `colour`."""
+    from rich.console import Console
+
+    return Console(stderr=True, no_color=None if wanted is None else not wanted)
+
+
+def page(wanted: bool | None) -> Console:
+    """Standard output for rich. `wanted`: see `colour`."""
+    from rich.console import Console
+
+    plain = None if wanted is None else not wanted
+    return Console(highlight=False, force_terminal=True if wanted else None, no_color=plain)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
 from rulegen.commands.output import EXIT_ERROR, say, say_warning
+from rulegen.commands.progress import progress
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
@@ -48,9 +49,10 @@ def compile_objects(manifests: Manifests, configuration: Configuration) -> Wante
     from rulegen.reconcile.once import take_all
 
     say_mistakes(manifests)
-    features = make_features(manifests.release(), configuration, configuration.node)
-    check_conditions(features)
-    wanted = Wanted(features, take_all(features))
+    with progress("working out what it means"):
+        features = make_features(manifests.release(), configuration, configuration.node)
+        check_conditions(features)
+        wanted = Wanted(features, take_all(features))
     for finding in findings_of(features):
         say(f"warning: {finding.subject}: {finding.message}")
     return wanted
@@ -101,18 +103,32 @@ def say_mistakes(manifests: Manifests) -> None:
         say_warning(line)
 
 
-def load_manifests(source: Input, configuration: Configuration, inspect: Inspect | None = None) -> Manifests:
-    """`inspect`: what else is looked at in each object of a file as it was written."""
-    manifests = _read_manifests(source, configuration, inspect)
+def load_manifests(
+    source: Input,
+    configuration: Configuration,
+    inspect: Inspect | None = None,
+    kinds: Collection[type] | None = None,
+    stdin: BinaryIO | None = None,
+) -> Manifests:
+    """`inspect`: what else is looked at in each object of a file as it was written.
+
+    `kinds`: those that are read; None: what the features that are on read. `stdin`: what `-` is read from.
+    """
+    from rulegen.features import kinds_of, passed_over
+
+    read = kinds or kinds_of(configuration.features)
+    manifests = _read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
         say(str(problem))
     if manifests.problems and not source.skip_invalid:
         sys.exit(EXIT_ERROR)
     if manifests.skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
-        say(f"skipped objects of kinds that are not read: {kinds}")
+        words = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
+        say(f"skipped objects of kinds that are not read: {words}")
         for warning in _features_that_are_off(manifests.skipped, configuration):
             say_warning(warning)
+    for kind, field, name in passed_over(configuration.features, manifests.objects()):
+        say_warning(f"{field} of {kind}: without --feature {name}, it means nothing")
     return manifests
 
 
@@ -128,19 +144,24 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
-def _read_manifests(source: Input, configuration: Configuration, inspect: Inspect | None) -> Manifests:
-    """What the features that are on read, and nothing else."""
-    from rulegen.features import kinds_of
-
-    kinds = kinds_of(configuration.features)
+def _read_manifests(
+    source: Input,
+    configuration: Configuration,
+    inspect: Inspect | None,
+    kinds: Collection[type],
+    stdin: BinaryIO,
+) -> Manifests:
     if source.files:
         from rulegen.kube.manifests import load
 
-        return load(source.files, sys.stdin.buffer, inspect, kinds)
+        with progress("reading manifests"):
+            return load(source.files, stdin, inspect, kinds)
     from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    return read_cluster(connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning), kinds)
+    api = connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning)
+    with progress("reading the cluster"):
+        return read_cluster(api, kinds)
 
 
 def read_settings(source: Input, warn: Callable[[str], None], *, features_wait: bool = False) -> Configuration:

@@ -7,6 +7,7 @@ import sys
 import click
 
 from rulegen.commands.command import Command
+from rulegen.commands.completing import remember
 from rulegen.commands.options import CONFIG, FEATURE, KUBECONFIG, SKIP_INVALID, Input
 from rulegen.commands.output import say_warning
 from rulegen.commands.reading import load_manifests, read_written_settings
@@ -27,4 +28,6 @@ def snapshot(kubeconfig: str | None, config: str | None, features: tuple[str, ..
     from rulegen.kube.snapshot import write_manifests
 
     source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "", features=features)
-    write_manifests(load_manifests(source, read_written_settings(source, say_warning)), sys.stdout)
+    manifests = load_manifests(source, read_written_settings(source, say_warning))
+    write_manifests(manifests, sys.stdout)
+    remember(manifests)

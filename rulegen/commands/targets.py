@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rulegen.commands.output import fail
+from rulegen.commands.progress import progress
 from rulegen.errors import UnseenError
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
     from rulegen.config import Target as Kind
     from rulegen.iptables.binaries import Variant
-    from rulegen.reconcile.driver import Difference, Driver
+    from rulegen.reconcile.compilers import CompilerSet
+    from rulegen.reconcile.driver import Driver
 
 
 def removals(target: Kind | None) -> list[Callable[[], list[str]]]:
@@ -43,25 +45,18 @@ def driver_of(configuration: Configuration, options: Mapping[str, Any]) -> Drive
 
 def rendered_rules(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> Iterator[str]:
     """The text of the whole ruleset, in pieces."""
+    return iter(driver.render(compiled(wanted, node, driver)))
+
+
+def compiled(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> CompilerSet:
+    """Compilers that have seen all that is wanted. Raises TargetError."""
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import compile_all
 
     compilers = CompilerSet.of(wanted.features, driver.name, node)
-    compile_all(compilers, *wanted.taken)
-    return iter(driver.render(compilers))
-
-
-def compare_with_kernel(driver: Driver, wanted: Wanted, node: NodeConfiguration) -> Difference:
-    """With the kernel's rules."""
-    from rulegen.configuration_file import for_families
-    from rulegen.interfaces import host_families
-    from rulegen.reconcile.compilers import CompilerSet
-    from rulegen.reconcile.once import compare_once
-
-    with driver.open() as opened:
-        node = for_families(node, host_families())
-        rules = opened.rules(CompilerSet.of(wanted.features, driver.name, node))
-        return compare_once(rules, wanted.taken)[1]
+    with progress("compiling"):
+        compile_all(compilers, *wanted.taken)
+    return compilers
 
 
 def remove_each(removals: Sequence[Callable[[], list[str]]]) -> list[str]:

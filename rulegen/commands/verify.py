@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.options import Input, input_options, pack, target_options
-from rulegen.commands.output import echo, fail, print_document, say_warning
+from rulegen.commands.options import OUTPUT, Input, input_options, pack, target_options
+from rulegen.commands.output import colour, echo, fail, print_document, say_warning, terminal
 from rulegen.commands.reading import read_input, read_settings, services_of
 from rulegen.commands.targets import driver_of, rendered_rules, variant_named
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     type=click.Choice(["kube-proxy"]),
     help="Compare kube-proxy's rules, in the kernel or in --rendered, with those that rulegen would put there.",
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 def verify(rendered: str | None, against: str | None, replaces: str | None, output: str, **options: Any) -> None:
     """Prove, for every packet, that rules do what the objects mean. Applies nothing.
 
@@ -58,7 +58,11 @@ def verify(rendered: str | None, against: str | None, replaces: str | None, outp
         else:
             found = _verify_objects(source, rendered, options["iptables_variant"], progress)
     if output == "json":
-        print_document(report.document(found))
+        import msgspec
+
+        from rulegen.commands.documents import VERSION, VerifyDocument
+
+        print_document(msgspec.convert({"version": VERSION, **report.document(found)}, VerifyDocument))
     else:
         for line in report.lines(found):
             echo(line)
@@ -124,10 +128,9 @@ def _counting() -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=terminal(colour()), transient=True) as bar:
         task = bar.add_task("classes of packets", total=None)
         yield lambda classes: bar.update(task, completed=classes)

@@ -88,6 +88,22 @@ def with_fields(settings: EgressSettings, document: Mapping[Any, Any], source: s
     return found, [line(Fault(path, "unknown field; has no effect")) for path, _ in fields.unread()]
 
 
+def written_egress_settings(egress: EgressSettings) -> dict[str, Any]:
+    """What differs from the defaults, as a scenario's flows.yaml has it: `ipMasqAgent`, `podRange`."""
+    default = EgressSettings()
+    count = len(egress.non_masquerade_cidrs)
+    fields = {
+        _CIDRS: (list(egress.non_masquerade_cidrs), list(default.non_masquerade_cidrs)),
+        "cidrLimit": (max(count, _MOST_CIDRS), _MOST_CIDRS),
+        "masqLinkLocal": (egress.masq_link_local, default.masq_link_local),
+        "masqLinkLocalIPv6": (egress.masq_link_local_ipv6, default.masq_link_local_ipv6),
+    }
+    return {
+        "ipMasqAgent": {name: value for name, (value, usual) in fields.items() if value != usual},
+        "podRange": "" if egress.pod_range is default.pod_range else egress.pod_range.value,
+    }
+
+
 def _cidr(text: str) -> Cidr:
     """A canonical CIDR; one with host bits is none, as ip-masq-agent has it."""
     network = parse_network(text)

@@ -71,13 +71,16 @@ def installed(variant: Variant, family: Family = Family.IPV4) -> bool:
     return True
 
 
-def save(variant: Variant, family: Family) -> str:
-    """What iptables-save prints; bytes that are not UTF-8 are kept as surrogates. Raises HostError."""
+def save(variant: Variant, family: Family, *, counters: bool = False) -> str:
+    """What iptables-save prints; bytes that are not UTF-8 are kept as surrogates. Raises HostError.
+
+    `counters`: only the table filter, each rule behind what it has counted.
+    """
     if variant is Variant.LEGACY and not legacy_tables(family):
         # Asked for, the tables would be made.
         return ""
     program = find(variant, family, "save")
-    done = _run([program])
+    done = _run([program, *(["--counters", "--table", "filter"] if counters else [])])
     if done.returncode:
         raise HostError(f"{program} {_failure(done)}")
     return _decoded(done.stdout)

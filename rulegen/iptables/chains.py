@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from rulegen.config import Family
 from rulegen.iptables import names
@@ -19,12 +19,15 @@ from rulegen.reconcile.feature import Compiler
 RAW, MANGLE, NAT, FILTER = "raw", "mangle", "nat", "filter"
 # In the order of a packet.
 TABLES = (RAW, MANGLE, NAT, FILTER)
+# Of entries that are no chains; see `ipsets`.
+IPSET = "ipset"
 
 
 class EntryKey(NamedTuple):
     """A chain: one of a feature's with all its rules, or a built-in one with those rules that the feature put there.
 
-    `prefix`: how the names of the feature's chains begin; it tells whose part of a built-in chain is meant.
+    Or a set of ipset, or an element of one; see `ipsets`. `prefix`: how the names of the feature's chains begin; it
+    tells whose part of a built-in chain is meant.
     """
 
     family: Family
@@ -35,7 +38,7 @@ class EntryKey(NamedTuple):
     @property
     def is_built_in(self) -> bool:
         """Whether the chain is the kernel's, so that others' rules stand there too."""
-        return not names.is_ours(self.chain)
+        return self.table != IPSET and not names.is_ours(self.chain)
 
 
 Rules: TypeAlias = tuple[str, ...]
@@ -83,6 +86,15 @@ class ChainCompiler(Compiler[Entries], Protocol):
         ...
 
 
+@runtime_checkable
+class UsesIpsets(Protocol):
+    """A `ChainCompiler` whose rules look into sets of ipset where a host has them."""
+
+    def use_ipsets(self, *, are_there: bool) -> None:
+        """Whether all entries from now on, also of what was compiled before, use sets. Before anybody says, they do."""
+        ...
+
+
 def by_rank(compilers: CompilerSet) -> list[ChainCompiler]:
     """The compilers in the order in which their rules stand in a built-in chain."""
     found = cast("list[ChainCompiler]", list(compilers.by_feature.values()))
@@ -92,6 +104,16 @@ def by_rank(compilers: CompilerSet) -> list[ChainCompiler]:
 def prefixes_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
     """The prefixes of compilers, in their order, and the one that all others begin with."""
     return tuple(dict.fromkeys((*(compiler.prefix for compiler in compilers), PREFIX)))
+
+
+def features_by_prefix(compilers: CompilerSet) -> dict[str, str]:
+    """The features, by the prefixes of their chains, and by `IPSET` the one that uses sets."""
+    found = cast("Mapping[str, ChainCompiler]", compilers.by_feature)
+    prefixes = {compiler.prefix: name for name, compiler in found.items()}
+    for name, compiler in found.items():
+        if isinstance(compiler, UsesIpsets):
+            prefixes[IPSET] = name
+    return prefixes
 
 
 def guards_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:

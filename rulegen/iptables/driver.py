@@ -6,24 +6,25 @@ knows what a chain is about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from rulegen.config import IptablesLoader
+from rulegen.errors import UnseenError
 from rulegen.iptables import text
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.chains import by_rank, prefixes_of
-from rulegen.iptables.diff_text import count
+from rulegen.iptables.chains import Entries, by_rank, features_by_prefix, prefixes_of
+from rulegen.iptables.diff_text import count, shown_changes
 from rulegen.iptables.drift import PeriodicResync
-from rulegen.iptables.kernel import Kernel, remove_rules
-from rulegen.iptables.live_rules import LiveChains, shown_changes
+from rulegen.iptables.kernel import Kernel, find_ipsets, find_rules, remove_ipsets, remove_rules
+from rulegen.iptables.live_rules import LiveChains
 from rulegen.iptables.loader import Loader, RestoreLoader
 from rulegen.iptables.python_iptables import PythonLoader
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
-from rulegen.reconcile.driver import Difference, Removal, compile_all, read_file
+from rulegen.reconcile.driver import Difference, Removal, compile_all
 
 # A sync costs about the same whatever it changes, a second on large nodes: smaller ones only fall behind.
 _BATCH = 5000
@@ -42,8 +43,14 @@ class OpenIptables:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.variant = kernel.variant.value
         # What an earlier run left in the other variant.
-        self.leftovers: Sequence[Removal] = (partial(remove_rules, set(Variant) - {kernel.variant}),)
+        self._others = tuple(variant for variant in Variant if variant is not kernel.variant)
+        self.leftovers: Sequence[Removal] = (partial(remove_rules, self._others),)
+
+    def find_leftovers(self) -> list[str]:
+        """See `OpenDriver`; those of the other variant."""
+        return find_rules(self._others)
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveChains:
         """See `OpenDriver`."""
@@ -67,14 +74,17 @@ class IptablesDriver:
         """As `iptables-restore --noflush` takes it, a part for each family."""
         return text.render(by_rank(compilers))
 
-    def compare_file(self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], path: str) -> Difference:
+    def compare_rendered(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], lines: Iterable[str], source: str
+    ) -> Difference:
         """See `Driver`."""
-        prefixes = prefixes_of(by_rank(compilers))
-        live = read_file(path, lambda lines, source: text.parse(lines, source, prefixes))
-        compile_all(compilers, items, contexts)
-        desired = compilers.entries()
-        delta = diff(text.adopt_wording(live, desired), desired)
-        return Difference.of(delta, lambda: shown_changes(delta, compilers.owners(live)), lambda: count(delta))
+        return _compare(text.parse(lines, source, prefixes_of(by_rank(compilers))), compilers, items, contexts)
+
+    def compare_compiled(
+        self, before: CompilerSet, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
+    ) -> Difference:
+        """See `Driver`."""
+        return _compare(before.entries(), compilers, items, contexts)
 
     @contextmanager
     def open(self) -> Iterator[OpenIptables]:
@@ -82,7 +92,35 @@ class IptablesDriver:
         with Kernel(self._variant, make_loader=LOADERS[self._loader]) as kernel:
             yield OpenIptables(kernel)
 
-    def remove(self, features: Collection[str]) -> list[str]:
-        """See `Driver`; the chains of both families, in both variants."""
+    def find(self, features: Collection[str]) -> list[str]:
+        """See `Driver`; the chains of both families, in both variants, and the sets that they look into."""
         del features
-        return remove_rules(Variant)
+        return _all_of(partial(find_rules, Variant), find_ipsets)
+
+    def remove(self, features: Collection[str]) -> list[str]:
+        """See `Driver`; the chains of both families, in both variants, then the sets that they looked into."""
+        del features
+        return _all_of(partial(remove_rules, Variant), remove_ipsets)
+
+
+def _all_of(*parts: Removal) -> list[str]:
+    """What each has done, or found. Raises UnseenError when one of them does, after all."""
+    done: list[str] = []
+    unseen: list[str] = []
+    for part in parts:
+        try:
+            done += part()
+        except UnseenError as error:
+            done += error.removed
+            unseen.append(str(error))
+    if unseen:
+        raise UnseenError("; ".join(unseen), done)
+    return done
+
+
+def _compare(before: Entries, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]) -> Difference:
+    compile_all(compilers, items, contexts)
+    desired = compilers.entries()
+    delta = diff(text.adopt_wording(before, desired), desired)
+    features = features_by_prefix(compilers)
+    return Difference.of(delta, lambda: shown_changes(delta, compilers.owners(before), features), lambda: count(delta))

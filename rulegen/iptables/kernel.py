@@ -21,10 +21,15 @@ from rulegen.errors import (
     StaleError,
     UnseenError,
 )
+from rulegen.grace import let_packets_leave
 from rulegen.interfaces import host_families
-from rulegen.iptables import binaries, nf_tables
+from rulegen.iptables import binaries, ipset_program, nf_tables
 from rulegen.iptables.binaries import RestoreError, Variant
 from rulegen.iptables.chains import Entries, EntryKey, Rules
+from rulegen.iptables.ipset_program import IpsetError
+from rulegen.iptables.ipset_transaction import AnyStep, EndStep, SetStep
+from rulegen.iptables.ipsets import Element, add_line, create_line, declaration, set_name, without_ipsets
+from rulegen.iptables.ipsets import parse_saved as parse_saved_ipsets
 from rulegen.iptables.listing import Table, detect, in_place, in_words, is_jump, list_tables
 from rulegen.iptables.live import parse_saved
 from rulegen.iptables.loader import Loader, RestoreLoader
@@ -61,6 +66,8 @@ class Kernel:
         self._yielding: Sequence[str] = ()
         # By family and table: the chains that iptables did not list when that was read last.
         self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
+        # Whether the host had sets of ipset when they were read last; None: nobody has asked.
+        self.has_ipsets: bool | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -69,13 +76,18 @@ class Kernel:
         self._loader.close()
 
     def read(
-        self, prefixes: Sequence[str] = (PREFIX,), guards: Sequence[str] = (), yielding: Sequence[str] = ()
+        self,
+        prefixes: Sequence[str] = (PREFIX,),
+        guards: Sequence[str] = (),
+        yielding: Sequence[str] = (),
+        *,
+        with_ipsets: bool = False,
     ) -> Entries:
         """What the kernel holds of ours. Raises HostError.
 
         `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
         `guards`: those of them before which nothing may accept a packet; `yielding`: those before which others may do
-        anything.
+        anything. `with_ipsets`: sets are wanted; where rules look into some they are read all the same.
         """
         self._prefixes, self._guards, self._yielding = prefixes, guards, yielding
         entries: Entries = {}
@@ -86,20 +98,52 @@ class Kernel:
                 entries |= parse_saved(family, table.name, lines, prefixes, guards, yielding)
                 hidden[family, table.name] = frozenset(rule.chain for rule in table.hidden)
         self._hidden = hidden
+        if with_ipsets or any("--match-set rulegen" in rule for rules in entries.values() for rule in rules):
+            entries |= self._read_ipsets()
         return entries
+
+    def _read_ipsets(self) -> Entries:
+        """Rulegen's sets; none where the host has no way to make or see some."""
+        try:
+            found = parse_saved_ipsets(ipset_program.saved())
+        except AbsentError:
+            self.has_ipsets = False
+            return {}
+        self.has_ipsets = True
+        return found
 
     def probe(self, needs: Callable[[Family], Mapping[str, tuple[str, str]]]) -> None:
         """Tries what rules need of the kernel (`ChainCompiler.needs`). Raises HostError that names what it lacks."""
         for family in host_families():
             check_needs(self.variant, family, self._wait, needs(family))
 
-    def check(self, steps: Sequence[Step]) -> None:
-        """Asks whether each step would be taken, and changes nothing. Raises ApplyError."""
-        for step in steps:
-            for part in self._parts(step)[:1]:
-                self._loader.take(part.step, test=True)
+    def probe_ipsets(self) -> None:
+        """Tries whether a rule can look into a set, where the host has sets. Raises HostError where it cannot."""
+        if not self.has_ipsets:
+            return
+        for family in host_families():
+            name = set_name(family, "probe")
+            (text,) = declaration(family, "hash:ip")
+            ipset_program.restore([create_line(name, text)])
+            try:
+                check_needs(
+                    self.variant, family, self._wait, {"match set": ("filter", f"-m set --match-set {name} src")}
+                )
+            finally:
+                ipset_program.destroy([name])
 
-    def commit(self, steps: Sequence[Step], live: Mapping[EntryKey, Rules]) -> None:
+    def check(self, steps: Sequence[AnyStep]) -> None:
+        """Asks whether each step would be taken, and changes nothing. Raises ApplyError.
+
+        A rule that looks into a set is left out: the set may not be there yet.
+        """
+        for step in steps:
+            if isinstance(step, Step):
+                asked = step._replace(lines=tuple(line for line in step.lines if "--match-set rulegen" not in line))
+                for part in self._parts(asked)[:1]:
+                    self._loader.take(part.step, test=True)
+
+    def commit(self, steps: Sequence[AnyStep], live: Mapping[EntryKey, Rules]) -> None:
         """Takes the steps, each all or nothing.
 
         `live`: what they were planned on. Raises StaleError when somebody changed that, else ApplyError.
@@ -107,17 +151,32 @@ class Kernel:
         """
         for number, step in enumerate(steps):
             try:
-                for part in self._parts(step):
-                    self._loader.take(part.step, test=False)
-                    _delete(part)
-            except RestoreError as error:
-                if number == 0 and self._differs(live):
+                self._take(step)
+            except (RestoreError, IpsetError) as error:
+                is_first = not any(isinstance(done, Step) for done in steps[:number])
+                if isinstance(error, RestoreError) and is_first and self._is_stale(live):
                     raise StaleError(str(error)) from error
                 done = ", ".join(dict.fromkeys(map(str, steps[:number])))
                 raise ApplyError(f"{error}; {_state(done)}") from error
 
-    def _differs(self, live: Mapping[EntryKey, Rules]) -> bool:
-        return adopt_wording(self.read(self._prefixes, self._guards, self._yielding), live) != live
+    def _take(self, step: AnyStep) -> None:
+        match step:
+            case EndStep(names):
+                ipset_program.destroy(names)
+            case SetStep(lines, waits, copies):
+                if waits:
+                    let_packets_leave()
+                ipset_program.restore(lines)
+                for name, copy in copies:
+                    ipset_program.restore([add_line(Element(copy, text)) for text in ipset_program.elements(name)])
+            case _:
+                for part in self._parts(step):
+                    self._loader.take(part.step, test=False)
+                    _delete(part)
+
+    def _is_stale(self, live: Mapping[EntryKey, Rules]) -> bool:
+        chains = without_ipsets(live)
+        return adopt_wording(without_ipsets(self.read(self._prefixes, self._guards, self._yielding)), chains) != chains
 
     def _parts(self, step: Step) -> list[_Part]:
         """A step as iptables-restore can take it: it finds no rule to delete in a chain that it cannot list."""
@@ -158,28 +217,69 @@ def _delete(part: _Part) -> None:
 def remove_rules(variants: Iterable[Variant], wait: int = WAIT_SECONDS) -> list[str]:
     """Removes rulegen's chains from these variants; says from where.
 
-    Raises as `remove_everywhere` does.
+    Raises as `do_everywhere` does.
     """
 
     def remove(variant: Variant, family: Family) -> Iterator[str]:
         tables = list_tables(variant, family, _is_none)
         remove_hidden(family, tables, is_jump)
-        entries: Entries = {}
-        for table in tables:
-            entries |= parse_saved(family, table.name, table.lines)
-        for step in removal(entries):
+        for step in _removal(family, tables):
             binaries.restore(variant, step.family, step.text, wait=wait)
             yield f"iptables-{variant.value} {step}"
 
-    return remove_everywhere(variants, is_ours, remove)
+    return do_everywhere(variants, is_ours, remove)
 
 
-def remove_everywhere(
+def remove_ipsets() -> list[str]:
+    """Ends rulegen's sets, when the chains that look into them are gone; says which.
+
+    Raises HostError when it cannot be looked, UnseenError, after all the rest was done, when rules of others use some.
+    """
+    names = _our_ipsets()
+    used = ipset_program.destroy(names)
+    removed = [f"ipset {name}" for name in names if name not in used]
+    if used:
+        raise UnseenError(f"rules of other programs look into the sets {', '.join(used)}", removed)
+    return removed
+
+
+def find_ipsets() -> list[str]:
+    """The sets that `remove_ipsets` would end; changes nothing. Raises HostError, UnseenError."""
+    return [f"ipset {name}" for name in _our_ipsets()]
+
+
+def _our_ipsets() -> list[str]:
+    try:
+        return ipset_program.our_sets()
+    except AbsentError as error:
+        if ipset_program.may_hold_sets():
+            raise UnseenError(f"{error}: sets rulegen-*, if there are any, stay") from error
+        return []
+
+
+def find_rules(variants: Iterable[Variant]) -> list[str]:
+    """From where `remove_rules` would remove chains; changes nothing. Raises as `do_everywhere` does."""
+
+    def find(variant: Variant, family: Family) -> Iterator[str]:
+        for step in _removal(family, list_tables(variant, family, _is_none)):
+            yield f"iptables-{variant.value} {step}"
+
+    return do_everywhere(variants, is_ours, find)
+
+
+def _removal(family: Family, tables: Iterable[Table]) -> list[Step]:
+    entries: Entries = {}
+    for table in tables:
+        entries |= parse_saved(family, table.name, table.lines)
+    return removal(entries)
+
+
+def do_everywhere(
     variants: Iterable[Variant],
     is_doomed: Callable[[str], bool],
-    remove: Callable[[Variant, Family], Iterable[str]],
+    do: Callable[[Variant, Family], Iterable[str]],
 ) -> list[str]:
-    """Has `remove` remove the chains of each variant and family of this host that are doomed; says from where.
+    """Has `do` find or remove the chains of each variant and family of this host that are doomed; says where.
 
     Raises HostError without privileges, else UnseenError, after all the rest was done, when tables cannot be looked at,
     or not all could be removed.
@@ -191,7 +291,7 @@ def remove_everywhere(
         for family in host_families():
             try:
                 if binaries.installed(variant, family):
-                    removed += remove(variant, family)
+                    removed += do(variant, family)
                 elif found := _without_programs(variant, family, is_doomed):
                     unseen.append(found)
             except RulegenError as error:

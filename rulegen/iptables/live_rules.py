@@ -10,22 +10,27 @@ from typing import Any
 from rulegen.config import Family
 from rulegen.errors import ApplyError, TargetError
 from rulegen.iptables.chains import (
+    IPSET,
     ChainCompiler,
     Entries,
     EntryKey,
     Rules,
+    UsesIpsets,
     by_rank,
+    features_by_prefix,
     guards_of,
     prefixes_of,
     yielding_of,
 )
-from rulegen.iptables.diff_text import Owner, count, diff_text
+from rulegen.iptables.diff_text import count, shown_changes
+from rulegen.iptables.ipset_transaction import AnyStep, SetUsers, plan_with_sets
+from rulegen.iptables.ipsets import element_of
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
-from rulegen.iptables.transaction import Step, is_remark, plan
+from rulegen.iptables.transaction import is_remark
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
-from rulegen.reconcile.driver import RuleCount, ShownChange, shown_change
+from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemKey
 from rulegen.reference import ObjectReference
 
@@ -53,7 +58,11 @@ class LiveChains:
         self._new: list[ChainCompiler] = []
         self._patience = patience
         self._clock = clock
+        # Elements of sets are in it from a read until the kernel is equal: no plan needs them.
         self._live: Entries = {}
+        self._has_elements = False
+        self._set_users = SetUsers()
+        self._use_ipsets = [compiler for compiler in by_rank(compilers) if isinstance(compiler, UsesIpsets)]
         # By family and table: the rules that there are, and those that the last change wrote.
         self._total: Counter[tuple[Family, str]] = Counter()
         self._written: Counter[tuple[Family, str]] = Counter()
@@ -72,14 +81,21 @@ class LiveChains:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        live = self._kernel.read(self._prefixes, self._guards, self._yielding)
+        live = self._kernel.read(self._prefixes, self._guards, self._yielding, with_ipsets=bool(self._use_ipsets))
         self._live = {key: self._spared(key, rules) for key, rules in live.items()}
+        for compiler in self._use_ipsets:
+            compiler.use_ipsets(are_there=self._kernel.has_ipsets is True)
+        self._set_users = SetUsers()
+        for key, rules in self._live.items():
+            self._set_users.note(key, rules)
+        self._has_elements = True
         present = {key.prefix for key in self._live}
         self._new = [compiler for compiler in by_rank(self._compilers) if compiler.prefix not in present]
         self._compilers.adopt(self._live, self._unreadable)
         self._total = Counter()
         for key, rules in self._live.items():
-            self._total[key.family, key.table] += len(rules)
+            if key.table != IPSET:
+                self._total[key.family, key.table] += len(rules)
 
     def update(
         self, items: Items, contexts: Mapping[str, Any]
@@ -92,6 +108,10 @@ class LiveChains:
         desired = self._compilers.entries()
         self._live = dict(adopt_wording(self._live, desired))
         return self._compilers.spare(diff(self._live, desired))
+
+    def state(self) -> RulesState:
+        """See `LiveRules`."""
+        return RulesState(*(digest_of(sorted(_texts(entries))) for entries in (self._live, self._compilers.entries())))
 
     def check(self, delta: Delta[EntryKey, Rules]) -> None:
         """Has each restore tested. Raises ApplyError."""
@@ -120,11 +140,20 @@ class LiveChains:
             self._compilers.update(by_feature({key: change.after for key, change in others.items()}), {})
 
     def settle(self) -> None:
-        """See `LiveRules`; a plan needs to know which chains there are, so they are remembered."""
+        """See `LiveRules`; a plan needs to know which chains and sets there are, so they are remembered."""
+        if self._has_elements:
+            self._live = {
+                key: rules for key, rules in self._live.items() if key.table != IPSET or element_of(key) is None
+            }
+            self._has_elements = False
 
     def changes(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
         """See `LiveRules`."""
-        return shown_changes(delta, self._compilers.owners(self._live))
+        return shown_changes(delta, self._compilers.owners(self._live), features_by_prefix(self._compilers))
+
+    def changes_in_full(self, delta: Delta[EntryKey, Rules]) -> Iterator[ShownChange]:
+        """See `LiveRules`; they are always in full."""
+        return self.changes(delta)
 
     def counts(self, delta: Delta[EntryKey, Rules]) -> Iterator[str]:
         return count(delta)
@@ -132,22 +161,31 @@ class LiveChains:
     def rule_counts(self) -> Mapping[tuple[Family, str], RuleCount]:
         return {table: RuleCount(total, self._written[table]) for table, total in self._total.items()}
 
-    def _plan(self, delta: Delta[EntryKey, Rules]) -> list[Step]:
+    def _plan(self, delta: Delta[EntryKey, Rules]) -> list[AnyStep]:
         wanted = {key.prefix for key in delta.added} if self._new else set()
         for compiler in self._new:
             if compiler.prefix in wanted:
                 self._kernel.probe(compiler.needs)
-        return plan(delta, self._live, self._prefixes, self._yielding)
+                if compiler in self._use_ipsets:
+                    self._kernel.probe_ipsets()
+        return plan_with_sets(delta, self._live, self._prefixes, self._set_users, self._yielding)
 
     def _note(self, delta: Delta[EntryKey, Rules]) -> None:
         """Follows in memory what a Delta did."""
         self._written = Counter()
         for key, rules in (*delta.added.items(), *((key, change.after) for key, change in delta.changed.items())):
-            self._written[key.family, key.table] += len(rules)
-            self._total[key.family, key.table] += len(rules) - len(self._live.get(key, ()))
+            if not self._has_elements and key.table == IPSET and element_of(key) is not None:
+                continue
+            if key.table != IPSET:
+                self._written[key.family, key.table] += len(rules)
+                self._total[key.family, key.table] += len(rules) - len(self._live.get(key, ()))
             self._live[key] = rules
+            self._set_users.note(key, rules)
         for key in delta.removed:
-            self._total[key.family, key.table] -= len(self._live.pop(key))
+            gone = self._live.pop(key, ())
+            if key.table != IPSET:
+                self._total[key.family, key.table] -= len(gone)
+                self._set_users.note(key, ())
         moved = (key for key, change in delta.changed.items() if any(map(is_remark, change.before)))
         self._moved |= dict.fromkeys(moved, self._clock())
 
@@ -159,8 +197,5 @@ class LiveChains:
         return tuple(rule for rule in rules if not is_remark(rule))
 
 
-def shown_changes(delta: Delta[EntryKey, Rules], owner: Owner) -> Iterator[ShownChange]:
-    """A Delta in words. `owner`: whose a chain is."""
-    for line in diff_text(delta, owner):
-        place = {"family": line.family, "name": line.table, "key": line.chain}
-        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.owner)
+def _texts(entries: Entries) -> Iterator[tuple[str, str, str, str, Rules]]:
+    return ((key.family.value, key.table, key.chain, key.prefix, rules) for key, rules in entries.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.interfaces import host_families
+from rulegen.iptables import binaries
 from rulegen.iptables.binaries import LOCK, LockedError, RestoreError, Variant
 from rulegen.iptables.iptc_worker import LOCKED, NOT_UNDERSTOOD
 from rulegen.iptables.names import escaped
@@ -20,6 +21,8 @@ _INSTEAD = "use --iptables-driver iptables-restore"
 # A process that takes longer is killed: many times what the largest changes need, at 0.5 ms for a rule.
 _SECONDS = 60.0
 _SECONDS_PER_LINE = 0.01
+# Parts of rules that python-iptables 1.2.0 dies of (SIGSEGV): iptables-restore loads what has some.
+_DEADLY = ("--match-set ", "-j NFLOG ")
 
 
 class PythonLoader:
@@ -42,6 +45,9 @@ class PythonLoader:
 
     def take(self, step: Step, *, test: bool) -> None:
         """See `Loader`."""
+        if any(words in step.text for words in _DEADLY):
+            binaries.restore(Variant.LEGACY, step.family, step.text, wait=self._wait, test=test)
+            return
         refused = self._ask(step.family, step.text, test=test)
         if refused is None:
             return

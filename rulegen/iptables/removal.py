@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from rulegen.config import Family
 from rulegen.iptables import binaries
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.kernel import remove_everywhere, remove_hidden
+from rulegen.iptables.kernel import do_everywhere, remove_hidden
 from rulegen.iptables.listing import list_tables
 from rulegen.iptables.rules import parse_rule
 
@@ -33,7 +33,7 @@ def remove_foreign_chains(is_chain: Callable[[str], bool], marker: str) -> list[
                 binaries.restore(variant, family, text, wait=_LOCK_SECONDS)
                 yield f"{binaries.NAME[family]}-{variant.value} {table.name}"
 
-    return remove_everywhere(Variant, is_chain, remove)
+    return do_everywhere(Variant, is_chain, remove)
 
 
 def has_foreign_chains(family: Family, is_chain: Callable[[str], bool]) -> bool:

@@ -1,7 +1,8 @@
 """Chains as a file that an administrator can read and iptables-restore can load, and such files back as chains. Pure.
 
 Canonical: the same chains give the same bytes. One file holds the rules of one family or of both, each part headed by
-the command that loads it. A table stands there once, with the chains of all features.
+the command that loads it; what rules look into comes in a part before theirs. A table stands there once, with the
+chains of all features.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rulegen.config import Family
 from rulegen.errors import InputError
-from rulegen.iptables.chains import TABLES, BaseChains, ChainCompiler, Entries, EntryKey, Rules, parse_rules
-from rulegen.iptables.names import PREFIX
+from rulegen.iptables import ipsets
+from rulegen.iptables.chains import IPSET, TABLES, BaseChains, ChainCompiler, Entries, EntryKey, Rules, parse_rules
+from rulegen.iptables.names import PREFIX, is_our_comment
 from rulegen.rendered import END, RenderedLines
 
 RESTORE = {Family.IPV4: "iptables-restore", Family.IPV6: "ip6tables-restore"}
 _HEADER = {f"# {command} --noflush": family for family, command in RESTORE.items()}
+IPSET_HEADER = "# ipset -exist restore"
 _COMMENT = re.compile(r'--comment "([^"]*)"')
 
 
@@ -32,6 +35,11 @@ def render(compilers: Iterable[ChainCompiler]) -> Iterator[str]:
         tables = [part.tables(family) for part in parts]
         if not any(tables):
             continue
+        lines = [line for part in parts for line in part.ipsets(family)]
+        if lines:
+            yield f"{IPSET_HEADER}\n"
+            yield from lines
+            yield "\n"
         yield f"# {RESTORE[family]} --noflush\n"
         separator = ""
         for table in TABLES:
@@ -53,6 +61,10 @@ class _Part:
         for key, rules in compiler.entries().items():
             self._chains.setdefault((key.family, key.table), {})[key] = rules
 
+    def ipsets(self, family: Family) -> Iterator[str]:
+        """The lines that make and fill the sets."""
+        return ipsets.render(self._chains.get((family, IPSET), {}))
+
     def tables(self, family: Family) -> dict[str, list[str]]:
         """The lines of each table, those of the fixed part before the others."""
         fixed = self._compiler.base_chains.get(family)
@@ -66,7 +78,7 @@ class _Part:
             else:
                 lines.append(line)
         for (of, table), chains in self._chains.items():
-            if fixed and of is family:
+            if fixed and of is family and table != IPSET:
                 generated = {key: rules for key, rules in chains.items() if _is_generated(key, fixed)}
                 tables.setdefault(table, []).extend(self._generated(generated))
         return tables
@@ -89,13 +101,20 @@ def _is_generated(key: EntryKey, base_chains: BaseChains) -> bool:
 
 def comment_of(rules: Iterable[str]) -> str:
     """Whom rules are for, as their comments say; "" when there are several or none."""
-    found = {match[1] for rule in rules if (match := _COMMENT.search(rule))}
-    return found.pop() if len(found) == 1 else ""
+    found = comments_of(rules)
+    return found[0] if len(found) == 1 else ""
+
+
+def comments_of(rules: Iterable[str]) -> list[str]:
+    """All whom rules are for, each once, in order; comments that only say what a rule is are not among them."""
+    found = dict.fromkeys(match[1] for rule in rules if (match := _COMMENT.search(rule)))
+    return [comment for comment in found if not is_our_comment(comment)]
 
 
 def parse(lines: Iterable[str], source: str, prefixes: Sequence[str] = (PREFIX,)) -> Entries:
     """The chains of a file that `render` wrote, all of it. `prefixes`: those of features' chains. Raises InputError."""
     parts: dict[Family, list[str]] = {}
+    sets: list[str] = []
     current: list[str] | None = None
     rendered = RenderedLines(lines, source)
     for line in rendered:
@@ -106,12 +125,14 @@ def parse(lines: Iterable[str], source: str, prefixes: Sequence[str] = (PREFIX,)
         family = _HEADER.get(line.rstrip("\n"))
         if family is not None:
             current = parts.setdefault(family, [])
+        elif line.rstrip("\n") == IPSET_HEADER:
+            current = sets
         elif current is not None:
             current.append(line)
     if not parts:
         raise InputError(f"{source}: expected what `rulegen render --target iptables` writes, found nothing of it")
     rendered.check()
-    entries: Entries = {}
+    entries = ipsets.parse_saved(line.rstrip("\n") for line in sets)
     for family, part in parts.items():
         entries |= parse_rules(family, part, prefixes)
     return entries

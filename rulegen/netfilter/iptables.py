@@ -17,6 +17,7 @@ from rulegen.errors import InputError, printable, shown
 from rulegen.netfilter.bpf import compares_addresses
 from rulegen.netfilter.expressions import BREAK, BeginsConnection, Masquerade, Mystery, known_key
 from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.ipsets import IpSet, match_set
 from rulegen.netfilter.machine import INTERFACE_BITS
 from rulegen.netfilter.model import (
     BaseHook,
@@ -55,7 +56,10 @@ _VERDICTS = {
 # Matches and targets that change nothing, and options that say nothing about which packets match.
 _NOTHING = frozenset({"--comment", "--nfacct-name", "--reject-with", "--random-fully", "--rsource", "--reap"})
 _KNOWN_MATCHES = frozenset(
-    {"comment", "nfacct", "tcp", "udp", "sctp", "icmp6", "conntrack", "mark", "addrtype", "statistic", "recent", "bpf"}
+    {
+        *("comment", "nfacct", "tcp", "udp", "sctp", "icmp6", "conntrack", "mark", "addrtype", "statistic", "recent"),
+        *("bpf", "set"),
+    }
 )
 _RANDOM = 1 << 31
 _ALL = 0xFFFFFFFF
@@ -66,9 +70,14 @@ _WITHOUT_VALUE = frozenset(
 )
 
 
-def read_ruleset(family: Family, lines: Mapping[str, Iterable[str]]) -> Ruleset:
-    """`lines`: by table, `:CHAIN POLICY` and `-A CHAIN ...`, `-I CHAIN ...` in order, as a restore takes them."""
-    return Ruleset(family, tuple(_Reader(family, name, rules).read() for name, rules in lines.items()))
+def read_ruleset(
+    family: Family, lines: Mapping[str, Iterable[str]], ipsets: Mapping[str, IpSet] | None = None
+) -> Ruleset:
+    """`lines`: by table, `:CHAIN POLICY` and `-A CHAIN ...`, `-I CHAIN ...` in order, as a restore takes them.
+
+    `ipsets`: the sets that rules look into, by name.
+    """
+    return Ruleset(family, tuple(_Reader(family, name, rules, ipsets or {}).read() for name, rules in lines.items()))
 
 
 def parse_restore(text: str) -> dict[str, list[str]]:
@@ -93,8 +102,9 @@ def parse_restore(text: str) -> dict[str, list[str]]:
 class _Reader:
     """One table."""
 
-    def __init__(self, family: Family, name: str, lines: Iterable[str]) -> None:
+    def __init__(self, family: Family, name: str, lines: Iterable[str], ipsets: Mapping[str, IpSet]) -> None:
         self._family = family
+        self._ipsets = ipsets
         self._lines = list(lines)
         self._hooks = _TABLES.get(name, {})
         program = "iptables" if family is Family.IPV4 else "ip6tables"
@@ -170,6 +180,9 @@ class _Reader:
         try:
             options = list(_options(words))
             for place, (option, value, negated) in enumerate(options):
+                # Whatever it matches, a rule that only tells of a packet decides nothing.
+                if (option, value) == ("-j", "NFLOG"):
+                    return Rule(chain, 0, (), text)
                 instructions += self._instructions(options, place)
                 if option == "-d" and not negated and _network(self._family, value).only is not None:
                     destination = _network(self._family, value).only
@@ -185,6 +198,8 @@ class _Reader:
             yield from self._match(value, options[place + 1 :])
         elif option in {"-j", "-g"}:
             yield from self._target(option, value, options[place + 1 :])
+        elif option == "--match-set":
+            yield self._match_set(value, negated)
         elif option in _MATCHES:
             yield _MATCHES[option](self._family, value, negated)
         elif option not in _OF_OTHERS:
@@ -198,6 +213,13 @@ class _Reader:
             yield _statistic(following)
         elif name not in _KNOWN_MATCHES:
             yield Mystery(f"the match {name}")
+
+    def _match_set(self, value: str, negated: bool) -> Instruction:
+        name, words = value.split()
+        found = self._ipsets.get(name)
+        if found is None:
+            return Mystery(f"the set {name}, which is not there")
+        return match_set(found, words, negated) or Mystery(f"a lookup in the set {name} ({found.kind}) by {words}")
 
     def _recent(self, following: _Options) -> Instruction:
         mine = _own(following)
@@ -242,7 +264,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
             continue
         value = ""
         if word not in _WITHOUT_VALUE and index < len(words):
-            count = 2 if word == "--tcp-flags" else 1
+            count = 2 if word in {"--tcp-flags", "--match-set"} else 1
             value = " ".join(words[index : index + count])
             index += count
         yield word, value, negated

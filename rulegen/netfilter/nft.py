@@ -44,6 +44,7 @@ _CT_STATE, _CT_DIRECTION, _CT_STATUS = 0, 1, 2
 _NETWORK, _TRANSPORT = 1, 2
 _IPPROTO = {Family.IPV4: 9, Family.IPV6: 6}
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_ETHERTYPE = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
 _NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
 _TCP_FLAGS = "bytes 13 to 13 of header 2"
 _NOTHING = frozenset({"counter", "comment", "log"})
@@ -303,6 +304,7 @@ class _Reader:
             return do.Nothing("meta nftrace set") if key == 12 else None
         register = _register(parts, 1)
         found = {
+            1: ((None, _ETHERTYPE[self._family], 2, False), "meta protocol"),
             2: ((PRIO, 0, 4, True), "meta priority"),
             3: ((MARK, 0, 4, True), "meta mark"),
             6: ((IIF, 0, 16, False), "iifname"),

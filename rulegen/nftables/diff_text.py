@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
 from rulegen.nftables.elements import EntryKey, SetSpec, Value, data_text, key_text
+from rulegen.nftables.tables import feature_of_table
 from rulegen.reconcile.delta import Change, Delta
-from rulegen.reconcile.driver import ShownChange, shown_change
+from rulegen.reconcile.driver import Owned, ShownChange, shown_change
 
 # The entry that stands for a table of which nothing is known but that it is there, and not wanted.
 UNKNOWN_TABLE = b""
@@ -17,10 +18,22 @@ UNKNOWN_TABLE = b""
 Owner: TypeAlias = Callable[[EntryKey, Value], str]
 
 
+class ChainRules(NamedTuple):
+    """The rules of a chain that are only in one of two states, as nft reads them; see `delta.differing`."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+# What is known of the rules of chains in a Delta.
+RulesOf: TypeAlias = Mapping[EntryKey, ChainRules]
+
+
 class Line(NamedTuple):
     """One entry of a Delta. `sign` is `+`, `~` or `-`; `family` names the table, too, where it is not `rulegen`.
 
-    `owner` is "" where it belongs to nobody alone.
+    `owner` is "" where it belongs to nobody alone. `table`: the name of its table. `rules`: of a chain, where they are
+    known.
     """
 
     sign: str
@@ -30,23 +43,33 @@ class Line(NamedTuple):
     before: str
     after: str
     owner: str
+    table: str
+    rules: ChainRules | None = None
 
     def __str__(self) -> str:
-        """`+ ip endpoints 8000:1000 . tcp . 3 : 10.1.2.3 . 8080  # default/web:http`."""
+        """`+ ip endpoints 8000:1000 . tcp . 3 : 10.1.2.3 . 8080  # default/web:http`; below a chain, its rules."""
+        if self.rules is not None:
+            rules = [*(f"    - {rule}" for rule in self.rules.before), *(f"    + {rule}" for rule in self.rules.after)]
+            return "\n".join([self._text(""), *rules])
         value = f"{self.before} -> {self.after}" if self.sign == "~" else self.before or self.after
+        return self._text(value)
+
+    def _text(self, value: str) -> str:
         owner = f"  # {self.owner}" if self.owner else ""
         return f"{self.sign} {self.family} {self.set_spec} {self.key}{' : ' if value else ''}{value}{owner}"
 
 
-def diff_text(delta: Delta[EntryKey, Value], owner: Owner) -> Iterator[Line]:
+def diff_text(delta: Delta[EntryKey, Value], owner: Owner, rules_of: RulesOf | None = None) -> Iterator[Line]:
     """A line for each entry, by family and set, removals and changes beside what is added."""
+    known = rules_of or {}
     signed = [
         *(("-", key, value, None) for key, value in delta.removed.items()),
         *(("~", key, change.before, change) for key, change in delta.changed.items()),
         *(("+", key, value, None) for key, value in delta.added.items()),
     ]
     for sign, (set_spec, key), value, change in sorted(signed, key=lambda item: entry_order(item[1])):
-        yield _line(sign, (set_spec, key), (value, change), owner)
+        line = _line(sign, (set_spec, key), (value, change), owner)
+        yield line._replace(rules=known[set_spec, key]) if (set_spec, key) in known else line
 
 
 def count(delta: Delta[EntryKey, Value]) -> Iterator[str]:
@@ -82,9 +105,9 @@ def _line(sign: str, entry: EntryKey, content: tuple[Value, Change[Value] | None
         after = data_text(set_spec, value.data)
     name = _NAMES.get(set_spec.name, set_spec.name) if set_spec.is_chains else set_spec.name
     if key == UNKNOWN_TABLE and name == "foreign":
-        return Line(sign, set_spec.ip, "table", set_spec.table, before, after, "")
+        return Line(sign, set_spec.ip, "table", set_spec.table, before, after, "", set_spec.table)
     owned_by = owner(entry, change.after if change else value)
-    return Line(sign, set_spec.label, name, key_text(set_spec, key), before, after, owned_by)
+    return Line(sign, set_spec.label, name, key_text(set_spec, key), before, after, owned_by, set_spec.table)
 
 
 _NAMES = {"chains": "chain", "sets": "set"}
@@ -94,8 +117,12 @@ def _value(set_spec: SetSpec, value: Value) -> str:
     return " ".join(filter(None, [data_text(set_spec, value.data), value.comment and f'"{value.comment}"']))
 
 
-def shown_changes(delta: Delta[EntryKey, Value], owner: Owner) -> Iterator[ShownChange]:
-    """A Delta in words."""
-    for line in diff_text(delta, owner):
+def shown_changes(
+    delta: Delta[EntryKey, Value], owner: Owner, rules_of: RulesOf | None = None
+) -> Iterator[ShownChange]:
+    """A Delta in words. `rules_of`: of those chains of which the rules are known."""
+    for line in diff_text(delta, owner, rules_of):
         place = {"family": line.family, "name": line.set_spec, "key": line.key}
-        yield shown_change(line.sign, str(line), place, (line.before, line.after), line.owner)
+        content = line.rules or (line.before, line.after)
+        named = (line.owner,) if line.owner else ()
+        yield shown_change(line.sign, str(line), place, content, Owned(feature_of_table(line.table), line.owner, named))

@@ -6,20 +6,21 @@ knows what an entry is about.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rulegen.config import Family
 from rulegen.nftables import text
-from rulegen.nftables.diff_text import count, shown_changes
+from rulegen.nftables.chain_rules import ChainOf, as_text, chain_texts, rules_of
+from rulegen.nftables.diff_text import count, entry_order, shown_changes
 from rulegen.nftables.drift import Notifications
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live_rules import LiveTables, base_chains_of_all
-from rulegen.nftables.tables import TableCompiler, TableSpec, table_name
+from rulegen.nftables.tables import Entries, TableCompiler, TableSpec, table_name
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
-from rulegen.reconcile.driver import Difference, Removal, compile_all, read_file
+from rulegen.reconcile.driver import Difference, Removal, ShownChange, compile_all
 
 # A sync costs as much as its changes: so many take some 50 ms, and whoever comes meanwhile waits for no more.
 _BATCH = 200
@@ -28,12 +29,17 @@ _BATCH = 200
 class OpenNftables:
     """See `OpenDriver`. `features`: all that there are; the tables of those without a compiler go."""
 
+    variant = ""
     batch = _BATCH
     leftovers: Sequence[Removal] = ()
 
     def __init__(self, kernel: Kernel, features: Collection[str]) -> None:
         self.kernel = kernel
         self._features = features
+
+    def find_leftovers(self) -> list[str]:
+        """See `OpenDriver`."""
+        return []
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveTables:
         """See `OpenDriver`; who fights whom over a table is told by the kernel, so there is no need for patience."""
@@ -64,14 +70,25 @@ class NftablesDriver:
         """As `nft -f` takes it."""
         return text.render(base_chains_of_all(_tables(compilers)), compilers.entries())
 
-    def compare_file(self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], path: str) -> Difference:
+    def compare_rendered(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], lines: Iterable[str], source: str
+    ) -> Difference:
         """See `Driver`."""
         specs = [spec for tables in _tables(compilers) for spec in tables.specs]
-        live = read_file(path, lambda lines, source: text.parse(lines, source, specs))
-        compilers.adopt(live, {})
+        before = text.parse(lines, source, specs)
+        compilers.adopt(before.entries, {})
         compile_all(compilers, items, contexts)
-        delta = diff(live, compilers.entries())
-        return Difference.of(delta, lambda: shown_changes(delta, compilers.owners(live)), lambda: count(delta))
+        return _difference(before.entries, before.chains.get, compilers)
+
+    def compare_compiled(
+        self, before: CompilerSet, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
+    ) -> Difference:
+        """See `Driver`."""
+        # In the order of a rendered file: ids are chosen by what is met first.
+        entries = dict(sorted(before.entries().items(), key=lambda entry: entry_order(entry[0])))
+        compilers.adopt(entries, {})
+        compile_all(compilers, items, contexts)
+        return _difference(entries, chain_texts(base_chains_of_all(_tables(before))), compilers)
 
     @contextmanager
     def open(self) -> Iterator[OpenNftables]:
@@ -79,12 +96,33 @@ class NftablesDriver:
         with Kernel() as kernel:
             yield OpenNftables(kernel, self._features)
 
+    def find(self, features: Collection[str]) -> list[str]:
+        """See `Driver`."""
+        with Kernel() as kernel:
+            return kernel.find_tables(_all_names(features))
+
     def remove(self, features: Collection[str]) -> list[str]:
         """See `Driver`; the tables of both families, and what an interrupted start may have left."""
         with Kernel() as kernel:
-            names = [table_name(feature) for feature in features]
-            return kernel.delete_tables([*names, *(f"{name}-scratch" for name in names)])
+            return kernel.delete_tables(_all_names(features))
+
+
+def _all_names(features: Collection[str]) -> list[str]:
+    names = [table_name(feature) for feature in features]
+    return [*names, *(f"{name}-scratch" for name in names)]
 
 
 def _tables(compilers: CompilerSet) -> list[TableCompiler]:
     return list(compilers.by_feature.values())  # type: ignore[arg-type]
+
+
+def _difference(entries: Entries, chain_of: ChainOf, compilers: CompilerSet) -> Difference:
+    """What leads from entries, and chains of which the text is known, to all that is wanted."""
+    delta = diff(entries, compilers.entries())
+    wanted = chain_texts(base_chains_of_all(_tables(compilers)))
+
+    def changes() -> Iterator[ShownChange]:
+        rules = rules_of(delta, lambda key: as_text(chain_of(key)), lambda key: as_text(wanted(key)))
+        return shown_changes(delta, compilers.owners(entries), rules)
+
+    return Difference.of(delta, changes, lambda: count(delta))

@@ -29,6 +29,9 @@ MAX_COMMENT = 127
 IP_KEYWORD: Mapping[Family, str] = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _ADDRESS_FAMILY = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
 PROTOCOL_NUMBERS: Mapping[str, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
+# What `meta protocol` is of all packets of a table.
+ETHERTYPES: Mapping[Family, bytes] = {Family.IPV4: b"\x08\x00", Family.IPV6: b"\x86\xdd"}
+_ETHERTYPE_TEXT = {number: IP_KEYWORD[family] for family, number in ETHERTYPES.items()}
 _PROTOCOL_TEXT = {number: name.lower() for name, number in PROTOCOL_NUMBERS.items()}
 _PROTOCOL_FROM_TEXT = {text: number for number, text in _PROTOCOL_TEXT.items()}
 
@@ -38,6 +41,7 @@ class Field(Enum):
 
     IPV4 = "ip daddr"
     IPV6 = "ip6 daddr"
+    ETHERTYPE = "meta protocol"
     PROTOCOL = "meta l4proto"
     PORT = "th dport"
     CLASSID = "meta priority"
@@ -47,8 +51,8 @@ class Field(Enum):
 
     @property
     def length(self) -> int:
-        """Bytes in a concatenation, where every field is padded to a multiple of four."""
-        return 16 if self is Field.IPV6 else 4
+        """Bytes in a concatenation, where a field is padded to a multiple of four; a type stands alone."""
+        return {Field.IPV6: 16, Field.ETHERTYPE: 2}.get(self, 4)
 
 
 _HOST_ORDER = frozenset({Field.CLASSID, Field.NUMBER})
@@ -70,6 +74,10 @@ FieldText: TypeAlias = Callable[[bytes], str]
 @lru_cache(maxsize=256)
 def _protocol_text(data: bytes) -> str:
     return _PROTOCOL_TEXT.get(data[0], str(data[0]))
+
+
+def _ethertype_text(data: bytes) -> str:
+    return _ETHERTYPE_TEXT.get(data, f"0x{data.hex()}")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -97,6 +105,7 @@ def _number_text(data: bytes) -> str:
 _TEXT_OF: Mapping[Field, FieldText] = {
     Field.IPV4: partial(inet_ntop, AF_INET),
     Field.IPV6: partial(inet_ntop, AF_INET6),
+    Field.ETHERTYPE: _ethertype_text,
     Field.PROTOCOL: _protocol_text,
     Field.PORT: _port_text,
     Field.CLASSID: _classid_text,
@@ -122,7 +131,8 @@ class SetSpec:
 
     `rank` orders output. `key_length` and `data_length` are in bytes as the kernel has them, the latter 0 for sets and
     verdict maps. In an interval set an entry's key is the first and the last key of the range, one after the other.
-    `size`: of a map in which the kernel itself remembers something for a time, how much; else 0. `fixed`: the
+    `size`: of a map in which the kernel itself remembers something for a time, how much; else 0. `brief`: elements are
+    there for a time after they were added, and are no entries. `fixed`: the
     keys of a set whose declaration says all that it ever holds, and that it has room for twice as many; else none.
     `key_parts` and `data_parts`: where each field stands, and what makes it text.
     """
@@ -146,6 +156,7 @@ class SetSpec:
         self.key, self.data = fields
         self.interval = interval
         self.size = size
+        self.brief = False
         self.fixed: tuple[bytes, ...] = ()
         self.ip = IP_KEYWORD[table.family]
         # Chains, or what others have put into the table: an entry's key is a name.

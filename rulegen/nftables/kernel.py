@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rulegen.config import Family
-from rulegen.errors import AbsentError, StaleError
+from rulegen.errors import AbsentError, RulegenError, StaleError
+from rulegen.grace import let_packets_leave
 from rulegen.interfaces import host_families
 from rulegen.nftables import messages, text
 from rulegen.nftables.elements import IP_KEYWORD, EntryKey, Value
-from rulegen.nftables.grace import let_packets_leave
 from rulegen.nftables.live import Live, LiveTable, prove, read, unproven
 from rulegen.nftables.monitor import Monitor
 from rulegen.nftables.refusals import kind_of_number
@@ -137,6 +137,23 @@ class Kernel:
             digests = {name: self._compiled[spec, fixed.chain(name).digest].listed_as for name in names.chains}
             prove(live, spec, self._declared[spec, fixed.schema].listed_as, digests)
 
+    def compiled(
+        self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]
+    ) -> Mapping[tuple[TableSpec, str], CompiledChain]:
+        """What nft makes of these chains; nothing where it cannot say so, or not without a change to this namespace."""
+        try:
+            if not wanted or not self._scratch_table.can_compile_apart():
+                return {}
+            self._nft_compiles(wanted)
+        except RulegenError:
+            # It is only to be shown; whoever applies them is told why not.
+            return {}
+        return {
+            (spec, name): self._compiled[spec, fixed.chain(name).digest]
+            for spec, (fixed, names) in wanted.items()
+            for name in names.chains
+        }
+
     def retimed(self, delta: Delta[EntryKey, Value], specs: Iterable[TableSpec]) -> list[Retimed]:
         """What the kernel remembers in these tables and the Delta gives another time; mostly there is nothing."""
         return [element for spec in specs for element in undisturbed(partial(spec.retimed, self._connection, delta))]
@@ -179,6 +196,11 @@ class Kernel:
             with self._own_load() if sum(len(message.data) for message in to_send) > _LARGE else nullcontext():
                 self._commit(to_send)
         _note_chains(transaction, compiled, live)
+
+    def find_tables(self, names: Iterable[str]) -> list[str]:
+        """Which of the tables of these names there are, in both families. Raises HostError."""
+        found = [(family, name) for name in names for family in host_families() if self._has_table(family, name)]
+        return [f"{IP_KEYWORD[family]} {name}" for family, name in found]
 
     def delete_tables(self, names: Iterable[str]) -> list[str]:
         """Removes the tables of these names in both families; says which there were. Raises ApplyError, HostError."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import repeat
+from operator import itemgetter
 from struct import calcsize
 
 from rulegen.errors import HostError
@@ -162,7 +163,7 @@ _NO_SUCH_FAMILY = {97, 95}
 def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
     """Names a chain as the kernel lists it."""
     state = sha256(declaration)
-    for rule in map(_without_counts, rules):
+    for rule in map(without_counts, rules):
         state.update(len(rule).to_bytes(4, "big") + rule)
     return state.hexdigest()[:16]
 
@@ -170,7 +171,7 @@ def listing_digest(declaration: bytes, rules: Iterable[bytes]) -> str:
 _COUNTER = text_attribute(EXPRESSION_NAME, "counter")
 
 
-def _without_counts(rule: bytes) -> bytes:
+def without_counts(rule: bytes) -> bytes:
     """A rule's expressions without what its counter has counted."""
     if _COUNTER not in rule:
         return rule
@@ -230,6 +231,8 @@ def _set_info(set_spec: SetSpec) -> tuple[int, int, int, int]:
         flags |= SET_INTERVAL | (SET_CONCATENATION if len(set_spec.key) > 1 else 0)
     if set_spec.size:
         flags |= SET_TIMEOUT | SET_DYNAMIC
+    if set_spec.brief:
+        flags |= SET_TIMEOUT
     data_length = _VERDICT_LENGTH if set_spec.is_verdict_map else set_spec.data_length
     return flags, set_spec.key_length, data_length, set_spec.size or 2 * len(set_spec.fixed)
 
@@ -261,8 +264,8 @@ def _entries(connection: Connection, spec: TableSpec, table: LiveTable) -> dict[
         if not is_whole:
             found = list(_keyed(connection, set_spec))
         # Hundreds of thousands, so without a line of Python for each.
-        keys, values = zip(*found, strict=True) if found else ((), ())
-        entries.update(zip(zip(repeat(set_spec), keys, strict=False), values, strict=True))
+        keys = zip(repeat(set_spec), map(itemgetter(0), found), strict=False)
+        entries.update(zip(keys, map(itemgetter(1), found), strict=True))
     return entries
 
 

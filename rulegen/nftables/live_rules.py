@@ -7,15 +7,28 @@ from typing import Any
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
+from rulegen.nftables.chain_rules import (
+    Written,
+    WrittenOf,
+    as_compiled,
+    as_live,
+    as_text,
+    chain_texts,
+    chains_of,
+    listed_chains,
+    rules_of,
+    spec_of,
+)
 from rulegen.nftables.diff_text import UNKNOWN_TABLE, count, shown_changes
 from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live import Live
+from rulegen.nftables.rules import Names
 from rulegen.nftables.tables import BaseChains, Entries, TableCompiler, TableSpec
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
-from rulegen.reconcile.driver import RuleCount, ShownChange
+from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemKey
 from rulegen.reference import ObjectReference
 
@@ -73,6 +86,16 @@ class LiveTables:
         }
         return Delta(delta.added, delta.changed, delta.removed | unknown) if unknown else delta
 
+    def state(self) -> RulesState:
+        """See `LiveRules`."""
+        desired = self._compilers.entries() if self._desired is None else self._desired
+        tables = [
+            (str(spec), table.schema, table.declared_as, sorted(table.listed_as.items()), sorted(table.foreign.items()))
+            for spec, table in self._live.tables.items()
+        ]
+        live = digest_of([*sorted(tables), *sorted(map(_parts, self._live.entries.items()))])
+        return RulesState(live, digest_of(sorted(map(_parts, desired.items()))))
+
     def check(self, delta: Delta[EntryKey, Value]) -> None:
         """See `LiveRules`."""
         self._kernel.check(self._plan(delta), self._live)
@@ -97,6 +120,11 @@ class LiveTables:
         """See `LiveRules`."""
         return shown_changes(delta, self._compilers.owners(self._live.entries))
 
+    def changes_in_full(self, delta: Delta[EntryKey, Value]) -> Iterator[ShownChange]:
+        """See `LiveRules`."""
+        owner = self._compilers.owners(self._live.entries)
+        return shown_changes(delta, owner, rules_of(delta, *self._chains_before_and_after(delta)))
+
     def counts(self, delta: Delta[EntryKey, Value]) -> Iterator[str]:
         """See `LiveRules`."""
         return count(delta)
@@ -105,12 +133,40 @@ class LiveTables:
         """Nothing: the fixed part is constant."""
         return {}
 
+    def _chains_before_and_after(self, delta: Delta[EntryKey, Value]) -> tuple[WrittenOf, WrittenOf]:
+        """Nft is asked only about tables in which chains differ that are there."""
+        base_chains, tables = self._base_chains(), self._live.tables
+        differ: dict[TableSpec, list[str]] = {}
+        for set_spec, name in chains_of(Delta(changed=delta.changed)):
+            differ.setdefault(spec_of(set_spec), []).append(name.decode())
+        gone = {spec_of(set_spec) for set_spec, _ in chains_of(Delta(removed=delta.removed))}
+        listed = {spec: listed_chains(spec) for spec in {*differ, *gone} if spec in tables}
+        compiled = self._kernel.compiled({spec: (base_chains[spec], Names(names)) for spec, names in differ.items()})
+        text_of = chain_texts(base_chains)
+
+        def before(key: EntryKey) -> Written | None:
+            spec = spec_of(key[0])
+            chain = listed.get(spec, {}).get(key[1].decode())
+            return as_live(tables[spec], chain) if chain is not None else None
+
+        def after(key: EntryKey) -> Written | None:
+            chain, known = text_of(key), compiled.get((spec_of(key[0]), key[1].decode()))
+            return as_compiled(chain, known) if chain is not None and known is not None else as_text(chain)
+
+        return before, after
+
     def _base_chains(self) -> dict[TableSpec, BaseChains]:
         return base_chains_of_all(self._tables)
 
     def _plan(self, delta: Delta[EntryKey, Value]) -> Transaction:
         retimed = self._kernel.retimed(delta, self._live.tables)
         return plan(delta, self._live, self._base_chains(), self._desired, retimed)
+
+
+def _parts(entry: tuple[EntryKey, Value]) -> tuple[str, str, bytes, bytes, str]:
+    """Of an entry what tells it from all others."""
+    (set_spec, key), value = entry
+    return set_spec.label, set_spec.name, key, value.data, value.comment
 
 
 def base_chains_of_all(compilers: Collection[TableCompiler]) -> dict[TableSpec, BaseChains]:

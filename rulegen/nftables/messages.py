@@ -367,6 +367,12 @@ def delete_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> by
     return _elements(DELSETELEM, REQUEST, set_spec, items)
 
 
+def flush_set(set_spec: SetSpec) -> bytearray:
+    """`flush set ip rulegen NAME`: no error if it is empty."""
+    payload = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
+    return message(DELSETELEM, REQUEST, _FAMILY_NUMBERS[set_spec.family], payload)
+
+
 def _elements(kind: int, flags: int, set_spec: SetSpec, items: list[bytes]) -> bytearray:
     payload = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
     listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, LIST_ITEM | NESTED) + item for item in items])
@@ -445,30 +451,36 @@ def _plain_entries(set_spec: SetSpec, payload: bytes) -> list[tuple[bytes, Value
     if set_spec.is_verdict_map or not payload:
         return None
     layout = _plain_layout(set_spec.key_length, set_spec.data_length)
-    if len(payload) % layout.size or _LIST_LENGTH.unpack_from(payload)[0] != layout.size:
+    count, rest = divmod(len(payload), layout.size)
+    if rest or _LIST_LENGTH.unpack_from(payload)[0] != layout.size:
         return None
-    if not set_spec.data:
-        first, _ = next(layout.iter_unpack(payload))
-        found = [(key, _EMPTY) for header, key in layout.iter_unpack(payload) if header == first]
-    else:
-        first, _, second, _ = next(layout.iter_unpack(payload))
-        found = [
-            (key, Value(data))
-            for header, key, data_header, data in layout.iter_unpack(payload)
-            if header == first and data_header == second
-        ]
-    known = _any_entries(payload[: layout.size]) == found[:1]
-    return found if known and len(found) * layout.size == len(payload) else None
+    if any(payload[place :: layout.size] != payload[place : place + 1] * count for place in layout.headers):
+        return None
+    found = (
+        [(key, Value(data)) for key, data in layout.content.iter_unpack(payload)]
+        if set_spec.data
+        else [(key, _EMPTY) for (key,) in layout.content.iter_unpack(payload)]
+    )
+    return found if _any_entries(payload[: layout.size]) == found[:1] else None
 
 
 _LIST_LENGTH = struct.Struct("=H")
 
 
+class _PlainLayout(NamedTuple):
+    """An item of a list of plain elements: its length, where its headers are, and its key and data."""
+
+    size: int
+    headers: tuple[int, ...]
+    content: struct.Struct
+
+
 @lru_cache(maxsize=64)
-def _plain_layout(key_length: int, data_length: int) -> struct.Struct:
-    """An item of a list: headers, key, and, of a map, headers and data."""
-    data = f"8s{data_length}s" if data_length else ""
-    return struct.Struct(f"=12s{key_length}s{data}")
+def _plain_layout(key_length: int, data_length: int) -> _PlainLayout:
+    """Headers, key, and, of a map, headers and data."""
+    data = f"8x{data_length}s" if data_length else ""
+    content = struct.Struct(f"=12x{key_length}s{data}")
+    return _PlainLayout(content.size, (*range(12), *range(12 + key_length, content.size - data_length)), content)
 
 
 def _parse_any_element(data: bytes) -> Element:

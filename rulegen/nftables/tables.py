@@ -8,7 +8,7 @@ values and protocols; never talks to the kernel, knows no feature.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -51,6 +51,14 @@ class Drained(NamedTuple):
 
 
 NOTHING_DRAINED = Drained()
+
+
+class Brief(NamedTuple):
+    """An element that a transaction adds, or adds anew, for a time in milliseconds; alone in its set."""
+
+    set_spec: SetSpec
+    key: bytes
+    timeout: int
 
 
 class TableSpec:
@@ -100,6 +108,13 @@ class TableSpec:
         (self._others if size else self.set_specs).append(set_spec)
         return set_spec
 
+    def add_brief_set(self, name: str, key: Field) -> SetSpec:
+        """Declares a set whose elements go by themselves after a time."""
+        set_spec = SetSpec(self, len(self.set_specs), name, ((key,), ()))
+        set_spec.brief = True
+        self._others.append(set_spec)
+        return set_spec
+
     @property
     def sets(self) -> list[SetSpec]:
         """All that the fixed text declares."""
@@ -127,6 +142,11 @@ class TableSpec:
         del delta
         return NOTHING_DRAINED
 
+    def announced(self, delta: Delta[EntryKey, Value], chains: Collection[str]) -> Brief | None:
+        """What says to packets for a moment that a Delta is in force now; `chains`: the names of those before it."""
+        del delta, chains
+        return None
+
     def retimed(self, connection: Connection, delta: Delta[EntryKey, Value]) -> list[Retimed]:
         """What the kernel remembers and a Delta gives another time; changes nothing."""
         del connection, delta
@@ -143,6 +163,11 @@ class TableSpec:
 def table_name(feature: str) -> str:
     """The name of a feature's tables: `rulegen` of the services, which were there first."""
     return "rulegen" if feature == "services" else f"rulegen-{feature}"
+
+
+def feature_of_table(name: str) -> str:
+    """The feature whose table has this name."""
+    return "services" if name == "rulegen" else name.removeprefix("rulegen-")
 
 
 def digest(text: str) -> str:
@@ -253,8 +278,12 @@ class BaseChains:
 
 def base_chains_of(spec: TableSpec, text: str, schema: str, generated: Generated | None = None) -> BaseChains:
     """The text of a table, taken apart. `schema`: names the declarations of its sets, also in the table's comment."""
-    chains = {match["name"]: Chain(match["name"], match[0]) for match in _CHAIN.finditer(text)}
-    return BaseChains(spec, text, schema, chains, generated or NoneGenerated())
+    return BaseChains(spec, text, schema, chains_in(text), generated or NoneGenerated())
+
+
+def chains_in(text: str) -> dict[str, Chain]:
+    """The chains of a table's text, or of what nft lists of it."""
+    return {match["name"]: Chain(match["name"], match[0]) for match in _CHAIN.finditer(text)}
 
 
 def assembled(spec: TableSpec, sets: str, chains: str, generated: Generated | None = None) -> BaseChains:

@@ -10,10 +10,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
 from rulegen.errors import InputError, shown
 from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, pack_register, parse_element
-from rulegen.nftables.tables import BaseChains, Entries, TableSpec, digest
+from rulegen.nftables.tables import BaseChains, Chain, Entries, TableSpec
 from rulegen.rendered import END, RenderedLines
 
 _ELEMENTS_LINE = re.compile(r"^add element (ip6? \S+) (\S+) \{$")
@@ -95,8 +96,15 @@ def fingerprint(spec: TableSpec, chain: str, loaded_from: str, loaded_as: str = 
 # ---- the other way ----
 
 
-def parse(lines: Iterable[str], source: str, specs: Sequence[TableSpec]) -> Entries:
-    """The entries of a file that `render` wrote, all of it. Raises InputError with the file's name and line."""
+class Parsed(NamedTuple):
+    """What is in a rendered file; `chains`: the text of those among the entries."""
+
+    entries: Entries
+    chains: Mapping[EntryKey, Chain]
+
+
+def parse(lines: Iterable[str], source: str, specs: Sequence[TableSpec]) -> Parsed:
+    """All of a file that `render` wrote. Raises InputError with the file's name and line."""
     reader = _Reader(specs)
     rendered = RenderedLines(lines, source)
     for number, line in enumerate(rendered, 1):
@@ -107,7 +115,7 @@ def parse(lines: Iterable[str], source: str, specs: Sequence[TableSpec]) -> Entr
     if reader.spec is None:
         raise InputError(f"{source}: expected a ruleset that `rulegen render` wrote, found no table of rulegen")
     rendered.check()
-    return reader.entries
+    return Parsed(reader.entries, reader.chains)
 
 
 class _Reader:
@@ -115,6 +123,7 @@ class _Reader:
 
     def __init__(self, specs: Sequence[TableSpec]) -> None:
         self.entries: Entries = {}
+        self.chains: dict[EntryKey, Chain] = {}
         self.spec: TableSpec | None = None
         self._specs = {str(spec): spec for spec in specs}
         self._replaced = ""
@@ -173,5 +182,7 @@ class _Reader:
         self._chain.append(line)
         if line == "\t}" and self.spec is not None:
             name = self._chain[0].split()[1]
-            self.entries[self.spec.chains, name.encode()] = Value(digest("\n".join(self._chain)).encode())
+            chain = Chain(name, "\n".join(self._chain))
+            self.entries[self.spec.chains, name.encode()] = Value(chain.digest.encode())
+            self.chains[self.spec.chains, name.encode()] = chain
             self._chain = []

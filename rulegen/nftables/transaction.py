@@ -16,7 +16,7 @@ from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, ke
 from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTable
 from rulegen.nftables.messages import chunks
 from rulegen.nftables.rules import Compiled
-from rulegen.nftables.tables import BaseChains, Chain, Retimed, TableSpec
+from rulegen.nftables.tables import BaseChains, Brief, Chain, Retimed, TableSpec
 from rulegen.reconcile.delta import Delta
 
 Elements = list[tuple[bytes, Value]]
@@ -312,6 +312,25 @@ class Retime:
             yield messages.add_expiring_element(set_spec, (key, value), (timeout, left))
 
 
+@dataclass(frozen=True)
+class Announce:
+    """Says for a moment that something changes: the set has this element alone, whatever it had."""
+
+    element: Brief
+
+    def __str__(self) -> str:
+        set_spec = self.element.set_spec
+        key = key_text(set_spec, self.element.key)
+        return (
+            f"add element {set_spec.ip} {set_spec.table} {set_spec.name} {{ {key} timeout {self.element.timeout}ms }}"
+        )
+
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
+        set_spec, key, timeout = self.element
+        yield messages.flush_set(set_spec)
+        yield messages.add_expiring_element(set_spec, (key, Value()), (timeout, timeout))
+
+
 Change: TypeAlias = (
     NewTable
     | DeleteTable
@@ -325,6 +344,7 @@ Change: TypeAlias = (
     | AddElements
     | DeleteElements
     | Retime
+    | Announce
 )
 
 
@@ -415,6 +435,8 @@ def plan(
     for spec, table in kept.items():
         changes += _foreign(spec, delta, table)
     changes += (Retime(element) for element in retimed if element.set_spec.spec in kept)
+    announced = (spec.announced(delta, table.fingerprints.keys()) for spec, table in kept.items())
+    changes += (Announce(element) for element in announced if element is not None)
     removals: list[Change] = [*_in_parts(DeleteElements, _grouped(left, stays))]
     for spec, table in kept.items():
         removals += _unneeded(spec, delta, table, going)

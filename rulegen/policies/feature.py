@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
@@ -16,13 +16,16 @@ from rulegen.policies.findings import (
     policy_findings,
     policy_reference,
 )
-from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Tier
+from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Rules, Tier, closed_rules
 from rulegen.policies.ranges import parse_block
 from rulegen.policies.store import PolicyRules, Store
 from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import Finding, ObjectReference
+
+if TYPE_CHECKING:
+    from rulegen.policies.denials import DenialCounts
 
 
 class NetworkPolicies:
@@ -46,6 +49,8 @@ class NetworkPolicies:
         self._same_priority: dict[tuple[Tier, int], set[PolicyName]] = {}
         self._services: dict[str, tuple[AddressRange, ...]] = {}
         self._disputed: dict[Address, ObjectReference] = {}
+        # Whose rules are asked what they have denied.
+        self._driver = ""
 
     def put(self, item: Any) -> None:
         """An object as it is now."""
@@ -94,9 +99,12 @@ class NetworkPolicies:
         return PolicyFacts(self.store.take(), context, tuple(self.store.take_lost()))
 
     def reference(self, item_id: Any) -> ObjectReference | None:
-        """None: what a policy comes to is made of this room's own words, and stands or falls with the table."""
-        del item_id
-        return None
+        """The policy, if it is its rules; the rest stands or falls with the table."""
+        return policy_reference(item_id.policy) if isinstance(item_id, PolicyRules) else None
+
+    def stand_in(self, item_id: Any) -> Rules | None:
+        """Of a policy whose rules the kernel refuses: its pods are isolated in that direction, whatever was before."""
+        return closed_rules(item_id.policy) if isinstance(item_id, PolicyRules) else None
 
     def title(self, item_id: Any) -> str:
         """How a message about a fact begins."""
@@ -105,23 +113,35 @@ class NetworkPolicies:
         return "network policies"
 
     def observers(self, registry: Any) -> Sequence[Observer]:
-        """What ends connections that must not live on."""
-        del registry
+        """What ends connections that must not live on, and counts denials where somebody asks."""
         from rulegen.policies.conntrack import PolicyConnections
         from rulegen.policies.observer import PolicyConnectionObserver
 
         connections = PolicyConnections(self.store, strict=self._node.policies.strict)
-        return [PolicyConnectionObserver(self.name, connections)]
+        counts = self._denial_counts()
+        registry.register(counts)
+        return [PolicyConnectionObserver(self.name, connections), counts]
+
+    def _denial_counts(self) -> DenialCounts:
+        from rulegen.policies.denials import DenialCounts
+
+        if self._driver == "nftables":
+            from rulegen.policies.names import combination_chain
+            from rulegen.policies.on_nftables.counters import read_denials
+
+            return DenialCounts(self.name, read_denials, combination_chain)
+        from rulegen.policies.on_iptables import counters, names
+
+        return DenialCounts(self.name, counters.read_denials, names.combination_chain)
 
     def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
         """A compiler for a driver. Raises TargetError."""
+        self._driver = driver
         if driver == "nftables":
             from rulegen.policies.on_nftables.compiler import PolicyCompiler
 
             return PolicyCompiler(node.families, node.policies)
         if driver == "iptables":
-            if node.policies.log_group is not None:
-                raise TargetError("networkPolicies.logGroup: denials are told to an nflog group on nftables only")
             from rulegen.policies.on_iptables.chains import PolicyChains
 
             return PolicyChains(node.families, node.policies)

@@ -122,6 +122,11 @@ Rules: TypeAlias = tuple[Rule, ...]
 DENY_ALL = Rule(action=Action.DENY, anyone=True)
 
 
+def closed_rules(name: PolicyName) -> Rules:
+    """Rules by which a policy accepts nothing and passes nothing on, so that its pods are isolated."""
+    return () if name.namespace else (DENY_ALL,)
+
+
 class Fault(NamedTuple):
     """Something in a policy that cannot be used: where, and what was expected and found."""
 

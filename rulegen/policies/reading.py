@@ -28,6 +28,7 @@ from rulegen.policies.model import (
     Rule,
     Rules,
     Tier,
+    closed_rules,
 )
 from rulegen.policies.ranges import collapse, parse_block, without
 from rulegen.policies.selectors import (
@@ -216,7 +217,7 @@ def unreadable_policy(name: PolicyName, error: str, before: Policy | None) -> Po
         name=name,
         tier=Tier.NETWORK_POLICY if is_namespaced else Tier.ADMIN if before is None else before.tier,
         subject=anybody if before is None else before.subject,
-        rules=dict.fromkeys(Direction, () if is_namespaced else (DENY_ALL,)),
+        rules=dict.fromkeys(Direction, closed_rules(name)),
         priority=0 if before is None else before.priority,
         faults=(Fault("object", error),),
     )

@@ -6,7 +6,8 @@ rules; on iptables a chain's rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter as Multiset
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -101,3 +102,28 @@ def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, 
         return Delta(added, changed)
     removed = {key: before for key, before in live.items() if key not in desired}
     return Delta(added, changed, removed)
+
+
+def differing(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """The places of what is only in one of two lists, as rules of a chain, in time linear in both.
+
+    Where nothing is, all between the first and the last place that differ: then the order does.
+    """
+    shorter = min(len(before), len(after))
+    start = next((place for place in range(shorter) if before[place] != after[place]), shorter)
+    end = next((place for place in range(shorter - start) if before[-1 - place] != after[-1 - place]), shorter - start)
+    left, right = range(start, len(before) - end), range(start, len(after) - end)
+    common = Multiset(before[place] for place in left) & Multiset(after[place] for place in right)
+    only_left, only_right = _unmatched(before, left, common), _unmatched(after, right, common)
+    return (only_left, only_right) if only_left or only_right else (list(left), list(right))
+
+
+def _unmatched(items: Sequence[Hashable], places: Iterable[int], common: Mapping[Hashable, int]) -> list[int]:
+    left = Multiset(common)
+    found = []
+    for place in places:
+        if left[items[place]]:
+            left[items[place]] -= 1
+        else:
+            found.append(place)
+    return found

@@ -9,16 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from rulegen.config import Family
-from rulegen.errors import InputError, TargetError
+from rulegen.errors import TargetError
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change
 from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
 from rulegen.reference import ObjectReference
 
-Parsed = TypeVar("Parsed")
+
+class Owned(NamedTuple):
+    """Whose an entry is.
+
+    `feature`: "" where that is not known; `owner`: as `Compiler.owners` says it; `named`: all who are named in what
+    differs of an entry that several share, in order.
+    """
+
+    feature: str = ""
+    owner: str = ""
+    named: tuple[str, ...] = ()
 
 
 class ShownChange(NamedTuple):
@@ -27,6 +37,7 @@ class ShownChange(NamedTuple):
     sign: str
     text: str
     document: dict[str, Any]
+    owned: Owned = Owned()
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ _WORDS = {"+": "added", "~": "changed", "-": "removed"}
 
 
 def shown_change(
-    sign: str, text: str, place: Mapping[str, str], content: tuple[object, object], service: str
+    sign: str, text: str, place: Mapping[str, str], content: tuple[object, object], owned: Owned
 ) -> ShownChange:
     """`place`: family, name and key of the entry; `content`: what it was and what it is wanted to be."""
     before, after = content
@@ -70,9 +81,10 @@ def shown_change(
         **place,
         **({"before": before} if sign != "+" else {}),
         **({"after": after} if sign != "-" else {}),
-        "service": service,
+        "service": owned.owner,
+        "feature": owned.feature,
     }
-    return ShownChange(sign, text, document)
+    return ShownChange(sign, text, document, owned)
 
 
 class RuleCount(NamedTuple):
@@ -80,6 +92,13 @@ class RuleCount(NamedTuple):
 
     total: int
     written: int
+
+
+class RulesState(NamedTuple):
+    """Digests that name what a kernel holds, and what it should hold; equal ones: nothing of ours is otherwise."""
+
+    live: str
+    wanted: str
 
 
 class LiveRules(Protocol):
@@ -109,6 +128,10 @@ class LiveRules(Protocol):
         """What leads from what was read last to all that is wanted."""
         ...
 
+    def state(self) -> RulesState:
+        """What was read last and what is wanted, after `difference`, to know later whether both are still so."""
+        ...
+
     def check(self, delta: AnyDelta) -> None:
         """Asks the kernel whether it would take a Delta, and changes nothing. Raises ApplyError."""
         ...
@@ -133,6 +156,10 @@ class LiveRules(Protocol):
 
     def changes(self, delta: AnyDelta) -> Iterator[ShownChange]:
         """A Delta for people and programs, entry by entry."""
+        ...
+
+    def changes_in_full(self, delta: AnyDelta) -> Iterator[ShownChange]:
+        """The same with the rules of chains before and after, where the kernel still holds what was read."""
         ...
 
     def counts(self, delta: AnyDelta) -> Iterator[str]:
@@ -176,12 +203,17 @@ Removal = Callable[[], list[str]]
 class OpenDriver(Protocol):
     """A driver in the network namespace of the thread that opened it; for that thread.
 
-    `batch`: how many changes a sync should work on at the most. `leftovers`: what removes rules of the same kind that
-    are in another place than this driver's.
+    `variant`: which one was found of a driver that has several, else "". `batch`: how many changes a sync should work
+    on at the most. `leftovers`: what removes rules of the same kind that are in another place than this driver's.
     """
 
+    variant: str
     batch: int
     leftovers: Sequence[Removal]
+
+    def find_leftovers(self) -> list[str]:
+        """Where there are rules that `leftovers` would remove, in their words. Raises HostError, UnseenError."""
+        ...
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveRules:
         """The rules of the compilers' features; nothing of them was read yet.
@@ -204,15 +236,31 @@ class Driver(Protocol):
         """The whole ruleset as lines with their ends; never touches the host."""
         ...
 
-    def compare_file(self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], path: str) -> Difference:
+    def compare_rendered(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], lines: Iterable[str], source: str
+    ) -> Difference:
         """What leads from a file that `render` wrote to these items, which the compilers have not seen yet.
 
-        Never touches the host. Raises InputError for the file, TargetError for the items.
+        `source`: the file's name, for messages. Never touches the host. Raises InputError for the file, TargetError for
+        the items.
+        """
+        ...
+
+    def compare_compiled(
+        self, before: CompilerSet, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
+    ) -> Difference:
+        """What leads from what other compilers have compiled to these items, which `compilers` have not seen yet.
+
+        Never touches the host. Raises TargetError for the items.
         """
         ...
 
     def open(self) -> AbstractContextManager[OpenDriver]:
         """Raises HostError when the kernel, its programs or privileges do not suffice; changes nothing."""
+        ...
+
+    def find(self, features: Collection[str]) -> list[str]:
+        """Where there are rules of these features, in the words of `remove`. Raises as `remove` does."""
         ...
 
     def remove(self, features: Collection[str]) -> list[str]:
@@ -231,12 +279,11 @@ def compile_all(compilers: CompilerSet, items: Items, contexts: Mapping[str, Any
         raise TargetError("\n".join(map(str, errors.values())))
 
 
-def read_file(path: str, parse: Callable[[Iterable[str], str], Parsed]) -> Parsed:
-    """What `parse` makes of a file's lines and its name. Raises InputError."""
-    try:
-        with open(path, encoding="utf-8") as lines:  # noqa: PTH123 - a name as the person wrote it, in messages too
-            return parse(lines, path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
+def digest_of(parts: Iterable[object]) -> str:
+    """Names a sequence of values, each of which has one `repr`."""
+    from hashlib import sha256
+
+    state = sha256()
+    for part in parts:
+        state.update(f"{part!r}\n".encode("utf-8", "surrogatepass"))
+    return state.hexdigest()

@@ -123,6 +123,18 @@ class WithConditions(Protocol):
 
 
 @runtime_checkable
+class WithStandIns(Protocol):
+    """A feature of which an item that the kernel refuses must not just stay as it was, or away.
+
+    Others refer to such an item, so `Compiler.entries_of` one is all that the feature wants.
+    """
+
+    def stand_in(self, item_id: Any) -> Any:
+        """What is in force instead; None for an item that is never to blame."""
+        ...
+
+
+@runtime_checkable
 class WithObservers(Protocol):
     """A feature that has something to do in an agent beside its rules, and metrics of its own."""
 

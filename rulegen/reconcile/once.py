@@ -37,7 +37,7 @@ def compare_once(rules: LiveRules, wanted: TakenItems) -> tuple[AnyDelta, Differ
     if errors:
         raise TargetError("\n".join(map(str, errors.values())))
     delta = rules.difference()
-    return delta, Difference.of(delta, lambda: rules.changes(delta), lambda: rules.counts(delta))
+    return delta, Difference.of(delta, lambda: rules.changes_in_full(delta), lambda: rules.counts(delta))
 
 
 def apply_once(make: Callable[[], LiveRules], wanted: TakenItems, show: Show, *, dry_run: bool) -> Difference:

@@ -18,16 +18,16 @@ from rulegen.errors import ApplyError, RulegenError, StaleError
 from rulegen.reconcile.compilers import by_feature
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import LiveRules, RuleCount
-from rulegen.reconcile.feature import AnyDelta, Feature, ItemKey, Taken
+from rulegen.reconcile.feature import AnyDelta, Feature, ItemKey, Taken, WithStandIns
 from rulegen.reference import Finding, ObjectReference
 
 
 class FeatureSync(NamedTuple):
     """What a sync did for one feature.
 
-    `items`: those that are in force now and were not, or not so, before. `refused`: those that stay as they were
-    because the driver cannot express them or the kernel refuses them, each with a line that names it. `taken`: all that
-    the feature handed on since the last sync that ended well.
+    `items`: those that are in force now and were not, or not so, before. `refused`: those that stay as they were, or
+    have a stand-in, because the driver cannot express them or the kernel refuses them, each with a line that names it.
+    `taken`: all that the feature handed on since the last sync that ended well.
     """
 
     items: dict[Any, Change[Any]]
@@ -88,9 +88,10 @@ class _Progress:
     def take(self) -> Taken:
         taken = self.feature.take()
         self.pending |= taken.items
-        for key in taken.items:
-            self.refusals.pop(key, None)
-            self.untold_refusals.pop(key, None)
+        if self.refusals:
+            for key in taken.items:
+                self.refusals.pop(key, None)
+                self.untold_refusals.pop(key, None)
         self.untold = self.untold.followed_by(taken) if self.untold is not None else taken
         return taken
 
@@ -98,17 +99,29 @@ class _Progress:
         self.pending.pop(key, None)
         self.refusals[key] = self.untold_refusals[key] = words
 
+    def replace(self, key: Any, words: str) -> None:
+        """The kernel refuses an item; where the feature has something for that, it comes into force instead."""
+        stand_in = self.stand_in(key)
+        self.refuse(key, words)
+        if stand_in is not None:
+            self.pending[key] = stand_in
+
+    def stand_in(self, key: Any) -> Any:
+        """None: what was."""
+        return self.feature.stand_in(key) if isinstance(self.feature, WithStandIns) else None
+
     def changes(self) -> dict[Any, Change[Any]]:
-        return {key: Change(self.applied.get(key), item) for key, item in self.pending.items()}
+        applied = self.applied
+        # To look for an item's id takes longer than anything else here, and at a start there is nothing to find.
+        return {key: Change(applied.get(key) if applied else None, item) for key, item in self.pending.items()}
 
     def finish(self) -> FeatureSync:
         """What is to be told; everything is in force."""
         done = FeatureSync(self.changes(), self.untold_refusals, self.untold)
-        for key, item in self.pending.items():
-            if item is None:
-                self.applied.pop(key, None)
-            else:
-                self.applied[key] = item
+        # All at once: at a start these are as many as there are service-ports.
+        self.applied.update(self.pending)
+        for key in [key for key, item in self.pending.items() if item is None]:
+            del self.applied[key]
         self.pending = {}
         self.untold, self.untold_refusals = None, {}
         self.early.clear()
@@ -306,9 +319,11 @@ class Reconciler:
         }
         suspects = [key for key, change in pending.items() if change.after is not None and self._can_be_blamed(key)]
         culprits = self._culprits(pending, suspects)
+        # Those that have stood aside are meant again.
+        self._update({key: pending[key].after for key in suspects if self._stand_in(key) is not None})
         if not culprits:
             raise error
-        self._update({key: pending[key].before for key in culprits})
+        self._update({key: self._instead(key, pending) for key in culprits})
         delta = self._rules.difference()
         try:
             if delta:
@@ -319,8 +334,18 @@ class Reconciler:
             raise
         for (name, key), words in culprits.items():
             progress = self._features[name]
-            progress.refuse(key, f"{progress.feature.title(key)}: {words}")
+            progress.replace(key, f"{progress.feature.title(key)}: {words}")
         return delta
+
+    def _stand_in(self, key: ItemKey) -> Any:
+        return self._features[key[0]].stand_in(key[1])
+
+    def _instead(self, key: ItemKey, pending: Mapping[ItemKey, Change[Any]]) -> Any:
+        stand_in = self._stand_in(key)
+        return pending[key].before if stand_in is None else stand_in
+
+    def _has_stand_ins(self, key: ItemKey) -> bool:
+        return isinstance(self._features[key[0]].feature, WithStandIns)
 
     def _can_be_blamed(self, key: ItemKey) -> bool:
         return self.reference(key) is not None
@@ -329,9 +354,19 @@ class Reconciler:
         self._rules.update(by_feature(items), {})
 
     def _culprits(self, pending: Mapping[ItemKey, Change[Any]], suspects: Sequence[ItemKey]) -> dict[ItemKey, str]:
-        """The items that the kernel refuses, and its words; found by halving, as they are few."""
+        """The items that the kernel refuses, and its words; found by halving, as they are few.
+
+        Of a feature with stand-ins all is asked about, with those in place of the items that are not suspected.
+        """
+        standing_in = {
+            key: stand_in
+            for key, change in pending.items()
+            if change.after is not None and (stand_in := self._stand_in(key)) is not None
+        }
+        self._update(standing_in | {key: pending[key].after for key in suspects if key in standing_in})
+        alone = {key: change for key, change in pending.items() if not self._has_stand_ins(key)}
         try:
-            self._rules.accepts(pending, suspects)
+            self._rules.accepts(alone, suspects)
         except StaleError:
             raise
         except ApplyError as error:

@@ -16,7 +16,7 @@ from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.reconciler import Sync
 from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import Finding, ObjectReference
-from rulegen.services.host_ports import HostPorts
+from rulegen.services.host_ports import HostPorts, asks_for_host_port
 from rulegen.services.model import Changes, ServicePort, ServicePortKey
 from rulegen.services.store import Store
 
@@ -27,6 +27,11 @@ class PodHostPorts(HostPorts):
     """Host ports, and what they are read from."""
 
     kinds: Mapping[type, Need] = {Pod: Need.OWN_NODE}
+
+    @staticmethod
+    def is_asked_for(item: Any) -> str:
+        """The field by which an object asks for this feature; "" for none."""
+        return "hostPort" if isinstance(item, Pod) and asks_for_host_port(item) else ""
 
 
 class ServicesFeature:
@@ -70,9 +75,9 @@ class ServicesFeature:
             self._host_ports.remove(reference.namespace, reference.name)
 
     def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
-        """See `Feature`; without a Service its slices mean nothing, so that only Services can keep what they have."""
+        """See `Feature`; without a Service its slices mean nothing, so that these keep nothing."""
         del error
-        return reference.kind != Service.__name__
+        return reference.kind not in {Service.__name__, Pod.__name__}
 
     def take(self) -> Changes:
         """See `Feature`."""

@@ -234,6 +234,11 @@ def _is_served(pod: Pod, node_name: str) -> bool:
     )
 
 
+def asks_for_host_port(pod: Pod) -> bool:
+    """Whether a pod has a container with a host port, on whatever node; one on the host network has that anyway."""
+    return any(True for _ in _host_ports(pod)) and not (pod.spec is not None and pod.spec.host_network)
+
+
 def _host_ports(pod: Pod) -> Iterator[ContainerPort]:
     if pod.spec is None:
         return

@@ -53,6 +53,12 @@ class ServicePortName(NamedTuple):
         return self[:4] if self.kind == SERVICE else self
 
 
+def owner_text(reference: ObjectReference) -> str:
+    """How the names of an object's service-ports begin, as `str` writes them."""
+    name = f"{reference.namespace}/{reference.name}"
+    return name if reference.kind == SERVICE else f"{reference.kind} {name}"
+
+
 class Backend(Struct, frozen=True, order=True, gc=False):
     """An endpoint with its weight (D9), behind a Frontend.
 

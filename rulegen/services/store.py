@@ -154,10 +154,10 @@ class Store:
         """What differs from what was taken last, sorted by key; the first time, everything."""
         self._compile_pending()
         service_ports: dict[ServicePortKey, ServicePort | None] = {}
-        for key in sorted(self._before, key=_sort_key):
+        for key, before in sorted(self._before.items(), key=_item_sort_key):
             name = key[0]
             after = self._service_ports.get((name.namespace, name.name), {}).get(key)
-            if after != self._before[key]:
+            if after != before:
                 service_ports[key] = after
         self._before = {}
         if self.host_ports is not None:
@@ -308,6 +308,9 @@ class Store:
         return [slices[name] for name in sorted(slices)]
 
     def _set_findings(self, key: ServiceKey, findings: list[Finding]) -> None:
+        if not findings and key not in self._told:
+            # As nearly always.
+            return
         reference = self.reference(key)
         before = self._told.pop(key, reference)
         if before != reference or not findings:
@@ -348,3 +351,7 @@ def _size(service_ports: Iterable[ServicePort]) -> int:
 
 def _sort_key(key: ServicePortKey) -> tuple[tuple[str, ...], str]:
     return key[0], key[1].value
+
+
+def _item_sort_key(item: tuple[ServicePortKey, object]) -> tuple[tuple[str, ...], str]:
+    return _sort_key(item[0])

@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeAlias
 
 from rulegen.config import Denial, Family, PolicySettings
 from rulegen.netfilter.intervals import Intervals
-from rulegen.netfilter.machine import Fate, Outcome
-from rulegen.netfilter.regions import DPORT, DST, PROTO, SPORT, SRC
+from rulegen.netfilter.machine import LOOPBACK_INTERFACE, Fate, Outcome
+from rulegen.netfilter.regions import DPORT, DST, IIF, PROTO, SPORT, SRC
 from rulegen.netfilter.state import Connection, State, split, split_begins, split_by_all, split_equal
 from rulegen.netfilter.values import Part, Value
 from rulegen.policies.model import Action, Address, Combination, Direction, Isolation, PolicyName, Rule, family_of
@@ -110,12 +110,14 @@ class PolicyMeaning:
         return asked, passing
 
     def _received(self, state: State, denied: _Denied) -> _Passing:
-        """Egress policies hold for the node itself as a destination, too."""
-        states = [state]
-        if self._settings.strict:
-            sources, states = split(state, state.fields[SRC], self._isolated)
-            states += (one for source in sources for one in self._beginning(source, denied))
-        return self._direction(states, Direction.EGRESS, denied)
+        """Egress policies hold for the node itself as a destination, too, but not of what it sends to itself."""
+        own, others = split(state, state.fields[IIF], Intervals.one(LOOPBACK_INTERFACE))
+        states = []
+        for one in self._guarded(others, (SRC,), denied):
+            sources, left = split(one, one.fields[SRC], self._isolated) if self._settings.strict else ([], [one])
+            states += left
+            states += (part for source in sources for part in self._beginning(source, denied))
+        return own + self._direction(states, Direction.EGRESS, denied)
 
     def _forwarded(self, state: State, denied: _Denied) -> _Passing:
         before, behind = ((SRC,), (DST,)) if self._is_iptables else ((SRC, DST), ())

@@ -220,7 +220,7 @@ def test_a_rendered_file_has_them(scene: Scene) -> None:
     compilers.update({"rules": {**ONE, **TWO}}, {})
     base_chains = compilers.by_feature["rules"].base_chains  # type: ignore[attr-defined]
     lines = [*text.render(base_chains, compilers.entries())]
-    assert text.parse(lines, "file", [TABLE]) == compilers.entries()
+    assert text.parse(lines, "file", [TABLE]).entries == compilers.entries()
     scene.host.nft("".join(lines))
     assert scene.sync({**ONE, **TWO}, whole=True) == []
 

@@ -144,7 +144,7 @@ def test_chains_are_noted_under_keys_of_their_own() -> None:
 def test_a_rendered_file_is_read_back(items: list[Item]) -> None:
     compiler = compiled(items)
     lines = rendered(compiler).splitlines(keepends=True)
-    assert text.parse(lines, "rules.nft", SPECS) == compiler.entries()
+    assert text.parse(lines, "rules.nft", SPECS).entries == compiler.entries()
 
 
 @given(items=clusters(), data=st.data())

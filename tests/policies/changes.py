@@ -32,10 +32,14 @@ def key_of(document: Document) -> Key:
 
 
 class ChangingCluster:
-    """`objects` is the present state. `with_names`: policies may ask for ports by name."""
+    """`objects` is the present state.
 
-    def __init__(self, seed: int, *, with_names: bool = True) -> None:
+    `with_names`: policies may ask for ports by name. `only_pods`: nothing but pods changes.
+    """
+
+    def __init__(self, seed: int, *, with_names: bool = True, only_pods: bool = False) -> None:
         self._chance = random.Random(seed)
+        self._changes = _OF_PODS if only_pods else _CHANGES
         self._with_names = with_names
         self._objects = {key_of(one): one for one in cluster.objects()}
         self._count = 0
@@ -47,7 +51,7 @@ class ChangingCluster:
         """The state that it starts with, and `count` more."""
         yield Step("at first", self.objects)
         for _ in range(count):
-            changes = [self._chance.choice(_CHANGES) for _ in range(self._chance.choice((1, 1, 1, 2, 5)))]
+            changes = [self._chance.choice(self._changes) for _ in range(self._chance.choice((1, 1, 1, 2, 5)))]
             yield Step("; ".join(change(self) for change in changes), self.objects)
 
     @property
@@ -194,5 +198,11 @@ _CHANGES: tuple[Callable[[ChangingCluster], str], ...] = (
     ChangingCluster._remove_pod,
     ChangingCluster._end_pod,
     ChangingCluster._new_owner,
+    ChangingCluster._new_owner,
+)
+_OF_PODS: tuple[Callable[[ChangingCluster], str], ...] = (
+    ChangingCluster._relabel_pod,
+    ChangingCluster._remove_pod,
+    ChangingCluster._end_pod,
     ChangingCluster._new_owner,
 )

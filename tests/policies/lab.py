@@ -153,6 +153,11 @@ class Lab:
                 self._leave(frame)
             return self._until_marker()
 
+    def came_out(self) -> list[Frame]:
+        """What has come out since the last call of any of these."""
+        with _on_one_processor():
+            return self._until_marker()
+
     def _batch(self, probes: Sequence[Probe], first: int) -> Iterator[bool]:
         numbered = list(enumerate(probes, first))
         self._drain()

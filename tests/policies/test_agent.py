@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
 
 import pytest
 
-from rulegen.kube.objects import NetworkPolicy, Pod
+from rulegen.kube.kinds import kind_of
+from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod
 from tests.agent.running import Playground, wait_until
 from tests.apiserver import ApiServer
+from tests.apiserver.faults import Answer, ErrorEvent
 from tests.policies.objects import Document, namespace, node, pod, policy
 
 pytestmark = pytest.mark.kernel
@@ -85,6 +88,37 @@ def test_an_agent_that_was_killed_goes_on(playground: Playground, api_server: Ap
         api_server.put(web(drawn.randrange(100)))
 
 
+def test_on_iptables_sets_follow_and_outlive_a_killed_agent(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    fill(api_server)
+    drawn = random.Random(3)
+    on_iptables = (*FEATURE, "--target", "iptables", "--iptables-variant", "nft")
+
+    def is_equal() -> bool:
+        with_node = ("--node", "node-1", "--config", playground.config, *on_iptables)
+        return playground.run("diff", "--kubeconfig", kubeconfig, *with_node).returncode == 0
+
+    def members() -> str:
+        with playground.namespace.entered():
+            return subprocess.run(["ipset", "save"], capture_output=True, text=True, check=True).stdout
+
+    for _ in range(2):
+        with playground.agent("--kubeconfig", kubeconfig, *on_iptables) as agent:
+            wait_until(is_equal, 20)
+            for number in range(60):
+                chosen = drawn.randrange(5, 60)
+                api_server.put(web(chosen, node=drawn.choice(("node-1", "node-2"))))
+                if number % 3 == 0:
+                    api_server.delete(Pod, f"web-{chosen}", "shop")
+            wait_until(is_equal, 20)
+            api_server.put(web(drawn.randrange(5, 60)))
+            agent.process.kill()
+            agent.process.wait()
+            assert " 10.0.0.1\n" in members()
+        api_server.put(web(drawn.randrange(100)))
+
+
 def test_switched_off_nothing_of_it_is_asked_for(
     playground: Playground, api_server: ApiServer, kubeconfig: str
 ) -> None:
@@ -93,3 +127,47 @@ def test_switched_off_nothing_of_it_is_asked_for(
         agent.wait_for(" sync mode=")
         assert api_server.count(Pod, "list") == 0
         assert "network-policies" not in playground.host.nft("list tables")
+
+
+def test_what_cannot_be_asked_or_read_at_a_start_opens_nothing(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    """Rules of the agent before stay until everything is known, and of what cannot be read as long as that lasts."""
+    crd = kind_of(ClusterNetworkPolicy).paths[0]
+    absent = api_server.served.pop(crd)
+    out = policy("shop/out", {"app": "db"}, egress=[], policyTypes=["Egress"])
+    api_server.put(out, pod("shop/db", "10.0.5.5", labels={"app": "db"}))
+    fill(api_server)
+    isolated = ("10.0.0.1", "10.0.0.4", "10.0.5.5")
+
+    def is_closed(*addresses: str) -> bool:
+        maps = [playground.host.nft(f"list map {TABLE} {name}") for name in ("ingress-pods", "egress-pods")]
+        return all(f"{address} " in "".join(maps) for address in addresses)
+
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE):
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+    # What is wrong with these: a label that is a number, rules that are none. An address that is nobody's any more.
+    broken = web(3)
+    broken["metadata"]["labels"] = {"app": 7}
+    api_server.put(broken, {**out, "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "egress": "none"}})
+    refused = Answer(403, "Forbidden")
+    for kind in (Pod, NetworkPolicy, Namespace):
+        api_server.inject(kind, "list", refused, refused)
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE) as agent:
+        agent.wait_for("not following ", 20)
+        assert is_closed(*isolated)
+        agent.wait_for(" sync mode=", 40)
+        assert is_closed(*isolated)
+        # Watches that end, with a server that has forgotten what came before.
+        api_server.served[crd] = absent
+        for kind in (Pod, NetworkPolicy):
+            api_server.disturb(kind, ErrorEvent(410, "Expired"))
+        api_server.delete(Pod, "web-1", "shop")
+        api_server.put(web(8), web(3))
+        api_server.store.compact()
+        wait_until(lambda: is_closed("10.0.0.9") and not is_closed("10.0.0.2"), 20)
+        # That of the policy that is still broken, too: it isolates whom it may be about.
+        assert is_closed(*isolated)
+        api_server.put(out)
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+        assert "Traceback" not in agent.log

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.kernel
 CHANGES_A_SECOND = 200
 SECONDS = 4.0
 KILLS = 3
+A_START_SECONDS = 1.5
 # Nobody touches these, and so nothing that may pass between them changes.
 QUIET = ("x/a", "x/b", "y/b", "z/b")
 # Of other nodes, in the thousands of a large cluster.
@@ -86,6 +87,11 @@ class Scene:
 
     def differences(self) -> list[str]:
         return checks.differences(self.lab, list(self.objects.values()), at=NODE_1)
+
+    def is_equal(self) -> bool:
+        """Whether the rules are what the server's objects mean."""
+        cluster_ = ("--kubeconfig", self._kubeconfig, "--node", NODE_1, "--config", self._ground.config)
+        return self._ground.run("diff", *cluster_, "--feature", POLICIES).returncode == 0
 
     def wait_until_right(self) -> None:
         try:
@@ -158,14 +164,20 @@ def test_never_open_and_equal_at_the_end(seed: int, lab: Lab, tmp_path: Path) ->
         traffic = Traffic(lab, stable, chance)
         with traffic.going_on():
             for number in range(KILLS):
-                _churn(scene, chance, SECONDS / KILLS)
+                _churn(scene, chance, chance.uniform(0.5, 1.5) * SECONDS / KILLS)
                 if number == 1:
                     scene.put(_poisonous())
+                scene.kill_agent()
+                # One does not come far: while it imports, reads, lists, compiles or applies.
+                scene.start_agent()
+                time.sleep(chance.uniform(0.0, A_START_SECONDS))
                 scene.kill_agent()
                 scene.start_agent()
             _churn(scene, chance, SECONDS / KILLS)
         assert not traffic.wrong, "\n".join(traffic.wrong[:12])
         scene.wait_until_right()
+        # What packets show of nobody's is in force a little later, when the last agent has started among the changes.
+        wait_until(scene.is_equal, 20.0)
         assert "Traceback" not in scene.agent.log
         scene.kill_agent()
         kept = Kept(lambda: lab.entered(NODE_1), CONFIGURATION, POLICIES)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from rulegen.config import PolicySettings
 from rulegen.iptables.binaries import Variant
 from tests.policies import checks
 from tests.policies.brute_force import BruteForce, Care
@@ -34,14 +35,12 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def walk(
-    lab: Lab, enforcers: Mapping[str, Enforcer], seed: int, steps: int = STEPS, *, with_names: bool = True
-) -> list[str]:
+def walk(lab: Lab, enforcers: Mapping[str, Enforcer], seed: int, steps: int = STEPS, **kinds: bool) -> list[str]:
     """What went wrong while the cluster changed, in sentences; raises AssertionError when a table is not right."""
     chance = random.Random(seed)
     wrong: list[str] = []
     before = None
-    for number, (words, objects) in enumerate(ChangingCluster(seed, with_names=with_names).steps(steps)):
+    for number, (words, objects) in enumerate(ChangingCluster(seed, **kinds).steps(steps)):
         if before is None:
             _apply(enforcers, objects)
         else:
@@ -100,13 +99,16 @@ def test_a_file_that_nft_loads(seed: int, lab: Lab) -> None:
             enforcer.close()
 
 
-@pytest.mark.part(10)
+@pytest.mark.part(20)
+@pytest.mark.parametrize("only_pods", [False, True], ids=["all", "pods"])
+@pytest.mark.parametrize("has_ipsets", [True, False], ids=["ipset", "chains"])
 @pytest.mark.parametrize("variant", Variant, ids=lambda variant: variant.value)
 @pytest.mark.parametrize("seed", range(10))
-def test_iptables(seed: int, variant: Variant, lab: Lab) -> None:
-    enforcers = {node: KeptPolicies(lab, node, variant=variant) for node in NODES}
+def test_iptables(seed: int, variant: Variant, has_ipsets: bool, only_pods: bool, lab: Lab) -> None:
+    settings = PolicySettings(ipsets=has_ipsets)
+    enforcers = {node: KeptPolicies(lab, node, settings, variant) for node in NODES}
     try:
-        assert not walk(lab, enforcers, seed, with_names=False)
+        assert not walk(lab, enforcers, seed, only_pods=only_pods)
     finally:
         for enforcer in enforcers.values():
             enforcer.close()

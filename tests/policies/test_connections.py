@@ -99,3 +99,37 @@ def test_an_address_that_a_pod_loses_takes_its_connections_along(family: int, la
     assert packed(str(B.addresses.of(family))) in kept.connections._lost
     assert kept.end() == 1
     assert not kept.connections.is_pending
+
+
+@pytest.mark.parametrize("begins", ["the old owner", "the other"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_owner_inherits_no_connection(family: int, begins: str, lab: Lab) -> None:
+    """In one change, whoever began it; what others have with each other goes on, and so does what comes next."""
+    lab.forget_connections()
+    kept = Kept(lab, NODES[0], strict=False)
+    ends = (B, A) if begins == "the old owner" else (A, B)
+    old, others = (Connection(Probe(*pair, family, "TCP", 80)) for pair in (ends, (A, C)))
+    assert lost(lab, old.handshake()) == 0
+    assert lost(lab, others.handshake()) == 0
+    kept.store.remove_pod("x", "b")
+    heir = d.pod("y", "heir", B.addresses, NODES[0], {"pod": "heir"}, created="2026-03-01T00:00:00Z")
+    kept.change(heir)
+    assert kept.end() == 1
+    assert not kept.connections.is_pending
+    assert lost(lab, others.turn()) == 0
+    assert lost(lab, Connection(Probe(*ends, family, "TCP", 81)).handshake()) == 0
+    kept.change(heir)
+    assert not kept.connections.is_pending
+
+
+def test_of_two_with_one_address_the_newer_running_one_takes_the_connections(lab: Lab) -> None:
+    """The older one terminates: the address is the newer one's from then on, and the older one's flows end."""
+    lab.forget_connections()
+    kept = Kept(lab, NODES[0], strict=False)
+    connected(lab, B, 4)
+    terminating = d.pod("x", "b", B.addresses, NODES[0], {"pod": "b"}, terminating=True)
+    kept.change(terminating)
+    # Alone it is still there.
+    assert not kept.connections.is_pending
+    kept.change(d.pod("x", "b-2", B.addresses, NODES[0], {"pod": "b"}, created="2026-03-01T00:00:00Z"))
+    assert kept.end() == 1

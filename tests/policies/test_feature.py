@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ import pytest
 
 from rulegen.config import Denial, Family, NodeConfiguration, PolicySettings, Target
 from rulegen.drivers import make_driver
-from rulegen.errors import TargetError
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.objects import Metadata as ObjectMetadata
 from rulegen.kube.objects import NetworkPolicy, Pod, ServiceCIDR, ServiceCIDRSpec
@@ -49,10 +49,12 @@ def feature_of(documents: list[Document], settings: PolicySettings | None = None
 
 
 @contextmanager
-def reconciled(settings: PolicySettings, target: Target = Target.NFTABLES) -> Iterator[Reconciler]:
+def reconciled(
+    settings: PolicySettings, target: Target = Target.NFTABLES, variant: Variant = Variant.NFT
+) -> Iterator[Reconciler]:
     configuration = NodeConfiguration(node_name="node-1", policies=settings)
     features = [NetworkPolicies(configuration)]
-    driver = make_driver(target, Variant.NFT)
+    driver = make_driver(target, variant)
     with driver.open() as opened:
         yield Reconciler(features, opened.rules(CompilerSet.of(features, driver.name, configuration)))
 
@@ -145,13 +147,6 @@ def test_on_iptables_policies_stand_in_front(host: Host) -> None:
         assert rules.splitlines()[1].endswith("-j RULEGEN-NP-FORWARD")
 
 
-def test_a_log_group_is_for_nftables() -> None:
-    feature = feature_of([])
-    node_ = NodeConfiguration(node_name="node-1", policies=EVERYTHING)
-    with pytest.raises(TargetError, match="logGroup"):
-        feature.compiler("iptables", node_)
-
-
 # ---- what is found ----
 
 
@@ -240,3 +235,93 @@ def test_both_families_are_in_the_context_once() -> None:
     feature = feature_of(CLUSTER)
     assert feature.take().context == {Family.IPV4: ("10.0.0.0/24",), Family.IPV6: ("fd00::/64",)}
     assert feature.take().context is None
+
+
+# ---- pods that cannot be read ----
+
+
+@pytest.mark.kernel
+def test_a_pod_that_cannot_be_read_at_a_start_stays_as_isolated_as_it_was(host: Host) -> None:
+    host.clear()
+    unreadable = ObjectReference("Pod", "shop", "p3")
+    others = [document for document in CLUSTER if document["metadata"]["name"] not in {"p3", "p4"}]
+    without_policy = [document for document in others if document["metadata"]["name"] != "out"]
+    with host.namespace.entered():
+        with reconciled(PolicySettings()) as before:
+            tell(before, CLUSTER)
+            before.sync()
+        held = host.nft("list map ip rulegen-network-policies ingress-pods")
+        assert "10.0.0.3" in held
+        with reconciled(PolicySettings()) as reconciler:
+            # One of the policies by which it was isolated has gone meanwhile, and so, perhaps, has p4.
+            tell(reconciler, without_policy)
+            reconciler.put_unreadable(Pod, unreadable, "metadata.labels: expected an object")
+            reconciler.sync()
+            for name in ("ingress-pods", "egress-pods"):
+                assert "10.0.0.3 " in host.nft(f"list map ip rulegen-network-policies {name}")
+            reconciler.distrust()
+            assert not reconciler.sync().delta
+            # A pod that is known goes as ever.
+            reconciler.remove(Pod, ObjectReference("Pod", "shop", "p5"))
+            reconciler.sync()
+            assert "10.0.0.5" not in host.nft("list table ip rulegen-network-policies")
+            reconciler.distrust()
+            assert not reconciler.sync().delta
+            assert "10.0.0.5" not in host.nft("list table ip rulegen-network-policies")
+            # Once it can be read, all is as it is meant.
+            tell(reconciler, [pod("shop/p3", "10.0.0.3", "fd00::3", labels={"app": "other"})])
+            reconciler.sync()
+            listing = host.nft("list table ip rulegen-network-policies")
+            assert "10.0.0.4" not in listing
+            assert "shop/out" not in listing
+        with reconciled(PolicySettings()) as another:
+            tell(another, [*without_policy, pod("shop/p3", "10.0.0.3", "fd00::3", labels={"app": "other"})])
+            another.remove(Pod, ObjectReference("Pod", "shop", "p5"))
+            assert not another.sync().delta
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("variant", Variant)
+def test_on_iptables_it_stays_isolated_too(variant: Variant, host: Host) -> None:
+    """As others are that were isolated as it was, or closed where there are none; until it can be read."""
+    host.clear()
+    others = [document for document in CLUSTER if document["metadata"]["name"] not in {"p3", "p4"}]
+    without_policy = [document for document in others if document["metadata"]["name"] != "out"]
+
+    def leaves(address: str) -> list[str]:
+        saved = subprocess.run([f"iptables-{variant.value}-save"], check=True, capture_output=True, text=True).stdout
+        sets = subprocess.run(["ipset", "save"], check=True, capture_output=True, text=True).stdout
+        led = [line for line in sets.splitlines() if re.fullmatch(rf"add rulegen-[ei]-\S+ {re.escape(address)}", line)]
+        return sorted(line for line in saved.splitlines() if f" {address}/32 -g " in line) + sorted(led)
+
+    with host.namespace.entered():
+        with reconciled(PolicySettings(), Target.IPTABLES, variant) as before:
+            tell(before, CLUSTER)
+            before.sync()
+        held = leaves("10.0.0.3")
+        assert len(held) == 2
+        for cluster, is_as_it_was in ((others, True), (without_policy, False)):
+            with reconciled(PolicySettings(), Target.IPTABLES, variant) as reconciler:
+                tell(reconciler, cluster)
+                reconciler.put_unreadable(Pod, ObjectReference("Pod", "shop", "p3"), "metadata.labels: no object")
+                reconciler.sync()
+                found = leaves("10.0.0.3")
+                assert len(found) == 2
+                assert (found == held) is is_as_it_was
+                reconciler.distrust()
+                assert not reconciler.sync().delta
+                reconciler.remove(Pod, ObjectReference("Pod", "shop", "p5"))
+                reconciler.sync()
+                assert leaves("10.0.0.5") == []
+                assert leaves("10.0.0.3") == found
+                tell(reconciler, [pod("shop/p5", "10.0.0.5", "fd00::5", labels={"app": "web"})])
+                reconciler.sync()
+        with reconciled(PolicySettings(), Target.IPTABLES, variant) as reconciler:
+            tell(reconciler, without_policy)
+            reconciler.put_unreadable(Pod, ObjectReference("Pod", "shop", "p3"), "metadata.labels: no object")
+            reconciler.sync()
+            tell(reconciler, [pod("shop/p3", "10.0.0.33", "fd00::33", labels={"app": "other"})])
+            reconciler.sync()
+            assert leaves("10.0.0.3") == leaves("10.0.0.4") == []
+            reconciler.distrust()
+            assert not reconciler.sync().delta

@@ -13,7 +13,7 @@ from rulegen.config import Family
 from rulegen.errors import ApplyError, HostError, StaleError, TargetError
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
-from rulegen.reconcile.driver import RuleCount, ShownChange, shown_change
+from rulegen.reconcile.driver import Owned, RuleCount, RulesState, ShownChange, digest_of, shown_change
 from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
 from rulegen.reference import ObjectReference
 
@@ -93,6 +93,9 @@ class MemoryRules:
     def difference(self) -> AnyDelta:
         return self._compilers.spare(diff(self._live, self._compilers.entries()))
 
+    def state(self) -> RulesState:
+        return RulesState(digest_of(sorted(self._live.items())), digest_of(sorted(self._compilers.entries().items())))
+
     def check(self, delta: AnyDelta) -> None:
         self.kernel.check(delta)
 
@@ -110,12 +113,15 @@ class MemoryRules:
     def changes(self, delta: AnyDelta) -> Iterator[ShownChange]:
         owner = self._compilers.owners(self._live)
         for key, value in sorted(delta.added.items()):
-            yield shown_change("+", f"+ {key}", {"key": str(key)}, (None, value), owner(key, value))
+            yield shown_change("+", f"+ {key}", {"key": str(key)}, (None, value), Owned("", owner(key, value)))
         for key, change in sorted(delta.changed.items()):
             content = (change.before, change.after)
-            yield shown_change("~", f"~ {key}", {"key": str(key)}, content, owner(key, change.after))
+            yield shown_change("~", f"~ {key}", {"key": str(key)}, content, Owned("", owner(key, change.after)))
         for key, value in sorted(delta.removed.items()):
-            yield shown_change("-", f"- {key}", {"key": str(key)}, (value, None), owner(key, value))
+            yield shown_change("-", f"- {key}", {"key": str(key)}, (value, None), Owned("", owner(key, value)))
+
+    def changes_in_full(self, delta: AnyDelta) -> Iterator[ShownChange]:
+        return self.changes(delta)
 
     def counts(self, delta: AnyDelta) -> Iterator[str]:
         yield f"{len(delta)} entries"

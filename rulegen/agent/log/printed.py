@@ -12,7 +12,7 @@ from rulegen.config import Family
 from rulegen.errors import TargetError, one_line
 from rulegen.reconcile.compilers import Items
 from rulegen.reconcile.delta import Change
-from rulegen.reconcile.driver import LiveRules, RuleCount, ShownChange
+from rulegen.reconcile.driver import LiveRules, RuleCount, RulesState, ShownChange
 from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
 from rulegen.reference import ObjectReference
 
@@ -72,6 +72,9 @@ class PrintedRules:
     def difference(self) -> AnyDelta:
         return self._rules.difference()
 
+    def state(self) -> RulesState:
+        return self._rules.state()
+
     def check(self, delta: AnyDelta) -> None:
         """Never raises."""
 
@@ -87,6 +90,9 @@ class PrintedRules:
 
     def changes(self, delta: AnyDelta) -> Iterator[ShownChange]:
         return self._rules.changes(delta)
+
+    def changes_in_full(self, delta: AnyDelta) -> Iterator[ShownChange]:
+        return self._rules.changes_in_full(delta)
 
     def counts(self, delta: AnyDelta) -> Iterator[str]:
         return self._rules.counts(delta)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
 from math import inf
@@ -49,7 +50,7 @@ class WorkQueue:
         self._sizes: Mapping[ServiceKey, int] = {}
         self._next_large = -inf
         # When objects were handed on, those of the last seconds, the oldest first.
-        self._handed_on: dict[ObjectKey, float] = {}
+        self._handed_on: OrderedDict[ObjectKey, float] = OrderedDict()
         self._must_wake_up = True
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
@@ -76,9 +77,13 @@ class WorkQueue:
     def deliver(self, event: FollowEvent) -> None:
         """Takes an event; never waits."""
         with self._lock:
-            self._forget_invalid(event)
-            if isinstance(event, Upsert | Delete) and _is_namespaced(object_key(event)[0]):
-                self._put(event)
+            if isinstance(event, Upsert | Delete):
+                key = object_key(event)
+                self._forget_invalid(key)
+                if _is_namespaced(key[0]):
+                    self._put(key, event)
+                else:
+                    self._prompt[key] = event
             else:
                 self._prompt[_key(event)] = event
         self._wake_up_once()
@@ -87,7 +92,8 @@ class WorkQueue:
         """Takes events of which none is handed on without the others; never waits."""
         with self._lock:
             for event in events:
-                self._forget_invalid(event)
+                if isinstance(event, Upsert | Delete):
+                    self._forget_invalid(object_key(event))
                 self._prompt[_key(event)] = event
         self._wake_up_once()
 
@@ -145,25 +151,26 @@ class WorkQueue:
         except BlockingIOError:
             return
 
-    def _forget_invalid(self, event: FollowEvent) -> None:
+    def _forget_invalid(self, key: ObjectKey) -> None:
         """It is not invalid any more; but what it meant before it was so still holds."""
-        if isinstance(event, Upsert | Delete):
-            self._prompt.pop((Invalid, *object_key(event)), None)
+        self._prompt.pop((Invalid, *key), None)
 
-    def _put(self, event: Upsert | Delete) -> None:
+    def _put(self, key: ObjectKey, event: Upsert | Delete) -> None:
         """Where the object waits already, or is to wait."""
-        key = object_key(event)
         for queue in (self._quiet, self._restless):
             if key in queue:
-                queue.put(event)
+                queue.put(key, event)
                 return
         # A slice that is gone does not say whose it was; if that is large, an earlier change may wait with it.
-        service = next((large for large, events in self._large.items() if key in events), _service(event))
-        if service in self._sizes:
+        service = next((large for large, events in self._large.items() if key in events), None)
+        if service is None and self._sizes:
+            service = _service(event)
+        if service is not None and service in self._sizes:
             self._large.setdefault(service, {})[key] = event
             return
-        is_restless = self._clock() - self._handed_on.get(key, -inf) < _RESTLESS_SECONDS
-        (self._restless if is_restless else self._quiet).put(event)
+        handed_on = self._handed_on.get(key)
+        is_restless = handed_on is not None and self._clock() - handed_on < _RESTLESS_SECONDS
+        (self._restless if is_restless else self._quiet).put(key, event)
 
     def _take_all(self) -> list[FollowEvent]:
         return [*self._quiet.take_all(), *self._restless.take_all()]
@@ -190,10 +197,10 @@ class WorkQueue:
         for event in events:
             if isinstance(event, Upsert | Delete):
                 key = object_key(event)
-                self._handed_on.pop(key, None)
                 self._handed_on[key] = now
+                self._handed_on.move_to_end(key)
         while self._handed_on and now - next(iter(self._handed_on.values())) >= _RESTLESS_SECONDS:
-            del self._handed_on[next(iter(self._handed_on))]
+            self._handed_on.popitem(last=False)
 
 
 @cache
@@ -212,11 +219,15 @@ def _service(event: Upsert | Delete) -> ServiceKey:
 
 
 class _Queue:
-    """Changes of objects by namespace, the first of each object's in its place."""
+    """Changes of objects by namespace, the first of each object's in its place.
+
+    A dict from whose front many were taken finds its first only behind the places of all of these; an OrderedDict does
+    not look for it.
+    """
 
     def __init__(self) -> None:
         # The namespace whose turn it is comes first.
-        self._namespaces: dict[str, dict[ObjectKey, Upsert | Delete]] = {}
+        self._namespaces: OrderedDict[str, OrderedDict[ObjectKey, Upsert | Delete]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, self._namespaces.values()))
@@ -227,9 +238,11 @@ class _Queue:
     def __contains__(self, key: ObjectKey) -> bool:
         return key in self._namespaces.get(key[1], ())
 
-    def put(self, event: Upsert | Delete) -> None:
-        key = object_key(event)
-        self._namespaces.setdefault(key[1], {})[key] = event
+    def put(self, key: ObjectKey, event: Upsert | Delete) -> None:
+        changes = self._namespaces.get(key[1])
+        if changes is None:
+            changes = self._namespaces[key[1]] = OrderedDict()
+        changes[key] = event
 
     def take_all(self) -> list[FollowEvent]:
         """At a start there are as many as the cluster has objects."""
@@ -241,11 +254,12 @@ class _Queue:
         """One from each namespace in turn, until they have cost as much as that."""
         taken: list[FollowEvent] = []
         while budget > 0 and self._namespaces:
-            namespace = next(iter(self._namespaces))
-            changes = self._namespaces.pop(namespace)
-            event = changes.pop(next(iter(changes)))
+            namespace, changes = next(iter(self._namespaces.items()))
+            _, event = changes.popitem(last=False)
             if changes:
-                self._namespaces[namespace] = changes
+                self._namespaces.move_to_end(namespace)
+            else:
+                del self._namespaces[namespace]
             taken.append(event)
             budget -= _cost([event])
         return taken

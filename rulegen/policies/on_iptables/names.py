@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rulegen.config import Family
+from rulegen.iptables.ipsets import set_name
 from rulegen.policies.model import AddressRange, Combination, Direction
 from rulegen.policies.names import blocks_name, combination_digest, digest, named_port_name
 
@@ -11,12 +12,36 @@ FORWARD, NODE, DENIED, STRICT = (f"{PREFIX}{word}" for word in ("FORWARD", "NODE
 ROOTS = {Direction.EGRESS: f"{PREFIX}EGRESS", Direction.INGRESS: f"{PREFIX}INGRESS"}
 _LETTERS = {Direction.EGRESS: ("E", "S"), Direction.INGRESS: ("I", "D")}
 _MAX_CHAIN = 28
-_SET_PREFIX = {Family.IPV4: "rulegen-", Family.IPV6: "rulegen6-"}
 
 
 def combination_chain(combination: Combination) -> str:
     """`RULEGEN-NP-I-` and a digest: by what pods are isolated."""
     return f"{PREFIX}{_LETTERS[combination.direction][0]}-{combination_digest(combination)}"
+
+
+def log_chain(combination: Combination) -> str:
+    """`RULEGEN-NP-L-` and a digest: tells of what a combination denies."""
+    return f"{PREFIX}L-{digest((combination.direction.word, *combination[1:]))}"
+
+
+def subjects_ipset(family: Family, direction: Direction, chain: str) -> str:
+    """The ipset of this node's pods that are led to a chain: `rulegen-i-` and the end of its name."""
+    return set_name(family, f"{_LETTERS[direction][0]}-{chain.rpartition('-')[2]}".lower())
+
+
+def led_to(ipset: str) -> tuple[Direction, str] | None:
+    """For which direction, and to which chain, the pods in an ipset are led; None for an ipset of another kind."""
+    words = ipset.split("-")
+    direction = next((found for found, letters in _LETTERS.items() if words[1:2] == [letters[0].lower()]), None)
+    if direction is None or len(words) != 3:
+        return None
+    end = words[2]
+    return direction, STRICT if end == STRICT.rpartition("-")[2].lower() else f"{PREFIX}{_LETTERS[direction][0]}-{end}"
+
+
+def known_ipset(family: Family) -> str:
+    """The ipset of all of this node's pods."""
+    return set_name(family, "known")
 
 
 def branch_chain(direction: Direction, prefix: str) -> str:
@@ -29,14 +54,14 @@ def branch_chain(direction: Direction, prefix: str) -> str:
 
 def selector_ipset(family: Family, selector_id: str) -> str:
     """The ipset of what a selector selects."""
-    return _SET_PREFIX[family] + selector_id
+    return set_name(family, selector_id)
 
 
 def blocks_ipset(family: Family, blocks: tuple[AddressRange, ...]) -> str:
     """The ipset of a list of ranges."""
-    return _SET_PREFIX[family] + blocks_name(blocks)
+    return set_name(family, blocks_name(blocks))
 
 
 def named_ipset(family: Family, name: str) -> str:
     """The ipset of the places where a port has this name."""
-    return _SET_PREFIX[family] + named_port_name(name)
+    return set_name(family, named_port_name(name))

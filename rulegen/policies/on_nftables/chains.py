@@ -58,12 +58,16 @@ def tiers_of(combination: Combination) -> list[tuple[Tier, tuple[PolicyName, ...
 
 
 def combination_text(combination: Combination) -> str:
-    """The chain of a combination. Who is isolated by NetworkPolicies receives what one of them accepts, and no more."""
+    """The chain of a combination. Who is isolated by NetworkPolicies receives what one of them accepts, and no more.
+
+    They are asked twice: who comes from one set into another while a packet looks into both is in one of them the
+    second time.
+    """
     direction = combination.direction
     lines = []
     if combination.admin:
         lines.append(f"jump {tier_chain(direction, Tier.ADMIN, combination.admin)}")
-    lines += [f"jump {policy_chain(name, direction)}" for name in combination.network]
+    lines += [f"jump {policy_chain(name, direction)}" for name in combination.network * 2]
     if combination.network:
         lines.append(denial(direction))
     elif combination.baseline:

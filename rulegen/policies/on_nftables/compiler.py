@@ -29,6 +29,7 @@ from rulegen.policies.model import (
 )
 from rulegen.policies.on_nftables import chains
 from rulegen.policies.on_nftables.layout import LAYOUTS
+from rulegen.policies.on_nftables.preserve_unreadable import Preserved
 from rulegen.policies.on_nftables.rules import block_lists, port_lists
 from rulegen.policies.on_nftables.table import base_chains
 from rulegen.policies.shared_entries import SharedEntries
@@ -45,6 +46,7 @@ class PolicyCompiler:
     def __init__(self, families: Sequence[Family], settings: PolicySettings) -> None:
         """Compiles nothing yet."""
         self._tables = {family: TableCompiler(family, settings) for family in families}
+        self._preserved = Preserved()
         self.specs: Sequence[TableSpec] = [LAYOUTS[family] for family in families]
 
     @property
@@ -54,7 +56,8 @@ class PolicyCompiler:
         return {spec: fixed for spec, fixed in found.items() if fixed is not None}
 
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
-        """Nothing is chosen freely, and what cannot be read isolates."""
+        """Nothing is chosen freely; a policy that cannot be read isolates, and of such a pod stays what there is."""
+        self._preserved.adopt(live, unreadable)
 
     def update(
         self, items: Mapping[Id, Any], context: Mapping[Family, tuple[str, ...]] | None
@@ -63,6 +66,7 @@ class PolicyCompiler:
         delta: Delta[EntryKey, Value] = Delta()
         for family, table in self._tables.items():
             delta = delta.merged(table.update(items, None if context is None else context[family]))
+        self._preserved.mean(delta.added)
         return delta, {}
 
     def entries(self) -> Entries:
@@ -73,9 +77,8 @@ class PolicyCompiler:
         return found
 
     def entries_of(self, item_id: Id) -> Entries:
-        """Nothing: no fact stands alone."""
-        del item_id
-        return {}
+        """All of it for a policy: the chains of pods lead to it, its rules look into sets of others."""
+        return self.entries() if isinstance(item_id, PolicyRules) else {}
 
     def entries_without(self, item_ids: Collection[Id]) -> Entries:
         """All that is wanted."""
@@ -83,16 +86,18 @@ class PolicyCompiler:
         return self.entries()
 
     def spare(self, delta: Delta[EntryKey, Value]) -> Delta[EntryKey, Value]:
-        """All of it."""
-        return delta
+        """The Delta without what may be of a pod that cannot be read."""
+        known = {address for table in self._tables.values() for address in table.addresses()} if self._preserved else ()
+        return self._preserved.spare(delta, known)
 
     def owners(self, live: Entries) -> Callable[[EntryKey, Value], str]:
         """The pod or the policy that an entry is of."""
         del live
 
         def owner(key: EntryKey, value: Value) -> str:
-            name = key[1].decode() if key[0].is_chains else ""
-            return value.comment or "/".join(name.split("/")[1:3])
+            kind, *name = (key[1].decode() if key[0].is_chains else "").split("/")
+            # Behind the name of a ClusterNetworkPolicy stands the number of a part.
+            return value.comment or "/".join(name[:1] if kind.startswith("cluster-") else name[:2])
 
         return owner
 
@@ -163,6 +168,12 @@ class TableCompiler:
     def entries(self) -> Mapping[EntryKey, Value]:
         """All that is wanted."""
         return self._entries.now
+
+    def addresses(self) -> Iterator[Address]:
+        """Those of pods, as far as policies have to do with them."""
+        yield from self._pods
+        size = SIZES[self.family]
+        yield from (key[:size] for set_spec, key in self._entries if set_spec.name.startswith(("pods-", "named")))
 
     def _update_fact(self, id_: Id, fact: Any) -> None:
         match id_:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rulegen.config import Family
-from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value
-from rulegen.nftables.tables import Drained, TableSpec, table_name
-from rulegen.policies.model import Direction
+from rulegen.nftables.elements import ETHERTYPES, EntryKey, Field, SetSpec, Value
+from rulegen.nftables.tables import Brief, Drained, TableSpec, table_name
+from rulegen.policies.model import Direction, Tier
 from rulegen.reconcile.delta import Delta
 
 FEATURE = "network-policies"
 # Behind the fixed sets.
 _RANK = 1000
+_MEMBERSHIP = ("pods-", "nodes-", "named-", "named_")
+_TIERS = tuple(f"{tier.value.lower()}-" for tier in Tier)
+# A packet is through a node's rules in some microseconds; its processor may be taken away meanwhile, as in grace.py.
+_LATELY_MILLISECONDS = 200
 
 
 class PolicyTable(TableSpec):
@@ -38,6 +42,7 @@ class PolicyTable(TableSpec):
             Direction.EGRESS: self.add_set("egress-notes", address, (Field.VERDICT,)),
             Direction.INGRESS: self.add_set("ingress-notes", address, (Field.VERDICT,)),
         }
+        self.changed_lately = self.add_brief_set("changed-lately", Field.ETHERTYPE)
         self._generated: dict[str, SetSpec] = {}
 
     def set_named(self, name: str) -> SetSpec | None:
@@ -58,6 +63,22 @@ class PolicyTable(TableSpec):
         going = {self.set_named(name.decode()) for set_spec, name in delta.removed if set_spec is self.declared}
         keys = frozenset(key for key in delta.removed if key[0] in going) if going else frozenset()
         return Drained(keys, is_handover=bool(keys))
+
+    def announced(self, delta: Delta[EntryKey, Value], chains: Collection[str]) -> Brief | None:
+        """Nearly every Delta: of a packet that meets a part of it the second chains ask again.
+
+        Members that only come, or only leave, make each step of a packet's way agree with the rules before or after it,
+        as long as a rule accepts its members; those of ClusterNetworkPolicies may deny them, and members come before
+        it is asked who is one.
+        """
+        mine = [key for part in (delta.added, delta.changed, delta.removed) for key in part if key[0].spec is self]
+        if not mine:
+            return None
+        is_one_way = not delta.changed and not (delta.added and delta.removed)
+        are_members = all(key[0].name.startswith(_MEMBERSHIP) for key in mine)
+        if is_one_way and are_members and not any(name.startswith(_TIERS) for name in chains):
+            return None
+        return Brief(self.changed_lately, ETHERTYPES[self.family], _LATELY_MILLISECONDS)
 
     def declaration(self, name: str) -> str:
         """The block that declares a set that comes and goes. KeyError for a name that is none of theirs."""

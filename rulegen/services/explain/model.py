@@ -190,7 +190,7 @@ class FindingExplanation(Explained, frozen=True):
     message: str
 
 
-class ServiceExplanation(Explained, frozen=True):
+class ServiceExplanation(Explained, frozen=True, tag_field="version", tag=1):
     """What becomes of a Service on a node."""
 
     service: str
@@ -212,7 +212,7 @@ class DeliveryExplanation(Explained, frozen=True):
     decision: str
 
 
-class PacketExplanation(Explained, frozen=True):
+class PacketExplanation(Explained, frozen=True, tag_field="version", tag=1):
     """What becomes of the first packet of a connection. `frontend`: the one that decided, "" for none."""
 
     source: str

@@ -27,7 +27,7 @@ class AnnotatedRule(Struct, frozen=True):
     meaning: str
 
 
-class AnnotatedChain(Struct, frozen=True):
+class AnnotatedChain(Struct, frozen=True, tag_field="type", tag="chain"):
     """A chain. `table`: `ip nat`, `ip6 filter`; `rules`: those that matter."""
 
     table: str

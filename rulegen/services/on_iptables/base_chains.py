@@ -6,18 +6,16 @@ Service.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 from rulegen.config import Cidr, Family
 from rulegen.iptables.chains import BaseChains, base_chains
+from rulegen.iptables.same_address import same_address
 from rulegen.resources import environment
 from rulegen.services.model import NodeSettings
 from rulegen.services.on_iptables import names
 
-# Where source and destination address stand in a packet, and how many words of 32 bits they have.
-_ADDRESSES = {Family.IPV4: (12, 16, 1), Family.IPV6: (8, 24, 4)}
 _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
 
 
@@ -53,7 +51,7 @@ def _render_base_chains(
         established=names.ESTABLISHED,
         extras=extras,
         mark=mark_text(masquerade_bit),
-        same_address=_same_address(family),
+        same_address=same_address(family),
         nodeport_addresses=[destination_match(cidr) for cidr in nodeport_addresses],
         service_cidrs=[destination_match(cidr) for cidr in service_cidrs],
     )
@@ -63,21 +61,3 @@ def _render_base_chains(
 def destination_match(cidr: Cidr) -> str:
     """`-d CIDR `, "" for the range that has every address, which iptables-save leaves out."""
     return "" if cidr.endswith("/0") else f"-d {cidr} "
-
-
-def _same_address(family: Family) -> str:
-    """A BPF program as `-m bpf` takes it: true when the packet's source address is its destination."""
-    source, destination, words = _ADDRESSES[family]
-    instructions = list(_comparisons(source, destination, words))
-    return ",".join(map(str, [len(instructions), *instructions]))
-
-
-def _comparisons(source: int, destination: int, words: int) -> Iterator[str]:
-    for word in range(words):
-        yield f"32 0 0 {source + 4 * word}"
-        yield "7 0 0 0"
-        yield f"32 0 0 {destination + 4 * word}"
-        # on to the next word, or to the last instruction
-        yield f"29 0 {4 * (words - word) - 3} 0"
-    yield "6 0 0 1"
-    yield "6 0 0 0"

@@ -12,7 +12,7 @@ from rulegen.iptables.names import PREFIX
 from rulegen.iptables.text import comment_of
 from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
-from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey
+from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey, owner_text
 from rulegen.services.on_iptables.compiler import Compiler
 from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.on_iptables.needs import needs
@@ -44,9 +44,9 @@ class ServiceChains:
 
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
         """See `Compiler`; chains of unreadable Services are put beside the compiled ones."""
-        services = [(one.namespace, one.name) for one in unreadable]
-        ours = {key: rules for key, rules in live.items() if key.prefix == PREFIX} if services else {}
-        self.compiler.preserve_unreadable(find_services(ours, services) if services else {})
+        owners = list(map(owner_text, unreadable))
+        ours = {key: rules for key, rules in live.items() if key.prefix == PREFIX} if owners else {}
+        self.compiler.preserve_unreadable(find_services(ours, owners) if owners else {})
 
     def update(
         self,

@@ -19,9 +19,9 @@ from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.on_iptables.service import Compiled
 
 
-def find_services(live: Mapping[EntryKey, Rules], services: Collection[tuple[str, str]]) -> dict[Family, Compiled]:
-    """What is live of the Services, given by namespace and name."""
-    names = [safe_comment(f"{namespace}/{name}") for namespace, name in services]
+def find_services(live: Mapping[EntryKey, Rules], owners: Collection[str]) -> dict[Family, Compiled]:
+    """What is live of Services and pods, given as comments begin (`model.owner_text`)."""
+    names = list(map(safe_comment, owners))
     found = {family: Compiled() for family in Family}
     for key, rules in live.items():
         if is_of_service(key.chain):

@@ -16,7 +16,7 @@ from rulegen.services.on_nftables.layout import LAYOUTS
 from rulegen.services.on_nftables.registers import LOCAL_LIST, MAX_ENDPOINT_INDEX, RESTRICTED, SPECIAL, Kind, id_of
 
 
-class AnnotatedEntry(Struct, frozen=True):
+class AnnotatedEntry(Struct, frozen=True, tag_field="type", tag="entry"):
     """An entry. `table`: ip or ip6; `name`: the set or map, or `chain`; `element`: key and data as nft writes them."""
 
     table: str

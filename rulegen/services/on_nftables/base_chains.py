@@ -132,6 +132,8 @@ def _covering(networks: Sequence[IPv4Network | IPv6Network]) -> IPv4Network | IP
     return covering
 
 
+# Asked at each change.
+@lru_cache(maxsize=64)
 def accepts_nodeports(family: Family, cidrs: tuple[Cidr, ...]) -> str:
     """What destinations must match to accept NodePorts, loopback never among them (SVC-63, SVC-66).
 

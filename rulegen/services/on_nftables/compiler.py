@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 import secrets
 from bisect import bisect_left, insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import repeat
 from operator import itemgetter
 from struct import Struct
 
@@ -71,8 +72,9 @@ _FIRST_AND_LAST = {8: Struct("=II"), 12: Struct("=I4xI")}
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
-def _slot_bytes(slot: int) -> bytes:
-    return _SLOT_BYTES[slot] if slot < 256 else pack_register(slot)
+def _slot_bytes(count: int) -> list[bytes]:
+    """The numbers of so many slots, as keys have them."""
+    return [*_SLOT_BYTES[:count], *map(pack_register, range(256, count))]
 
 
 @dataclass(slots=True)
@@ -101,11 +103,16 @@ class Compiler:
 
     `live`: the entries in the kernel, from which ids, slots and endpoint indexes are adopted (empty: numbered
     canonically, in the order in which ServicePorts first come). `families`: those that get a table. `masquerade_bit`: 0
-    to 31. `base_chains`: each table's fixed part, once its family's node is known.
+    to 31. `seed`: where new ids begin beside live ones, None: anywhere. `base_chains`: each table's fixed part, once
+    its family's node is known.
     """
 
     def __init__(
-        self, families: tuple[Family, ...], masquerade_bit: int, live: Mapping[EntryKey, Value] | None = None
+        self,
+        families: tuple[Family, ...],
+        masquerade_bit: int,
+        live: Mapping[EntryKey, Value] | None = None,
+        seed: int | None = None,
     ) -> None:
         self._families = families
         self._masquerade_bit = masquerade_bit
@@ -123,7 +130,7 @@ class Compiler:
         # What is always there; the first update counts it in.
         self._usual = [key for family in families for key in _usual_chains(LAYOUTS[family])]
         self._adoptions = {family: _Adoption(LAYOUTS[family], live or {}) for family in families}
-        self._ids = {family: adoption.ids() for family, adoption in self._adoptions.items()}
+        self._ids = {family: adoption.ids(seed) for family, adoption in self._adoptions.items()}
 
     def update(
         self,
@@ -381,10 +388,6 @@ class _ServicePortEntries:
         self._register = OURS | self._lists.id << ID_SHIFT
         self._protocol = PROTOCOL_BYTES[service_port.name.protocol]
         self._comment = safe_comment(str(service_port.name))
-        self._addresses = {
-            backend.address: address_bytes(layout.family, backend.address)
-            for backend in (*service_port.cluster_endpoints, *service_port.local_endpoints, *service_port.draining)
-        }
 
     def compile(self) -> None:
         if self._lists.id:
@@ -457,12 +460,12 @@ class _ServicePortEntries:
     # -- where packets go --
 
     def _endpoint(self, backend: Backend) -> bytes:
-        return self._addresses[backend.address] + pack_port(backend.port)
+        return address_bytes(self._layout.family, backend.address) + pack_port(backend.port)
 
     def _slots(self, list_bit: int, backends: tuple[Backend, ...]) -> list[bytes]:
         """The endpoints of a list, slot by slot."""
         counts = slot_counts([backend.weight for backend in backends])
-        wanted = {self._endpoint(backend): count for backend, count in zip(backends, counts, strict=True)}
+        wanted = dict(zip(map(self._endpoint, backends), counts, strict=True))
         slots = assign_slots(self._lists.slots.get(list_bit, ()), wanted)
         self._lists.slots[list_bit] = slots
         return slots
@@ -472,8 +475,9 @@ class _ServicePortEntries:
         slots = self._slots(list_bit, backends)
         register = pack_register(self._register | list_bit)
         prefix = register + self._protocol
-        for slot, endpoint in enumerate(slots):
-            self._owned[layout.endpoints, prefix + _slot_bytes(slot)] = Value(endpoint)
+        # At a start of a large cluster these are nearly all entries, so without a line of Python for each.
+        keys = zip(repeat(layout.endpoints), map(prefix.__add__, _slot_bytes(len(slots))), strict=False)
+        self._owned.update(zip(keys, map(Value, slots), strict=True))
         if len(slots) > MAX_COUNTED_SLOTS:
             self._owned[layout.lists, register] = Value(b"goto lb-%d" % len(slots))
         elif list_bit or any(frontend.kind is not FrontendKind.CLUSTER_IP for frontend in self._service_port.frontends):
@@ -491,11 +495,10 @@ class _ServicePortEntries:
                 continue
             register = pack_register(self._register | list_bit)
             slots = self._slots(list_bit, backends)
-            for slot, endpoint in enumerate(slots):
-                comment = "" if slot else f"last index {self._lists.last_endpoint_index}"
-                self._owned[layout.endpoint_indexes, register + _slot_bytes(slot)] = Value(
-                    self._endpoint_index(endpoint), comment
-                )
+            for slot, endpoint in zip(_slot_bytes(len(slots)), slots, strict=True):
+                self._owned[layout.endpoint_indexes, register + slot] = Value(self._endpoint_index(endpoint))
+            first = layout.endpoint_indexes, register + _SLOT_BYTES[0]
+            self._owned[first] = Value(self._endpoint_index(slots[0]), f"last index {self._lists.last_endpoint_index}")
             draining = (backend for backend in service_port.draining if backend.local or not list_bit)
             for backend in (*backends, *draining):
                 endpoint = self._endpoint(backend)
@@ -579,19 +582,22 @@ class _Adoption:
         }
         self._taken: set[int] = set()
         # By the register of a list; by id.
-        self._slots: dict[int, dict[int, bytes]] = {}
+        self._slots: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
         self._endpoint_indexes: dict[int, dict[bytes, int]] = {}
         self._last_endpoint_indexes: dict[int, int] = {}
         self._is_empty = not live
         self._index(live)
 
     def _index(self, live: Mapping[EntryKey, Value]) -> None:
-        numbered = {self._layout.endpoints, self._layout.endpoint_indexes}
+        endpoints = self._layout.endpoints
+        numbered = {endpoints, self._layout.endpoint_indexes}
         sticky = {self._layout.sticky_endpoints, self._layout.sticky_local_endpoints}
+        slots = self._slots
         for (set_spec, key), value in live.items():
-            if set_spec in numbered:
+            # Of nearly all it is known by the first comparison.
+            if set_spec is endpoints or set_spec in numbered:
                 register, slot = _FIRST_AND_LAST[len(key)].unpack(key)
-                self._slots.setdefault(register, {})[slot] = value.data
+                slots[register][slot] = value.data
                 if value.comment and (last := _LAST_ENDPOINT_INDEX.fullmatch(value.comment)):
                     self._last_endpoint_indexes[id_of(key)] = int(last[1])
             elif set_spec in sticky:
@@ -601,12 +607,13 @@ class _Adoption:
             elif (entries := self._entries.get(set_spec)) is not None:
                 entries[key] = value
 
-    def ids(self) -> _Ids:
+    def ids(self, seed: int | None) -> _Ids:
         """The ids of the family.
 
-        Nobody knows which were in use before in a table that is there, so they go on anywhere.
+        Nobody knows which were in use before in a table that is there, so they go on anywhere, or from `seed` on.
         """
-        return _Ids(self._used_ids(), secrets.randbelow(MAX_ID) if self._is_loaded else 0)
+        start = secrets.randbelow(MAX_ID) if seed is None else seed % MAX_ID
+        return _Ids(self._used_ids(), start if self._is_loaded else 0)
 
     def _used_ids(self) -> set[int]:
         """Those that a frontend leads to, and those of lists and endpoints that are there."""

@@ -1,6 +1,6 @@
-"""What stays in the kernel though nothing is known of it: Services that cannot be read, and were not before.
+"""What stays in the kernel though nothing is known of it: Services and pods that cannot be read, and were not before.
 
-Live entries come in, and Deltas; Deltas without the removals that would take something from such a Service go out.
+Live entries come in, and Deltas; Deltas without the removals that would take something from one of them go out.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _UNNAMED = frozenset({"balancers", "hairpin", "cluster-ips", "source-ranges"})
 
 
 class UnreadableServices:
-    """The Services that are kept. It takes no time when there are none, as nearly always."""
+    """What is kept. It takes no time when there is nothing, as nearly always."""
 
-    def __init__(self, services: Collection[tuple[str, str]] = ()) -> None:
-        """`services`: by namespace and name."""
-        self._services = frozenset(services)
+    def __init__(self, owners: Collection[str] = ()) -> None:
+        """`owners`: as comments begin (`model.owner_text`)."""
+        self._owners = frozenset(map(safe_comment, owners))
         self._ids: set[tuple[Family, int]] = set()
 
     def look_at(self, live: Entries) -> None:
         """Finds their ids among the live entries; they are those of the kernel at that time."""
         self._ids = (
-            {key for key, comment in names_in(live).items() if self._is_name(comment)} if self._services else set()
+            {key for key, comment in names_in(live).items() if self._is_name(comment)} if self._owners else set()
         )
 
     def spare(self, delta: Delta[EntryKey, Value]) -> Delta[EntryKey, Value]:
         """The Delta without what would be taken from them."""
-        if not self._services:
+        if not self._owners:
             return delta
         removed = {entry: value for entry, value in delta.removed.items() if not self._is_kept(entry, value)}
         return Delta(delta.added, delta.changed, removed)
@@ -49,7 +49,4 @@ class UnreadableServices:
         return (set_spec.family, service_port_of(*entry)) in self._ids
 
     def _is_name(self, comment: str) -> bool:
-        return any(
-            comment == text or comment.startswith(f"{text}:")
-            for text in (safe_comment(f"{namespace}/{name}") for namespace, name in self._services)
-        )
+        return any(comment == text or comment.startswith(f"{text}:") for text in self._owners)

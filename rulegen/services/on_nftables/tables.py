@@ -11,7 +11,7 @@ from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.tables import BaseChains, Entries, TableSpec
 from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
-from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey
+from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey, owner_text
 from rulegen.services.on_nftables.compiler import Compiler
 from rulegen.services.on_nftables.layout import LAYOUTS
 from rulegen.services.on_nftables.names import names_in, owner_among
@@ -46,7 +46,7 @@ class ServiceTables:
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
         """See `Compiler`; ids, slots and endpoint indexes are those of `live`."""
         self._live = {} if self._compiler else live
-        self._unreadable = UnreadableServices([(one.namespace, one.name) for one in unreadable])
+        self._unreadable = UnreadableServices(list(map(owner_text, unreadable)))
         self._unreadable.look_at(live)
 
     def update(
@@ -57,7 +57,9 @@ class ServiceTables:
         """See `Compiler`; `context`: the node's settings that changed."""
         if self._compiler is None:
             configuration = self._configuration
-            self._compiler = Compiler(configuration.families, configuration.masquerade_bit, self._live)
+            self._compiler = Compiler(
+                configuration.families, configuration.masquerade_bit, self._live, configuration.seed
+            )
             self._live = {}
         return self._compiler.update(items, context or {})
 
