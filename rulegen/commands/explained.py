@@ -13,13 +13,14 @@ from rulegen.services.explain.model import PacketExplanation
 
 
 class PacketDocument(PacketExplanation, frozen=True, tag_field="version", tag=1):
-    """`policies`, `egress_masquerade`: what they say, wherever the packet may be sent on to.
+    """`policies`, `egress_masquerade`: what they say, wherever the packet may be sent on to; not there where off.
 
-    Neither is there where its feature is off.
+    `other_families`: the same question in the other family, where both ends have addresses of both.
     """
 
     policies: tuple[PolicyExplanation, ...] | UnsetType = UNSET
     egress_masquerade: tuple[EgressExplanation, ...] | UnsetType = UNSET
+    other_families: tuple[PacketDocument, ...] = ()
 
     @classmethod
     def of(
@@ -27,11 +28,10 @@ class PacketDocument(PacketExplanation, frozen=True, tag_field="version", tag=1)
         explanation: PacketExplanation,
         policies: Sequence[PolicyExplanation] | None,
         egress: Sequence[EgressExplanation] | None,
+        others: Sequence[PacketDocument] = (),
     ) -> Self:
         """All as one. `policies`, `egress`: None where the feature is off."""
         values = {name: getattr(explanation, name) for name in explanation.__struct_fields__}
-        return cls(
-            **values,
-            policies=UNSET if policies is None else tuple(policies),
-            egress_masquerade=UNSET if egress is None else tuple(egress),
-        )
+        said = UNSET if policies is None else tuple(policies)
+        leaving = UNSET if egress is None else tuple(egress)
+        return cls(**values, policies=said, egress_masquerade=leaving, other_families=tuple(others))
