@@ -40,7 +40,7 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, foreign, iptables, kube_proxy, packets, policies, product, verify
+    from bench import agent, egress, foreign, iptables, kube_proxy, packets, policies, product, verify
 
     return {
         "stages": product.stages,
@@ -56,6 +56,8 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "policy changes": lambda _, __, *arguments: policies.changes(*arguments),
         "policy memory": lambda _, __, *arguments: policies.memory(*arguments),
         "policy packets": lambda _, __, *arguments: policies.packets(*arguments),
+        "egress changes": lambda _, __, *arguments: egress.changes(*arguments),
+        "egress packets": lambda _, __, *arguments: egress.packets(*arguments),
         "agent": agent.follow,
         "flood": agent.flood,
         "proof": verify.objects,

@@ -18,6 +18,7 @@ from rulegen.errors import InputError
 # Parts that other commands read.
 FACTS = "bundle.json"
 CONFIGURATION = "configuration.yaml"
+EGRESS = "ip-masq-agent.json"
 LIVE_RULES = "live-rules.json"
 OBJECTS = "objects.yaml"
 

@@ -12,7 +12,7 @@ from rulegen.commands.command import Command, errors_as_lines
 from rulegen.commands.completing import complete_files
 from rulegen.commands.options import CONFIG, FEATURE, Input, pack, target_options
 from rulegen.commands.output import fail, say_warning
-from rulegen.commands.reading import read_settings
+from rulegen.commands.reading import EGRESS_MASQUERADE, read_settings
 from rulegen.commands.targets import variant_named
 
 if TYPE_CHECKING:
@@ -71,9 +71,11 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
         )
 
     printout = Printout() if dry_run else None
+    warn = _warn_once()
     agent_options = Options(
-        load=partial(_agent_configuration, source, _warn_once()),
-        config_path=source.config,
+        load=partial(_agent_configuration, source, warn),
+        load_at_start=partial(_agent_configuration, source, warn, features_wait=True),
+        config_paths=partial(_configuration_files, source),
         variant=variant_named(options["iptables_variant"]),
         files=source.files,
         server=apiserver or "",
@@ -87,10 +89,21 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
             printout.close()
 
 
-def _agent_configuration(source: Input, warn: Callable[[str], None]) -> Configuration:
+def _configuration_files(source: Input, configuration: Configuration) -> list[str]:
+    """All that the configuration is made from."""
+    files = [source.config] if source.config else []
+    if EGRESS_MASQUERADE in configuration.features:
+        from rulegen.egress.configuration import file_of
+
+        files.append(file_of(configuration.node.egress))
+    return files
+
+
+def _agent_configuration(source: Input, warn: Callable[[str], None], *, features_wait: bool = False) -> Configuration:
+    """See `read_settings`."""
     from msgspec.structs import replace
 
-    configuration = read_settings(source, warn)
+    configuration = read_settings(source, warn, features_wait=features_wait)
     if not source.kubeconfig:
         return configuration
     return replace(configuration, agent=replace(configuration.agent, kubeconfig=source.kubeconfig))

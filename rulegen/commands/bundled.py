@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from rulegen.bundle import CONFIGURATION, FACTS, LIVE_RULES, OBJECTS, is_compressed, read_member
+from rulegen.bundle import CONFIGURATION, EGRESS, FACTS, LIVE_RULES, OBJECTS, is_compressed, read_member
 from rulegen.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from rulegen.config import Configuration, Family, Target
+    from rulegen.config import Configuration, EgressSettings, Family, Target
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import Difference, Driver
     from rulegen.reconcile.feature import AnyEntries
@@ -33,6 +33,13 @@ class Facts(Struct, frozen=True, tag_field="version", tag=1):
     node: str
     target: str
     families: list[str]
+
+
+class EgressFile(Struct, frozen=True):
+    """What a host has in a file of ip-masq-agent, or why that cannot be used."""
+
+    fields: dict[str, Any]
+    unusable: str
 
 
 class Bundle(NamedTuple):
@@ -62,6 +69,19 @@ class Bundle(NamedTuple):
         self.facts()
         text = read_member(self.source, self.data, CONFIGURATION).decode(errors="replace")
         return parse_configuration(text, f"{self.source}: {CONFIGURATION}", target)[0]
+
+    def egress(self, settings: EgressSettings) -> EgressSettings:
+        """The settings with what a file of ip-masq-agent said there. Raises InputError."""
+        from msgspec.structs import replace
+
+        from rulegen.egress.configuration import with_fields
+
+        source = f"{self.source}: {EGRESS}"
+        try:
+            said = msgspec.json.decode(read_member(self.source, self.data, EGRESS), type=EgressFile)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{source}: {error}") from error
+        return replace(with_fields(settings, said.fields, source)[0], unusable=said.unusable)
 
     def compare(self, driver: Driver, compilers: CompilerSet, wanted: TakenItems) -> tuple[AnyEntries, Difference]:
         """The rules that the host held, and what leads from there to what is wanted. Raises InputError, TargetError."""

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
-from rulegen.bundle import CONFIGURATION, FACTS, LIVE_RULES, OBJECTS, Part
+from rulegen.bundle import CONFIGURATION, EGRESS, FACTS, LIVE_RULES, OBJECTS, Part
 from rulegen.commands.asking import ask
 from rulegen.commands.options import Input
 from rulegen.errors import HostError, RulegenError, lines, one_line
@@ -147,6 +147,7 @@ def _steps(wanted: Wanted, objects: _Objects) -> Iterator[_Step]:
     health, metrics = agent.healthz_bind_address, agent.metrics_bind_address
     yield _Step(FACTS, "of which node and when", lambda: _facts(wanted))
     yield _Step(CONFIGURATION, "the settings", lambda: _configuration(wanted.configuration))
+    yield _Step(EGRESS, "the settings that egress masquerading has", lambda: _egress(wanted.configuration))
     yield _Step("configuration-problems.txt", "why they are not those of --config", lambda: _lines(wanted.problem))
     yield _Step(LIVE_RULES, "rulegen's rules in the kernel, for diff and explain -f", rules.live)
     yield _Step(OBJECTS, "the objects, as rulegen snapshot writes them", objects.text)
@@ -197,6 +198,17 @@ def _configuration(configuration: Configuration) -> bytes:
 
     documents = (configuration_document(configuration), own_document(configuration))
     return b"".join(b"---\n" + msgspec.json.format(msgspec.json.encode(one), indent=2) + b"\n" for one in documents)
+
+
+def _egress(configuration: Configuration) -> bytes:
+    import msgspec
+
+    from rulegen.commands.bundled import EgressFile
+    from rulegen.egress.configuration import written_egress_settings
+
+    egress = configuration.node.egress
+    said = EgressFile(written_egress_settings(egress)["ipMasqAgent"], egress.unusable)
+    return msgspec.json.encode(said) + b"\n"
 
 
 class _Objects:

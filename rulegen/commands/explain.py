@@ -14,6 +14,7 @@ from rulegen.commands.options import OUTPUT, input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_document, say
 from rulegen.commands.reading import (
     directory_of,
+    egress_of,
     findings_of,
     make_features,
     policies_of,
@@ -25,6 +26,8 @@ from rulegen.commands.targets import driver_of
 
 if TYPE_CHECKING:
     from rulegen.config import NodeConfiguration
+    from rulegen.egress.explain import EgressExplanation
+    from rulegen.egress.feature import EgressMasquerade
     from rulegen.policies.explain import PolicyExplanation
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Driver
@@ -95,10 +98,11 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
 
 
 class _Answer(NamedTuple):
-    """What becomes of a packet; `policies`: what they say of it, None where they are off."""
+    """What becomes of a packet; `policies`, `egress`: what they say of it, None where they are off."""
 
     explanation: PacketExplanation
     policies: list[PolicyExplanation] | None
+    egress: list[EgressExplanation] | None
 
 
 def _explain_packets(view: _View, asked: Sequence[Asked], output: str) -> None:
@@ -122,8 +126,9 @@ def _answer(view: _View, asked: Asked) -> _Answer:
     from rulegen.services.explain import diagnosis
 
     explanation = diagnosis.answer(view.services, asked)
+    egress = None if view.egress is None else list(_egress_explanations(view, view.egress, explanation, asked))
     if view.policies is None:
-        return _Answer(explanation, None)
+        return _Answer(explanation, None, egress)
     from rulegen.policies.explain import denials as policy_denials
     from rulegen.services.explain.model import Cause, Why
 
@@ -134,7 +139,7 @@ def _answer(view: _View, asked: Asked) -> _Answer:
         for one in said
         for message, remedy in policy_denials(one)
     ]
-    return _Answer(replace(explanation, why=(*denials, *explanation.why)), said)
+    return _Answer(replace(explanation, why=(*denials, *explanation.why)), said, egress)
 
 
 def _print_answer(answer: _Answer) -> None:
@@ -146,6 +151,10 @@ def _print_answer(answer: _Answer) -> None:
 
         for line, passes in (line for each in answer.policies for line in lines(each)):
             echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+    for leaving in answer.egress or ():
+        from rulegen.egress.explain import line as egress_line
+
+        echo(egress_line(leaving))
     _print_lines(text.reason_lines(answer.explanation))
 
 
@@ -156,6 +165,23 @@ def _targets(explanation: PacketExplanation, asked: Asked) -> list[tuple[str, in
     if not targets and not explanation.frontend and asked.question is not None:
         targets = [(asked.question.destination.address, asked.question.destination.port)]
     return targets
+
+
+def _egress_explanations(
+    view: _View, egress: EgressMasquerade, explanation: PacketExplanation, asked: Asked
+) -> Iterator[EgressExplanation]:
+    """Of each place that the packet may be sent on to with the source that it has."""
+    from rulegen.egress.explain import explain as explain_egress
+    from rulegen.services.node import host_addresses
+
+    kept = [one.endpoint for one in explanation.deliveries if not (one.decision or one.masquerade)]
+    destinations = [endpoint.rpartition(":")[0].strip("[]") for endpoint in kept]
+    own = host_addresses(view.services.store.node)
+    if asked.question is not None:
+        own = (*own, *(asked.question.node_addresses or ()))
+        if explanation.fate == "untouched":
+            destinations = [asked.question.destination.address]
+    yield from explain_egress(egress.store, explanation.source, destinations, own)
 
 
 def _policy_explanations(
@@ -171,10 +197,11 @@ def _policy_explanations(
 
 
 class _View(NamedTuple):
-    """What is explained; `policies`: None where they are off."""
+    """What is explained; `policies`, `egress`: None where they are off."""
 
     services: View
     policies: NetworkPolicies | None
+    egress: EgressMasquerade | None
 
 
 def _view(options: Mapping[str, Any], live: bool) -> _View:
@@ -200,7 +227,7 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
             say(f"warning: {finding.subject}: {finding.message}")
     directory = directory_of(source, configuration, manifests)
     view = View(store, node, ruleset, directory.services, directory, manifests.mistakes())
-    return _View(view, policies_of(features))
+    return _View(view, policies_of(features), egress_of(features))
 
 
 def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool | Bundle) -> Ruleset:

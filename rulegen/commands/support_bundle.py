@@ -14,7 +14,7 @@ from rulegen.commands.completing import complete_files
 from rulegen.commands.options import input_options, pack, target_options
 from rulegen.commands.output import echo, say, say_warning
 from rulegen.commands.private_file import write_private
-from rulegen.commands.reading import read_written_settings
+from rulegen.commands.reading import read_settings_of_any_node
 from rulegen.commands.targets import driver_of
 from rulegen.errors import InputError
 
@@ -39,11 +39,11 @@ def support_bundle(path: str, **options: Any) -> None:
     refuse_bundle(source.files)
     problem = ""
     try:
-        configuration = read_written_settings(source, say_warning)
+        configuration = read_settings_of_any_node(source, say_warning, features_wait=True)
     except InputError as error:
         problem = str(error)
         say_warning(f"going on with default settings: {problem}")
-        configuration = read_written_settings(source._replace(config=""), say_warning)
+        configuration = read_settings_of_any_node(source._replace(config=""), say_warning, features_wait=True)
     collected = collect(Wanted(source, configuration, driver_of(configuration, options), problem))
     for one in collected.missing:
         say(f"{one.name} is missing: {one.why}")

@@ -50,6 +50,13 @@ def read_documents(paths: Sequence[str], stdin: BinaryIO | None) -> Iterator[Doc
             raise InputError(f"{_source(path)}: holds no object")
 
 
+def read_file(path: str) -> Iterator[Document | Unreadable]:
+    """The documents of one plain file; none of one that is empty. Raises InputError, for a folder, too."""
+    if Path(path).is_dir():
+        raise InputError(f"{_source(path)}: expected a file, got a folder")
+    return _documents(path, None, is_named=False)
+
+
 def _files(path: str) -> tuple[bool, list[str]]:
     """Whether the path is a folder, and the files."""
     if not path or "\0" in path:

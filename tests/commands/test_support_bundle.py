@@ -43,7 +43,16 @@ def test_diff_and_explain_say_elsewhere_what_they_said_on_the_host(
     namespace: NetworkNamespace, tmp_path: Path, target: str
 ) -> None:
     cluster = written(tmp_path / "a.yaml", WEB, CART, POLICY)
-    options = ("--node", "node-a", "--target", target, "--feature", "network-policies")
+    (tmp_path / "masq").write_text("nonMasqueradeCIDRs: [10.0.0.0/8, 192.0.2.0/24]\nmasqLinkLocal: true\n")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {target}\n"
+        "clusterCIDR: 10.244.0.0/16\nnftables: {masqueradeBit: 9}\niptables: {masqueradeBit: 9}\n"
+        "---\napiVersion: rulegen.io/v1alpha1\nkind: RulegenConfiguration\n"
+        "features: [network-policies, egress-masquerade]\nnetworkPolicies: {denial: Reject}\n"
+        f"egressMasquerade: {{configFile: {tmp_path / 'masq'}, podRange: ClusterCIDR}}\n"
+    )
+    options = ("--node", "node-a", "--config", config)
     bundle = tmp_path / "it.tar.gz"
     questions = (
         ("diff",),

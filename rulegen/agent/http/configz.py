@@ -42,7 +42,7 @@ def configuration_document(configuration: Configuration) -> dict[str, Any]:
 
 def own_document(configuration: Configuration) -> dict[str, Any]:
     """The fields of `rulegen.io/v1alpha1`, for which the other has no place."""
-    policies = configuration.node.policies
+    policies, egress = configuration.node.policies, configuration.node.egress
     return {
         "apiVersion": OWN_API_VERSION,
         "kind": OWN_KIND,
@@ -54,8 +54,10 @@ def own_document(configuration: Configuration) -> dict[str, Any]:
             "strict": policies.strict,
             "failClosed": policies.fail_closed,
             "nodeInput": policies.node_input,
+            "ipsets": policies.ipsets,
             **({} if policies.log_group is None else {"logGroup": policies.log_group}),
         },
+        "egressMasquerade": {"configFile": egress.config_file, "podRange": egress.pod_range.value},
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -52,7 +52,8 @@ _LOG = logging.getLogger("rulegen.agent")
 class Options(Struct, frozen=True, kw_only=True):
     """What an agent is started with.
 
-    `load`: reads the configuration, with the node's name, as the options and the file `config_path` ("": none) say.
+    `load`: reads the configuration, with the node's name, as the options and the files `config_paths` say, which need
+    not be there; `load_at_start` the same when there is none yet, and goes on without what a start does not need.
     `variant`: of iptables, None for the one that the host uses. `files`: none means the API server of the
     configuration's kubeconfig, at `server` if that is named. `print_line`: each change is printed with it, and none is
     applied. `configure_log` is told what each configuration that is put to work says of the log; `recent_log`: the last
@@ -62,7 +63,8 @@ class Options(Struct, frozen=True, kw_only=True):
     load: Callable[[], Configuration]
     configure_log: Callable[[AgentConfiguration], None]
     recent_log: Callable[[], list[str]]
-    config_path: str = ""
+    load_at_start: Callable[[], Configuration]
+    config_paths: Callable[[Configuration], Sequence[str]]
     variant: Variant | None = None
     files: tuple[str, ...] = ()
     server: str = ""
@@ -319,6 +321,6 @@ def _status_settings(kept: _Kept, origin: _Origin) -> Settings:
         features=chosen(configuration.features),
         families=tuple(family.value for family in configuration.node.families),
         source=source,
-        configuration=printable(options.config_path) if options.config_path else "",
+        configuration=", ".join(map(printable, options.config_paths(configuration))),
         kinds=tuple(kept.needs),
     )

@@ -66,7 +66,7 @@ Key = TypeVar("Key")
 
 
 class Settings(NamedTuple):
-    """What does not change while an agent works. `configuration`: the file's name, "" without one."""
+    """What does not change while an agent works. `configuration`: names of files, "" without any."""
 
     node: str
     target: str

@@ -25,8 +25,10 @@ from rulegen.config import (
     Conntrack,
     Denial,
     DetectLocalMode,
+    EgressSettings,
     IptablesLoader,
     NodeConfiguration,
+    PodRange,
     PolicySettings,
     SocketAddress,
     Target,
@@ -176,12 +178,14 @@ def own_configurations(draw: st.DrawFn) -> Configuration:
         fail_closed=draw(st.booleans()),
         node_input=draw(st.booleans()),
         log_group=draw(st.sampled_from([None, 0, 7])),
+        ipsets=draw(st.booleans()),
     )
+    egress = EgressSettings(config_file=draw(st.sampled_from(["", "/a"])), pod_range=draw(st.sampled_from(PodRange)))
     return replace(
         base,
         features=draw(st.sampled_from([(), ("network-policies", "host-ports")])),
         iptables_driver=draw(st.sampled_from(IptablesLoader)),
-        node=replace(base.node, policies=policies),
+        node=replace(base.node, policies=policies, egress=egress),
         agent=replace(base.agent, accelerate=draw(st.booleans())),
     )
 
