@@ -6,14 +6,14 @@ is in a part is nobody's business here.
 
 from __future__ import annotations
 
-import gzip
 import io
-import tarfile
-import zlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rulegen.errors import InputError
+
+if TYPE_CHECKING:
+    import gzip
 
 # Parts that other commands read.
 FACTS = "bundle.json"
@@ -38,6 +38,9 @@ class Part(NamedTuple):
 
 def pack_bundle(parts: Iterable[Part]) -> bytes:
     """The archive; the same parts give the same bytes."""
+    import gzip
+    import tarfile
+
     packed = io.BytesIO()
     with (
         gzip.GzipFile("", "wb", _LEVEL, packed, mtime=0) as compressed,
@@ -57,6 +60,10 @@ def is_compressed(data: bytes) -> bool:
 
 def read_member(source: str, data: bytes, name: str) -> bytes:
     """A part of an archive. `source` begins messages. Raises InputError, also where there is no such part."""
+    import gzip
+    import tarfile
+    import zlib
+
     try:
         with tarfile.open(fileobj=_Bounded(gzip.GzipFile(fileobj=io.BytesIO(data))), mode="r|") as archive:
             for member in archive:

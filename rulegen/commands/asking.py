@@ -6,8 +6,10 @@ any program.
 
 from __future__ import annotations
 
+import socket
 import time
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from rulegen.errors import HostError
@@ -37,19 +39,17 @@ def ask(address: SocketAddress, path: str, accept: str = "*/*") -> bytes:
         NoAgentError: there is none.
         HostError: the agent does not know the path: it is of an older version.
     """
-    host = _EVERYWHERE.get(address.address, address.address)
-    connection = HTTPConnection(host, address.port, timeout=_SECONDS)
+    request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
     try:
-        connection.request("GET", path, headers={"Accept": accept})
-        response = connection.getresponse()
-        body = _body(response)
+        response = HTTPResponse(_Received(_exchange(address, request.encode())))  # type: ignore[arg-type]
+        response.begin()
+        body = response.read()
+    except TimeoutError as error:
+        raise NoAgentError(f"no agent answers at {address}: nothing that is whole came in {_SECONDS:.0f} s") from error
     except OSError as error:
-        reason = "it does not answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        raise NoAgentError(f"no agent answers at {address}: {reason}") from error
+        raise NoAgentError(f"no agent answers at {address}: {error.strerror or error}") from error
     except HTTPException as error:
         raise NoAgentError(f"no agent answers at {address}: what answers there speaks no HTTP") from error
-    finally:
-        connection.close()
     if response.headers.get("Server") != _SERVER:
         raise NoAgentError(f"no agent answers at {address}: another program does")
     if response.status == _NOT_FOUND:
@@ -71,11 +71,29 @@ def read_status(address: SocketAddress) -> Status:
         raise HostError(f"the agent at {address} is of another version: {error}") from error
 
 
-def _body(response: HTTPResponse) -> bytes:
+class _Received:
+    """What was received, as a socket that is read from."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> BytesIO:
+        """As that of a socket."""
+        del mode
+        return BytesIO(self._data)
+
+
+def _exchange(address: SocketAddress, request: bytes) -> bytes:
+    """All that is answered until the other end closes. Raises OSError, a TimeoutError for what takes too long."""
     until = time.monotonic() + _SECONDS
-    body = bytearray()
-    while part := response.read1(_PART):
-        body += part
-        if len(body) > _LARGEST or time.monotonic() > until:
-            raise TimeoutError
-    return bytes(body)
+    host = _EVERYWHERE.get(address.address, address.address)
+    with socket.create_connection((host, address.port), timeout=_SECONDS) as connection:
+        connection.sendall(request)
+        received = bytearray()
+        while part := connection.recv(_PART):
+            received += part
+            left = until - time.monotonic()
+            if left <= 0 or len(received) > _LARGEST:
+                raise TimeoutError
+            connection.settimeout(left)
+    return bytes(received)

@@ -11,35 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-from msgspec import Struct
-
 from rulegen.bundle import CONFIGURATION, EGRESS, FACTS, LIVE_RULES, OBJECTS, is_compressed, read_member
 from rulegen.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from rulegen.commands.bundled_parts import Facts
     from rulegen.config import Configuration, EgressSettings, Family, Target
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import Difference, Driver
     from rulegen.reconcile.feature import AnyEntries
     from rulegen.reconcile.once import TakenItems
-
-
-class Facts(Struct, frozen=True, tag_field="version", tag=1):
-    """What a bundle says of itself. `families`: those that the host has."""
-
-    rulegen: str
-    created: str
-    node: str
-    target: str
-    families: list[str]
-
-
-class EgressFile(Struct, frozen=True):
-    """What a host has in a file of ip-masq-agent, or why that cannot be used."""
-
-    fields: dict[str, Any]
-    unusable: str
 
 
 class Bundle(NamedTuple):
@@ -50,6 +31,10 @@ class Bundle(NamedTuple):
 
     def facts(self) -> Facts:
         """Raises InputError, also for one of another version."""
+        import msgspec
+
+        from rulegen.commands.bundled_parts import Facts
+
         try:
             return msgspec.json.decode(read_member(self.source, self.data, FACTS), type=Facts)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -72,8 +57,10 @@ class Bundle(NamedTuple):
 
     def egress(self, settings: EgressSettings) -> EgressSettings:
         """The settings with what a file of ip-masq-agent said there. Raises InputError."""
+        import msgspec
         from msgspec.structs import replace
 
+        from rulegen.commands.bundled_parts import EgressFile
         from rulegen.egress.configuration import with_fields
 
         source = f"{self.source}: {EGRESS}"

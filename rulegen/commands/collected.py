@@ -176,7 +176,7 @@ def _facts(wanted: Wanted) -> bytes:
     import msgspec
 
     from rulegen import __version__
-    from rulegen.commands.bundled import Facts
+    from rulegen.commands.bundled_parts import Facts
     from rulegen.interfaces import host_families
 
     node = wanted.configuration.node
@@ -203,7 +203,7 @@ def _configuration(configuration: Configuration) -> bytes:
 def _egress(configuration: Configuration) -> bytes:
     import msgspec
 
-    from rulegen.commands.bundled import EgressFile
+    from rulegen.commands.bundled_parts import EgressFile
     from rulegen.egress.configuration import written_egress_settings
 
     egress = configuration.node.egress
