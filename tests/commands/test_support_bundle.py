@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +159,9 @@ def test_no_secret_is_in_it(namespace: NetworkNamespace, tmp_path: Path) -> None
         {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "interactiveMode": "Never",
                   "args": ["-c", f"echo {CANARY}-exec; exit 1"], "env": [{"name": "A", "value": f"{CANARY}-env"}]}},
     )  # fmt: skip
+    with namespace.entered():
+        comment = ("-m", "comment", "--comment", f"password={CANARY}-comment", "-j", "RETURN")
+        subprocess.run(["iptables-nft", "-A", "INPUT", *comment], check=True)
     outputs: list[str] = []
     found: dict[str, bytes] = {}
     for number, user in enumerate(users):
@@ -188,6 +192,7 @@ def test_no_secret_is_in_it(namespace: NetworkNamespace, tmp_path: Path) -> None
         outputs += [done.output, done.stderr, *(data.decode(errors="replace") for data in found.values())]
         assert str(kubeconfig) in found["configuration.yaml"].decode()
     assert "objects.yaml" not in found
+    assert b"password=(left out)" in found["iptables-nft-save.txt"]
     for text in outputs:
         assert CANARY not in text
         assert encoded not in text
