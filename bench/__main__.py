@@ -100,6 +100,7 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
             _large_changes(bench, (Shape(30_000), _LARGEST_SHAPE))
         _flood(bench, _TARGET_SHAPE)
         _proofs(bench, (Shape(10, special=True), Shape(1_000, special=True), Shape(10_000, special=True)))
+        _reports(bench, (Shape(1_000), _TARGET_SHAPE, Shape(10_000, mixed=True)))
         for shape in (Shape(1_000), _TARGET_SHAPE):
             _iptables(bench, shape)
         _beside_kube_proxy_iptables(bench, Shape(1_000))
@@ -237,6 +238,18 @@ def _proofs(bench: Bench, shapes: Sequence[Shape]) -> None:
     )
     title = "rulegen verify, once the rules are read: time (on the processors)"
     table(title, ["", "time", "classes of packets", "target"], rows)
+
+
+def _reports(bench: Bench, shapes: Sequence[Shape]) -> None:
+    rows = []
+    for shape in shapes:
+        figures = bench.measure("report", shape, once=True)
+        size = f"{median(figures['megabytes']):.1f} MB"
+        shown = [seconds(median(figures[name])) for name in ("painted", "usable")]
+        rows.append([str(shape), typical(figures, "report"), size, *shown])
+    rows.append(["target, 10,000", "<= 10.00 s", "<= 15 MB", "<= 1.00 s", ""])
+    title = "rulegen report: time (on the processors), and its page in Chromium"
+    table(title, ["", "time", "size", "first paint", "can be used"], rows)
 
 
 def _agent(bench: Bench, shapes: Sequence[Shape], theirs: Mapping[Shape, float]) -> None:

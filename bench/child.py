@@ -40,7 +40,7 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, egress, foreign, iptables, kube_proxy, packets, policies, product, verify
+    from bench import agent, egress, foreign, iptables, kube_proxy, packets, policies, product, reports, verify
 
     return {
         "stages": product.stages,
@@ -62,6 +62,7 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "flood": agent.flood,
         "proof": verify.objects,
         "proof of kube-proxy iptables": verify.replaced,
+        "report": reports.written,
         "iptables stages": iptables.stages,
         "iptables changes": iptables.changes,
         "kube-proxy iptables load": lambda shape, _, variant: iptables.kube_proxy_load(shape, variant),

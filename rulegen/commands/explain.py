@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rulegen.commands.bundled import Bundle, find_bundle
+from rulegen.commands.answering import Answer, answer_packet
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
-from rulegen.commands.options import OUTPUT, input_options, pack, target_options
-from rulegen.commands.output import echo, fail, print_document, say
-from rulegen.commands.reading import (
-    directory_of,
-    egress_of,
-    findings_of,
-    make_features,
-    policies_of,
-    read_objects,
-    say_mistakes,
-    services_of,
-)
-from rulegen.commands.targets import driver_of
+from rulegen.commands.options import OUTPUT, input_options, target_options
+from rulegen.commands.output import echo, fail, print_document
+from rulegen.commands.viewing import Sight, look
 
 if TYPE_CHECKING:
-    from rulegen.config import NodeConfiguration
-    from rulegen.egress.explain import EgressExplanation
-    from rulegen.egress.feature import EgressMasquerade
-    from rulegen.policies.explain import PolicyExplanation
-    from rulegen.policies.feature import NetworkPolicies
-    from rulegen.reconcile.driver import Driver
-    from rulegen.reconcile.feature import Feature
     from rulegen.services.explain.asking import Asked
-    from rulegen.services.explain.model import PacketExplanation, Ruleset, View
     from rulegen.services.explain.text import TextLine
 
 
@@ -85,29 +67,21 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
         fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface, --address)")
     if destination is not None:
         own = asking.parse_addresses(addresses)
-        view = _view(options, live)
+        view = look(options, live=live)
         asked = asking.ask(view.services, source or THIS_NODE, destination, interface or "", own)
         _explain_packets(view, asked, output)
         return
     wanted = services.parse_service_name(service or "")
-    explanation = services.explain_service(_view(options, live).services, wanted)
+    explanation = services.explain_service(look(options, live=live).services, wanted)
     if output == "json":
         print_document(explanation)
     else:
         _print_lines(text.service_lines(explanation))
 
 
-class _Answer(NamedTuple):
-    """What becomes of a packet; `policies`, `egress`: what they say of it, None where they are off."""
-
-    explanation: PacketExplanation
-    policies: list[PolicyExplanation] | None
-    egress: list[EgressExplanation] | None
-
-
-def _explain_packets(view: _View, asked: Sequence[Asked], output: str) -> None:
+def _explain_packets(view: Sight, asked: Sequence[Asked], output: str) -> None:
     """One packet for each family; as a document the first one has the others."""
-    answers = [_answer(view, one) for one in asked]
+    answers = [answer_packet(view, one) for one in asked]
     if output == "json":
         from rulegen.commands.explained import PacketDocument
 
@@ -120,29 +94,7 @@ def _explain_packets(view: _View, asked: Sequence[Asked], output: str) -> None:
         _print_answer(answer)
 
 
-def _answer(view: _View, asked: Asked) -> _Answer:
-    from msgspec.structs import replace
-
-    from rulegen.services.explain import diagnosis
-
-    explanation = diagnosis.answer(view.services, asked)
-    egress = None if view.egress is None else list(_egress_explanations(view, view.egress, explanation, asked))
-    if view.policies is None:
-        return _Answer(explanation, None, egress)
-    from rulegen.policies.explain import denials as policy_denials
-    from rulegen.services.explain.model import Cause, Why
-
-    targets = _targets(explanation, asked)
-    said = list(_policy_explanations(view.policies, explanation.source, asked.target.protocol, targets))
-    denials = [
-        Why(Cause.POLICY, message, (remedy,) if remedy else ())
-        for one in said
-        for message, remedy in policy_denials(one)
-    ]
-    return _Answer(replace(explanation, why=(*denials, *explanation.why)), said, egress)
-
-
-def _print_answer(answer: _Answer) -> None:
+def _print_answer(answer: Answer) -> None:
     from rulegen.services.explain import text
 
     _print_lines(text.packet_lines(answer.explanation))
@@ -156,101 +108,6 @@ def _print_answer(answer: _Answer) -> None:
 
         echo(egress_line(leaving))
     _print_lines(text.reason_lines(answer.explanation))
-
-
-def _targets(explanation: PacketExplanation, asked: Asked) -> list[tuple[str, int]]:
-    """Where the packet may be sent on to; nowhere where it is refused before policies are asked."""
-    endpoints = [delivery.endpoint.rpartition(":") for delivery in explanation.deliveries if not delivery.decision]
-    targets = [(address.strip("[]"), int(port)) for address, _, port in endpoints]
-    if not targets and not explanation.frontend and asked.question is not None:
-        targets = [(asked.question.destination.address, asked.question.destination.port)]
-    return targets
-
-
-def _egress_explanations(
-    view: _View, egress: EgressMasquerade, explanation: PacketExplanation, asked: Asked
-) -> Iterator[EgressExplanation]:
-    """Of each place that the packet may be sent on to with the source that it has."""
-    from rulegen.egress.explain import explain as explain_egress
-    from rulegen.services.node import host_addresses
-
-    kept = [one.endpoint for one in explanation.deliveries if not (one.decision or one.masquerade)]
-    destinations = [endpoint.rpartition(":")[0].strip("[]") for endpoint in kept]
-    own = host_addresses(view.services.store.node)
-    if asked.question is not None:
-        own = (*own, *(asked.question.node_addresses or ()))
-        if explanation.fate == "untouched":
-            destinations = [asked.question.destination.address]
-    yield from explain_egress(egress.store, explanation.source, destinations, own)
-
-
-def _policy_explanations(
-    policies: NetworkPolicies, source: str, protocol: str, targets: Iterable[tuple[str, int]]
-) -> Iterator[PolicyExplanation]:
-    """What policies say of the packet at each endpoint."""
-    from rulegen.policies.explain import explain as explain_policies
-
-    for address, port in targets:
-        said = explain_policies(policies.store, source, address, protocol, port)
-        if said is not None:
-            yield said
-
-
-class _View(NamedTuple):
-    """What is explained; `policies`, `egress`: None where they are off."""
-
-    services: View
-    policies: NetworkPolicies | None
-    egress: EgressMasquerade | None
-
-
-def _view(options: Mapping[str, Any], live: bool) -> _View:
-    """What is explained; findings about the node itself are said here, those about Services where they belong."""
-    from rulegen.kube.objects import Pod
-    from rulegen.services.explain.model import View
-
-    source = pack(options)
-    manifests, configuration = read_objects(source, named=[Pod])
-    node = configuration.node
-    bundle = find_bundle(source.files) if live else None
-    if live:
-        from rulegen.configuration_file import for_families
-        from rulegen.interfaces import host_families
-
-        node = for_families(node, host_families() if bundle is None else bundle.families())
-    features = make_features(manifests.objects(), configuration, node)
-    store = services_of(features).store
-    say_mistakes(manifests)
-    ruleset = _ruleset(driver_of(configuration, options), features, node, live=bundle or live)
-    for finding in findings_of(features):
-        if finding.reference.kind == "Node":
-            say(f"warning: {finding.subject}: {finding.message}")
-    directory = directory_of(source, configuration, manifests)
-    view = View(store, node, ruleset, directory.services, directory, manifests.mistakes())
-    return _View(view, policies_of(features), egress_of(features))
-
-
-def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool | Bundle) -> Ruleset:
-    """What the Services were compiled to; `live`: and what the kernel holds, or held when a bundle was made."""
-    from rulegen.reconcile.compilers import CompilerSet
-    from rulegen.reconcile.driver import compile_all
-    from rulegen.reconcile.once import compare_once, take_all
-    from rulegen.services.explain.rulesets import ruleset_of
-
-    compilers = CompilerSet.of(features, driver.name, node)
-    wanted, entries = take_all(features), None
-    if isinstance(live, Bundle):
-        entries, _ = live.compare(driver, compilers, wanted)
-    elif live:
-        with driver.open() as opened:
-            rules = opened.rules(compilers)
-            compare_once(rules, wanted)
-            entries = rules.live
-    else:
-        compile_all(compilers, *wanted)
-    services = services_of(features)
-    is_here = not isinstance(live, Bundle)
-    return ruleset_of(driver.name, compilers, services.store, node.families, entries, is_here=is_here)
 
 
 def _print_lines(lines: Iterable[TextLine]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from rulegen.config import Family
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.feature import AnyEntries
-from rulegen.services.explain.model import Ruleset
+from rulegen.services.explain.model import Agreement, Entry, FollowedPacket, Ruleset
 from rulegen.services.feature import NAME
+from rulegen.services.model import ServicePortKey
 from rulegen.services.store import Store
 
 
@@ -50,3 +51,22 @@ def ruleset_of(
         frozenset(key.chain for one in features.values() for base in one.base_chains.values() for key in base.entries),
     )
     return IptablesRuleset(services.compiler, store.service_ports(), families, follow, kernel, others)
+
+
+class WithoutEntries:
+    """A `Ruleset` that tells of lists alone, not of entries nor of the kernel's: for all Services at once."""
+
+    def __init__(self, whole: Ruleset) -> None:
+        self.weigh = whole.weigh
+        self.notes = whole.notes
+        self.on_the_way = whole.on_the_way
+        self.way = whole.way
+
+    def service_port_entries(self, _: ServicePortKey) -> tuple[Entry, ...]:
+        return ()
+
+    def service_ports_agree(self, _: Collection[ServicePortKey]) -> Agreement | None:
+        return None
+
+    def packet_agrees(self, _: FollowedPacket | None) -> Agreement | None:
+        return None
