@@ -135,7 +135,7 @@ def test_standard_output_and_files_that_cannot_be(tmp_path: Path) -> None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("target", ["nftables", "iptables"])
 def test_what_the_kernel_has_otherwise_and_its_connections(
-    make_lab: MakeLab, write_page: WritePage, target: str
+    make_lab: MakeLab, write_page: WritePage, tmp_path: Path, target: str
 ) -> None:
     lab = make_lab()
     scenario = ("-f", CLUSTER, "--node", "node-a", "--target", target)
@@ -148,7 +148,7 @@ def test_what_the_kernel_has_otherwise_and_its_connections(
     lab.send([Packet(CLIENT, NODE_ADDRESS, 30080, "TCP", source_port=7002)])
     with lab.entered():
         page = Page(write_page(*scenario, "--live"))
-    assert page.data["differences"] == []
+    assert (page.data["differences"], page.data["connections"]) == ([], True)
     assert not any(one[6] for one in page.data["services"])
     assert [(page.text(one[0]), one[5:]) for one in _endpoints(page, "shop/web")] == [
         ("10.128.1.7:8080", [3]),
@@ -157,8 +157,14 @@ def test_what_the_kernel_has_otherwise_and_its_connections(
     with lab.entered():
         _spoil(target)
         page = Page(write_page(*scenario, "--live"))
+        assert run("support-bundle", str(tmp_path / "it.tar.gz"), *scenario).exit_code == 0
     assert any("10.96.0.20" in text for text in page.texts(page.service("shop/web")[6]))
     assert not any(one[6] for one in page.data["services"] if page.text(one[0]) != "shop/web")
+    # Elsewhere a bundle says the same of the rules, and nothing of connections.
+    told = Page(write_page("-f", str(tmp_path / "it.tar.gz"), "--live"))
+    assert told.texts(told.service("shop/web")[6]) == page.texts(page.service("shop/web")[6])
+    assert (told.data["node"], told.data["target"], told.data["connections"]) == ("node-a", target, False)
+    assert [one[5:] for one in _endpoints(told, "shop/web")] == [[], []]
 
 
 def _endpoints(page: Page, name: str) -> list[list[Any]]:
