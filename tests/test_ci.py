@@ -163,7 +163,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         (
             "check: ruleset",
             "checks: ruleset",
-            "known are node, check, configuration, features, ipMasqAgent, podRange, networkPolicies, ipFamilies, addresses, ",
+            "known are node, check, configuration, features, ipMasqAgent, podRange, networkPolicies, ipFamilies, ",
         ),
         ("check: ruleset", "ipFamilies: [IPv5]", "known are IPv4, IPv6"),
     ],
