@@ -116,8 +116,8 @@ def denials(explanation: PolicyExplanation) -> Iterator[tuple[str, str]]:
     for part in explanation.directions:
         if part.allowed:
             continue
-        decided = part.policy or f"selected by {', '.join(part.policies)}"
-        by = f"{part.reason}: {decided}" + (f", {part.rule}" if part.rule else "")
+        selected = f"selected by {', '.join(part.policies)}" if part.policies else ""
+        by = ": ".join(filter(None, (part.reason, part.policy or selected))) + (f", {part.rule}" if part.rule else "")
         subject = f" of pod {part.pod}" if part.pod else ""
         sentence = (
             f"{explanation.source} to {explanation.destination} is denied, {part.direction.lower()}{subject}: {by}"

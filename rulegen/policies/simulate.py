@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple, Self
 
 from msgspec import Struct
@@ -25,6 +25,7 @@ from rulegen.policies.model import (
     PolicyName,
     PortRange,
     Rule,
+    family_of,
 )
 from rulegen.policies.pods import packed
 from rulegen.policies.ranges import text_of
@@ -49,20 +50,26 @@ class Packet(NamedTuple):
 
 
 class Host(NamedTuple):
-    """The node itself: `addresses` are its own. `node_input`: what pods send to it is asked about, too."""
+    """The node itself: `addresses` are its own. `node_input`: what pods send to it is asked about, too.
+
+    `fail_closed`: pods of its ranges that nobody has told of are closed.
+    """
 
     addresses: Collection[Address]
     node_input: bool
+    fail_closed: bool
 
     @classmethod
     def of(cls, addresses: Iterable[str], settings: PolicySettings) -> Self:
         """From canonical addresses, and how policies are enforced there."""
         found = (packed(address) for address in addresses)
-        return cls(frozenset(address for address in found if address is not None), settings.node_input)
+        return cls(
+            frozenset(address for address in found if address is not None), settings.node_input, settings.fail_closed
+        )
 
 
 # Nobody has said whose node it is.
-NO_HOST = Host(frozenset(), node_input=False)
+NO_HOST = Host(frozenset(), node_input=False, fail_closed=False)
 
 
 class Reason(Enum):
@@ -75,11 +82,12 @@ class Reason(Enum):
     NOT_ISOLATED = "no policy selects it"
     ACCEPTED = "accepted by a rule"
     NOTHING_DENIES = "no rule denies it, and no NetworkPolicy isolates it"
+    UNTOLD = "is in a range of this node's pods, and nobody has told of the pod (failClosed)"
     DENIED = "denied by a rule"
     NO_RULE = "isolated, and no rule accepts it"
 
 
-_DENYING = frozenset({Reason.DENIED, Reason.NO_RULE})
+_DENYING = frozenset({Reason.UNTOLD, Reason.DENIED, Reason.NO_RULE})
 
 
 # As a packet meets them; so the fields of a Verdict are.
@@ -136,6 +144,8 @@ class _Judge:
         self._host = host
 
     def decision(self) -> Decision:
+        if self._is_closed():
+            return Decision(direction=self._direction, reason=Reason.UNTOLD)
         isolation = self._store.isolation(self._packet.subject(self._direction))
         if isolation is None:
             return Decision(direction=self._direction, reason=Reason.NO_POD)
@@ -146,6 +156,16 @@ class _Judge:
         if reason is not None:
             return self._decided(isolation.pod, combination, reason)
         return self._asked(isolation.pod, combination)
+
+    def _is_closed(self) -> bool:
+        """Whether failClosed holds for the subject; of what the node receives and sends as for policies."""
+        subject, peer, host = self._packet.subject(self._direction), self._packet.peer(self._direction), self._host
+        if not host.fail_closed or subject in host.addresses or self._store.is_local(subject):
+            return False
+        if peer in host.addresses and not (host.node_input and self._direction is Direction.EGRESS):
+            return False
+        ranges = map(ip_network, self._store.pod_ranges(family_of(subject)))
+        return any(ip_address(subject) in one for one in ranges)
 
     def _unasked(self) -> Reason | None:
         """Why policies that isolate a pod are not asked."""

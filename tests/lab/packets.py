@@ -55,8 +55,9 @@ class Outcome(NamedTuple):
     """What the kernel made of a Packet.
 
     DELIVERED: translated to `endpoint`, forwarded or handed to the node itself. PASSED: the same without translation.
-    REJECTED: answered by ICMP port unreachable, or administratively prohibited. `endpoint`: `address:port` where it went,
-    brackets for IPv6, "" for nowhere. `masqueraded`: its source was translated. `interface`: where it left the node, "" when it did not.
+    REJECTED: answered by ICMP port unreachable, or administratively prohibited. `endpoint`: `address:port` where it
+    went, brackets for IPv6, "" for nowhere. `masqueraded`: its source was translated. `interface`: where it left the
+    node, "" when it did not.
     """
 
     fate: Fate
