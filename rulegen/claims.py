@@ -51,6 +51,18 @@ POLICY_HOOKS: Mapping[str, Hook] = {
     "node-again": Hook("filter", "input", -1),
 }
 
+# Only while `rulegen trace` runs, which decides nothing: behind the reassembly of fragments, before all else; and
+# behind all else, before conntrack confirms a connection.
+_FIRST, _LAST = -399, (1 << 31) - 2
+TRACE_HOOKS: Mapping[str, Hook] = {
+    "arrives": Hook("filter", "prerouting", _FIRST),
+    "sent": Hook("filter", "output", _FIRST),
+    "forwarded": Hook("filter", "forward", _FIRST),
+    "to-node": Hook("filter", "input", _FIRST),
+    "delivered": Hook("filter", "input", _LAST),
+    "leaves": Hook("filter", "postrouting", _LAST),
+}
+
 # ---- a packet's mark, in rules of both targets ----
 
 # The bit for "to be masqueraded", kube-proxy's; the configuration may name another one.

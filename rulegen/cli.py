@@ -27,6 +27,8 @@ COMMANDS = (
     "render",
     "snapshot",
     "sysctls",
+    "top",
+    "trace",
     "verify",
 )
 

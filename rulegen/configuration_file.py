@@ -11,7 +11,7 @@ host has is the caller's to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +71,8 @@ _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what i
 _HEALTHZ_PORT = 10256
 _METRICS_PORT = 10249
 _OOM_SCORE = -999
+# Of the nodes that there are, so many are named.
+_MOST_NODES = 10
 _QPS, _BURST = 5.0, 10
 _CONFIG_SYNC_SECONDS = 900.0
 
@@ -274,6 +276,39 @@ def read_configuration(
     if fields.faults:
         raise InputError("\n".join(f"{source}: {fault}" for fault in fields.faults))
     return configuration, [f"{source}: {warning}" for warning in warnings]
+
+
+def known_node_configuration(
+    configuration: Configuration, name: str, host_name: str, known: Collection[str]
+) -> NodeConfiguration:
+    """`node_configuration` where the nodes are known; where `known` is empty nobody knows of any.
+
+    Raises:
+        InputError: the node is not among them, or nothing says which of them it is. They are named.
+    """
+    stated = name or configuration.node.node_name or default_node(host_name, known)
+    if known and not stated:
+        raise InputError(f"which node? Name it with --node; this host, {shown(host_name)}, is none of {_some(known)}")
+    found = node_configuration(configuration, stated, host_name)
+    if known and found.node_name not in known:
+        option = "--node" if name else "hostnameOverride"
+        raise InputError(f"{option}: there is no node {shown(found.node_name)}; there is {_some(known)}")
+    return found
+
+
+def default_node(host_name: str, known: Collection[str]) -> str:
+    """Of nodes: this host where it is one of them, else the only one; "" where there are others."""
+    here = host_name.strip().lower()
+    if here in known:
+        return here
+    return next(iter(known)) if len(known) == 1 else ""
+
+
+def _some(names: Collection[str]) -> str:
+    """The first of them by name, and how many more there are."""
+    first = sorted(names)[:_MOST_NODES]
+    more = len(names) - len(first)
+    return ", ".join(first) + (f", and {more} more" if more else "")
 
 
 def node_configuration(configuration: Configuration, name: str, host_name: str) -> NodeConfiguration:

@@ -96,6 +96,11 @@ def one_line(text: str, length: int | None = _LINE_LENGTH) -> str:
     return safe if len(cut) == len(text) else f"{safe}... ({len(text) - len(cut)} more characters)"
 
 
+def legible(text: str) -> str:
+    r"""The same text as any encoder takes it: bytes that were no UTF-8, kept as surrogates, are written as `\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def lines(text: str, most: int = _MOST_LINES) -> list[str]:
     """`text`, which may have several lines, as lines that are safe; of more than `most` only the number is told."""
     found = text.split("\n", most)

@@ -32,6 +32,13 @@ def host_cidr(address: str) -> Cidr:
     return f"{address}/128" if ":" in address else f"{address}/32"
 
 
+def with_port(address: str, port: int) -> str:
+    """`10.128.0.5:8080`, `[fd00::5]:8080`; the address alone where there is no port (0)."""
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def parse_network(text: str) -> Network | None:
     """A CIDR, host bits cleared, or None when it is not one; read as leniently as addresses are (SVC-12).
 
@@ -61,6 +68,15 @@ def split_networks(networks: Iterable[Network]) -> dict[Family, list[Network]]:
 def collapse(networks: Iterable[Network]) -> tuple[Cidr, ...]:
     """The same addresses in the fewest CIDRs, sorted; the networks are of one family."""
     return tuple(str(network) for network in collapse_addresses(networks))  # type: ignore[type-var]
+
+
+def port_number(text: str) -> int | None:
+    """A port from 1 to 65535 in decimal digits; None for what is none, however long it is."""
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdecimal()) or len(digits) > 5:
+        return None
+    number = int(digits or "0")
+    return number if 1 <= number <= 65535 else None
 
 
 def contains(networks: Iterable[Network], address: str) -> bool:

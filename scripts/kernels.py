@@ -43,7 +43,7 @@ TESTS = (
     *("tests/nftables/test_churn.py", "tests/nftables/test_hooks.py", "tests/nftables/test_coming_and_going.py"),
     *("tests/nftables/test_upgrade.py", "tests/nftables/test_connections.py", "tests/nftables/test_repair.py"),
     *("tests/nftables/test_acceleration.py", "tests/kube_proxy/test_ipvs.py"),
-    *("tests/test_golden_kernel.py", "tests/conntrack", "tests/flows"),
+    *("tests/test_golden_kernel.py", "tests/conntrack", "tests/flows", "tests/trace", "tests/top"),
     *("tests/iptables/test_kernel.py", "tests/iptables/test_switch.py", "tests/iptables/test_flows.py"),
     *("-m", "kernel", "--one-in", "24", "--numprocesses", "2"),
 )

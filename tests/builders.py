@@ -8,6 +8,8 @@ from typing import TypeAlias
 from rulegen.config import NodeConfiguration
 from rulegen.kube.objects import (
     ClientIPConfig,
+    Container,
+    ContainerPort,
     Endpoint,
     EndpointConditions,
     EndpointHints,
@@ -24,6 +26,9 @@ from rulegen.kube.objects import (
     NodeSpec,
     NodeStatus,
     ObjectReference,
+    Pod,
+    PodSpec,
+    PodStatus,
     Service,
     ServiceCIDR,
     ServiceCIDRSpec,
@@ -167,6 +172,25 @@ def node(
                 *(NodeAddress(type="InternalIP", address=address) for address in addresses),
             ]
         ),
+    )
+
+
+def pod(
+    name: str,
+    address: str = "",
+    at: str = "node-1",
+    *,
+    namespace: str = "default",
+    host_port: int = 0,
+    host_network: bool = False,
+    phase: str = "Running",
+) -> Pod:
+    """With one container, which has port 9000, named metrics. `at`: the node."""
+    ports = [ContainerPort(container_port=9000, name="metrics", host_port=host_port)]
+    return Pod(
+        metadata=NamespacedMetadata(name=name, namespace=namespace),
+        spec=PodSpec(node_name=at, host_network=host_network, containers=[Container(ports=ports)]),
+        status=PodStatus(phase=phase, pod_ip=address or None),
     )
 
 

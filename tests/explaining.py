@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Literal
 
-from rulegen.config import Family
+from rulegen.config import Family, NodeConfiguration
+from rulegen.follow.iptables import Chains
+from rulegen.follow.nftables import CompiledTables
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
-from rulegen.services.explain.model import PacketExplanation, View
+from rulegen.kube.mistakes import Notice
+from rulegen.kube.objects import EndpointSlice, Node, Pod, Service
+from rulegen.services.explain.asking import ask
+from rulegen.services.explain.diagnosis import answer
+from rulegen.services.explain.model import PacketExplanation, Ruleset, View
 from rulegen.services.explain.packet import NODE, PacketQuestion, explain_packet
 from rulegen.services.model import NodeSettings
+from rulegen.services.names import Directory
 from rulegen.services.on_iptables.explain import IptablesRuleset
 from rulegen.services.on_nftables import compiler as nftables
 from rulegen.services.on_nftables.explain import NftablesRuleset
 from rulegen.services.simulate import Destination
+from tests.builders import CONFIGURATION, Item, store
 from tests.iptables.host import compiled_store
+
+
+def directory(*items: Item | Pod) -> Directory:
+    """What can be named of objects."""
+    return Directory(
+        [item for item in items if isinstance(item, Service)],
+        [item for item in items if isinstance(item, EndpointSlice)],
+        [item for item in items if isinstance(item, Pod)],
+        [item for item in items if isinstance(item, Node)],
+    )
+
 
 FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
     "rejected": "rejected",
@@ -27,14 +47,17 @@ def scenario_view(scenario: Scenario) -> View:
     """A scenario as `rulegen explain` sees it."""
     configuration = scenario.configuration
     compiler = nftables.compile_ruleset(scenario.store.service_ports(), _nodes(scenario), configuration.masquerade_bit)
-    return View(scenario.store, configuration, NftablesRuleset(compiler, configuration.families), {})
+    ruleset = NftablesRuleset(compiler, configuration.families, CompiledTables([compiler]))
+    return View(scenario.store, configuration, ruleset, {})
 
 
 def scenario_view_on_iptables(scenario: Scenario) -> View:
     """The same with `--target iptables`."""
     store, configuration = scenario.store, scenario.configuration
     compiler = compiled_store(store, configuration).compiler
-    return View(store, configuration, IptablesRuleset(compiler, store.service_ports(), configuration.families), {})
+    follow = Chains(compiler.entries(), ())
+    ruleset = IptablesRuleset(compiler, store.service_ports(), configuration.families, follow)
+    return View(store, configuration, ruleset, {})
 
 
 def _nodes(scenario: Scenario) -> dict[Family, NodeSettings]:
@@ -77,3 +100,25 @@ def comparable(expectation: Expectation) -> object:
         return expectation
     shares = {endpoint: round(share, 4) for endpoint, share in expectation.shares.items()}
     return shares, expectation.masqueraded_endpoints, expectation.sticky
+
+
+def views(
+    *items: Item | Pod, configuration: NodeConfiguration = CONFIGURATION, notices: Sequence[Notice] = ()
+) -> list[View]:
+    """The objects as both targets explain them, nftables first."""
+    made = store(*(item for item in items if not isinstance(item, Pod)), configuration=configuration)
+    families = configuration.families
+    settings = {family: found for family in families if (found := made.node_settings(family))}
+    known = directory(*items)
+    compiler = nftables.compile_ruleset(made.service_ports(), settings, configuration.masquerade_bit)
+    chains = compiled_store(made, configuration).compiler
+    rulesets: list[Ruleset] = [
+        NftablesRuleset(compiler, families, CompiledTables([compiler])),
+        IptablesRuleset(chains, made.service_ports(), families, Chains(chains.entries(), ())),
+    ]
+    return [View(made, configuration, ruleset, known.services, known, notices) for ruleset in rulesets]
+
+
+def answers(view: View, source: str, destination: str, addresses: Sequence[str] = ()) -> list[PacketExplanation]:
+    """What is answered where these are the options --from, --to and --address, one for each family."""
+    return [answer(view, asked) for asked in ask(view, source, destination, addresses=addresses)]

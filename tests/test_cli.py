@@ -171,8 +171,8 @@ def test_what_is_probably_a_mistake_is_one_warning(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (("render", "-f", "/nonexistent"), "/nonexistent"),
-        (("diff", "-f", CLUSTER, "--against", "/nonexistent"), "/nonexistent"),
-        (("diff", "-f", CLUSTER, "--against", "LICENSE"), "found no table of rulegen"),
+        (("diff", "-f", CLUSTER, "--node", "node-a", "--against", "/nonexistent"), "/nonexistent"),
+        (("diff", "-f", CLUSTER, "--node", "node-a", "--against", "LICENSE"), "found no table of rulegen"),
         (("render", "-f", CLUSTER, "--config", "/nonexistent"), "/nonexistent"),
         (("golden", "check", "/nonexistent"), "/nonexistent"),
     ],
@@ -327,8 +327,9 @@ def test_without_nft_the_package_is_named() -> None:
 @pytest.mark.kernel
 @pytest.mark.skipif(os.geteuid() != 0, reason="is without privileges already")
 def test_without_privileges_says_so() -> None:
+    source = ("-f", CLUSTER, "--node", "node-a")
     command = ["setpriv", "--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw"]
-    for arguments in (("diff", "-f", CLUSTER), ("apply", "-f", CLUSTER), ("cleanup",)):
+    for arguments in (("diff", *source), ("apply", *source), ("cleanup",)):
         done = subprocess.run([*command, *RULEGEN, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "CAP_NET_ADMIN" in error_of(done)

@@ -15,12 +15,14 @@ from msgspec.structs import replace
 
 from rulegen.cli import main
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
+from rulegen.follow.nftables import CompiledTables
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.kube.manifests import load
 from rulegen.kube.objects import Service
 from rulegen.nftables.elements import EntryKey, Value, key_text
+from rulegen.services.explain.asking import ask
+from rulegen.services.explain.diagnosis import answer
 from rulegen.services.explain.model import Entry, PacketExplanation, ServiceExplanation, View
-from rulegen.services.explain.packet import explain_packet, parse_question
 from rulegen.services.explain.service import explain_service, parse_service_name
 from rulegen.services.explain.text import packet_lines, service_lines
 from rulegen.services.model import SERVICE
@@ -40,7 +42,7 @@ from tests.builders import (
     service_cidr,
     store,
 )
-from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view
+from tests.explaining import as_expectation, clients_of, comparable, directory, explain_flow, scenario_view
 from tests.lab.fixtures import MakeLab
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -54,8 +56,9 @@ def view(
     made = store(node(zone="zone-1"), *items, configuration=configuration)
     nodes = {family: found for family in configuration.families if (found := made.node_settings(family))}
     compiler = compile_ruleset(made.service_ports(), nodes, configuration.masquerade_bit, live)
-    services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
-    return View(made, configuration, NftablesRuleset(compiler, configuration.families, live), services)
+    known = directory(node(zone="zone-1"), *items)
+    ruleset = NftablesRuleset(compiler, configuration.families, CompiledTables([compiler]), live)
+    return View(made, configuration, ruleset, known.services, known)
 
 
 def compiled(made: View) -> dict[EntryKey, Value]:
@@ -72,7 +75,9 @@ def explained(*items: Item, name: str = "default/web", **named: Any) -> ServiceE
 
 
 def packet(source: str, destination: str, *items: Item, interface: str = "", **named: Any) -> PacketExplanation:
-    return explain_packet(view(*items, **named), parse_question(source, destination, interface))
+    made = view(*items, **named)
+    (asked,) = ask(made, source, destination, interface)
+    return answer(made, asked)
 
 
 # ---- golden flows ----
@@ -92,6 +97,7 @@ def test_explain_agrees_with_every_golden_flow(folder: Path) -> None:
 
 def _check_entries(explanation: PacketExplanation) -> None:
     """Every outcome but "untouched" has entries that make it, and the endpoints are among them."""
+    assert not explanation.otherwise
     if explanation.fate == "untouched":
         assert not explanation.entries
         return
@@ -471,8 +477,14 @@ def test_the_examples_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> N
         assert CliRunner().invoke(main, command.split()).stdout == expected, command
 
 
-def test_an_unknown_node_is_a_warning() -> None:
+def test_a_node_that_nobody_states_is_a_warning(tmp_path: Path) -> None:
+    """Where the input says nothing about nodes, any may be meant; one that is not among those it has is an error."""
     status, _, errors = run("default/web", *SCENARIO[:2], "--node", "node-x")
+    assert (status, "there is no node" in errors) == (2, True)
+    text = Path(SCENARIO[1]).read_text()
+    file = tmp_path / "cluster.yaml"
+    file.write_text("---\n".join(part for part in text.split("---\n") if "kind: Node\n" not in part))
+    status, _, errors = run("default/web", "-f", str(file), "--node", "node-x")
     assert status == 0
     assert errors.startswith("rulegen: warning: Node node-x: not known")
     assert errors.count("\n") == 1

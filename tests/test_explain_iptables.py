@@ -18,14 +18,17 @@ from msgspec.structs import replace
 from rulegen.cli import main
 from rulegen.config import DetectLocalMode, Family, NodeConfiguration
 from rulegen.demo.namespaces import NetworkNamespace
+from rulegen.follow.iptables import Chains
+from rulegen.follow.model import Ending, Sent
 from rulegen.golden import find_scenarios, read_scenario
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.chains import FILTER, MANGLE, NAT, Entries, EntryKey
 from rulegen.iptables.rules import parse_rule
 from rulegen.kube.manifests import load
-from rulegen.kube.objects import Service
+from rulegen.netfilter.machine import Fate as RuleFate
+from rulegen.services.explain.asking import ask
+from rulegen.services.explain.diagnosis import answer
 from rulegen.services.explain.model import Entry, PacketExplanation, ServiceExplanation, View
-from rulegen.services.explain.packet import explain_packet, parse_question
 from rulegen.services.explain.service import explain_service, parse_service_name
 from rulegen.services.explain.text import packet_lines, service_lines
 from rulegen.services.model import SERVICE, NodeSettings
@@ -34,17 +37,21 @@ from rulegen.services.on_iptables.dispatch_trees import DispatchTree
 from rulegen.services.on_iptables.explain import IptablesRuleset
 from rulegen.services.on_iptables.lists import LIST_SIZE
 from rulegen.services.on_iptables.names import is_of_service
-from rulegen.services.on_iptables.trace import Ending, trace
-from rulegen.services.simulate import Decision, Fate, FrontendIndex, Origin, Outcome, Packet, simulate
+from rulegen.services.simulate import Fate, FrontendIndex, Origin, Outcome, Packet, simulate
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
-from tests.explaining import as_expectation, clients_of, comparable, explain_flow, scenario_view_on_iptables
+from tests.explaining import as_expectation, clients_of, comparable, directory, explain_flow, scenario_view_on_iptables
 from tests.iptables.host import Host, compiled
 from tests.nftables.clusters import clusters
 
 FOLDER = Path(__file__).parent.parent / "golden"
 BACKENDS = [endpoint("10.244.1.1", "node-1"), endpoint("10.244.2.1", "node-2")]
 POD, CLIENT = "10.244.1.9", "203.0.113.7"
-VERDICTS = {Fate.REJECTED: "REJECT", Fate.DROPPED: "DROP", Fate.UNTOUCHED: ""}
+FATES = {
+    RuleFate.REJECTED: Fate.REJECTED,
+    RuleFate.DROPPED: Fate.DROPPED,
+    RuleFate.PASSED: Fate.UNTOUCHED,
+    RuleFate.TRANSLATED: Fate.UNTOUCHED,
+}
 ROOTS = {tree.root for tree in DispatchTree}
 
 
@@ -52,9 +59,11 @@ def view(*items: Item, configuration: NodeConfiguration = CONFIGURATION, live: E
     items = (node(), *items)
     made = store(*items, configuration=configuration)
     compiler = compiled(items, configuration).compiler
-    ruleset = IptablesRuleset(compiler, made.service_ports(), configuration.families, live)
-    services = {(item.metadata.namespace, item.metadata.name): item for item in items if isinstance(item, Service)}
-    return View(made, configuration, ruleset, services)
+    follow = Chains(compiler.entries(), ())
+    kernel = None if live is None else Chains(live, ())
+    ruleset = IptablesRuleset(compiler, made.service_ports(), configuration.families, follow, kernel)
+    known = directory(*items)
+    return View(made, configuration, ruleset, known.services, known)
 
 
 def explained(*items: Item, name: str = "default/web", **named: Any) -> ServiceExplanation:
@@ -62,7 +71,9 @@ def explained(*items: Item, name: str = "default/web", **named: Any) -> ServiceE
 
 
 def packet(source: str, destination: str, *items: Item, interface: str = "", **named: Any) -> PacketExplanation:
-    return explain_packet(view(*items, **named), parse_question(source, destination, interface))
+    made = view(*items, **named)
+    (asked,) = ask(made, source, destination, interface)
+    return answer(made, asked)
 
 
 def entries_of(made: View) -> Entries:
@@ -88,6 +99,7 @@ def test_the_chains_lead_where_every_golden_flow_goes(folder: Path) -> None:
     scenario = read_scenario(folder)
     made = scenario_view_on_iptables(scenario)
     entries = entries_of(made)
+    follow = Chains(entries, ())
     for flow in scenario.flows:
         for source in clients_of(flow.source):
             explanation = explain_flow(made, scenario, flow, source)
@@ -95,12 +107,13 @@ def test_the_chains_lead_where_every_golden_flow_goes(folder: Path) -> None:
             _check_entries(explanation, entries)
             sent = Packet(explanation.source, flow.destination, flow.port, flow.protocol, flow.interface)
             if explanation.origin:
-                _check_packet(made, entries, scenario.addresses, sent)
+                _check_packet(made, follow, scenario.addresses, sent)
 
 
 def _check_entries(explanation: PacketExplanation, entries: Entries) -> None:
     """Chains and rules are there as they are told, and say what becomes of the packet."""
     assert list(packet_lines(explanation))
+    assert not explanation.otherwise
     if explanation.fate == "untouched":
         assert not explanation.chains
         assert not explanation.entries
@@ -119,14 +132,14 @@ def _check_entries(explanation: PacketExplanation, entries: Entries) -> None:
         assert any(f": {explanation.fate} (SVC-" in word for word in words)
 
 
-def _check_packet(made: View, entries: Entries, addresses: tuple[str, ...], sent: Packet) -> None:
+def _check_packet(made: View, follow: Chains, addresses: tuple[str, ...], sent: Packet) -> None:
     """What the rules do is what the Frontends say."""
     family = Family.IPV6 if ":" in sent.destination else Family.IPV4
     settings = made.store.node_settings(family)
     assert settings is not None
     outcome = _followed(made, settings, addresses, sent)
-    endings = trace(entries, family, sent, addresses, sent=outcome.origin is Origin.NODE).endings
-    _check_endings(outcome, endings)
+    asked = Sent(family, *sent, addresses, is_sent=outcome.origin is Origin.NODE)
+    _check_endings(outcome, follow(asked).endings)
 
 
 def _followed(made: View, settings: NodeSettings, addresses: tuple[str, ...], sent: Packet) -> Outcome:
@@ -137,23 +150,20 @@ def _followed(made: View, settings: NodeSettings, addresses: tuple[str, ...], se
 
 
 def _check_endings(outcome: Outcome, endings: tuple[Ending, ...]) -> None:
-    assert sum(ending.probability for ending in endings) == pytest.approx(1, abs=1e-9)
+    assert sum(ending.share for ending in endings) == 1
     if outcome.fate is not Fate.BALANCED:
         (ending,) = endings
-        assert (ending.endpoint, ending.masqueraded, ending.verdict) == ("", False, VERDICTS[outcome.fate]), outcome
+        assert (ending.endpoint, ending.masqueraded, FATES[ending.fate]) == ("", None, outcome.fate), outcome
         return
     found = {ending.endpoint: ending for ending in endings}
     assert len(found) == len(endings)
     assert found.keys() == {str(delivery.backend) for delivery in outcome.deliveries}
     for delivery in outcome.deliveries:
         ending = found[str(delivery.backend)]
-        assert ending.probability == pytest.approx(delivery.probability, abs=1e-9)
-        assert ending.verdict == _verdict(delivery.decision)
-        assert ending.masqueraded is (delivery.masquerade and not ending.verdict), (outcome, ending)
-
-
-def _verdict(decision: Decision) -> str:
-    return VERDICTS[decision.fate]
+        assert float(ending.share) == pytest.approx(delivery.probability, abs=1e-9)
+        assert FATES[ending.fate] is delivery.decision.fate
+        arrives = delivery.decision.fate is Fate.UNTOUCHED
+        assert (ending.masqueraded is not None) is (delivery.masquerade and arrives), (outcome, ending)
 
 
 # ---- packets and clusters that nobody thought of ----
@@ -203,9 +213,9 @@ def test_the_chains_lead_where_routing_says(
     items: list[Item], sent: list[Packet], configuration: NodeConfiguration
 ) -> None:
     made = view(*items, configuration=configuration)
-    entries = entries_of(made)
+    follow = Chains(entries_of(made), ())
     for one in sent:
-        _check_packet(made, entries, ADDRESSES, one)
+        _check_packet(made, follow, ADDRESSES, one)
 
 
 @given(clusters())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rulegen.commands.applying import Ready
 from rulegen.commands.output import say_warning
-from rulegen.commands.reading import compile_objects, load_manifests, read_settings
+from rulegen.commands.reading import compile_objects, for_node_of, load_manifests, read_written_settings
 from rulegen.commands.selecting import Labels, add_labels
 from rulegen.commands.targets import compiled
 from rulegen.errors import InputError, printable
@@ -45,8 +45,10 @@ def compare_against(path: str, ready: Ready, node: str | None, labels: Labels) -
         return driver.compare_rendered(compilers, *wanted.taken, _lines(content, path), path)
     is_stream = path == STDIN or not _is_reread(path)
     source = source._replace(files=(STDIN if is_stream else path,), node=node or source.node)
-    configuration = read_settings(source, say_warning) if node else configuration
+    configuration = read_written_settings(source, say_warning) if node else configuration
     manifests = load_manifests(source, configuration, stdin=BytesIO(content) if is_stream and content else None)
+    if node:
+        configuration = for_node_of(manifests, configuration, node)
     add_labels(labels, manifests.objects())
     other = compiled(compile_objects(manifests, configuration), configuration.node, driver)
     return driver.compare_compiled(other, compilers, *wanted.taken)

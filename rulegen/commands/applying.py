@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from rulegen.commands.output import fail, say_warning
 from rulegen.commands.progress import progress
-from rulegen.commands.reading import compile_objects, load_manifests, read_settings
+from rulegen.commands.reading import compile_objects, read_objects
 from rulegen.commands.selecting import Labels, add_labels
 from rulegen.commands.targets import driver_of
 from rulegen.errors import HostError, UnseenError
@@ -51,9 +51,8 @@ def make_ready(source: Input, variant: str, labels: Labels | None = None, seed: 
     """
     from msgspec.structs import replace
 
-    configuration = read_settings(source, say_warning)
+    manifests, configuration = read_objects(source)
     configuration = replace(configuration, node=replace(configuration.node, seed=seed))
-    manifests = load_manifests(source, configuration)
     if labels is not None:
         add_labels(labels, manifests.objects())
     wanted = compile_objects(manifests, configuration)

@@ -262,7 +262,7 @@ def schema(name: str) -> dict[str, Any]:
     """The JSON Schema of a document, from its structs."""
     from importlib import import_module
 
-    from msgspec.json import schema_components
+    from msgspec.json import decode, encode, schema_components
 
     structs = [getattr(import_module(module), struct) for module, struct in SCHEMAS[name]]
     refs, components = schema_components(structs, ref_template="#/$defs/{name}")
@@ -270,12 +270,14 @@ def schema(name: str) -> dict[str, Any]:
         described = components[struct.__name__]
         described["description"] = cleandoc(described.get("description", ""))
         described["required"] = [field for field in described["required"] if field not in _may_be_unset(struct)]
-    return {
+    whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"rulegen {name}",
         **(refs[0] if len(refs) == 1 else {"anyOf": list(refs)}),
         "$defs": {title: components[title] for title in sorted(components)},
     }
+    # As JSON has it: a default may be a tuple.
+    return decode(encode(whole), type=dict[str, Any])
 
 
 def _structs_in(types: Iterable[Any], seen: set[type[Struct]]) -> set[type[Struct]]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
 from rulegen.commands.options import OUTPUT, input_options, pack, target_options
-from rulegen.commands.output import echo, fail, print_document, say, say_warning
+from rulegen.commands.output import echo, fail, print_document, say
 from rulegen.commands.reading import (
+    directory_of,
     findings_of,
-    load_manifests,
     make_features,
     policies_of,
-    read_settings,
+    read_objects,
     say_mistakes,
     services_of,
 )
@@ -28,12 +28,9 @@ if TYPE_CHECKING:
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Driver
     from rulegen.reconcile.feature import Feature
+    from rulegen.services.explain.asking import Asked
     from rulegen.services.explain.model import PacketExplanation, Ruleset, View
     from rulegen.services.explain.text import TextLine
-    from rulegen.services.simulate import Destination
-
-
-Explanation = TypeVar("Explanation")
 
 
 @click.command(cls=Command)
@@ -44,90 +41,126 @@ Explanation = TypeVar("Explanation")
     "--from", "source", metavar="SOURCE", help="Where a packet comes from: an address, a pod, or node [default]."
 )
 @click.option(
-    "--to", "destination", metavar="DESTINATION", help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, POD:PORT, ..."
+    "--to",
+    "destination",
+    metavar="DESTINATION",
+    help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, NAMESPACE/SERVICE:PORT, NAMESPACE/POD:PORT, svc/NAME, ...",
+)
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="ADDRESS",
+    help="An address that the node has besides those of its Node object. Repeatable.",
 )
 @click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
 @click.option("--live", is_flag=True, help="Also say whether the kernel's entries agree (needs root).")
 @OUTPUT
-def explain(
-    service: str | None,
-    source: str | None,
-    destination: str | None,
-    interface: str | None,
-    live: bool,
-    output: str,
-    **options: Any,
-) -> None:
+def explain(service: str | None, destination: str | None, live: bool, output: str, **options: Any) -> None:
     """Say what becomes of a Service, or of a packet, and why.
 
     \b
     Examples:
       rulegen explain default/web -f cluster.yaml --node worker-1
       rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
+      rulegen explain -f cluster.yaml --from shop/web-7d9 --to shop/checkout:https
       rulegen explain default/web -f cluster.yaml --target iptables --live
       rulegen explain -f cluster.yaml --feature network-policies --from default/web-1 --to shop/db-0:5432
     """
+    from rulegen.services.explain import asking, text
     from rulegen.services.explain import service as services
-    from rulegen.services.explain import text
+    from rulegen.services.names import THIS_NODE
 
-    if (service is None) is (destination is None) or (destination is None and (source or interface)):
-        fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface)")
+    source, interface, addresses = options["source"], options["interface"], options["addresses"]
+    is_packet = destination is not None
+    if (service is None) is not is_packet or (not is_packet and (source or interface or addresses)):
+        fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface, --address)")
     if destination is not None:
-        _explain_packet(_view(options, live), (source, destination, interface or ""), output)
+        own = asking.parse_addresses(addresses)
+        view = _view(options, live)
+        asked = asking.ask(view.services, source or THIS_NODE, destination, interface or "", own)
+        _explain_packets(view, asked, output)
+        return
+    wanted = services.parse_service_name(service or "")
+    explanation = services.explain_service(_view(options, live).services, wanted)
+    if output == "json":
+        print_document(explanation)
     else:
-        wanted = services.parse_service_name(service or "")
-        _print_explanation(services.explain_service(_view(options, live).services, wanted), output, text.service_lines)
+        _print_lines(text.service_lines(explanation))
 
 
-def _explain_packet(view: _View, asked: tuple[str | None, str, str], output: str) -> None:
-    """`asked`: the options --from, --to and --interface."""
-    from rulegen.services.explain import packet, text
+class _Answer(NamedTuple):
+    """What becomes of a packet; `policies`: what they say of it, None where they are off."""
 
-    source, destination, interface = asked
-    policies = view.policies
-    if policies is not None:
-        source, destination = _addresses_of_pods(policies, source, destination)
-    question = packet.parse_question(source or packet.NODE, destination, interface)
-    explanation = packet.explain_packet(view.services, question)
-    said = [] if policies is None else list(_policy_explanations(policies, explanation, question.destination))
+    explanation: PacketExplanation
+    policies: list[PolicyExplanation] | None
+
+
+def _explain_packets(view: _View, asked: Sequence[Asked], output: str) -> None:
+    """One packet for each family; as a document the first one has the others."""
+    answers = [_answer(view, one) for one in asked]
     if output == "json":
         from rulegen.commands.explained import PacketDocument
 
-        print_document(PacketDocument.of(explanation, None if policies is None else said))
+        first, *others = answers
+        print_document(PacketDocument.of(*first, others=[PacketDocument.of(*answer) for answer in others]))
         return
-    _print_explanation(explanation, output, text.packet_lines)
-    from rulegen.policies.explain import lines
+    for number, answer in enumerate(answers):
+        if number:
+            echo("")
+        _print_answer(answer)
 
-    for line, passes in (line for each in said for line in lines(each)):
-        echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+
+def _answer(view: _View, asked: Asked) -> _Answer:
+    from msgspec.structs import replace
+
+    from rulegen.services.explain import diagnosis
+
+    explanation = diagnosis.answer(view.services, asked)
+    if view.policies is None:
+        return _Answer(explanation, None)
+    from rulegen.policies.explain import denials as policy_denials
+    from rulegen.services.explain.model import Cause, Why
+
+    targets = _targets(explanation, asked)
+    said = list(_policy_explanations(view.policies, explanation.source, asked.target.protocol, targets))
+    denials = [
+        Why(Cause.POLICY, message, (remedy,) if remedy else ())
+        for one in said
+        for message, remedy in policy_denials(one)
+    ]
+    return _Answer(replace(explanation, why=(*denials, *explanation.why)), said)
 
 
-def _addresses_of_pods(policies: NetworkPolicies, source: str | None, destination: str) -> tuple[str | None, str]:
-    """The same with addresses where pods were named."""
-    from rulegen.policies.explain import pod_address, pod_destination
-    from rulegen.policies.pods import packed
+def _print_answer(answer: _Answer) -> None:
+    from rulegen.services.explain import text
 
-    store = policies.store
-    start = packed(source) if source else None
-    end = pod_destination(store, destination, start) or destination
-    if source and start is None:
-        like = packed(end.rpartition("/")[0].rpartition(":")[0].strip("[]"))
-        source = pod_address(store, source, like) or source
-    return source, end
+    _print_lines(text.packet_lines(answer.explanation))
+    if answer.policies:
+        from rulegen.policies.explain import lines
+
+        for line, passes in (line for each in answer.policies for line in lines(each)):
+            echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+    _print_lines(text.reason_lines(answer.explanation))
+
+
+def _targets(explanation: PacketExplanation, asked: Asked) -> list[tuple[str, int]]:
+    """Where the packet may be sent on to; nowhere where it is refused before policies are asked."""
+    endpoints = [delivery.endpoint.rpartition(":") for delivery in explanation.deliveries if not delivery.decision]
+    targets = [(address.strip("[]"), int(port)) for address, _, port in endpoints]
+    if not targets and not explanation.frontend and asked.question is not None:
+        targets = [(asked.question.destination.address, asked.question.destination.port)]
+    return targets
 
 
 def _policy_explanations(
-    policies: NetworkPolicies, explanation: PacketExplanation, destination: Destination
+    policies: NetworkPolicies, source: str, protocol: str, targets: Iterable[tuple[str, int]]
 ) -> Iterator[PolicyExplanation]:
-    """What policies say of the packet, wherever it may be sent on to."""
+    """What policies say of the packet at each endpoint."""
     from rulegen.policies.explain import explain as explain_policies
 
-    endpoints = [delivery.endpoint.rpartition(":") for delivery in explanation.deliveries if not delivery.decision]
-    targets = [(address.strip("[]"), int(port)) for address, _, port in endpoints]
-    if not targets and not explanation.frontend:
-        targets = [(destination.address, destination.port)]
     for address, port in targets:
-        said = explain_policies(policies.store, explanation.source, address, destination.protocol, port)
+        said = explain_policies(policies.store, source, address, protocol, port)
         if said is not None:
             yield said
 
@@ -141,11 +174,11 @@ class _View(NamedTuple):
 
 def _view(options: Mapping[str, Any], live: bool) -> _View:
     """What is explained; findings about the node itself are said here, those about Services where they belong."""
+    from rulegen.kube.objects import Pod
     from rulegen.services.explain.model import View
 
     source = pack(options)
-    configuration = read_settings(source, say_warning)
-    manifests = load_manifests(source, configuration)
+    manifests, configuration = read_objects(source, named=[Pod])
     node = configuration.node
     if live:
         from rulegen.configuration_file import for_families
@@ -159,9 +192,9 @@ def _view(options: Mapping[str, Any], live: bool) -> _View:
     for finding in findings_of(features):
         if finding.reference.kind == "Node":
             say(f"warning: {finding.subject}: {finding.message}")
-    services = {(item.metadata.namespace, item.metadata.name): item for item in manifests.services}
-    services |= {(item.metadata.namespace, item.metadata.name): item for item in manifests.unselected}
-    return _View(View(store, node, ruleset, services), policies_of(features))
+    directory = directory_of(source, configuration, manifests)
+    view = View(store, node, ruleset, directory.services, directory, manifests.mistakes())
+    return _View(view, policies_of(features))
 
 
 def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *, live: bool) -> Ruleset:
@@ -181,22 +214,17 @@ def _ruleset(driver: Driver, features: list[Feature], node: NodeConfiguration, *
     else:
         compile_all(compilers, *wanted)
     services = services_of(features)
-    return ruleset_of(driver.name, compilers.by_feature[services.name], services.store, node.families, entries)
+    return ruleset_of(driver.name, compilers, services.store, node.families, entries)
 
 
-def _print_explanation(
-    explanation: Explanation, output: str, lines: Callable[[Explanation], Iterator[TextLine]]
-) -> None:
+def _print_lines(lines: Iterable[TextLine]) -> None:
     from rulegen.services.explain.text import Tone
 
-    if output == "json":
-        print_document(explanation)
-        return
     styles: Mapping[Tone, dict[str, Any]] = {
         Tone.TITLE: {"bold": True},
         Tone.HEADING: {"fg": "cyan"},
         Tone.GOOD: {"fg": "green"},
         Tone.BAD: {"fg": "red"},
     }
-    for line in lines(explanation):
+    for line in lines:
         echo(line.text, **styles.get(line.tone, {}))

@@ -10,9 +10,9 @@ import click
 
 from rulegen.commands.command import Command, Group
 from rulegen.commands.options import OUTPUT, input_options, pack
-from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say_warning
+from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document
 from rulegen.commands.progress import each
-from rulegen.commands.reading import load_manifests, read_settings
+from rulegen.commands.reading import read_objects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,8 +166,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     from rulegen.golden_recording import record
 
     source = pack(options)
-    configuration = read_settings(source, say_warning)
-    manifests = load_manifests(source, configuration)
+    manifests, configuration = read_objects(source)
     lines = read_text(Path(packets)).splitlines()
     settings = kube_proxy_fields(source.config) if source.config else {}
     own = {

@@ -9,8 +9,8 @@ import click
 
 from rulegen.commands.command import Command
 from rulegen.commands.options import OUTPUT, input_options, pack
-from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say, say_warning
-from rulegen.commands.reading import findings_of, load_manifests, make_features, read_settings, services_of
+from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say
+from rulegen.commands.reading import findings_of, make_features, read_objects_for_any_node, services_of
 from rulegen.errors import one_line
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def lint(live: bool, output: str, **options: Any) -> None:
     from rulegen.services.model import Reason
 
     source = pack(options)
-    configuration = read_settings(source, say_warning)
-    manifests = load_manifests(source, configuration, unknown_fields)
+    manifests, configuration = read_objects_for_any_node(source, unknown_fields)
     features = make_features(manifests.objects(), configuration, configuration.node)
     take_all(features)
     findings = checks.lint(

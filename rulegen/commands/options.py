@@ -77,7 +77,7 @@ def input_options(command: Decorated) -> Decorated:
                 "--node",
                 metavar="NAME",
                 shell_complete=complete_nodes,
-                help="Whose rules to compile [default: the host name].",
+                help="Whose rules to compile [default: this host, or the only node].",
             ),
             CONFIG,
             FEATURE,

@@ -62,9 +62,20 @@ def print_document(document: object) -> None:
     """As JSON, from anything that msgspec encodes."""
     import msgspec
 
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-    # Marks that change the direction of writing are legal in JSON; a terminal would obey them.
-    click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
+    click.echo(_harmless(msgspec.json.format(msgspec.json.encode(document), indent=2)))
+
+
+def print_line(document: object) -> None:
+    """The same on one line, at once: one of several documents that follow each other."""
+    import msgspec
+
+    click.echo(_harmless(msgspec.json.encode(document)))
+    sys.stdout.flush()
+
+
+def _harmless(document: bytes) -> str:
+    """Marks that change the direction of writing are legal in JSON; a terminal would obey them."""
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in document.decode())
 
 
 def print_removed(places: Iterable[str]) -> None:

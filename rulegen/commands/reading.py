@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
@@ -17,12 +19,15 @@ from rulegen.commands.progress import progress
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
+    from rulegen.kube.api import Api
     from rulegen.kube.manifests import Inspect, Manifests
+    from rulegen.kube.objects import Pod
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.feature import Feature
     from rulegen.reconcile.once import TakenItems
     from rulegen.reference import Finding
     from rulegen.services.feature import ServicesFeature
+    from rulegen.services.names import Directory
 
 
 class Wanted(NamedTuple):
@@ -31,11 +36,61 @@ class Wanted(NamedTuple):
     features: list[Feature]
     taken: TakenItems
 
+    def only(self, feature: Feature) -> Wanted:
+        """What one of them wants."""
+        items, contexts = ({feature.name: part[feature.name]} for part in self.taken)
+        return Wanted([feature], type(self.taken)(items, contexts))
+
 
 def read_input(source: Input) -> tuple[Wanted, Configuration]:
     """What the input means for the node; faults end the program unless they may be skipped."""
-    configuration = read_settings(source, say_warning)
-    return compile_objects(load_manifests(source, configuration), configuration), configuration
+    manifests, configuration = read_objects(source)
+    return compile_objects(manifests, configuration), configuration
+
+
+def read_objects(
+    source: Input, inspect: Inspect | None = None, named: Collection[type] = ()
+) -> tuple[Manifests, Configuration]:
+    """All objects, and the settings of the node that is meant, which is one of theirs where they have any.
+
+    `inspect`: what else is looked at in each object of a file as it was written. `named`: kinds that are read from
+    files besides those that features need, for their names alone.
+
+    Raises:
+        InputError: there is no such node among them, or nobody says which one is meant.
+    """
+    configuration = read_written_settings(source, say_warning)
+    manifests = load_manifests(source, configuration, inspect, named=named)
+    return manifests, for_node_of(manifests, configuration, source.node)
+
+
+def for_node_of(manifests: Manifests, configuration: Configuration, name: str) -> Configuration:
+    """The settings of the node that is meant. Raises InputError as `read_objects`."""
+    from msgspec.structs import replace
+
+    from rulegen.configuration_file import known_node_configuration
+
+    node = known_node_configuration(configuration, name, os.uname().nodename, _nodes(manifests))
+    return replace(configuration, node=node)
+
+
+def read_objects_for_any_node(source: Input, inspect: Inspect) -> tuple[Manifests, Configuration]:
+    """The same where a node that is not among theirs is no error, but a finding."""
+    from msgspec.structs import replace
+
+    from rulegen.configuration_file import default_node, node_configuration
+
+    configuration = read_written_settings(source, say_warning)
+    manifests = load_manifests(source, configuration, inspect)
+    here = os.uname().nodename
+    name = source.node or configuration.node.node_name or default_node(here, _nodes(manifests))
+    return manifests, replace(configuration, node=node_configuration(configuration, name, here))
+
+
+def _nodes(manifests: Manifests) -> set[str]:
+    """The names of those that there are; one that cannot be read is there all the same."""
+    unread = {problem.name for problem in manifests.problems if problem.kind == "Node" and problem.name}
+    return {node.metadata.name for node in manifests.nodes} | unread
 
 
 def compile_objects(manifests: Manifests, configuration: Configuration) -> Wanted:
@@ -96,18 +151,23 @@ def load_manifests(
     inspect: Inspect | None = None,
     kinds: Collection[type] | None = None,
     stdin: BinaryIO | None = None,
+    named: Collection[type] = (),
 ) -> Manifests:
     """`inspect`: what else is looked at in each object of a file as it was written.
 
-    `kinds`: those that are read; None: what the features that are on read. `stdin`: what `-` is read from.
+    `kinds`: those that are read; None: what the features that are on read. `stdin`: what `-` is read from. `named`: see
+    `read_objects`; what cannot be read of such a kind is no reason to stop.
     """
     from rulegen.features import kinds_of, passed_over
 
     read = kinds or kinds_of(configuration.features)
+    only_named = {kind.__name__ for kind in named if kind not in read}
+    if source.files:
+        read = {*read, *named}
     manifests = _read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
-        say(str(problem))
-    if manifests.problems and not source.skip_invalid:
+        say(f"warning: {problem}" if problem.kind in only_named else str(problem))
+    if not source.skip_invalid and any(problem.kind not in only_named for problem in manifests.problems):
         sys.exit(EXIT_ERROR)
     if manifests.skipped:
         words = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.skipped.items()))
@@ -143,12 +203,45 @@ def _read_manifests(
 
         with progress("reading manifests"):
             return load(source.files, stdin, inspect, kinds)
-    from rulegen.kube.api import connect
     from rulegen.kube.snapshot import read_cluster
 
-    api = connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning)
+    api = api_of(source, configuration)
     with progress("reading the cluster"):
         return read_cluster(api, kinds)
+
+
+def directory_of(source: Input, configuration: Configuration, manifests: Manifests) -> Directory:
+    """What can be named: the objects, read with pods among those that are `named`; in a cluster pods are asked for."""
+    from rulegen.kube.objects import Pod
+    from rulegen.services.names import Directory
+
+    return Directory(
+        [*manifests.services, *manifests.unselected],
+        [*manifests.endpoint_slices, *manifests.headless],
+        manifests.by_kind.get(Pod, ()),
+        manifests.nodes,
+        None if source.files else partial(_find_pods, source, configuration),
+    )
+
+
+def _find_pods(source: Input, configuration: Configuration, namespace: str, name: str) -> list[Pod]:
+    """A pod that no slice lists; where the API server refuses to say, there is none."""
+    from rulegen.kube.api import ApiError
+    from rulegen.kube.snapshot import find_pods
+
+    try:
+        with closing(api_of(source, configuration)) as api:
+            return find_pods(api, namespace, name)
+    except ApiError as error:
+        say_warning(f"pods cannot be looked up by name: {error}")
+        return []
+
+
+def api_of(source: Input, configuration: Configuration) -> Api:
+    """The API server of the cluster that is read."""
+    from rulegen.kube.api import connect
+
+    return connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning)
 
 
 def read_settings(source: Input, warn: Callable[[str], None]) -> Configuration:

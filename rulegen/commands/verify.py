@@ -49,12 +49,17 @@ def verify(rendered: str | None, against: str | None, replaces: str | None, outp
     if against and (replaces or not rendered):
         fail("--against compares two files: name the other one with --rendered, and no --replaces")
     source = pack(options)
+    has_objects = bool(source.files or source.kubeconfig)
+    if against and source.features and not has_objects:
+        fail(
+            "--feature says what is read of objects: with --against, two files are compared whole; name objects with -f"
+        )
     with _counting() as progress:
         if against is not None and rendered is not None:
-            found = _verify_files(source, rendered, against, progress)
+            found = _verify_files(source, (rendered, against), progress, has_objects=has_objects)
         elif replaces:
             theirs = rulesets.read_file(rendered) if rendered else rulesets.live_kube_proxy()
-            found = _verify_replacement(options, theirs, progress)
+            found = _verify_replacement(options, theirs, progress, is_live=not rendered)
         else:
             found = _verify_objects(source, rendered, options["iptables_variant"], progress)
     if output == "json":
@@ -90,23 +95,37 @@ def _verify_objects(source: Input, rendered: str | None, variant: str, progress:
     return questions.against_objects(rules, store, configuration.node, addresses, progress, wanted.features)
 
 
-def _verify_replacement(options: Mapping[str, Any], theirs: Source, progress: Callable[[int], None]) -> Report:
+def _verify_replacement(
+    options: Mapping[str, Any], theirs: Source, progress: Callable[[int], None], *, is_live: bool
+) -> Report:
+    """Of rulegen's rules those of the Services. `is_live`: `theirs` are this host's, so that its addresses count."""
     from rulegen.verify import questions, rulesets
 
     wanted, configuration = read_input(pack(options))
-    store = services_of(wanted.features).store
-    text = "".join(rendered_rules(wanted, configuration.node, driver_of(configuration, options)))
+    services, node = services_of(wanted.features), configuration.node
+    text = "".join(rendered_rules(wanted.only(services), node, driver_of(configuration, options)))
     ours = rulesets.read_text(text, f"rulegen's on {configuration.target.value}")
-    addresses = _stated_addresses(store)
-    return questions.replacing_kube_proxy(theirs, ours, store, configuration.node, addresses, progress)
+    ours = ours._replace(uncovered=questions.beyond_kube_proxy(wanted.features))
+    store = services.store
+    addresses = _host_addresses() if is_live else _stated_addresses(store)
+    return questions.replacing_kube_proxy(theirs, ours, store, node, addresses, progress)
 
 
-def _verify_files(source: Input, one: str, two: str, progress: Callable[[int], None]) -> Report:
+def _verify_files(
+    source: Input, paths: tuple[str, str], progress: Callable[[int], None], *, has_objects: bool
+) -> Report:
+    """`has_objects`: they say which addresses are the node's, and which its pods'."""
     from rulegen.verify import questions, rulesets
 
-    configuration = read_settings(source, say_warning)
-    left, right = (rulesets.read_file(path) for path in (one, two))
-    return questions.against_rules(left, right, 1 << configuration.node.masquerade_bit, (), progress)
+    known = questions.KnownAddresses()
+    if has_objects:
+        wanted, configuration = read_input(source)
+        store = services_of(wanted.features).store
+        known = questions.known_addresses(store, configuration.node, _stated_addresses(store), wanted.features)
+    else:
+        configuration = read_settings(source, say_warning)
+    left, right = (rulesets.read_file(path) for path in paths)
+    return questions.against_rules(left, right, 1 << configuration.node.masquerade_bit, known, progress)
 
 
 def _stated_addresses(store: Store) -> Sequence[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -21,29 +20,20 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rulegen.config import Family
+from rulegen.conntrack.channel import DELETE, GET, Channel
 from rulegen.conntrack.frontends import EVERYWHERE, Flow, FrontendKey
-from rulegen.errors import ConntrackError, HostError, RulegenError
+from rulegen.errors import RulegenError
 from rulegen.netlink.messages import (
     ACK,
     DUMP,
     DUMP_INTERRUPTED,
     FAMILY_HEADER,
     NESTED,
-    NLMSG_DONE,
-    NLMSG_ERROR,
     REQUEST,
-    Message,
     attribute,
     attributes,
     message,
-    messages,
-    open_socket,
 )
-
-_SUBSYSTEM = 1 << 8
-_GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
-_SOL_NETLINK = 270
-_NETLINK_CAP_ACK = 10
 
 _ORIGINAL, _REPLY, _STATUS, _ID, _ZONE, _FILTER, _STATUS_MASK = 1, 2, 3, 12, 18, 25, 26
 _TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
@@ -54,12 +44,7 @@ _SEEN_REPLY, _DESTINATION_TRANSLATED = 1 << 1, 1 << 5
 _UDP = bytes([socket.IPPROTO_UDP])
 
 _U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
-_S32 = struct.Struct("=i")
 
-_FORBIDDEN = (errno.EPERM, errno.EACCES)
-_UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
-_WAIT_SECONDS = 30
-_DATAGRAM = 1 << 17
 # Few enough that all answers fit into the smallest buffer of a socket.
 REMOVED_AT_ONCE = 128
 
@@ -148,8 +133,8 @@ class ConnectionTable:
         self.listed = 0
         self.is_partial = False
         with ExitStack() as opened:
-            self._listing = opened.enter_context(closing(_Channel("listing connections")))
-            self._removing = opened.enter_context(closing(_Channel("removing connections")))
+            self._listing = opened.enter_context(closing(Channel("listing connections")))
+            self._removing = opened.enter_context(closing(Channel("removing connections")))
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -163,7 +148,7 @@ class ConnectionTable:
     def udp_flows(self, wanted: Filter) -> Iterator[TrackedFlow]:
         """The flows that a filter lets through; they may be removed meanwhile. `is_partial` holds after the last."""
         self.is_partial = False
-        self._listing.send([message(_GET, REQUEST | DUMP, _FAMILIES[wanted.family].number, _filter(wanted))])
+        self._listing.send([message(GET, REQUEST | DUMP, _FAMILIES[wanted.family].number, _filter(wanted))])
         for flags, body in self._listing.answers_to_listing():
             self.is_partial = self.is_partial or bool(flags & DUMP_INTERRUPTED)
             if body is None:
@@ -179,7 +164,7 @@ class ConnectionTable:
         What does not concern anybody is not taken apart, which would take most of the time.
         """
         self.is_partial = False
-        self._listing.send([message(_GET, REQUEST | DUMP, _FAMILIES[family].number, b"")])
+        self._listing.send([message(GET, REQUEST | DUMP, _FAMILIES[family].number, b"")])
         for flags, body in self._listing.answers_to_listing():
             self.is_partial = self.is_partial or bool(flags & DUMP_INTERRUPTED)
             if body is None:
@@ -207,76 +192,6 @@ def load_module() -> None:
             pass
 
 
-class _Channel:
-    """A netlink socket to conntrack; `purpose` says in an error what failed."""
-
-    def __init__(self, purpose: str) -> None:
-        self._purpose = purpose
-        self._sequence = 0
-        try:
-            self._socket = open_socket()
-        except OSError as error:
-            raise self._error(error.errno or 0) from error
-        self._socket.settimeout(_WAIT_SECONDS)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def send(self, requests: Sequence[bytearray]) -> None:
-        """All in one datagram, under one number."""
-        self._sequence += 1
-        for request in requests:
-            struct.pack_into("=I", request, 8, self._sequence)
-        try:
-            self._socket.send(b"".join(requests))
-        except OSError as error:
-            raise self._error(error.errno or errno.ETIMEDOUT) from error
-
-    def answers_to_listing(self) -> Iterator[tuple[int, bytes | None]]:
-        """The flags and the content of each message; the last one has no content."""
-        while True:
-            for kind, flags, _, body in self._answers():
-                if kind in {NLMSG_DONE, NLMSG_ERROR}:
-                    self._succeeded(body)
-                    yield flags, None
-                    return
-                yield flags, body
-
-    def acknowledgements(self, count: int, expected: int) -> Iterator[bool]:
-        """Of each request, whether it succeeded; the error `expected` is no failure."""
-        while count > 0:
-            for _, _, _, body in self._answers():
-                count -= 1
-                yield self._succeeded(body, expected)
-
-    def _answers(self) -> Iterator[Message]:
-        """The messages of one datagram that answer what was sent last."""
-        for answer in messages(self._receive()):
-            if answer.sequence == self._sequence:
-                yield answer
-
-    def _receive(self) -> bytes:
-        try:
-            return self._socket.recv(_DATAGRAM)
-        except OSError as error:  # a timeout is one too, without a number
-            raise self._error(error.errno or errno.ETIMEDOUT) from error
-
-    def _succeeded(self, body: bytes, expected: int = 0) -> bool:
-        number = -_S32.unpack_from(body)[0]
-        if number not in {0, expected}:
-            raise self._error(number)
-        return not number
-
-    def _error(self, number: int) -> RulegenError:
-        reason = f"{self._purpose}: {os.strerror(number)}"
-        if number in _FORBIDDEN:
-            return HostError(f"{reason}; it needs root, or the capability CAP_NET_ADMIN")
-        if number in _UNSUPPORTED:
-            return HostError(f"{reason}; the kernel's module nf_conntrack_netlink is not loaded, or does not exist")
-        return ConntrackError(reason)
-
-
 def _filter(wanted: Filter) -> bytes:
     """The attributes that say it."""
     family = _FAMILIES[wanted.family]
@@ -300,7 +215,7 @@ def _removal(tracked: TrackedFlow | TrackedConnection) -> bytearray:
     # The kernel looks at one tuple only, the original one if there are both. The number stands for that, and for the
     # place in memory, where the next entry may be; the endpoint is in the tuple of the replies.
     identity = attribute(_REPLY | NESTED, tracked.reply) + attribute(_ID, tracked.number)
-    return message(_DELETE, REQUEST | ACK, _FAMILIES[tracked.family].number, identity)
+    return message(DELETE, REQUEST | ACK, _FAMILIES[tracked.family].number, identity)
 
 
 def _parse(family: Family, body: bytes) -> TrackedFlow | None:

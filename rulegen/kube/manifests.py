@@ -69,7 +69,8 @@ class Problem(NamedTuple):
 class Manifests(Struct):
     """What manifests hold, by kind, each in the order of the input.
 
-    `unselected`: Services that a watch would not deliver (SVC-1); only to say why they are not there.
+    `unselected`: Services that a watch would not deliver (SVC-1); only to say why they are not there. `headless`: the
+    slices that it would not (SVC-2); only to say who has their addresses.
     `skipped` counts the objects of each kind that is not read: `kind`, or `kind (apiVersion)`, as safe text.
     `places`: where each object is, by kind, namespace and name; not that of slices made from Endpoints.
     `unreadable`: how many documents cannot be read at all, so that each may hold any object. `notices`: what is
@@ -83,6 +84,7 @@ class Manifests(Struct):
     places: dict[tuple[WatchedKind, str, str], Place] = {}
     unreadable: int = 0
     notices: list[Notice] = []
+    headless: list[EndpointSlice] = []
 
     @property
     def services(self) -> list[Service]:
@@ -225,6 +227,7 @@ class _Loader:
             places=self._places,
             unreadable=self._unreadable,
             notices=self._notices,
+            headless=[item for item in objects.get(EndpointSlice, []) if not is_selected(item)],
         )
 
     def _add_item(self, written: _Written, of_list: _Header) -> None:

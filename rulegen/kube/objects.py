@@ -103,6 +103,7 @@ class ServiceSpec(KubeStruct, frozen=True):
     type: ServiceType = "ClusterIP"
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
+    external_name: str = ""
     ip_families: list[IPFamily] | None = None
     ports: list[ServicePort] | None = None
     external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)

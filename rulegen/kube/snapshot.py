@@ -15,27 +15,29 @@ from rulegen.kube.decode import ObjectError
 from rulegen.kube.kinds import Resource, WatchedObject, is_selected, kind_of, served_kinds
 from rulegen.kube.listing import NotServedError, list_pages
 from rulegen.kube.manifests import Manifests, Place, Problem
-from rulegen.kube.objects import Service
+from rulegen.kube.objects import EndpointSlice, Pod, Service
 
 # A file without any document is taken for a mistake.
 _EMPTY = {"apiVersion": "v1", "kind": "List", "items": []}
 
 
 def read_cluster(api: Api, kinds: Collection[type]) -> Manifests:
-    """All objects of these kinds, of all nodes; Services that a watch would not show are `unselected`.
+    """All objects of these kinds, of all nodes; what a watch would not show of Services and slices stands apart.
 
     Raises:
         ApiError: the API server cannot be asked, or refuses.
     """
     problems: list[Problem] = []
     objects: dict[type, list[Any]] = {}
+    apart: dict[type, list[Any]] = {Service: [], EndpointSlice: []}
     for kind in map(kind_of, kinds):
-        resource = kind.everything() if kind.struct is Service else kind.resource()
-        objects[kind.struct] = list(_objects(api, resource, problems))
-    every_service = objects.get(Service, [])
-    objects[Service] = [service for service in every_service if is_selected(service)]
-    unselected = [service for service in every_service if not is_selected(service)]
-    return Manifests(objects, skipped={}, problems=problems, unselected=unselected)
+        resource = kind.everything() if kind.struct in apart else kind.resource()
+        found = list(_objects(api, resource, problems))
+        objects[kind.struct] = [item for item in found if is_selected(item)]
+        if kind.struct in apart:
+            apart[kind.struct] = [item for item in found if not is_selected(item)]
+    unselected, headless = apart[Service], apart[EndpointSlice]
+    return Manifests(objects, skipped={}, problems=problems, unselected=unselected, headless=headless)
 
 
 def _objects(api: Api, resource: Resource, problems: list[Problem]) -> Iterable[WatchedObject]:
@@ -52,6 +54,16 @@ def _objects(api: Api, resource: Resource, problems: list[Problem]) -> Iterable[
     except NotServedError:
         if not resource.optional:
             raise
+
+
+def find_pods(api: Api, namespace: str, name: str) -> list[Pod]:
+    """The pods of a name, in one namespace or ("") in all. What cannot be decoded is not among them.
+
+    Raises:
+        ApiError: the API server cannot be asked, or refuses.
+    """
+    fields = f"metadata.name={name}" + (f",metadata.namespace={namespace}" if namespace else "")
+    return list(_objects(api, Resource(Pod, kind_of(Pod).paths, {"fieldSelector": fields}), []))
 
 
 def write_manifests(manifests: Manifests, output: TextIO) -> None:

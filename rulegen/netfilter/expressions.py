@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from rulegen.netfilter.intervals import EMPTY, Intervals
-from rulegen.netfilter.model import Code, Result, Set, UnknownMeaningError, Verdict
+from rulegen.netfilter.model import Code, Met, Result, Set, UnknownMeaningError, Verdict
 from rulegen.netfilter.regions import DST, MARK, PRIO, PROTO, SPORT, SRC
 from rulegen.netfilter.registers import as_number, masked, read, read_key, swapped, write
 from rulegen.netfilter.state import (
@@ -149,17 +149,14 @@ class SameBytes:
 
     def __call__(self, state: State) -> Result:
         """Splits."""
+        if self.pairs.find is not None:
+            return self._ask(state)
         partners = self._partners()
         if partners is _EACH_WITH_ITSELF:
             return [(one, None if equal else BREAK) for one, equal in split_equal(state)]
         destination = state.fields[DST]
         if isinstance(destination, Column):
-            found: Split = []
-            for row in range(len(state.choice.weights)):
-                one = settle(state.drawing([row]))
-                result = self(one)
-                found += result if isinstance(result, list) else [(one, result)]
-            return found
+            return self._row_by_row(state)
         number = state.known(destination)
         if number is None:
             raise UnknownMeaningError(
@@ -167,6 +164,47 @@ class SameBytes:
             )
         inside, others = split(state, state.fields[SRC], self._sources(partners, number))
         return [*((one, None) for one in inside), *((one, BREAK) for one in others)]
+
+    def _row_by_row(self, state: State) -> Split:
+        found: Split = []
+        for row in range(len(state.choice.weights)):
+            one = settle(state.drawing([row]))
+            result = self(one)
+            found += result if isinstance(result, list) else [(one, result)]
+        return found
+
+    def _ask(self, state: State) -> Result:
+        """Of one packet: each byte of its addresses is looked up, for all that was drawn."""
+        destination, source = state.fields[DST], state.known(state.fields[SRC])
+        drawn = (
+            state.choice.columns[destination.place] if isinstance(destination, Column) else (state.known(destination),)
+        )
+        if source is None or None in drawn:
+            raise UnknownMeaningError(f"addresses compared by {self.pairs.name} that nobody knows")
+        found = {number: self._elements(source, number) for number in set(drawn) if number is not None}
+        if len(found) == 1:
+            (elements,) = found.values()
+            return self._met(state, elements)
+        hits = [row for row, number in enumerate(drawn) if found[number]]  # type: ignore[index]
+        missed = [row for row, number in enumerate(drawn) if not found[number]]  # type: ignore[index]
+        # Of a source, one destination at most is the same address; with pairs that are wrong there may be more.
+        parts = [(state.drawing([row]), found[drawn[row]]) for row in hits]  # type: ignore[index]
+        if missed:
+            parts.append((state.drawing(missed), []))
+        return [(one, self._met(one, elements)) for one, elements in parts]
+
+    def _elements(self, source: int, destination: int) -> list[bytes]:
+        """The keys of the pairs of two addresses, from the first byte on; none if one is not there."""
+        find = self.pairs.find
+        assert find is not None  # noqa: S101 - who calls has looked
+        ends = zip(source.to_bytes(self.size, "big"), destination.to_bytes(self.size, "big"), strict=True)
+        elements = [find(bytes((one, 0, 0, 0, other, 0, 0, 0))) for one, other in ends]
+        return [] if None in elements else [element.key for element in elements if element is not None]
+
+    def _met(self, state: State, keys: Sequence[bytes]) -> Verdict | None:
+        for key in keys:
+            state.path = (Met(self.pairs, key), state.path)
+        return None if keys else BREAK
 
     def _partners(self) -> Mapping[int, tuple[int, ...]]:
         """The bytes of sources that each byte of a destination is paired with."""
@@ -478,6 +516,8 @@ class Lookup:
         key, layout = read_key(state, self.source, self.found_in.key_length)
         if self.found_in.is_dynamic:
             return self._recall(state, key)
+        if self.found_in.find is not None:
+            return self._ask(state, key, layout)
         table = table_for(self.found_in, layout)
         if any(isinstance(part, Column) and state.known(part) is None for part in key):
             return self._lookup_drawn(state, table, key)
@@ -533,13 +573,21 @@ class Lookup:
         others = [state.known(part) for part in key]
         if any(number is None for number, column in zip(others, columns, strict=True) if column is None):
             return self._lookup_drawn_and_unknown(state, table, key)
-        hits: dict[object, list[tuple[int, bytes | Verdict | None]]] = {}
-        missed = []
+        answers = []
         for row in range(len(state.choice.weights)):
             wanted = tuple(
                 [number if column is None else column[row] for number, column in zip(others, columns, strict=True)]
             )
-            data = table.get(wanted)  # type: ignore[arg-type]
+            answers.append(table.get(wanted))  # type: ignore[arg-type]
+        return self._divide(state, answers)
+
+    def _divide(
+        self, state: State, answers: Sequence[tuple[bytes | Verdict | None] | None], keys: Sequence[bytes] = ()
+    ) -> Result:
+        """By what was found for each row. `keys`: of the elements, where it is noted which were found."""
+        hits: dict[object, list[tuple[int, bytes | Verdict | None]]] = {}
+        missed = []
+        for row, data in enumerate(answers):
             if data is None:
                 missed.append(row)
             else:
@@ -548,6 +596,8 @@ class Lookup:
         found: Split = []
         for rows in hits.values():
             one = state.drawing([row for row, _ in rows])
+            for row, _ in rows if keys else ():
+                one.path = (Met(self.found_in, keys[row]), one.path)
             found.append((one, self._hit_drawn(one, [data for _, data in rows])))
         if missed:
             one = state.drawing(missed)
@@ -625,6 +675,34 @@ class Lookup:
         """One row as a number in the packet, and no draw any more."""
         one = state.drawing([row])
         return settle(one)
+
+    # -- sets that are asked for one key at a time --
+
+    def _ask(self, state: State, key: list[Value], layout: tuple[LayoutPart, ...]) -> Result:
+        """Of one packet everything is known but what was drawn."""
+        find = self.found_in.find
+        assert find is not None  # noqa: S101 - who calls has looked
+        columns = [state.choice.columns[part.place] if isinstance(part, Column) else None for part in key]
+        others = [None if isinstance(part, Unknown) else state.known(part) for part in key]
+        for part, number, column in zip(key, others, columns, strict=True):
+            if number is None and column is None:
+                raise UnknownMeaningError(f"a lookup in {self.found_in.name} of {what(part)}")
+        rows = 1 if None not in others else len(state.choice.weights)
+        answers = [
+            find(_key_bytes(numbers, layout, self.found_in.key_length))
+            for numbers in (
+                [column[row] if number is None else number for number, column in zip(others, columns, strict=True)]  # type: ignore[index]
+                for row in range(rows)
+            )
+        ]
+        if rows > 1:
+            keys = [b"" if one is None else one.key for one in answers]
+            return self._divide(state, [None if one is None else (one.data,) for one in answers], keys)
+        (found,) = answers
+        if found is None:
+            return self._missed(state)
+        state.path = (Met(self.found_in, found.key), state.path)
+        return self._hit(state, found.data)
 
     # -- what rules remember --
 
@@ -707,6 +785,14 @@ def table_for(found_in: Set, layout: tuple[LayoutPart, ...]) -> KeyTable[bytes |
         elements = [(tuple(_range(low, high, part) for part in layout), data) for low, high, data in found_in.elements]
         table = found_in.tables[signature] = KeyTable(elements)
     return table
+
+
+def _key_bytes(numbers: Sequence[int], layout: tuple[LayoutPart, ...], size: int) -> bytes:
+    """A key as the kernel has it, each field filled up to four bytes."""
+    key = bytearray(size)
+    for number, (start, length, is_host) in zip(numbers, layout, strict=True):
+        key[start : start + length] = number.to_bytes(length, sys.byteorder if is_host else "big")
+    return bytes(key)
 
 
 def _range(low: bytes, high: bytes, part: LayoutPart) -> tuple[int, int]:

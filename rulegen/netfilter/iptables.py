@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
@@ -61,6 +62,8 @@ _KNOWN_MATCHES = frozenset(
         *("bpf", "set"),
     }
 )
+# Targets that only tell somebody.
+_NOTES = frozenset({"LOG", "NFLOG"})
 _RANDOM = 1 << 31
 _ALL = 0xFFFFFFFF
 # Options and their values in order, each with whether it is negated.
@@ -78,6 +81,17 @@ def read_ruleset(
     `ipsets`: the sets that rules look into, by name.
     """
     return Ruleset(family, tuple(_Reader(family, name, rules, ipsets or {}).read() for name, rules in lines.items()))
+
+
+def read_chains(
+    family: Family, tables: Mapping[str, Mapping[str, Sequence[str]]], ipsets: Mapping[str, IpSet]
+) -> Ruleset:
+    """Rules as the kernel takes them, by table and chain, each what stands behind `-A CHAIN`; policies are ACCEPT.
+
+    A chain is read when the first packet comes there.
+    """
+    found = (_Reader(family, name, (), ipsets).read_later(chains) for name, chains in tables.items())
+    return Ruleset(family, tuple(found))
 
 
 def parse_restore(text: str) -> dict[str, list[str]]:
@@ -135,6 +149,18 @@ class _Reader:
         self._refuse_loops()
         return self._table
 
+    def read_later(self, chains: Mapping[str, Sequence[str]]) -> Table:
+        """The chains alone; their rules when a packet comes."""
+        for name, rules in chains.items():
+            self._add_chain(name, "ACCEPT").read = partial(self._read_chain, rules)
+        return self._table
+
+    def _read_chain(self, rules: Sequence[str], chain: Chain) -> list[Rule]:
+        found = [self._rule(chain, text, _words(text)) for text in rules]
+        for place, rule in enumerate(found, 1):
+            rule.place = place
+        return found
+
     def _parse(self, line: str) -> Iterator[tuple[str, list[str]]]:
         """A rule's text and words; a chain is added. Raises ValueError, IndexError."""
         if line.startswith(":"):
@@ -181,7 +207,7 @@ class _Reader:
             options = list(_options(words))
             for place, (option, value, negated) in enumerate(options):
                 # Whatever it matches, a rule that only tells of a packet decides nothing.
-                if (option, value) == ("-j", "NFLOG"):
+                if option == "-j" and value in _NOTES:
                     return Rule(chain, 0, (), text)
                 instructions += self._instructions(options, place)
                 if option == "-d" and not negated and _network(self._family, value).only is not None:

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from msgspec import Struct
@@ -52,8 +52,14 @@ class Listing(Struct, frozen=True):
     elements: dict[str, list[bytes]]
 
 
-def list_tables(names: set[str], families: tuple[Family, ...] = tuple(Family)) -> list[Listing]:
+def list_tables(
+    names: set[str],
+    families: tuple[Family, ...] = tuple(Family),
+    is_listed: Callable[[str, str], bool] = lambda *_: True,
+) -> list[Listing]:
     """The tables of these names in the network namespace of the calling thread, each as it is at one moment.
+
+    `is_listed`: of which sets, by table and name, the elements are wanted.
 
     Raises HostError when they cannot be read, AbsentError when the kernel has no nf_tables.
     """
@@ -64,7 +70,7 @@ def list_tables(names: set[str], families: tuple[Family, ...] = tuple(Family)) -
             for _ in range(_ATTEMPTS):
                 try:
                     return [
-                        _list_table(connection, family, name)
+                        _list_table(connection, family, name, is_listed)
                         for family in families
                         for name in sorted(names & set(_table_names(connection, family)))
                     ]
@@ -88,7 +94,7 @@ def _table_names(connection: socket.socket, family: Family) -> Iterator[str]:
         yield text_of(dict(attributes(body))[_TABLE_NAME])
 
 
-def _list_table(connection: socket.socket, family: Family, name: str) -> Listing:
+def _list_table(connection: socket.socket, family: Family, name: str, is_listed: Callable[[str, str], bool]) -> Listing:
     wanted = text_attribute(_TABLE_OF, name)
     # Chains are listed of all tables, whatever was asked for.
     chains = [
@@ -100,6 +106,8 @@ def _list_table(connection: socket.socket, family: Family, name: str) -> Listing
     elements: dict[str, list[bytes]] = {}
     for body in sets:
         set_name = text_of(dict(attributes(body))[_SET_NAME])
+        if not is_listed(name, set_name):
+            continue
         elements[set_name] = list(
             _dump(connection, _GET_ELEMENTS, family, wanted + text_attribute(_ELEMENTS_SET, set_name))
         )

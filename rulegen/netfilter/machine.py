@@ -193,7 +193,6 @@ class Machine:
         self.chains: dict[tuple[str, str], Chain] = {}
         for table in ruleset.tables:
             for chain in table.chains.values():
-                chain.index()
                 self.chains[table.name, chain.name] = chain
         hooks = {hook: self._hook(hook) for hook in Hook}
         after = hooks[Hook.FORWARD] + hooks[Hook.POSTROUTING]
@@ -467,8 +466,9 @@ class Run:
             if not self._is_called(state, call):
                 state.step += 1
                 return None
-            state.rules, state.place, state.instruction, state.frame = call.chain.rules, 0, 0, None
+            state.rules, state.place, state.instruction, state.frame = call.chain.entered(), 0, 0, None
             state.registers, state.is_inside = {}, True
+            state.path = (call.chain, state.path)
         verdict = self._walk(state, waiting)
         return (None,) if verdict is None else self._leave(state, call, verdict)
 
@@ -560,7 +560,8 @@ class Run:
             return Verdict(Code.UNKNOWN, f"{rule}: chains that lead to each other")
         if verdict.code is Code.JUMP:
             state.frame = Frame(state.rules, state.place + 1, state.frame)
-        state.rules, state.place, state.instruction = chain.rules, 0, 0
+        state.rules, state.place, state.instruction = chain.entered(), 0, 0
+        state.path = (chain, state.path)
         return None
 
     def _take(self, state: State, rule: Rule, waiting: list[State]) -> Verdict | None:

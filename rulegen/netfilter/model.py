@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
@@ -114,21 +114,31 @@ class BaseHook(NamedTuple):
 
 @dataclass(slots=True)
 class Chain:
-    """`hook`: None where others lead here. `skips`: see `Chain.index`."""
+    """`hook`: None where others lead here. `skips`: see `Chain.entered`.
+
+    `read`: reads the rules when the first packet comes here, where that is not every chain; None: they are there.
+    """
 
     table: str
     name: str
     hook: BaseHook | None = None
     rules: list[Rule] = field(default_factory=list)
     skips: Skips | None = None
+    read: Callable[[Chain], list[Rule]] | None = None
+    is_indexed: bool = False
 
     def __str__(self) -> str:
         """Table and chain."""
         return f"{self.table} {self.name}"
 
-    def index(self) -> None:
-        """Notes which rules are for one destination only, so that packets to another one pass them at once."""
-        self.skips = Skips.of(self.rules)
+    def entered(self) -> list[Rule]:
+        """The rules. Notes which are for one destination only, so that packets to another one pass them at once."""
+        if not self.is_indexed:
+            if self.read is not None:
+                self.rules = self.read(self)
+            self.skips = Skips.of(self.rules)
+            self.is_indexed = True
+        return self.rules
 
 
 class Skips(NamedTuple):
@@ -156,7 +166,8 @@ class Skips(NamedTuple):
 class Set:
     """A set or map; lengths in bytes. `is_dynamic`: rules write it; `timeout`: seconds, of what they write.
 
-    `elements`: keys and their ends in the kernel's bytes, with the data: bytes, a verdict, or None.
+    `elements`: keys and their ends in the kernel's bytes, with the data: bytes, a verdict, or None. `find`: says of one
+    key by which element it is there, where the elements are too many to be listed for one packet; else None.
     """
 
     name: str
@@ -171,6 +182,21 @@ class Set:
     tables: dict[tuple[int, ...], KeyTable[bytes | Verdict | None]] = field(default_factory=dict)
     # Of pairs of bytes, once they were asked for: those that each second one is paired with.
     partners: Mapping[int, tuple[int, ...]] | None = None
+    find: Callable[[bytes], FoundElement | None] | None = None
+
+
+class FoundElement(NamedTuple):
+    """An element that has a key. `key`: as who was asked names the element, which may be a range."""
+
+    key: bytes
+    data: bytes | Verdict | None
+
+
+class Met(NamedTuple):
+    """A packet has found an element of a set that is asked for one key at a time."""
+
+    found_in: Set
+    key: bytes
 
 
 @dataclass(slots=True)

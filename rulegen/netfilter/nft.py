@@ -18,6 +18,7 @@ from rulegen.netfilter.model import (
     Chain,
     Code,
     Family,
+    FoundElement,
     Hook,
     Instruction,
     Rule,
@@ -44,22 +45,28 @@ _CT_STATE, _CT_DIRECTION, _CT_STATUS = 0, 1, 2
 _NETWORK, _TRANSPORT = 1, 2
 _IPPROTO = {Family.IPV4: 9, Family.IPV6: 6}
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
-_ETHERTYPE = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
+ETHERTYPES = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
 _NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
 _TCP_FLAGS = "bytes 13 to 13 of header 2"
 _NOTHING = frozenset({"counter", "comment", "log"})
 
 
-def read_ruleset(family: Family, listings: Iterable[Listing]) -> Ruleset:
+# Who says of a table and a set what is in there, one key at a time; None for a set whose elements are listed.
+Finders: TypeAlias = Callable[[str, str], Callable[[bytes], FoundElement | None] | None]
+
+
+def read_ruleset(family: Family, listings: Iterable[Listing], finders: Finders = lambda *_: None) -> Ruleset:
     """The tables of one family."""
-    return Ruleset(family, tuple(_read_table(family, one) for one in listings if one.family == family.value))
+    return Ruleset(family, tuple(_read_table(family, one, finders) for one in listings if one.family == family.value))
 
 
-def _read_table(family: Family, listing: Listing) -> Table:
+def _read_table(family: Family, listing: Listing, finders: Finders) -> Table:
     table = Table(f"{listing.family} {listing.table}")
     for body in listing.sets:
         found = _read_set(dict(attributes(body)))
-        _fill(found, listing.elements.get(found.name, ()))
+        found.find = finders(listing.table, found.name)
+        if found.find is None:
+            _fill(found, listing.elements.get(found.name, ()))
         table.sets[found.name] = found
     for body in listing.chains:
         chain = _read_chain(table, dict(attributes(body)))
@@ -68,14 +75,14 @@ def _read_table(family: Family, listing: Listing) -> Table:
     for body in listing.rules:
         parts = dict(attributes(body))
         chain = table.chains[text_of(parts[_RULE_CHAIN])]
-        instructions = tuple(_joined(family, list(reader.instructions(parts.get(_RULE_EXPRESSIONS, b"")))))
+        instructions = tuple(joined(family, list(reader.instructions(parts.get(_RULE_EXPRESSIONS, b"")))))
         text = " ".join(filter(None, map(str, instructions)))
         chain.rules.append(Rule(chain, len(chain.rules) + 1, instructions, text))
     return table
 
 
-def _joined(family: Family, instructions: list[Instruction]) -> Iterator[Instruction]:
-    """The same, with a comparison of two addresses byte by byte as one instruction, and with a test of TCP's flags."""
+def joined(family: Family, instructions: list[Instruction]) -> Iterator[Instruction]:
+    """A rule with a comparison of two addresses byte by byte as one instruction, and with a test of TCP's flags."""
     place, count = 0, family.bits // 8
     while place < len(instructions):
         begins = _begins_connection(instructions[place : place + 3])
@@ -285,11 +292,12 @@ class _Reader:
         """Of a rule, in order."""
         self._words = {}
         self._masked_registers = set()
-        for _, expression in attributes(data):
-            parts = dict(attributes(expression))
-            name = text_of(parts[1])
+        expressions = [dict(attributes(expression)) for _, expression in attributes(data)]
+        names = [text_of(parts[1]) for parts in expressions]
+        for place, (name, parts) in enumerate(zip(names, expressions, strict=True)):
             content = dict(attributes(parts.get(2, b"")))
-            if name in _NOTHING:
+            # How often something is logged does not count.
+            if name in _NOTHING or (name == "limit" and _NOTHING.issuperset(names[place + 1 :])):
                 continue
             read = self._known.get(name)
             made = read(content) if read else None
@@ -304,7 +312,7 @@ class _Reader:
             return do.Nothing("meta nftrace set") if key == 12 else None
         register = _register(parts, 1)
         found = {
-            1: ((None, _ETHERTYPE[self._family], 2, False), "meta protocol"),
+            1: ((None, ETHERTYPES[self._family], 2, False), "meta protocol"),
             2: ((PRIO, 0, 4, True), "meta priority"),
             3: ((MARK, 0, 4, True), "meta mark"),
             6: ((IIF, 0, 16, False), "iifname"),

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rulegen.netfilter.intervals import Intervals
-from rulegen.netfilter.model import Rule, UnknownMeaningError, Verdict
+from rulegen.netfilter.model import Chain, Met, Rule, UnknownMeaningError, Verdict
 from rulegen.netfilter.regions import DST, SRC, Region, split_bits
 from rulegen.netfilter.values import NO_CHOICE, Bits, Choice, Column, Part, Unknown, Value
 
@@ -21,7 +21,8 @@ LOCAL = 2
 # Of masquerading: one of the node's addresses, nobody knows which.
 REPLACED_SOURCE = Unknown(("a source that was replaced",))
 
-Path: TypeAlias = "tuple[Rule, Path] | None"
+# The way, last thing first: chains that were entered, rules that matched, elements that were found.
+Path: TypeAlias = "tuple[Chain | Rule | Met, Path] | None"
 # A value in registers, its length in bytes, and whether it is in the machine's byte order.
 Piece: TypeAlias = tuple[Value, int, bool]
 
@@ -282,13 +283,13 @@ def _split_bits(state: State, value: Bits, numbers: Intervals) -> Split:
 
 
 # What a TCP header's flags say: SYN, and none of FIN, RST and ACK.
-_BEGINS = "begins a TCP connection"
+BEGINS = "begins a TCP connection"
 
 
 def split_begins(state: State) -> list[tuple[State, bool]]:
     """Split by whether a TCP packet begins a connection; other packets must not be asked."""
-    known = state.region.fact(_BEGINS)
-    return [(state, bool(known))] if known is not None else _decide(state, _BEGINS)
+    known = state.region.fact(BEGINS)
+    return [(state, bool(known))] if known is not None else _decide(state, BEGINS)
 
 
 # ---- addresses of the node ----

@@ -152,6 +152,11 @@ class TableSpec:
         del connection, delta
         return []
 
+    def meaning(self, set_spec: SetSpec, value: Value) -> str:
+        """What an element says, in words, for those who follow a packet; by default whose it is."""
+        del set_spec
+        return value.comment
+
     def __repr__(self) -> str:
         """`<ip rulegen>`."""
         return f"<{self}>"

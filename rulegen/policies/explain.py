@@ -1,21 +1,16 @@
-"""Pods and ports as a person writes them come in; what policies say of a packet goes out, as values and as lines."""
+"""Addresses and ports come in; what policies say of a packet goes out, as values and as lines."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from msgspec import Struct
 
-from rulegen.errors import InputError, printable, shown
+from rulegen.errors import printable
 from rulegen.policies.model import Address, PolicyName, Rule
-from rulegen.policies.pods import PodRecord, packed
+from rulegen.policies.pods import packed
 from rulegen.policies.simulate import Decision, Packet, peers_text, ports_text, simulate
 from rulegen.policies.store import Store
-
-_POD = re.compile(r"(?P<namespace>[a-z0-9-]+)/(?P<name>[a-z0-9.-]+)")
-_POD_PORT = re.compile(rf"{_POD.pattern}:(?P<port>\d+)(?:/(?P<protocol>tcp|udp|sctp))?")
 
 
 class DirectionExplanation(Struct, frozen=True, rename="camel"):
@@ -43,40 +38,6 @@ class PolicyExplanation(Struct, frozen=True, rename="camel"):
     destination: str
     allowed: bool
     directions: tuple[DirectionExplanation, ...]
-
-
-def pod_address(store: Store, text: str, like: Address | None = None) -> str | None:
-    """The address of a pod, given as `default/web-1`; None for what is no pod's name. `like`: of the same family.
-
-    Raises:
-        InputError: there is no such pod, or it has no such address.
-    """
-    match = _POD.fullmatch(text)
-    return None if match is None else _address_text(_pod(store, match, text), text, like)
-
-
-def pod_destination(store: Store, text: str, like: Address | None = None) -> str | None:
-    """`10.128.0.5:80/tcp` for `default/web-1:80`; None for what is none. Raises InputError, too."""
-    match = _POD_PORT.fullmatch(text)
-    if match is None:
-        return None
-    address = _address_text(_pod(store, match, text), text, like)
-    where = f"[{address}]" if ":" in address else address
-    return f"{where}:{match['port']}/{match['protocol'] or 'tcp'}"
-
-
-def _pod(store: Store, match: re.Match[str], text: str) -> PodRecord:
-    record = store.pod(match["namespace"], match["name"])
-    if record is None:
-        raise InputError(f"expected a pod with an address of its own, got {shown(text)}: there is none of this name")
-    return record
-
-
-def _address_text(record: PodRecord, text: str, like: Address | None) -> str:
-    for address in record.addresses:
-        if like is None or len(address) == len(like):
-            return str(ip_address(address))
-    raise InputError(f"the pod {shown(text)} has no address of the family that the other end has")
 
 
 def explain(store: Store, source: str, destination: str, protocol: str, port: int) -> PolicyExplanation | None:
@@ -138,3 +99,17 @@ def lines(explanation: PolicyExplanation) -> Iterator[tuple[str, bool | None]]:
         yield from ((f"      {words}", None) for words in part.near)
         if part.remedy:
             yield f"      would pass with {part.remedy}", None
+
+
+def denials(explanation: PolicyExplanation) -> Iterator[tuple[str, str]]:
+    """For each direction that denies, a sentence that says why, and what would let it pass."""
+    for part in explanation.directions:
+        if part.allowed:
+            continue
+        decided = part.policy or f"selected by {', '.join(part.policies)}"
+        by = f"{part.reason}: {decided}" + (f", {part.rule}" if part.rule else "")
+        subject = f" of pod {part.pod}" if part.pod else ""
+        sentence = (
+            f"{explanation.source} to {explanation.destination} is denied, {part.direction.lower()}{subject}: {by}"
+        )
+        yield printable(sentence) if not sentence.isprintable() else sentence, part.remedy

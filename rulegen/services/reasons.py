@@ -23,6 +23,7 @@ class EndpointReasons(Struct, frozen=True):
     """One endpoint as one slice lists it: why it is not in the Cluster list and not in the Local list, "" if it is.
 
     `target`: what the endpoint belongs to, usually a pod; `node`: where it is; "" when the slice does not say.
+    `is_usable`: lists of some node may have it.
     """
 
     backend: Backend
@@ -31,6 +32,7 @@ class EndpointReasons(Struct, frozen=True):
     node: str
     cluster: str
     local: str
+    is_usable: bool
 
 
 class PortReasons(Struct, frozen=True):
@@ -38,7 +40,8 @@ class PortReasons(Struct, frozen=True):
 
     `owners`: the service-port that each of `intent.frontends` belongs to (D2). `cluster` and `local`: how the lists
     came to be. `unjoined`: the slices without a port of this name and protocol (SVC-18). `hinted`: how many of
-    the `ready` endpoints have hints of the kind that is most common.
+    the `ready` endpoints have hints of the kind that is most common, and `unhinted` the others, where there are both.
+    `hints`: those in force. `cluster_drains`, `local_drains`: a list holds only what terminates and still serves.
     """
 
     intent: PortIntent
@@ -49,6 +52,10 @@ class PortReasons(Struct, frozen=True):
     unjoined: tuple[str, ...]
     hinted: int
     ready: int
+    unhinted: frozenset[Backend]
+    hints: HintMode | None
+    cluster_drains: bool
+    local_drains: bool
 
 
 class _Listed(NamedTuple):
@@ -81,6 +88,8 @@ def port_reasons(
     winners = _winners(listed)
     weighted = [winner.merged for winner in winners.values() if winner.merged.backend.weight]
     choice = _choose(intent, weighted, node)
+    mode = _common_hints(choice)
+    hinted = hinted_count(choice.ready, mode)
     return PortReasons(
         intent,
         owners,
@@ -88,8 +97,12 @@ def port_reasons(
         _local_reason(intent, choice),
         tuple(_endpoint(intent, item, winners[str(item.merged.backend)], choice) for item in listed),
         tuple(slice_.name for slice_ in slices if not _joined_ports(intent.name, slice_)),
-        max(hinted_count(choice.ready, mode) for mode in HintMode),
+        hinted,
         len(choice.ready),
+        frozenset(endpoint.backend for endpoint in choice.ready if hinted and not hinted_count([endpoint], mode)),
+        choice.hints,
+        bool(choice.cluster_endpoints) and not choice.ready,
+        bool(choice.local_endpoints) and not any(endpoint.backend.local for endpoint in choice.ready),
     )
 
 
@@ -139,13 +152,19 @@ def _cluster_reason(intent: PortIntent, choice: _Choice) -> str:
     return "all ready endpoints (SVC-26)" + (f"; topology hints are ignored: {ignored} (SVC-33)" if ignored else "")
 
 
+def _common_hints(choice: _Choice) -> HintMode:
+    """The kind that most of the ready endpoints have hints of."""
+    counts = {mode: hinted_count(choice.ready, mode) for mode in HintMode}
+    return HintMode.ZONE if counts[HintMode.ZONE] >= counts[HintMode.NODE] else HintMode.NODE
+
+
 def _ignored_hints(choice: _Choice) -> str:
     """Why hints that are there have no effect; "" when there are none."""
-    counts = {mode: hinted_count(choice.ready, mode) for mode in HintMode}
-    mode = HintMode.ZONE if counts[HintMode.ZONE] >= counts[HintMode.NODE] else HintMode.NODE
-    if not counts[mode]:
+    mode = _common_hints(choice)
+    hinted = hinted_count(choice.ready, mode)
+    if not hinted:
         return ""
-    lacking = len(choice.ready) - counts[mode]
+    lacking = len(choice.ready) - hinted
     if lacking:
         return f"{lacking} of {len(choice.ready)} ready endpoints lack one"
     if mode is HintMode.NODE:
@@ -170,7 +189,7 @@ def _endpoint(intent: PortIntent, item: _Listed, winner: _Listed, choice: _Choic
     if not excluded:
         cluster = "" if backend in choice.cluster_endpoints else _not_in_cluster(intent, item, choice)
         local = "" if backend in choice.local_endpoints else _not_in_local(intent, item)
-    return EndpointReasons(backend, item.slice.name, item.source.target, item.source.node, cluster, local)
+    return EndpointReasons(backend, item.slice.name, item.source.target, item.source.node, cluster, local, not excluded)
 
 
 def _excluded(item: _Listed, winner: _Listed) -> str:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from rulegen.config import Cidr
 from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
-from rulegen.networks import LOOPBACK, Network, contains, family_of, is_loopback, parse_network
+from rulegen.networks import LOOPBACK, Network, contains, family_of, is_loopback, parse_network, port_number
 from rulegen.services.model import (
     Backend,
     Frontend,
@@ -31,7 +31,7 @@ from rulegen.services.model import (
 
 _NO_SERVICE = "no Service is concerned"
 _DESTINATION = re.compile(
-    r"(?:\[(?P<v6>[^]]*)\]|(?P<v4>[^]\[:/]*))(?::(?P<port>\d{1,5}))?/(?P<protocol>tcp|udp|sctp|icmp)"
+    r"(?:\[(?P<v6>[^]]*)\]|(?P<v4>[^]\[:/]*))(?::(?P<port>[0-9]+))?/(?P<protocol>tcp|udp|sctp|icmp)", re.IGNORECASE
 )
 
 
@@ -64,13 +64,16 @@ class Destination(NamedTuple):
 def parse_destination(text: str) -> Destination:
     """`10.96.0.10:80/tcp`, `[fd00::1]:53/udp`, or `10.96.0.10/icmp` for a ping; ValueError says what is wrong."""
     parts = _DESTINATION.fullmatch(text)
-    if parts is None or (parts["port"] is None) != (parts["protocol"] == "icmp") or int(parts["port"] or 0) > 65535:
+    if parts is None or (parts["port"] is None) != (parts["protocol"].lower() == "icmp"):
         raise ValueError(f"expected ADDRESS:PORT/tcp, udp or sctp, or ADDRESS/icmp, got {shown(text)}")
+    port = 0 if parts["port"] is None else port_number(parts["port"])
+    if port is None:
+        raise ValueError(f"expected a port from 1 to 65535, got {shown(parts['port'])}")
     address_text = parts["v6"] or parts["v4"] or ""
     address = canonical_address(address_text)
     if address is None or (":" in address_text) is not (parts["v6"] is not None):
         raise ValueError(f"expected an IP address, in brackets if it is IPv6, got {shown(address_text)}")
-    return Destination(address, int(parts["port"] or 0), parts["protocol"].upper())
+    return Destination(address, port, parts["protocol"].upper())
 
 
 def source_towards(destination: str, node_addresses: Collection[str]) -> str:

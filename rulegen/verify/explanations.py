@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from rulegen.netfilter.machine import Ending, Fate
 from rulegen.netfilter.state import Connection
+from rulegen.services.model import FrontendKind
 from rulegen.verify.meaning import Meaning
 from rulegen.verify.prove import Difference
 
@@ -17,6 +18,8 @@ _REFUSED = {Fate.REJECTED, Fate.DROPPED}
 
 def explain(difference: Difference, meaning: Meaning, *, is_iptables: bool) -> str:
     """The decision in a line; "" for none. `is_iptables`: kube-proxy's mode; its rules are on the left."""
+    if _is_host_port(difference, meaning):
+        return "D21: host ports are served, which kube-proxy leaves to another program"
     if difference.connection is Connection.UNREPLIED:
         return "D5: kube-proxy judges later packets of a connection that nobody has answered; rulegen ends them at once"
     if _is_hairpin(difference):
@@ -26,6 +29,15 @@ def explain(difference: Difference, meaning: Meaning, *, is_iptables: bool) -> s
     if not is_iptables:
         return ""
     return _of_iptables_mode(difference, meaning)
+
+
+def _is_host_port(difference: Difference, meaning: Meaning) -> bool:
+    packet = difference.packet
+    found = (
+        meaning.by_address.get((packet.destination, packet.protocol, packet.port)),
+        meaning.by_node_port.get((packet.protocol, packet.port)),
+    )
+    return any(match is not None and match.frontend.kind is FrontendKind.HOST_PORT for match in found)
 
 
 def _is_hairpin(difference: Difference) -> bool:

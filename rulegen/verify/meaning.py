@@ -337,18 +337,27 @@ class _Way:
     def _refused_or_passed(self, state: State, addressed: Match | None, node_port: Match | None) -> None:
         """SVC-36 to 38 and 67, in the order in which a packet passes them."""
         for one, is_local in split_local(state, DST):
-            outcomes: list[State] = [one]
-            if is_local and not self._of.habits.rechecks and self._refuse(one, node_port):
-                # Where all is decided at once, a NodePort of the node's own address comes before SVC-67 (D20).
-                continue
-            if self.is_sent or not is_local:
-                refusing = addressed if _without_endpoints(addressed) else None
-                outcomes = [] if self._refuse(one, refusing) else self._unless_unused(one)
-            refusing = next((match for match in (node_port, addressed) if is_local and _without_endpoints(match)), None)
-            for left in outcomes:
-                if not self._refuse(left, refusing):
-                    self._why = _NO_SERVICE
-                    self._pass(left)
+            asked: list[State] = [one]
+            if is_local and not self._of.habits.rechecks:
+                # Where all is decided at once, a NodePort of the node's own address comes before its frontends.
+                if self.is_sent and addressed is None:
+                    asked = self._unless_nobodys(one)
+                asked = [left for left in asked if not self._refuse(left, node_port)]
+            for left in asked:
+                self._refused_or_passed_there(left, addressed, node_port, is_local=is_local)
+
+    def _refused_or_passed_there(
+        self, state: State, addressed: Match | None, node_port: Match | None, *, is_local: bool
+    ) -> None:
+        outcomes: list[State] = [state]
+        if self.is_sent or not is_local:
+            refusing = addressed if _without_endpoints(addressed) else None
+            outcomes = [] if self._refuse(state, refusing) else self._unless_unused(state)
+        refusing = next((match for match in (node_port, addressed) if is_local and _without_endpoints(match)), None)
+        for left in outcomes:
+            if not self._refuse(left, refusing):
+                self._why = _NO_SERVICE
+                self._pass(left)
 
     def _refuse(self, state: State, match: Match | None) -> bool:
         """Whether there was a frontend that nobody answers for."""
@@ -366,13 +375,18 @@ class _Way:
         self._why = "a ClusterIP without this port (SVC-67)"
         for one in rejected:
             self._end(one, Outcome(Fate.REJECTED))
-        left = []
-        for other in others:
-            dropped, still = split(other, Part(DST), self._of.service_cidrs)
-            self._why = "in a ServiceCIDR, of no Service (SVC-67)"
-            for one in dropped:
-                self._end(one, Outcome(Fate.DROPPED))
-            left += still
+        return [left for other in others for left in self._unless_in_service_cidr(other)]
+
+    def _unless_nobodys(self, state: State) -> list[State]:
+        """The second half of rule 67."""
+        of_services, others = split(state, Part(DST), self._of.cluster_ips)
+        return of_services + [left for other in others for left in self._unless_in_service_cidr(other)]
+
+    def _unless_in_service_cidr(self, state: State) -> list[State]:
+        dropped, left = split(state, Part(DST), self._of.service_cidrs)
+        self._why = "in a ServiceCIDR, of no Service (SVC-67)"
+        for one in dropped:
+            self._end(one, Outcome(Fate.DROPPED))
         return left
 
     # -- endpoints --

@@ -5,17 +5,20 @@ In: a Store and where the rules are. Out: a Report.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from math import gcd
+from types import MappingProxyType
+from typing import NamedTuple
 
 from rulegen.config import Family as HostFamily
 from rulegen.config import NodeConfiguration
-from rulegen.netfilter.intervals import Intervals
+from rulegen.netfilter.intervals import EMPTY, Intervals
 from rulegen.netfilter.machine import Endpoint, Machine
-from rulegen.netfilter.model import Family
+from rulegen.netfilter.model import Family, Ruleset
 from rulegen.reconcile.feature import Feature
+from rulegen.services.feature import NAME as SERVICES
 from rulegen.services.model import Backend, ServicePort
 from rulegen.services.store import Store
 from rulegen.verify.compare import ROUNDING, Bound
@@ -47,8 +50,8 @@ def against_objects(
     features: Sequence[Feature] = (),
 ) -> Report:
     """Whether rules do what the objects mean. `features`: those that are on."""
-    unknown = not_proved(features)
-    if unknown:
+    unknown = [*not_proved(features), *source.uncovered]
+    if not_proved(features):
         # Features meet in the same packets: what one of them does may be meant by another.
         return Report(source.name, "what the objects mean", (), (), unknown)
     missing, proofs = [], []
@@ -70,7 +73,7 @@ def against_objects(
         )
         proof = prove(question, progress)
         proofs.append(FamilyProof(meaning.family, proof))
-    return Report(source.name, "what the objects mean", proofs, missing)
+    return Report(source.name, "what the objects mean", proofs, missing, unknown)
 
 
 def meanings(
@@ -98,14 +101,32 @@ def not_proved(features: Sequence[Feature]) -> list[str]:
     return [f"nothing is proved about {name}" for name in uncovered(features)]
 
 
+class KnownAddresses(NamedTuple):
+    """`own`: the node's. `foreign`: by family, those that are not, such as its pods'."""
+
+    own: Collection[str] = ()
+    foreign: Mapping[Family, Intervals] = MappingProxyType({})
+
+
+def known_addresses(
+    store: Store, configuration: NodeConfiguration, addresses: Collection[str], features: Sequence[Feature]
+) -> KnownAddresses:
+    """What objects say about addresses. `addresses`: the node's own."""
+    found = meanings(store, configuration, addresses, is_iptables=False, features=features)
+    return KnownAddresses(addresses, {meaning.family: meaning.foreign_addresses for meaning in found})
+
+
 def against_rules(
     left: Source,
     right: Source,
     mark: int,
-    addresses: Collection[str],
+    known: KnownAddresses,
     progress: Progress | None = None,
 ) -> Report:
-    """Whether two rulesets do the same. What only iptables can do, to accept in front of others, does not count."""
+    """Whether two rulesets do the same. What only iptables can do, to accept in front of others, does not count.
+
+    `known`: of all other addresses it is tried that they are the node's, and that they are not.
+    """
     proofs, missing = [], []
     for host_family, family in FAMILIES.items():
         sides = [source.rulesets.get(family) for source in (left, right)]
@@ -115,10 +136,16 @@ def against_rules(
         if one is None or two is None:
             missing.append(f"only {(left if two is None else right).name} has rules for {host_family.value}")
             continue
-        local = local_addresses(host_family, addresses)
-        proof = prove(_question(family, local, mark, (Machine(one, local), Machine(two, local))), progress)
-        proofs.append(FamilyProof(family, proof))
-    return Report(left.name, right.name, proofs, missing)
+        local = local_addresses(host_family, known.own)
+        question = _question(family, local, mark, (one, two), known.foreign.get(family, EMPTY))
+        proofs.append(FamilyProof(family, prove(question, progress)))
+    return Report(left.name, right.name, proofs, missing, (*left.uncovered, *right.uncovered))
+
+
+def beyond_kube_proxy(features: Iterable[Feature]) -> tuple[str, ...]:
+    """A line for each feature that is on and of which kube-proxy does nothing."""
+    others = (feature.name for feature in features if feature.name != SERVICES)
+    return tuple(f"nothing is proved about {name}: kube-proxy does nothing of it" for name in others)
 
 
 def replacing_kube_proxy(
@@ -129,7 +156,10 @@ def replacing_kube_proxy(
     addresses: Collection[str],
     progress: Progress | None = None,
 ) -> Report:
-    """Whether anything changes for packets; each difference with the decision that explains it."""
+    """Whether anything changes for packets; each difference with the decision that explains it.
+
+    `ours`: the Services' rules alone.
+    """
     proofs, missing = [], []
     for meaning in meanings(store, configuration, addresses, is_iptables=ours.is_iptables):
         family = meaning.family
@@ -138,16 +168,18 @@ def replacing_kube_proxy(
             lacking = theirs if one is None else ours
             missing.append(f"{lacking.name}: no rules for {meaning.node.family.value}")
             continue
-        local = meaning.local_addresses
-        question = _question(family, local, meaning.mark, (Machine(one, local), Machine(two, local)))
+        question = _question(family, meaning.local_addresses, meaning.mark, (one, two), meaning.foreign_addresses)
         why = partial(explain, meaning=meaning, is_iptables=theirs.is_iptables)
         proofs.append(FamilyProof(family, prove(question._replace(explain=why), progress)))
-    return Report(theirs.name, ours.name, proofs, missing)
+    return Report(theirs.name, ours.name, proofs, missing, (*theirs.uncovered, *ours.uncovered))
 
 
-def _question(family: Family, local: Intervals, mark: int, machines: tuple[Machine, Machine]) -> Question:
-    left, right = (RulesAnswer(machine) for machine in machines)
-    return Question(family, local, mark, left, right, ignored=frozenset({"accepted"}))
+def _question(
+    family: Family, local: Intervals, mark: int, sides: tuple[Ruleset, Ruleset], foreign: Intervals
+) -> Question:
+    left, right = (RulesAnswer(Machine(side, local, foreign)) for side in sides)
+    ignored = frozenset({"accepted"})
+    return Question(family, local, mark, left, right, ignored=ignored, foreign_addresses=foreign)
 
 
 def weights_bound(service_ports: Iterable[ServicePort]) -> Bound:

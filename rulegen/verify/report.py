@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rulegen.errors import one_line
 from rulegen.netfilter.machine import Ending, Fate, Outcome
-from rulegen.netfilter.model import Family
+from rulegen.netfilter.model import Family, Rule
 from rulegen.netfilter.state import Path
 from rulegen.verify.prove import Difference, Proof, address_text
 
@@ -112,8 +112,9 @@ def _way(family: Family, name: str, endings: Iterable[Ending]) -> Iterator[str]:
         if text not in told:
             told.add(text)
             yield text
-            yield from (f"      {one_line(rule)}" for rule in _rules(ending.path)[-_SHOWN_RULES:])
-            if ending.path is None and ending.why:
+            rules = _rules(ending.path)
+            yield from (f"      {one_line(rule)}" for rule in rules[-_SHOWN_RULES:])
+            if not rules and ending.why:
                 yield f"      {one_line(ending.why)}"
 
 
@@ -160,8 +161,9 @@ def endpoint_text(family: Family, endpoint: tuple[int, int]) -> str:
 def _rules(path: Path) -> list[str]:
     found = []
     while path is not None:
-        rule, path = path
-        found.append(str(rule))
+        step, path = path
+        if isinstance(step, Rule):
+            found.append(str(step))
     found.reverse()
     return found
 

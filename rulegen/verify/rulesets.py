@@ -47,11 +47,15 @@ class Program(Enum):
 
 
 class Source(NamedTuple):
-    """Rules by family, and where they are from, in words. `is_iptables`: which language they are in."""
+    """Rules by family, and where they are from, in words. `is_iptables`: which language they are in.
+
+    `uncovered`: what of them nothing is said about, a line for each.
+    """
 
     name: str
     is_iptables: bool
     rulesets: Mapping[Family, Ruleset]
+    uncovered: tuple[str, ...] = ()
 
 
 def live_nftables(program: Program, features: Iterable[str] = ()) -> Source:
@@ -123,7 +127,8 @@ def _own_lines(program: Program, table: Table) -> Iterator[str]:
             yield f":{name} ACCEPT" if line.startswith(":") and is_built_in else line
 
 
-_NFT_TABLE = re.compile(r"^(?:add )?table (?:ip6?|inet) ([\w.-]+)", re.MULTILINE)
+_NFT_TABLE = re.compile(r"^(?:add )?table (?:(ip6?|inet|arp|bridge|netdev) )?([\w./-]+)", re.MULTILINE)
+_IP_FAMILIES = frozenset({"", "ip", "ip6"})
 _RESTORE = re.compile(r"^# (ip6?tables)-restore\b.*$", re.MULTILINE)
 
 
@@ -143,14 +148,16 @@ def read_file(path: str) -> Source:
 def read_text(text: str, name: str) -> Source:
     """The same of a text. `name`: for messages."""
     tables = set(_NFT_TABLE.findall(text))
-    if tables:
-        listings = load_and_list(text, tables)
+    if any(family in {*_IP_FAMILIES, "inet"} for family, _ in tables):
+        listings = load_and_list(text, {table for _, table in tables})
         found = {
             family: nft.read_ruleset(family, listings)
             for family in Family
             if any(one.family == family.value for one in listings)
         }
-        return Source(name, is_iptables=False, rulesets=found)
+        others = sorted(f"{family} {table}" for family, table in tables if family not in _IP_FAMILIES)
+        uncovered = tuple(f"{name}: nothing is proved about table {other}" for other in others)
+        return Source(name, is_iptables=False, rulesets=found, uncovered=uncovered)
     if re.search(r"^\*(?:nat|filter|mangle|raw)$", text, re.MULTILINE):
         return Source(name, is_iptables=True, rulesets=dict(_read_restores(text)))
     raise InputError(f"{name}: expected tables of nft, or of iptables-restore")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from rulegen.config import Family
-from rulegen.conntrack import table as conntrack_table
+from rulegen.conntrack.channel import Channel
 from rulegen.conntrack.cleaner import LISTINGS_AT_MOST
 from rulegen.errors import ConntrackError
 from rulegen.kube.objects import Endpoint
@@ -370,15 +370,15 @@ class Interrupted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
         self._times = times
-        self._receive = conntrack_table._Channel._receive
+        self._receive = Channel._receive
         interrupted = self
 
-        def receive(channel: conntrack_table._Channel) -> bytes:
+        def receive(channel: Channel) -> bytes:
             return interrupted.mark(channel)
 
-        monkeypatch.setattr(conntrack_table._Channel, "_receive", receive)
+        monkeypatch.setattr(Channel, "_receive", receive)
 
-    def mark(self, channel: conntrack_table._Channel) -> bytes:
+    def mark(self, channel: Channel) -> bytes:
         data = bytearray(self._receive(channel))
         offset = 0
         while offset < len(data):

@@ -43,10 +43,10 @@ def test_net_admin_in_a_user_namespace_is_enough() -> None:
 def test_what_the_kernel_refuses_is_named(scene: Scene) -> None:
     with scene.node.entered(), ConnectionTable() as table:
         channel = table._listing
-        assert isinstance(channel._error(22), HostError)
-        assert "nf_conntrack_netlink" in str(channel._error(22))
-        assert str(channel._error(12)) == "listing connections: Cannot allocate memory"
-        assert isinstance(channel._error(12), ConntrackError)
+        assert isinstance(channel.error(22), HostError)
+        assert "nf_conntrack_netlink" in str(channel.error(22))
+        assert str(channel.error(12)) == "listing connections: Cannot allocate memory"
+        assert isinstance(channel.error(12), ConntrackError)
 
 
 def test_the_kernel_chooses_by_address_and_port(scene: Scene) -> None:

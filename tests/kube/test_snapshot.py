@@ -14,11 +14,11 @@ import pytest
 from rulegen.features import kinds_of
 from rulegen.kube.api import Api
 from rulegen.kube.manifests import load
-from rulegen.kube.objects import Service
+from rulegen.kube.objects import Pod, Service
 from rulegen.kube.snapshot import read_cluster, write_manifests
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import Answer
-from tests.builders import endpoint, endpoint_slice, node, port, service, service_cidr
+from tests.builders import endpoint, endpoint_slice, node, pod, port, service, service_cidr
 from tests.kube.conftest import left_threads
 
 HOSTILE = 'a: "b"\n- {c}\u2028\x7f # \\ \U0001f600 yes 0x10 ~'
@@ -46,7 +46,9 @@ def fill(server: ApiServer) -> None:
         ),
         endpoint_slice(["fd00::1"], name="web-6", family="IPv6"),
         endpoint_slice(["10.0.0.3"], name="db-1", service_name="db", namespace="data"),
-        endpoint_slice(["10.0.0.4"], name="headless-1", labels={"service.kubernetes.io/headless": ""}),
+        endpoint_slice(
+            ["10.0.0.4"], service_name="headless", name="headless-1", labels={"service.kubernetes.io/headless": ""}
+        ),
         node("node-1", ["192.168.1.10", "fd00::a"], zone="a", pod_cidrs=["10.244.0.0/24"]),
         node("node-2"),
         service_cidr("10.96.0.0/16", "fd00::/112"),
@@ -151,16 +153,44 @@ def test_a_snapshot_renders_as_the_cluster_itself(server: ApiServer, host: Host,
     assert "service-proxy-name" in explained.stdout
 
 
+def test_explain_asks_for_a_pod_that_no_slice_lists(server: ApiServer, host: Host) -> None:
+    """By its name alone; where that is refused there is none, and a line says why."""
+    fill(server)
+    server.put(pod("client", "10.0.1.9", "node-1"), pod("client", "10.0.1.8", "node-1", namespace="data"))
+    server.put(pod("other", "10.0.1.7", "node-1"))
+
+    def explain(source: str, target: str) -> subprocess.CompletedProcess[str]:
+        return host.run("explain", "--node", "node-1", "--from", source, "--to", target)
+
+    found = explain("data/client", "svc/web:http")
+    assert found.stdout.startswith("10.0.1.8 (outside) to 10.96.0.10:80/tcp: rejected\n  from pod data/client, on node")
+    assert [item.query["fieldSelector"] for item in server.requests if item.kind == "Pod"] == [
+        "metadata.name=client,metadata.namespace=data"
+    ]
+    assert '"client" may be pod/data/client or pod/default/client' in explain("client", "svc/web:http").stderr
+    # A slice knows the pod.
+    asked = len(server.requests)
+    assert explain("default/pod-2", "svc/web:http").stdout.startswith("10.0.0.2 (outside)")
+    assert not [item for item in server.requests[asked:] if item.kind == "Pod"]
+    server.inject(Pod, "list", Answer(403, "Forbidden"))
+    refused = explain("shop/nobody", "svc/web:http")
+    assert refused.returncode == 2
+    assert "warning: pods cannot be looked up by name: " in refused.stderr
+    assert 'got "shop/nobody", and no pod has this name' in refused.stderr
+    headless = explain("node", "headless")
+    assert "would work: 10.0.0.4:8080/tcp, an endpoint" in headless.stdout
+
+
 def test_an_invalid_object_is_named_with_its_cluster(server: ApiServer, host: Host) -> None:
     fill(server)
     bad = {"apiVersion": "v1", "kind": "Service", **msgspec.to_builtins(service("bad"))}
     server.put({**bad, "metadata": {"name": "bad", "namespace": "default"}, "spec": {"ports": [{"port": 0}]}})
     line = f"rulegen: {server.url}: Service default/bad: spec.ports[0].port: expected a port from 1 to 65535, got 0\n"
-    for command in ("render", "snapshot"):
-        refused = host.run(command)
+    for command in (["render", "--node", "node-1"], ["snapshot"]):
+        refused = host.run(*command)
         assert (refused.returncode, refused.stdout) == (2, "")
         assert refused.stderr == line
-        assert host.run(command, "--skip-invalid").returncode == 0
+        assert host.run(*command, "--skip-invalid").returncode == 0
 
 
 def test_a_server_that_is_not_checked_is_warned_of_in_one_line(server: ApiServer, host: Host, tmp_path: Path) -> None:

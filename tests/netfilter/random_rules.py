@@ -100,6 +100,12 @@ class RandomRules:
         numbers = ", ".join(f"tcp . {port} : {pick.choice(_MARKS)}" for port in pick.sample(PORTS, 3))
         yield f"\tmap numbers {{ typeof meta l4proto . th dport : meta mark; elements = {{ {numbers} }} }}"
         scoped = ", ".join(f"{place} . {pick.choice(words.prefixes)}" for place in pick.sample(words.destinations, 3))
+        named = ", ".join(f"{place} . {pick.choice(('tcp', 'udp'))} . {self._port()}" for place in words.destinations)
+        yield f"\tset named {{ typeof {words.ip} daddr . meta l4proto . th dport; elements = {{ {named} }} }}"
+        ports = ", ".join(("tcp . 80-90", "udp . 443", f"tcp . {pick.choice(('30000-31000', '443'))}"))
+        yield f"\tset ports {{ typeof meta l4proto . th dport; flags interval; elements = {{ {ports} }} }}"
+        verdicts = ", ".join(f"{one} : {self._verdict(_CHAINS)}" for one in pick.sample(words.sources, 3))
+        yield f"\tmap verdicts {{ typeof {words.ip} saddr : verdict; elements = {{ {verdicts} }} }}"
         yield f"\tset scoped {{ typeof {words.ip} daddr . {words.ip} saddr; flags interval"
         yield f"\t\telements = {{ {scoped} }} }}"
 
@@ -159,6 +165,12 @@ class RandomRules:
                 "meta mark 0x0",
                 "ct state new",
                 "ct state established,related",
+                "ct state invalid,untracked",
+                "tcp flags & (fin | syn | rst | ack) != syn",
+                "tcp flags & (fin | syn | rst | ack) == syn",
+                f"{ip} daddr . meta l4proto . th dport @named",
+                "meta l4proto . th dport @ports",
+                "meta l4proto . th dport != @ports",
                 "ct status dnat",
                 "fib saddr type local",
                 "fib daddr type local",
@@ -187,6 +199,8 @@ class RandomRules:
             "meta priority set none",
             "meta mark set meta l4proto . th dport map @numbers",
             "counter",
+            'counter log prefix "probe " group 7',
+            'limit rate 1/second burst 1 packets log prefix "probe " group 7',
             "accept",
             "return",
         ]
@@ -196,6 +210,8 @@ class RandomRules:
             found += [f"{pick.choice(['jump', 'goto'])} {pick.choice(chains)}" for _ in range(5)]
             verdicts = ", ".join(f"{port} : {self._verdict(chains)}" for port in pick.sample(PORTS, 3))
             found += [f"th dport vmap {{ {verdicts} }}"] * 2
+            if chains is _CHAINS:
+                found += [f"{self._words.ip} saddr vmap @verdicts"] * 2
             if pick.random() < 0.3:
                 self.draws = True
                 slots = ", ".join(f"{slot} : {self._verdict(chains)}" for slot in range(3))

@@ -17,7 +17,7 @@ from rulegen.netfilter.kernel import list_tables
 from rulegen.netfilter.machine import INTERFACE_BITS, Ending, Fate, Machine, Run
 from rulegen.netfilter.model import Family, Ruleset
 from rulegen.netfilter.regions import Region, single
-from rulegen.netfilter.state import Connection
+from rulegen.netfilter.state import BEGINS, Connection
 from tests import lab as labs
 from tests.lab import Lab, Packet
 from tests.lab.fixtures import lab_or_skip
@@ -97,7 +97,8 @@ class Judge:
         self._local = Intervals.of(local)
         self._machine = Machine(ruleset, self._local)
         others = {*words.sources, *words.destinations, *words.endpoints} - {words.sources[-1]}
-        self._facts = tuple((int(ip_address(address)), False) for address in others)
+        # The lab's packets of TCP are the first ones of their connections.
+        self._facts = ((BEGINS, True), *((int(ip_address(address)), False) for address in others))
 
     def endings(self, packet: Packet) -> list[Ending]:
         name = packet.interface or ""

@@ -27,7 +27,16 @@ def test_it_is_among_those_that_are_tried_without_a_choice() -> None:
 
 def test_an_older_one_is_refused_in_one_line() -> None:
     rulegen = Path(sys.executable).with_name("rulegen")
-    command = ["setarch", "--uname-2.6", str(rulegen), "diff", "-f", "golden/clusterip/cluster.yaml"]
+    command = [
+        "setarch",
+        "--uname-2.6",
+        str(rulegen),
+        "diff",
+        "-f",
+        "golden/clusterip/cluster.yaml",
+        "--node",
+        "node-a",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"rulegen: rulegen needs Linux {OLDEST} or newer, this is 2.6.")

@@ -19,6 +19,16 @@ ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "golden" / "source-ranges"
 OBJECTS = ["-f", str(GOLDEN / "cluster.yaml"), "--node", "node-a"]
 
+POLICIES = ["-f", str(ROOT / "golden" / "network-policies" / "cluster.yaml"), "--node", "node-a"]
+POLICIES += ["--feature", "network-policies"]
+_ASKING_FOR_PODS = """
+table ip rules {
+	set pods { typeof ip saddr; elements = { 10.128.0.5 }; }
+	chain leaving { type nat hook postrouting priority 100; masquerade; }
+	chain node { type filter hook input priority 0; ip saddr @pods drop; }
+}
+"""
+
 
 def verify(*arguments: str, objects: Sequence[str] = OBJECTS) -> Result:
     return CliRunner().invoke(main, ["verify", *objects, *arguments], catch_exceptions=False)
@@ -139,6 +149,57 @@ def test_options_that_mean_nothing_together(rendered: dict[str, Path]) -> None:
     path = str(rendered["iptables"])
     assert verify("--against", path).exit_code == 2
     assert verify("--rendered", path, "--against", path, "--replaces", "kube-proxy").exit_code == 2
+
+
+def test_a_feature_of_two_files(rendered: dict[str, Path]) -> None:
+    path = str(rendered["iptables"])
+    done = verify("--rendered", path, "--against", path, "--feature", "network-policies", objects=())
+    assert done.exit_code == 2
+    assert "name objects with -f" in done.stderr
+    done = verify("--rendered", path, "--against", path, "--feature", "nonsense")
+    assert done.exit_code == 2
+    assert "no feature" in done.stderr
+
+
+@pytest.mark.kernel
+def test_addresses_of_pods_are_not_the_nodes(tmp_path: Path) -> None:
+    """Without objects it cannot be told whether a packet that the node sends to itself, masqueraded, is a pod's."""
+    path = tmp_path / "rules.nft"
+    path.write_text(_ASKING_FOR_PODS)
+    files = ["--rendered", str(path), "--against", str(path)]
+    done = verify(*files, objects=())
+    assert done.exit_code == 2, done.output
+    assert "a source that was replaced" in done.stdout
+    done = verify(*files, objects=POLICIES)
+    assert not done.exit_code, done.output
+
+
+@pytest.mark.kernel
+def test_a_table_of_another_family(tmp_path: Path) -> None:
+    path = tmp_path / "rules.nft"
+    path.write_text("table ip some {\n}\ntable inet others {\n}\ntable bridge others {\n}\n")
+    done = verify("--rendered", str(path), "--against", str(path), objects=())
+    assert done.exit_code == 2, done.output
+    assert "nothing is proved about table inet others" in done.stdout
+    assert "nothing is proved about table bridge others" in done.stdout
+    assert "0 differ" in done.stdout
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("target", ["nftables", "iptables"])
+def test_the_kernel_with_policies(lab: Lab, target: str) -> None:
+    options = [*POLICIES, "--target", target]
+    damage = {
+        "nftables": "nft delete element ip rulegen-network-policies ingress-pods { 10.128.0.5 }",
+        "iptables": "iptables-nft -F RULEGEN-NP-INGRESS",
+    }
+    with lab.entered():
+        applied = CliRunner().invoke(main, ["apply", *options], catch_exceptions=False)
+        assert not applied.exit_code, applied.output
+        done = verify(objects=options)
+        assert not done.exit_code, done.output
+        subprocess.run(damage[target].split(), check=True)
+        assert verify(objects=options).exit_code == 1
 
 
 @pytest.mark.kernel

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from bench import kube_proxy, kube_proxy_iptables
-from bench.clusters import NODE_ADDRESS, Shape
+from bench.clusters import NODE_ADDRESS, Shape, manifest
 from bench.product import configuration
 from bench.verify import of_shape
+from rulegen.cli import main
+from rulegen.config import Target
+from rulegen.drivers import make_driver
+from rulegen.features import feed, make
+from rulegen.kube.manifests import load
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.driver import compile_all
+from rulegen.reconcile.once import take_all
+from rulegen.services.feature import ServicesFeature
 from rulegen.services.store import Store
 from rulegen.verify import questions, rulesets
 from rulegen.verify.report import Report, document, lines
 from rulegen.verify.rulesets import Source
+from tests.services.test_host_ports import host_port, pod
 
 pytestmark = pytest.mark.kernel
 
@@ -61,3 +73,29 @@ def test_iptables_mode(compiled: tuple[Store, str]) -> None:
     report = replaced(compiled, rulesets.read_text(text, "kube-proxy's"))
     assert not report.proofs[0].proof.unknown
     assert set(decisions(report)) <= {"D1", "D5", "D15", "D20"}, "\n".join(lines(report))
+
+
+def test_host_ports_are_explained(tmp_path: Path) -> None:
+    """kube-proxy has none: each packet to one differs, by D21."""
+    manifests = load([str(manifest(SHAPE, tmp_path))], None)
+    web = pod("web", host_port(8888), addresses=("10.0.0.77",))
+    features = make(("host-ports",), configuration(1))
+    feed(features, [*manifests.release(), web])
+    driver = make_driver(Target.NFTABLES)
+    compilers = CompilerSet.of(features, driver.name, configuration(1))
+    compile_all(compilers, *take_all(features))
+    (store,) = (feature.store for feature in features if isinstance(feature, ServicesFeature))
+    theirs = rulesets.read_text("\n".join(kube_proxy.commands(SHAPE)), "kube-proxy's")
+    report = replaced((store, "".join(driver.render(compilers))), theirs)
+    assert set(decisions(report)) == {"D5", "D15", "D20", "D21"}, "\n".join(lines(report))
+
+
+def test_what_kube_proxy_does_nothing_of(tmp_path: Path) -> None:
+    rules = tmp_path / "kube-proxy.nft"
+    rules.write_text("\n".join(kube_proxy.commands(SHAPE)))
+    objects = ["-f", str(manifest(SHAPE, tmp_path)), "--node", "node-1", "--feature", "network-policies"]
+    arguments = ["verify", *objects, "--replaces", "kube-proxy", "--rendered", str(rules)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 1, done.output
+    assert "nothing is proved about network-policies: kube-proxy does nothing of it" in done.stdout
+    assert "D5: kube-proxy judges later packets" in done.stdout

@@ -7,19 +7,24 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import pytest
 
+from rulegen.config import NodeConfiguration
 from rulegen.errors import RulegenError
 from rulegen.netfilter.machine import Machine, everything
 from rulegen.netfilter.model import Family
 from rulegen.netfilter.regions import DPORT, DST, PROTO, SRC, Undecided, simplest
 from rulegen.netfilter.state import Connection
+from rulegen.reconcile.feature import Feature
+from rulegen.services.store import Store
 from rulegen.verify import questions, rulesets
 from rulegen.verify.compare import Sides, compare, rounding
 from rulegen.verify.prove import RulesAnswer
 from tests.flows.checks import Flow, differences, flow
 from tests.flows.random_worlds import RandomWorld
+from tests.flows.world import World
 from tests.lab.fixtures import MakeLab
 from tests.verify.cases import Case
 
@@ -50,7 +55,8 @@ def test_damage_is_found_or_is_none(seed: int, make_lab: MakeLab) -> None:
     with lab.entered():
         if not is_loaded(damaged, target):
             return
-    wrong = differences(lab, made.world, list(aimed(case, source)))
+    aim = Aim(case.world, case.store, case.configuration, case.addresses)
+    wrong = differences(lab, made.world, list(aimed(aim, source)))
     assert not wrong, f"not found: {what}\n" + "\n".join(wrong[:10])
 
 
@@ -105,24 +111,35 @@ def is_loaded(text: str, target: str) -> bool:
     if target == "nftables":
         commands = [(["nft", "-f", "-"], text)]
     else:
-        parts = re.split(r"^# (ip6?tables)-restore.*$", text, flags=re.MULTILINE)
-        pairs = zip(parts[1::2], parts[2::2], strict=True)
-        commands = [([f"{name}-restore", "--noflush"], part) for name, part in pairs]
+        parts = re.split(r"^# (ipset -exist restore|ip6?tables-restore --noflush).*$", text, flags=re.MULTILINE)
+        commands = [(words.split(), part) for words, part in zip(parts[1::2], parts[2::2], strict=True)]
     return not any(
         subprocess.run(words, input=given, text=True, capture_output=True, check=False).returncode
         for words, given in commands
     )
 
 
-def aimed(case: Case, source: rulesets.Source) -> Iterator[Flow]:
+class Aim(NamedTuple):
+    """A world, and what is known of its objects. `features`: those that are on besides the Services."""
+
+    world: World
+    store: Store
+    configuration: NodeConfiguration
+    addresses: Sequence[str]
+    features: Sequence[Feature] = ()
+
+
+def aimed(case: Aim, source: rulesets.Source) -> Iterator[Flow]:
     """A packet of every class of first packets that a lab can send: what the damaged rules tell apart."""
     world = case.world
     known = {*case.addresses, "127.0.0.1", "::1"}
-    for meaning in questions.meanings(case.store, case.configuration, case.addresses, is_iptables=source.is_iptables):
+    for meaning in questions.meanings(
+        case.store, case.configuration, case.addresses, is_iptables=source.is_iptables, features=case.features
+    ):
         ruleset = source.rulesets[meaning.family]
-        left = RulesAnswer(Machine(ruleset, meaning.local_addresses))
+        left = RulesAnswer(Machine(ruleset, meaning.local_addresses, meaning.foreign_addresses))
         for is_sent in (True, False):
-            sides = Sides(meaning.local_addresses, is_sent, meaning.mark)
+            sides = Sides(meaning.local_addresses, is_sent, meaning.mark, meaning.foreign_addresses)
             cells = left.follow(everything(meaning.family), Connection.NEW, is_sent=is_sent)
 
             def other(region: object, sent: bool = is_sent, of: object = meaning) -> object:

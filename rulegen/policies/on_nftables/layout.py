@@ -64,6 +64,12 @@ class PolicyTable(TableSpec):
         keys = frozenset(key for key in delta.removed if key[0] in going) if going else frozenset()
         return Drained(keys, is_handover=bool(keys))
 
+    def meaning(self, set_spec: SetSpec, value: Value) -> str:
+        """Of whom or of what the policies' chains ask."""
+        kind = set_spec.name.partition("-")[0].partition("_")[0]
+        meaning = _MEANINGS.get(set_spec.name) or _MEANINGS.get(kind, "")
+        return meaning.format(value.comment)
+
     def announced(self, delta: Delta[EntryKey, Value], chains: Collection[str]) -> Brief | None:
         """Nearly every Delta: of a packet that meets a part of it the second chains ask again.
 
@@ -99,5 +105,20 @@ class PolicyTable(TableSpec):
             return (self._address, Field.PROTOCOL, Field.PORT)
         return ()
 
+
+_MEANINGS: Mapping[str, str] = {
+    "egress-pods": "what pod {} sends is up to the policies of this chain",
+    "ingress-pods": "what pod {} receives is up to the policies of this chain",
+    "egress-notes": "what pod {} is denied to send is logged",
+    "ingress-notes": "what pod {} is denied to receive is logged",
+    "self": "a pod that reaches itself",
+    "isolated": "a pod that policies isolate",
+    "known": "a pod of this node",
+    "pods": "a pod that a selector matches",
+    "nodes": "a node that a selector matches",
+    "blocks": "in a list of ranges",
+    "ports": "in a list of ports",
+    "named": "a port of this name",
+}
 
 LAYOUTS: Mapping[Family, PolicyTable] = {family: PolicyTable(family) for family in Family}

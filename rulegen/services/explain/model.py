@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct, UnsetType
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.follow.model import Ending
+from rulegen.kube.mistakes import Notice
 from rulegen.kube.objects import Service
 from rulegen.services.model import Backend, ServicePort, ServicePortKey
+from rulegen.services.names import NOBODY, Directory
 from rulegen.services.on_iptables.annotate import AnnotatedChain
 from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.simulate import Decision, Delivery, Outcome, Packet
@@ -62,13 +66,16 @@ class Ruleset(Protocol):
 class View(NamedTuple):
     """What is explained: the cluster as a node sees it and what it was compiled to.
 
-    `services`: all Services by namespace and name, also those that have no ServicePorts.
+    `services`: all Services by namespace and name, also those that have no ServicePorts. `directory`: what can be
+    named. `notices`: what is probably a mistake in how objects were written.
     """
 
     store: Store
     configuration: NodeConfiguration
     ruleset: Ruleset
     services: Mapping[tuple[str, str], Service]
+    directory: Directory = NOBODY
+    notices: Sequence[Notice] = ()
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -88,10 +95,22 @@ class Agreement(Explained, frozen=True):
 
 
 class Way(NamedTuple):
-    """The chains that decide about a packet, in its order, and the entries that it meets there."""
+    """The chains that decide about a packet, in its order, and the entries that it meets there.
+
+    `endings`: what becomes of it, with the names of chains of other features than Services that decide.
+    """
 
     chains: tuple[str, ...]
     entries: tuple[Entry, ...]
+    endings: tuple[WayEnd, ...]
+
+
+class WayEnd(NamedTuple):
+    """`refused_elsewhere`, `masqueraded_elsewhere`: the chain of another feature that does, "" for none."""
+
+    ending: Ending
+    refused_elsewhere: str
+    masqueraded_elsewhere: str
 
 
 class Member(Explained, frozen=True):
@@ -212,8 +231,69 @@ class DeliveryExplanation(Explained, frozen=True):
     decision: str
 
 
+class Cause(StrEnum):
+    """What a reason is about; stable words for programs."""
+
+    # Why it gets there, and why to these endpoints.
+    ALL_READY = "AllReadyEndpoints"
+    LOCAL = "EndpointsOfThisNode"
+    HINTS = "TopologyHints"
+    HINTS_IGNORED = "TopologyHintsIgnored"
+    DRAINING = "OnlyDrainingEndpoints"
+    LEFT_OUT = "EndpointsLeftOut"
+    WEIGHTS = "Weights"
+    LET_IN = "SourceRangeLetsIn"
+    ON_THE_WAY = "RefusedOnTheWay"
+    OTHER_OWNER = "OtherServiceOwnsIt"
+    HOST_PORT = "HostPort"
+    # Why nobody answers there.
+    RANGES = "SourceRanges"
+    NO_LOCAL = "NoEndpointOnThisNode"
+    NO_ENDPOINTS = "NoUsableEndpoint"
+    NO_SLICES = "NoEndpointSlice"
+    STRAY_SLICE = "SliceOfNoService"
+    UNREAD_SLICE = "UnreadSlice"
+    OTHER_FAMILY = "OtherFamily"
+    UNMATCHED_PORT = "SlicePortMatchesNone"
+    # Why no Service is concerned.
+    WRONG_PORT = "WrongPort"
+    WRONG_PROTOCOL = "WrongProtocol"
+    TARGET_PORT = "TargetPortUsed"
+    NODE_PORT = "NodePortUsed"
+    SERVICE_PORT = "ServicePortUsed"
+    NOT_ACCEPTED = "NodePortNotAcceptedHere"
+    NO_PORTS = "PingOfAService"
+    OTHER_NODE = "OtherNode"
+    THIS_NODE = "ThisNode"
+    POD = "Pod"
+    OTHER_PROXY = "NotServedHere"
+    HEADLESS = "Headless"
+    EXTERNAL_NAME = "ExternalName"
+    UNALLOCATED = "NobodysClusterIP"
+    UNKNOWN_ADDRESS = "UnknownAddress"
+    NO_RULES = "NoRulesForFamily"
+    # What else decides.
+    DECIDED_ELSEWHERE = "DecidedOnOtherNode"
+    POLICY = "NetworkPolicy"
+
+
+class Why(Explained, frozen=True):
+    """A reason for what becomes of a packet, and what would work, "" each where there is nothing to say."""
+
+    cause: Cause
+    message: str
+    would_work: tuple[str, ...] = ()
+
+
 class PacketExplanation(Explained, frozen=True, tag_field="version", tag=1):
-    """What becomes of the first packet of a connection. `frontend`: the one that decided, "" for none."""
+    """What becomes of the first packet of a connection. `frontend`: the one that decided, "" for none.
+
+    `chains` and `entries`: of the rules that were followed, the kernel's or the compiled ones. `elsewhere`: what rules
+    of other features make of it; `otherwise`: what the Services' own do that they should not, or what of them is not
+    understood.
+    `names`: what source and destination were called, and what else they are. `why`: the reasons, in the order in which
+    they matter.
+    """
 
     source: str
     destination: str
@@ -228,3 +308,7 @@ class PacketExplanation(Explained, frozen=True, tag_field="version", tag=1):
     chains: tuple[str, ...]
     entries: tuple[Entry, ...]
     live: Agreement | None
+    elsewhere: tuple[str, ...] = ()
+    otherwise: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    why: tuple[Why, ...] = ()

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.errors import InputError, shown
-from rulegen.kube.addresses import canonical_address
 from rulegen.networks import family_of
+from rulegen.services.explain import following
 from rulegen.services.explain.model import DeliveryExplanation, FollowedPacket, PacketExplanation, Ruleset, View
 from rulegen.services.model import NodeSettings
 from rulegen.services.node import host_addresses
@@ -18,7 +17,6 @@ from rulegen.services.simulate import (
     FrontendIndex,
     Outcome,
     Packet,
-    parse_destination,
     simulate,
     source_towards,
 )
@@ -36,22 +34,6 @@ class PacketQuestion(NamedTuple):
     destination: Destination
     interface: str = ""
     node_addresses: tuple[str, ...] | None = None
-
-
-def parse_question(source: str, destination: str, interface: str) -> PacketQuestion:
-    """From the options `--from`, `--to` and `--interface`. Raises InputError."""
-    try:
-        target = parse_destination(destination)
-    except ValueError as error:
-        raise InputError(f"--to: {error}") from error
-    if source == NODE:
-        return PacketQuestion(NODE, target, interface)
-    address = canonical_address(source)
-    if address is None:
-        raise InputError(f"--from: expected an IP address or {NODE}, got {shown(source)}")
-    if family_of(address) is not family_of(target.address):
-        raise InputError(f"--from and --to: {address} and {target.address} are of different IP families")
-    return PacketQuestion(address, target, interface)
 
 
 def explain_packet(view: View, question: PacketQuestion) -> PacketExplanation:
@@ -95,6 +77,7 @@ def _explanation(
     packet, outcome = followed.packet, followed.outcome
     balanced = outcome.matched.service_port if outcome.matched and outcome.fate is Fate.BALANCED else None
     way = view.ruleset.way(followed)
+    deliveries = tuple(_deliveries(view.ruleset, outcome))
     return PacketExplanation(
         packet.source,
         str(question.destination),
@@ -104,11 +87,13 @@ def _explanation(
         outcome.reasons,
         str(outcome.matched or ""),
         balanced.affinity_timeout if balanced else None,
-        tuple(_deliveries(view.ruleset, outcome)),
+        deliveries,
         (*_notes(settings, packet), *(view.ruleset.notes(balanced) if balanced else ())),
         way.chains,
         way.entries,
         view.ruleset.packet_agrees(followed),
+        tuple(dict.fromkeys(following.elsewhere(way.endings))),
+        tuple(following.otherwise(way.endings, outcome, deliveries)),
     )
 
 

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rulegen.config import Family
-from rulegen.reconcile.feature import AnyCompiler, AnyEntries
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.feature import AnyEntries
 from rulegen.services.explain.model import Ruleset
+from rulegen.services.feature import NAME
 from rulegen.services.store import Store
 
 
 def ruleset_of(
-    driver: str, compiler: AnyCompiler, store: Store, families: Collection[Family], live: AnyEntries | None
+    driver: str, compilers: CompilerSet, store: Store, families: Collection[Family], live: AnyEntries | None
 ) -> Ruleset:
-    """`compiler`: the Services' own, which has compiled. `live`: what the kernel holds; None: it is not asked about."""
-    services: Any = compiler
+    """`compilers`: of all features, which have compiled. `live`: what the kernel holds; None: it is not asked about.
+
+    Where the kernel is asked about, packets follow its rules.
+    """
+    by_feature: Mapping[str, Any] = compilers.by_feature
+    services = by_feature[NAME]
     if driver == "nftables":
+        from rulegen.follow.nftables import CompiledTables, LiveTables
         from rulegen.services.on_nftables.explain import NftablesRuleset
 
-        return NftablesRuleset(services.compiler, families, live)
-    from rulegen.services.on_iptables.explain import IptablesRuleset
+        specs = [spec for compiler in by_feature.values() for spec in compiler.specs]
+        follow_live = None if live is None else LiveTables(specs, live)
+        compiled = CompiledTables(by_feature.values())
+        return NftablesRuleset(services.compiler, families, compiled, live, follow_live)
+    from rulegen.follow.iptables import Chains
+    from rulegen.iptables.chains import by_rank, prefixes_of
+    from rulegen.services.on_iptables.explain import IptablesRuleset, OtherChains
 
-    return IptablesRuleset(services.compiler, store.service_ports(), families, live)
+    prefixes = prefixes_of(by_rank(compilers))
+    follow = Chains(compilers.entries(), prefixes)
+    kernel = None if live is None else Chains(live, prefixes)
+    features = {name: one for name, one in by_feature.items() if name != NAME}
+    others = OtherChains(
+        {one.prefix: name for name, one in features.items()},
+        frozenset(key.chain for one in features.values() for base in one.base_chains.values() for key in base.entries),
+    )
+    return IptablesRuleset(services.compiler, store.service_ports(), families, follow, kernel, others)

@@ -60,6 +60,8 @@ def packet_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
     through = f" by {explanation.interface}" if explanation.interface else ""
     packet = f"{explanation.source}{origin}{through} to {explanation.destination}"
     yield TextLine(f"{packet}: {explanation.fate}", Tone.TITLE)
+    for name in explanation.names:
+        yield TextLine(f"  {name}")
     for reason in (*explanation.reasons, *explanation.notes):
         yield TextLine(f"  {reason}")
     if explanation.affinity_timeout is not None:
@@ -75,11 +77,26 @@ def packet_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
             )
             for delivery in explanation.deliveries
         )
+    for verdict in explanation.elsewhere:
+        yield TextLine(f"  {verdict}")
+    if explanation.otherwise:
+        yield TextLine("  the rules do something else:", Tone.BAD)
+        yield from (TextLine(f"    {words}", Tone.BAD) for words in explanation.otherwise)
     if explanation.chains:
         yield TextLine("  chains", Tone.HEADING)
         yield from _chains(explanation.chains)
     yield from _entries(explanation.entries)
     yield from _agreement(explanation.live)
+
+
+def reason_lines(explanation: PacketExplanation) -> Iterator[TextLine]:
+    """Why it is so, and what would work; the end of what is said of a packet."""
+    if explanation.why:
+        yield TextLine("  why", Tone.HEADING)
+    for why in explanation.why:
+        yield TextLine(f"    {why.message}")
+        for way in why.would_work:
+            yield TextLine(f"      would work: {way}", Tone.GOOD)
 
 
 # ---- a service-port ----

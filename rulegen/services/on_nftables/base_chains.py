@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rulegen.claims import HOOKS
 from rulegen.config import Cidr, Family
@@ -49,8 +49,20 @@ def render_base_chains(
     """
     accepted = accepts_nodeports(node.family, node.nodeport_addresses)
     detector, masquerade_all = node.detector, node.masquerade_all
-    ports = (nodeports, accepted, host_ports)
+    ports = _NodePorts(nodeports, accepted, host_ports, _overlap(node.nodeport_addresses, node.service_cidrs))
     return _render_base_chains(node.family, detector, masquerade_all, masquerade_bit, ranges, ports)
+
+
+class _NodePorts(NamedTuple):
+    range: str
+    accepts: str
+    has_host_ports: bool
+    in_service_cidrs: bool
+
+
+def _overlap(accepted: Sequence[Cidr], service_cidrs: Sequence[Cidr]) -> bool:
+    """Whether an address that accepts NodePorts may be in a ServiceCIDR."""
+    return any(ip_network(one).overlaps(ip_network(other)) for one in accepted for other in service_cidrs)
 
 
 @lru_cache(maxsize=16)
@@ -60,13 +72,14 @@ def _render_base_chains(
     masquerade_all: bool,
     masquerade_bit: int,
     ranges: tuple[str, ...],
-    nodeports: tuple[str, str, bool],
+    nodeports: _NodePorts,
 ) -> BaseChains:
     variables = {
         "ip": IP_KEYWORD[family],
-        "nodeports": nodeports[0],
-        "accepts_nodeports": nodeports[1],
-        "host_ports": nodeports[2],
+        "nodeports": nodeports.range,
+        "accepts_nodeports": nodeports.accepts,
+        "host_ports": nodeports.has_host_ports,
+        "own_in_service_cidrs": nodeports.in_service_cidrs,
         "loopback": _LOOPBACK[family],
         "mark": f"0x{1 << masquerade_bit:08x}",
         "unmark": f"0x{0xFFFFFFFF ^ 1 << masquerade_bit:08x}",
