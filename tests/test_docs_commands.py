@@ -29,6 +29,8 @@ from tests.patience import patience
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CLUSTER = ROOT / "golden/weights/cluster.yaml"
+# Besides those of the scenarios: the pages' own, and this host.
+NODES = ("worker-1", "stage-1", os.uname().nodename)
 RULEGEN = Path(sys.executable).parent / "rulegen"
 
 # What cannot be run here, by a word of the block, and why not.
@@ -41,6 +43,8 @@ NOT_RUN = {
     r"^(apt-get|pipx|pip) ": "installs from the network; tests/packages does",
     r"^systemctl ": "needs a systemd of its own; tests/packages boots one",
     r"/etc/modules-load\.d": "changes the host",
+    r"^rulegen demo": "takes seconds; tests/test_demo.py runs it",
+    r"^\$? ?rulegen (trace|top) ": "waits for traffic; tests/commands has some",
     r"^curl ": "asks an agent that runs; tests/agent/http does",
     r"_source rulegen": "is for the start of three different shells; tests/commands asks for completions",
 }
@@ -97,8 +101,14 @@ BLOCKS = {page: blocks for page in PAGES if (blocks := [one for one in _blocks(p
 @pytest.fixture(scope="module")
 def rules() -> str:
     """What `rulegen render` makes of the cluster."""
-    words = [str(RULEGEN), "render", "-f", str(CLUSTER), "--node", "worker-1"]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    words = [str(RULEGEN), "render", "-f", "-", "--node", "worker-1"]
+    text = _with_nodes(CLUSTER)
+    return subprocess.run(words, input=text, check=True, capture_output=True, text=True).stdout
+
+
+def _with_nodes(cluster: Path) -> str:
+    nodes = (f"---\n{{apiVersion: v1, kind: Node, metadata: {{name: {name}}}}}\n" for name in NODES)
+    return "".join([cluster.read_text(), *nodes])
 
 
 @pytest.fixture
@@ -108,12 +118,16 @@ def folder(tmp_path: Path, rules: str) -> Path:
     for name in ("rules.nft", "old.nft", "new.nft"):
         (tmp_path / name).write_text(rules)
     (tmp_path / "golden").symlink_to(golden)
-    shutil.copy(CLUSTER, tmp_path)
-    for name, scenario in (("before.yaml", "clusterip"), ("staging.yaml", "weights"), ("production.yaml", "clusterip")):
-        shutil.copy(golden / scenario / "cluster.yaml", tmp_path / name)
+    for name, scenario in (
+        ("cluster.yaml", "weights"),
+        ("before.yaml", "clusterip"),
+        ("staging.yaml", "weights"),
+        ("production.yaml", "clusterip"),
+        ("manifests/cluster.yaml", "clusterip"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(_with_nodes(golden / scenario / "cluster.yaml"))
     shutil.copytree(golden / "hairpin", tmp_path / "scenarios/hairpin")
-    (tmp_path / "manifests").mkdir()
-    shutil.copy(golden / "clusterip/cluster.yaml", tmp_path / "manifests")
     (tmp_path / "kube-proxy.conf").write_text(
         "{apiVersion: kubeproxy.config.k8s.io/v1alpha1, kind: KubeProxyConfiguration, mode: nftables}\n"
     )
@@ -133,9 +147,10 @@ def test_what_is_shown_runs(page: Path, folder: Path, rules: str) -> None:
     """
     text = "\n".join(kube_proxy.commands(Shape(1))) if "--replaces kube-proxy" in page.read_text() else ""
     with NetworkNamespace() as namespace, namespace.entered(), ApiServer() as server:
-        subprocess.run(["nft", "-f", "-"], input=rules + text, text=True, check=True)
+        before = "" if "unshare --net" in page.read_text() else rules
+        subprocess.run(["nft", "-f", "-"], input=before + text, text=True, check=True)
         # An agent waits for the Node that it is on.
-        server.put(node(os.uname().nodename), *load([str(CLUSTER)], None).objects())
+        server.put(*map(node, NODES), *load([str(CLUSTER)], None).objects())
         (folder / ".kube").mkdir()
         server.kubeconfig(folder / ".kube/config")
         for block in BLOCKS[page]:
@@ -161,6 +176,7 @@ def _run(command: str, folder: Path, place: str) -> tuple[str, str]:
         words,
         cwd=folder,
         env=environment,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
