@@ -76,6 +76,29 @@ class PolicySettings(Struct, frozen=True, kw_only=True):
     ipsets: bool = True
 
 
+class PodRange(Enum):
+    """By which addresses a node's own pods are known; values as in a RulegenConfiguration."""
+
+    NODE_CIDR = "NodeCIDR"
+    CLUSTER_CIDR = "ClusterCIDR"
+
+
+class EgressSettings(Struct, frozen=True, kw_only=True):
+    """How egress masquerading is done.
+
+    `config_file`: where ip-masq-agent's file is, "" for where that agent has it. `pod_range`: of the node's own pods.
+    What the file says, or that agent's defaults: `non_masquerade_cidrs` (canonical), and whether traffic to link-local
+    addresses of either family is masqueraded. `unusable`: why the file cannot be used, of which nothing is known then.
+    """
+
+    config_file: str = ""
+    pod_range: PodRange = PodRange.NODE_CIDR
+    non_masquerade_cidrs: tuple[Cidr, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+    masq_link_local: bool = False
+    masq_link_local_ipv6: bool = False
+    unusable: str = ""
+
+
 class NodeConfiguration(Struct, frozen=True, kw_only=True):
     """One node's settings.
 
@@ -96,6 +119,7 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     masquerade_all: bool = False
     masquerade_bit: int = MASQUERADE_BIT
     policies: PolicySettings = PolicySettings()
+    egress: EgressSettings = EgressSettings()
     seed: int | None = None
 
 

@@ -50,8 +50,8 @@ def record(
 ) -> Scenario:
     """Writes a new scenario.
 
-    `settings`: fields of a KubeProxyConfiguration. `own`: `features` and `networkPolicies`, as in a
-    RulegenConfiguration. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
+    `settings`: fields of a KubeProxyConfiguration. `own`: what else flows.yaml says of the node, by field: `features`,
+    `networkPolicies`. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
 
     All of it or nothing: what was there stays as it was, and after a failure there is no more than before.
 

@@ -31,9 +31,7 @@ _COMPONENT = """\
 # The feature {name}, for any overlay: `components: [../../components/{name}]`. Written by `make role`.
 apiVersion: kustomize.config.k8s.io/v1alpha1
 kind: Component
-resources:
-  - role.yaml
-patches:
+{resources}patches:
   - target:
       kind: DaemonSet
       name: rulegen
@@ -101,10 +99,9 @@ def component(feature: str) -> dict[str, str]:
     usual = kinds_of(())
     more = [kind for kind in served_kinds(kinds_of([feature])) if kind.struct not in usual]
     granted = "".join(_rule(kind.group, kind.plural, "list, watch") for kind in more)
-    return {
-        "kustomization.yaml": _COMPONENT.format(name=feature),
-        "role.yaml": _ROLE.format(name=feature, rules=granted),
-    }
+    role = {"role.yaml": _ROLE.format(name=feature, rules=granted)} if granted else {}
+    resources = "".join(f"resources:\n  - {name}\n" for name in role)
+    return {"kustomization.yaml": _COMPONENT.format(name=feature, resources=resources), **role}
 
 
 def write_components() -> None:

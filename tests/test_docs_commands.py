@@ -45,6 +45,7 @@ NOT_RUN = {
     r"/etc/modules-load\.d": "changes the host",
     r"^rulegen demo": "takes seconds; tests/test_demo.py runs it",
     r"^\$? ?rulegen (trace|top) ": "waits for traffic; tests/commands has some",
+    r"^\$? ?rulegen (status|support-bundle)|node-a\.tar\.gz": "asks an agent that runs; so do tests/agent",
     r"^curl ": "asks an agent that runs; tests/agent/http does",
     r"_source rulegen": "is for the start of three different shells; tests/commands asks for completions",
 }
@@ -86,7 +87,7 @@ class Block(NamedTuple):
             yield self.text, None
         for step in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
             command, _, output = step.partition("\n")
-            yield command, output
+            yield command, output or None
 
 
 def _blocks(page: Path) -> list[Block]:
