@@ -14,7 +14,7 @@ import click
 
 from rulegen import gc_pause
 from rulegen.commands.output import fail, print_removed
-from rulegen.errors import RulegenError, UnseenError
+from rulegen.errors import RulegenError, UnseenError, printable
 
 
 @contextmanager
@@ -34,6 +34,8 @@ def errors_as_lines() -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EPIPE:  # click's: a reader that has seen enough
             raise
+        if error.filename is not None:  # an open file has none; this one could not be opened
+            fail(f"{printable(os.fsdecode(error.filename))}: {error.strerror}")
         # What could not be written must not be tried again when the program ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         fail(f"cannot write the output: {error.strerror}")
@@ -90,3 +92,16 @@ class Group(_Standard, click.Group):
 
     command_class = Command
     group_class = type  # a group in this group is made the same way
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """As click's; what it prints itself, as help, may not be written either."""
+        _open_missing_streams()
+        with errors_as_lines():
+            return super().main(*arguments, **options)
+
+
+def _open_missing_streams() -> None:
+    """Streams that were closed before (`>&-`) lead nowhere; else the next file or socket would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end

@@ -48,8 +48,9 @@ def plan(path: str, **options: Any) -> None:
         difference = host.compare()
         ready.check_removals(difference)
         made = make_plan(ready, host.variant, host.compared(difference))
+        # First, so that nobody reads a long plan of which the last line says that there is none.
+        write_plan(path, made)
         print_changes(difference.changes())
-    write_plan(path, made)
     for place in made.leftovers:
         echo(f"- all of rulegen's in {place}")
     echo(f"{difference}: planned" if difference or made.leftovers else "nothing to change")

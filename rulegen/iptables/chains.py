@@ -131,16 +131,12 @@ def base_chains(family: Family, text: str, prefix: str = PREFIX) -> BaseChains:
     return BaseChains(family, text, parse_rules(family, text.splitlines(), [prefix]))
 
 
-def is_our_rule(rule: str) -> bool:
-    """Whether rulegen put a rule into somebody else's chain: it leads to a chain of rulegen's, or says so in a comment.
-
-    The text of a comment or a log prefix may look like either.
-    """
-    return bool(_our_name(rule))
-
-
 def prefix_of_rule(rule: str, prefixes: Sequence[str]) -> str:
-    """Which feature put a rule into somebody else's chain, by the prefix of its chains; "" for none of ours."""
+    """Which feature put a rule into somebody else's chain, by the prefix of its chains; "" for none of ours.
+
+    Such a rule leads to a chain of rulegen's, or says so in a comment. The text of a comment or a log prefix may look
+    like either.
+    """
     name = _our_name(rule)
     return names.prefix_of(name, prefixes) if name else ""
 

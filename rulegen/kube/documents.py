@@ -52,7 +52,7 @@ def read_documents(paths: Sequence[str], stdin: BinaryIO | None) -> Iterator[Doc
 
 def read_file(path: str) -> Iterator[Document | Unreadable]:
     """The documents of one plain file; none of one that is empty. Raises InputError, for a folder, too."""
-    if Path(path).is_dir():
+    if _is_folder(path):
         raise InputError(f"{_source(path)}: expected a file, got a folder")
     return _documents(path, None, is_named=False)
 
@@ -61,12 +61,20 @@ def _files(path: str) -> tuple[bool, list[str]]:
     """Whether the path is a folder, and the files."""
     if not path or "\0" in path:
         raise InputError(f"{shown(path)}: not a path")
-    if path == STDIN or not Path(path).is_dir():
+    if path == STDIN or not _is_folder(path):
         return False, [path]
     files = sorted(_manifests_below(Path(path), set()))
     if not files:
         raise InputError(f"{_source(path)}: holds no {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file")
     return True, files
+
+
+def _is_folder(path: str) -> bool:
+    """False for what is not there. Raises InputError for what cannot be looked at."""
+    try:
+        return Path(path).is_dir()
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
 def _manifests_below(folder: Path, seen: set[str]) -> Iterator[str]:
@@ -83,7 +91,7 @@ def _manifests_below(folder: Path, seen: set[str]) -> Iterator[str]:
     except OSError as error:
         raise _unusable(str(folder), error) from error
     for entry in entries:
-        if entry.is_dir():
+        if _is_folder(str(entry)):
             yield from _manifests_below(entry, seen)
         elif entry.suffix in _SUFFIXES:
             yield str(entry)

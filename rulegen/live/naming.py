@@ -38,9 +38,9 @@ def frontends_named(known: Known, text: str) -> list[FrontendKey]:
         asked = f"{namespace}/{found['name']}" if namespace else found["name"]
         alike = get_close_matches(asked if namespace else f"default/{asked}", sorted(services), _MOST, _ALIKE)
         there_is = f"; there is {_listed(alike)}" if alike else ""
-        raise InputError(f"the rules of this node are for no Service {asked}{there_is}")
+        raise InputError(f"the rules of this node are for no Service {printable(asked)}{there_is}")
     if len(named) > 1:
-        raise InputError(f"{found['name']} may be {_listed(named)}: say which, with its namespace")
+        raise InputError(f"{printable(found['name'])} may be {_listed(named)}: say which, with its namespace")
     return _ports(known, named[0], found["port"] or "", (found["protocol"] or "").lower())
 
 
@@ -55,7 +55,7 @@ def _ports(known: Known, service: str, port: str, protocol: str) -> list[Fronten
     if not found:
         ports = {_port_words(key, name) for key, name in frontends.items()}
         asked = "/".join(filter(None, (port, protocol)))
-        raise InputError(f"{service} has no port {asked} in the rules of this node; it has {_listed(ports)}")
+        raise InputError(f"{service} has no port {printable(asked)} in the rules of this node; it has {_listed(ports)}")
     return sorted(found, key=lambda key: (key[0].value, *key[1:]))
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol, TypeAlias
 from rulegen.netfilter.intervals import Intervals
 
 SRC, DST, PROTO, SPORT, DPORT, IIF, OIF, MARK, PRIO = range(9)
-VARIABLES = ("source", "destination", "protocol", "source port", "port", "interface", "out", "mark", "priority")
 # MARK and PRIO are sets of bits, all others of numbers.
 _FIRST_BITS = MARK
 

@@ -212,9 +212,6 @@ class Changes(NamedTuple):
         )
 
 
-NO_CHANGES = Changes({}, {}, {})
-
-
 class Reason(StrEnum):
     """Why a Finding was made; stable words for logs, Events and `lint -o json`."""
 

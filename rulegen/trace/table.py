@@ -78,7 +78,6 @@ MARK = "mark"
 ARRIVES, SENT = "arrives", "sent"
 FORWARDED, LEAVES, TO_NODE, DELIVERED = "forwarded", "leaves", "to-node", "delivered"
 ENTRANCES = (MARK, ARRIVES, SENT)
-EXITS = (LEAVES, DELIVERED)
 
 # What more packets than this come in a second is counted, and not followed: each costs the kernel some 20 messages.
 PACKETS_PER_SECOND = 200

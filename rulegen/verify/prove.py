@@ -138,11 +138,6 @@ class Proof:
     # How many differences have which explanation; `differences` has some of each.
     explained: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def is_equal(self) -> bool:
-        """Everything was compared, and nothing differs."""
-        return not (self.different or self.unknown or self.undecided)
-
     def add(self, other: Proof) -> None:
         """Both as one."""
         self.classes += other.classes

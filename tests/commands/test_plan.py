@@ -224,3 +224,11 @@ def test_documents_that_cannot_be_read_keep_rules(namespace: NetworkNamespace, t
     assert not plan.exists()
     rulegen(*base, "--prune-unreadable")
     assert rulegen("apply", plan).stdout.endswith("applied\n")
+
+
+@pytest.mark.usefixtures("namespace")
+def test_a_plan_that_cannot_be_written_shows_no_changes(tmp_path: Path) -> None:
+    file = written(tmp_path / "cluster.yaml", WEB)
+    done = rulegen("plan", "-f", file, "-o", tmp_path / "none" / "rules.plan", status=2)
+    assert "No such file or directory" in done.stderr
+    assert done.stdout == ""

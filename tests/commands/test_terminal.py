@@ -18,7 +18,7 @@ from rulegen.cli import main
 from rulegen.commands import progress
 from rulegen.commands.completing import names_in_yaml, remember
 from rulegen.kube.manifests import load
-from tests.commands.running import CART, OTHER_CART, WEB, rulegen, written
+from tests.commands.running import CART, OTHER_CART, WEB, error, rulegen, written
 from tests.patience import patience
 
 BIN = Path(sys.executable).parent
@@ -252,3 +252,38 @@ def test_as_a_plugin_of_kubectl(tmp_path: Path) -> None:
     assert "shop/web" in run("kubectl-rulegen", "explain", "shop/web", "-f", cluster)
     assert run("kubectl_complete-rulegen", "explain", "-f", cluster, "sh") == "shop/web\n:4\n"
     assert run("kubectl_complete-rulegen", "explain", "-f", "") == ":0\n"
+
+
+def _run_closed(redirections: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program, with streams as a shell closes them."""
+    program = "import sys; from rulegen.cli import main; sys.argv[0] = 'rulegen'; main()"
+    line = f'exec "$@" {redirections}'
+    command = ["sh", "-c", line, "sh", sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("redirections", [">&-", "<&-", "<&- >&-"])
+def test_streams_that_are_closed_are_no_reason_to_fail(redirections: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "cluster.yaml", WEB)
+    done = _run_closed(redirections, "env", "shop", "-f", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("WEB_SERVICE_HOST" in done.stdout) is (">&-" not in redirections)
+
+
+def test_standard_input_that_is_closed_holds_nothing() -> None:
+    done = _run_closed("<&-", "env", "shop", "-f", "-")
+    assert (done.returncode, done.stderr) == (2, "rulegen: standard input: holds no object\n")
+
+
+def test_help_that_cannot_be_written_is_one_line() -> None:
+    done = _run_closed(">/dev/full", "env", "--help")
+    assert (done.returncode, done.stderr) == (2, "rulegen: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("option", ["-f", "--against", "--config"])
+def test_a_name_that_no_file_can_have_is_no_fault_of_the_output(option: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "cluster.yaml", WEB)
+    said = error("diff", "-f", file, "--against", file, option, "a" * 5000)
+    assert said.startswith('"aaaa')
+    assert said.endswith(": File name too long")
