@@ -58,6 +58,7 @@ class Fields:
     def __init__(self, document: Mapping[Any, Any]) -> None:
         self._document = document
         self._read: set[str] = set()
+        self._refused_whole: set[str] = set()
         self.faults: list[Fault] = []
 
     def flag(self, path: str, *, default: bool = False) -> bool:
@@ -103,6 +104,9 @@ class Fields:
     def unread(self) -> Iterator[tuple[str, object]]:
         """The path and value of every field that was not read, by name. A stanza's fields are told one by one."""
         for name, value in self._document.items():
+            # Told already: its value is no value of this field, whatever is in it.
+            if name in self._refused_whole:
+                continue
             fields = [(f"{_key(name)}.{_key(key)}", item) for key, item in _items(value)]
             yield from (field for field in fields or [(_key(name), value)] if field[0] not in self._read)
 
@@ -131,6 +135,7 @@ class Fields:
             return self._refused(path, value, str(error), default)
 
     def _refused(self, path: str, value: object, expected: str, default: T) -> T:
+        self._refused_whole.add(path)
         self.faults.append(Fault(path, f"expected {expected}, got {shown(value)}"))
         return default
 

@@ -256,8 +256,9 @@ def written_policy_settings(settings: PolicySettings) -> dict[str, Any]:
         "failClosed": settings.fail_closed,
         "nodeInput": settings.node_input,
         "logGroup": settings.log_group,
+        "ipsets": settings.ipsets,
     }
-    usual = {"denial": Denial.DROP.value, "logGroup": None}
+    usual = {"denial": Denial.DROP.value, "logGroup": None, "ipsets": True}
     return {name: value for name, value in fields.items() if value != usual.get(name, False)}
 
 

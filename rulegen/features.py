@@ -44,9 +44,8 @@ ALWAYS = ("services",)
 
 def chosen(names: Sequence[str]) -> tuple[str, ...]:
     """The features that are on, where these are asked for. Raises InputError for one that there is not."""
-    for name in names:
-        if name not in REGISTRY:
-            raise InputError(f"no feature {shown(name)}; there is {', '.join(REGISTRY)}")
+    if unknown := dict.fromkeys(name for name in names if name not in REGISTRY):
+        raise InputError(f"no feature {', '.join(map(shown, unknown))}; there is {', '.join(REGISTRY)}")
     alone = next((name for name in REGISTRY if name in names and REGISTRY[name].driver), "")
     if alone:
         for name in names:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from rulegen.errors import InputError, shown
+from rulegen.errors import InputError, printable, shown
 from rulegen.golden import (
     CLUSTER_FILE,
     FLOWS_FILE,
@@ -29,6 +31,11 @@ from rulegen.golden import (
 from rulegen.kube.manifests import Manifests
 from rulegen.kube.snapshot import write_manifests
 
+# What is done where a file is there already.
+_INSTEAD = {
+    CLUSTER_FILE: "record into another folder, or move it away",
+    FLOWS_FILE: "`rulegen golden update --flows` writes down what is so now",
+}
 # Shares are compared with six digits.
 _LARGEST_PART = 1_000_000
 
@@ -46,11 +53,11 @@ def record(
     `settings`: fields of a KubeProxyConfiguration. `own`: what else flows.yaml says of the node, by field: `features`,
     `networkPolicies`. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
 
+    All of it or nothing: what was there stays as it was, and after a failure there is no more than before.
+
     Raises:
-        InputError: the folder has a scenario already, a packet cannot be used, or a file cannot be written.
+        InputError: the folder has a file of a scenario already, a packet cannot be used, or a file cannot be written.
     """
-    if (folder / FLOWS_FILE).exists():
-        raise InputError(f"{folder / FLOWS_FILE}: there already; `rulegen golden update --flows` writes it anew")
     pairs = list(_pairs(packets))
     if not pairs:
         raise InputError("the packets: expected lines FROM TO, got none")
@@ -64,19 +71,43 @@ def record(
         lines.append(f"    from: {json.dumps(source)}")
         lines.append(f"    to: {json.dumps(destination)}")
         lines.append("    expect: passed")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / CLUSTER_FILE).open("w") as output:
-            write_manifests(manifests, output)
-        (folder / FLOWS_FILE).write_text("\n".join(lines) + "\n")
-    except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}") from error
-    try:
+    cluster = StringIO()
+    write_manifests(manifests, cluster)
+    with _taken_back_on_failure(folder) as write:
+        write(CLUSTER_FILE, cluster.getvalue())
+        write(FLOWS_FILE, "\n".join(lines) + "\n")
         accept_flows(read_scenario(folder))
-    except InputError:
-        (folder / FLOWS_FILE).unlink()
+        return read_scenario(folder)
+
+
+@contextmanager
+def _taken_back_on_failure(folder: Path) -> Iterator[Callable[[str, str], None]]:
+    """What writes a new file there, by name and text. When the block fails, what it made goes, folders too."""
+    made: list[Path] = []
+
+    def write(name: str, text: str) -> None:
+        path = folder / name
+        try:
+            # Whoever was there first has it, also since it was last looked at.
+            with path.open("x") as output:
+                made.append(path)
+                output.write(text)
+        except FileExistsError as error:
+            raise InputError(f"{printable(str(path))}: there already; {_INSTEAD[name]}") from error
+        except OSError as error:
+            raise InputError(f"{printable(str(path))}: {error.strerror}") from error
+
+    try:
+        for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+            missing.mkdir()
+            made.append(missing)
+        yield write
+    except BaseException as error:
+        for path in reversed(made):
+            path.rmdir() if path.is_dir() else path.unlink()
+        if isinstance(error, OSError):
+            raise InputError(f"{printable(str(error.filename))}: {error.strerror}") from error
         raise
-    return read_scenario(folder)
 
 
 def _pairs(packets: Iterable[str]) -> Iterable[tuple[str, str]]:

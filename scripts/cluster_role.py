@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Writes into deploy/base/rulegen.yaml what the agent may ask of an API server, as its features need it: `make role`.
+"""Writes into deploy/ what the agent may ask of an API server, as its features need it: `make role`.
 
     scripts/cluster_role.py                 # of the features that are always on
     scripts/cluster_role.py NAME ...        # and of these
 
-What is between `rules:` of the ClusterRole and the next document is replaced; the rest of the file stays as it is.
+In deploy/base/rulegen.yaml, what is between `rules:` of the ClusterRole and the next document is replaced; the rest of
+the file stays as it is. For each feature that is off by default deploy/components has a folder, which is written whole:
+a component for Kustomize that turns the feature on and grants what it reads beside those that are always on.
 """
 
 from __future__ import annotations
@@ -13,15 +15,56 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rulegen.features import kinds_of
+from rulegen.features import ALWAYS, REGISTRY, kinds_of
 from rulegen.kube.kinds import served_kinds
 from rulegen.reconcile.feature import Need
 
-MANIFEST = Path(__file__).resolve().parents[1] / "deploy" / "base" / "rulegen.yaml"
+_DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+MANIFEST = _DEPLOY / "base" / "rulegen.yaml"
+COMPONENTS = _DEPLOY / "components"
 
 _OWN_NODE = """\
   # Asked for what is of the own node only. resourceNames cannot say so: the agents of all nodes share one
   # ServiceAccount, and a role knows fixed names alone.
+"""
+_COMPONENT = """\
+# The feature {name}, for any overlay: `components: [../../components/{name}]`. Written by `make role`.
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+{resources}patches:
+  - target:
+      kind: DaemonSet
+      name: rulegen
+    patch: |
+      - op: add
+        path: /spec/template/spec/containers/0/args/-
+        value: --feature={name}
+"""
+# Beside the role of the base, so that several features add up.
+_ROLE = """\
+# What the feature {name} reads beside what the base may. Written by `make role`.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: rulegen-{name}
+  labels:
+    app.kubernetes.io/name: rulegen
+rules:
+{rules}---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: rulegen-{name}
+  labels:
+    app.kubernetes.io/name: rulegen
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: rulegen-{name}
+subjects:
+  - kind: ServiceAccount
+    name: rulegen
+    namespace: kube-system
 """
 _BEGIN, _END = "\nrules:\n", "---\n"
 
@@ -51,5 +94,25 @@ def with_rules(manifest: str, features: Sequence[str]) -> str:
     return manifest[:begin] + rules(features) + manifest[manifest.index(_END, begin) :]
 
 
+def component(feature: str) -> dict[str, str]:
+    """The files of a feature's component, by name. Raises InputError."""
+    usual = kinds_of(())
+    more = [kind for kind in served_kinds(kinds_of([feature])) if kind.struct not in usual]
+    granted = "".join(_rule(kind.group, kind.plural, "list, watch") for kind in more)
+    role = {"role.yaml": _ROLE.format(name=feature, rules=granted)} if granted else {}
+    resources = "".join(f"resources:\n  - {name}\n" for name in role)
+    return {"kustomization.yaml": _COMPONENT.format(name=feature, resources=resources), **role}
+
+
+def write_components() -> None:
+    """Those of all features that are off by default."""
+    for feature in REGISTRY.keys() - set(ALWAYS):
+        folder = COMPONENTS / feature
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in component(feature).items():
+            (folder / name).write_text(text)
+
+
 if __name__ == "__main__":
     MANIFEST.write_text(with_rules(MANIFEST.read_text(), sys.argv[1:]))
+    write_components()

@@ -374,12 +374,48 @@ def test_packets_that_cannot_be_used_leave_no_scenario(tmp_path: Path, packets: 
     done = _run("record", str(tmp_path / "new"), *source, "--packets", str(tmp_path / "packets.txt"))
     assert done.returncode == 2
     assert message in done.stderr
-    assert not (tmp_path / "new" / FLOWS_FILE).exists()
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["packets.txt"]
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", FLOWS_FILE])
+def test_what_is_there_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    """Nor is anything put beside it, and the folder stays."""
+    (tmp_path / "packets.txt").write_text("10.128.0.9 10.96.0.20:80/tcp\n")
+    folder = tmp_path / "scenarios/web"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("# a person's\n")
+    source = ("-f", str(REPOSITORY / "golden/clusterip/cluster.yaml"), "--node", "node-a")
+    done = _run("record", str(folder), *source, "--packets", str(tmp_path / "packets.txt"))
+    assert done.returncode == 2
+    assert f"rulegen: {folder / name}: there already; " in done.stderr
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "# a person's\n")]
+
+
+def test_a_folder_that_cannot_be_made_leaves_none(tmp_path: Path) -> None:
+    (tmp_path / "packets.txt").write_text("10.128.0.9 10.96.0.20:80/tcp\n")
+    (tmp_path / "file").write_text("")
+    source = ("-f", str(REPOSITORY / "golden/clusterip/cluster.yaml"), "--node", "node-a")
+    done = _run("record", str(tmp_path / "file/new"), *source, "--packets", str(tmp_path / "packets.txt"))
+    assert (done.returncode, done.stderr) == (2, f"rulegen: {tmp_path}/file/new: Not a directory\n")
+
+
+def test_a_feature_that_is_asked_for_twice_is_recorded_once(tmp_path: Path) -> None:
+    (tmp_path / "packets.txt").write_text("10.128.0.9 10.96.0.20:80/tcp\n")
+    source = ("-f", str(REPOSITORY / "golden/clusterip/cluster.yaml"), "--node", "node-a", "--config", "own.yaml")
+    (tmp_path / "own.yaml").write_text(
+        "{apiVersion: rulegen.io/v1alpha1, kind: RulegenConfiguration, features: [host-ports, host-ports]}"
+    )
+    features = ("--feature", "host-ports", "--feature", "network-policies")
+    done = _run("record", "new", *source, *features, "--packets", "packets.txt", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = yaml.safe_load((tmp_path / "new" / FLOWS_FILE).read_text())
+    assert written["features"] == ["host-ports", "network-policies"]
 
 
 @pytest.mark.parametrize("in_config_map", [False, True])
 def test_the_settings_are_recorded_wherever_the_file_has_them(tmp_path: Path, in_config_map: bool) -> None:
-    policies = {"denial": "Reject", "failClosed": True, "logGroup": 3}
+    policies = {"denial": "Reject", "failClosed": True, "logGroup": 3, "ipsets": False}
     own = {
         "apiVersion": "rulegen.io/v1alpha1",
         "kind": "RulegenConfiguration",

@@ -274,6 +274,15 @@ def test_it_can_stand_alone_and_then_nobody_has_asked_for_kube_proxys_sysctls(tm
                 "kp.yaml: RulegenConfiguration: speed: unknown field",
             ],
         ),
+        # One fault, one line: what is in a value that is none is not told besides.
+        (
+            f"{OWN}features: {{a: b}}\naccelerate: {{c: d, e: f}}\nnetworkPolicies: {{denial: {{Drop: 1}}}}\n",
+            [
+                "kp.yaml: RulegenConfiguration: accelerate: expected bool, got an object",
+                "kp.yaml: RulegenConfiguration: features: expected an array, got an object",
+                "kp.yaml: RulegenConfiguration: networkPolicies.denial: expected str, got an object",
+            ],
+        ),
         (f"{OWN}---\n{HEAD}---\n{OWN}", ["kp.yaml: expected one RulegenConfiguration, got another one"]),
         (f"{HEAD}---\n{HEAD}", ["kp.yaml: expected one KubeProxyConfiguration, got another one"]),
         (

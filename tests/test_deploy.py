@@ -20,7 +20,7 @@ from rulegen import __version__
 from rulegen.cli import main
 from rulegen.config import KUBE_PROXY_CONNTRACK, AgentConfiguration, Target
 from rulegen.configuration_file import API_VERSION, KIND, load_configuration
-from rulegen.features import resources
+from rulegen.features import ALWAYS, REGISTRY, resources
 from rulegen.kube.api import connect
 from rulegen.kube.kinds import kind_of
 from rulegen.kube.kubeconfig import SERVICE_ACCOUNT
@@ -87,7 +87,8 @@ def test_the_overlays_are_of_this_version_and_name_files_that_are_there() -> Non
         assert [(image["name"], image["newTag"]) for image in overlay["images"]] == [("rulegen", __version__)]
         patches = [patch["path"] for patch in overlay.get("patches", ())]
         assert {*patches, path.name} == {one.name for one in path.parent.iterdir()}
-        assert all((path.parent / resource).exists() for resource in overlay["resources"])
+        referred = [*overlay["resources"], *overlay.get("components", ())]
+        assert all((path.parent / name).exists() for name in referred)
         for patch in patches:
             target = yaml.safe_load((path.parent / patch).read_text())
             assert target["metadata"]["name"] == BY_KIND[target["kind"]]["metadata"]["name"]
@@ -145,6 +146,33 @@ def test_the_role_of_features(features: list[str], added: set[tuple[str, str]], 
     own_node = written.split("Asked for what is of the own node only.")[1:]
     assert len(own_node) == (2 if features == ["host-ports"] else 0)
     assert _written_role(tmp_path, written) == manifest
+
+
+@pytest.mark.parametrize("feature", sorted(REGISTRY.keys() - set(ALWAYS)))
+def test_each_feature_has_a_component_that_turns_it_on_and_grants_what_it_reads(feature: str, tmp_path: Path) -> None:
+    folder = REPOSITORY / "deploy/components" / feature
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    files = [folder / name for name in kustomization.get("resources", ())]
+    documents = [document for path in files for document in yaml.safe_load_all(path.read_text())]
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    paths = {path for resource in resources([feature], "node-1") for path in resource.paths}
+    read = {(*_group_and_resource(path), verb) for path in paths for verb in ("list", "watch")}
+    usual = _allowed(BY_KIND["ClusterRole"]["rules"])
+    granted = {one for document in documents for one in _allowed(document.get("rules", []))}
+    assert granted == read - usual
+    if granted:
+        role, binding = documents
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == BY_KIND["ClusterRoleBinding"]["subjects"]
+    (patch,) = kustomization["patches"]
+    (operation,) = yaml.safe_load(patch["patch"])
+    assert operation["path"] == "/spec/template/spec/containers/0/args/-"
+    assert _parameters("agent", [operation["value"]])["features"] == (feature,)
+    # As `make role` writes it.
+    _written_role(tmp_path, (REPOSITORY / "deploy/base/rulegen.yaml").read_text())
+    for path in folder.iterdir():
+        assert (tmp_path / "deploy/components" / feature / path.name).read_text() == path.read_text()
 
 
 def _role(manifest: str) -> list[Document]:

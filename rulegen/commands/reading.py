@@ -328,4 +328,4 @@ def read_written_settings(source: Input, warn: Callable[[str], None]) -> Configu
         warn(warning)
     if source.iptables_driver:
         configuration = replace(configuration, iptables_driver=IptablesLoader(source.iptables_driver))
-    return replace(configuration, features=(*configuration.features, *source.features))
+    return replace(configuration, features=tuple(dict.fromkeys((*configuration.features, *source.features))))

@@ -188,6 +188,8 @@ def prove(question: Question, progress: Progress | None = None) -> Proof:
             for memory in _memories(question, region, keys, is_sent=is_sent):
                 for compared in _compared(question, connection, memory, [region], is_sent=is_sent):
                     _count(question, proof, compared, (connection, is_sent, memory), progress)
+    # Regions are split in the order of sets, which is another one in each process.
+    proof.differences.sort(key=lambda difference: (difference.connection.value, str(difference.packet)))
     return proof
 
 

