@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Generator
@@ -106,6 +107,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What is started in the background has SIGINT ignored, and so would be what the tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     be_patient(config.getoption("patience"))
     choose(config.getoption("one_in"))
     if config.getoption("exhaustive"):

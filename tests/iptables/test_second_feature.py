@@ -217,7 +217,7 @@ def command(host: Host, *words: str, status: int = 0) -> str:
 def test_it_goes_through_diff_apply_and_cleanup(host: Host, tmp_path: Path) -> None:
     file = tmp_path / "all.json"
     save(file, *cluster())
-    source = ("-f", str(file), "--node", "node-a", "--feature", "blocking")
+    source = ("-f", str(file), "--node", "node-1", "--feature", "blocking")
     rendered = tmp_path / "rules"
     rendered.write_text(command(host, "render", *source))
     assert CHAIN in rendered.read_text()

@@ -279,7 +279,7 @@ def test_on_a_terminal_the_table_is_kept_up_to_date_and_the_terminal_is_given_ba
         process.send_signal(number)
         # The other end of a terminal that nobody has open any more is an error.
         with suppress(OSError):
-            while more := screen.read(1 << 16):
+            while select.select([screen], [], [], patience(20))[0] and (more := screen.read(1 << 16)):
                 shown += more
         assert process.wait(patience(20)) == 0
     assert b"Traceback" not in shown
