@@ -152,6 +152,16 @@ class Api:
         with self._answer(_Request("POST", path, path, msgspec.json.encode(document)), read_seconds) as answer:
             return answer.body()
 
+    def put(self, path: str, document: object, read_seconds: float) -> bytes:
+        """The answer to a PUT request; otherwise as `post`.
+
+        Raises:
+            ApiError: there is no answer, or one that is no success. Without an answer it may have been carried out.
+            InputError: there are no credentials that can be used (any more).
+        """
+        with self._answer(_Request("PUT", path, path, msgspec.json.encode(document)), read_seconds) as answer:
+            return answer.body()
+
     def close(self) -> None:
         """Ends all requests, from any thread; those who wait get an ApiError. The Api cannot be used afterwards."""
         self._waiting.end()

@@ -25,11 +25,12 @@ import trustme
 from rulegen.kube.objects import KubeStruct
 from tests.apiserver.events import EventStore, Refused
 from tests.apiserver.faults import Answer, Body, Drip, Fault, HalfBody, Hang, Late, Raw, StreamFault
+from tests.apiserver.leases import LEASE, LeaseStore
 from tests.apiserver.selectors import selector
 from tests.apiserver.store import EVENT, EVERY_KIND, ExpiredError, Kind, Plain, Store
 from tests.apiserver.stream import Bookmark, HangUp, Stream, status_object
 
-Verb: TypeAlias = Literal["list", "watch", "create"]
+Verb: TypeAlias = Literal["list", "watch", "create", "get", "update"]
 Configure: TypeAlias = Callable[[ssl.SSLContext], None]
 
 TOKEN = "first-token"  # noqa: S105 - of a server that lives for one test
@@ -61,8 +62,8 @@ class ApiServer:
     """A running server on a port of 127.0.0.1, or of another address of this host.
 
     `tokens`: who may ask, besides those with a certificate of the authority; `served`: the paths that it knows;
-    `events`: what clients have made; `headers`: of all requests; `connections`: how many were made to it; `compressed`:
-    how many lists were sent so; `spoke`: when it last wrote into a watch, by `time.monotonic`.
+    `events`, `leases`: what clients have made; `headers`: of all requests; `connections`: how many were made to it;
+    `compressed`: how many lists were sent so; `spoke`: when it last wrote into a watch, by `time.monotonic`.
     """
 
     def __init__(self, address: str = "127.0.0.1", configure_certificate: Configure | None = None) -> None:
@@ -74,6 +75,7 @@ class ApiServer:
         self.tokens = {TOKEN}
         self.served = {kind.path: kind for kind in EVERY_KIND.values()}
         self.events = EventStore()
+        self.leases = LeaseStore()
         self.requests: list[Request] = []
         self.streams: set[Stream] = set()
         self.connections = 0
@@ -247,6 +249,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
+        if LeaseStore.key_of(url.path) is not None:
+            self._answer_lease("get")
+            return
         query = dict(parse_qsl(url.query))
         verb: Verb = "watch" if query.get("watch") in ("true", "1") else "list"
         kind = self.server.api.served.get(url.path)
@@ -260,7 +265,44 @@ class _Handler(BaseHTTPRequestHandler):
         except HangUp:
             self.close_connection = True
 
+    def do_PUT(self) -> None:
+        self._answer_lease("update")
+
+    def _answer_lease(self, verb: Verb) -> None:
+        api, body = self.server.api, self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        key = LeaseStore.key_of(urlsplit(self.path).path)
+        try:
+            if key is None:
+                self._refuse(Answer(404, "NotFound"), verb, self.path, {})
+            elif not self._is_known():
+                self._refuse(Answer(401, "Unauthorized"), verb, LEASE.name, {})
+            else:
+                self._do_with_lease(key, verb, body, api.take_fault(LEASE, verb))
+        except HangUp:
+            self.close_connection = True
+
+    def _do_with_lease(self, key: tuple[str, str], verb: Verb, body: bytes, fault: Fault | None) -> None:
+        api = self.server.api
+        if self._fails(fault, verb, LEASE.name, {}):
+            return
+        if isinstance(fault, Body):
+            self._note(verb, LEASE.name, {}, 200)
+            self._send(200, fault.text, {})
+            return
+        try:
+            with api.store.changed:
+                text = api.leases.read(key) if verb == "get" else api.leases.write(key, verb, body)
+        except Refused as refused:
+            self._refuse(refused.answer, verb, LEASE.name, {})
+            return
+        status = 201 if verb == "create" else 200
+        self._note(verb, LEASE.name, {}, status)
+        self._send(status, text, {})
+
     def do_POST(self) -> None:
+        if LeaseStore.key_of(urlsplit(self.path).path) is not None:
+            self._answer_lease("create")
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         namespace = EventStore.namespace_of(self.path)
         try:

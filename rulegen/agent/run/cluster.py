@@ -48,6 +48,7 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
         is_over: Callable[[], bool] = control.is_stopping
         if not options.files and options.print_line is None:
             leadership = Leadership(configuration.agent.kubeconfig, options.server, control.work_queue.wake_up)
+            stack.callback(leadership.stop)
             if not _has_lead(leadership, control):
                 return
             is_over = _either(control.is_stopping, leadership)

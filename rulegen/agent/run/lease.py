@@ -1,7 +1,8 @@
-"""Who of several replicas works: a Lease, by the kubernetes client's leader election.
+"""Who of several replicas works: the one that holds a Lease, as client-go's leader election has it.
 
-A replica that cannot renew it in time has lost it, and must end. Even two that think that they lead do no harm: each
-update says how the records have to be before.
+In come the API server's answers, out goes whether this replica leads. A replica that cannot renew the Lease in time has
+lost it, whatever its requests wait for, and must end. Even two that think that they lead do no harm: each update says
+how the records have to be before.
 """
 
 from __future__ import annotations
@@ -10,20 +11,36 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
-from rulegen.errors import InputError, one_line
+import msgspec
+from msgspec import Struct
+
+from rulegen.errors import InputError, printable
+from rulegen.kube.api import ApiError, connect
 
 _LOG = logging.getLogger("rulegen.agent")
 
 _NAME = "rulegen-records"
+_API_VERSION = "coordination.k8s.io/v1"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NAMESPACE = "kube-system"
-# The client's own proportions: seconds until others may take it, until its holder gives up, between two attempts.
+# client-go's: seconds until others may take it, until its holder gives up, between two attempts.
 _LEASE_SECONDS, _DEADLINE_SECONDS, _RETRY_SECONDS = 15, 10, 2
+_ANSWER_SECONDS = 5.0
+_RELEASE_SECONDS = 2.0
+
+
+class _Lease(Struct):
+    """All of it goes back with an update, also what others have put there; its resourceVersion says who was first."""
+
+    metadata: dict[str, object]
+    spec: dict[str, object] | None = None
 
 
 class Leadership:
@@ -31,72 +48,139 @@ class Leadership:
 
     def __init__(self, kubeconfig: str, server: str, changed: Callable[[], None]) -> None:
         """Raises InputError where the API server cannot be asked."""
+        namespace = os.environ.get("POD_NAMESPACE", "") or _own_namespace()
+        self.name = printable(f"{namespace}/{_NAME}")
         self.is_leading = False
-        self.is_lost = False
+        self._is_lost = False
         self._changed = changed
-        self._namespace = os.environ.get("POD_NAMESPACE", "") or _own_namespace()
-        self.name = f"{self._namespace}/{_NAME}"
-        self._election = self._make_election(kubeconfig, server)
+        self._identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._path = f"/apis/{_API_VERSION}/namespaces/{quote(namespace, safe='')}/leases"
+        self._api = connect(kubeconfig, server)
+        self._good_until = 0.0
+        # The last that was seen, and when for the first time, by this host's clock: those of hosts differ.
+        self._seen: dict[str, object] | None = None
+        self._seen_since = 0.0
+        self._failure = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lead", daemon=True)
+
+    @property
+    def is_lost(self) -> bool:
+        """It was had, and is not any more; it does not come back."""
+        return self._is_lost or (self.is_leading and time.monotonic() > self._good_until)
 
     def start(self) -> None:
         """Begins to try, in a thread of its own."""
-        threading.Thread(target=self._run, name="lead", daemon=True).start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Gives it to whoever waits for it, if this is possible within seconds; nobody may work any more."""
+        self._ended.set()
+        self._thread.join(_RELEASE_SECONDS)
+        self._api.close()
 
     def _run(self) -> None:
-        try:
-            self._election.run()
-        finally:
-            self.is_leading, self.is_lost = False, True
+        while not self._ended.is_set() and not self.is_lost:
+            asked = time.monotonic()
+            if self._attempt(self._try_to_hold):
+                self._renewed(asked)
+            self._ended.wait(_RETRY_SECONDS)
+        if self.is_leading and not self.is_lost:
+            self._attempt(self._release)
+
+    def _renewed(self, asked: float) -> None:
+        good_until = asked + _DEADLINE_SECONDS
+        # An answer that came too late brings nothing back.
+        if self.is_lost or time.monotonic() > good_until:
+            return
+        self._good_until = good_until
+        if not self.is_leading:
+            self.is_leading = True
+            threading.Thread(target=self._wait_for_deadline, name="lease", daemon=True).start()
             self._changed()
 
-    def _lead(self) -> None:
-        self.is_leading = True
+    def _wait_for_deadline(self) -> None:
+        """Not by the thread that asks: an API server may be silent for longer than the Lease is good."""
+        while not self.is_lost:
+            self._ended.wait(max(0.01, self._good_until - time.monotonic()))
+            if self._ended.is_set():
+                return
         self._changed()
 
-    def _make_election(self, kubeconfig: str, server: str) -> Any:
-        from kubernetes import client, config
-        from kubernetes.leaderelection import electionconfig, leaderelection
-
+    def _attempt(self, request: Callable[[], bool]) -> bool:
+        """Whether it succeeded. Each failure is told once, until there is another or none."""
         try:
-            config.load_config(**({"config_file": kubeconfig} if kubeconfig else {}))
-        except (config.ConfigException, OSError) as error:
-            raise InputError(f"the Lease {self.name} cannot be asked for: {one_line(str(error))}") from error
-        if server:
-            chosen = client.Configuration.get_default_copy()
-            chosen.host = server
-            client.Configuration.set_default(chosen)
-        lock = _make_lock(self._namespace, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
-        return leaderelection.LeaderElection(
-            electionconfig.Config(lock, _LEASE_SECONDS, _DEADLINE_SECONDS, _RETRY_SECONDS, self._lead, self._changed)
-        )
+            is_done = request()
+        except (ApiError, InputError) as error:
+            if str(error) != self._failure and not self._ended.is_set():
+                _LOG.warning("the Lease %s: %s", self.name, error)
+            self._failure = str(error)
+            return False
+        self._failure = ""
+        return is_done
 
-
-def _make_lock(namespace: str, identity: str) -> Any:
-    """The client's lock, to which an API server that is away is no more than an attempt that failed."""
-    from kubernetes.client import ApiException
-    from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
-    from urllib3.exceptions import HTTPError
-
-    class Lock(LeaseLock):  # type: ignore[misc]
-        def get(self, name: str, namespace: str) -> Any:
-            try:
-                return super().get(name, namespace)
-            except HTTPError as error:
-                return False, ApiException(reason=str(error))
-
-        def create(self, name: str, namespace: str, election_record: Any) -> Any:
-            try:
-                return super().create(name, namespace, election_record)
-            except HTTPError:
+    def _try_to_hold(self) -> bool:
+        try:
+            lease = self._read()
+            if lease is None:
+                document = self._document({"name": _NAME}, self._spec({}))
+                self._api.post(self._path, document, _ANSWER_SECONDS)
+                return True
+            spec = lease.spec or {}
+            if not self._may_have(spec):
                 return False
-
-        def update(self, name: str, namespace: str, updated_record: Any) -> Any:
-            try:
-                return super().update(name, namespace, updated_record)
-            except HTTPError:
+            document = self._document(lease.metadata, self._spec(spec))
+            self._api.put(f"{self._path}/{_NAME}", document, _ANSWER_SECONDS)
+        except ApiError as error:
+            # Another replica was faster.
+            if error.status == 409:
                 return False
+            raise
+        return True
 
-    return Lock(_NAME, namespace, identity)
+    def _may_have(self, spec: dict[str, object]) -> bool:
+        """Whether it is ours, nobody's, or its holder has not renewed it for as long as it lasts."""
+        if spec != self._seen:
+            self._seen, self._seen_since = spec, time.monotonic()
+        holder = spec.get("holderIdentity") or self._identity
+        if self.is_leading and spec.get("holderIdentity") != self._identity:
+            self._is_lost = True
+            self._changed()
+            return False
+        return holder == self._identity or time.monotonic() - self._seen_since > _LEASE_SECONDS
+
+    def _release(self) -> bool:
+        lease = self._read()
+        if lease is None or not lease.spec or lease.spec.get("holderIdentity") != self._identity:
+            return False
+        document = self._document(lease.metadata, {**lease.spec, "holderIdentity": ""})
+        self._api.put(f"{self._path}/{_NAME}", document, _ANSWER_SECONDS)
+        return True
+
+    def _read(self) -> _Lease | None:
+        """None: there is none."""
+        try:
+            with self._api.get(f"{self._path}/{_NAME}", {}, _ANSWER_SECONDS) as answer:
+                return msgspec.json.decode(answer.body(), type=_Lease)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ApiError(f"{self._api.server}: the answer is no Lease: {printable(str(error))}") from error
+
+    def _spec(self, before: dict[str, object]) -> dict[str, object]:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {**before, "leaseDurationSeconds": _LEASE_SECONDS, "renewTime": now}
+        if before.get("holderIdentity") != self._identity:
+            transitions = before.get("leaseTransitions")
+            spec["leaseTransitions"] = transitions + 1 if isinstance(transitions, int) else 0
+            spec |= {"holderIdentity": self._identity, "acquireTime": now}
+        return spec
+
+    @staticmethod
+    def _document(metadata: dict[str, object], spec: dict[str, object]) -> dict[str, object]:
+        return {"apiVersion": _API_VERSION, "kind": "Lease", "metadata": metadata, "spec": spec}
 
 
 def _own_namespace() -> str:
