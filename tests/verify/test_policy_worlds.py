@@ -56,7 +56,7 @@ def test_catalogue(case: Case, target: Target) -> None:
     check(found.report(found.text(target)))
 
 
-@pytest.mark.part(250)
+@pytest.mark.part(500)
 @pytest.mark.parametrize("seed", range(500))
 def test_damage_is_found_or_is_none(seed: int, make_lab: MakeLab) -> None:
     """A rule or an element of the policies is gone, swapped or another; what is not found, no packet finds either."""
