@@ -35,6 +35,7 @@ from rulegen.config import (
     NodeConfiguration,
     PodRange,
     PolicySettings,
+    RecordSettings,
     SocketAddress,
     Target,
 )
@@ -50,7 +51,9 @@ from rulegen.configuration_fields import (
     node_name,
     one_cidr_per_family,
     one_of,
+    reverse_zone,
     socket_address,
+    zone_name,
 )
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.decode import plain_value
@@ -71,6 +74,7 @@ _KEY = "config.conf"
 
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what is bound
 _HEALTHZ_PORT = 10256
+_DNS_PORT = 53
 _METRICS_PORT = 10249
 _OOM_SCORE = -999
 # Of the nodes that there are, so many are named.
@@ -192,7 +196,7 @@ def _combined(
         faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    node = msgspec.structs.replace(configuration.node, policies=own.policies, egress=own.egress)
+    node = msgspec.structs.replace(configuration.node, policies=own.policies, egress=own.egress, records=own.records)
     configuration = msgspec.structs.replace(
         configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
     )
@@ -211,6 +215,7 @@ class _Own(NamedTuple):
     iptables_driver: IptablesLoader = IptablesLoader.RESTORE
     policies: PolicySettings = PolicySettings()
     egress: EgressSettings = EgressSettings()
+    records: RecordSettings = RecordSettings()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
@@ -225,6 +230,7 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
             config_file=fields.text("egressMasquerade.configFile", str, ""),
             pod_range=fields.text("egressMasquerade.podRange", one_of(PodRange), PodRange.NODE_CIDR),
         ),
+        _record_settings(fields),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
@@ -268,6 +274,18 @@ def _policy_settings(fields: Fields) -> PolicySettings:
         node_input=fields.flag("networkPolicies.nodeInput"),
         log_group=None if group == _NO_LOG else group,
         ipsets=fields.flag("networkPolicies.ipsets", default=True),
+    )
+
+
+def _record_settings(fields: Fields) -> RecordSettings:
+    usual = RecordSettings()
+    server = fields.text("records.server", lambda text: socket_address(text, _DNS_PORT), None)
+    return RecordSettings(
+        zone=fields.text("records.zone", zone_name, usual.zone),
+        reverse_zones=tuple(dict.fromkeys(fields.texts("records.reverseZones", reverse_zone))) or usual.reverse_zones,
+        ttl=fields.integer("records.ttl", 0, INT32_MAX, usual.ttl),
+        server=server,
+        key_file=fields.text("records.keyFile", str, ""),
     )
 
 

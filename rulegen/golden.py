@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -620,19 +620,50 @@ def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Fl
         return Fact("passed")
     packet = Packet(source, flow.destination, flow.port, flow.protocol, flow.interface)
     outcome = simulate(indexes[family], settings, scenario.addresses, packet)
+    if outcome.fate is Fate.UNTOUCHED:
+        leaves = _leaves_masqueraded(scenario, source, flow.destination)
+        return Fact(_denied(scenario, packet) or (_MASQUERADED if leaves else _FATES[outcome.fate]))
     if outcome.fate is not Fate.BALANCED:
-        leaves = outcome.fate is Fate.UNTOUCHED and _leaves_masqueraded(scenario, source, flow.destination)
-        return Fact(_MASQUERADED if leaves else _FATES[outcome.fate])
+        return Fact(_FATES[outcome.fate])
+    denied = {delivery.backend: _denied_at(scenario, packet, delivery) for delivery in outcome.deliveries}
+    (fate, *others) = dict.fromkeys(denied.values())
+    if fate and not others:
+        return Fact(fate)
+    names = {delivery.backend: _endpoint(delivery, denied[delivery.backend]) for delivery in outcome.deliveries}
     return Fact(
         "",
-        _rounded({_endpoint(delivery): delivery.probability for delivery in outcome.deliveries}),
+        _rounded({names[delivery.backend]: delivery.probability for delivery in outcome.deliveries}),
         frozenset(
-            _endpoint(delivery)
+            names[delivery.backend]
             for delivery in outcome.deliveries
-            if delivery.masquerade or _leaves_masqueraded(scenario, source, delivery.backend.address)
+            if not denied[delivery.backend]
+            and (delivery.masquerade or _leaves_masqueraded(scenario, source, delivery.backend.address))
         ),
         outcome.matched is not None and outcome.matched.service_port.affinity_timeout is not None,
     )
+
+
+def _denied(scenario: Scenario, packet: Packet) -> str:
+    """What becomes of a packet on its way to where it goes now, where network policies are on and deny it; else ""."""
+    policies: Any = next((feature for feature in scenario.features if feature.name == "network-policies"), None)
+    if policies is None:
+        return ""
+    from rulegen.policies import on_node
+    from rulegen.policies.simulate import Host
+    from rulegen.policies.simulate import Packet as PolicyPacket
+
+    start, end = ip_address(packet.source).packed, ip_address(packet.destination).packed
+    settings = scenario.configuration.policies
+    host = Host.of(scenario.addresses, settings)
+    fate = on_node.fate_of(policies.store, settings, PolicyPacket(start, end, packet.protocol, packet.port), host)
+    return "" if fate is on_node.Fate.PASSED else fate.value
+
+
+def _denied_at(scenario: Scenario, packet: Packet, delivery: Delivery) -> str:
+    """The same at one endpoint; what the Services refuse there policies are not asked about."""
+    if delivery.decision.fate is not Fate.UNTOUCHED:
+        return ""
+    return _denied(scenario, packet._replace(destination=delivery.backend.address, port=delivery.backend.port))
 
 
 def _leaves_masqueraded(scenario: Scenario, source: str, destination: str) -> bool:
@@ -645,10 +676,11 @@ def _leaves_masqueraded(scenario: Scenario, source: str, destination: str) -> bo
     return decide(egress.store, source, destination, scenario.addresses).is_masqueraded
 
 
-def _endpoint(delivery: Delivery) -> str:
+def _endpoint(delivery: Delivery, denied: str) -> str:
     """The endpoint; with what becomes of the packet if it does not get there."""
     fate = delivery.decision.fate
-    return str(delivery.backend) + ("" if fate is Fate.UNTOUCHED else f" ({_FATES[fate]})")
+    refused = denied if fate is Fate.UNTOUCHED else _FATES[fate]
+    return str(delivery.backend) + (f" ({refused})" if refused else "")
 
 
 def _rounded(shares: Mapping[str, float]) -> Mapping[str, float]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_network
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from rulegen.config import Family, NodeConfiguration
+from rulegen.config import Denial, Family, NodeConfiguration
 from rulegen.egress.explain import explain as explain_egress
 from rulegen.follow.iptables import Chains
 from rulegen.follow.nftables import CompiledTables
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
 from rulegen.kube.mistakes import Notice
 from rulegen.kube.objects import EndpointSlice, Node, Pod, Service
+from rulegen.policies.explain import explain as explain_policies
+from rulegen.policies.simulate import Host, Reason
 from rulegen.services.explain.asking import ask
 from rulegen.services.explain.diagnosis import answer
 from rulegen.services.explain.model import PacketExplanation, Ruleset, View
@@ -37,6 +39,7 @@ def directory(*items: Item | Pod) -> Directory:
     )
 
 
+Denied: TypeAlias = Literal["rejected", "dropped"]
 FATES: dict[str, Literal["rejected", "dropped", "passed"]] = {
     "rejected": "rejected",
     "dropped": "dropped",
@@ -82,23 +85,51 @@ def masqueraded_to(scenario: Scenario, explanation: PacketExplanation, flow: Flo
     return {one.destination for one in said if one.masqueraded}
 
 
-def as_expectation(explanation: PacketExplanation, leaving: Collection[str] = ()) -> Expectation:
-    """The explanation in the words of flows.yaml. What an endpoint's packet meets on its way is part of its name.
+def denied_here(scenario: Scenario, explanation: PacketExplanation, flow: Flow) -> dict[tuple[str, int], Denied]:
+    """Where the packet may be sent on to and this node's policies, if they are on, deny it, and how, by explain."""
+    policies: Any = next((feature for feature in scenario.features if feature.name == "network-policies"), None)
+    if policies is None or explanation.fate in {"rejected", "dropped"}:
+        return {}
+    host = Host.of(scenario.addresses, scenario.configuration.policies)
+    places = [_place(item.endpoint) for item in explanation.deliveries] or [(flow.destination, flow.port)]
+    denial: Denied = "rejected" if scenario.configuration.policies.denial is Denial.REJECT else "dropped"
+    denied: dict[tuple[str, int], Denied] = {}
+    for address, port in places:
+        said = explain_policies(policies.store, explanation.source, address, flow.protocol, port, host)
+        assert said is not None
+        refusing = [part for part in said.directions if not part.allowed]
+        if any(part.reason == Reason.UNTOLD.value for part in refusing):
+            denied[address, port] = "dropped"
+        elif any((record := policies.store.pod(*part.pod.split("/"))) and record.is_local for part in refusing):
+            denied[address, port] = denial
+    return denied
 
-    `leaving`: the addresses on the way to which another feature masquerades.
+
+def _place(endpoint: str) -> tuple[str, int]:
+    address, _, port = endpoint.rpartition(":")
+    return address.strip("[]"), int(port)
+
+
+def as_expectation(scenario: Scenario, explanation: PacketExplanation, flow: Flow) -> Expectation:
+    """What explain says of a flow's packet, in the words of flows.yaml.
+
+    What an endpoint's packet meets on its way is part of its name.
     """
+    leaving, denied = masqueraded_to(scenario, explanation, flow), denied_here(scenario, explanation, flow)
     if not explanation.deliveries:
-        return "masqueraded" if leaving and explanation.fate == "untouched" else FATES[explanation.fate]
-    names = {
-        item.endpoint: item.endpoint + (f" ({item.decision})" if item.decision else "")
-        for item in explanation.deliveries
-    }
+        passing = "masqueraded" if leaving and explanation.fate == "untouched" else FATES[explanation.fate]
+        return next(iter(denied.values()), passing)
+    refused = {item.endpoint: denied.get(_place(item.endpoint)) or item.decision for item in explanation.deliveries}
+    if len(denied) == len(refused) and len(set(denied.values())) == 1:
+        return next(iter(denied.values()))
+    names = {endpoint: endpoint + (f" ({word})" if word else "") for endpoint, word in refused.items()}
     return Balanced(
         endpoints={names[item.endpoint]: round(item.share * 1_000_000) for item in explanation.deliveries},
         masqueraded=[
             names[item.endpoint]
             for item in explanation.deliveries
-            if item.masquerade or item.endpoint.rpartition(":")[0].strip("[]") in leaving
+            if _place(item.endpoint) not in denied
+            and (item.masquerade or item.endpoint.rpartition(":")[0].strip("[]") in leaving)
         ],
         sticky=explanation.affinity_timeout is not None,
     )

@@ -103,3 +103,22 @@ def test_chains_of_the_kernel_are_followed() -> None:
 
 def _run(command: str) -> None:
     subprocess.run(command.split(), check=True)
+
+
+@TARGETS
+@pytest.mark.parametrize(
+    ("source", "destination", "reason"),
+    [
+        ("node", "10.128.0.6:80/tcp", "a node's packets to its own pods are not asked about"),
+        ("10.128.0.6", "192.168.0.10:22/tcp", "a pod's packets to its own node are not asked about (nodeInput)"),
+    ],
+    ids=["to its pod", "from its pod"],
+)
+def test_between_a_node_and_its_pods_policies_are_not_asked(
+    source: str, destination: str, reason: str, target: str
+) -> None:
+    found = explain("--from", source, "--to", destination, "--target", target)
+    (said,) = found["policies"]
+    assert said["allowed"]
+    assert reason in [direction["reason"] for direction in said["directions"]]
+    assert not any(why["cause"] == "policy" for why in found["why"])

@@ -181,3 +181,22 @@ def test_a_scenario_says_how_policies_are_enforced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"networkPolicies\.denial: expected") as raised:
         read_scenario(folder)
     assert "networkPolicies.strikt: unknown field" in str(raised.value)
+
+
+def test_what_policies_deny_is_recorded(tmp_path: Path) -> None:
+    packets = tmp_path / "packets"
+    lines = ["203.0.113.9 10.128.0.6:5432/tcp", "10.128.0.5 10.128.0.6:5432/tcp", "10.128.0.9 10.96.0.20:80/tcp"]
+    packets.write_text("\n".join([*lines, "node 10.128.0.6:22/tcp"]))
+    cluster = str(FOLDER / "network-policies" / "cluster.yaml")
+    found = {}
+    for feature in ("network-policies", "host-ports"):
+        folder = tmp_path / feature
+        arguments = ["-f", cluster, "--node", "node-a", "--packets", str(packets), "--feature", feature]
+        done = CliRunner().invoke(main, ["golden", "record", str(folder), *arguments])
+        assert done.exit_code == 0, done.output
+        found[feature] = [line.strip() for line in (folder / FLOWS_FILE).read_text().splitlines() if "expect:" in line]
+        assert not check(read_scenario(folder))
+    dropped = "expect: dropped"
+    endpoints = 'endpoints: ["10.128.0.5:8080 (dropped)", "10.128.1.7:8080"], masqueraded: false'
+    assert found["network-policies"] == [dropped, "expect: passed", f"expect: {{{endpoints}}}", "expect: passed"]
+    assert dropped not in found["host-ports"]

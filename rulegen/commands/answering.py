@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rulegen.egress.feature import EgressMasquerade
     from rulegen.policies.explain import PolicyExplanation
     from rulegen.policies.feature import NetworkPolicies
+    from rulegen.policies.simulate import Host
     from rulegen.services.explain.asking import Asked
     from rulegen.services.explain.model import PacketExplanation
 
@@ -34,10 +35,12 @@ def answer_packet(view: Sight, asked: Asked) -> Answer:
     if view.policies is None:
         return Answer(explanation, None, egress)
     from rulegen.policies.explain import denials as policy_denials
+    from rulegen.policies.simulate import Host
     from rulegen.services.explain.model import Cause, Why
 
     targets = _targets(explanation, asked)
-    said = list(_policy_explanations(view.policies, explanation.source, asked.target.protocol, targets))
+    host = Host.of(_own_addresses(view, asked), view.services.configuration.policies)
+    said = list(_policy_explanations(view.policies, explanation.source, asked.target.protocol, targets, host))
     denials = [
         Why(Cause.POLICY, message, (remedy,) if remedy else ())
         for one in said
@@ -60,25 +63,29 @@ def _egress_explanations(
 ) -> Iterator[EgressExplanation]:
     """Of each place that the packet may be sent on to with the source that it has."""
     from rulegen.egress.explain import explain as explain_egress
-    from rulegen.services.node import host_addresses
 
     kept = [one.endpoint for one in explanation.deliveries if not (one.decision or one.masquerade)]
     destinations = [endpoint.rpartition(":")[0].strip("[]") for endpoint in kept]
-    own = host_addresses(view.services.store.node)
-    if asked.question is not None:
-        own = (*own, *(asked.question.node_addresses or ()))
-        if explanation.fate == "untouched":
-            destinations = [asked.question.destination.address]
-    yield from explain_egress(egress.store, explanation.source, destinations, own)
+    if asked.question is not None and explanation.fate == "untouched":
+        destinations = [asked.question.destination.address]
+    yield from explain_egress(egress.store, explanation.source, destinations, _own_addresses(view, asked))
+
+
+def _own_addresses(view: Sight, asked: Asked) -> tuple[str, ...]:
+    """The node's, as far as they are known."""
+    from rulegen.services.node import host_addresses
+
+    stated = () if asked.question is None else asked.question.node_addresses or ()
+    return (*host_addresses(view.services.store.node), *stated)
 
 
 def _policy_explanations(
-    policies: NetworkPolicies, source: str, protocol: str, targets: Iterable[tuple[str, int]]
+    policies: NetworkPolicies, source: str, protocol: str, targets: Iterable[tuple[str, int]], host: Host
 ) -> Iterator[PolicyExplanation]:
     """What policies say of the packet at each endpoint."""
     from rulegen.policies.explain import explain as explain_policies
 
     for address, port in targets:
-        said = explain_policies(policies.store, source, address, protocol, port)
+        said = explain_policies(policies.store, source, address, protocol, port, host)
         if said is not None:
             yield said

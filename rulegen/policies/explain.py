@@ -9,7 +9,7 @@ from msgspec import Struct
 from rulegen.errors import printable
 from rulegen.policies.model import Address, Direction, PolicyName, Rule
 from rulegen.policies.pods import packed
-from rulegen.policies.simulate import Decision, Packet, peers_text, ports_text, simulate
+from rulegen.policies.simulate import NO_HOST, Decision, Host, Packet, peers_text, ports_text, simulate
 from rulegen.policies.store import Store
 
 
@@ -40,12 +40,14 @@ class PolicyExplanation(Struct, frozen=True, rename="camel"):
     directions: tuple[DirectionExplanation, ...]
 
 
-def explain(store: Store, source: str, destination: str, protocol: str, port: int) -> PolicyExplanation | None:
-    """What policies say; addresses are canonical. None for what is no address."""
+def explain(
+    store: Store, source: str, destination: str, protocol: str, port: int, host: Host = NO_HOST
+) -> PolicyExplanation | None:
+    """What policies say; addresses are canonical. `host`: the node itself. None for what is no address."""
     start, end = packed(source), packed(destination)
     if start is None or end is None:
         return None
-    verdict = simulate(store, Packet(start, end, protocol, port))
+    verdict = simulate(store, Packet(start, end, protocol, port), host)
     where = f"[{destination}]" if ":" in destination else destination
     return PolicyExplanation(
         _named(store, source, start),
@@ -114,8 +116,8 @@ def denials(explanation: PolicyExplanation) -> Iterator[tuple[str, str]]:
     for part in explanation.directions:
         if part.allowed:
             continue
-        decided = part.policy or f"selected by {', '.join(part.policies)}"
-        by = f"{part.reason}: {decided}" + (f", {part.rule}" if part.rule else "")
+        selected = f"selected by {', '.join(part.policies)}" if part.policies else ""
+        by = ": ".join(filter(None, (part.reason, part.policy or selected))) + (f", {part.rule}" if part.rule else "")
         subject = f" of pod {part.pod}" if part.pod else ""
         sentence = (
             f"{explanation.source} to {explanation.destination} is denied, {part.direction.lower()}{subject}: {by}"

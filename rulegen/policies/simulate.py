@@ -6,13 +6,14 @@ before SNAT, the first of its connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from enum import Enum
-from ipaddress import ip_address
-from typing import NamedTuple
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple, Self
 
 from msgspec import Struct
 
+from rulegen.config import PolicySettings
 from rulegen.policies.model import (
     ALL_PORTS,
     Action,
@@ -24,7 +25,9 @@ from rulegen.policies.model import (
     PolicyName,
     PortRange,
     Rule,
+    family_of,
 )
+from rulegen.policies.pods import packed
 from rulegen.policies.ranges import text_of
 from rulegen.policies.store import Store
 
@@ -46,19 +49,49 @@ class Packet(NamedTuple):
         return self.destination if direction is Direction.INGRESS else self.source
 
 
+class Host(NamedTuple):
+    """The node itself: `addresses` are its own. `node_input`: what pods send to it is asked about, too.
+
+    `fail_closed`: pods of its ranges that nobody has told of are closed.
+    """
+
+    addresses: Collection[Address]
+    node_input: bool
+    fail_closed: bool
+
+    @classmethod
+    def of(cls, addresses: Iterable[str], settings: PolicySettings) -> Self:
+        """From canonical addresses, and how policies are enforced there."""
+        found = (packed(address) for address in addresses)
+        return cls(
+            frozenset(address for address in found if address is not None), settings.node_input, settings.fail_closed
+        )
+
+
+# Nobody has said whose node it is.
+NO_HOST = Host(frozenset(), node_input=False, fail_closed=False)
+
+
 class Reason(Enum):
     """Why a packet passes in a direction, or why not."""
 
     NO_POD = "is no pod that policies are about"
     ITSELF = "is the pod itself"
+    FROM_ITS_NODE = "a node's packets to its own pods are not asked about"
+    TO_ITS_NODE = "a pod's packets to its own node are not asked about (nodeInput)"
     NOT_ISOLATED = "no policy selects it"
     ACCEPTED = "accepted by a rule"
     NOTHING_DENIES = "no rule denies it, and no NetworkPolicy isolates it"
+    UNTOLD = "is in a range of this node's pods, and nobody has told of the pod (failClosed)"
     DENIED = "denied by a rule"
     NO_RULE = "isolated, and no rule accepts it"
 
 
-_PASSING = frozenset({Reason.NO_POD, Reason.ITSELF, Reason.NOT_ISOLATED, Reason.ACCEPTED, Reason.NOTHING_DENIES})
+_DENYING = frozenset({Reason.UNTOLD, Reason.DENIED, Reason.NO_RULE})
+
+
+# As a packet meets them; so the fields of a Verdict are.
+_IN_ORDER = (Direction.EGRESS, Direction.INGRESS)
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -81,7 +114,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     @property
     def is_allowed(self) -> bool:
         """Whether the packet passes."""
-        return self.reason in _PASSING
+        return self.reason not in _DENYING
 
 
 class Verdict(NamedTuple):
@@ -96,31 +129,54 @@ class Verdict(NamedTuple):
         return self.egress.is_allowed and self.ingress.is_allowed
 
 
-def simulate(store: Store, packet: Packet) -> Verdict:
-    """What policies make of a packet, whichever node its pods are on."""
-    return Verdict(
-        _Judge(store, packet, Direction.EGRESS).decision(), _Judge(store, packet, Direction.INGRESS).decision()
-    )
+def simulate(store: Store, packet: Packet, host: Host = NO_HOST) -> Verdict:
+    """What policies make of a packet, whichever node its pods are on; `host`: the node whose Store it is."""
+    return Verdict(*(_Judge(store, packet, direction, host).decision() for direction in _IN_ORDER))
 
 
 class _Judge:
     """Asks the policies of one direction."""
 
-    def __init__(self, store: Store, packet: Packet, direction: Direction) -> None:
+    def __init__(self, store: Store, packet: Packet, direction: Direction, host: Host) -> None:
         self._store = store
         self._packet = packet
         self._direction = direction
+        self._host = host
 
     def decision(self) -> Decision:
+        if self._is_closed():
+            return Decision(direction=self._direction, reason=Reason.UNTOLD)
         isolation = self._store.isolation(self._packet.subject(self._direction))
         if isolation is None:
             return Decision(direction=self._direction, reason=Reason.NO_POD)
         combination = isolation.of(self._direction)
         if combination is None:
             return Decision(direction=self._direction, reason=Reason.NOT_ISOLATED, pod=isolation.pod)
-        if self._packet.source == self._packet.destination:
-            return self._decided(isolation.pod, combination, Reason.ITSELF)
+        reason = self._unasked()
+        if reason is not None:
+            return self._decided(isolation.pod, combination, reason)
         return self._asked(isolation.pod, combination)
+
+    def _is_closed(self) -> bool:
+        """Whether failClosed holds for the subject; of what the node receives and sends as for policies."""
+        subject, peer, host = self._packet.subject(self._direction), self._packet.peer(self._direction), self._host
+        if not host.fail_closed or subject in host.addresses or self._store.is_local(subject):
+            return False
+        if peer in host.addresses and not (host.node_input and self._direction is Direction.EGRESS):
+            return False
+        ranges = map(ip_network, self._store.pod_ranges(family_of(subject)))
+        return any(ip_address(subject) in one for one in ranges)
+
+    def _unasked(self) -> Reason | None:
+        """Why policies that isolate a pod are not asked."""
+        packet, host = self._packet, self._host
+        if packet.source == packet.destination:
+            return Reason.ITSELF
+        if self._store.is_local(packet.subject(self._direction)) and packet.peer(self._direction) in host.addresses:
+            if self._direction is Direction.INGRESS:
+                return Reason.FROM_ITS_NODE
+            return None if host.node_input else Reason.TO_ITS_NODE
+        return None
 
     def _asked(self, pod: str, combination: Combination) -> Decision:
         found = self._first(combination.admin)

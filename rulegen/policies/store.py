@@ -259,6 +259,10 @@ class Store:
         record = self._claims.first(address)
         return None if record is None else self._isolation(record)
 
+    def is_local(self, address: Address) -> bool:
+        """Whether an address is one of this node's pods."""
+        return address in self._local
+
     def local_pods(self) -> Iterator[tuple[Address, Isolation]]:
         """The addresses of this node's pods, with what isolates them."""
         for address in self._local:

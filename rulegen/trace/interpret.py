@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+from rulegen.egress.model import NAME as EGRESS
+from rulegen.egress.on_iptables.chains import PREFIX as EGRESS_PREFIX
 from rulegen.errors import RulegenError, legible
 from rulegen.iptables.chains import EntryKey
 from rulegen.iptables.names import PREFIX as IPTABLES_PREFIX
@@ -36,6 +38,8 @@ from rulegen.trace.rule_book import FAMILY_WORDS, RuleBook, family_of_table, is_
 from rulegen.trace.table import ARRIVES, FORWARDED, MARK, SENT, TO_NODE
 
 _POLICIES_TABLE = table_name(POLICIES)
+_EGRESS_TABLE = table_name(EGRESS)
+_LEAVES_MASQUERADED = "egress masquerade: leaves with the node's address"
 _KUBE_PROXY_PREFIX = "KUBE-"
 
 # Why rulegen's rules for Services let a packet go no further, by the chain whose rule said so.
@@ -184,10 +188,10 @@ class Interpreter:
         if base.table == _POLICIES_TABLE:
             said = policies.of_nftables(passage.chains, rule.place.chain if rule else "", verdict)
             return f"{said}: {_VERDICTS[verdict]}" if said and verdict != "accept" else said
-        if rule is not None and policies.is_of_iptables(rule.place.chain) and is_iptables(base):
-            return f"{self._of_iptables_policies(passage)}: {_VERDICTS.get(verdict, verdict)}"
+        if base.table == _EGRESS_TABLE:
+            return _LEAVES_MASQUERADED if rule else ""
         if rule is not None and rule.place.chain.startswith(IPTABLES_PREFIX) and is_iptables(base):
-            return self._of_iptables(rule)
+            return self._of_iptables(passage, rule, verdict)
         if verdict in {"accept", ""} and (rule is None or base.table == KUBE_PROXY):
             return ""
         return f"{'by its policy: ' if rule is None else ''}{_VERDICTS.get(verdict, verdict)}"
@@ -200,7 +204,15 @@ class Interpreter:
                 return policies.of_iptables(rule.place.chain, comments)
         return policies.of_iptables("", ())
 
-    def _of_iptables(self, rule: Met) -> str:
+    def _of_iptables(self, passage: Passage, rule: Met, verdict: str) -> str:
+        """Of rulegen's own chains, whichever feature's they are."""
+        if policies.is_of_iptables(rule.place.chain):
+            return f"{self._of_iptables_policies(passage)}: {_VERDICTS.get(verdict, verdict)}"
+        if rule.place.chain.startswith(EGRESS_PREFIX):
+            return _LEAVES_MASQUERADED
+        return self._of_iptables_services(rule)
+
+    def _of_iptables_services(self, rule: Met) -> str:
         """What one of rulegen's rules means: `50 % to 10.128.0.5:8080`."""
         with suppress(RulegenError, ValueError):
             words = self._book.neighbours(rule.place, rule.handle)

@@ -21,8 +21,8 @@ PROTOCOLS = {
 }
 _IPV4_HEADER = struct.Struct("!BBHHHBBH4s4s")
 _IPV6_HEADER = struct.Struct("!IHBB16s16s")
-# ICMP type and code of "port unreachable".
-_UNREACHABLE = {socket.IPPROTO_ICMP: (3, 3), IPPROTO_ICMPV6: (1, 4)}
+# ICMP type and code of "port unreachable" and of "communication administratively prohibited".
+_UNREACHABLE = {socket.IPPROTO_ICMP: ((3, 3), (3, 13)), IPPROTO_ICMPV6: ((1, 4), (1, 1))}
 _TTL = 64
 
 
@@ -55,8 +55,9 @@ class Outcome(NamedTuple):
     """What the kernel made of a Packet.
 
     DELIVERED: translated to `endpoint`, forwarded or handed to the node itself. PASSED: the same without translation.
-    REJECTED: answered by ICMP port unreachable. `endpoint`: `address:port` where it went, brackets for IPv6, "" for
-    nowhere. `masqueraded`: its source was translated. `interface`: where it left the node, "" when it did not.
+    REJECTED: answered by ICMP port unreachable, or administratively prohibited. `endpoint`: `address:port` where it
+    went, brackets for IPv6, "" for nowhere. `masqueraded`: its source was translated. `interface`: where it left the
+    node, "" when it did not.
     """
 
     fate: Fate
@@ -72,7 +73,7 @@ class Passing(NamedTuple):
 
 
 class Unreachable(NamedTuple):
-    """An ICMP port unreachable, by the number of the Packet that it answers."""
+    """The ICMP error of a rule that rejects, by the number of the Packet that it answers."""
 
     number: int
 
@@ -169,7 +170,7 @@ def parse(data: bytes) -> Passing | Unreachable | None:
 
 def parse_segment(protocol: int, segment: bytes) -> Passing | Unreachable | None:
     """The same for a packet without its IP header."""
-    if protocol in _UNREACHABLE and tuple(segment[:2]) == _UNREACHABLE[protocol]:
+    if protocol in _UNREACHABLE and tuple(segment[:2]) in _UNREACHABLE[protocol]:
         quoted = parse(segment[8:])
         return Unreachable(quoted.number) if isinstance(quoted, Passing) else None
     number = _number(protocol, segment)

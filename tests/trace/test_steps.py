@@ -304,3 +304,32 @@ def test_policies_are_told_by_their_names(lab: Lab, tmp_path: Path, target: str)
     if target == "nftables":
         step = step_of(allowed, "ip rulegen-network-policies")
         assert step.meaning == "network policies (ingress): allowed by shop/only-443"
+
+
+EGRESS = """
+apiVersion: v1
+kind: Node
+metadata: {name: node-a}
+spec: {podCIDRs: ["10.128.0.0/24"]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.10}]}
+"""
+
+
+@pytest.mark.parametrize("target", ["nftables", "iptables"])
+def test_egress_masquerade_is_told_in_words_of_its_own(lab: Lab, tmp_path: Path, target: str) -> None:
+    manifest = tmp_path / "node.yaml"
+    manifest.write_text(EGRESS)
+    options = ["--iptables-variant", "nft"] if target == "iptables" else []
+    done = rulegen(
+        lab,
+        *("apply", "-f", str(manifest), "--node", "node-a", "--target", target),
+        *options,
+        *("--feature", "egress-masquerade"),
+    )
+    assert done.returncode == 0, done.stderr
+    left = follow_one(lab, Packet(POD, CLIENT, 80, "TCP"), f"{CLIENT}:80")
+    assert left.new_source.startswith(f"{NODE_ADDRESS}:")
+    said = [step.meaning for step in left.steps if "egress masquerade" in step.meaning]
+    assert said == [f"egress masquerade: leaves with the node's address; source becomes {left.new_source}"]
+    kept = follow_one(lab, Packet(POD, "10.128.0.5", 80, "TCP"), "10.128.0.5:80")
+    assert not any("egress" in step.meaning for step in kept.steps)
