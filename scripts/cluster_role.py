@@ -105,8 +105,8 @@ def component(feature: str) -> dict[str, str]:
 
 
 def write_components() -> None:
-    """Those of all features that are off by default."""
-    for feature in REGISTRY.keys() - set(ALWAYS):
+    """Those of all features of a node that are off by default; what has a driver of its own runs once for a cluster."""
+    for feature in (name for name in REGISTRY.keys() - set(ALWAYS) if not REGISTRY[name].driver):
         folder = COMPONENTS / feature
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in component(feature).items():
