@@ -38,6 +38,8 @@ BREAK = Verdict(Code.BREAK)
 Split: TypeAlias = "list[tuple[State, Verdict | None]]"
 _HOST_IS_LITTLE = sys.byteorder == "little"
 _ICMP = Intervals.of([(1, 1), (58, 58)])
+# Of ct state, as the kernel numbers it.
+_INVALID = 0x01
 # More values than any list has slots.
 _MOST_DRAWN = 1 << 16
 _EACH_WITH_ITSELF: Mapping[int, tuple[int, ...]] = {byte: (byte,) for byte in range(256)}
@@ -238,6 +240,8 @@ class LoadOriginal:
 
     def __call__(self, state: State) -> Result:
         """As the packet came; where another program has translated it before, nobody knows."""
+        if not state.run.is_tracked(state):
+            return BREAK
         known = state.run.connection is not Connection.TRANSLATED
         value: Value = Part(self.variable) if known else Unknown(("what a client asked another program for",))
         write(state, self.register, [(value, self.length, False)])
@@ -256,6 +260,12 @@ class LoadConnection:
 
     def __call__(self, state: State) -> Result:
         """Known: packets are followed for each state of their connection apart."""
+        if not state.run.is_tracked(state):
+            # Without a connection there is no status, and its state is invalid.
+            if self.is_status:
+                return BREAK
+            write(state, self.register, [(_INVALID, 4, True)])
+            return None
         number = state.run.connection_status(state) if self.is_status else state.run.connection_state
         write(state, self.register, [(number, 4, True)])
         return None
@@ -707,9 +717,16 @@ class Lookup:
     # -- what rules remember --
 
     def _recall(self, state: State, key: list[Value]) -> Result:
-        known = known_key(state, key)
-        data = state.run.recalled(self.found_in.name, known)
-        state.asked |= {(self.found_in.name, known)}
+        name, known = self.found_in.name, known_key(state, key)
+        written = written_before(state, name, known)
+        if written is not None:
+            if self.register is not None and written.data is not None and not self.is_inverted:
+                write(state, self.register, [(written.data, self.found_in.data_length, False)])
+            return BREAK if self.is_inverted else None
+        if (name, known) in state.forgotten:
+            return self._missed(state)
+        data = state.run.recalled(name, known)
+        state.asked |= {(name, known)}
         if data is None:
             return self._missed(state)
         return self._hit(state, data[0])
@@ -717,6 +734,11 @@ class Lookup:
     def __str__(self) -> str:
         word = {True: "vmap", False: "map" if self.found_in.is_map else ""}[self.is_verdict]
         return " ".join(filter(None, ("!=" if self.is_inverted else "", word, f"@{self.found_in.name}")))
+
+
+def written_before(state: State, name: str, key: tuple[int, ...]) -> Remembered | None:
+    """What the packet itself has written into a dynamic set on its way."""
+    return next((one for one in state.remembered if (one.name, one.key) == (name, key)), None)
 
 
 def known_key(state: State, key: Sequence[Value]) -> tuple[int, ...]:
@@ -823,6 +845,7 @@ class Update:
         mine = tuple(one for one in state.remembered if (one.name, one.key) != (self.written.name, known))
         if self.operation == "delete":
             state.remembered = mine
+            state.forgotten |= {(self.written.name, known)}
             return None
         data: Value | None = None
         if self.data is not None:
@@ -831,9 +854,19 @@ class Update:
                 raise UnknownMeaningError("data of a dynamic set put together from several fields")
             value, length, is_host = pieces[0]
             data = as_number(state, value, length, is_host=is_host, wanted_host=False)
+            data = self._kept(state, known, data)
         seconds = self.written.timeout if self.timeout is None else self.timeout
         state.remembered = (*mine, Remembered(self.written.name, known, data, seconds))
         return None
+
+    def _kept(self, state: State, key: tuple[int, ...], data: Value) -> Value | None:
+        """What is there by then: an element that was there before keeps its data."""
+        name = self.written.name
+        before = written_before(state, name, key)
+        if before is not None:
+            return before.data
+        found = None if (name, key) in state.forgotten else state.run.recalled(name, key)
+        return data if found is None or found[0] is None else int.from_bytes(found[0], "big")
 
     def __str__(self) -> str:
         return f"{self.operation} @{self.written.name}"

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from rulegen.errors import InputError, printable, shown
 from rulegen.netfilter.bpf import compares_addresses
-from rulegen.netfilter.expressions import BREAK, BeginsConnection, Masquerade, Mystery, known_key
+from rulegen.netfilter.expressions import BREAK, BeginsConnection, Masquerade, Mystery, known_key, written_before
 from rulegen.netfilter.intervals import Intervals
 from rulegen.netfilter.ipsets import IpSet, match_set
 from rulegen.netfilter.machine import INTERFACE_BITS
@@ -36,7 +36,6 @@ from rulegen.netfilter.model import (
 from rulegen.netfilter.regions import DPORT, DST, IIF, MARK, OIF, PROTO, SPORT, SRC
 from rulegen.netfilter.registers import masked
 from rulegen.netfilter.state import Connection, Remembered, State, split, split_equal, split_local
-from rulegen.netfilter.values import Part
 
 # Chain and priority of each table (linux/netfilter_ipv4.h); NAT's are those of its hooks.
 _TABLES: Mapping[str, Mapping[str, int]] = {
@@ -66,6 +65,9 @@ _KNOWN_MATCHES = frozenset(
 _NOTES = frozenset({"LOG", "NFLOG"})
 _RANDOM = 1 << 31
 _ALL = 0xFFFFFFFF
+# What a rule has without any match, and where another match or the target begins.
+_OF_HEADER = frozenset({"-s", "-d", "-p", "-i", "-o"})
+_OF_NOBODY = frozenset({"-m", "-j", "-g", *_OF_HEADER})
 # Options and their values in order, each with whether it is negated.
 _Options: TypeAlias = Sequence[tuple[str, str, bool]]
 _WITHOUT_VALUE = frozenset(
@@ -202,19 +204,22 @@ class _Reader:
 
     def _rule(self, chain: Chain, text: str, words: Sequence[str]) -> Rule:
         instructions: list[Instruction] = []
+        # The kernel asks for these before any match, wherever they stand.
+        first: list[Instruction] = []
         destination: int | None = None
         try:
             options = list(_options(words))
             for place, (option, value, negated) in enumerate(options):
-                # Whatever it matches, a rule that only tells of a packet decides nothing.
-                if option == "-j" and value in _NOTES:
+                # Whatever it matches, a rule that only tells of a packet decides nothing; recent writes, too.
+                if option == "-j" and value in _NOTES and ("-m", "recent", False) not in options:
                     return Rule(chain, 0, (), text)
-                instructions += self._instructions(options, place)
+                asked = first if option in _OF_HEADER else instructions
+                asked += self._instructions(options, place)
                 if option == "-d" and not negated and _network(self._family, value).only is not None:
                     destination = _network(self._family, value).only
         except (ValueError, KeyError, IndexError):
-            instructions = [Mystery(text)]
-        return Rule(chain, 0, tuple(instructions), text, destination)
+            first, instructions = [], [Mystery(text)]
+        return Rule(chain, 0, (*first, *instructions), text, destination)
 
     def _instructions(self, options: _Options, place: int) -> Iterator[Instruction]:
         option, value, negated = options[place]
@@ -269,6 +274,8 @@ class _Reader:
             yield Translate(*_endpoint(_own(following)["--to-destination"]))
         elif target == "MASQUERADE":
             yield Masquerade()
+        elif target in _NOTES:
+            return
         elif target in self._table.chains:
             yield Decide(Verdict(Code.GOTO if option == "-g" else Code.JUMP, target), f"{option} {target}")
         else:
@@ -298,10 +305,10 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _own(following: _Options) -> dict[str, str]:
-    """The options up to the next match or target."""
+    """The options up to the next match or target, or what else is not theirs."""
     found = {}
     for option, value, negated in following:
-        if option in {"-m", "-j", "-g"}:
+        if option in _OF_NOBODY:
             break
         if negated:
             raise ValueError(option)
@@ -362,7 +369,8 @@ class MatchState:
 
     def __call__(self, state: State) -> Result:
         """Known of all packets at once."""
-        word = _STATE_WORDS[state.run.connection]
+        # In front of connection tracking iptables calls every packet invalid.
+        word = _STATE_WORDS[state.run.connection] if state.run.is_tracked(state) else "INVALID"
         matches = word in self.states or ("DNAT" in self.states and state.is_translated)
         return None if matches is not self.is_negated else BREAK
 
@@ -445,8 +453,10 @@ class Recent:
 
     def __call__(self, state: State) -> Result:
         """What is written is noted with the packet; what it is remembered by, the run says."""
-        key = known_key(state, [Part(SRC)])
-        if self.action != "--set":
+        key = known_key(state, [state.fields[SRC]])
+        # What the packet itself has written on its way, the rules behind that find.
+        is_written = written_before(state, self.name, key) is not None
+        if self.action != "--set" and not is_written:
             state.asked |= {(self.name, key)}
             if state.run.recalled(self.name, key) is None:
                 return BREAK
@@ -609,6 +619,14 @@ _MATCHES: Mapping[str, Callable[[Family, str, bool], Instruction]] = {
 _OF_OTHERS = frozenset(
     {
         *("--set", "--update", "--rcheck", "--remove", "--name", "--seconds", "--mask"),
-        *("--mode", "--probability", "--set-xmark", "--to-destination"),
+        *(
+            "--mode",
+            "--probability",
+            "--set-xmark",
+            "--to-destination",
+            "--nflog-group",
+            "--nflog-prefix",
+            "--log-prefix",
+        ),
     }
 )

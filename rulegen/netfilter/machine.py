@@ -45,6 +45,8 @@ from rulegen.netfilter.values import Bits, Column, Part, Shares, Unknown, Value,
 
 # Where the kernel's NAT stands at each hook (linux/netfilter_ipv4.h); chains of type nat are called there.
 _NAT_PRIORITIES = {Hook.PREROUTING: -100, Hook.OUTPUT: -100, Hook.INPUT: 100, Hook.POSTROUTING: 100}
+# Where connections are looked up (NF_IP_PRI_CONNTRACK).
+_CONNTRACK_PRIORITY = -200
 _MANIP = {
     Hook.PREROUTING: "destination",
     Hook.OUTPUT: "destination",
@@ -326,6 +328,19 @@ class Run:
     def connection_status(self, state: State) -> int:
         """The bits of `ct status` that rules may ask for."""
         return _DST_NAT if state.is_translated else 0
+
+    def is_tracked(self, state: State) -> bool:
+        """Whether connection tracking has seen the packet where it is now. Raises UnknownMeaningError."""
+        step = state.steps[state.step]
+        first = Hook.OUTPUT if self.is_sent else Hook.PREROUTING
+        if not isinstance(step, _Call) or step.hook is not first or step.chain.hook is None:
+            return True
+        priority = step.chain.hook.priority
+        if priority <= _CONNTRACK_PRIORITY and (
+            priority == _CONNTRACK_PRIORITY or self.connection is Connection.UNTRACKED
+        ):
+            raise UnknownMeaningError("a connection that may not be tracked yet")
+        return priority > _CONNTRACK_PRIORITY
 
     def recalled(self, name: str, key: Hashable) -> tuple[bytes | None] | None:
         """What a dynamic set holds of the client; None for nothing."""

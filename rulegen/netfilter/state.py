@@ -81,6 +81,7 @@ class State:
         "decided",
         "endpoint",
         "fields",
+        "forgotten",
         "frame",
         "instruction",
         "is_inside",
@@ -128,6 +129,8 @@ class State:
         self.accepted: tuple[str, ...] = ()
         self.remembered: tuple[Remembered, ...] = ()
         self.asked: frozenset[tuple[str, Hashable]] = frozenset()
+        # What rules have deleted from dynamic sets.
+        self.forgotten: frozenset[tuple[str, Hashable]] = frozenset()
         self.path: Path = None
 
     def copy(self) -> State:
@@ -141,6 +144,7 @@ class State:
         new.decided = self.decided
         new.endpoint = self.endpoint
         new.fields = self.fields.copy()
+        new.forgotten = self.forgotten
         new.frame = self.frame
         new.instruction = self.instruction
         new.is_inside = self.is_inside

@@ -36,6 +36,8 @@ _MARKS = ("0x1", "0x4000", "0xff00", "0x4001", "0x10")
 _CHAINS = ("one", "two", "three", "four")
 # Where the base chains stand, and what kinds of verdicts they take.
 _BASE = {
+    "untracked": "type filter hook prerouting priority -300",
+    "out-untracked": "type filter hook output priority -300",
     "early": "type filter hook prerouting priority -150",
     "pre": "type nat hook prerouting priority -100",
     "pre-late": "type nat hook prerouting priority -50",
@@ -49,12 +51,18 @@ _BASE = {
 }
 
 
-class RandomRules:
-    """`text`: a table for nft. `draws`: whether something is drawn at random."""
+def hashed(words: Words) -> str:
+    """A function of the client of which the evaluator knows nothing."""
+    return f"jhash {words.ip} saddr mod 4294967295 seed 0x51ed270b"
 
-    def __init__(self, seed: int, words: Words) -> None:
+
+class RandomRules:
+    """`text`: a table for nft. `draws`: whether something is drawn at random. `remembers`: rules write dynamic sets."""
+
+    def __init__(self, seed: int, words: Words, *, remembers: bool = False) -> None:
         self._random = random.Random(seed)
         self._words = words
+        self._remembers = remembers
         self.draws = False
         self.text = "\n".join(self._table())
 
@@ -103,6 +111,10 @@ class RandomRules:
         named = ", ".join(f"{place} . {pick.choice(('tcp', 'udp'))} . {self._port()}" for place in words.destinations)
         yield f"\tset named {{ typeof {words.ip} daddr . meta l4proto . th dport; elements = {{ {named} }} }}"
         ports = ", ".join(("tcp . 80-90", "udp . 443", f"tcp . {pick.choice(('30000-31000', '443'))}"))
+        source = f"{words.ip} saddr"
+        yield f"\tset seen {{ typeof {source}; size 4096; flags dynamic,timeout; timeout 1h; }}"
+        yield f"\tmap clients {{ typeof {source} : meta mark; size 4096; flags dynamic,timeout; timeout 1h; }}"
+        yield "\tset hashed { typeof numgen random mod 4294967295; size 4096; flags dynamic,timeout; timeout 1h; }"
         yield f"\tset ports {{ typeof meta l4proto . th dport; flags interval; elements = {{ {ports} }} }}"
         verdicts = ", ".join(f"{one} : {self._verdict(_CHAINS)}" for one in pick.sample(words.sources, 3))
         yield f"\tmap verdicts {{ typeof {words.ip} saddr : verdict; elements = {{ {verdicts} }} }}"
@@ -121,13 +133,18 @@ class RandomRules:
     def _rule(self, hook: str, chains: Sequence[str]) -> str:
         while True:
             conditions = [self._condition() for _ in range(self._random.randint(0, 2))]
-            rule = " ".join([*conditions, self._statement(hook, chains)])
+            is_memory = self._remembers and self._random.random() < 0.3
+            statement = self._memory() if is_memory else self._statement(hook, chains)
+            rule = " ".join([*conditions, statement])
             # nft takes no rule for two protocols at once.
             if not ("tcp" in rule and "udp" in rule):
                 return rule
 
     def _condition(self) -> str:
         pick, words = self._random, self._words
+        if self._remembers and pick.random() < 0.4:
+            source = f"{words.ip} saddr"
+            return pick.choice([f"{source} @seen", f"{source} != @seen", f"{hashed(words)} @hashed"])
         ip, mark = words.ip, pick.choice(_MARKS)
         return pick.choice(
             [
@@ -223,6 +240,26 @@ class RandomRules:
         if "filter hook forward" in hook or "filter hook input" in hook:
             found += ["reject"] * 2
         return pick.choice(found)
+
+    def _memory(self) -> str:
+        """Something about a client is written, forgotten or asked."""
+        mark = self._random.choice(_MARKS)
+        source = f"{self._words.ip} saddr"
+        key = hashed(self._words)
+        return self._random.choice(
+            [
+                f"add @seen {{ {source} }}",
+                f"update @seen {{ {source} timeout 60s }}",
+                f"delete @seen {{ {source} }}",
+                f"update @hashed {{ {key} }}",
+                f"delete @hashed {{ {key} }}",
+                f"meta mark set {source} map @clients",
+                f"meta mark set {source} map @clients",
+                f"meta mark set {mark} update @clients {{ {source} timeout 60s : meta mark }}",
+                f"meta mark set {mark} add @clients {{ {source} : meta mark }}",
+                f"delete @clients {{ {source} : meta mark }}",
+            ]
+        )
 
     def _verdict(self, chains: Sequence[str]) -> str:
         return self._random.choice(["accept", "return", f"jump {self._random.choice(chains)}", f"goto {chains[-1]}"])
