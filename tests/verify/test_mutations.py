@@ -35,7 +35,7 @@ _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _NOTHING = re.compile(r"^\s*(?:comment |#|}|table |flags |size |timeout |typeof |type |policy )|fingerprints")
 
 
-@pytest.mark.part(40)
+@pytest.mark.part(80)
 @pytest.mark.parametrize("seed", range(1000))
 def test_damage_is_found_or_is_none(seed: int, make_lab: MakeLab) -> None:
     made = RandomWorld(seed % 25)

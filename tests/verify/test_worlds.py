@@ -21,7 +21,7 @@ STEPS = 3
 ADDRESS = "192.168.1.10"
 
 
-@pytest.mark.part(20)
+@pytest.mark.part(40)
 @pytest.mark.parametrize("target", ["nftables", "iptables"])
 @pytest.mark.parametrize("seed", range(200))
 def test_rules_do_what_the_objects_mean(seed: int, target: str) -> None:
@@ -33,7 +33,7 @@ def test_rules_do_what_the_objects_mean(seed: int, target: str) -> None:
         check(case.report(case.source()))
 
 
-@pytest.mark.part(20)
+@pytest.mark.part(40)
 @pytest.mark.parametrize("seed", range(100))
 def test_two_targets_treat_first_packets_alike(seed: int) -> None:
     made = RandomWorld(seed)
