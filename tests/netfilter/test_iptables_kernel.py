@@ -78,7 +78,7 @@ class Loaded:
         return done.stdout
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_packets_go_where_the_evaluator_says(seed: int, lab: Lab) -> None:
     """Read as written and as the kernel says it, with either variant."""

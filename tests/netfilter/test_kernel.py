@@ -30,7 +30,7 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-@pytest.mark.part(0)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_packets_go_where_the_evaluator_says(seed: int, lab: Lab) -> None:
     words = IPV6 if seed % 3 == 2 else IPV4
@@ -52,7 +52,7 @@ def test_packets_go_where_the_evaluator_says(seed: int, lab: Lab) -> None:
         lab.nft(f"delete table {words.ip} probe")
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(4)
 @pytest.mark.parametrize("seed", range(60))
 def test_what_is_remembered(seed: int, lab: Lab) -> None:
     """Packets of many clients, of which each dynamic set has some; a hash is written by a rule of its own."""

@@ -185,20 +185,32 @@ def test_a_table_of_another_family(tmp_path: Path) -> None:
     assert "0 differ" in done.stdout
 
 
+def of_feature(name: str) -> list[str]:
+    """The objects of a golden scenario."""
+    return ["-f", str(ROOT / "golden" / name / "cluster.yaml"), "--node", "node-a", "--feature", name]
+
+
+# By feature and target, what takes something of its rules away.
+_DAMAGE = {
+    ("network-policies", "nftables"): "nft delete element ip rulegen-network-policies ingress-pods { 10.128.0.5 }",
+    ("network-policies", "iptables"): "iptables-nft -F RULEGEN-NP-INGRESS",
+    ("host-ports", "nftables"): "nft flush chain ip rulegen host-port",
+    ("host-ports", "iptables"): "iptables-nft -t nat -F RULEGEN-HOST-PORTS",
+    ("egress-masquerade", "nftables"): "nft delete element ip rulegen-egress-masquerade cluster { 100.64.1.0/24 }",
+    ("egress-masquerade", "iptables"): "iptables-nft -t nat -F RULEGEN-EG-EXEMPT",
+}
+
+
 @pytest.mark.kernel
-@pytest.mark.parametrize("target", ["nftables", "iptables"])
-def test_the_kernel_with_policies(lab: Lab, target: str) -> None:
-    options = [*POLICIES, "--target", target]
-    damage = {
-        "nftables": "nft delete element ip rulegen-network-policies ingress-pods { 10.128.0.5 }",
-        "iptables": "iptables-nft -F RULEGEN-NP-INGRESS",
-    }
+@pytest.mark.parametrize(("feature", "target"), _DAMAGE)
+def test_the_kernel_with_a_feature(lab: Lab, feature: str, target: str) -> None:
+    options = [*of_feature(feature), "--target", target]
     with lab.entered():
         applied = CliRunner().invoke(main, ["apply", *options], catch_exceptions=False)
         assert not applied.exit_code, applied.output
         done = verify(objects=options)
         assert not done.exit_code, done.output
-        subprocess.run(damage[target].split(), check=True)
+        subprocess.run(_DAMAGE[feature, target].split(), check=True)
         assert verify(objects=options).exit_code == 1
 
 

@@ -52,10 +52,16 @@ _SAME_BEHAVIOUR = {"as they come", _PLAIN, "without ipset, all"}
 class Cluster:
     """Objects under some options: the features that have read them, and the rules that come of them."""
 
-    def __init__(self, objects: Iterable[Any], configuration: NodeConfiguration, addresses: Iterable[str]) -> None:
+    def __init__(
+        self,
+        objects: Iterable[Any],
+        configuration: NodeConfiguration,
+        addresses: Iterable[str],
+        features: Iterable[str] = _FEATURES,
+    ) -> None:
         self.configuration = configuration
         self.addresses = tuple(addresses)
-        self.features: list[Feature] = make(_FEATURES, configuration)
+        self.features: list[Feature] = make(tuple(features), configuration)
         feed(self.features, objects)
         self._taken = take_all(self.features)
         (self.store,) = (feature.store for feature in self.features if isinstance(feature, ServicesFeature))
@@ -81,6 +87,7 @@ def cluster(options: str) -> Cluster:
     return Cluster(manifests.release(), configuration, scenario.addresses)
 
 
+@pytest.mark.part(8)
 @pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize("options", _OPTIONS)
 def test_rules_do_what_policies_mean(options: str, target: Target) -> None:
@@ -89,6 +96,7 @@ def test_rules_do_what_policies_mean(options: str, target: Target) -> None:
     assert not report.status, "\n".join(lines(report))
 
 
+@pytest.mark.part(8)
 @pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize(
     ("options", "other"),
@@ -133,6 +141,7 @@ _DAMAGE = {
 }
 
 
+@pytest.mark.part(5)
 @pytest.mark.parametrize("damage", _DAMAGE)
 def test_damage_is_found(damage: str) -> None:
     kind, pattern, replacement = _DAMAGE[damage]
