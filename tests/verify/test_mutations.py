@@ -176,7 +176,13 @@ def _text(family: Family, number: int) -> str:
     return str(ip_address(number.to_bytes(family.bits // 8, "big")))
 
 
+_INTERFACE = (1 << 64) - 1
+
+
 def _is_odd(address: str) -> bool:
     """No address that a packet of the lab has."""
     found = ip_address(address)
+    if found.version == 6 and not int(found) & _INTERFACE:
+        # The subnet-router anycast address (RFC 4291, 2.6.1): a node that forwards takes it for its own.
+        return True
     return found.is_loopback or found.is_multicast or found.is_unspecified or found.is_reserved or found.is_link_local
