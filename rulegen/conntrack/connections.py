@@ -18,6 +18,7 @@ from typing import NamedTuple
 from rulegen.config import Family
 from rulegen.conntrack.channel import DELETE, GET, NEW, Channel
 from rulegen.errors import HostError
+from rulegen.netlink.listening import Listening
 from rulegen.netlink.messages import (
     DUMP,
     FAMILY_HEADER,
@@ -27,7 +28,6 @@ from rulegen.netlink.messages import (
     attributes,
     message,
     messages,
-    open_socket,
 )
 from rulegen.networks import with_port
 
@@ -42,11 +42,8 @@ _NUMBERS = {name: number for number, name in _PROTOCOLS.items()}
 _FAMILIES = {Family.IPV4: (socket.AF_INET, 1, 2), Family.IPV6: (socket.AF_INET6, 3, 4)}
 _BY_NUMBER = {int(number): family for family, (number, _, _) in _FAMILIES.items()}
 
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _GROUP_NEW, _GROUP_DESTROY = 1, 3
-_SO_RCVBUFFORCE = 33
 _BUFFER = 16 << 20
-_DATAGRAM = 1 << 17
 _EVENTS = Path("/proc/sys/net/netfilter/nf_conntrack_events")
 
 
@@ -142,12 +139,7 @@ class EventListener:
 
     def __init__(self) -> None:
         try:
-            self._socket = open_socket()
-            self._socket.setblocking(False)
-            self._socket.bind((0, 0))
-            self.resize(_BUFFER)
-            for group in (_GROUP_NEW, _GROUP_DESTROY):
-                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+            self._listening = Listening((_GROUP_NEW, _GROUP_DESTROY), _BUFFER)
         except PermissionError as error:
             raise HostError("listening for connections needs root, or the capability CAP_NET_ADMIN") from error
         except OSError as error:
@@ -155,33 +147,31 @@ class EventListener:
 
     def fileno(self) -> int:
         """For `select`."""
-        return self._socket.fileno()
+        return self._listening.fileno()
 
     def close(self) -> None:
-        self._socket.close()
+        self._listening.close()
 
     def resize(self, size: int) -> None:
         """Gives the kernel so many bytes of memory for events that have not been read yet."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
-        except PermissionError:  # in a user namespace: as much as the host allows
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        self._listening.resize(size)
 
     def read(self) -> Iterator[Event | None]:
         """What has happened since the last call; None stands for events that were lost. Does not wait."""
-        while True:
-            try:
-                data = self._socket.recv(_DATAGRAM)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise HostError(f"cannot read events of connections: {error.strerror}") from error
-                yield None
-                continue
-            for one in messages(data):
-                if one.kind in {NEW, DELETE} and _is_translated(one.body) and (found := _read(one.body)) is not None:
-                    yield Event(one.kind == NEW, found)
+        try:
+            for data in self._listening.read():
+                if data is None:
+                    yield None
+                else:
+                    yield from _events(data)
+        except OSError as error:
+            raise HostError(f"cannot read events of connections: {error.strerror}") from error
+
+
+def _events(data: bytes) -> Iterator[Event]:
+    for one in messages(data):
+        if one.kind in {NEW, DELETE} and _is_translated(one.body) and (found := _read(one.body)) is not None:
+            yield Event(one.kind == NEW, found)
 
 
 def _is_translated(body: bytes) -> bool:

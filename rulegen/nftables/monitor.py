@@ -7,8 +7,6 @@ them, by their generation. Reads no rule and repairs nothing.
 
 from __future__ import annotations
 
-import errno
-import socket
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -16,14 +14,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rulegen.errors import HostError, printable
-from rulegen.netlink.messages import HEADER, NETLINK_NETFILTER, attributes
+from rulegen.netlink.listening import Listening
+from rulegen.netlink.messages import HEADER, attributes
 from rulegen.netlink.nf_tables import GENERATION_ID, GENERATION_PROCESS_ID, GENERATION_PROCESS_NAME, NEWGEN
 
-_SOL_NETLINK = 270
-_NETLINK_ADD_MEMBERSHIP = 1
-_NETLINK_DROP_MEMBERSHIP = 2
 _GROUP_NFTABLES = 7
-_SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
 _BODY = HEADER.size + 4
 
@@ -60,26 +55,16 @@ class Monitor:
         # Somebody may have committed something while nobody listened.
         self.has_missed = False
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK,
-                socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-                NETLINK_NETFILTER,
-            )
-            self._socket.bind((0, 0))
-            self._listen()
+            self._listening = Listening((_GROUP_NFTABLES,), _BUFFER)
         except OSError as error:
             raise HostError(f"cannot listen for changes of nftables: {error.strerror}") from error
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except PermissionError:  # in a user namespace: as much as the host allows
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def fileno(self) -> int:
         """For `select`."""
-        return self._socket.fileno()
+        return self._listening.fileno()
 
     def close(self) -> None:
-        self._socket.close()
+        self._listening.close()
 
     @contextmanager
     def own_commit(self) -> Iterator[None]:
@@ -97,32 +82,24 @@ class Monitor:
         What was committed within and is not counted as ours, somebody else has committed.
         """
         before, load = self._generation(), OwnLoad()
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_DROP_MEMBERSHIP, _GROUP_NFTABLES)
+        self._listening.leave(_GROUP_NFTABLES)
         try:
             yield load
         finally:
-            self._listen()
+            self._listening.join(_GROUP_NFTABLES)
             self.has_missed = self.has_missed or self._generation() > before + load.commits
 
     def read(self) -> list[ForeignCommit]:
         """What has happened since the last call; does not wait."""
         found = [ForeignCommit("another program, while rules were loaded")] if self.has_missed else []
         self.has_missed = False
-        while True:
-            try:
-                data = self._socket.recv(1 << 17)
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for data in self._listening.read():
+            if data is None:
                 self._touched = False
                 found.append(ForeignCommit("somebody (there was more than could be followed)"))
-                continue
-            found += self._intrusions(data)
-
-    def _listen(self) -> None:
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
+            else:
+                found += self._intrusions(data)
+        return found
 
     def _intrusions(self, data: bytes) -> Iterator[ForeignCommit]:
         offset = 0

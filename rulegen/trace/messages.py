@@ -6,13 +6,12 @@ than the socket holds, that is told, too. Knows no rule's meaning.
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from rulegen.errors import HostError
-from rulegen.netlink.messages import FAMILY_HEADER, attributes, messages, number_of, open_socket, text_of
+from rulegen.netlink.listening import Listening
+from rulegen.netlink.messages import FAMILY_HEADER, attributes, messages, number_of, text_of
 from rulegen.netlink.nf_tables import (
     TRACE,
     TRACE_BY_POLICY,
@@ -34,11 +33,8 @@ from rulegen.netlink.nf_tables import (
 )
 from rulegen.trace.packet import Packet, read_packet
 
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _GROUP_NFTRACE = 9
-_SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
-_DATAGRAM = 1 << 17
 
 _VERDICTS = {
     0: "drop",
@@ -90,43 +86,31 @@ class Listener:
         """`lost`: how often there was more than the socket could hold."""
         self.lost = 0
         try:
-            self._socket = open_socket()
-            self._socket.setblocking(False)
-            self._socket.bind((0, 0))
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTRACE)
+            self._listening = Listening((_GROUP_NFTRACE,), _BUFFER)
         except OSError as error:
             raise HostError(f"cannot listen to the trace of nf_tables: {error.strerror}") from error
-        self.resize(_BUFFER)
 
     def resize(self, size: int) -> None:
         """Gives the kernel so many bytes of memory for what has not been read yet."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
-        except PermissionError:  # in a user namespace: as much as the host allows
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        self._listening.resize(size)
 
     def fileno(self) -> int:
         """For `select`."""
-        return self._socket.fileno()
+        return self._listening.fileno()
 
     def close(self) -> None:
-        self._socket.close()
+        self._listening.close()
 
     def read(self) -> Iterator[Report]:
         """What has been told since the last call; does not wait."""
-        while True:
-            try:
-                data = self._socket.recv(_DATAGRAM)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise HostError(f"cannot read the trace of nf_tables: {error.strerror}") from error
-                self.lost += 1
-                continue
-            for one in messages(data):
-                if one.kind == TRACE:
-                    yield read_report(one.body)
+        try:
+            for data in self._listening.read():
+                if data is None:
+                    self.lost += 1
+                else:
+                    yield from (read_report(one.body) for one in messages(data) if one.kind == TRACE)
+        except OSError as error:
+            raise HostError(f"cannot read the trace of nf_tables: {error.strerror}") from error
 
 
 def read_report(body: bytes) -> Report:
