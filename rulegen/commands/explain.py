@@ -10,7 +10,7 @@ import click
 from rulegen.commands.answering import Answer, answer_packet
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
-from rulegen.commands.options import OUTPUT, input_options, target_options
+from rulegen.commands.options import OUTPUT, input_options, packet_options, target_options
 from rulegen.commands.output import echo, fail, print_document
 from rulegen.commands.viewing import Sight, look
 
@@ -23,23 +23,7 @@ if TYPE_CHECKING:
 @click.argument("service", required=False, metavar="[NAMESPACE/NAME[:PORT]]", shell_complete=complete_services)
 @input_options
 @target_options
-@click.option(
-    "--from", "source", metavar="SOURCE", help="Where a packet comes from: an address, a pod, or node [default]."
-)
-@click.option(
-    "--to",
-    "destination",
-    metavar="DESTINATION",
-    help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, NAMESPACE/SERVICE:PORT, NAMESPACE/POD:PORT, svc/NAME, ...",
-)
-@click.option(
-    "--address",
-    "addresses",
-    multiple=True,
-    metavar="ADDRESS",
-    help="An address that the node has besides those of its Node object. Repeatable.",
-)
-@click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
+@packet_options
 @click.option(
     "--live",
     is_flag=True,

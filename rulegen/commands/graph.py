@@ -10,7 +10,7 @@ import click
 from rulegen.commands.answering import answer_packet
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_namespaces, complete_services
-from rulegen.commands.options import input_options, target_options
+from rulegen.commands.options import input_options, packet_options, target_options
 from rulegen.commands.output import fail
 from rulegen.commands.viewing import look
 
@@ -26,23 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "-n", "--namespace", metavar="NAMESPACE", shell_complete=complete_namespaces, help="All Services of a namespace."
 )
-@click.option(
-    "--from", "source", metavar="SOURCE", help="Where a packet comes from: an address, a pod, or node [default]."
-)
-@click.option(
-    "--to",
-    "destination",
-    metavar="DESTINATION",
-    help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, NAMESPACE/SERVICE:PORT, NAMESPACE/POD:PORT, svc/NAME, ...",
-)
-@click.option(
-    "--address",
-    "addresses",
-    multiple=True,
-    metavar="ADDRESS",
-    help="An address that the node has besides those of its Node object. Repeatable.",
-)
-@click.option("--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that.")
+@packet_options
 @click.option("-o", "--output", type=click.Choice(["svg", "dot", "mermaid"]), default="svg", show_default=True)
 def graph(service: str | None, namespace: str | None, destination: str | None, output: str, **options: Any) -> None:
     """Draw what becomes of a Service, of a namespace's Services, or of a packet.

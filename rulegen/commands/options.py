@@ -111,6 +111,37 @@ def target_options(command: Decorated) -> Decorated:
     return command
 
 
+def packet_options(command: Decorated) -> Decorated:
+    """A packet that is asked about."""
+    for option in (
+        click.option(
+            "--interface", metavar="NAME", help="The interface that it arrives by, where pods are told by that."
+        ),
+        click.option(
+            "--address",
+            "addresses",
+            multiple=True,
+            metavar="ADDRESS",
+            help="An address that the node has besides those of its Node object. Repeatable.",
+        ),
+        click.option(
+            "--to",
+            "destination",
+            metavar="DESTINATION",
+            help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, NAMESPACE/SERVICE:PORT, NAMESPACE/POD:PORT, "
+            "svc/NAME, ...",
+        ),
+        click.option(
+            "--from",
+            "source",
+            metavar="SOURCE",
+            help="Where a packet comes from: an address, a pod, or node [default].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def pack(options: Mapping[str, Any]) -> Input:
     """What a command with these options was given; it need not have all of them."""
     return Input(
