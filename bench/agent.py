@@ -53,7 +53,7 @@ _DAMAGE = {
 
 
 class Agent:
-    """A running agent, from the moment of its start."""
+    """A running agent, from the moment of its start; `said` is what is known of its log."""
 
     def __init__(self, server: ApiServer, target: str, folder: Path) -> None:
         configuration = folder / "agent.yaml"
@@ -65,7 +65,7 @@ class Agent:
             self.begun = time.monotonic()
             self._process = subprocess.Popen(command, stderr=written)
         self._log = log.open()
-        self._said = ""
+        self.said = ""
 
     def __enter__(self) -> Self:
         return self
@@ -81,9 +81,9 @@ class Agent:
 
     def first_sync(self) -> str:
         """What the log says of the first sync; "" before it is done."""
-        assert self._process.poll() is None, self._said
-        self._said += self._log.read()
-        return next((line for line in self._said.splitlines(keepends=True) if " sync mode=full " in line), "")
+        assert self._process.poll() is None, self.said
+        self.said += self._log.read()
+        return next((line for line in self.said.splitlines(keepends=True) if " sync mode=full " in line), "")
 
 
 def follow(
@@ -204,7 +204,7 @@ def _until_synced(agent: Agent, figures: dict[str, list[float]]) -> tuple[str, f
             if line:
                 return line, synced, last_commit
             time.sleep(_STEP)
-    raise AssertionError(f"no sync within {_LONGEST_START:.0f} s")
+    raise AssertionError(f"no sync within {_LONGEST_START:.0f} s:\n{agent.said}")
 
 
 def _change(server: ApiServer, monitor: Monitor, index: int) -> float:

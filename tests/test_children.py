@@ -20,9 +20,10 @@ MUCH = bytes(range(256)) * 40_000
 
 
 def is_running(marker: str) -> bool:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    # No pattern of paths: it fails when a process ends while it looks.
+    for process in Path("/proc").iterdir():
         try:
-            if marker.encode() in path.read_bytes():
+            if marker.encode() in (process / "cmdline").read_bytes():
                 return True
         except OSError:
             continue

@@ -102,16 +102,19 @@ def _sees_all() -> bool:
 
 
 def _list() -> Iterator[_Process]:
-    for path in _PROC.glob("[0-9]*/stat"):
+    # No pattern such as */stat: looking for it fails when a process ends meanwhile.
+    for folder in _PROC.iterdir():
+        if not folder.name.isdecimal():
+            continue
         try:
             # `4711 (kube-proxy) S ...`
-            name, _, rest = path.read_text(errors="replace").partition(" (")[2].rpartition(") ")
-            with (path.parent / "cmdline").open("rb") as file:
+            name, _, rest = (folder / "stat").read_text(errors="replace").partition(" (")[2].rpartition(") ")
+            with (folder / "cmdline").open("rb") as file:
                 arguments = file.read(_LONGEST_ARGUMENTS).split(b"\0", 2)[:2]
         except OSError:  # ended meanwhile
             continue
         if not rest.startswith(("Z", "X")):
-            yield _Process(path.parent.name, name, tuple(os.fsdecode(argument) for argument in arguments))
+            yield _Process(folder.name, name, tuple(os.fsdecode(argument) for argument in arguments))
 
 
 def _namespace(process: Path) -> int:

@@ -291,7 +291,7 @@ def test_after_410_what_differs_is_told_and_nothing_else(server: ApiServer, foll
 def test_after_an_outage_a_410_is_not_waited_after(server: ApiServer, follow: Follow) -> None:
     """The longest delay has been reached, and is that of the next failure; what the server forgot is none."""
     server.put(service("old"))
-    followed = follow(msgspec.structs.replace(QUICK, first_delay=3.0, longest_delay=3.0))
+    followed = follow(msgspec.structs.replace(QUICK, first_delay=6.0, longest_delay=6.0))
     followed.synced()
     followed.until(lambda: server.watchers(Service) == 1)
     server.stop()
@@ -302,8 +302,8 @@ def test_after_an_outage_a_410_is_not_waited_after(server: ApiServer, follow: Fo
     followed.until(lambda: server.count(Service, "watch") >= 2)
     began = time.monotonic()
     followed.until(lambda: followed.events.count(Synced(Service)) == 2)
-    # The delay would be half of three seconds at least.
-    assert time.monotonic() - began < 1.5
+    # The delay would be half of six seconds at least.
+    assert time.monotonic() - began < 3.0
     assert not [event for event in followed.of(Interrupted) if getattr(event.error, "status", 0) == 410]
     assert names(followed, Service) == ["new", "old"]
 
