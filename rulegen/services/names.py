@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from rulegen.alike import alike
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
 from rulegen.kube import objects
@@ -421,10 +421,10 @@ def _alike(text: str, known: Iterable[tuple[str, str]]) -> list[str]:
     near += [key for key in keys if key[1].startswith(f"{name}-") and key[0] == (namespace or key[0])]
     if slash:
         joined = {"/".join(key): key for key in keys}
-        near += [joined[one] for one in get_close_matches(f"{namespace}/{name}", joined, _MOST_ALIKE, _ALIKE)]
+        near += [joined[one] for one in alike(f"{namespace}/{name}", joined, _MOST_ALIKE, _ALIKE)]
     else:
         by_name = {key[1]: key for key in keys}
-        near += [by_name[one] for one in get_close_matches(name, by_name, _MOST_ALIKE, _ALIKE)]
+        near += [by_name[one] for one in alike(name, by_name, _MOST_ALIKE, _ALIKE)]
     return ["/".join(key) for key in islice(dict.fromkeys(near), _MOST_ALIKE)]
 
 
