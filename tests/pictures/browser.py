@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 import time
@@ -31,6 +32,14 @@ _OPTIONS = (
     # Whoever asks for another host gets nobody.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+# A snap sees nothing of /tmp, where tests have their files.
+_SNAPS = "/snap/"
+
+
+def program() -> str | None:
+    """What is to be started, if it is there."""
+    found = (shutil.which(name) for name in ("chromium", "google-chrome"))
+    return next((path for path in found if path and not path.startswith(_SNAPS)), None)
 
 # WCAG 2.1: how well a colour can be read on what is behind it; 4.5 is enough.
 CONTRAST = """(() => {
@@ -86,7 +95,7 @@ class Browser:
         home = started.enter_context(tempfile.TemporaryDirectory(prefix="rulegen-browser-", ignore_cleanup_errors=True))
         there, self._writer = os.pipe()
         self._reader, back = os.pipe()
-        words = ["chromium", *_OPTIONS, f"--user-data-dir={home}", "about:blank"]
+        words = [program() or "chromium", *_OPTIONS, f"--user-data-dir={home}", "about:blank"]
         # The protocol is spoken on descriptors 3 and 4.
         script = f'exec "$@" 3<&{there} 4>&{back}'
         self._process = subprocess.Popen(

@@ -13,6 +13,8 @@ from tests.pictures.browser import CONTRAST, WIDER, Browser
 from tests.pictures.conftest import WritePage
 from tests.pictures.hostile import NASTY, hostile_manifest
 
+pytestmark = pytest.mark.browser
+
 HINTS = ("-f", "golden/topology-hints/cluster.yaml", "--node", "node-a")
 ROWS = "document.querySelectorAll('#rows tr.service').length"
 ACTIVE = "document.activeElement.textContent"
