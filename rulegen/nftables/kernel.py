@@ -124,7 +124,6 @@ class Kernel:
                 doubtful = unproven(live, spec, desired)
                 if doubtful or not table.is_declared:
                     wanted[spec] = fixed, Names(doubtful)
-        self._check_namespace()
         self._nft_compiles(
             {
                 spec: (fixed, names)
@@ -164,7 +163,6 @@ class Kernel:
         Where nft cannot compile without a change to this namespace, rules are only shown to nft; in the check of the
         transaction their chains are empty.
         """
-        self._check_namespace()
         compiled: Compiled | None
         if not self._missing(transaction, live) or self._scratch_table.can_compile_apart():
             compiled = self._compile(transaction, live)
@@ -183,7 +181,6 @@ class Kernel:
         Raises StaleError when somebody changed what it was planned on, HostError when the kernel takes nothing from us
         (a table that another program owns, no memory), ApplyError for any other refusal.
         """
-        self._check_namespace()
         compiled = self._compile(transaction, live)
         if transaction.tables:
             self._load(transaction.tables, compiled)
@@ -222,7 +219,10 @@ class Kernel:
         return self._known(transaction)
 
     def _nft_compiles(self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]) -> None:
-        for spec, made in (self._scratch_table.compile(wanted) if wanted else {}).items():
+        if not wanted:
+            return
+        self._check_namespace()
+        for spec, made in self._scratch_table.compile(wanted).items():
             base_chains, names = wanted[spec]
             self._declared[spec, base_chains.schema] = made.table
             for name in {*base_chains.chains, *base_chains.generated.required, *names.chains}:
@@ -286,6 +286,7 @@ class Kernel:
 
         None where a set is not known: then nothing more can be checked.
         """
+        self._check_namespace()
         missing = self._missing(transaction, live)
         replaced = {table.spec: table for table in transaction.tables}
         commands = chain.from_iterable(

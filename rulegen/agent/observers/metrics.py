@@ -268,8 +268,8 @@ class _Source:
                     self._following[event.kind].set(0)
                 case FileUnusable() | FileUsable():
                     self._note_file(event)
-        for kind, total in self._totals.items():
-            total.inc(changes[kind])
+        for kind in changes.keys() & self._totals.keys():
+            self._totals[kind].inc(changes[kind])
             self._pending[kind].inc(changes[kind])
         return bool(changes)
 
@@ -284,6 +284,8 @@ class _Source:
         return self._trigger_times.take(now)
 
     def _note_usable(self, key: ObjectKey, *, is_usable: bool) -> None:
+        if is_usable and not self._invalid:
+            return
         was_usable = key not in self._invalid
         if is_usable and not was_usable:
             self._invalid.discard(key)
