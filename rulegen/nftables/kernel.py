@@ -214,6 +214,8 @@ class Kernel:
 
     def _compile(self, transaction: Transaction, live: Live) -> Compiled:
         """All that the transaction writes, in the kernel's encoding."""
+        if transaction.is_of_elements:
+            return Compiled({}, {}, {})
         missing = self._missing(transaction, live)
         self._nft_compiles({spec: (transaction.base_chains[spec], names) for spec, names in missing.items()})
         return self._known(transaction)

@@ -375,6 +375,14 @@ class Transaction:
         """The changes in the order in which they are committed, each stage at once."""
         return filter(None, (self.additions, self.changes, self.removals))
 
+    @property
+    def is_of_elements(self) -> bool:
+        """Whether all that it writes is elements, so that nothing must be compiled for it."""
+        return not self.tables and not any(
+            isinstance(change, WriteRules | AddChains | MoveHook | AddSets)
+            for change in (*self.additions, *self.changes)
+        )
+
     def chains(self) -> Iterator[tuple[TableSpec, str]]:
         """The chains whose rules must be compiled for it."""
         for table in self.tables:
@@ -412,42 +420,38 @@ def plan(
     that there was; of one that there was not, the Delta has all of them. `retimed`: what the Delta gives another
     timeout (`Kernel.retimed`).
     """
-    replaced = [spec for spec, fixed in base_chains.items() if not _has_schema(live, fixed)]
-    groups = text.group(delta.added if desired is None else desired) if replaced else {}
-    tables = tuple(ReplaceTable(base_chains[spec], groups) for spec in replaced)
-    kept = {spec: live.tables[spec] for spec in base_chains if spec not in replaced}
+    kept = {spec: table for spec, fixed in base_chains.items() if (table := _kept(live, fixed)) is not None}
+    tables: tuple[ReplaceTable, ...] = ()
+    if len(kept) < len(base_chains):
+        groups = text.group(delta.added if desired is None else desired)
+        tables = tuple(ReplaceTable(fixed, groups) for spec, fixed in base_chains.items() if spec not in kept)
     unwanted = tuple(DeleteTable(spec) for spec in live.tables if spec not in base_chains)
     if not kept:
         # As at a first load: nothing of the Delta, which is as large as the ruleset, is looked at.
         return Transaction(base_chains, tables, (), unwanted)
     by_set = _BySet(text.group(delta.added), text.group(delta.changed), text.group(delta.removed))
-    coming, going = _sets(by_set.added, kept), _sets(by_set.removed, kept)
+    left, is_handover = _left(delta, kept)
+    # Most changes are of elements alone.
+    around = _around(by_set, kept, base_chains) if by_set.has_names else _Around()
+    changes: list[Change] = [*unwanted, *around.before]
 
     def stays(set_spec: SetSpec) -> bool:
-        return set_spec.spec in kept and set_spec not in coming and set_spec not in going
+        return set_spec.spec in kept and set_spec not in around.sets
 
-    left, is_handover = _left(delta, kept)
-    additions: list[Change] = [*_new_sets(by_set, kept, coming)]
-    changes: list[Change] = [*unwanted]
-    for spec, table in kept.items():
-        additions += _new_chains(spec, by_set, table, base_chains[spec])
-        changes += _changed_chains(spec, by_set, table, base_chains[spec])
     changes += _in_parts(DeleteElements, _grouped(by_set.leaving(left), stays))
     changes += _in_parts(AddElements, _grouped(by_set.coming(), stays))
-    for spec, table in kept.items():
-        changes += _foreign(spec, by_set, table)
+    changes += around.after
     changes += (Retime(element) for element in retimed if element.set_spec.spec in kept)
     announced = (spec.announced(delta, table.fingerprints.keys()) for spec, table in kept.items())
     changes += (Announce(element) for element in announced if element is not None)
-    removals: list[Change] = [*_in_parts(DeleteElements, _grouped(left, stays))]
-    for spec, table in kept.items():
-        removals += _unneeded(spec, by_set, table, going)
-    return Transaction(base_chains, tables, tuple(additions), tuple(changes), tuple(removals), is_handover)
+    removals = (*_in_parts(DeleteElements, _grouped(left, stays)), *around.last)
+    return Transaction(base_chains, tables, around.additions, tuple(changes), removals, is_handover)
 
 
-def _has_schema(live: Live, base_chains: BaseChains) -> bool:
+def _kept(live: Live, base_chains: BaseChains) -> LiveTable | None:
+    """The table that is there, unless its sets are declared otherwise."""
     table = live.tables.get(base_chains.spec)
-    return table is not None and table.schema == base_chains.schema
+    return table if table is not None and table.schema == base_chains.schema else None
 
 
 Groups: TypeAlias = Mapping[SetSpec, Mapping[bytes, Value]]
@@ -459,6 +463,11 @@ class _BySet(NamedTuple):
     added: Groups
     changed: Mapping[SetSpec, Mapping[bytes, EntryChange[Value]]]
     removed: Groups
+
+    @property
+    def has_names(self) -> bool:
+        """Whether chains, or sets that come and go, are among it, or what others have put there."""
+        return any(set_spec.is_chains for groups in self for set_spec in groups)
 
     def leaving(self, left: Groups) -> Groups:
         """What goes at once: all but what is `left` for later. A value that changes is removed and added."""
@@ -479,6 +488,36 @@ class _BySet(NamedTuple):
             after = {key: change.after for key, change in changes.items()}
             coming[set_spec] = {**coming.get(set_spec, {}), **after}
         return coming
+
+
+class _Around(NamedTuple):
+    """What is done around the elements of sets that stay: to chains, to the other `sets`, to what is others'.
+
+    `additions`: before all else, since nothing leads there yet; `last`: after all else. `before`, `after`: in the same
+    transaction as the elements.
+    """
+
+    sets: Collection[SetSpec] = ()
+    additions: tuple[Change, ...] = ()
+    before: tuple[Change, ...] = ()
+    after: tuple[Change, ...] = ()
+    last: tuple[Change, ...] = ()
+
+
+def _around(
+    by_set: _BySet, kept: Mapping[TableSpec, LiveTable], base_chains: Mapping[TableSpec, BaseChains]
+) -> _Around:
+    coming, going = _sets(by_set.added, kept), _sets(by_set.removed, kept)
+    additions: list[Change] = [*_new_sets(by_set, kept, coming)]
+    before: list[Change] = []
+    after: list[Change] = []
+    last: list[Change] = []
+    for spec, table in kept.items():
+        additions += _new_chains(spec, by_set, table, base_chains[spec])
+        before += _changed_chains(spec, by_set, table, base_chains[spec])
+        after += _foreign(spec, by_set, table)
+        last += _unneeded(spec, by_set, table, going)
+    return _Around(coming | going, tuple(additions), tuple(before), tuple(after), tuple(last))
 
 
 def _sets(groups: Groups, kept: Iterable[TableSpec]) -> set[SetSpec]:
