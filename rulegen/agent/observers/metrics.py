@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rulegen import __version__
@@ -232,19 +233,20 @@ class _Source:
         self._invalid: set[ObjectKey] = set()
         self._unusable_files: set[str] = set()
         texts = {Service: "service", EndpointSlice: "endpoint"}
-        self._totals = {
+        self._totals: dict[type, Counter] = {
             kind: make.counter(
                 f"kubeproxy_sync_proxy_rules_{word}_changes_total", f"Changes of {kind.__name__}s that arrived"
             )
             for kind, word in texts.items()
         }
-        self._pending = {
-            kind: make.gauge(
+        # Asked for by those who read the metrics: nothing more than must be lies on the way of a change.
+        self._pending: dict[type, int] = dict.fromkeys(texts, 0)
+        for kind, word in texts.items():
+            pending = make.gauge(
                 f"kubeproxy_sync_proxy_rules_{word}_changes_pending",
                 f"Changes of {kind.__name__}s that arrived and are not in force yet",
             )
-            for kind, word in texts.items()
-        }
+            pending.set_function(partial(self._pending.__getitem__, kind))
         self._following = make.by_kind("rulegen_following", "Whether objects of a kind are followed at present")
         self._invalid_objects = make.by_kind(
             "rulegen_invalid_objects",
@@ -270,9 +272,9 @@ class _Source:
                     self._following[event.kind].set(0)
                 case FileUnusable() | FileUsable():
                     self._note_file(event)
-        for kind, total in self._totals.items():
-            total.inc(changes[kind])
-            self._pending[kind].inc(changes[kind])
+        for kind in changes.keys() & self._totals.keys():
+            self._totals[kind].inc(changes[kind])
+            self._pending[kind] += changes[kind]
         return bool(changes)
 
     def count_files(self, has_problem: Callable[[], bool]) -> None:
@@ -281,11 +283,13 @@ class _Source:
 
     def applied(self, now: float) -> list[tuple[Family, float]]:
         """All that was taken is in force: how long each of the recorded changes took (SVC-103)."""
-        for pending in self._pending.values():
-            pending.set(0)
+        for kind in self._pending:
+            self._pending[kind] = 0
         return self._trigger_times.take(now)
 
     def _note_usable(self, key: ObjectKey, *, is_usable: bool) -> None:
+        if is_usable and not self._invalid:
+            return
         was_usable = key not in self._invalid
         if is_usable and not was_usable:
             self._invalid.discard(key)
@@ -329,7 +333,10 @@ class _Syncs:
             _PROGRAMMING_BUCKETS,
         )
         self._last = make.gauges(f"{prefix}_last_timestamp_seconds", "When a sync succeeded last")
-        self._last_queued = make.gauges(f"{prefix}_last_queued_timestamp_seconds", "When a change arrived last")
+        self._queued = 0.0
+        last_queued = make.gauges(f"{prefix}_last_queued_timestamp_seconds", "When a change arrived last")
+        for gauge in last_queued.values():
+            gauge.set_function(lambda: self._queued)
         self._entries = make.counter("rulegen_entries_changed_total", "Entries that syncs changed", "change")
         for change in ("added", "changed", "removed"):
             self._entries.labels(change)
@@ -350,9 +357,7 @@ class _Syncs:
             ]
 
     def queued(self) -> None:
-        now = time.time()
-        for gauge in self._last_queued.values():
-            gauge.set(now)
+        self._queued = time.time()
 
     def took(self, seconds: float, *, is_full: bool) -> None:
         for histograms in (self._all, self._by_extent[is_full]):
