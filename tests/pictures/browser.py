@@ -41,6 +41,7 @@ def program() -> str | None:
     found = (shutil.which(name) for name in ("chromium", "google-chrome"))
     return next((path for path in found if path and not path.startswith(_SNAPS)), None)
 
+
 # WCAG 2.1: how well a colour can be read on what is behind it; 4.5 is enough.
 CONTRAST = """(() => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
