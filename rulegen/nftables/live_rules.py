@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from rulegen.config import Family
-from rulegen.errors import TargetError
 from rulegen.nftables.chain_rules import (
     Written,
     WrittenOf,
@@ -29,7 +28,7 @@ from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
-from rulegen.reconcile.feature import ItemKey
+from rulegen.reconcile.feature import ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 
@@ -62,9 +61,7 @@ class LiveTables:
         self._live = self._kernel.read(self._specs)
         self._compilers.adopt(self._live.entries, self._unreadable)
 
-    def update(
-        self, items: Items, contexts: Mapping[str, Any]
-    ) -> tuple[Delta[EntryKey, Value], dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[EntryKey, Value], ItemErrors]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
         # The first time that is everything.
