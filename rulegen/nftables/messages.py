@@ -14,8 +14,9 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -871,7 +872,8 @@ def _refusal(body: bytes, flags: int, index: int) -> KernelError:
     return KernelError(number, index, text)
 
 
-def chunks(entries: list[tuple[bytes, Value]]) -> Iterator[list[tuple[bytes, Value]]]:
+def chunks(entries: Iterable[tuple[bytes, Value]]) -> Iterator[list[tuple[bytes, Value]]]:
     """`entries` in portions that fit into one message each."""
-    for start in range(0, len(entries), _ELEMENTS_PER_MESSAGE):
-        yield entries[start : start + _ELEMENTS_PER_MESSAGE]
+    left = iter(entries)
+    while part := list(islice(left, _ELEMENTS_PER_MESSAGE)):
+        yield part

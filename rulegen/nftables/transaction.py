@@ -41,7 +41,7 @@ class ReplaceTable:
     def elements(self) -> Iterator[Change]:
         """All of them, in messages of bounded size."""
         for set_spec in text.sets_of(self.spec, self.sets):
-            for part in chunks(list(self.entries.get(set_spec, {}).items())):
+            for part in chunks(self.entries.get(set_spec, {}).items()):
                 yield AddElements(set_spec, part)
 
     def hooks(self) -> Iterator[Change]:

@@ -75,15 +75,19 @@ class Store:
     def set_objects(self, objects: Iterable[Service | EndpointSlice | Node | ServiceCIDR]) -> None:
         """Many objects as they are now, in any order."""
         for item in objects:
-            match item:
-                case Service():
-                    self.set_service(item)
-                case EndpointSlice():
-                    self.set_slice(item)
-                case Node():
-                    self.set_node(item)
-                case ServiceCIDR():
-                    self.set_service_cidr(item)
+            self.set_object(item)
+
+    def set_object(self, item: Service | EndpointSlice | Node | ServiceCIDR) -> None:
+        """An object as it is now."""
+        match item:
+            case Service():
+                self.set_service(item)
+            case EndpointSlice():
+                self.set_slice(item)
+            case Node():
+                self.set_node(item)
+            case ServiceCIDR():
+                self.set_service_cidr(item)
 
     def set_service(self, service: Service) -> None:
         """A Service as it is now; one that is not for this proxy any more is as if removed (SVC-1, SVC-4)."""

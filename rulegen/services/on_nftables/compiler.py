@@ -100,6 +100,10 @@ class _Compiled:
     has_host_port: bool = False
 
 
+# What there was of a ServicePort that is new; whoever has no id has nothing that is changed.
+_NOTHING_COMPILED = _Compiled()
+
+
 class Compiler:
     """The desired entries of all families, and the ids, slots and endpoint indexes behind them.
 
@@ -156,7 +160,7 @@ class Compiler:
         for key, service_port in service_ports.items():
             if key[1] not in self._nodes:
                 continue
-            old = self._compiled.pop(key, None) or _Compiled()
+            old = self._compiled.pop(key, _NOTHING_COMPILED)
             try:
                 new = self._compile(key, service_port, old.lists)
             except TargetError as error:
@@ -438,7 +442,6 @@ class _ServicePortEntries:
         layout = self._layout
         self._compiled.has_host_port |= frontend.kind is FrontendKind.HOST_PORT
         key = self._protocol + pack_port(frontend.port)
-        low_bits = self._external(frontend)
         set_spec = layout.nodeports
         if not frontend.address:
             self._compiled.nodeport_block = frontend.port // base_chains.NODEPORT_BLOCK
@@ -448,7 +451,7 @@ class _ServicePortEntries:
             key = address + key
             if frontend.kind is FrontendKind.CLUSTER_IP:
                 self._shared.append((layout.cluster_ips, address))
-                low_bits = self._internal(frontend)
+        low_bits = self._internal(frontend) if frontend.kind is FrontendKind.CLUSTER_IP else self._external(frontend)
         self._owned[set_spec, key] = Value(pack_register(self._register | low_bits), self._comment)
         for cidr in frontend.allowed_sources or ():
             first, last = cidr_range(cidr)
