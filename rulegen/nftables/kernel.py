@@ -46,6 +46,7 @@ from rulegen.nftables.transaction import (
     netlink_messages,
 )
 from rulegen.nftables.undisturbed import undisturbed
+from rulegen.paths import status_in_proc
 from rulegen.reconcile.delta import Delta
 
 # The oldest that is tested (`make kernels`).
@@ -445,7 +446,7 @@ def _note_chains(transaction: Transaction, compiled: Compiled, live: Live) -> No
 
 
 def _network_namespace() -> tuple[int, int]:
-    status = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - a Path resolves the link
+    status = status_in_proc("/proc/thread-self/ns/net")
     return status.st_dev, status.st_ino
 
 

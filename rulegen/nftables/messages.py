@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from rulegen.config import Family
-from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError, StaleError
+from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError, RulegenError, StaleError
 from rulegen.netlink.messages import (
     ACK,
     ATTRIBUTE,
@@ -171,8 +171,11 @@ _BATCH_OVERHEAD = 256
 SIZE_HINT = "without root a transaction is limited by the sysctl net.core.wmem_max"
 
 
-class KernelError(Exception):
-    """The kernel refused a message. `index` is its place in the transaction, -1 when the kernel does not say."""
+class KernelError(RulegenError):
+    """The kernel refused a message. `index` is its place in the transaction, -1 when the kernel does not say.
+
+    Whoever sends messages says what he wanted; where nobody has, the errno's words are the line that a person sees.
+    """
 
     def __init__(self, number: int, index: int, message: str = "") -> None:
         """`number` is an errno, `message` what the kernel adds to it."""
@@ -608,6 +611,15 @@ class Connection:
         """By which the kernel names this socket to others."""
         return int(self._socket.getsockname()[0])
 
+    def _ask(self, request: bytearray) -> None:
+        """Sends one message, under a number of its own. Raises KernelError."""
+        self._sequence += 1
+        struct.pack_into("=I", request, 8, self._sequence)
+        try:
+            self._socket.send(request)
+        except OSError as error:
+            raise KernelError(error.errno or 0, -1) from error
+
     def _receive(self, flags: int = 0) -> bytes:
         """One datagram. Raises KernelError, for example when there were more answers than the socket holds."""
         try:
@@ -628,10 +640,7 @@ class Connection:
 
         `kind`: NFT_MSG_*, with the subsystem; `family`: NFPROTO_*, 0 for all. Raises InterruptedDumpError, KernelError.
         """
-        self._sequence += 1
-        request = message(kind, REQUEST | DUMP, family, payload)
-        struct.pack_into("=I", request, 8, self._sequence)
-        self._socket.send(request)
+        self._ask(message(kind, REQUEST | DUMP, family, payload))
         answers: list[bytes] = []
         while True:
             data = self._receive()
@@ -658,10 +667,7 @@ class Connection:
         raise HostError("the kernel does not tell its nf_tables generation")
 
     def _dump_one(self, kind: int) -> list[bytes]:
-        self._sequence += 1
-        request = message(kind, REQUEST, 0, b"")
-        struct.pack_into("=I", request, 8, self._sequence)
-        self._socket.send(request)
+        self._ask(message(kind, REQUEST, 0, b""))
         data = self._receive()
         _, answer, _, _, _ = HEADER.unpack_from(data)
         if answer == NLMSG_ERROR:
@@ -761,10 +767,7 @@ class Connection:
 
     def _get_elements(self, set_spec: SetSpec, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
         """The lists of one element that answer a request for `keys`, and whether there is one for each."""
-        self._sequence += 1
-        request = _elements(GETSETELEM, REQUEST | ACK, set_spec, [_key(key) for key in keys])
-        struct.pack_into("=I", request, 8, self._sequence)
-        self._socket.send(request)
+        self._ask(_elements(GETSETELEM, REQUEST | ACK, set_spec, [_key(key) for key in keys]))
         # An answer is as the request: the names of the table and of the set, then the list.
         start = HEADER.size + 4 + len(_frame(set_spec).names)
         payloads: list[bytes] = []

@@ -18,6 +18,7 @@ from rulegen import __version__
 from rulegen.agent.observers.latency import TriggerTimes
 from rulegen.agent.worker.work_queue import ObjectKey, object_key
 from rulegen.config import Family, Target
+from rulegen.features import ALWAYS
 from rulegen.kube.follow import (
     Delete,
     Failed,
@@ -34,7 +35,7 @@ from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import RuleCount
 from rulegen.reference import Finding
-from rulegen.services.model import FrontendKind, Reason, ServicePort, Verdict
+from rulegen.services.model import SERVICE, FrontendKind, Reason, ServicePort, Verdict
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -90,9 +91,7 @@ class Metrics:
         self._drift = make.counter("rulegen_drift_total", "Times that the rules were changed by another program")
         self._repaired = make.counter("rulegen_repaired_entries_total", "Entries that were put back after that")
         self._waiting = make.gauge("rulegen_waiting_changes", "Changes of Services and slices that wait for their turn")
-        self._not_in_force = make.gauge(
-            "rulegen_refused_services", "Services that are not in force as they are now: not expressible, or refused"
-        )
+        self._refused = _Refused(make)
 
     # -- what arrives --
 
@@ -128,9 +127,12 @@ class Metrics:
         """What changes left behind could not be removed. On nftables only."""
         self._syncs.cleanup_failed()
 
-    def not_in_force(self, services: int) -> None:
-        """So many Services are not in force as they are now: the target cannot express them, or the kernel refuses."""
-        self._not_in_force.set(services)
+    def not_in_force(self, objects: Mapping[tuple[str, str], int]) -> None:
+        """So many objects, by feature and kind, are not in force as they are now.
+
+        The target cannot express them, or the kernel refuses them.
+        """
+        self._refused.counted(objects)
 
     def service_ports_changed(self, pairs: Iterable[tuple[ServicePort | None, ServicePort | None]]) -> None:
         """ServicePorts before and after: None before it was there, and when it is gone."""
@@ -442,6 +444,24 @@ class _Findings:
     def count(self, findings: Iterable[Finding], step: int) -> None:
         for finding in findings:
             self._gauge.labels(str(finding.reason)).inc(step)
+
+
+class _Refused:
+    """How many objects are not in force as they are now."""
+
+    def __init__(self, make: _Maker) -> None:
+        why = "that are not in force as they are now: not expressible, or refused"
+        self._services = make.gauge("rulegen_refused_services", f"Services {why}")
+        self._objects = make.gauge("rulegen_refused_objects", f"Objects of any feature {why}", "feature", "kind")
+        # It is shown before there is one.
+        self._seen = {(ALWAYS[0], SERVICE)}
+        self._objects.labels(ALWAYS[0], SERVICE)
+
+    def counted(self, objects: Mapping[tuple[str, str], int]) -> None:
+        self._services.set(sum(number for (_, kind), number in objects.items() if kind == SERVICE))
+        self._seen |= objects.keys()
+        for labels in self._seen:
+            self._objects.labels(*labels).set(objects.get(labels, 0))
 
 
 class _Rules:
