@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rulegen.config import Family
+from rulegen.nftables.tables import AllEntries
 from rulegen.services.on_nftables.compiler import compile_ruleset
 from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import CONFIGURATION, endpoint, endpoint_slice, service, store
@@ -10,8 +11,7 @@ from tests.builders import CONFIGURATION, endpoint, endpoint_slice, service, sto
 _LAYOUT = LAYOUTS[Family.IPV4]
 
 
-def _ids(entries: object) -> set[bytes]:
-    assert isinstance(entries, dict)
+def _ids(entries: AllEntries) -> set[bytes]:
     return {value.data for (set_spec, _), value in entries.items() if set_spec is _LAYOUT.frontends}
 
 
