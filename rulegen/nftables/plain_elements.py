@@ -31,7 +31,7 @@ class PlainElements(Mapping[EntryKey, Value]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PlainElements):
-            return self.set_spec is other.set_spec and self.data == other.data
+            return self.set_spec is other.set_spec and (self.data is other.data or self.data == other.data)
         return super().__eq__(other)
 
     __hash__ = None  # type: ignore[assignment] # as of any mapping

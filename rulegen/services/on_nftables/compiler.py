@@ -84,19 +84,27 @@ def _slot_bytes(count: int) -> list[bytes]:
 
 @dataclass(slots=True)
 class _Lists:
-    """What of a ServicePort outlives a recompilation: its id, the slots of both lists, its endpoint indexes."""
+    """What of a ServicePort outlives a recompilation: its id, the slots of both lists, its endpoint indexes.
+
+    `whole`: the slots of lists that are live as they stand in `slots`, until these are compiled for the first time.
+    """
 
     id: int = 0
     slots: dict[int, Sequence[bytes | None]] = field(default_factory=dict)
+    whole: dict[int, list[bytes]] = field(default_factory=dict)
     endpoint_indexes: dict[bytes, int] = field(default_factory=dict)
     last_endpoint_index: int = 0
 
 
 class _Slots(NamedTuple):
-    """The slots of a list: what their keys begin with, and the endpoint in each."""
+    """The slots of a list: what their keys begin with, and the endpoint in each.
+
+    `is_live`: these elements are among those that are adopted, just so.
+    """
 
     prefix: bytes
     endpoints: Sequence[bytes]
+    is_live: bool
 
     def elements(self) -> Iterator[tuple[bytes, bytes]]:
         """Of the map `endpoints`. Nearly all that there is is made here, so without a line of Python for each."""
@@ -144,23 +152,36 @@ class _Differing:
 
 
 class _Everything(_Differing):
-    """The same where all ServicePorts are put together: `after` has no element of the maps `endpoints`."""
+    """The same where all ServicePorts are put together: `after` has no element of the maps `endpoints`.
 
-    def __init__(self, families: Iterable[Family]) -> None:
+    `live`: what is in these maps, as far as it is adopted.
+    """
+
+    def __init__(self, families: Iterable[Family], live: Mapping[Family, Mapping[bytes, bytes]]) -> None:
         super().__init__()
-        self._endpoints: dict[Family, dict[bytes, bytes]] = {family: {} for family in families}
+        self._live = live
+        self._slots: dict[Family, list[_Slots]] = {family: [] for family in families}
 
     def note(self, family: Family, old: _Compiled, new: _Compiled) -> None:
         """There was nothing."""
         del old
         self.after |= new.owned
-        for slots in new.slots:
-            self._endpoints[family].update(slots.elements())
+        self._slots[family] += new.slots
 
     def entries(self) -> AllEntries:
         """All of them."""
-        maps = ((LAYOUTS[family].endpoints, data) for family, data in self._endpoints.items())
+        maps = [(LAYOUTS[family].endpoints, self._endpoints(family)) for family in self._slots]
         return in_parts(self.after, [(set_spec, PlainElements(set_spec, data)) for set_spec, data in maps])
+
+    def _endpoints(self, family: Family) -> Mapping[bytes, bytes]:
+        """What is live itself where just that is wanted, as nearly always at a restart: no list has another's keys."""
+        live, all_slots = self._live.get(family, {}), self._slots[family]
+        if all(slots.is_live for slots in all_slots) and sum(len(slots.endpoints) for slots in all_slots) == len(live):
+            return live
+        data: dict[bytes, bytes] = {}
+        for slots in all_slots:
+            data.update(slots.elements())
+        return data
 
     def delta(self) -> Delta[EntryKey, Value]:
         """All are new."""
@@ -216,7 +237,7 @@ class Compiler:
         A ServicePort that cannot be expressed keeps the entries it had, and is among the errors; the others are
         compiled.
         """
-        changes = _Everything(self._families) if self._is_new else _Differing()
+        changes = self._everything() if self._is_new else _Differing()
         errors: dict[ServicePortKey, TargetError] = {}
         needed, released = self._usual, list[EntryKey]()
         self._usual = []
@@ -248,6 +269,9 @@ class Compiler:
             self._render_changed(changed_nodes, changes.before, changes.after)
         return changes.delta(), errors
 
+    def _everything(self) -> _Everything:
+        return _Everything(self._families, {family: one.endpoints for family, one in self._adoptions.items()})
+
     def _render_changed(self, nodes: Mapping[Family, NodeSettings], before: Entries, after: Entries) -> None:
         """The fixed parts of nodes that changed, and of families in which something about all Services did."""
         for family, node in self._routing.items():
@@ -262,7 +286,7 @@ class Compiler:
         self._to_render.clear()
 
     def entries(self) -> AllEntries:
-        everything, nothing = _Everything(self._families), _Compiled()
+        everything, nothing = _Everything(self._families, {}), _Compiled()
         for node in self._nodes.values():
             everything.after |= node
         for (_, family), compiled in self._compiled.items():
@@ -567,7 +591,8 @@ class _ServicePortEntries:
         slots = self._slots(list_bit, backends)
         register = pack_register(self._register | list_bit)
         prefix = register + self._protocol
-        self._compiled.slots += (_Slots(prefix, slots),)
+        is_live = slots == self._lists.whole.pop(list_bit, None)
+        self._compiled.slots += (_Slots(prefix, slots, is_live),)
         if len(slots) > MAX_COUNTED_SLOTS:
             self._owned[layout.lists, register] = Value(b"goto lb-%d" % len(slots))
         elif list_bit or any(frontend.kind is not FrontendKind.CLUSTER_IP for frontend in self._service_port.frontends):
@@ -671,7 +696,7 @@ class _Adoption:
             set_spec: {} for set_spec in (*self._frontends, *self._lists)
         }
         self._taken: set[int] = set()
-        self._endpoints: Mapping[bytes, bytes] = {}
+        self.endpoints: Mapping[bytes, bytes] = {}
         # The endpoint indexes in slots, by the keys of these.
         self._sticky_slots: dict[bytes, bytes] = {}
         # By id.
@@ -684,11 +709,11 @@ class _Adoption:
         parts = parts_of(live)
         small, endpoints = parts.get(None, {}), parts.get(self._layout.endpoints, {})
         if isinstance(endpoints, PlainElements):
-            self._endpoints = endpoints.data
+            self.endpoints = endpoints.data
         else:
             # From a file, or with comments that somebody has made.
             entries = (entry for part in (small, endpoints) for entry in part.items())
-            self._endpoints = {key: value.data for (of, key), value in entries if of is self._layout.endpoints}
+            self.endpoints = {key: value.data for (of, key), value in entries if of is self._layout.endpoints}
         self._index_small(small)
 
     def _index_small(self, live: Mapping[EntryKey, Value]) -> None:
@@ -723,7 +748,7 @@ class _Adoption:
     @property
     def _numbered(self) -> tuple[Mapping[bytes, bytes], Mapping[bytes, bytes]]:
         """What stands in slots: keys begin with a list's register, and end with the number of a slot."""
-        return self._endpoints, self._sticky_slots
+        return self.endpoints, self._sticky_slots
 
     @cached_property
     def _slots(self) -> Mapping[int, Mapping[int, bytes]]:
@@ -791,7 +816,8 @@ class _Adoption:
         for list_bit, backends in ((0, service_port.cluster_endpoints), (LOCAL_LIST, service_port.local_endpoints)):
             whole = None if endpoints else self._whole_list(pack_register(base | list_bit) + protocol, len(backends))
             if whole is not None:
-                lists.slots |= {list_bit: whole} if whole else {}
+                if whole:
+                    lists.slots[list_bit] = lists.whole[list_bit] = whole
             elif slots := self._slots.get(base | list_bit):
                 found = [slots.get(slot) for slot in range(min(max(slots), MAX_SLOTS) + 1)]
                 if lists.endpoint_indexes:
@@ -802,5 +828,5 @@ class _Adoption:
     def _whole_list(self, prefix: bytes, count: int) -> list[bytes] | None:
         """The list whose keys begin so if it has just so many slots, as nearly always: that is seen much faster."""
         *numbers, after = _slot_bytes(count + 1)
-        found = list(map(self._endpoints.get, map(prefix.__add__, numbers)))
-        return None if None in found or prefix + after in self._endpoints else found  # type: ignore[return-value]
+        found = list(map(self.endpoints.get, map(prefix.__add__, numbers)))
+        return None if None in found or prefix + after in self.endpoints else found  # type: ignore[return-value]
