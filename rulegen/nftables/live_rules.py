@@ -23,8 +23,9 @@ from rulegen.nftables.diff_text import UNKNOWN_TABLE, count, shown_changes
 from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live import Live
+from rulegen.nftables.plain_elements import difference
 from rulegen.nftables.rules import Names
-from rulegen.nftables.tables import BaseChains, Entries, TableCompiler, TableSpec
+from rulegen.nftables.tables import AllEntries, BaseChains, Entries, TableCompiler, TableSpec
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
@@ -46,10 +47,10 @@ class LiveTables:
         # Ids, slots and the like are adopted from what was read before the first update.
         self._has_compiled = False
         # All that is wanted, while it is being compared with what was read.
-        self._desired: Entries | None = None
+        self._desired: AllEntries | None = None
 
     @property
-    def live(self) -> Entries:
+    def live(self) -> AllEntries:
         """See `LiveRules`."""
         return self._live.entries
 
@@ -78,13 +79,13 @@ class LiveTables:
             self._desired = self._compilers.entries()
         base_chains = self._base_chains()
         self._kernel.prove(self._live, base_chains, self._desired)
-        delta = self._compilers.spare(diff(self._live.entries, self._desired))
+        delta = self._compilers.spare(difference(self._live.entries, self._desired))
         unknown: Entries = {
             (spec.foreign, UNKNOWN_TABLE): Value()
             for spec, table in self._live.tables.items()
             if spec not in base_chains and not table.schema
         }
-        return Delta(delta.added, delta.changed, delta.removed | unknown) if unknown else delta
+        return Delta(delta.added, delta.changed, {**delta.removed, **unknown}) if unknown else delta
 
     def state(self) -> RulesState:
         """See `LiveRules`."""
@@ -106,9 +107,9 @@ class LiveTables:
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
         """See `LiveRules`; changes nothing."""
-        wanted: Entries = self._compilers.entries_of(suspects)
+        wanted: AllEntries = self._compilers.entries_of(suspects)
         there = {entry: value for entry in wanted if (value := self._live.entries.get(entry)) is not None}
-        self._desired = self._compilers.entries_without(pending.keys()) | wanted
+        self._desired = {**self._compilers.entries_without(pending.keys()), **wanted}
         self.check(diff(there, wanted))
 
     def settle(self) -> None:
