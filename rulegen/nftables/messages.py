@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from msgspec import Struct
 
@@ -125,6 +125,8 @@ from rulegen.netlink.nf_tables import (
     VERDICT_CODE,
 )
 from rulegen.nftables.elements import SetSpec, Value
+
+Content = TypeVar("Content")
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
@@ -338,12 +340,16 @@ def add_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> bytea
         listed = _listed([item for key, value in entries for item in _items(set_spec, key, value)])
     elif any(value.comment for _, value in entries):
         listed = b"".join([_commented(frame, key, value) for key, value in entries])
-    elif frame.before_data:
-        # Nearly all elements of a large ruleset, all equally long.
-        before_data = frame.before_data
-        listed = frame.item_joined([key + before_data + value.data for key, value in entries])
     else:
-        listed = frame.item_joined([key for key, _ in entries])
+        return add_plain_elements(set_spec, [(key, value.data) for key, value in entries])
+    return _message(NEWSETELEM, REQUEST | CREATE, set_spec, listed)
+
+
+def add_plain_elements(set_spec: SetSpec, elements: list[tuple[bytes, bytes]]) -> bytearray:
+    """The same of a map without intervals or verdicts, given as keys and data, without comments."""
+    frame = _frame(set_spec)
+    before_data = frame.before_data
+    listed = frame.item_joined([key + before_data + data for key, data in elements])
     return _message(NEWSETELEM, REQUEST | CREATE, set_spec, listed)
 
 
@@ -908,7 +914,7 @@ def _refusal(body: bytes, flags: int, index: int) -> KernelError:
     return KernelError(number, index, text)
 
 
-def chunks(entries: Iterable[tuple[bytes, Value]]) -> Iterator[list[tuple[bytes, Value]]]:
+def chunks(entries: Iterable[tuple[bytes, Content]]) -> Iterator[list[tuple[bytes, Content]]]:
     """`entries` in portions that fit into one message each."""
     left = iter(entries)
     while part := list(islice(left, _ELEMENTS_PER_MESSAGE)):

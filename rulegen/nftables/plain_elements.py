@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Hashable, ItemsView, Iterable, Iterator, Mapping
 from itertools import repeat
 
 from rulegen.nftables.elements import EntryKey, SetSpec, Value
 from rulegen.reconcile.delta import Delta, diff
-from rulegen.reconcile.parts import InParts
+from rulegen.reconcile.parts import InParts, parts_of
 
 
 class PlainElements(Mapping[EntryKey, Value]):
@@ -63,6 +63,20 @@ def in_parts(
 ) -> Mapping[EntryKey, Value]:
     """All as one mapping, the entries of each large map a part; `small` has none of these."""
     return InParts({None: small, **dict(large)})
+
+
+def split(
+    entries: Mapping[EntryKey, Value],
+) -> tuple[Mapping[SetSpec, Mapping[bytes, bytes]], Mapping[EntryKey, Value]]:
+    """The data by key of those large maps that are a part, and all other entries."""
+    plain: dict[SetSpec, Mapping[bytes, bytes]] = {}
+    others: dict[Hashable, Mapping[EntryKey, Value]] = {}
+    for name, part in parts_of(entries).items():
+        if isinstance(part, PlainElements):
+            plain[part.set_spec] = part.data
+        else:
+            others[name] = part
+    return plain, InParts(others)
 
 
 def difference(live: Mapping[EntryKey, Value], desired: Mapping[EntryKey, Value]) -> Delta[EntryKey, Value]:
