@@ -12,7 +12,7 @@ from rulegen.commands.completing import complete_namespaces
 from rulegen.commands.options import CONFIG, FILES, KUBECONFIG, SKIP_INVALID, pack
 from rulegen.commands.output import print_document, say_warning
 from rulegen.commands.reading import load_manifests, read_written_settings
-from rulegen.errors import printable
+from rulegen.errors import printable, there_is
 
 # Others can be set in a process, and no shell can name them.
 _SHELL_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -44,7 +44,8 @@ def env(namespace: str, no_service_links: bool, output: str, **options: Any) -> 
     for note in found.notes:
         say_warning(note)
     if not any(service.metadata.namespace == namespace for service in services):
-        say_warning(f"there is no Service in namespace {printable(namespace)}")
+        near = there_is(namespace, {service.metadata.namespace for service in services})
+        say_warning(f"there is no Service in namespace {printable(namespace)}{near}")
     _PRINT[output]({variable.name: variable.value for variable in found.variables})
 
 
