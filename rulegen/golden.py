@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from rulegen.config import Family, NodeConfiguration, PodRange, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
-from rulegen.errors import InputError, printable, shown, there_is
+from rulegen.errors import InputError, one_line, printable, shown, there_is
 from rulegen.features import check_conditions, feed, kinds_of, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
@@ -364,9 +364,8 @@ def files(scenario: Scenario) -> dict[Path, str]:
         base_file = base.with_suffix(suffix)
         written[base_file] = _render(scenario, target, without)
         added = _added(_said(written[base_file]), _said(render(scenario, target)))
-        written[scenario.folder / name] = "".join(
-            f"{line}\n" for line in (f"--- ../{BASE_FOLDER}/{base_file.name}", f"+++ {scenario.folder.name}", *added)
-        )
+        names = (f"--- ../{BASE_FOLDER}/{base_file.name}", f"+++ {one_line(scenario.folder.name)}")
+        written[scenario.folder / name] = "".join(f"{line}\n" for line in (*names, *added))
     return written
 
 

@@ -281,6 +281,16 @@ def test_json_has_what_the_text_has(scenario: Path) -> None:
     assert failure["accept"] == f"rulegen golden update --flows {scenario}"
 
 
+def test_a_folder_whose_name_is_no_utf_8_is_told_in_every_form(scenario: Path, tmp_path: Path) -> None:
+    folder = scenario.rename(scenario.parent / os.fsdecode(b"\xff"))
+    _spoil(folder)
+    for arguments in ((), ("--github",), ("-o", "json"), ("--junit", str(tmp_path / "report.xml"))):
+        done = _run("check", "--depth", "flows", str(scenario.parent), *arguments)
+        assert (done.returncode, done.stderr) == (1, "")
+    document = json.loads(_run("update", "--depth", "entries", "-o", "json", str(scenario.parent)).stdout)
+    assert document["rewritten"][0].endswith(r"\xff/nftables.diff")
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [

@@ -13,6 +13,7 @@ from rulegen.commands.options import OUTPUT, input_options, pack
 from rulegen.commands.output import EXIT_DIFFERENT, echo, fail, print_document
 from rulegen.commands.progress import each
 from rulegen.commands.reading import read_objects
+from rulegen.errors import legible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,8 +151,8 @@ def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool, outp
     if output == "json":
         from rulegen.commands.documents import GoldenUpdateDocument
 
-        files = [str(path) for changed in rewritten for path in changed]
-        print_document(GoldenUpdateDocument(len(paths), files, [str(path) for path in removed]))
+        files = [legible(str(path)) for changed in rewritten for path in changed]
+        print_document(GoldenUpdateDocument(len(paths), files, [legible(str(path)) for path in removed]))
 
 
 def _say_nothing(text: str) -> None:
