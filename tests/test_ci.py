@@ -309,11 +309,14 @@ def test_a_report_that_cannot_be_written_is_a_line_below_what_was_found(scenario
 def test_what_people_wrote_is_utf_8_whatever_the_locale(scenario: Path) -> None:
     _spoil(scenario)
     _edit(scenario / FLOWS_FILE, "name: the first glob that matches", "name: der erste, der paßt")
-    latin = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = _run("update", "--flows", str(scenario), **latin)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return _run(*arguments, str(scenario), LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+
+    done = run("update", "--flows")
     assert done.returncode == 0, done.stderr
     assert "paßt" in (scenario / FLOWS_FILE).read_text(encoding="utf-8")
-    assert _run("check", str(scenario), **latin).returncode == 0
+    assert run("check").returncode == 0
 
 
 # ---- what runs it ----
