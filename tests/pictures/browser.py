@@ -28,8 +28,8 @@ _OPTIONS = (
     "--disable-background-networking",
     "--disable-extensions",
     "--hide-scrollbars",
-    # Whoever asks for another host gets nobody.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    # Whoever asks for another host than a server of the test gets nobody.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
