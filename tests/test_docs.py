@@ -170,3 +170,18 @@ def test_the_first_pages_have_the_figures_that_were_measured() -> None:
             )
             assert cells is not None
             assert [cell.split(" ")[0] for cell in cells[1].split(" | ")[2:4]] == [ours, theirs], name
+
+
+def test_each_decision_about_what_kube_proxy_does_is_in_the_table_of_those_who_move() -> None:
+    """Each row says of each of the three modes whether something is lost, won or the same."""
+    made = set(re.findall(r"^- \*\*(D\d+) ", DECISIONS.read_text(), re.MULTILINE))
+    # Host ports and egress masquerade are other programs' work.
+    of_features = {"D21", "D22"}
+    table = re.findall(r"^\| (.*) \|$", (ROOT / "docs/moving.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bD\d+\b", "\n".join(table))) == made - of_features
+    assert table[0] == "| from iptables | from ipvs | from nftables"
+    for row in table[2:]:
+        _, *cells = row.split(" | ")
+        assert len(cells) == 3, row
+        for cell in cells:
+            assert re.search(r"(?:^|on (?:nftables|iptables) |; )(?:=|won|lost|needs|as from)", cell), cell

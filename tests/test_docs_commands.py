@@ -37,8 +37,8 @@ RULEGEN = Path(sys.executable).parent / "rulegen"
 NOT_RUN = {
     r"^make ": "works on the repository itself: `make test` would run itself, the others take minutes and the network",
     r"^\.venv/bin/python -m bench": "measures for minutes",
-    r"\bkubectl ": "needs a cluster; tests/test_replacing.py runs its page whole, tests/test_deploy.py what is more than one "
-    "call, each with a kubectl of its own",
+    r"\bkubectl ": "needs a cluster; tests/test_replacing.py runs its page whole, tests/test_deploy.py what is more "
+    "than one call, each with a kubectl of its own",
     r"\bon worker-1 ": "is kubectl exec, with what the page defines above",
     r"^podman ": "needs a registry; tests/packages builds the image",
     r"^(apt-get|pipx|pip) ": "installs from the network; tests/packages does",
