@@ -7,10 +7,8 @@ traceback. Chain the cause (`raise ... from`), never repeat it in the text when 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-_MOST_NAMES = 5
-_LONGEST_NAME = 253
 _SHOWN_LENGTH = 60
 _LINE_LENGTH = 2000
 _MOST_LINES = 1000
@@ -84,17 +82,6 @@ def printable(text: str) -> str:
     """`text` itself where it is short and harmless in a message, else as `shown` writes it."""
     harmless = text.isascii() and text.isprintable() and 0 < len(text) <= 4 * _SHOWN_LENGTH and text == text.strip()
     return text if harmless else shown(text)
-
-
-def there_is(asked: str, names: Iterable[str]) -> str:
-    """The end of a message about a name that nobody has: `; there is shop`, those that are spelt alike, else a few."""
-    from difflib import get_close_matches
-
-    known = sorted(names)
-    near = sorted(get_close_matches(asked[:_LONGEST_NAME].lower(), known, _MOST_NAMES))
-    found = near or known[:_MOST_NAMES]
-    more = f" and {len(known) - len(found)} more" if not near and len(known) > len(found) else ""
-    return f"; there is {', '.join(map(printable, found))}{more}" if found else ""
 
 
 def one_line(text: str, length: int | None = _LINE_LENGTH) -> str:

@@ -25,10 +25,11 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from rulegen.alike import there_is
 from rulegen.config import Family, NodeConfiguration, PodRange, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
-from rulegen.errors import InputError, one_line, printable, shown, there_is
+from rulegen.errors import InputError, one_line, printable, shown
 from rulegen.features import check_conditions, feed, kinds_of, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
@@ -320,6 +321,7 @@ def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
     changed = []
     for path, rendered in compared_files(scenario, depth).items():
         if not _says(path, rendered):
+            _make_folder(path.parent)
             write_text(path, rendered)
             changed.append(path)
     return changed
@@ -335,10 +337,17 @@ def _says(path: Path, text: str) -> bool:
         raise refusal(path, error) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes it, in a new folder where there is none. Raises InputError for a file that cannot be written."""
+def _make_folder(path: Path) -> None:
+    """Raises InputError."""
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises InputError for a file that cannot be written."""
+    try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise refusal(error.filename or path, error) from error

@@ -169,7 +169,7 @@ def test_a_file_is_no_folder(scenario: Path) -> None:
 @pytest.mark.parametrize(
     ("flows", "message"),
     [
-        ("node: node-x\ncheck: ruleset\n", 'node: cluster.yaml has no node "node-x"; there is node-a, node-b, node-c'),
+        ("node: node-x\ncheck: ruleset\n", 'node: cluster.yaml has no node "node-x"; there is node-c, node-b, node-a'),
         ("node: node-a\n", "flows: expected at least one: without any nothing is checked"),
         ("node: node-a\nflows: []\n", "flows: expected at least one: without any nothing is checked"),
         (
@@ -301,7 +301,7 @@ def test_a_folder_whose_name_is_no_utf_8_is_told_in_every_form(scenario: Path, t
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("/nonexistent/report.xml", "No such file or directory"),
+        ("/nonexistent/new/report.xml", "No such file or directory"),
         ("/", "Is a directory"),
         ("/dev/full", "No space left on device"),
     ],

@@ -185,3 +185,9 @@ def test_each_decision_about_what_kube_proxy_does_is_in_the_table_of_those_who_m
         assert len(cells) == 3, row
         for cell in cells:
             assert re.search(r"(?:^|on (?:nftables|iptables) |; )(?:=|won|lost|needs|as from)", cell), cell
+
+
+def test_each_page_has_its_place_in_the_site() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = re.findall(r"([\w-]+\.md)$", nav, re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from rulegen.alike import there_is
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_namespaces
 from rulegen.commands.options import CONFIG, FILES, KUBECONFIG, SKIP_INVALID, pack
 from rulegen.commands.output import print_document, say_warning
 from rulegen.commands.reading import load_manifests, read_written_settings
-from rulegen.errors import printable, there_is
+from rulegen.errors import printable
 
 # Others can be set in a process, and no shell can name them.
 _SHELL_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")

@@ -60,7 +60,8 @@ def _service(sight: Sight, name: str) -> Graph:
 
 
 def _namespace(sight: Sight, namespace: str) -> Graph:
-    from rulegen.errors import InputError, shown, there_is
+    from rulegen.alike import there_is
+    from rulegen.errors import InputError, shown
     from rulegen.pictures.services import namespace_graph
     from rulegen.services.explain.service import ServiceExplainer, ServiceName
 

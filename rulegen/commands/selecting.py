@@ -13,7 +13,7 @@ import click
 
 from rulegen.commands.completing import complete_namespaces, complete_services
 from rulegen.commands.options import Decorated
-from rulegen.errors import InputError, shown, there_is
+from rulegen.errors import InputError, shown
 
 if TYPE_CHECKING:
     from rulegen.kube.label_selectors import LabelSelector
@@ -179,6 +179,8 @@ def _matcher(selector: LabelSelector, known: Labels) -> Callable[[Owner], bool]:
 
 
 def _check_names(selection: Selection, owners: Iterable[Owner], known: Labels) -> None:
+    from rulegen.alike import there_is
+
     there = {*(Owner(*key) for key in known), *owners}
     namespaces = {owner.namespace for owner in there} - {""}
     if selection.namespace and selection.namespace not in namespaces:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rulegen.alike import there_is
 from rulegen.commands.command import Command
 from rulegen.commands.options import input_options, pack
 from rulegen.commands.output import echo, print_document, print_line, say_warning
 from rulegen.commands.reading import make_features, read_objects, services_of
-from rulegen.errors import InputError, one_line, shown, there_is
+from rulegen.errors import InputError, one_line, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
