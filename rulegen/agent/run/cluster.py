@@ -27,7 +27,7 @@ from rulegen.errors import HostError, printable
 from rulegen.features import kinds_of, make, resources
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
-from rulegen.reconcile.driver import LiveRules, Watch
+from rulegen.reconcile.driver import Guarded, LiveRules, Watch
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 
@@ -53,11 +53,14 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
             beside = BesideCluster(options, configuration, control, needs, stack)
         is_over: Callable[[], bool] = control.is_stopping
         if not options.files and beside is not None:
-            leadership = Leadership(configuration.agent.kubeconfig, options.server, control.work_queue.wake_up)
+            agent = configuration.agent
+            leadership = Leadership(agent.kubeconfig, options.server, control.work_queue.wake_up, agent.leader_election)
             stack.callback(leadership.stop)
             if not _has_lead(leadership, control, beside.waits):
                 return
             is_over = _either(control.is_stopping, leadership)
+            if isinstance(opened, Guarded):
+                opened.only_while(lambda: not leadership.is_lost)
         agent = configuration.agent
         features = make(configuration.features, configuration.node)
         rules: LiveRules = opened.rules(CompilerSet.of(features, driver.name, configuration.node), agent.sync_period)
