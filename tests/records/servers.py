@@ -51,6 +51,8 @@ COMMANDS = {"bind": _bind, "knot": _knot}
 class Server:
     """A name server; `stop` and `start` as often as needed."""
 
+    zones = ZONES
+
     def __init__(self, kind: str, folder: Path, namespace: NetworkNamespace) -> None:
         self.folder = folder
         self.namespace = namespace
@@ -80,6 +82,12 @@ class Server:
             self._process.terminate()
             self._process.wait(patience(10))
             self._process = None
+
+    @property
+    def process(self) -> int:
+        """Of the server that runs."""
+        assert self._process is not None
+        return self._process.pid
 
     def dig(self, name: str, kind: str) -> str:
         """All that dig says."""
