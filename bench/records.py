@@ -25,7 +25,7 @@ from tests.records.servers import Server, serving
 SERVERS = {"bind": "BIND 9", "knot": "Knot"}
 _RULEGEN = str(Path(sys.executable).parent / "rulegen")
 # As nsupdate's own messages are limited; the size is what it takes to be quick.
-_LINES = 400
+_LINES = 250
 _LONGEST_START, _LONGEST_CHANGE = 600.0, 30.0
 _QUIET = 0.1
 
