@@ -175,8 +175,8 @@ def test_a_clock_that_is_wrong_and_a_service_that_is_large(kind: str, tmp_path: 
     ("answer", "said"),
     [
         (b"", "the connection was closed"),
-        (b"\\0\\5hello", "DNS message is malformed"),
-        (b"HTTP/1.1 400 Bad Request\\r\\n\\r\\n", "the connection was closed"),
+        (b"\0\5hello", "DNS message is malformed"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the connection was closed"),
     ],
     ids=["nothing", "garbage", "http"],
 )
@@ -214,7 +214,7 @@ def test_commands_about_records(tmp_path: Path) -> None:
         # A plan is applied as it was made, and only where it still fits.
         plan = tmp_path / "plan"
         assert server.rulegen("plan", "-f", source, "--out", str(plan)).returncode == 0
-        done = server.run(RULEGEN, "apply", "--plan", str(plan))
+        done = server.run(RULEGEN, "apply", str(plan))
         assert done.returncode == 0, done.stderr
         assert server.short(f"db.shop.{SVC}", "A") == ["10.1.0.1", "10.1.0.2"]
         asked = {
