@@ -119,6 +119,33 @@ def test_the_agent_mends_what_others_do_and_says_an_outage_once(tmp_path: Path) 
             assert OTHER_SECRET not in log.read_text()
 
 
+def test_a_zone_that_is_not_there_keeps_the_others_from_nothing(tmp_path: Path) -> None:
+    with serving("bind", tmp_path) as server:
+        server.stop()
+        server.served = ZONES[:1]
+        server.start()
+        source = written(server, web("db", "10.1.0.1"))
+        assert server.rulegen("apply", "-f", source).returncode == 2
+        assert server.short(f"db.shop.{SVC}", "A") == []
+        with agent_of(server, source) as log:
+            wait_until(lambda: server.short(f"db.shop.{SVC}", "A") == ["10.1.0.1"], 15.0)
+            written(server, web("db", "10.1.0.2"))
+            wait_until(lambda: server.short(f"db.shop.{SVC}", "A") == ["10.1.0.2"], 15.0)
+            assert [log.read_text().count(f"zone {zone} on") for zone in ZONES] == [0, 1, 1]
+            assert "sync failed" not in log.read_text()
+            server.stop()
+            server.served = ZONES
+            server.start()
+            wait_until(lambda: server.short("2.0.1.10.in-addr.arpa", "PTR") != [], 15.0)
+            # One that goes away later.
+            server.stop()
+            server.served = ZONES[:2]
+            server.start()
+            written(server, web("db", "10.1.0.3"))
+            wait_until(lambda: server.short("3.0.1.10.in-addr.arpa", "PTR") != [], 15.0)
+            assert server.short(f"db.shop.{SVC}", "A") == ["10.1.0.3"]
+
+
 def test_what_the_server_refuses_keeps_nothing_else_out(tmp_path: Path) -> None:
     """BIND takes 100 records of a name and type, unless it is told otherwise."""
     with serving("bind", tmp_path) as server:
