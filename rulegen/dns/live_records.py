@@ -43,8 +43,8 @@ class ZoneCompiler(Protocol):
 class Manner(NamedTuple):
     """How records are kept. `registry_ttl`: seconds. `told`: what a person should know, a line for each call.
 
-    `may_write`: see `Guarded`. `is_patient`: a zone that the server lacks or does not give keeps the others from nothing;
-    what it should have waits until it is there.
+    `may_write`: see `Guarded`. `is_patient`: a zone that the server lacks, or does not give, keeps the others from
+    nothing; what it should have waits until it is there.
     """
 
     registry_ttl: int

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from rulegen.cli import main
 from tests.agent.running import RULEGEN, wait_until
 from tests.patience import patience
 from tests.records.servers import OTHER_SECRET, SECRET, ZONES, Server, serving
@@ -228,17 +230,21 @@ def test_a_server_that_is_none_is_a_line(answer: bytes, said: str, tmp_path: Pat
 
 def test_commands_about_records(tmp_path: Path) -> None:
     """Those that ask no server, and a plan."""
+
+    def offline(*arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--config", str(server.config)])
+
     with serving("knot", tmp_path) as server:
         source = written(server, web("db", "10.1.0.1"), web("none"))
-        rendered = server.rulegen("render", "-f", source)
-        assert rendered.returncode == 0
+        rendered = offline("render", "-f", source)
+        assert rendered.exit_code == 0
         zones = tmp_path / "zones"
         zones.write_text(rendered.stdout)
-        assert server.rulegen("diff", "-f", source, "--against", str(zones)).returncode == 0
+        assert offline("diff", "-f", source, "--against", str(zones)).exit_code == 0
         source = written(server, web("db", "10.1.0.1", "10.1.0.2"), web("none"))
-        done = server.rulegen("diff", "-f", source, "--against", str(zones), "-o", "json")
-        assert done.returncode == 1
-        assert json.loads(done.stdout)["summary"] == {"added": 2, "changed": 2, "removed": 0}
+        compared = offline("diff", "-f", source, "--against", str(zones), "-o", "json")
+        assert compared.exit_code == 1
+        assert json.loads(compared.stdout)["summary"] == {"added": 2, "changed": 2, "removed": 0}
         # A plan is applied as it was made, and only where it still fits.
         plan = tmp_path / "plan"
         assert server.rulegen("plan", "-f", source, "--out", str(plan)).returncode == 0
@@ -254,10 +260,16 @@ def test_commands_about_records(tmp_path: Path) -> None:
             f"shop.{SVC}": ["NODATA"],
         }
         for name, words in asked.items():
-            done = server.rulegen("explain", name, "-f", source)
-            assert done.returncode == 0, done.stderr
-            assert all(word in done.stdout for word in words), done.stdout
+            said = offline("explain", name, "-f", source)
+            assert said.exit_code == 0, said.output
+            assert all(word in said.stdout for word in words), said.output
         for name in ("shop/no", "www.example.com"):
-            assert server.rulegen("explain", name, "-f", source).returncode == 2
-        assert server.rulegen("lint", "-f", source).stdout == "0 findings\n"
-        assert server.rulegen("lint", "-f", source, "--live").returncode == 2
+            assert offline("explain", name, "-f", source).exit_code == 2
+        assert offline("lint", "-f", source).stdout == "0 findings\n"
+        assert offline("lint", "-f", source, "--live").exit_code == 2
+        # A scenario of golden is one of a node.
+        (tmp_path / "flows.yaml").write_text("node: a\nfeatures: [records]\nflows: []\n")
+        (tmp_path / "cluster.yaml").write_text((Path(source) / "all.json").read_text())
+        golden = CliRunner().invoke(main, ["golden", "check", str(tmp_path)])
+        assert golden.exit_code == 2
+        assert "records runs once for a cluster and has no flows" in golden.stderr
