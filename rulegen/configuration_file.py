@@ -31,6 +31,7 @@ from rulegen.config import (
     EgressSettings,
     Family,
     IptablesLoader,
+    LeaderElection,
     LogFormat,
     NodeConfiguration,
     PodRange,
@@ -201,7 +202,7 @@ def _combined(
     configuration = msgspec.structs.replace(
         configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
     )
-    return _with_agent(configuration, accelerate=own.accelerate), warnings
+    return _with_agent(configuration, accelerate=own.accelerate, leader_election=own.leader_election), warnings
 
 
 def _with_agent(configuration: Configuration, **settings: Any) -> Configuration:
@@ -217,6 +218,7 @@ class _Own(NamedTuple):
     policies: PolicySettings = PolicySettings()
     egress: EgressSettings = EgressSettings()
     records: RecordSettings = RecordSettings()
+    leader_election: LeaderElection = LeaderElection()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
@@ -232,6 +234,7 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
             pod_range=fields.text("egressMasquerade.podRange", one_of(PodRange), PodRange.NODE_CIDR),
         ),
         _record_settings(fields),
+        _leader_election(fields),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
@@ -278,12 +281,29 @@ def _policy_settings(fields: Fields) -> PolicySettings:
     )
 
 
+def _leader_election(fields: Fields) -> LeaderElection:
+    usual = LeaderElection()
+    found = LeaderElection(
+        lease_duration=fields.text("leaderElection.leaseDuration", duration, usual.lease_duration),
+        renew_deadline=fields.text("leaderElection.renewDeadline", duration, usual.renew_deadline),
+        retry_period=fields.text("leaderElection.retryPeriod", duration, usual.retry_period),
+    )
+    if not found.lease_duration > found.renew_deadline > found.retry_period > 0:
+        message = (
+            "expected leaseDuration > renewDeadline > retryPeriod > 0, got "
+            f"{found.lease_duration:g} s, {found.renew_deadline:g} s, {found.retry_period:g} s"
+        )
+        fields.faults.append(Fault("leaderElection", message))
+    return found
+
+
 def _record_settings(fields: Fields) -> RecordSettings:
     usual = RecordSettings()
+    reverse_zones = tuple(dict.fromkeys(fields.texts("records.reverseZones", reverse_zone)))
     server = fields.text("records.server", lambda text: socket_address(text, _DNS_PORT), None)
     return RecordSettings(
         zone=fields.text("records.zone", zone_name, usual.zone),
-        reverse_zones=tuple(dict.fromkeys(fields.texts("records.reverseZones", reverse_zone))) or usual.reverse_zones,
+        reverse_zones=reverse_zones if fields.is_stated("records.reverseZones") else usual.reverse_zones,
         ttl=fields.integer("records.ttl", 0, INT32_MAX, usual.ttl),
         server=server,
         key_file=fields.text("records.keyFile", str, ""),

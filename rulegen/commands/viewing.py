@@ -26,7 +26,7 @@ from rulegen.commands.reading import (
 from rulegen.commands.targets import driver_of
 
 if TYPE_CHECKING:
-    from rulegen.config import NodeConfiguration
+    from rulegen.config import Configuration, NodeConfiguration
     from rulegen.egress.feature import EgressMasquerade
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Difference, Driver
@@ -62,16 +62,16 @@ class _Compared(NamedTuple):
     is_here: bool
 
 
-def look(options: Mapping[str, Any], *, live: bool) -> Sight:
+def look(options: Mapping[str, Any], *, live: bool, settings: Configuration | None = None) -> Sight:
     """What the options of `input_options` and `target_options` say.
 
-    `live`: the kernel is looked at, too, or what a bundle says of its own.
+    `live`: the kernel is looked at, too, or what a bundle says of its own. `settings`: where they were read already.
     """
     from rulegen.kube.objects import Pod
     from rulegen.services.explain.model import View
 
     source = pack(options)
-    manifests, configuration = read_objects(source, named=[Pod])
+    manifests, configuration = read_objects(source, named=[Pod], settings=settings)
     node = configuration.node
     bundle = find_bundle(source.files) if live else None
     if live:

@@ -16,7 +16,8 @@ from rulegen.config import RecordSettings
 from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.keys import readable_by_all
 from rulegen.dns.library import need_dnspython
-from rulegen.dns.live_records import LiveRecords
+from rulegen.dns.live_records import LiveRecords, Manner
+from rulegen.dns.metrics import add_metrics
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
 from rulegen.dns.server import Server
 from rulegen.dns.versions import Versions, ZoneWatch
@@ -24,7 +25,7 @@ from rulegen.dns.zone_files import parse, render
 from rulegen.errors import InputError, printable
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
-from rulegen.reconcile.driver import Difference, Removal, compile_all
+from rulegen.reconcile.driver import Difference, LiveRules, Removal, compile_all
 
 _BATCH = 2000
 
@@ -50,6 +51,11 @@ class OpenDns:
         self._versions = Versions(server)
         self._ttl = ttl
         self._warn = warn
+        self._may_write: Callable[[], bool] = lambda: True
+
+    def only_while(self, may_write: Callable[[], bool]) -> None:
+        """See `Guarded`."""
+        self._may_write = may_write
 
     def find_leftovers(self) -> list[str]:
         """See `OpenDriver`; there are none."""
@@ -57,8 +63,12 @@ class OpenDns:
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveRecords:
         """See `OpenDriver`; a record set is ours or somebody else's, so that there is nothing to fight about."""
-        del patience
-        return LiveRecords(self._server, self._versions, compilers, self._ttl, self._warn)
+        manner = Manner(self._ttl, self._warn, self._may_write, is_patient=patience > 0)
+        return LiveRecords(self._server, self._versions, compilers, manner)
+
+    def add_metrics(self, registry: Any, rules: LiveRules) -> None:
+        """See `WithMetrics`."""
+        add_metrics(registry, self._server.counts, lambda: len(rules.live))
 
     def watch(self, period: float, now: float) -> ZoneWatch:
         """See `OpenDriver`."""

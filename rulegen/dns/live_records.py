@@ -7,19 +7,19 @@ once, and comes when the place is free.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from rulegen.config import Family
 from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
-from rulegen.dns.server import Server, TooLargeError
-from rulegen.dns.updates import Message, Ownership, UpdateWriter, messages
+from rulegen.dns.sending import Sender
+from rulegen.dns.server import Server, ZoneError
+from rulegen.dns.updates import Consequence, Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
-from rulegen.errors import ApplyError, RulegenError
-from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
+from rulegen.errors import ApplyError, HostError, RulegenError
+from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemErrors, ItemKey
@@ -40,33 +40,35 @@ class ZoneCompiler(Protocol):
         ...
 
 
-class _Sender(NamedTuple):
-    """What one Delta is sent with. `sent`: how many messages have taken effect, by zone."""
+class Manner(NamedTuple):
+    """How records are kept. `registry_ttl`: seconds. `told`: what a person should know, a line for each call.
 
-    writer: UpdateWriter
-    sent: Counter[str]
+    `may_write`: see `Guarded`. `is_patient`: a zone that the server lacks, or does not give, keeps the others from
+    nothing; what it should have waits until it is there.
+    """
+
+    registry_ttl: int
+    told: Callable[[str], None] = _LOG.warning
+    may_write: Callable[[], bool] = lambda: True
+    is_patient: bool = False
 
 
 class LiveRecords:
-    """`registry_ttl`: seconds. `told`: what a person should know, a line for each call."""
+    """See `reconcile.LiveRules`."""
 
-    def __init__(
-        self,
-        server: Server,
-        versions: Versions,
-        compilers: CompilerSet,
-        registry_ttl: int,
-        told: Callable[[str], None] = _LOG.warning,
-    ) -> None:
+    def __init__(self, server: Server, versions: Versions, compilers: CompilerSet, manner: Manner) -> None:
+        self._registry_ttl, self._told, self._may_write, self._is_patient = manner
+        # Zones that cannot be read, and why.
+        self._away: Mapping[str, str] = {}
         self._server = server
         self._versions = versions
         self._compilers = compilers
-        self._registry_ttl = registry_ttl
-        self._told = told
         self._live: Entries = {}
         self._found = Found({}, {}, Ownership())
         self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
         self._blocked: set[RecordKey] = set()
+        # What the server did not take the last time that something was sent, and its words.
+        self._refused: Mapping[RecordKey, str] = {}
 
     @property
     def live(self) -> Entries:
@@ -84,26 +86,56 @@ class LiveRecords:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        known, live, others, ownership = self._live, Entries(), dict[str, set[str]](), Ownership()
+        known, before = self._live, self._found
+        live, others, ownership = Entries(), dict[str, set[str]](), Ownership()
+        away: dict[str, ZoneError] = {}
         for zone in self.zones:
-            transfer = list(self._server.transfer(zone))
+            try:
+                transfer = list(self._server.transfer(zone))
+            except ZoneError as error:
+                if not self._is_patient:
+                    raise
+                away[zone] = error
+                continue
             # The first record of a transfer is the zone's SOA (RFC 5936, 2.2).
             self._versions.read(zone, int(transfer[0].data.split()[2]))
             found = sorted_out(zone, transfer, known, self._is_ours)
             live |= found.ours
             others |= found.others
             ownership.add(found.ownership)
+        if len(away) == len(self.zones):
+            raise next(iter(away.values()))
+        for zone in away:
+            self._versions.away(zone)
+            live |= {key: value for key, value in before.ours.items() if key.zone == zone}
+            ownership.add(before.ownership.of_zone(zone))
+        self._tell_away({zone: str(error) for zone, error in away.items()})
         self._live, self._found = live, Found(live, others, ownership)
         self._compilers.adopt(self._live, self._unreadable)
+
+    def _tell_away(self, away: Mapping[str, str]) -> None:
+        for zone, words in away.items():
+            if self._away.get(zone) != words:
+                self._told(f"{words}; the other zones are kept, this one when it is back")
+        self._away = away
 
     def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[RecordKey, RecordSet], ItemErrors]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
-        return (self._possible(delta) if self._found.others else delta), errors
+        return (self._possible(delta) if self._found.others or self._away else delta), errors
 
     def difference(self) -> Delta[RecordKey, RecordSet]:
         """See `LiveRules`."""
-        return self._possible(self._compilers.spare(diff(self._live, self._compilers.entries())))
+        wanted = self._compilers.entries()
+        delta = diff(self._live, wanted)
+        # What is only written down would make somebody else's record ours, who puts one there.
+        written_down = {
+            key: RecordSet(0, (), holder)
+            for key, holder in self._found.ownership.written_down()
+            if key not in self._live and key not in wanted
+        }
+        delta = Delta(delta.added, delta.changed, {**delta.removed, **written_down})
+        return self._possible(self._compilers.spare(delta))
 
     def state(self) -> RulesState:
         """See `LiveRules`."""
@@ -111,32 +143,41 @@ class LiveRecords:
 
     def check(self, delta: Delta[RecordKey, RecordSet]) -> None:
         """Has all messages made; no server can be asked whether it would take them."""
-        writer = UpdateWriter(self._registry_ttl)
+        writer, ownership = UpdateWriter(), Ownership(self._found.ownership)
         for message in messages(delta):
-            writer.update_of(message, self._found.ownership)
+            consequence = ownership.consequence(message, self._registry_ttl)
+            writer.update_of(message, consequence)
+            ownership.took(consequence)
 
     def apply(self, delta: Delta[RecordKey, RecordSet]) -> None:
         """See `LiveRules`; message by message, of which those before a failed one stay in force."""
-        sender = _Sender(UpdateWriter(self._registry_ttl), Counter())
+        self._refused = {}
+        sender = Sender(self._server, self._found.ownership, self._registry_ttl, self._took)
         try:
             for message in messages(delta):
-                self._send(message, sender)
+                if not self._may_write():
+                    raise HostError("nothing is written any more: another replica may be at work")
+                sender.send(message)
+            sender.finish()
             for zone, updates in sender.sent.items():
                 self._versions.sent(zone, updates)
+            self._refused = sender.refused
+            if sender.refused:
+                key, words = next(iter(sender.refused.items()))
+                more = f", and {len(sender.refused) - 1} more" if len(sender.refused) > 1 else ""
+                raise ApplyError(f"{words} ({key.owner} {key.type}{more})")
         except RulegenError:
             # What has come true is known, and what else there is must be read.
             self._server.close()
             raise
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
-        """See `LiveRules`; a server can only be asked by an update."""
-        others = {key: change for key, change in pending.items() if key not in suspects}
-        self._compilers.update(by_feature({key: change.before for key, change in others.items()}), {})
-        try:
-            if delta := self.difference():
-                self.apply(delta)
-        finally:
-            self._compilers.update(by_feature({key: change.after for key, change in others.items()}), {})
+        """See `LiveRules`; nothing is sent: what the server refuses it has said when all was sent."""
+        del pending
+        for feature, item_id in suspects:
+            for key in self._compilers.by_feature[feature].entries_of(item_id):
+                if key in self._refused:
+                    raise ApplyError(self._refused[key])
 
     def settle(self) -> None:
         """See `LiveRules`; what is ours is remembered, since the registry may be lost."""
@@ -164,7 +205,13 @@ class LiveRecords:
         return any(compiler.is_ours(key, records) for compiler in self._zone_compilers())
 
     def _possible(self, delta: Delta[RecordKey, RecordSet]) -> Delta[RecordKey, RecordSet]:
-        """Without what somebody else's records are in the way of."""
+        """Without what somebody else's records are in the way of, and what is in a zone that is away."""
+        if self._away:
+            delta = Delta(
+                {key: value for key, value in delta.added.items() if key.zone not in self._away},
+                {key: change for key, change in delta.changed.items() if key.zone not in self._away},
+                {key: value for key, value in delta.removed.items() if key.zone not in self._away},
+            )
         blocked = {key for key in (*delta.added, *delta.changed) if self._found.blocks(key)}
         self._tell_blocked(blocked)
         if not blocked:
@@ -183,20 +230,8 @@ class LiveRecords:
             self._told(f"{len(new) - _SHOWN_BLOCKED} more records of others are where ours should be")
         self._blocked |= blocked
 
-    def _send(self, message: Message, sender: _Sender) -> None:
-        """A message, or where it is too large its halves."""
-        update = sender.writer.update_of(message, self._found.ownership)
-        try:
-            self._server.send(message.zone, update)
-        except TooLargeError as error:
-            halves = message.halves()
-            if halves is None:
-                raise ApplyError(f"{message.steps[0].key.owner}: too large for an update") from error
-            for half in halves:
-                self._send(half, sender)
-            return
-        sender.sent[message.zone] += 1
-        self._found.ownership.took(message)
+    def _took(self, message: Message, consequence: Consequence) -> None:
+        self._found.ownership.took(consequence)
         for step in message.steps:
             if step.after is not None:
                 self._live[step.key] = step.after

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
@@ -224,6 +224,24 @@ class OpenDriver(Protocol):
 
     def watch(self, period: float, now: float) -> Watch:
         """Begins to look for changes by others. `period`: seconds between two looks, where nobody tells of changes."""
+        ...
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """An open driver whose rules several programs may keep, one at a time."""
+
+    def only_while(self, may_write: Callable[[], bool]) -> None:
+        """Rules that are opened from now on ask before each thing that they write; where they may not: HostError."""
+        ...
+
+
+@runtime_checkable
+class WithMetrics(Protocol):
+    """An open driver that counts what others may want to know."""
+
+    def add_metrics(self, registry: Any, rules: LiveRules) -> None:
+        """Adds its metrics. `registry`: prometheus_client's; `rules`: those that the driver has opened."""
         ...
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
 from rulegen.agent.observers.observers import EventObserver
+from rulegen.agent.run.beside_cluster import BesideCluster
 from rulegen.agent.run.lease import Leadership
 from rulegen.agent.sources.files import FileSource
 from rulegen.agent.worker.drift import NoDriftDetection
@@ -26,7 +27,8 @@ from rulegen.errors import HostError, printable
 from rulegen.features import kinds_of, make, resources
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
-from rulegen.reconcile.driver import LiveRules, Watch
+from rulegen.reconcile.driver import Guarded, LiveRules, Watch
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 
 if TYPE_CHECKING:
@@ -45,16 +47,22 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
     with ExitStack() as stack:
         driver = driver_for(configuration, options.variant, _LOG.warning)
         opened = stack.enter_context(driver.open())
+        needs = kinds_of(configuration.features)
+        beside: BesideCluster | None = None
+        if options.print_line is None:
+            beside = BesideCluster(options, configuration, control, needs, stack)
         is_over: Callable[[], bool] = control.is_stopping
-        if not options.files and options.print_line is None:
-            leadership = Leadership(configuration.agent.kubeconfig, options.server, control.work_queue.wake_up)
+        if not options.files and beside is not None:
+            agent = configuration.agent
+            leadership = Leadership(agent.kubeconfig, options.server, control.work_queue.wake_up, agent.leader_election)
             stack.callback(leadership.stop)
-            if not _has_lead(leadership, control):
+            if not _has_lead(leadership, control, beside.waits):
                 return
             is_over = _either(control.is_stopping, leadership)
+            if isinstance(opened, Guarded):
+                opened.only_while(lambda: not leadership.is_lost)
         agent = configuration.agent
         features = make(configuration.features, configuration.node)
-        needs = kinds_of(configuration.features)
         rules: LiveRules = opened.rules(CompilerSet.of(features, driver.name, configuration.node), agent.sync_period)
         watch: Watch = NoDriftDetection()
         if options.print_line is not None:
@@ -70,7 +78,11 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
         _LOG.info("following %s for the feature %s", followed, features[0].name)
         readiness = Readiness(time.monotonic(), needs, "", needs_node=False, needs_pod_cidrs=False)
         pace = Pace(agent.min_sync_period, agent.sync_period, opened.batch)
-        observers = [Reporting(), EventObserver(reconciler, None)]
+        observers: list[Observer] = [Reporting()]
+        if beside is not None:
+            observers += beside.leads(reconciler, opened, rules, features)
+        else:
+            observers.append(EventObserver(reconciler, None))
         Worker(reconciler, control.work_queue, watch, pace, readiness, observers).run(is_over)
         control.worked()
         if not control.is_stopping():
@@ -81,8 +93,8 @@ def _either(is_stopping: Callable[[], bool], leadership: Leadership) -> Callable
     return lambda: is_stopping() or leadership.is_lost
 
 
-def _has_lead(leadership: Leadership, control: Control) -> bool:
-    """Waits for it; False when told to stop before."""
+def _has_lead(leadership: Leadership, control: Control, waits: Callable[[], None]) -> bool:
+    """Waits for it, with calls of `waits`; False when told to stop before."""
     leadership.start()
     _LOG.info("waiting for the Lease %s", leadership.name)
     while not leadership.is_leading:
@@ -90,6 +102,7 @@ def _has_lead(leadership: Leadership, control: Control) -> bool:
             return False
         select.select([control.work_queue.fileno()], [], [], 0.5)
         control.work_queue.take()
+        waits()
     _LOG.info("this replica has the Lease %s", leadership.name)
     return True
 
