@@ -135,6 +135,8 @@ def _take_lock(work_queue: WorkQueue, orders: _Orders) -> lock.Lock | None:
             _LOG.info("another agent runs in this network namespace (%s): waiting for it to end", holder)
             is_waiting = True
         select.select([work_queue.fileno()], [], [], _LOCK_SECONDS)
+        # A signal that does not end it makes it readable, and it would stay so.
+        work_queue.take()
     return None
 
 
