@@ -76,6 +76,31 @@ class PolicySettings(Struct, frozen=True, kw_only=True):
     ipsets: bool = True
 
 
+class SocketAddress(NamedTuple):
+    """Where a server listens: a canonical address, and a port from 1 to 65535."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """`address:port`, with brackets around an IPv6 address."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class RecordSettings(Struct, frozen=True, kw_only=True):
+    """Where names of Services are kept, for a run that is for the cluster and no node.
+
+    `zone`, `reverse_zones`: absolute names in lower case; the defaults are CoreDNS's. `ttl`: seconds, of every record.
+    `server`: which name server takes updates, None where nobody says it. `key_file`: with its TSIG key, "" for none.
+    """
+
+    zone: str = "cluster.local."
+    reverse_zones: tuple[str, ...] = ("in-addr.arpa.", "ip6.arpa.")
+    ttl: int = 5
+    server: SocketAddress | None = None
+    key_file: str = ""
+
+
 class NodeConfiguration(Struct, frozen=True, kw_only=True):
     """One node's settings.
 
@@ -96,18 +121,8 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     masquerade_all: bool = False
     masquerade_bit: int = MASQUERADE_BIT
     policies: PolicySettings = PolicySettings()
+    records: RecordSettings = RecordSettings()
     seed: int | None = None
-
-
-class SocketAddress(NamedTuple):
-    """Where a server listens: a canonical address, and a port from 1 to 65535."""
-
-    address: str
-    port: int
-
-    def __str__(self) -> str:
-        """`address:port`, with brackets around an IPv6 address."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
 class Conntrack(Struct, frozen=True, kw_only=True):

@@ -41,6 +41,9 @@ _NANOSECONDS = {
     "m": 60 * 10**9,
     "h": 3600 * 10**9,
 }
+# Names of Services have to fit in front: two labels, and what is around them.
+_LONGEST_ZONE = 100
+_ZONE_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LONGEST_DURATION = 2**63 - 1
 _ABSURD = 1e9
 
@@ -214,6 +217,29 @@ def _interface_name(text: str, length: int) -> str:
     if not _INTERFACE_NAME.fullmatch(text) or len(text) > length or text in (".", ".."):
         raise Unexpected(f"at most {length} letters, digits or . _ - @ = of an interface's name")
     return text
+
+
+def zone_name(text: str) -> str:
+    """An absolute name of a zone, in lower case, short enough to have names of Services in it."""
+    name = text.removesuffix(".").lower()
+    labels = name.split(".")
+    if len(name) > _LONGEST_ZONE or not all(_ZONE_LABEL.fullmatch(label) for label in labels):
+        raise Unexpected(f"a DNS name of at most {_LONGEST_ZONE} characters")
+    return f"{name}."
+
+
+def reverse_zone(text: str) -> str:
+    """The absolute name of a zone for addresses, from that name or from a CIDR that ends where a label does."""
+    network = parse_network(text) if "/" in text else None
+    if network is not None:
+        bits = 8 if network.version == 4 else 4
+        labels = str(network.network_address.reverse_pointer).split(".")
+        count, rest = divmod(network.prefixlen, bits)
+        if not rest:
+            return ".".join(labels[len(labels) - 2 - count :]) + "."
+    elif (name := text.removesuffix(".").lower()).endswith(("in-addr.arpa", "ip6.arpa")):
+        return zone_name(name)
+    raise Unexpected("a zone below in-addr.arpa or ip6.arpa, or a CIDR that ends at a label of one (/8, /16, /64)")
 
 
 def node_name(text: str) -> str:

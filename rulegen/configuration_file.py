@@ -33,6 +33,7 @@ from rulegen.config import (
     LogFormat,
     NodeConfiguration,
     PolicySettings,
+    RecordSettings,
     SocketAddress,
     Target,
 )
@@ -48,7 +49,9 @@ from rulegen.configuration_fields import (
     node_name,
     one_cidr_per_family,
     one_of,
+    reverse_zone,
     socket_address,
+    zone_name,
 )
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.decode import plain_value
@@ -69,6 +72,7 @@ _KEY = "config.conf"
 
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what is bound
 _HEALTHZ_PORT = 10256
+_DNS_PORT = 53
 _METRICS_PORT = 10249
 _OOM_SCORE = -999
 # Of the nodes that there are, so many are named.
@@ -185,7 +189,7 @@ def _combined(
         faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    node = msgspec.structs.replace(configuration.node, policies=own.policies)
+    node = msgspec.structs.replace(configuration.node, policies=own.policies, records=own.records)
     configuration = msgspec.structs.replace(
         configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
     )
@@ -203,6 +207,7 @@ class _Own(NamedTuple):
     features: tuple[str, ...] = ()
     iptables_driver: IptablesLoader = IptablesLoader.RESTORE
     policies: PolicySettings = PolicySettings()
+    records: RecordSettings = RecordSettings()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
@@ -213,6 +218,7 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
         tuple(fields.texts("features", str)),
         fields.text("iptablesDriver", one_of(IptablesLoader), IptablesLoader.RESTORE),
         _policy_settings(fields),
+        _record_settings(fields),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
@@ -255,6 +261,18 @@ def _policy_settings(fields: Fields) -> PolicySettings:
         node_input=fields.flag("networkPolicies.nodeInput"),
         log_group=None if group == _NO_LOG else group,
         ipsets=fields.flag("networkPolicies.ipsets", default=True),
+    )
+
+
+def _record_settings(fields: Fields) -> RecordSettings:
+    usual = RecordSettings()
+    server = fields.text("records.server", lambda text: socket_address(text, _DNS_PORT), None)
+    return RecordSettings(
+        zone=fields.text("records.zone", zone_name, usual.zone),
+        reverse_zones=tuple(dict.fromkeys(fields.texts("records.reverseZones", reverse_zone))) or usual.reverse_zones,
+        ttl=fields.integer("records.ttl", 0, INT32_MAX, usual.ttl),
+        server=server,
+        key_file=fields.text("records.keyFile", str, ""),
     )
 
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rulegen.config import IptablesLoader, Target
-from rulegen.features import REGISTRY
+from rulegen.config import Configuration, IptablesLoader, Target
+from rulegen.features import cluster_driver, of_a_node
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rulegen.iptables.binaries import Variant
     from rulegen.reconcile.driver import Driver
+
+
+def driver_for(configuration: Configuration, variant: Variant | None, warn: Callable[[str], None]) -> Driver:
+    """That of the features that are on. `warn` gets what a person should know. Raises InputError."""
+    if cluster_driver(configuration.features) == "dns":
+        from rulegen.dns.driver import DnsDriver
+
+        return DnsDriver(configuration.node.records, warn)
+    return make_driver(configuration.target, variant, configuration.iptables_driver)
 
 
 def make_driver(
@@ -19,7 +30,7 @@ def make_driver(
     if target is Target.NFTABLES:
         from rulegen.nftables.driver import NftablesDriver
 
-        return NftablesDriver(tuple(REGISTRY))
+        return NftablesDriver(of_a_node())
     from rulegen.iptables.driver import IptablesDriver
 
     return IptablesDriver(variant, loader)

@@ -20,12 +20,14 @@ class Entry(NamedTuple):
 
     `extends`: the feature that takes in what this one makes (by `extend`), and has the rules; "" for one of its own.
     `asked_by`: a kind that others read as well, whose objects say themselves (`is_asked_for`) that they need this one.
+    `driver`: of one that runs once for a cluster, in a run of its own, what keeps its entries; "": those of a node.
     """
 
     module: str
     attribute: str
     extends: str = ""
     asked_by: str = ""
+    driver: str = ""
 
 
 # In the order in which features come everywhere.
@@ -33,8 +35,9 @@ REGISTRY: dict[str, Entry] = {
     "services": Entry("rulegen.services.feature", "ServicesFeature"),
     "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services", asked_by="Pod"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
+    "records": Entry("rulegen.records.feature", "RecordsFeature", driver="dns"),
 }
-# What is on whatever the configuration says.
+# What is on whatever the configuration says, on a node.
 ALWAYS = ("services",)
 
 
@@ -43,7 +46,23 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in REGISTRY:
             raise InputError(f"no feature {shown(name)}; there is {', '.join(REGISTRY)}")
+    alone = next((name for name in REGISTRY if name in names and REGISTRY[name].driver), "")
+    if alone:
+        for name in names:
+            if name != alone:
+                raise InputError(f"the feature {alone} runs once for a cluster, without {name}: run it by itself")
+        return (alone,)
     return tuple(name for name in REGISTRY if name in ALWAYS or name in names)
+
+
+def cluster_driver(names: Sequence[str]) -> str:
+    """What keeps the entries of the feature that runs once for a cluster; "" on a node. Raises InputError."""
+    return REGISTRY[chosen(names)[0]].driver
+
+
+def of_a_node() -> tuple[str, ...]:
+    """The names of the features that have rules on nodes."""
+    return tuple(name for name, entry in REGISTRY.items() if not entry.driver)
 
 
 def make(names: Sequence[str], node: NodeConfiguration) -> list[Feature]:
@@ -88,7 +107,9 @@ def passed_over(names: Sequence[str], objects: Iterable[Any]) -> Iterator[tuple[
     """Features that are off and that an object asks for which others read: kind, field, the feature's name."""
     read, on = {kind.__name__ for kind in kinds_of(names)}, chosen(names)
     wanted: dict[str, Any] = {
-        name: _class(name) for name, entry in REGISTRY.items() if name not in on and entry.asked_by in read
+        name: _class(name)
+        for name, entry in REGISTRY.items()
+        if name not in on and entry.asked_by in read and not cluster_driver(names)
     }
     found: set[tuple[str, str, str]] = set()
     if wanted:

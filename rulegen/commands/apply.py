@@ -13,7 +13,7 @@ from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_files
 from rulegen.commands.options import OUTPUT, PRUNE_UNREADABLE, input_options, pack, target_options
 from rulegen.commands.output import echo, fail, print_changes, print_document, print_removed
-from rulegen.commands.targets import refuse_beside_agent, removals, remove_each
+from rulegen.commands.targets import is_of_a_node, refuse_beside_agent, removals, remove_each
 
 if TYPE_CHECKING:
     from rulegen.commands.applying import OpenHost, Ready
@@ -102,6 +102,8 @@ class _Run:
 
     @property
     def _removes_leftovers(self) -> bool:
+        if not is_of_a_node(self._ready.configuration):
+            return False
         return self._planned is None or bool(self._planned[1].leftovers)
 
     def _show(self, host: OpenHost, difference: Difference) -> None:

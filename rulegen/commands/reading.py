@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rulegen.commands.options import Input
-from rulegen.commands.output import EXIT_ERROR, say, say_warning
+from rulegen.commands.output import EXIT_ERROR, fail, say, say_warning
 from rulegen.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -123,18 +123,25 @@ def policies_of(features: Iterable[Feature]) -> NetworkPolicies | None:
 
 def findings_of(features: Sequence[Feature]) -> list[Finding]:
     """What features find from which all was taken; of Services, also what is found in slices that none of them has."""
-    found = services_of(features).store.findings()
+    from rulegen.services.feature import ServicesFeature
+
+    found: list[Finding] = []
     for feature in features:
-        if feature.name != services_of(features).name:
+        if isinstance(feature, ServicesFeature):
+            found += feature.store.findings()
+        else:
             found += sorted(finding for _, findings in feature.findings.items() for finding in findings)
     return found
 
 
 def services_of(features: Iterable[Feature]) -> ServicesFeature:
-    """The feature that is always there."""
+    """The feature that is always there on a node; ends the program where the question is none of a node's."""
     from rulegen.services.feature import ServicesFeature
 
-    return next(feature for feature in features if isinstance(feature, ServicesFeature))
+    found = next((feature for feature in features if isinstance(feature, ServicesFeature)), None)
+    if found is None:
+        fail(f"this command is about a node's rules, which the feature {next(iter(features)).name} has none of")
+    return found
 
 
 def say_mistakes(manifests: Manifests) -> None:
@@ -181,11 +188,13 @@ def load_manifests(
 
 def _features_that_are_off(skipped: Iterable[str], configuration: Configuration) -> Iterator[str]:
     """Of each feature that is off and would read what was skipped, that it is off."""
-    from rulegen.features import REGISTRY, chosen, kinds_of
+    from rulegen.features import chosen, cluster_driver, kinds_of, of_a_node
 
+    if cluster_driver(configuration.features):
+        return
     read = kinds_of(configuration.features)
     on = chosen(configuration.features)
-    for name in (name for name in REGISTRY if name not in on):
+    for name in (name for name in of_a_node() if name not in on):
         kinds = sorted({kind.__name__ for kind in kinds_of([name]) if kind not in read} & set(skipped))
         if kinds:
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rulegen.commands.output import fail
+from rulegen.commands.output import fail, say_warning
 from rulegen.commands.progress import progress
 from rulegen.errors import UnseenError
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from rulegen.iptables.binaries import Variant
     from rulegen.reconcile.compilers import CompilerSet
     from rulegen.reconcile.driver import Driver
+
+
+def is_of_a_node(configuration: Configuration) -> bool:
+    """Whether it is for a node, and its kernel; else for something that a cluster has once."""
+    from rulegen.features import cluster_driver
+
+    return not cluster_driver(configuration.features)
 
 
 def removals(target: Kind | None) -> list[Callable[[], list[str]]]:
@@ -38,9 +45,9 @@ def variant_named(name: str) -> Variant | None:
 
 def driver_of(configuration: Configuration, options: Mapping[str, Any]) -> Driver:
     """That of the target that is asked for, as the option --iptables-variant says."""
-    from rulegen.drivers import make_driver
+    from rulegen.drivers import driver_for
 
-    return make_driver(configuration.target, variant_named(options["iptables_variant"]), configuration.iptables_driver)
+    return driver_for(configuration, variant_named(options["iptables_variant"]), say_warning)
 
 
 def rendered_rules(wanted: Wanted, node: NodeConfiguration, driver: Driver) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from msgspec import Struct
 from msgspec.structs import fields
 
+from rulegen.kube import named_objects
 from rulegen.kube.defaults import with_defaults
 from rulegen.kube.faults import Fault, endpoints_faults, service_faults, slice_faults
 from rulegen.kube.objects import (
@@ -78,6 +79,7 @@ class Kind(Struct, frozen=True, kw_only=True):
     faults: Callable[[Any], Iterable[Fault]] = _no_faults
     as_stored: Callable[[Any], Any] = _unchanged
     stands_for: WatchedKind | None = None
+    instead_of: WatchedKind | None = None
 
     @property
     def name(self) -> str:
@@ -171,6 +173,22 @@ _KINDS = (
         faults=slice_faults,
         as_stored=with_defaults,
     ),
+    # All of them, headless or not: each has a name.
+    Kind(
+        struct=named_objects.Service,
+        api_versions=("v1",),
+        plural="services",
+        faults=service_faults,
+        instead_of=Service,
+    ),
+    Kind(
+        struct=named_objects.EndpointSlice,
+        api_versions=("discovery.k8s.io/v1",),
+        plural="endpointslices",
+        faults=slice_faults,
+        as_stored=with_defaults,
+        instead_of=EndpointSlice,
+    ),
 )
 REGISTRY: dict[WatchedKind, Kind] = {kind.struct: kind for kind in _KINDS}
 
@@ -195,5 +213,5 @@ def written_kinds(wanted: Collection[type] | None) -> Iterator[Kind]:
     return (
         kind
         for kind in REGISTRY.values()
-        if wanted is None or kind.struct in wanted or (kind.stands_for is not None and kind.stands_for in wanted)
+        if (kind.instead_of is None if wanted is None else kind.struct in wanted or kind.stands_for in wanted)
     )
