@@ -36,6 +36,7 @@ REGISTRY: dict[str, Entry] = {
     "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services", asked_by="Pod"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
     "records": Entry("rulegen.records.feature", "RecordsFeature", driver="dns"),
+    "ingress": Entry("rulegen.ingress.feature", "IngressFeature", driver="nginx"),
 }
 # What is on whatever the configuration says, on a node.
 ALWAYS = ("services",)

@@ -52,8 +52,6 @@ def apply(context: click.Context, /, plan: str | None, dry_run: bool, force: boo
     """
     if plan is not None:
         _refuse_beside_plan(context)
-    if not (force or dry_run):
-        refuse_beside_agent()
     if plan is None:
         run = _Run(make_ready(pack(options), options["iptables_variant"]), output, dry_run=dry_run)
     else:
@@ -62,6 +60,8 @@ def apply(context: click.Context, /, plan: str | None, dry_run: bool, force: boo
 
         planned = read_plan(plan)
         run = _Run(ready_for(planned, plan), output, (plan, planned), dry_run=dry_run)
+    if not (force or dry_run):
+        refuse_beside_agent(run.kept)
     run.run()
 
 
@@ -82,6 +82,13 @@ class _Run:
         self._dry_run = dry_run
         # For the document.
         self._changes: Sequence[ShownEntry] = ()
+
+    @property
+    def kept(self) -> str:
+        """What is kept once for a cluster; "" for a node's rules."""
+        from rulegen.features import cluster_driver
+
+        return cluster_driver(self._ready.configuration.features)
 
     def run(self) -> None:
         """Compares, shows, applies, and removes what is left elsewhere."""
