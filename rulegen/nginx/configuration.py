@@ -104,7 +104,7 @@ def parse(lines: Iterable[str], version: str = "") -> Entries:
 
 def version_in(content: str) -> str:
     """The version that a file has nginx say; "" for none."""
-    head = content.partition("return 200 ")[2]
+    head = content.partition('return 200 "')[2]
     said = head[:_VERSION_LENGTH]
     return said if len(said) == _VERSION_LENGTH and all(char in "0123456789abcdef" for char in said) else ""
 
