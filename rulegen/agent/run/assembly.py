@@ -29,7 +29,7 @@ from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectL
 from rulegen.configuration_file import for_families
 from rulegen.drivers import make_driver, other_drivers
 from rulegen.errors import printable
-from rulegen.features import REGISTRY, kinds_of, make, resources
+from rulegen.features import REGISTRY, cluster_driver, kinds_of, make, resources
 from rulegen.interfaces import host_families
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
@@ -93,6 +93,11 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
     """
     work_queue = control.work_queue
     options.configure_log(configuration.agent)
+    if cluster_driver(configuration.features):
+        from rulegen.agent.run.cluster import work_for_cluster
+
+        work_for_cluster(options, configuration, control)
+        return
     with ExitStack() as stack:
         driver = make_driver(configuration.target, options.variant, configuration.iptables_driver)
         opened = stack.enter_context(driver.open())

@@ -19,6 +19,7 @@ from rulegen.agent.run.reload import ConfigurationWatch
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.config import Configuration
 from rulegen.errors import HostError, InputError
+from rulegen.features import cluster_driver
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -68,7 +69,7 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
         try:
             configuration = options.load()
             options.configure_log(configuration.agent)
-            if options.print_line is None:
+            if options.print_line is None and not cluster_driver(configuration.features):
                 taken = _take_lock(work_queue, orders)
                 if taken is None:
                     return
