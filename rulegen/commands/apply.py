@@ -60,8 +60,8 @@ def apply(context: click.Context, /, plan: str | None, dry_run: bool, force: boo
 
         planned = read_plan(plan)
         run = _Run(ready_for(planned, plan), output, (plan, planned), dry_run=dry_run)
-    if not (force or dry_run):
-        refuse_beside_agent(run.kept)
+    if run.is_of_a_node and not (force or dry_run):
+        refuse_beside_agent()
     run.run()
 
 
@@ -84,11 +84,9 @@ class _Run:
         self._changes: Sequence[ShownEntry] = ()
 
     @property
-    def kept(self) -> str:
-        """What is kept once for a cluster; "" for a node's rules."""
-        from rulegen.features import cluster_driver
-
-        return cluster_driver(self._ready.configuration.features)
+    def is_of_a_node(self) -> bool:
+        """Whether rules of this node are to be changed, which an agent may keep."""
+        return is_of_a_node(self._ready.configuration)
 
     def run(self) -> None:
         """Compares, shows, applies, and removes what is left elsewhere."""
@@ -109,7 +107,7 @@ class _Run:
 
     @property
     def _removes_leftovers(self) -> bool:
-        if not is_of_a_node(self._ready.configuration):
+        if not self.is_of_a_node:
             return False
         return self._planned is None or bool(self._planned[1].leftovers)
 

@@ -92,10 +92,10 @@ def remove_each(removals: Sequence[Callable[[], list[str]]]) -> list[str]:
     return removed
 
 
-def refuse_beside_agent(kept: str = "") -> None:
-    """Ends the program when an agent runs on this node, or one that keeps what is `kept` once for the cluster."""
+def refuse_beside_agent() -> None:
+    """Ends the program when an agent runs on this node."""
     from rulegen.agent.run.lock import holder
 
-    agent = holder(kept)
+    agent = holder()
     if agent is not None:
         fail(f"an agent runs on this node ({agent}) and would undo it: stop it first, or use --force")

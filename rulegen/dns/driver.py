@@ -1,7 +1,7 @@
 """The door of the driver `dns`: records rendered as zone files, compared with a server's zones, kept there, removed.
 
-In: compilers (`live_records.ZoneCompiler`), and where the server is. Never knows what a record is about. It runs once for
-a cluster: nothing of the host that it runs on matters.
+In: compilers (`live_records.ZoneCompiler`), and where the server is. Never knows what a record is about. It runs once
+for a cluster: nothing of the host that it runs on matters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The key for TSIG (RFC 8945): a file comes in, dnspython's key goes out. What is secret in it is never in a message."""
+"""The key for TSIG (RFC 8945): a file comes in, dnspython's key goes out. Its secret is never in a message."""
 
 from __future__ import annotations
 

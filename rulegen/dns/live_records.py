@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rulegen.config import Family
 from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
 from rulegen.dns.server import Server, TooLargeError
-from rulegen.dns.updates import Message, Ownership, messages, update_of
+from rulegen.dns.updates import Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
 from rulegen.errors import ApplyError, RulegenError, TargetError
@@ -38,6 +38,13 @@ class ZoneCompiler(Protocol):
     def is_ours(self, key: RecordKey, records: Collection[str]) -> bool:
         """Whether records that no registry speaks of are ours."""
         ...
+
+
+class _Sender(NamedTuple):
+    """What one Delta is sent with. `sent`: how many messages have taken effect, by zone."""
+
+    writer: UpdateWriter
+    sent: Counter[str]
 
 
 class LiveRecords:
@@ -106,16 +113,17 @@ class LiveRecords:
 
     def check(self, delta: Delta[RecordKey, RecordSet]) -> None:
         """Has all messages made; no server can be asked whether it would take them."""
+        writer = UpdateWriter(self._registry_ttl)
         for message in messages(delta):
-            update_of(message, self._found.ownership, self._registry_ttl)
+            writer.update_of(message, self._found.ownership)
 
     def apply(self, delta: Delta[RecordKey, RecordSet]) -> None:
         """See `LiveRules`; message by message, of which those before a failed one stay in force."""
-        sent: Counter[str] = Counter()
+        sender = _Sender(UpdateWriter(self._registry_ttl), Counter())
         try:
             for message in messages(delta):
-                self._send(message, sent)
-            for zone, updates in sent.items():
+                self._send(message, sender)
+            for zone, updates in sender.sent.items():
                 self._versions.sent(zone, updates)
         except RulegenError:
             # What has come true is known, and what else there is must be read.
@@ -177,9 +185,9 @@ class LiveRecords:
             self._told(f"{len(new) - _SHOWN_BLOCKED} more records of others are where ours should be")
         self._blocked |= blocked
 
-    def _send(self, message: Message, sent: Counter[str]) -> None:
+    def _send(self, message: Message, sender: _Sender) -> None:
         """A message, or where it is too large its halves."""
-        update = update_of(message, self._found.ownership, self._registry_ttl)
+        update = sender.writer.update_of(message, self._found.ownership)
         try:
             self._server.send(message.zone, update)
         except TooLargeError as error:
@@ -187,9 +195,9 @@ class LiveRecords:
             if halves is None:
                 raise ApplyError(f"{message.steps[0].key.owner}: too large for an update") from error
             for half in halves:
-                self._send(half, sent)
+                self._send(half, sender)
             return
-        sent[message.zone] += 1
+        sender.sent[message.zone] += 1
         self._found.ownership.took(message)
         for step in message.steps:
             if step.after is not None:

@@ -66,7 +66,7 @@ class Server:
 
     def transfer(self, zone: str) -> Iterator[Record]:
         """All records of a zone, the SOA twice. Raises HostError."""
-        from dns import query, rdatatype
+        from dns import query, rdatatype, tsig
 
         with self._errors(zone):
             key = self._read_key()
@@ -79,7 +79,7 @@ class Server:
                 lifetime=_TRANSFER_SECONDS,
                 keyring={key.name: key} if key is not None else None,
                 keyname=key.name if key is not None else None,
-                **({"keyalgorithm": key.algorithm} if key is not None else {}),
+                keyalgorithm=key.algorithm if key is not None else tsig.default_algorithm,
             )
             owners: dict[object, str] = {}
             for answer in messages:

@@ -1,14 +1,14 @@
 """A Delta of record sets comes in; messages of RFC 2136 go out, each with what must be so for it to take effect.
 
-A message is a transaction of its zone: it carries changes together with what the registry says of them, and says of each
-record set how it has to be before (2.4): absent where we add one, ours where we change or remove one. So nobody else's
-record is ever overwritten, and of two who send at once the second is refused.
+A message is a transaction of its zone: it carries changes together with what the registry says of them, and says of
+each record set how it has to be before (2.4): absent where we add one, ours where we change or remove one. So nobody
+else's record is ever overwritten, and of two who send at once the second is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from rulegen.dns.record_sets import RecordKey, RecordSet
 from rulegen.dns.registry import part_of, registry_key, registry_records
@@ -155,74 +155,49 @@ class Ownership:
                 self._keys.pop((message.zone, holder), None)
 
 
-def update_of(message: Message, ownership: Ownership, registry_ttl: int) -> UpdateMessage:
-    """What is sent for a message."""
-    from dns.update import UpdateMessage
+class UpdateWriter:
+    """Makes of messages what is sent; keeps the names that it has made, many of which come again."""
 
-    update = UpdateMessage(message.zone)
-    writer = _Writer(update)
-    for step in message.steps:
-        writer.write(step)
-    for holder, keys in sorted(ownership.after(message).items()):
-        old = registry_records(ownership.of(message.zone, holder))
-        new = registry_records(keys)
-        if old != new:
-            key = registry_key(message.zone, holder)
-            writer.write(
-                Step(
-                    key,
-                    RecordSet(registry_ttl, old, None) if old else None,
-                    RecordSet(registry_ttl, new, None) if new else None,
-                )
-            )
-    return update
+    def __init__(self, registry_ttl: int) -> None:
+        from rulegen.dns.values import Values
 
+        self._registry_ttl = registry_ttl
+        self._values = Values()
 
-class _Writer:
-    """Writes steps into a message."""
+    def update_of(self, message: Message, ownership: Ownership) -> UpdateMessage:
+        """A message with what the registry has to say about it."""
+        from dns.update import UpdateMessage
 
-    def __init__(self, update: UpdateMessage) -> None:
-        from dns import name, rdataclass, rdataset, rdatatype
+        update = UpdateMessage(message.zone)
+        for step in message.steps:
+            self._write(update, step)
+        for holder, keys in sorted(ownership.after(message).items()):
+            old = registry_records(ownership.of(message.zone, holder))
+            new = registry_records(keys)
+            if old != new:
+                before, after = (RecordSet(self._registry_ttl, one, None) if one else None for one in (old, new))
+                self._write(update, Step(registry_key(message.zone, holder), before, after))
+        return update
 
-        self._update = update
-        self._name: Callable[[str], Any] = name.from_text
-        self._type: Callable[[str], Any] = rdatatype.from_text
-        self._set: Callable[..., Any] = rdataset.from_rdata_list
-        self._class = rdataclass.IN
-
-    def write(self, step: Step) -> None:
-        owner = self._name(step.key.owner)
-        kind = self._type(step.key.type)
-        before = step.before
+    def _write(self, update: UpdateMessage, step: Step) -> None:
+        # What UpdateMessage's own methods do for a record, but for a search of the message for each.
+        owner, kind = step.key.owner, step.key.type
+        before, after = step.before, step.after
         old: tuple[str, ...] = before.records if before is not None else ()
-        new: tuple[str, ...] = step.after.records if step.after is not None else ()
-        self._require(owner, kind, old, is_begun=step.is_begun)
-        if before is not None and step.after is not None and before.ttl != step.after.ttl:
+        new: tuple[str, ...] = after.records if after is not None else ()
+        stated = old if not step.is_begun and len(old) <= _STATED else ()
+        rrset = self._values.rrset
+        update.prerequisite.append(
+            rrset(owner, kind, 0, stated) if stated else self._values.marker(owner, kind, is_there=bool(old))
+        )
+        if before is not None and after is not None and before.ttl != after.ttl:
             # A TTL is that of all of the set.
-            self._update.delete(owner, kind)
+            update.update.append(self._values.deletion(owner, kind))
             old = ()
         wanted, had = set(new), set(old)
         gone = [text for text in old if text not in wanted]
-        added = [text for text in new if text not in had]
-        if gone and not wanted:
-            self._update.delete(owner, kind)
-        elif gone:
-            self._update.delete(owner, self._rdataset(kind, 0, gone))
-        if added and step.after is not None:
-            self._update.add(owner, self._rdataset(kind, step.after.ttl, added))
-
-    def _require(self, owner: Any, kind: Any, old: tuple[str, ...], *, is_begun: bool) -> None:
-        if not old:
-            self._update.absent(owner, kind)
-        elif is_begun or len(old) > _STATED:
-            self._update.present(owner, kind)
-        else:
-            self._update.present(owner, self._rdataset(kind, 0, old))
-
-    def _rdataset(self, kind: Any, ttl: int, texts: Iterable[str]) -> Any:
-        return self._set(ttl, [self._rdata(kind, text) for text in texts])
-
-    def _rdata(self, kind: Any, text: str) -> Any:
-        from dns import rdata
-
-        return rdata.from_text(self._class, kind, text, relativize=False)
+        if gone:
+            whole = self._values.deletion(owner, kind)
+            update.update.append(rrset(owner, kind, 0, gone, self._values.NONE) if wanted else whole)
+        if after is not None and (added := [text for text in new if text not in had]):
+            update.update.append(rrset(owner, kind, after.ttl, added))

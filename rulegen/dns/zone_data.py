@@ -50,9 +50,7 @@ def sorted_out(zone: str, records: Iterable[Record], known: Entries, is_ours: Is
     return found
 
 
-def _registry(
-    zone: str, sets: dict[RecordKey, tuple[int, set[str]]], ownership: Ownership
-) -> dict[RecordKey, str]:
+def _registry(zone: str, sets: dict[RecordKey, tuple[int, set[str]]], ownership: Ownership) -> dict[RecordKey, str]:
     """Takes the registry out of `sets`; whose each record set is that it speaks of."""
     holders: dict[RecordKey, str] = {}
     for key in [key for key in sets if holder_of(key) is not None]:

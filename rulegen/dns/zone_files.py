@@ -1,7 +1,7 @@
 """Entries come in; zone files (RFC 1035, 5) go out, as a server loads them, and back. Same entries, same bytes.
 
-A file has all that we would put into the zone, the registry too, so that what a server has loaded from it is known to be
-ours. The SOA and the NS are those of RFC 6303: they are the server's business, and never compared.
+A file has all that we would put into the zone, the registry too, so that what a server has loaded from it is known to
+be ours. The SOA and the NS are those of RFC 6303: they are the server's business, and never compared.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def _registry(entries: Mapping[RecordKey, RecordSet], ttl: int) -> Entries:
 
 
 _LINE = re.compile(r"(?P<owner>[^\s;]+) (?P<ttl>\d{1,10}) IN (?P<type>[A-Z0-9]+) (?P<data>.+)")
+
 
 def parse(lines: Iterable[str], source: str) -> Entries:
     """What a file that `render` wrote has of ours; what others have written beside it is passed over.

@@ -39,7 +39,7 @@ class RecordCompiler:
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
         """See `Compiler`; nothing can be chosen freely."""
         del live
-        self._spared = frozenset((one.namespace, one.name) for one in unreadable)
+        self._spared = frozenset((one.namespace, one.name if one.kind == "Service" else "") for one in unreadable)
 
     def update(
         self, items: Mapping[ServiceKey, ServiceRecords | None], context: None
@@ -85,14 +85,14 @@ class RecordCompiler:
         """See `Compiler`."""
         if not self._spared:
             return delta
-        removed = {key: value for key, value in delta.removed.items() if not self._is_spared(value, key)}
-        changed = {key: one for key, one in delta.changed.items() if not self._is_spared(one.before, key)}
+        removed = {key: value for key, value in delta.removed.items() if not self._is_spared(value)}
+        changed = {key: one for key, one in delta.changed.items() if not self._is_spared(one.before)}
         return Delta(delta.added, changed, removed)
 
     def owners(self, live: Entries) -> Callable[[Any, Any], str]:
         """See `Compiler`; `default/web`."""
         del live
-        return lambda key, value: ", ".join("/".join(one) for one in self._services_of(key, value))
+        return lambda _, value: ", ".join("/".join(one) for one in self._services_of(value))
 
     # -- one item --
 
@@ -132,7 +132,7 @@ class RecordCompiler:
 
     # -- whose an entry is --
 
-    def _services_of(self, key: RecordKey, value: RecordSet) -> list[ServiceKey]:
+    def _services_of(self, value: RecordSet) -> list[ServiceKey]:
         if value.holder is not None:
             name, _, namespace = value.holder.partition(".")
             return [(namespace, name)] if name else []
@@ -143,7 +143,6 @@ class RecordCompiler:
                 found.add((labels[-1], labels[-2]))
         return sorted(found)
 
-    def _is_spared(self, value: RecordSet, key: RecordKey) -> bool:
-        return any(
-            one in self._spared or ("", "") in self._spared for one in self._services_of(key, value)
-        )
+    def _is_spared(self, value: RecordSet) -> bool:
+        # A slice does not say whose it is when it cannot be read.
+        return any(one in self._spared or (one[0], "") in self._spared for one in self._services_of(value))

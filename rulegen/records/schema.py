@@ -1,7 +1,7 @@
 """A Service and its slices come in; the records that the DNS specification 1.1.0 wants of them go out. Pure.
 
-Section numbers are those of the specification. Names and addresses of objects are not trusted: what does not keep to the
-grammar of the API, or has no place in DNS, is left out with a finding. Records are plain text, see `dns.record_sets`.
+Section numbers are those of the specification. Names and addresses of objects are not trusted: what does not keep to
+the grammar of the API, or has no place in DNS, is left out with a finding. Records are text, see `dns.record_sets`.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _add_cluster_ips(records: _Records, service: Service, addresses: Iterable[st
 
 
 def _add_service(records: _Records, port: str, protocol: str, target: str) -> None:
-    """`_http._tcp.web.shop.svc.cluster.local. SRV 0 100 80 web.shop.svc.cluster.local.`"""
+    """Adds `_http._tcp.web.shop.svc.cluster.local. SRV 0 100 80 web.shop.svc.cluster.local.`."""
     records.add(f"_{port}._{protocol.lower()}.{records.name}", "SRV", f"{_PRIORITY_AND_WEIGHT} {target}")
 
 

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 from rulegen.kube.named_objects import EndpointSlice, Service
 from rulegen.kube.objects import SERVICE_NAME
-from rulegen.records.schema import ServiceRecords, service_records
 from rulegen.reconcile.tracked import Tracked
+from rulegen.records.schema import ServiceRecords, service_records
 from rulegen.reference import Finding, ObjectReference
 
 ServiceKey: TypeAlias = tuple[str, str]

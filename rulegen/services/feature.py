@@ -108,13 +108,11 @@ class ServicesFeature:
 
 
 def service_ports_of(sync: Sync) -> dict[ServicePortKey, Change[ServicePort | None]]:
-    """The ServicePorts that are in force since a sync, and were not, or not so, before; none without the feature."""
-    return sync.features[NAME].items if NAME in sync.features else {}
+    """The ServicePorts that are in force since a sync, and were not, or not so, before."""
+    return sync.features[NAME].items
 
 
 def changes_of(sync: Sync) -> Changes:
-    """All that the store has handed on since the sync before; nothing without the feature."""
-    if NAME not in sync.features:
-        return Changes({}, {}, {})
+    """All that the store has handed on since the sync before."""
     changes: Changes = sync.features[NAME].taken
     return changes

@@ -42,7 +42,7 @@ class _EveryKind(Mapping[type[KubeStruct], Kind]):
         return Kind(kind.name, kind.api_versions[0], kind.plural)
 
     def __iter__(self) -> Iterator[type[KubeStruct]]:
-        return (kind.struct for kind in served_kinds(REGISTRY))
+        return (kind.struct for kind in served_kinds(REGISTRY) if kind.instead_of is None)
 
     def __len__(self) -> int:
         return len(list(iter(self)))

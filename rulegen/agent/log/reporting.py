@@ -11,6 +11,7 @@ import time
 from rulegen.errors import RulegenError
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Sync
+from rulegen.services.feature import NAME as SERVICES
 from rulegen.services.feature import service_ports_of
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -94,7 +95,10 @@ def _in_words(sync: Sync) -> str:
 
 
 def _names(sync: Sync) -> list[str]:
-    return list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in service_ports_of(sync)))
+    if SERVICES in sync.features:
+        return list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in service_ports_of(sync)))
+    keys = [key for part in sync.features.values() for key in part.items if all(key)]
+    return [key if isinstance(key, str) else "/".join(key) for key in keys]
 
 
 def _shortened(names: list[str]) -> str:

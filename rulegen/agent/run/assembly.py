@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -27,9 +27,9 @@ from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.agent.worker.worker import Pace, Worker
 from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectLocalMode, Target
 from rulegen.configuration_file import for_families
-from rulegen.drivers import driver_for, other_drivers
+from rulegen.drivers import make_driver, other_drivers
 from rulegen.errors import printable
-from rulegen.features import REGISTRY, kinds_of, make, resources
+from rulegen.features import REGISTRY, cluster_driver, kinds_of, make, resources
 from rulegen.interfaces import host_families
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
@@ -40,11 +40,10 @@ from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import Finding, ObjectReference
 from rulegen.services.feature import ServicesFeature
-from rulegen.services.model import SERVICE, Reason, ServiceKey
+from rulegen.services.model import Reason
 
 if TYPE_CHECKING:
     from rulegen.agent.observers.events import EventRecorder
-    from rulegen.agent.observers.metrics import Metrics
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -94,14 +93,18 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
     """
     work_queue = control.work_queue
     options.configure_log(configuration.agent)
+    if cluster_driver(configuration.features):
+        from rulegen.agent.run.cluster import work_for_cluster
+
+        work_for_cluster(options, configuration, control)
+        return
     with ExitStack() as stack:
-        driver = driver_for(configuration, options.variant, _LOG.warning)
+        driver = make_driver(configuration.target, options.variant, configuration.iptables_driver)
         opened = stack.enter_context(driver.open())
         configuration = replace(configuration, node=for_families(configuration.node, host_families()))
         node, agent = configuration.node, configuration.agent
         features = make(configuration.features, node)
-        # Without it, this is none of a node's agents: what is kept is there once for a cluster.
-        services = next((feature for feature in features if isinstance(feature, ServicesFeature)), None)
+        services = next(feature for feature in features if isinstance(feature, ServicesFeature))
         rules: LiveRules = opened.rules(CompilerSet.of(features, driver.name, node), agent.sync_period)
         watch: Watch = NoDriftDetection()
         if options.print_line is not None:
@@ -114,25 +117,26 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         observers.append(Reporting())
         if options.print_line is None:
             recorder = _recorder(options, configuration, stack)
-            replaces = _replaces(configuration.target, opened) if services is not None else ()
-            kept = _Kept(configuration, reconciler, features, services, needs, replaces)
-            observers += _observers(kept, work_queue, recorder, stack)
+            observers += _observers(
+                _Kept(configuration, reconciler, features, services, needs, _replaces(configuration.target, opened)),
+                work_queue,
+                recorder,
+                stack,
+            )
         else:
             observers.append(EventObserver(reconciler, None))
-        if services is not None:
-            work_queue.weigh(services.store.large)
+        work_queue.weigh(services.store.large)
         # What a source before this one has delivered is told anew.
         work_queue.take()
         source.start()
         stack.callback(source.stop)
-        kept_by = configuration.target.value if services is not None else driver.name
-        _LOG.info("following %s for node %s, target %s", followed, node.node_name, kept_by)
+        _LOG.info("following %s for node %s, target %s", followed, node.node_name, configuration.target.value)
         readiness = Readiness(
             time.monotonic(),
             needs,
             node.node_name,
-            needs_node=not options.files and services is not None,
-            needs_pod_cidrs=services is not None and node.detect_local_mode is DetectLocalMode.NODE_CIDR,
+            needs_node=not options.files,
+            needs_pod_cidrs=node.detect_local_mode is DetectLocalMode.NODE_CIDR,
         )
         pace = Pace(agent.min_sync_period, agent.sync_period, opened.batch)
         Worker(reconciler, work_queue, watch, pace, readiness, observers).run(control.is_stopping)
@@ -140,12 +144,12 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
 
 
 class _Kept(NamedTuple):
-    """What an agent keeps; `replaces`: what removes rulegen's rules of other targets. `services`: None on no node."""
+    """What an agent keeps; `replaces`: what removes rulegen's rules of other targets."""
 
     configuration: Configuration
     reconciler: Reconciler
     features: list[Feature]
-    services: ServicesFeature | None
+    services: ServicesFeature
     needs: Mapping[type, Need]
     replaces: tuple[Removal, ...]
 
@@ -211,9 +215,19 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     from rulegen.agent.http.pages import Page, Pages
     from rulegen.agent.http.server import HttpServer
     from rulegen.agent.http.status import status_application
+    from rulegen.agent.observers.acceleration import AccelerationObserver
     from rulegen.agent.observers.metrics import Metrics
-    from rulegen.agent.observers.observers import HealthCheckEvents, HealthObserver, MetricsObserver
+    from rulegen.agent.observers.neighbours import FirewallObserver
+    from rulegen.agent.observers.observers import (
+        ConntrackObserver,
+        HealthCheckEvents,
+        HealthObserver,
+        MetricsObserver,
+    )
     from rulegen.agent.run.descriptors import shares
+    from rulegen.conntrack.cleaner import Cleaner
+    from rulegen.firewalls.find import obstacles_beside
+    from rulegen.nftables.acceleration import Acceleration
 
     configuration, agent = kept.configuration, kept.configuration.agent
     node_name = configuration.node.node_name
@@ -222,55 +236,33 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families, kept.needs)
     metrics.count_waiting(work_queue.waiting)
-    health = Health(families, agent.sync_period, requires_node=recorder is not None and kept.services is not None)
+    metrics.found_at_the_start(_set_sysctls(agent.conntrack, node_name, recorder))
+    health = Health(families, agent.sync_period, requires_node=recorder is not None)
     telling = EventObserver(kept.reconciler, recorder)
-    reference = kept.services.store.reference if kept.services is not None else _no_service
-    failures = HealthCheckEvents(reference, node_name, recorder)
+    failures = HealthCheckEvents(kept.services.store.reference, node_name, recorder)
     servers = ServiceHealthServers(health, server, limits.listeners, failures.tell)
     pages = [
         Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
         Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
     ]
-    of_features = [
-        observer
-        for feature in kept.features
-        if isinstance(feature, WithObservers)
-        for observer in feature.observers(metrics.registry)
-    ]
+    legacy_cleanup = LegacyCleanup(kept.replaces, metrics.cleanup_failed)
+    stack.callback(legacy_cleanup.close)
+    firewalls = FirewallObserver(partial(obstacles_beside, configuration.target), node_name, recorder)
+    stack.callback(firewalls.close)
+    acceleration = stack.enter_context(closing(Acceleration()))
     return [
         MetricsObserver(metrics, kept.reconciler),
         HealthObserver(health, servers, node_name, agent.sync_period),
-        *(_node_observers(kept, metrics, recorder, stack) if kept.services is not None else ()),
+        ConntrackObserver(Cleaner(), metrics),
         telling,
         Pages(server, pages, must_listen=agent.bind_address_hard_fail),
-        *of_features,
+        legacy_cleanup,
+        firewalls,
+        AccelerationObserver(acceleration, is_wanted=agent.accelerate),
+        *(
+            observer
+            for feature in kept.features
+            if isinstance(feature, WithObservers)
+            for observer in feature.observers(metrics.registry)
+        ),
     ]
-
-
-def _node_observers(
-    kept: _Kept, metrics: Metrics, recorder: EventRecorder | None, stack: ExitStack
-) -> Iterator[Observer]:
-    """What is to be done to a node beside its rules."""
-    from rulegen.agent.observers.acceleration import AccelerationObserver
-    from rulegen.agent.observers.neighbours import FirewallObserver
-    from rulegen.agent.observers.observers import ConntrackObserver
-    from rulegen.conntrack.cleaner import Cleaner
-    from rulegen.firewalls.find import obstacles_beside
-    from rulegen.nftables.acceleration import Acceleration
-
-    configuration, agent = kept.configuration, kept.configuration.agent
-    node_name = configuration.node.node_name
-    metrics.found_at_the_start(_set_sysctls(agent.conntrack, node_name, recorder))
-    yield ConntrackObserver(Cleaner(), metrics)
-    legacy_cleanup = LegacyCleanup(kept.replaces, metrics.cleanup_failed)
-    stack.callback(legacy_cleanup.close)
-    yield legacy_cleanup
-    firewalls = FirewallObserver(partial(obstacles_beside, configuration.target), node_name, recorder)
-    stack.callback(firewalls.close)
-    yield firewalls
-    acceleration = stack.enter_context(closing(Acceleration()))
-    yield AccelerationObserver(acceleration, is_wanted=agent.accelerate)
-
-
-def _no_service(name: ServiceKey) -> ObjectReference:
-    return ObjectReference(SERVICE, *name)

@@ -54,7 +54,8 @@ from rulegen.netlink.nf_tables import (
     TABLE_USERDATA,
 )
 
-_NAME = "rulegen-agent"
+_TABLE = "rulegen-agent"
+_ABSTRACT_NAME = "\0rulegen-agent"
 _CREDENTIALS = struct.Struct("=iII")
 
 _IPV4 = 2
@@ -74,17 +75,17 @@ class Lock(Protocol):
         ...
 
 
-def acquire(kept: str = "") -> Lock | None:
-    """The lock; None while another agent has it. `kept`: what it keeps that is no node's, "" for the node's rules.
+def acquire() -> Lock | None:
+    """The lock; None while another agent has it.
 
     Raises:
         HostError: the privilege for it lacks.
     """
-    number, name = 0, _name(kept)
+    number = 0
     for is_last in (False, True):
         taken = _socket()
         try:
-            number = _make_table(taken, name)
+            number = _make_table(taken)
         except OSError as error:
             taken.close()
             raise HostError(f"{_CANNOT}: {error.strerror or 'the kernel does not answer'}") from error
@@ -92,32 +93,28 @@ def acquire(kept: str = "") -> Lock | None:
             return taken
         taken.close()
         if number in _UNKNOWN:
-            return _acquire_name(name)
+            return _acquire_name()
         # What belongs to somebody else is "not permitted", and so is everything to those without privileges.
         if number != errno.EPERM or is_last:
             break
-        if holder(kept) is not None:
+        if holder() is not None:
             return None
     if number == errno.EPERM:
         raise HostError(NEEDED_FOR_NFTABLES)
-    raise HostError(f"{_CANNOT}, nf_tables table ip {name}: {os.strerror(number)}")
+    raise HostError(f"{_CANNOT}, nf_tables table ip {_TABLE}: {os.strerror(number)}")
 
 
-def holder(kept: str = "") -> str | None:
-    """Who has the lock, as words; None when nobody has it, or only root could know. `kept`: see `acquire`.
+def holder() -> str | None:
+    """Who has the lock, as words; None when nobody has it, or only root could know.
 
     In another PID namespace the process has no number here.
     """
     for name, comment in _tables():
-        if name == _name(kept):
+        if name == _TABLE:
             found = _HOLDER.fullmatch(comment)
             is_here = found is not None and int(found[2]) == _process_namespace()
             return f"process {found[1]}" if found and is_here else "process in another container"
-    return _holder_of_name(_name(kept))
-
-
-def _name(kept: str) -> str:
-    return f"{_NAME}-{kept}" if kept else _NAME
+    return _holder_of_name()
 
 
 # -- the table --
@@ -133,10 +130,10 @@ def _socket() -> socket.socket:
     return opened
 
 
-def _make_table(owner: socket.socket, name: str) -> int:
+def _make_table(owner: socket.socket) -> int:
     """Makes the table; returns the errno of the refusal, 0 when it is made."""
     comment = f"process {os.getpid()} of {_process_namespace()}"
-    payload = text_attribute(TABLE_NAME, name) + attribute(TABLE_FLAGS, struct.pack("!I", TABLE_OWNER))
+    payload = text_attribute(TABLE_NAME, _TABLE) + attribute(TABLE_FLAGS, struct.pack("!I", TABLE_OWNER))
     payload += attribute(TABLE_USERDATA, comment_data(comment))
     table = message(NEWTABLE, REQUEST | ACK | CREATE | EXCLUSIVE, _IPV4, payload)
     owner.send(numbered((batch_begin(), table, batch_end()), _TABLE_SEQUENCE - 1))
@@ -171,34 +168,34 @@ def _process_namespace() -> int:
 # -- the abstract name --
 
 
-def _acquire_name(name: str) -> Lock | None:
+def _acquire_name() -> Lock | None:
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        lock.bind(f"\0{name}")
+        lock.bind(_ABSTRACT_NAME)
         lock.listen(64)
     except OSError as error:
         lock.close()
         if error.errno == errno.EADDRINUSE:
-            found = _credentials_of_name(name)
+            found = _credentials_of_name()
             if found is None or not found[1]:
                 return None
-            raise HostError(f"{_CANNOT}, @{name}: process {found[0]} of user {found[1]} has it: end that") from error
+            raise HostError(f"{_CANNOT}, @{_TABLE}: process {found[0]} of user {found[1]} has it: end that") from error
         raise HostError(f"{_CANNOT}: {error.strerror}") from error
     return lock
 
 
-def _holder_of_name(name: str) -> str | None:
+def _holder_of_name() -> str | None:
     """Without root nobody is an agent."""
-    found = _credentials_of_name(name)
+    found = _credentials_of_name()
     return f"process {found[0] or 'in another container'}" if found and not found[1] else None
 
 
-def _credentials_of_name(name: str) -> tuple[int, int] | None:
+def _credentials_of_name() -> tuple[int, int] | None:
     """The process and the user that has the name; None when nobody has it, or it does not say."""
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)) as connection:
         connection.setblocking(False)
         try:
-            connection.connect(f"\0{name}")
+            connection.connect(_ABSTRACT_NAME)
         except OSError:
             return None
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

@@ -69,8 +69,8 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
         try:
             configuration = options.load()
             options.configure_log(configuration.agent)
-            if options.print_line is None:
-                taken = _take_lock(work_queue, orders, cluster_driver(configuration.features))
+            if options.print_line is None and not cluster_driver(configuration.features):
+                taken = _take_lock(work_queue, orders)
                 if taken is None:
                     return
                 stack.enter_context(closing(taken))
@@ -122,15 +122,15 @@ def _reread(options: Options) -> Configuration | None:
         return None
 
 
-def _take_lock(work_queue: WorkQueue, orders: _Orders, kept: str) -> lock.Lock | None:
-    """The lock, as soon as nobody else has it; None when told to stop before. `kept`: see `lock.acquire`."""
+def _take_lock(work_queue: WorkQueue, orders: _Orders) -> lock.Lock | None:
+    """The lock, as soon as nobody else has it; None when told to stop before."""
     is_waiting = False
     while not orders.stop:
-        taken = lock.acquire(kept)
+        taken = lock.acquire()
         if taken is not None:
             return taken
         if not is_waiting:
-            holder = lock.holder(kept) or "it has just ended"
+            holder = lock.holder() or "it has just ended"
             _LOG.info("another agent runs in this network namespace (%s): waiting for it to end", holder)
             is_waiting = True
         select.select([work_queue.fileno()], [], [], _LOCK_SECONDS)
