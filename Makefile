@@ -68,9 +68,11 @@ demo: install
 	$(BIN)/rulegen demo
 
 test: check
+	@scripts/install-packages tests
 	$(PYTEST) $(SIDE_BY_SIDE)
 
 test-all: check
+	@scripts/install-packages tests
 	$(PYTEST) $(SIDE_BY_SIDE) --exhaustive
 
 # Only root can make another Debian. The tests are chosen as on a command line of pytest.
@@ -85,6 +87,7 @@ check: install
 	$(BIN)/lint-imports --no-cache --no-logo
 
 bench: install
+	@scripts/install-packages tests
 	$(BIN)/python -m bench
 
 soak: install

@@ -54,6 +54,10 @@ class Bench:
         """The same for network policies."""
         return self._run(Order(measurement, arguments=(*shape, *arguments)), str(shape), once)
 
+    def measure_nodes(self, measurement: str, nodes: int, *arguments: int, once: bool = False) -> Figures:
+        """The same for egress masquerading."""
+        return self._run(Order(measurement, arguments=(nodes, *arguments)), f"{nodes} nodes", once)
+
     def measure_policy_memory(self, pods: int, namespaces: int, policies: int) -> Figures:
         """Once: what is held does not depend on the machine."""
         cluster = f"{pods:,} pods, {namespaces:,} namespaces, {policies:,} policies"
@@ -96,12 +100,14 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
             _large_changes(bench, (Shape(30_000), _LARGEST_SHAPE))
         _flood(bench, _TARGET_SHAPE)
         _proofs(bench, (Shape(10, special=True), Shape(1_000, special=True), Shape(10_000, special=True)))
+        _reports(bench, (Shape(1_000), _TARGET_SHAPE, Shape(10_000, mixed=True)))
         for shape in (Shape(1_000), _TARGET_SHAPE):
             _iptables(bench, shape)
         _beside_kube_proxy_iptables(bench, Shape(1_000))
         for shape in (Shape(1_000, special=True), *([] if quick else [Shape(10_000, special=True)])):
             _packets(bench, shape, 20 if quick else 60)
         _policies(bench, quick)
+        _egress(bench, quick)
         if output is not None:
             document = {"environment": _environment(), "seconds and megabytes": bench.figures}
             output.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
@@ -232,6 +238,18 @@ def _proofs(bench: Bench, shapes: Sequence[Shape]) -> None:
     )
     title = "rulegen verify, once the rules are read: time (on the processors)"
     table(title, ["", "time", "classes of packets", "target"], rows)
+
+
+def _reports(bench: Bench, shapes: Sequence[Shape]) -> None:
+    rows = []
+    for shape in shapes:
+        figures = bench.measure("report", shape, once=True)
+        size = f"{median(figures['megabytes']):.1f} MB"
+        shown = [seconds(median(figures[name])) for name in ("painted", "usable")]
+        rows.append([str(shape), typical(figures, "report"), size, *shown])
+    rows.append(["target, 10,000", "<= 10.00 s", "<= 15 MB", "<= 1.00 s", ""])
+    title = "rulegen report: time (on the processors), and its page in Chromium"
+    table(title, ["", "time", "size", "first paint", "can be used"], rows)
 
 
 def _agent(bench: Bench, shapes: Sequence[Shape], theirs: Mapping[Shape, float]) -> None:
@@ -393,6 +411,28 @@ def _policies_on_iptables(bench: Bench, sizes: list[policy_clusters.Shape], star
         *([name, *(spread(one, name) for one in changes)] for name in CHANGES),
     ]
     table("Network policies on iptables (nft)", ["", *(f"{shape}, {layout}" for shape, layout in cases)], rows)
+
+
+def _egress(bench: Bench, quick: bool) -> None:
+    """Egress masquerading: one table of changes, one of packets."""
+    from bench.egress import AGENT, FOREIGN, INSIDE, LATER, NONE, OURS, OURS_IPTABLES, OUTSIDE
+    from bench.packets import interval
+
+    sizes = (100, 1_000, 10_000)
+    changes = {nodes: bench.measure_nodes("egress changes", nodes, bench.samples) for nodes in sizes}
+    rows = [[name, *(spread(changes[nodes], name) for nodes in sizes)] for name in ("node added", "node removed")]
+    title = "Egress masquerade: a change, event to commit: median / 99th percentile"
+    table(title, ["", *(f"{nodes:,} nodes" for nodes in sizes)], rows)
+    nodes, rounds = 1_000, 20 if quick else 60
+    figures = bench.measure_nodes("egress packets", nodes, rounds, _CHUNK, once=True)
+    layouts = (OURS, OURS_IPTABLES, AGENT)
+    rows = []
+    for kind in (OUTSIDE, INSIDE, LATER, FOREIGN):
+        ratios = [interval(figures[f"{kind}, {name}"]) for name in layouts]
+        cells = [f"{middle:.2f} ({low:.2f}-{high:.2f})" for middle, low, high in ratios]
+        rows.append([kind, f"{median(figures[f'{kind}, {NONE}']) * 1e6:.2f} us", *cells])
+    title = f"What a packet costs with egress masquerade and {nodes:,} nodes, beside none: {rounds} rounds, 95 %"
+    table(title, ["", NONE, *layouts], rows, _instructions(figures))
 
 
 def _instructions(figures: Figures) -> str:

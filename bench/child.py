@@ -40,7 +40,7 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, foreign, iptables, kube_proxy, packets, policies, product, verify
+    from bench import agent, egress, foreign, iptables, kube_proxy, packets, policies, product, reports, verify
 
     return {
         "stages": product.stages,
@@ -56,10 +56,13 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "policy changes": lambda _, __, *arguments: policies.changes(*arguments),
         "policy memory": lambda _, __, *arguments: policies.memory(*arguments),
         "policy packets": lambda _, __, *arguments: policies.packets(*arguments),
+        "egress changes": lambda _, __, *arguments: egress.changes(*arguments),
+        "egress packets": lambda _, __, *arguments: egress.packets(*arguments),
         "agent": agent.follow,
         "flood": agent.flood,
         "proof": verify.objects,
         "proof of kube-proxy iptables": verify.replaced,
+        "report": reports.written,
         "iptables stages": iptables.stages,
         "iptables changes": iptables.changes,
         "kube-proxy iptables load": lambda shape, _, variant: iptables.kube_proxy_load(shape, variant),

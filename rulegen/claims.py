@@ -51,6 +51,10 @@ POLICY_HOOKS: Mapping[str, Hook] = {
     "node-again": Hook("filter", "input", -1),
 }
 
+# Egress masquerading: behind everybody's SNAT, which keeps the kernel from calling this. So whatever somebody else has
+# translated, or translates to an address of his choice, stays as it is.
+EGRESS_HOOKS: Mapping[str, Hook] = {"postrouting": Hook("nat", "postrouting", SRCNAT + 1)}
+
 # Only while `rulegen trace` runs, which decides nothing: behind the reassembly of fragments, before all else; and
 # behind all else, before conntrack confirms a connection.
 _FIRST, _LAST = -399, (1 << 31) - 2

@@ -106,7 +106,6 @@ class IngressSettings(Struct, frozen=True, kw_only=True):
 
     `controller`: that of the IngressClasses that are served. `file`: what rulegen writes, and the nginx that is started
     with `main_file` includes. `certificates`: a folder. `version_address`: where nginx says what it serves.
-    `published`: addresses and names for `status.loadBalancer` of what is served; none: no status is written.
     """
 
     controller: str = "rulegen.io/ingress"
@@ -116,7 +115,29 @@ class IngressSettings(Struct, frozen=True, kw_only=True):
     http_port: int = 80
     https_port: int = 443
     version_address: SocketAddress = SocketAddress("127.0.0.1", 10246)
-    published: tuple[str, ...] = ()
+
+
+class PodRange(Enum):
+    """By which addresses a node's own pods are known; values as in a RulegenConfiguration."""
+
+    NODE_CIDR = "NodeCIDR"
+    CLUSTER_CIDR = "ClusterCIDR"
+
+
+class EgressSettings(Struct, frozen=True, kw_only=True):
+    """How egress masquerading is done.
+
+    `config_file`: where ip-masq-agent's file is, "" for where that agent has it. `pod_range`: of the node's own pods.
+    What the file says, or that agent's defaults: `non_masquerade_cidrs` (canonical), and whether traffic to link-local
+    addresses of either family is masqueraded. `unusable`: why the file cannot be used, of which nothing is known then.
+    """
+
+    config_file: str = ""
+    pod_range: PodRange = PodRange.NODE_CIDR
+    non_masquerade_cidrs: tuple[Cidr, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+    masq_link_local: bool = False
+    masq_link_local_ipv6: bool = False
+    unusable: str = ""
 
 
 class NodeConfiguration(Struct, frozen=True, kw_only=True):
@@ -141,6 +162,7 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     policies: PolicySettings = PolicySettings()
     records: RecordSettings = RecordSettings()
     ingress: IngressSettings = IngressSettings()
+    egress: EgressSettings = EgressSettings()
     seed: int | None = None
 
 

@@ -265,14 +265,3 @@ def controller_name(text: str) -> str:
     if not _CONTROLLER_NAME.fullmatch(text):
         raise Unexpected("a controller's name such as example.org/ingress")
     return text
-
-
-def published_address(text: str) -> str:
-    """A canonical IP address, or a name."""
-    found = canonical_address(text)
-    if found is not None:
-        return found
-    try:
-        return msgspec.convert(text, DnsSubdomain)
-    except msgspec.ValidationError as error:
-        raise Unexpected("an IP address or a DNS name") from error

@@ -28,11 +28,13 @@ from rulegen.config import (
     Conntrack,
     Denial,
     DetectLocalMode,
+    EgressSettings,
     Family,
     IngressSettings,
     IptablesLoader,
     LogFormat,
     NodeConfiguration,
+    PodRange,
     PolicySettings,
     RecordSettings,
     SocketAddress,
@@ -52,7 +54,6 @@ from rulegen.configuration_fields import (
     node_name,
     one_cidr_per_family,
     one_of,
-    published_address,
     reverse_zone,
     socket_address,
     zone_name,
@@ -152,6 +153,11 @@ def load_configuration(path: str, target: Target | None = None) -> tuple[Configu
     return _combined(*_documents(path), target)
 
 
+def parse_configuration(text: str, source: str, target: Target | None = None) -> tuple[Configuration, list[str]]:
+    """As `load_configuration`, from text that stands in another file; `source` begins each line."""
+    return _combined(_by_kind(_parse(text, source), source, (KIND, OWN_KIND)), source, target)
+
+
 def kube_proxy_fields(path: str) -> Mapping[str, Any]:
     """The fields of the KubeProxyConfiguration in the file, as they are written; none where it holds none.
 
@@ -194,7 +200,9 @@ def _combined(
         faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    node = msgspec.structs.replace(configuration.node, policies=own.policies, records=own.records, ingress=own.ingress)
+    node = msgspec.structs.replace(
+        configuration.node, policies=own.policies, egress=own.egress, records=own.records, ingress=own.ingress
+    )
     configuration = msgspec.structs.replace(
         configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
     )
@@ -214,6 +222,7 @@ class _Own(NamedTuple):
     policies: PolicySettings = PolicySettings()
     records: RecordSettings = RecordSettings()
     ingress: IngressSettings = IngressSettings()
+    egress: EgressSettings = EgressSettings()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
@@ -226,6 +235,10 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
         _policy_settings(fields),
         _record_settings(fields),
         _ingress_settings(fields),
+        EgressSettings(
+            config_file=fields.text("egressMasquerade.configFile", str, ""),
+            pod_range=fields.text("egressMasquerade.podRange", one_of(PodRange), PodRange.NODE_CIDR),
+        ),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
@@ -293,7 +306,6 @@ def _ingress_settings(fields: Fields) -> IngressSettings:
         http_port=fields.integer("ingress.httpPort", 1, 65535, usual.http_port),
         https_port=fields.integer("ingress.httpsPort", 1, 65535, usual.https_port),
         version_address=fields.text("ingress.versionAddress", _loopback_address, usual.version_address),
-        published=tuple(dict.fromkeys(fields.texts("ingress.published", published_address))),
     )
 
 
@@ -386,20 +398,21 @@ def for_families(node: NodeConfiguration, families: Sequence[Family]) -> NodeCon
 
 
 def _read(path: str) -> list[Document]:
-    return _readable(read_documents([path], None))
+    return readable(read_documents([path], None))
 
 
 def _parse(text: str, source: str) -> list[Document]:
     """As `_read`, from text that stands in another document."""
     stream = BytesIO(text.encode(errors="surrogatepass"))
     try:
-        documents = _readable(read_documents([STDIN], stream))
+        documents = readable(read_documents([STDIN], stream))
     except InputError as error:
         raise InputError(str(error).replace("standard input", source, 1)) from error
     return [document._replace(source=source) for document in documents]
 
 
-def _readable(documents: Iterable[Document | Unreadable]) -> list[Document]:
+def readable(documents: Iterable[Document | Unreadable]) -> list[Document]:
+    """All documents. Raises InputError where one cannot be read, or a key is set twice."""
     found = []
     for document in documents:
         if isinstance(document, Unreadable):
@@ -416,7 +429,7 @@ def _by_kind(
     """Each kind's fields, without those that every object has."""
     found: dict[str, Mapping[Any, Any]] = {}
     for document in documents:
-        value = _plain(document, source)
+        value = plain_document(document, source)
         if not isinstance(value, Mapping):
             raise InputError(f"{source}: expected an object, got {shown(value)}")
         kind = value.get("kind")
@@ -446,7 +459,8 @@ def _inner_text(config_map: Mapping[Any, Any], source: str) -> tuple[str, str]:
     return text, f"{source}: data.{_KEY}"
 
 
-def _plain(document: Document, source: str) -> object:
+def plain_document(document: Document, source: str) -> object:
+    """The plain value of a document. Raises InputError."""
     if not isinstance(document.value, Raw):
         return document.value
     try:

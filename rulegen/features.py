@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from rulegen.config import NodeConfiguration
 from rulegen.errors import InputError, shown
 from rulegen.kube.kinds import Resource, served_kinds
-from rulegen.reconcile.feature import Feature, Need
+from rulegen.reconcile.feature import Feature, Need, WithConditions
 
 
 class Entry(NamedTuple):
@@ -34,6 +34,7 @@ class Entry(NamedTuple):
 REGISTRY: dict[str, Entry] = {
     "services": Entry("rulegen.services.feature", "ServicesFeature"),
     "host-ports": Entry("rulegen.services.feature", "PodHostPorts", extends="services", asked_by="Pod"),
+    "egress-masquerade": Entry("rulegen.egress.feature", "EgressMasquerade"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
     "records": Entry("rulegen.records.feature", "RecordsFeature", driver="dns"),
     "ingress": Entry("rulegen.ingress.feature", "IngressFeature", driver="nginx"),
@@ -102,6 +103,13 @@ def feed(features: Sequence[Feature], objects: Iterable[Any]) -> None:
             readers[kind] = [feature for feature in features if kind in feature.kinds]
         for feature in readers[kind]:
             feature.put(item)
+
+
+def check_conditions(features: Iterable[Feature]) -> None:
+    """Raises InputError where a feature that has read all objects cannot begin."""
+    lines = [feature.lacks for feature in features if isinstance(feature, WithConditions) and feature.lacks]
+    if lines:
+        raise InputError("\n".join(lines))
 
 
 def passed_over(names: Sequence[str], objects: Iterable[Any]) -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
+from enum import Enum, StrEnum
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
@@ -24,11 +24,11 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from rulegen.config import Family, NodeConfiguration, Target
+from rulegen.config import Family, NodeConfiguration, PodRange, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
-from rulegen.features import feed, kinds_of, make
+from rulegen.features import check_conditions, feed, kinds_of, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
 from rulegen.networks import family_of, host_cidr, parse_network
@@ -64,6 +64,8 @@ _PLACE = re.compile(r"[^}]*\{$|\*")
 # An element of set `fingerprints`.
 _DIGEST = re.compile(r'\t\d+ comment "\S+ [0-9a-f]{16}",')
 _FATES = {Fate.REJECTED: "rejected", Fate.DROPPED: "dropped", Fate.UNTOUCHED: "passed"}
+# It passes, and leaves with the node's address.
+_MASQUERADED = "masqueraded"
 
 
 class Depth(StrEnum):
@@ -107,7 +109,7 @@ class Balanced(_File, frozen=True):
         return frozenset(self.masqueraded)
 
 
-Expectation: TypeAlias = Literal["rejected", "dropped", "passed"] | Balanced
+Expectation: TypeAlias = Literal["rejected", "dropped", "passed", "masqueraded"] | Balanced
 
 
 class FlowEntry(_File, frozen=True):
@@ -125,7 +127,8 @@ class FlowsFile(_File, frozen=True):
 
     `check`: how deep, unless a person says otherwise. `configuration`: fields of a KubeProxyConfiguration. `features`:
     those that are on besides the services. `network_policies`: the fields of that name of a RulegenConfiguration.
-    `ip_families`: what the host can do. `addresses`: what the node has on its
+    `ip_masq_agent`: fields of ip-masq-agent's configuration, for egress masquerading, and `pod_range`: by which
+    addresses that knows the node's pods. `ip_families`: what the host can do. `addresses`: what the node has on its
     interfaces besides its Node object's addresses.
     """
 
@@ -133,6 +136,8 @@ class FlowsFile(_File, frozen=True):
     check: Depth = Depth.FLOWS
     configuration: dict[str, Any] = {}
     features: list[str] = []
+    ip_masq_agent: dict[str, Any] = {}
+    pod_range: PodRange = PodRange.NODE_CIDR
     network_policies: dict[str, Any] = {}
     ip_families: list[Family] = field(default_factory=lambda: [Family.IPV4, Family.IPV6])
     addresses: list[str] = []
@@ -422,11 +427,11 @@ def _known_words(message: str) -> str:
     """What could have stood where msgspec found a word that is not known; "" where another thing is wrong."""
     place = message.partition(" - at `$")[2].rstrip("`")
     if place.endswith(".expect") and "unknown field" not in message:
-        return f"; expected {', '.join(_FATES.values())}, or {{endpoints: ..., masqueraded: ...}}"
+        return f"; expected {', '.join((*_FATES.values(), _MASQUERADED))}, or {{endpoints: ..., masqueraded: ...}}"
     if "unknown field" in message:
         struct = Balanced if place.endswith(".expect") else FlowEntry if ".flows[" in f".{place}" else FlowsFile
         return f"; known are {', '.join(struct.__struct_encode_fields__)}"
-    kinds: list[tuple[str, type[StrEnum] | type[Family]]] = [(".check", Depth), (".ipFamilies", Family)]
+    kinds: list[tuple[str, type[Enum]]] = [(".check", Depth), (".ipFamilies", Family), (".podRange", PodRange)]
     return "".join(
         f"; known are {', '.join(one.value for one in kind)}" for name, kind in kinds if place.startswith(name)
     )
@@ -450,10 +455,23 @@ def _configuration(content: FlowsFile, path: Path) -> NodeConfiguration:
         raise InputError("\n".join(warnings))
     policies = read_policy_settings({"networkPolicies": content.network_policies}, str(path))
     try:
-        made = for_families(node_configuration(configuration, content.node, ""), content.ip_families)
-        return replace(made, policies=policies)
+        node = for_families(node_configuration(configuration, content.node, ""), content.ip_families)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return _with_ip_masq_agent(replace(node, policies=policies), content, path)
+
+
+def _with_ip_masq_agent(node: NodeConfiguration, content: FlowsFile, path: Path) -> NodeConfiguration:
+    """Never the host's own file: a scenario says all that it depends on."""
+    egress = replace(node.egress, pod_range=content.pod_range)
+    if not content.ip_masq_agent:
+        return replace(node, egress=egress)
+    from rulegen.egress.configuration import with_fields
+
+    egress, warnings = with_fields(egress, content.ip_masq_agent, f"{path}: ipMasqAgent")
+    if warnings:
+        raise InputError("\n".join(warnings))
+    return replace(node, egress=egress)
 
 
 def _address(text: str, place: str) -> str:
@@ -479,6 +497,10 @@ def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguratio
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))
     feed(features, manifests.objects())
+    try:
+        check_conditions(features)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return features
 
 
@@ -599,13 +621,28 @@ def _found(scenario: Scenario, indexes: Mapping[Family, FrontendIndex], flow: Fl
     packet = Packet(source, flow.destination, flow.port, flow.protocol, flow.interface)
     outcome = simulate(indexes[family], settings, scenario.addresses, packet)
     if outcome.fate is not Fate.BALANCED:
-        return Fact(_FATES[outcome.fate])
+        leaves = outcome.fate is Fate.UNTOUCHED and _leaves_masqueraded(scenario, source, flow.destination)
+        return Fact(_MASQUERADED if leaves else _FATES[outcome.fate])
     return Fact(
         "",
         _rounded({_endpoint(delivery): delivery.probability for delivery in outcome.deliveries}),
-        frozenset(_endpoint(delivery) for delivery in outcome.deliveries if delivery.masquerade),
+        frozenset(
+            _endpoint(delivery)
+            for delivery in outcome.deliveries
+            if delivery.masquerade or _leaves_masqueraded(scenario, source, delivery.backend.address)
+        ),
         outcome.matched is not None and outcome.matched.service_port.affinity_timeout is not None,
     )
+
+
+def _leaves_masqueraded(scenario: Scenario, source: str, destination: str) -> bool:
+    """Whether egress masquerading, where it is on, gives a packet that goes there the node's address."""
+    egress: Any = next((feature for feature in scenario.features if feature.name == "egress-masquerade"), None)
+    if egress is None:
+        return False
+    from rulegen.egress.simulate import decide
+
+    return decide(egress.store, source, destination, scenario.addresses).is_masqueraded
 
 
 def _endpoint(delivery: Delivery) -> str:

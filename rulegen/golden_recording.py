@@ -43,8 +43,8 @@ def record(
 ) -> Scenario:
     """Writes a new scenario.
 
-    `settings`: fields of a KubeProxyConfiguration. `own`: `features` and `networkPolicies`, as in a
-    RulegenConfiguration. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
+    `settings`: fields of a KubeProxyConfiguration. `own`: what else flows.yaml says of the node, by field: `features`,
+    `networkPolicies`. `packets`: lines `FROM TO`, as `from` and `to` of a flow.
 
     Raises:
         InputError: the folder has a scenario already, a packet cannot be used, or a file cannot be written.

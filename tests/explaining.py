@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import ip_network
-from typing import Literal
+from typing import Any, Literal
 
 from rulegen.config import Family, NodeConfiguration
+from rulegen.egress.explain import explain as explain_egress
 from rulegen.follow.iptables import Chains
 from rulegen.follow.nftables import CompiledTables
 from rulegen.golden import Balanced, Expectation, Flow, Scenario
@@ -71,17 +72,34 @@ def explain_flow(view: View, scenario: Scenario, flow: Flow, source: str) -> Pac
     return explain_packet(view, PacketQuestion(source, target, flow.interface, scenario.addresses))
 
 
-def as_expectation(explanation: PacketExplanation) -> Expectation:
-    """The explanation in the words of flows.yaml. What an endpoint's packet meets on its way is part of its name."""
+def masqueraded_to(scenario: Scenario, explanation: PacketExplanation, flow: Flow) -> set[str]:
+    """The addresses on the way to which egress masquerading, if it is on, replaces the source, as explain says it."""
+    egress: Any = next((feature for feature in scenario.features if feature.name == "egress-masquerade"), None)
+    if egress is None:
+        return set()
+    places = [item.endpoint.rpartition(":")[0].strip("[]") for item in explanation.deliveries] or [flow.destination]
+    said = explain_egress(egress.store, explanation.source, places, scenario.addresses)
+    return {one.destination for one in said if one.masqueraded}
+
+
+def as_expectation(explanation: PacketExplanation, leaving: Collection[str] = ()) -> Expectation:
+    """The explanation in the words of flows.yaml. What an endpoint's packet meets on its way is part of its name.
+
+    `leaving`: the addresses on the way to which another feature masquerades.
+    """
     if not explanation.deliveries:
-        return FATES[explanation.fate]
+        return "masqueraded" if leaving and explanation.fate == "untouched" else FATES[explanation.fate]
     names = {
         item.endpoint: item.endpoint + (f" ({item.decision})" if item.decision else "")
         for item in explanation.deliveries
     }
     return Balanced(
         endpoints={names[item.endpoint]: round(item.share * 1_000_000) for item in explanation.deliveries},
-        masqueraded=[names[item.endpoint] for item in explanation.deliveries if item.masquerade],
+        masqueraded=[
+            names[item.endpoint]
+            for item in explanation.deliveries
+            if item.masquerade or item.endpoint.rpartition(":")[0].strip("[]") in leaving
+        ],
         sticky=explanation.affinity_timeout is not None,
     )
 

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from bench import egress
 from bench.child import Order, run
-from bench.clusters import Shape, manifest
+from bench.clusters import NODE, Shape, manifest
 from bench.iptables import usable_drivers
 from bench.packets import FLOOR, LAYOUTS, common_packets, interval, special_packets
 from bench.policies import FIRST, FOREIGN, LATER, LINEAR, NONE, OURS
+from rulegen.config import NodeConfiguration
+from rulegen.egress.feature import EgressMasquerade
+from rulegen.egress.simulate import decide
+from rulegen.features import feed
 from rulegen.kube.manifests import load
 
 SMALL = Shape(20)
@@ -84,6 +89,22 @@ def test_it_measures_policies(measurement: str, tmp_path: Path) -> None:
 def test_policies_let_the_measured_packets_pass(tmp_path: Path) -> None:
     figures = run(Order("policy packets", arguments=(*POLICIES, 3, 40)), tmp_path)
     assert {f"{kind}, {name}" for kind in (FIRST, LATER, FOREIGN) for name in (NONE, OURS, LINEAR)} <= set(figures)
+
+
+@pytest.mark.kernel
+def test_it_measures_egress_masquerading(tmp_path: Path) -> None:
+    figures = run(Order("egress packets", arguments=(40, 3, 40)), tmp_path)
+    kinds, layouts = (egress.OUTSIDE, egress.INSIDE, egress.LATER, egress.FOREIGN), (egress.OURS, egress.OURS_IPTABLES)
+    assert {f"{kind}, {name}" for kind in kinds for name in (egress.NONE, *layouts, egress.AGENT)} <= set(figures)
+    changes = run(Order("egress changes", arguments=(40, 2)), tmp_path)
+    assert all(min(times) > 0 for times in changes.values() if isinstance(times, list))
+
+
+def test_the_packets_that_egress_masquerading_is_measured_with_are_the_nodes_own_pods() -> None:
+    feature = EgressMasquerade(NodeConfiguration(node_name=NODE))
+    feed([feature], egress.cluster(300))
+    assert decide(feature.store, egress.POD, egress.SERVER, ()).is_masqueraded
+    assert decide(feature.store, egress.POD, egress.OTHER_POD, ()).reason.startswith("10.2.1.5 is in the cluster")
 
 
 @pytest.mark.kernel

@@ -155,15 +155,15 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "known"),
     [
-        ("expect: rejected", "expect: refused", "expected rejected, dropped, passed, or {endpoints"),
-        ("expect: rejected", "expect: 7", "expected rejected, dropped, passed, or {endpoints"),
+        ("expect: rejected", "expect: refused", "expected rejected, dropped, passed, masqueraded, or {endpoints"),
+        ("expect: rejected", "expect: 7", "expected rejected, dropped, passed, masqueraded, or {endpoints"),
         ("masqueraded: false", "masquerade: false", "known are endpoints, masqueraded, sticky"),
         ("from: 10.128.0.9", "source: 10.128.0.9", "known are name, from, to, expect, interface"),
         ("check: ruleset", "check: rules", "known are flows, entries, ruleset"),
         (
             "check: ruleset",
             "checks: ruleset",
-            "known are node, check, configuration, features, ipFamilies, addresses, flows",
+            "known are node, check, configuration, features, ipMasqAgent, podRange, networkPolicies, ipFamilies, addresses, ",
         ),
         ("check: ruleset", "ipFamilies: [IPv5]", "known are IPv4, IPv6"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from rulegen.claims import ACCELERATION, HOOKS, POLICY_HOOKS, Hook
+from rulegen.claims import ACCELERATION, EGRESS_HOOKS, HOOKS, POLICY_HOOKS, Hook
 from rulegen.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +99,7 @@ def _drawn(kind: str) -> str:
 def test_the_hooks_that_the_architecture_draws_are_those_that_are_claimed() -> None:
     claimed = {("rulegen-acceleration", ACCELERATION.hook, ACCELERATION)}
     claimed |= {("rulegen", name, hook) for name, hook in HOOKS.items()}
+    claimed |= {("rulegen-egress-masquerade", name, hook) for name, hook in EGRESS_HOOKS.items()}
     claimed |= {("rulegen-network-policies", name, hook) for name, hook in POLICY_HOOKS.items()}
     lines = re.findall(r"^([a-z]+) +(-?\d+) +([a-z]+) +([a-z-]+) +([a-z-]+)", _drawn("nftables"), re.MULTILINE)
     assert {(table, chain, Hook(kind, hook, int(at))) for hook, at, kind, table, chain in lines} == claimed
@@ -110,7 +111,7 @@ def test_the_rules_in_built_in_chains_that_the_architecture_draws_are_those_of_t
         table = ""
         for line in template.read_text().splitlines():
             table = line[1:] if re.fullmatch(r"\*[a-z]+", line) else table
-            if rule := re.match(r"-I ([A-Z]+) .*-j ([A-Z-]+)", line):
+            if rule := re.match(r"-[IA] ([A-Z]+) .*-j ([A-Z-]+)", line):
                 found.add((table, rule[1], rule[2]))
     assert found == set(re.findall(r"^([a-z]+) +([A-Z]+) +([A-Z-]+)", _drawn("iptables"), re.MULTILINE))
 

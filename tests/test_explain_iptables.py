@@ -39,7 +39,15 @@ from rulegen.services.on_iptables.lists import LIST_SIZE
 from rulegen.services.on_iptables.names import is_of_service
 from rulegen.services.simulate import Fate, FrontendIndex, Origin, Outcome, Packet, simulate
 from tests.builders import CONFIGURATION, Item, endpoint, endpoint_slice, node, port, service, service_cidr, store
-from tests.explaining import as_expectation, clients_of, comparable, directory, explain_flow, scenario_view_on_iptables
+from tests.explaining import (
+    as_expectation,
+    clients_of,
+    comparable,
+    directory,
+    explain_flow,
+    masqueraded_to,
+    scenario_view_on_iptables,
+)
 from tests.iptables.host import Host, compiled
 from tests.nftables.clusters import clusters
 
@@ -103,7 +111,9 @@ def test_the_chains_lead_where_every_golden_flow_goes(folder: Path) -> None:
     for flow in scenario.flows:
         for source in clients_of(flow.source):
             explanation = explain_flow(made, scenario, flow, source)
-            assert comparable(as_expectation(explanation)) == comparable(flow.expect), str(flow)
+            assert comparable(as_expectation(explanation, masqueraded_to(scenario, explanation, flow))) == comparable(
+                flow.expect
+            ), str(flow)
             _check_entries(explanation, entries)
             sent = Packet(explanation.source, flow.destination, flow.port, flow.protocol, flow.interface)
             if explanation.origin:

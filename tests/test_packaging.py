@@ -221,6 +221,8 @@ def test_the_changelog_speaks_of_this_version() -> None:
         ("explain", "default/web", *SCENARIO),
         ("explain", *SCENARIO, "--from", "10.128.0.5", "--to", "10.96.0.10:80/tcp"),
         ("lint", *SCENARIO),
+        ("report", *SCENARIO, "-o", "-"),
+        ("graph", "default/web", *SCENARIO, "-o", "dot"),
         ("golden", "check", "golden/clusterip"),
         ("agent", "--help"),
     ],

@@ -12,9 +12,10 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rulegen.bundle import is_compressed
 from rulegen.commands.applying import Ready
 from rulegen.commands.output import say_warning
-from rulegen.commands.reading import compile_objects, for_node_of, load_manifests, read_written_settings
+from rulegen.commands.reading import compile_objects, for_node_of, load_manifests, read_settings_of_any_node
 from rulegen.commands.selecting import Labels, add_labels
 from rulegen.commands.targets import compiled
 from rulegen.errors import InputError, printable
@@ -41,11 +42,11 @@ def compare_against(path: str, ready: Ready, node: str | None, labels: Labels) -
     source, configuration, wanted, driver, _ = ready
     compilers = CompilerSet.of(wanted.features, driver.name, configuration.node)
     content = _content(path)
-    if content is not None and not _has_objects(content):
+    if content is not None and not (_has_objects(content) or is_compressed(content)):
         return driver.compare_rendered(compilers, *wanted.taken, _lines(content, path), path)
     is_stream = path == STDIN or not _is_reread(path)
     source = source._replace(files=(STDIN if is_stream else path,), node=node or source.node)
-    configuration = read_written_settings(source, say_warning) if node else configuration
+    configuration = read_settings_of_any_node(source, say_warning) if node else configuration
     manifests = load_manifests(source, configuration, stdin=BytesIO(content) if is_stream and content else None)
     if node:
         configuration = for_node_of(manifests, configuration, node)

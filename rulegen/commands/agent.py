@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rulegen.commands.bundled import refuse_bundle
 from rulegen.commands.command import Command, errors_as_lines
 from rulegen.commands.completing import complete_files
 from rulegen.commands.options import CONFIG, FEATURE, Input, pack, target_options
 from rulegen.commands.output import fail, say_warning
-from rulegen.commands.reading import read_settings
+from rulegen.commands.reading import EGRESS_MASQUERADE, read_settings
 from rulegen.commands.targets import variant_named
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
     source = pack(options)
     if "-" in source.files:
         fail("the agent cannot follow standard input: name files or folders with -f")
+    refuse_bundle(source.files)
     log = Log()
 
     def configure_log(settings: AgentConfiguration) -> None:
@@ -69,14 +71,17 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
         )
 
     printout = Printout() if dry_run else None
+    warn = _warn_once()
     agent_options = Options(
-        load=partial(_agent_configuration, source, _warn_once()),
-        config_path=source.config,
+        load=partial(_agent_configuration, source, warn),
+        load_at_start=partial(_agent_configuration, source, warn, features_wait=True),
+        config_paths=partial(_configuration_files, source),
         variant=variant_named(options["iptables_variant"]),
         files=source.files,
         server=apiserver or "",
         print_line=printout.print if printout else None,
         configure_log=configure_log,
+        recent_log=log.recent,
     )
     with EndsProcess(log.close), errors_as_lines():
         run(agent_options, log.close)
@@ -84,10 +89,21 @@ def agent(apiserver: str | None, dry_run: bool, log_level: str | None, **options
             printout.close()
 
 
-def _agent_configuration(source: Input, warn: Callable[[str], None]) -> Configuration:
+def _configuration_files(source: Input, configuration: Configuration) -> list[str]:
+    """All that the configuration is made from."""
+    files = [source.config] if source.config else []
+    if EGRESS_MASQUERADE in configuration.features:
+        from rulegen.egress.configuration import file_of
+
+        files.append(file_of(configuration.node.egress))
+    return files
+
+
+def _agent_configuration(source: Input, warn: Callable[[str], None], *, features_wait: bool = False) -> Configuration:
+    """See `read_settings`."""
     from msgspec.structs import replace
 
-    configuration = read_settings(source, warn)
+    configuration = read_settings(source, warn, features_wait=features_wait)
     if not source.kubeconfig:
         return configuration
     return replace(configuration, agent=replace(configuration.agent, kubeconfig=source.kubeconfig))

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from rulegen.commands.applying import make_ready, opened_host
+from rulegen.commands.bundled import refuse_bundle
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_files
 from rulegen.commands.options import OUTPUT, PRUNE_UNREADABLE, input_options, pack, target_options
@@ -53,7 +54,9 @@ def apply(context: click.Context, /, plan: str | None, dry_run: bool, force: boo
     if plan is not None:
         _refuse_beside_plan(context)
     if plan is None:
-        run = _Run(make_ready(pack(options), options["iptables_variant"]), output, dry_run=dry_run)
+        source = pack(options)
+        refuse_bundle(source.files)
+        run = _Run(make_ready(source, options["iptables_variant"]), output, dry_run=dry_run)
     else:
         from rulegen.commands.plan_file import read_plan
         from rulegen.commands.planned import ready_for

@@ -18,6 +18,7 @@ from rulegen.commands.targets import driver_of
 from rulegen.errors import HostError, UnseenError
 
 if TYPE_CHECKING:
+    from rulegen.commands.bundled import Bundle
     from rulegen.commands.options import Input
     from rulegen.commands.reading import Wanted
     from rulegen.config import Configuration
@@ -149,6 +150,16 @@ def opened_host(ready: Ready) -> Iterator[OpenHost]:
         yield OpenHost(
             ready, opened, lambda: opened.rules(CompilerSet.of(ready.wanted.features, ready.driver.name, node))
         )
+
+
+def compare_with_bundle(bundle: Bundle, ready: Ready) -> Difference:
+    """With the rules of the host that the bundle is from, not of this one. Raises InputError, TargetError."""
+    from rulegen.configuration_file import for_families
+    from rulegen.reconcile.compilers import CompilerSet
+
+    node = for_families(ready.configuration.node, bundle.families())
+    compilers = CompilerSet.of(ready.wanted.features, ready.driver.name, node)
+    return bundle.compare(ready.driver, compilers, ready.wanted.taken)[1]
 
 
 def _refuse_to_prune(unreadable: int) -> NoReturn:

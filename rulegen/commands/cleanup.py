@@ -1,4 +1,4 @@
-"""`rulegen cleanup`: removes what rulegen, kube-proxy or portmap left in the kernel, as asked, and nothing else."""
+"""`rulegen cleanup`: removes what rulegen or a predecessor of it left in the kernel, as asked, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
 @click.option("--portmap", is_flag=True, help="Remove what the CNI plugin portmap left behind, and leave all else.")
+@click.option("--ip-masq-agent", is_flag=True, help="Remove what ip-masq-agent left behind, and leave all else.")
 @click.option(
     "--cni-config",
     metavar="DIR",
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Even while an agent, or kube-proxy, runs on this node. With --kube-proxy also while rulegen's rules are not "
     "in force here: then nothing on this node serves Services until one of the two writes its rules anew. With "
-    "--portmap also while host ports are not, or portmap is still configured.",
+    "--portmap also while host ports are not, or portmap is still configured; with --ip-masq-agent also while egress "
+    "masquerading is not in force.",
 )
-def cleanup(kube_proxy: bool, portmap: bool, cni_config: str | None, force: bool) -> None:
+def cleanup(kube_proxy: bool, portmap: bool, ip_masq_agent: bool, cni_config: str | None, force: bool) -> None:
     """Remove all that rulegen put into the kernel, on either target, and nothing else.
 
     \b
@@ -39,13 +41,18 @@ def cleanup(kube_proxy: bool, portmap: bool, cni_config: str | None, force: bool
       rulegen cleanup
       rulegen cleanup --kube-proxy
       rulegen cleanup --portmap
+      rulegen cleanup --ip-masq-agent
     """
-    if portmap and kube_proxy:
-        fail("--kube-proxy and --portmap: one at a time")
+    chosen = {"--kube-proxy": kube_proxy, "--portmap": portmap, "--ip-masq-agent": ip_masq_agent}
+    if sum(chosen.values()) > 1:
+        fail(f"{' and '.join(name for name, is_chosen in chosen.items() if is_chosen)}: one at a time")
     if cni_config is not None and not portmap:
         fail("--cni-config means nothing without --portmap")
     if portmap:
         _clean_up_after_portmap(cni_config, force=force)
+        return
+    if ip_masq_agent:
+        _clean_up_after_ip_masq_agent(force=force)
         return
     if kube_proxy:
         _clean_up_after_kube_proxy(force=force)
@@ -86,6 +93,26 @@ def _clean_up_after_portmap(cni_config: str | None, *, force: bool) -> None:
                     "--feature host-ports first, or use --force"
                 )
         removed = remove(connection)
+    print_removed(removed)
+    if not removed:
+        echo("nothing to remove")
+
+
+def _clean_up_after_ip_masq_agent(*, force: bool) -> None:
+    from rulegen.egress.predecessor import families_with_rules, in_force, remove
+
+    if not force:
+        found = families_with_rules()
+        ours, unread = in_force() if found else (set(), [])
+        lacking = [family.value for family in found if family not in ours]
+        if lacking:
+            why = "".join(f" ({line})" for line in unread)
+            fail(
+                f"egress masquerading is not in force here for {' and '.join(lacking)}{why}, and without "
+                "ip-masq-agent's rules pods would reach nothing outside: start the agent, or use `rulegen apply`, with "
+                "--feature egress-masquerade first, or use --force"
+            )
+    removed = remove()
     print_removed(removed)
     if not removed:
         echo("nothing to remove")

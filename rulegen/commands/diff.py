@@ -11,7 +11,8 @@ import click
 
 from rulegen.commands import diffstat
 from rulegen.commands.against import STDIN, compare_against
-from rulegen.commands.applying import make_ready, opened_host
+from rulegen.commands.applying import compare_with_bundle, make_ready, opened_host
+from rulegen.commands.bundled import find_bundle
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_files, complete_nodes
 from rulegen.commands.options import OUTPUT, input_options, pack, target_options
@@ -48,6 +49,8 @@ _SEED = 0
 def diff(against: str | None, against_node: str | None, stat: bool, output: str, **options: Any) -> None:
     """Print what apply would change. Exit status 0: nothing, 1: something, 2: error.
 
+    With a support bundle as -f: what it would have changed on the host that the bundle is from.
+
     \b
     Examples:
       rulegen diff -f cluster.yaml
@@ -65,7 +68,10 @@ def diff(against: str | None, against_node: str | None, stat: bool, output: str,
     labels: Labels = {}
     ready = make_ready(source, options["iptables_variant"], labels, _SEED)
     with ExitStack() as stack:
-        if against is None:
+        bundle = find_bundle(source.files)
+        if against is None and bundle is not None:
+            difference = compare_with_bundle(bundle, ready)
+        elif against is None:
             difference = stack.enter_context(opened_host(ready)).compare()
         else:
             difference = compare_against(against, ready, against_node, labels)

@@ -254,6 +254,9 @@ SCHEMAS: Mapping[str, Sequence[tuple[str, str]]] = {
     "golden": [(_HERE, "GoldenDocument"), (_HERE, "GoldenUpdateDocument")],
     "lint": [(_HERE, "LintDocument")],
     "plan": [("rulegen.commands.plan_file", "Plan")],
+    "status": [("rulegen.agent.status.document", "Status")],
+    "top": [("rulegen.top.model", "Snapshot")],
+    "trace": [("rulegen.trace.model", "TracedPacket"), ("rulegen.trace.model", "Summary")],
     "verify": [(_HERE, "VerifyDocument")],
 }
 

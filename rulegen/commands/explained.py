@@ -1,4 +1,4 @@
-"""An explained packet as one document: what the Services' rules do, and what policies say of it. Only values."""
+"""An explained packet as one document: what Services, policies and egress masquerade make of it. Only values."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Self
 
 from msgspec import UNSET, UnsetType
 
+from rulegen.egress.explain import EgressExplanation
 from rulegen.policies.explain import PolicyExplanation
 from rulegen.services.explain.model import PacketExplanation
 
 
 class PacketDocument(PacketExplanation, frozen=True, tag_field="version", tag=1):
-    """`policies`: what they say, wherever the packet may be sent on to; not there where the feature is off.
+    """`policies`, `egress_masquerade`: what they say, wherever the packet may be sent on to; not there where off.
 
     `other_families`: the same question in the other family, where both ends have addresses of both.
     """
 
     policies: tuple[PolicyExplanation, ...] | UnsetType = UNSET
+    egress_masquerade: tuple[EgressExplanation, ...] | UnsetType = UNSET
     other_families: tuple[PacketDocument, ...] = ()
 
     @classmethod
@@ -25,9 +27,11 @@ class PacketDocument(PacketExplanation, frozen=True, tag_field="version", tag=1)
         cls,
         explanation: PacketExplanation,
         policies: Sequence[PolicyExplanation] | None,
+        egress: Sequence[EgressExplanation] | None,
         others: Sequence[PacketDocument] = (),
     ) -> Self:
-        """All as one. `policies`: None where the feature is off."""
+        """All as one. `policies`, `egress`: None where the feature is off."""
         values = {name: getattr(explanation, name) for name in explanation.__struct_fields__}
         said = UNSET if policies is None else tuple(policies)
-        return cls(**values, policies=said, other_families=tuple(others))
+        leaving = UNSET if egress is None else tuple(egress)
+        return cls(**values, policies=said, egress_masquerade=leaving, other_families=tuple(others))

@@ -162,6 +162,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     from pathlib import Path
 
     from rulegen.configuration_file import kube_proxy_fields, written_policy_settings
+    from rulegen.egress.configuration import written_egress_settings
     from rulegen.golden import read_text
     from rulegen.golden_recording import record
 
@@ -172,6 +173,7 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     own = {
         "features": _optional_features(configuration),
         "networkPolicies": written_policy_settings(configuration.node.policies),
+        **written_egress_settings(configuration.node.egress),
     }
     scenario = record(Path(folder), manifests, configuration.node.node_name, settings, own, lines)
     echo(f"recorded {len(scenario.flows)} flows in {folder}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rulegen.commands.applying import make_ready, opened_host
+from rulegen.commands.bundled import refuse_bundle
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_files
 from rulegen.commands.options import PRUNE_UNREADABLE, input_options, pack, target_options
@@ -40,7 +41,9 @@ def plan(path: str, **options: Any) -> None:
     from rulegen.commands.plan_file import write_plan
     from rulegen.commands.planned import make_plan
 
-    ready = make_ready(pack(options), options["iptables_variant"], seed=randbits(_SEED_BITS))
+    source = pack(options)
+    refuse_bundle(source.files)
+    ready = make_ready(source, options["iptables_variant"], seed=randbits(_SEED_BITS))
     with opened_host(ready) as host:
         difference = host.compare()
         ready.check_removals(difference)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Literal, NoReturn
 import msgspec
 
 from rulegen.commands.documents import Document, Part, ShownEntry, Summary
+from rulegen.commands.private_file import write_private
 from rulegen.errors import InputError, printable, shown
 
 # A first apply of 50,000 Services has some 500,000 entries, of 250 bytes each.
@@ -80,25 +80,7 @@ def write_plan(path: str, plan: Plan) -> None:
     data = msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
     if len(data) > _MOST_BYTES:
         raise InputError(f"{printable(path)}: the plan has {len(data)} bytes, and at most {_MOST_BYTES} are read")
-    try:
-        target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file():
-            raise InputError(f"{printable(path)}: expected the name of a plain file")
-        descriptor, beside = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            Path(beside).replace(target)
-        except BaseException:
-            with suppress(OSError):
-                Path(beside).unlink()
-            raise
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{printable(path)}: not a path") from error
+    write_private(path, data)
 
 
 def read_plan(path: str) -> Plan:

@@ -13,12 +13,15 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from rulegen.commands.bundled import find_bundle
 from rulegen.commands.options import Input
 from rulegen.commands.output import EXIT_ERROR, fail, say, say_warning
 from rulegen.commands.progress import progress
 
 if TYPE_CHECKING:
+    from rulegen.commands.bundled import Bundle
     from rulegen.config import Configuration, NodeConfiguration
+    from rulegen.egress.feature import EgressMasquerade
     from rulegen.kube.api import Api
     from rulegen.kube.manifests import Inspect, Manifests
     from rulegen.kube.objects import Pod
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from rulegen.reference import Finding
     from rulegen.services.feature import ServicesFeature
     from rulegen.services.names import Directory
+
+
+# The feature that has a configuration file of its own.
+EGRESS_MASQUERADE = "egress-masquerade"
 
 
 class Wanted(NamedTuple):
@@ -59,7 +66,7 @@ def read_objects(
     Raises:
         InputError: there is no such node among them, or nobody says which one is meant.
     """
-    configuration = read_written_settings(source, say_warning)
+    configuration = read_settings_of_any_node(source, say_warning)
     manifests = load_manifests(source, configuration, inspect, named=named)
     return manifests, for_node_of(manifests, configuration, source.node)
 
@@ -80,7 +87,7 @@ def read_objects_for_any_node(source: Input, inspect: Inspect) -> tuple[Manifest
 
     from rulegen.configuration_file import default_node, node_configuration
 
-    configuration = read_written_settings(source, say_warning)
+    configuration = read_settings_of_any_node(source, say_warning)
     manifests = load_manifests(source, configuration, inspect)
     here = os.uname().nodename
     name = source.node or configuration.node.node_name or default_node(here, _nodes(manifests))
@@ -95,11 +102,13 @@ def _nodes(manifests: Manifests) -> set[str]:
 
 def compile_objects(manifests: Manifests, configuration: Configuration) -> Wanted:
     """What they mean for the node; says what is probably wrong with it. Afterwards `manifests` hold no objects."""
+    from rulegen.features import check_conditions
     from rulegen.reconcile.once import take_all
 
     say_mistakes(manifests)
     with progress("working out what it means"):
         features = make_features(manifests.release(), configuration, configuration.node)
+        check_conditions(features)
         wanted = Wanted(features, take_all(features))
     for finding in findings_of(features):
         say(f"warning: {finding.subject}: {finding.message}")
@@ -118,6 +127,12 @@ def make_features(objects: Iterable[Any], configuration: Configuration, node: No
 def policies_of(features: Iterable[Feature]) -> NetworkPolicies | None:
     """The feature, where it is on; then it is imported already."""
     found: Any = next((feature for feature in features if feature.name == "network-policies"), None)
+    return found  # type: ignore[no-any-return]
+
+
+def egress_of(features: Iterable[Feature]) -> EgressMasquerade | None:
+    """As `policies_of`."""
+    found: Any = next((feature for feature in features if feature.name == EGRESS_MASQUERADE), None)
     return found  # type: ignore[no-any-return]
 
 
@@ -171,7 +186,7 @@ def load_manifests(
     only_named = {kind.__name__ for kind in named if kind not in read}
     if source.files:
         read = {*read, *named}
-    manifests = _read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
+    manifests = read_manifests(source, configuration, inspect, read, stdin or sys.stdin.buffer)
     for problem in manifests.problems:
         say(f"warning: {problem}" if problem.kind in only_named else str(problem))
     if not source.skip_invalid and any(problem.kind not in only_named for problem in manifests.problems):
@@ -200,13 +215,14 @@ def _features_that_are_off(skipped: Iterable[str], configuration: Configuration)
             yield f"{', '.join(kinds)}: without --feature {name}, these mean nothing"
 
 
-def _read_manifests(
+def read_manifests(
     source: Input,
     configuration: Configuration,
     inspect: Inspect | None,
     kinds: Collection[type],
     stdin: BinaryIO,
 ) -> Manifests:
+    """The objects of `kinds`, and what is wrong with others, of which nothing is said. Raises RulegenError."""
     if source.files:
         from rulegen.kube.manifests import load
 
@@ -253,18 +269,46 @@ def api_of(source: Input, configuration: Configuration) -> Api:
     return connect(source.kubeconfig or configuration.agent.kubeconfig, warn=say_warning)
 
 
-def read_settings(source: Input, warn: Callable[[str], None]) -> Configuration:
-    """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect."""
+def read_settings(source: Input, warn: Callable[[str], None], *, features_wait: bool = False) -> Configuration:
+    """What the file says, or the defaults, where the options say nothing else; `warn` gets what has no effect.
+
+    `features_wait`: for their own files, where these cannot be used; else that is an error.
+    """
     from msgspec.structs import replace
 
     from rulegen.configuration_file import node_configuration
 
-    configuration = read_written_settings(source, warn)
+    configuration = read_settings_of_any_node(source, warn, features_wait=features_wait)
     return replace(configuration, node=node_configuration(configuration, source.node, os.uname().nodename))
 
 
-def read_written_settings(source: Input, warn: Callable[[str], None]) -> Configuration:
+def read_settings_of_any_node(
+    source: Input, warn: Callable[[str], None], *, features_wait: bool = False
+) -> Configuration:
     """The same, whichever node it is for."""
+    from msgspec.structs import replace
+
+    configuration = read_written_settings(source, warn)
+    if EGRESS_MASQUERADE not in configuration.features:
+        return configuration
+    from rulegen.egress.configuration import with_file, with_file_or_reason
+
+    egress = configuration.node.egress
+    if (bundle := _bundle_with_settings(source)) is not None:
+        return replace(configuration, node=replace(configuration.node, egress=bundle.egress(egress)))
+    egress, warnings = with_file_or_reason(egress) if features_wait else with_file(egress)
+    for warning in warnings:
+        warn(warning)
+    return replace(configuration, node=replace(configuration.node, egress=egress))
+
+
+def _bundle_with_settings(source: Input) -> Bundle | None:
+    """The bundle whose settings count, where a file names none."""
+    return None if source.config else find_bundle(source.files)
+
+
+def read_written_settings(source: Input, warn: Callable[[str], None]) -> Configuration:
+    """The same without what features have in files of their own."""
     from msgspec.structs import replace
 
     from rulegen.config import Conntrack, IptablesLoader
@@ -274,6 +318,8 @@ def read_written_settings(source: Input, warn: Callable[[str], None]) -> Configu
     target = Kind(source.target) if source.target else None
     if source.config:
         configuration, warnings = load_configuration(source.config, target)
+    elif (bundle := _bundle_with_settings(source)) is not None:
+        configuration, warnings = bundle.configuration(target), []
     else:
         configuration, warnings = read_configuration({}, "", target)
         # Only a file makes it kube-proxy's successor, which sets what the file does not say, too (D11).

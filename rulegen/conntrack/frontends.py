@@ -28,7 +28,8 @@ class Flow(NamedTuple):
     """A tracked UDP connection, as far as it matters here. Addresses are canonical.
 
     `destination` and `port`: where the client sent its first packet. `reply_source` and `reply_port`: who answers.
-    `is_translated`: the destination was changed on the way. `source`: the client. `is_replied`: somebody has answered.
+    `is_translated`: the destination was changed on the way. `source`: the client; `reply_destination`: where
+    replies go, another address where the source was replaced. `is_replied`: somebody has answered.
     """
 
     family: Family
@@ -39,6 +40,7 @@ class Flow(NamedTuple):
     is_translated: bool
     source: str = ""
     is_replied: bool = True
+    reply_destination: str = ""
 
 
 class OwnedFrontend(NamedTuple):

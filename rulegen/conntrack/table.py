@@ -227,15 +227,17 @@ def _parse(family: Family, body: bytes) -> TrackedFlow | None:
         return None
     number, source, destination = _FAMILIES[family]
     addresses, status = dict(attributes(there[_TUPLE_IP])), _U32.unpack(parts[_STATUS])[0]
+    answering = dict(attributes(back[_TUPLE_IP]))
     flow = Flow(
         family,
         socket.inet_ntop(number, addresses[destination]),
         _U16.unpack(ports[_DESTINATION_PORT])[0],
-        socket.inet_ntop(number, dict(attributes(back[_TUPLE_IP]))[source]),
+        socket.inet_ntop(number, answering[source]),
         _U16.unpack(ports_back[_SOURCE_PORT])[0],
         bool(status & _DESTINATION_TRANSLATED),
         socket.inet_ntop(number, addresses[source]),
         bool(status & _SEEN_REPLY),
+        socket.inet_ntop(number, answering[destination]),
     )
     return TrackedFlow(flow, parts[_REPLY], parts[_ID])
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import closing, contextmanager
 from typing import Any
 
+import msgspec
+
 from rulegen.config import RecordSettings
 from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.keys import readable_by_all
 from rulegen.dns.library import need_dnspython
 from rulegen.dns.live_records import LiveRecords
-from rulegen.dns.record_sets import Entries, Zones
+from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
 from rulegen.dns.server import Server
 from rulegen.dns.versions import Versions, ZoneWatch
 from rulegen.dns.zone_files import parse, render
@@ -82,6 +84,21 @@ class DnsDriver:
     ) -> Difference:
         """See `Driver`."""
         return _compare(before.entries(), compilers, items, contexts)
+
+    def pack(self, live: Entries) -> list[Any]:
+        """See `Driver`."""
+        rows: list[Any] = msgspec.to_builtins(sorted(live.items()))
+        return rows
+
+    def compare_packed(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], packed: Any, source: str
+    ) -> tuple[Entries, Difference]:
+        """See `Driver`."""
+        try:
+            live = dict(msgspec.convert(packed, list[tuple[RecordKey, RecordSet]]))
+        except msgspec.ValidationError as error:
+            raise InputError(f"{source}: not what a name server held: {error}") from error
+        return live, _compare(live, compilers, items, contexts)
 
     @contextmanager
     def open(self) -> Iterator[OpenDns]:

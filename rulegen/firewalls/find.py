@@ -43,6 +43,19 @@ def obstacles_beside(target: Target) -> list[Obstacle]:
     return [one for one in found if not one.place.startswith(_IPTABLES_PROGRAMS) or not one.place.endswith(" filter")]
 
 
+def hooked_chains(connection: Connection) -> list[str]:
+    """All chains of nf_tables with a hook, a line for each, sorted. Raises HostError, StaleError."""
+    found = []
+    for chain in undisturbed(lambda: base_chains(connection)):
+        hooks = _NETDEV_HOOKS if chain.family == _NETDEV else _HOOKS
+        hook = hooks[chain.hook] if chain.hook < len(hooks) else "unknown"
+        policy = "drop" if chain.drops else "accept"
+        table = f"{_FAMILIES.get(chain.family, chain.family)} {printable(chain.table)}"
+        line = f"{hook} {chain.priority}: {table} {printable(chain.name)}, policy {policy}"
+        found.append((hook, chain.priority, line))
+    return [line for _, _, line in sorted(found)]
+
+
 def _in_nf_tables() -> list[Obstacle]:
     with closing(open_connection()) as connection:
         return undisturbed(lambda: list(_others(connection, base_chains(connection))))

@@ -5,7 +5,7 @@ It runs once for a cluster, on no node, and its driver is `nginx`. What an objec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from rulegen.config import NodeConfiguration
@@ -131,15 +131,6 @@ class IngressFeature:
         from rulegen.ingress.on_nginx import SiteCompiler
 
         return SiteCompiler(node)
-
-    def served(self) -> Iterator[ObjectReference]:
-        """The Ingresses that are ours and have no fault."""
-        return (known.reference for name, known in sorted(self._ingresses.items()) if self._is_served(name))
-
-    def status_of(self, reference: ObjectReference) -> Any:
-        """The status that an Ingress has, as plain values."""
-        known = self._ingresses.get((reference.namespace, reference.name))
-        return known.item.status if known is not None else None
 
     # -- objects --
 

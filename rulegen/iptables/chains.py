@@ -63,11 +63,14 @@ class ChainCompiler(Compiler[Entries], Protocol):
 
     `prefix`: with which the names of its chains begin; no other feature's do, unless with a longer one. `rank`: in a
     built-in chain the rules of the lowest come first. `guards`: it refuses packets that nobody else may accept before.
+    `yields`: its rules come behind what other programs have in a built-in chain, wherever that sends packets; its rank
+    is above that of those which do not.
     """
 
     prefix: str
     rank: int
     guards: bool
+    yields: bool
 
     @property
     def base_chains(self) -> Mapping[Family, BaseChains]:
@@ -116,6 +119,11 @@ def features_by_prefix(compilers: CompilerSet) -> dict[str, str]:
 def guards_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
     """The prefixes of the compilers before whose rules nothing may accept a packet."""
     return tuple(compiler.prefix for compiler in compilers if compiler.guards)
+
+
+def yielding_of(compilers: Iterable[ChainCompiler]) -> tuple[str, ...]:
+    """The prefixes of the compilers whose rules stand behind those of other programs."""
+    return tuple(compiler.prefix for compiler in compilers if compiler.yields)
 
 
 def base_chains(family: Family, text: str, prefix: str = PREFIX) -> BaseChains:

@@ -21,6 +21,7 @@ from rulegen.iptables.drift import PeriodicResync
 from rulegen.iptables.kernel import Kernel, find_ipsets, find_rules, remove_ipsets, remove_rules
 from rulegen.iptables.live_rules import LiveChains
 from rulegen.iptables.loader import Loader, RestoreLoader
+from rulegen.iptables.packed import pack, unpack
 from rulegen.iptables.python_iptables import PythonLoader
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
@@ -85,6 +86,19 @@ class IptablesDriver:
     ) -> Difference:
         """See `Driver`."""
         return _compare(before.entries(), compilers, items, contexts)
+
+    def pack(self, live: Entries) -> list[Any]:
+        """See `Driver`."""
+        return pack(live)
+
+    def compare_packed(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], packed: Any, source: str
+    ) -> tuple[Entries, Difference]:
+        """See `Driver`."""
+        live = unpack(packed, source)
+        compilers.adopt(live, {})
+        difference = _compare(live, compilers, items, contexts)
+        return dict(text.adopt_wording(live, compilers.entries())), difference
 
     @contextmanager
     def open(self) -> Iterator[OpenIptables]:

@@ -109,7 +109,11 @@ def _rule_sets(rule: str) -> RuleSets:
 
 
 def plan_with_sets(
-    delta: Delta[EntryKey, Rules], live: Mapping[EntryKey, Rules], prefixes: Sequence[str], users: SetUsers
+    delta: Delta[EntryKey, Rules],
+    live: Mapping[EntryKey, Rules],
+    prefixes: Sequence[str],
+    users: SetUsers,
+    yielding: Collection[str] = (),
 ) -> list[AnyStep]:
     """The steps that lead from `live` to what is wanted; see `transaction.plan`, also for what it raises.
 
@@ -118,18 +122,18 @@ def plan_with_sets(
     change = _SetChange.of(delta)
     chains = _chains_of(delta)
     if not change:
-        return list(plan(chains, live, prefixes))
+        return list(plan(chains, live, prefixes, yielding))
     first: list[AnyStep] = [SetStep(tuple(change.making()))] if change.made else []
     last: list[AnyStep] = [EndStep(tuple(change.gone))] if change.gone else []
     touched = change.touched
     if not touched:
-        return [*first, *plan(chains, live, prefixes), *last]
+        return [*first, *plan(chains, live, prefixes, yielding), *last]
     if not chains and not change.remade:
         phases = _in_order(change, users)
         if phases is not None:
             steps = [SetStep(tuple(lines), waits=number > 0) for number, lines in enumerate(phases)]
             return [*first, *steps, *last]
-    return _over_twins(change, chains, live, prefixes, users)
+    return _over_twins(change, chains, live, (prefixes, yielding), users)
 
 
 def _chains_of(delta: Delta[EntryKey, Rules]) -> Delta[EntryKey, Rules]:
@@ -278,9 +282,10 @@ def _over_twins(
     change: _SetChange,
     chains: Delta[EntryKey, Rules],
     live: Mapping[EntryKey, Rules],
-    prefixes: Sequence[str],
+    places: tuple[Sequence[str], Collection[str]],
     users: SetUsers,
 ) -> list[AnyStep]:
+    prefixes, yielding = places
     taken = {key.chain for key in live if key.table == IPSET}
     twins = {name: twin_name(change.families[name], name, taken) for name in change.touched}
     wanted = {**chains.added, **{key: one.after for key, one in chains.changed.items()}}
@@ -308,11 +313,11 @@ def _over_twins(
     return [
         SetStep((*change.making(), *(create_line(twin, types[name]) for name, twin in twins.items())), copies=copies),
         SetStep(tuple(_changing(change, twins))),
-        *plan(over, live, prefixes),
+        *plan(over, live, prefixes, yielding),
         SetStep(tuple(_changing_in_place(change)), waits=True),
         EndStep(tuple(change.remade)),
         SetStep(tuple(_remaking(change))),
-        *plan(back, between, prefixes),
+        *plan(back, between, prefixes, yielding),
         EndStep((*twins.values(), *change.gone)),
     ]
 

@@ -63,6 +63,7 @@ class Kernel:
         self._loader = make_loader(self.variant, wait)
         self._prefixes: Sequence[str] = (PREFIX,)
         self._guards: Sequence[str] = ()
+        self._yielding: Sequence[str] = ()
         # By family and table: the chains that iptables did not list when that was read last.
         self._hidden: dict[tuple[Family, str], frozenset[str]] = {}
         # Whether the host had sets of ipset when they were read last; None: nobody has asked.
@@ -75,20 +76,26 @@ class Kernel:
         self._loader.close()
 
     def read(
-        self, prefixes: Sequence[str] = (PREFIX,), guards: Sequence[str] = (), *, with_ipsets: bool = False
+        self,
+        prefixes: Sequence[str] = (PREFIX,),
+        guards: Sequence[str] = (),
+        yielding: Sequence[str] = (),
+        *,
+        with_ipsets: bool = False,
     ) -> Entries:
         """What the kernel holds of ours. Raises HostError.
 
         `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
-        `guards`: those of them before which nothing may accept a packet. `with_ipsets`: sets are wanted; where rules
-        look into some they are read all the same.
+        `guards`: those of them before which nothing may accept a packet; `yielding`: those before which others may do
+        anything. `with_ipsets`: sets are wanted; where rules look into some they are read all the same.
         """
-        self._prefixes, self._guards = prefixes, guards
+        self._prefixes, self._guards, self._yielding = prefixes, guards, yielding
         entries: Entries = {}
         hidden = {}
         for family in host_families():
             for table in list_tables(self.variant, family):
-                entries |= parse_saved(family, table.name, (*table.lines, *in_words(table)), prefixes, guards)
+                lines = (*table.lines, *in_words(table))
+                entries |= parse_saved(family, table.name, lines, prefixes, guards, yielding)
                 hidden[family, table.name] = frozenset(rule.chain for rule in table.hidden)
         self._hidden = hidden
         if with_ipsets or any("--match-set rulegen" in rule for rules in entries.values() for rule in rules):
@@ -169,7 +176,7 @@ class Kernel:
 
     def _is_stale(self, live: Mapping[EntryKey, Rules]) -> bool:
         chains = without_ipsets(live)
-        return adopt_wording(without_ipsets(self.read(self._prefixes, self._guards)), chains) != chains
+        return adopt_wording(without_ipsets(self.read(self._prefixes, self._guards, self._yielding)), chains) != chains
 
     def _parts(self, step: Step) -> list[_Part]:
         """A step as iptables-restore can take it: it finds no rule to delete in a chain that it cannot list."""

@@ -22,11 +22,12 @@ def parse_saved(
     lines: Iterable[str],
     prefixes: Sequence[str] = (PREFIX,),
     guards: Collection[str] = (),
+    yielding: Collection[str] = (),
 ) -> Entries:
     """The entries of one table, given as its `:CHAIN ...` and `-A CHAIN ...` lines.
 
     `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain. `guards`:
-    those of them before which nothing may accept a packet.
+    those of them before which nothing may accept a packet; `yielding`: those before which others may do anything.
     """
     lines = list(lines)
     accepting = _accepting_chains(lines) if guards and table == FILTER else frozenset()
@@ -43,7 +44,7 @@ def parse_saved(
             chains[chain] = entries[key] = []
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
-            built_in.setdefault(chain, _BuiltIn(table, prefixes, guards, accepting)).take(rule)
+            built_in.setdefault(chain, _BuiltIn(table, prefixes, yielding, guards, accepting)).take(rule)
     found = {key: tuple(rules) for key, rules in entries.items()}
     for chain, read in built_in.items():
         found |= {EntryKey(family, table, chain, prefix): tuple(rules) for prefix, rules in read.ours.items()}
@@ -54,11 +55,17 @@ class _BuiltIn:
     """Somebody else's chain, rule by rule. `ours`: what is rulegen's, by the prefix of the feature's chains."""
 
     def __init__(
-        self, table: str, prefixes: Sequence[str], guards: Collection[str], accepting: Collection[str]
+        self,
+        table: str,
+        prefixes: Sequence[str],
+        yielding: Collection[str],
+        guards: Collection[str],
+        accepting: Collection[str],
     ) -> None:
         self.ours: dict[str, list[str]] = {}
         self._table = table
         self._prefixes = prefixes
+        self._yielding = yielding
         self._guards = guards
         self._accepting = accepting
         # The first rule of another program's that keeps packets away, and the first that may accept one.
@@ -69,7 +76,7 @@ class _BuiltIn:
         if prefix:
             rules = self.ours.setdefault(prefix, [])
             shadow = self._ahead or (self._open if prefix in self._guards else "")
-            ahead = self._later_feature(prefix) or ("" if rules else shadow)
+            ahead = self._later_feature(prefix) or ("" if rules or prefix in self._yielding else shadow)
             if ahead and not any(map(is_remark, rules[:1])):
                 rules.insert(0, f"{REMARK}behind: {escaped(ahead)}")
             rules.append(rule)

@@ -20,6 +20,7 @@ from rulegen.iptables.chains import (
     features_by_prefix,
     guards_of,
     prefixes_of,
+    yielding_of,
 )
 from rulegen.iptables.diff_text import count, shown_changes
 from rulegen.iptables.ipset_transaction import AnyStep, SetUsers, plan_with_sets
@@ -52,6 +53,7 @@ class LiveChains:
         self._compilers = compilers
         self._prefixes = prefixes_of(by_rank(compilers))
         self._guards = guards_of(by_rank(compilers))
+        self._yielding = yielding_of(by_rank(compilers))
         # Those of which the kernel holds nothing, so that it may lack what their rules need.
         self._new: list[ChainCompiler] = []
         self._patience = patience
@@ -79,7 +81,7 @@ class LiveChains:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        live = self._kernel.read(self._prefixes, self._guards, with_ipsets=bool(self._use_ipsets))
+        live = self._kernel.read(self._prefixes, self._guards, self._yielding, with_ipsets=bool(self._use_ipsets))
         self._live = {key: self._spared(key, rules) for key, rules in live.items()}
         for compiler in self._use_ipsets:
             compiler.use_ipsets(are_there=self._kernel.has_ipsets is True)
@@ -166,7 +168,7 @@ class LiveChains:
                 self._kernel.probe(compiler.needs)
                 if compiler in self._use_ipsets:
                     self._kernel.probe_ipsets()
-        return plan_with_sets(delta, self._live, self._prefixes, self._set_users)
+        return plan_with_sets(delta, self._live, self._prefixes, self._set_users, self._yielding)
 
     def _note(self, delta: Delta[EntryKey, Rules]) -> None:
         """Follows in memory what a Delta did."""

@@ -8,7 +8,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rulegen.config import Family
@@ -51,14 +51,18 @@ def is_remark(rule: str) -> bool:
 
 
 def plan(
-    delta: Delta[EntryKey, Rules], live: Mapping[EntryKey, Rules], prefixes: Sequence[str] = (PREFIX,)
+    delta: Delta[EntryKey, Rules],
+    live: Mapping[EntryKey, Rules],
+    prefixes: Sequence[str] = (PREFIX,),
+    yielding: Collection[str] = (),
 ) -> list[Step]:
     """The steps that lead from `live` to what is wanted. Raises ApplyError when a rule would lead to no chain.
 
-    `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain.
+    `prefixes`: those of the features' chains, in the order in which their rules stand in a built-in chain. `yielding`:
+    those of them, the last, whose rules stand behind other programs'.
     """
     _check_references(delta, live)
-    return [step for family in Family for step in _plan(family, delta, live, prefixes)]
+    return [step for family in Family for step in _plan(delta, _Writer(family, live, prefixes, yielding))]
 
 
 def removal(entries: Mapping[EntryKey, Rules]) -> list[Step]:
@@ -66,11 +70,8 @@ def removal(entries: Mapping[EntryKey, Rules]) -> list[Step]:
     return plan(Delta(removed=dict(entries)), entries)
 
 
-def _plan(
-    family: Family, delta: Delta[EntryKey, Rules], live: Mapping[EntryKey, Rules], prefixes: Sequence[str]
-) -> Iterator[Step]:
-    tables = {table: _part(delta, family, table) for table in TABLES}
-    writer = _Writer(family, live, prefixes)
+def _plan(delta: Delta[EntryKey, Rules], writer: _Writer) -> Iterator[Step]:
+    tables = {table: _part(delta, writer.family, table) for table in TABLES}
     nat = tables.pop(NAT)
     closing = [(table, part) for table, part in tables.items() if part]
     if not nat:
@@ -133,16 +134,19 @@ def _rest(part: Delta[EntryKey, Rules], first: Delta[EntryKey, Rules]) -> Delta[
 class _Writer:
     """Writes a family's steps, each on top of what those before it leave in the built-in chains."""
 
-    def __init__(self, family: Family, live: Mapping[EntryKey, Rules], prefixes: Sequence[str]) -> None:
-        self._family = family
+    def __init__(
+        self, family: Family, live: Mapping[EntryKey, Rules], prefixes: Sequence[str], yielding: Collection[str]
+    ) -> None:
+        self.family = family
         self._live = live
         self._prefixes = prefixes
+        self._yielding = yielding
         # The built-in chains that steps have changed; without rules: nothing of the feature is left there.
         self._changed: Entries = {}
 
     def step(self, table: str, part: Delta[EntryKey, Rules]) -> Step:
         """One restore."""
-        return Step(self._family, table, tuple(self._lines(table, part)))
+        return Step(self.family, table, tuple(self._lines(table, part)))
 
     def _lines(self, table: str, part: Delta[EntryKey, Rules]) -> Iterator[str]:
         written = {**part.added, **{key: change.after for key, change in part.changed.items()}}
@@ -162,7 +166,10 @@ class _Writer:
         yield "COMMIT"
 
     def _built_in_lines(self, live: Entries, written: Entries) -> Iterator[str]:
-        """All features' rules of a chain that changes are taken out and put in front, in their features' order."""
+        """All features' rules of a chain that changes are taken out and put in front, in their features' order.
+
+        Those of features that yield are put behind all others.
+        """
         gone: Entries = dict.fromkeys(live, ())
         for chain in dict.fromkeys(key._replace(prefix=PREFIX) for key in (*live, *written) if key.is_built_in):
             keys = [chain._replace(prefix=prefix) for prefix in self._prefixes]
@@ -170,7 +177,10 @@ class _Writer:
             after = before | _of(gone, keys) | _of(written, keys)
             self._changed |= after
             yield from (f"-D {chain.chain} {rule}" for rule in _rules(before))
-            yield from (f"-I {chain.chain} {number} {rule}" for number, rule in enumerate(_rules(after), 1))
+            last = {key: rules for key, rules in after.items() if key.prefix in self._yielding}
+            first = {key: rules for key, rules in after.items() if key not in last}
+            yield from (f"-I {chain.chain} {number} {rule}" for number, rule in enumerate(_rules(first), 1))
+            yield from (f"-A {chain.chain} {rule}" for rule in _rules(last))
 
 
 def _of(entries: Entries, keys: Iterable[EntryKey]) -> Entries:

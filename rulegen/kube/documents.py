@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from rulegen.bundle import OBJECTS, is_compressed, read_member
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.document_text import Document, Unreadable, parse_text
 
@@ -47,6 +48,13 @@ def read_documents(paths: Sequence[str], stdin: BinaryIO | None) -> Iterator[Doc
                 yield document
         if empty:
             raise InputError(f"{_source(path)}: holds no object")
+
+
+def read_file(path: str) -> Iterator[Document | Unreadable]:
+    """The documents of one plain file; none of one that is empty. Raises InputError, for a folder, too."""
+    if Path(path).is_dir():
+        raise InputError(f"{_source(path)}: expected a file, got a folder")
+    return _documents(path, None, is_named=False)
 
 
 def _files(path: str) -> tuple[bool, list[str]]:
@@ -88,7 +96,10 @@ def _documents(file: str, stdin: BinaryIO | None, *, is_named: bool) -> Iterator
         if file == STDIN:
             if stdin is None:
                 raise InputError("standard input: not open")
-            text: bytes | None = stdin.read()
+            read = stdin.read()
+            if is_compressed(read):
+                raise InputError("standard input: a support bundle has to be a file, which is read more than once")
+            text: bytes | None = read
         else:
             mode = os.stat(file).st_mode  # noqa: PTH116 - a name as the person wrote it
             refused = _why_not_read(mode, file, is_named=is_named)
@@ -100,6 +111,8 @@ def _documents(file: str, stdin: BinaryIO | None, *, is_named: bool) -> Iterator
         raise _unusable(file, error) from error
     if text is None:
         yield Unreadable(source, "changes while it is read")
+    elif is_named and is_compressed(text):
+        yield from parse_text(source, read_member(source, text, OBJECTS), is_json=False)
     else:
         yield from parse_text(source, text, is_json=file.endswith(".json"))
 

@@ -83,7 +83,20 @@ class Failed(Struct, frozen=True):
     error: Exception
 
 
-FollowEvent: TypeAlias = Upsert | Delete | Invalid | Synced | Interrupted | Resumed | Failed
+class FileUnusable(Struct, frozen=True):
+    """Of sources that are files: one cannot be read as a whole, and what it last meant holds; both are safe text."""
+
+    file: str
+    problem: str
+
+
+class FileUsable(Struct, frozen=True):
+    """After `FileUnusable`, the file can be read again, or is gone."""
+
+    file: str
+
+
+FollowEvent: TypeAlias = Upsert | Delete | Invalid | Synced | Interrupted | Resumed | Failed | FileUnusable | FileUsable
 
 
 class Timing(Struct, frozen=True, kw_only=True):

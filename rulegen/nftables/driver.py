@@ -17,6 +17,7 @@ from rulegen.nftables.diff_text import count, entry_order, shown_changes
 from rulegen.nftables.drift import Notifications
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live_rules import LiveTables, base_chains_of_all
+from rulegen.nftables.packed import pack, unpack
 from rulegen.nftables.tables import Entries, TableCompiler, TableSpec, table_name
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
@@ -89,6 +90,19 @@ class NftablesDriver:
         compilers.adopt(entries, {})
         compile_all(compilers, items, contexts)
         return _difference(entries, chain_texts(base_chains_of_all(_tables(before))), compilers)
+
+    def pack(self, live: Entries) -> list[Any]:
+        """See `Driver`."""
+        return pack(live)
+
+    def compare_packed(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], packed: Any, source: str
+    ) -> tuple[Entries, Difference]:
+        """See `Driver`; of chains it is known whether they were as compiled, not what they were."""
+        live = unpack(packed, [spec for tables in _tables(compilers) for spec in tables.specs], source)
+        compilers.adopt(live, {})
+        compile_all(compilers, items, contexts)
+        return live, _difference(live, lambda _: None, compilers)
 
     @contextmanager
     def open(self) -> Iterator[OpenNftables]:

@@ -9,14 +9,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from rulegen.config import IngressSettings
-from rulegen.errors import ApplyError, HostError
+from rulegen.errors import ApplyError, HostError, InputError
 from rulegen.nginx.configuration import CERTIFICATE, COMMON, Entries, Key, Pem, file_text, parse, version_in
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files
 from rulegen.nginx.live import LiveSites
 from rulegen.nginx.process import Nginx
-from rulegen.nginx.watching import FileWatch
+from rulegen.nginx.watching import FileWatch, Seen
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
 from rulegen.reconcile.driver import Difference, Removal, compile_all
@@ -35,6 +37,7 @@ class OpenNginx:
     def __init__(self, settings: IngressSettings) -> None:
         self._settings = settings
         self._nginx = Nginx(settings)
+        self._seen = Seen(Files(settings))
 
     def find_leftovers(self) -> list[str]:
         """See `OpenDriver`; there are none."""
@@ -43,11 +46,11 @@ class OpenNginx:
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveSites:
         """See `OpenDriver`; `watch` sees to it that nothing is mended more often than once in a period."""
         del patience
-        return LiveSites(self._settings, self._nginx, compilers)
+        return LiveSites(self._settings, self._nginx, self._seen, compilers)
 
     def watch(self, period: float, now: float) -> FileWatch:
         """See `OpenDriver`."""
-        return FileWatch(self._settings, period, now)
+        return FileWatch(self._settings, self._seen, period, now)
 
 
 class NginxDriver:
@@ -71,8 +74,7 @@ class NginxDriver:
         rendered.check()
         before = parse(text.splitlines(keepends=True), version_in(text))
         compile_all(compilers, items, contexts)
-        after = {key: value for key, value in compilers.entries().items() if key.kind != CERTIFICATE}
-        return _difference(before, after, compilers)
+        return _difference(before, _sections(compilers.entries()), compilers)
 
     def compare_compiled(
         self, before: CompilerSet, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
@@ -80,6 +82,22 @@ class NginxDriver:
         """See `Driver`."""
         compile_all(compilers, items, contexts)
         return _difference(before.entries(), compilers.entries(), compilers)
+
+    def pack(self, live: Entries) -> list[Any]:
+        """See `Driver`; of certificates nothing, as they are with their keys."""
+        return [[*key, text] for key, text in sorted(_sections(live).items())]
+
+    def compare_packed(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], packed: Any, source: str
+    ) -> tuple[Entries, Difference]:
+        """See `Driver`."""
+        try:
+            rows = msgspec.convert(packed, list[tuple[str, str, str]])
+        except msgspec.ValidationError as error:
+            raise InputError(f"{source}: not what nginx's file held: {error}") from error
+        live: Entries = {Key(kind, name): text for kind, name, text in rows}
+        compile_all(compilers, items, contexts)
+        return live, _difference(live, _sections(compilers.entries()), compilers)
 
     @contextmanager
     def open(self) -> Iterator[OpenNginx]:
@@ -107,6 +125,10 @@ class NginxDriver:
                 raise HostError(str(error)) from error
             files.remove_certificates(digests)
         return found
+
+
+def _sections(entries: Entries) -> Entries:
+    return {key: value for key, value in entries.items() if key.kind != CERTIFICATE}
 
 
 def _difference(before: Entries, after: Entries, compilers: CompilerSet) -> Difference:

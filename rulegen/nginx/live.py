@@ -21,6 +21,7 @@ from rulegen.nginx.configuration import version_of as version_of_entries
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files, FileState
 from rulegen.nginx.process import Nginx, serving
+from rulegen.nginx.watching import Seen
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
@@ -39,10 +40,11 @@ uwsgi_temp_path {folder}; scgi_temp_path {folder}; include {folder}/part.conf; }
 class LiveSites:
     """`compilers`: each wants sections and certificates."""
 
-    def __init__(self, settings: IngressSettings, nginx: Nginx, compilers: CompilerSet) -> None:
+    def __init__(self, settings: IngressSettings, nginx: Nginx, seen: Seen, compilers: CompilerSet) -> None:
         self._settings = settings
         self._files = Files(settings)
         self._nginx = nginx
+        self._seen = seen
         self._compilers = compilers
         self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
         self._state = FileState(None)
@@ -54,6 +56,7 @@ class LiveSites:
 
     def read(self) -> None:
         """See `LiveRules`."""
+        self._seen.note()
         self._state = self._files.read()
         self.live = self._files.entries(self._state)
         self._compilers.adopt(self.live, self._unreadable)
@@ -98,6 +101,7 @@ class LiveSites:
             self._files.remove_certificates([key.name for key in added if key not in self.live])
             raise
         self._files.remove_certificates([key.name for key in delta.removed if key.kind == CERTIFICATE])
+        self._seen.note()
         self._state, self.live = FileState(after), wanted
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from rulegen.errors import printable
-from rulegen.policies.model import Address, PolicyName, Rule
+from rulegen.policies.model import Address, Direction, PolicyName, Rule
 from rulegen.policies.pods import packed
 from rulegen.policies.simulate import Decision, Packet, peers_text, ports_text, simulate
 from rulegen.policies.store import Store
@@ -53,6 +53,14 @@ def explain(store: Store, source: str, destination: str, protocol: str, port: in
         verdict.is_allowed,
         tuple(_direction(decision) for decision in verdict),
     )
+
+
+def policies_isolating(store: Store, address: str) -> tuple[str, ...]:
+    """The policies that say what may reach the pod at an address; none where all may, or where no pod is known."""
+    subject = packed(address)
+    isolation = None if subject is None else store.isolation(subject)
+    combination = None if isolation is None else isolation.of(Direction.INGRESS)
+    return () if combination is None else tuple(map(str, combination.policies))
 
 
 def _named(store: Store, text: str, address: Address) -> str:

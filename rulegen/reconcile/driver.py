@@ -255,6 +255,20 @@ class Driver(Protocol):
         """
         ...
 
+    def pack(self, live: AnyEntries) -> list[Any]:
+        """What a kernel held, as values that JSON has; the same entries give the same."""
+        ...
+
+    def compare_packed(
+        self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], packed: Any, source: str
+    ) -> tuple[AnyEntries, Difference]:
+        """What a kernel held, as `pack` wrote it, and what leads from there to these items.
+
+        The compilers have not seen the items yet. `source` begins messages. Never touches the host. Raises InputError
+        for what nobody has packed, TargetError for the items.
+        """
+        ...
+
     def open(self) -> AbstractContextManager[OpenDriver]:
         """Raises HostError when the kernel, its programs or privileges do not suffice; changes nothing."""
         ...

@@ -110,6 +110,19 @@ class Feature(Protocol):
 
 
 @runtime_checkable
+class WithConditions(Protocol):
+    """A feature that cannot begin without something that objects or the configuration say.
+
+    In an agent it waits for that, as it finds it, and its rules stay as they are; a command that is run once ends.
+    """
+
+    @property
+    def lacks(self) -> str:
+        """What it lacks, as a line for people; "" for nothing."""
+        ...
+
+
+@runtime_checkable
 class WithStandIns(Protocol):
     """A feature of which an item that the kernel refuses must not just stay as it was, or away.
 

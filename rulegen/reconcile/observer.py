@@ -28,6 +28,12 @@ class Observer:
     def synced(self, sync: Sync) -> None:
         """A sync ended well."""
 
+    def repaired(self, who: str, entries: int, lines: Sequence[str]) -> None:
+        """The sync that `synced` tells of next has put entries back that others had changed.
+
+        `who`: in words, what others wrote in it; `lines`: each entry in words, none where there are many.
+        """
+
     def failed(self, error: RulegenError, seconds: float, *, is_full: bool) -> None:
         """A sync failed after so many seconds, and is tried again; nothing is lost. `is_full`: it read the kernel."""
 

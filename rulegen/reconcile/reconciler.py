@@ -9,7 +9,7 @@ and how it becomes rules, is theirs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -126,6 +126,10 @@ class _Progress:
         self.untold, self.untold_refusals = None, {}
         self.early.clear()
         return done
+
+
+def _together(findings: Iterable[tuple[Finding, ...] | None]) -> tuple[Finding, ...] | None:
+    return tuple(finding for found in findings for finding in found or ()) or None
 
 
 class Reconciler:
@@ -282,10 +286,19 @@ class Reconciler:
         return delta
 
     def _take_findings(self) -> None:
-        for progress in self._features.values():
-            for reference, change in progress.feature.findings.take().items():
-                before = self._untold_findings.get(reference, change).before
-                self._untold_findings[reference] = Change(before, change.after)
+        """Several features may find something about one object: what is told of it is what all of them find."""
+        features = [progress.feature for progress in self._features.values()]
+        taken = [feature.findings.take() for feature in features]
+        for reference in dict.fromkeys(reference for changes in taken for reference in changes):
+            after = [feature.findings.get(reference) for feature in features]
+            told = self._untold_findings.get(reference)
+            before = [
+                changes[reference].before if reference in changes else found
+                for changes, found in zip(taken, after, strict=True)
+            ]
+            self._untold_findings[reference] = Change(
+                _together(before) if told is None else told.before, _together(after)
+            )
 
     def _finish(self, is_full: bool, delta: AnyDelta, repaired: AnyDelta, steps: _Steps) -> Sync:
         done = {name: progress.finish() for name, progress in self._features.items()}

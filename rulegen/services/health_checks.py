@@ -51,6 +51,11 @@ class HealthChecks:
         if checks:
             self._checks[key] = checks
 
+    def current(self) -> list[HealthCheck]:
+        """All, sorted."""
+        checks = (check for found in self._checks.values() for check in found.values())
+        return sorted(checks, key=lambda check: (check.service, check.family.value))
+
     def take(self) -> dict[HealthCheckKey, HealthCheck | None]:
         """Those that differ from what was taken last, sorted; None for one that is gone."""
         changed = {}

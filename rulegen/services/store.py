@@ -17,6 +17,7 @@ from rulegen.services.health_checks import HealthChecks, health_checks
 from rulegen.services.host_ports import HostPorts
 from rulegen.services.model import (
     Changes,
+    HealthCheck,
     NodeSettings,
     Reason,
     ServiceKey,
@@ -181,6 +182,11 @@ class Store:
         if self.host_ports is not None:
             merged |= self.host_ports.service_ports()
         return [merged[key] for key in sorted(merged, key=_sort_key)]
+
+    def health_checks(self) -> list[HealthCheck]:
+        """What load balancers may ask about Services, sorted."""
+        self._compile_pending()
+        return self._health_checks.current()
 
     def node_settings(self, family: Family) -> NodeSettings | None:
         """The node's part of a family; None for a family that is not configured."""

@@ -84,4 +84,10 @@ def _of_policies(feature: Any, node: Node) -> Part:
     return Part(layers=[PolicyMeaning(feature.store, settings, node.family, is_iptables=node.is_iptables)])
 
 
-_KNOWN: dict[str, Callable[[Any, Node], Part]] = {"network-policies": _of_policies}
+def _of_egress(feature: Any, node: Node) -> Part:
+    from rulegen.verify.egress import EgressMeaning
+
+    return Part(layers=[EgressMeaning(feature.store, node.family)])
+
+
+_KNOWN: dict[str, Callable[[Any, Node], Part]] = {"egress-masquerade": _of_egress, "network-policies": _of_policies}

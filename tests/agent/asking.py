@@ -23,11 +23,11 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-def ask(port: int, path: str = "/", *, address: str = "127.0.0.1", method: str = "GET") -> Reply:
+def ask(port: int, path: str = "/", *, address: str = "127.0.0.1", method: str = "GET", accept: str = "*/*") -> Reply:
     """One request. Raises OSError when nobody listens."""
     connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT)
     try:
-        connection.request(method, path)
+        connection.request(method, path, headers={"Accept": accept})
         reply = connection.getresponse()
         headers = {name.lower(): value for name, value in reply.getheaders()}
         return Reply(reply.status, headers, reply.read())

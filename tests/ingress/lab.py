@@ -162,7 +162,10 @@ class Lab:
             **ingress,
         }
         document = {"apiVersion": "rulegen.io/v1alpha1", "kind": "RulegenConfiguration", "features": ["ingress"]}
-        self.configuration.write_text(yaml.safe_dump({**document, "ingress": settings}))
+        # The agent looks for what others have changed once in a period.
+        head = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration"}
+        pace = {**head, "nftables": {"syncPeriod": "1s"}}
+        self.configuration.write_text(yaml.safe_dump_all([{**document, "ingress": settings}, pace]))
 
     def _prepare_network(self) -> None:
         with self.namespace.entered(), IPRoute() as ip:
@@ -212,7 +215,9 @@ class Lab:
         """A file with the objects, the Services and the class beside them."""
         beside = [*network(), ingress_class()] if with_network else []
         path = self.folder / "objects.json"
-        path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [*beside, *objects]}))
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [*beside, *objects]}))
+        new.rename(path)
         return str(path)
 
     def apply_services(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.running import wait_until
+from tests.agent.running import RULEGEN, wait_until
 from tests.ingress.lab import NODE, Lab, client_context, lab_in
 from tests.ingress.objects import AUTHORITY, Document, ingress, path, raw_secret, rule, secret
 from tests.patience import patience
@@ -318,3 +318,24 @@ def _reload_under_traffic(lab: Lab, requests: int, reloads: int) -> list[str]:
 
 def test_no_request_fails_while_nginx_reloads(lab: Lab, extent: Extent) -> None:
     assert _reload_under_traffic(lab, 10_000 if extent.exhaustive else 600, 3) == []
+
+
+def test_an_agent_follows_and_repairs(lab: Lab) -> None:
+    one = ingress("one", rule("one.test", path("/", "s1")))
+    source = Path(lab.write(one))
+    log = (lab.folder / "agent.log").open("wb")
+    words = [RULEGEN, "agent", "-f", str(source), "--config", str(lab.configuration)]
+    with log, lab.namespace.entered():
+        agent = subprocess.Popen(words, stderr=log)
+    try:
+        wait_until(lambda: lab.who("one.test", "/") == "s1", 15.0)
+        lab.write(ingress("two", rule("one.test", path("/", "s2"))))
+        wait_until(lambda: lab.who("one.test", "/") == "s2", 15.0)
+        before = lab.file.read_bytes()
+        lab.file.write_bytes(before.replace(b"return 404;", b"return 410;"))
+        wait_until(lambda: lab.file.read_bytes() == before, 15.0)
+        assert agent.poll() is None
+    finally:
+        agent.terminate()
+        agent.wait(patience(15))
+    assert lab.who("one.test", "/") == "s2"

@@ -10,6 +10,7 @@ import pytest
 
 from rulegen.agent.observers import legacy_cleanup
 from rulegen.agent.observers.legacy_cleanup import LegacyCleanup
+from rulegen.agent.status.document import Takeover
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.errors import ApplyError, HostError, RulegenError, UnseenError
 from rulegen.kube_proxy.presence import Presence
@@ -87,5 +88,7 @@ def test_rules_of_kube_proxy_that_could_not_be_removed_at_once_go_later(monkeypa
 def _clean(own: tuple[Removal, ...], count_failure: Callable[[], None]) -> None:
     """A whole clean-up in the namespace of this thread, until there is nothing more to do."""
     made = LegacyCleanup(own, count_failure)
+    assert made.takeover().state == "waiting"
     made.synced(Sync(True, Delta(), Delta(), {}, {}, {}))
     wait_until(lambda: "legacy cleanup" not in {thread.name for thread in threading.enumerate()}, 15.0)
+    assert made.takeover() == Takeover(state="done", message="")

@@ -31,6 +31,7 @@ class BlockingChains:
     prefix = PREFIX
     rank = 10
     guards = False
+    yields = False
 
     def __init__(self, families: Collection[Family]) -> None:
         self._families = families

@@ -159,7 +159,8 @@ def test_the_configuration_may_ask_for_it(ground: Playground, tmp_path: Path) ->
     file.write_text("apiVersion: rulegen.io/v1alpha1\nkind: RulegenConfiguration\nfeatures: [blokcing]\n")
     done = ground.run("render", *source, "--config", str(file))
     assert done.returncode == 2
-    assert done.stderr == 'rulegen: no feature "blokcing"; there is services, host-ports, network-policies, blocking\n'
+    there_is = "services, host-ports, egress-masquerade, network-policies, records, ingress, blocking"
+    assert done.stderr == f'rulegen: no feature "blokcing"; there is {there_is}\n'
 
 
 def test_what_is_off_is_not_imported(ground: Playground) -> None:

@@ -16,7 +16,7 @@ from rulegen.config import (
     DetectLocalMode,
     NodeConfiguration,
 )
-from rulegen.configuration_file import API_VERSION, KIND
+from rulegen.configuration_file import API_VERSION, KIND, OWN_API_VERSION, OWN_KIND
 
 _UNSPECIFIED = "0.0.0.0"  # noqa: S104 - what a file would say, not what is bound
 
@@ -37,6 +37,27 @@ def configuration_document(configuration: Configuration) -> dict[str, Any]:
         **_node_fields(node),
         **_agent_fields(agent),
         "conntrack": _conntrack(agent.conntrack),
+    }
+
+
+def own_document(configuration: Configuration) -> dict[str, Any]:
+    """The fields of `rulegen.io/v1alpha1`, for which the other has no place."""
+    policies, egress = configuration.node.policies, configuration.node.egress
+    return {
+        "apiVersion": OWN_API_VERSION,
+        "kind": OWN_KIND,
+        "accelerate": configuration.agent.accelerate,
+        "features": list(configuration.features),
+        "iptablesDriver": configuration.iptables_driver.value,
+        "networkPolicies": {
+            "denial": policies.denial.value,
+            "strict": policies.strict,
+            "failClosed": policies.fail_closed,
+            "nodeInput": policies.node_input,
+            "ipsets": policies.ipsets,
+            **({} if policies.log_group is None else {"logGroup": policies.log_group}),
+        },
+        "egressMasquerade": {"configFile": egress.config_file, "podRange": egress.pod_range.value},
     }
 
 

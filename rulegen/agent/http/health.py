@@ -116,6 +116,11 @@ class Health:
         """As /livez says: what is pending, or being worked on, is younger than twice the sync period (SVC-85)."""
         return self._state().is_healthy
 
+    def summary(self) -> tuple[bool, bool]:
+        """Whether this agent does its work, and whether the node is there to stay."""
+        state = self._state()
+        return state.is_healthy, state.is_eligible
+
     def livez(self) -> Answer:
         """Whether this agent does its work (SVC-86, SVC-87)."""
         state = self._state()
@@ -147,8 +152,8 @@ def _is_going_away(node: Node) -> bool:
     return node.metadata.deletion_timestamp is not None or any(taint.key == GOING_AWAY_TAINT for taint in taints)
 
 
-def healthz_application(health: Health, count: Callable[[str, int], None]) -> WSGIApplication:
-    """Answers GET and HEAD of /healthz and /livez (SVC-86, SVC-87).
+def healthz_application(health: Health, count: Callable[[str, int], None], status: WSGIApplication) -> WSGIApplication:
+    """Answers GET and HEAD of /healthz and /livez (SVC-86, SVC-87), and has `status` answer /status.
 
     `count` is called from any thread with `healthz` or `livez` and the status of each answer (SVC-102).
     """
@@ -156,12 +161,14 @@ def healthz_application(health: Health, count: Callable[[str, int], None]) -> WS
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
+        if path == "/status":
+            return status(environ, start_response)
         if path not in answers:
             return respond_text(start_response, HTTPStatus.NOT_FOUND)
         if environ["REQUEST_METHOD"] not in READS:
             return refuse_method(start_response)
-        status, body = answers[path]()
-        count(path.removeprefix("/"), status.value)
-        return respond(start_response, status, body, JSON_HEADERS)
+        answer = answers[path]()
+        count(path.removeprefix("/"), answer.status.value)
+        return respond(start_response, answer.status, answer.body, JSON_HEADERS)
 
     return application

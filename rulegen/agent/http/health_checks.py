@@ -108,6 +108,10 @@ class ServiceHealthServers:
             self._want(key)
         self.proceed()
 
+    def count(self) -> int:
+        """How many listeners there are; may be asked by any thread."""
+        return self._count
+
     @property
     def has_more(self) -> bool:
         """Whether `proceed` has something to do."""

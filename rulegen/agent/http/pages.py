@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from rulegen.agent.http.server import HttpServer
+from rulegen.agent.status.document import ListeningAddress
 from rulegen.config import SocketAddress
 from rulegen.errors import HostError
 from rulegen.reconcile.observer import Observer
@@ -35,13 +36,24 @@ class Pages(Observer):
 
     def __init__(self, server: HttpServer, pages: Sequence[Page], *, must_listen: bool) -> None:
         self._server = server
+        self._pages = tuple(pages)
         self._closed = list(pages)
+        # Why those that are closed are so.
+        self._problems: Mapping[Page, str] = {}
         self._reported: set[str] = set()
         self._next = time.monotonic()
         for problem in self._open():
             if must_listen:
                 raise HostError(problem)
             self._report(problem)
+
+    def listening(self) -> list[ListeningAddress]:
+        """What is listened on and what is not, and why; may be asked by any thread."""
+        closed = self._problems
+        return [
+            ListeningAddress(field=page.field, address=str(page.address), problem=closed.get(page, ""))
+            for page in self._pages
+        ]
 
     def wait(self, now: float) -> float | None:
         """Until the next try."""
@@ -54,16 +66,17 @@ class Pages(Observer):
 
     def _open(self) -> list[str]:
         """Listens where that is possible; says where not."""
-        problems = []
+        problems: dict[Page, str] = {}
         for page in list(self._closed):
             try:
                 self._server.open(page.address, page.application)
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
-                problems.append(f"{page.field}: cannot listen on {page.address}: {reason}")
+                problems[page] = f"{page.field}: cannot listen on {page.address}: {reason}"
             else:
                 self._closed.remove(page)
-        return problems
+        self._problems = problems
+        return list(problems.values())
 
     def _report(self, problem: str) -> None:
         if problem not in self._reported:

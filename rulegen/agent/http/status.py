@@ -30,13 +30,20 @@ class _Page(NamedTuple):
     body: bytes
 
 
-def status_application(configuration: Configuration, registry: CollectorRegistry) -> WSGIApplication:
-    """What answers at `metricsBindAddress`. `configuration`: the settings in force; `registry`: of `Metrics`."""
+def status_application(
+    configuration: Configuration, registry: CollectorRegistry, recent_log: Callable[[], list[str]]
+) -> WSGIApplication:
+    """What answers at `metricsBindAddress`.
+
+    `configuration`: the settings in force; `registry`: of `Metrics`; `recent_log`: the last lines of the log, asked for
+    from any thread.
+    """
     configz = msgspec.json.encode({_GROUP: configuration_document(configuration)})
     pages: dict[str, Callable[[WSGIEnvironment], _Page]] = {
         "/metrics": lambda environ: _metrics(registry, environ.get("HTTP_ACCEPT", "")),
         "/healthz": lambda _: _Page(_TEXT, b"ok"),
         "/proxyMode": lambda _: _Page(_TEXT, configuration.target.value.encode()),
+        "/log": lambda _: _Page(_TEXT, "".join(f"{line}\n" for line in recent_log()).encode(errors="backslashreplace")),
         "/configz": lambda _: _Page("application/json", configz),
     }
 

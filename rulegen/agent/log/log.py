@@ -11,7 +11,8 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 
 from rulegen.agent.log.lines import LineStream, LineWriter
 from rulegen.config import LogFormat
@@ -21,6 +22,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 _STANDARD_ERROR = 2
 _MOST_WAITING = 4000
+# What is kept for those who ask later; of lines of about 2,000 characters at the most.
+_MOST_KEPT = 500
 _LAST_LINES_SECONDS = 0.3
 # Of one kind of message, so many in each period (seconds).
 _MOST_ALIKE, _PERIOD = 50, 10.0
@@ -90,15 +93,15 @@ class _Alike(logging.Filter):
 class _Handler(logging.Handler):
     """Formats in the thread that has something to say, as what it speaks of may change."""
 
-    def __init__(self, writer: LineWriter, formatter: logging.Formatter) -> None:
+    def __init__(self, write: Callable[[str], None], formatter: logging.Formatter) -> None:
         super().__init__()
-        self._writer = writer
+        self._write = write
         self.setFormatter(formatter)
         self.addFilter(_Alike())
 
     def emit(self, record: logging.LogRecord) -> None:
         for line in self.format(record).split("\n"):
-            self._writer.write(line)
+            self._write(line)
 
 
 class Log:
@@ -107,7 +110,9 @@ class Log:
     def __init__(self) -> None:
         """Level info, format text, until `configure` says otherwise."""
         self._writer = LineWriter(_STANDARD_ERROR, _MOST_WAITING, _dropped, _give_up)
-        sys.stderr = LineStream(lambda line: self._writer.write(one_line(line)))
+        # Its `append` never waits either, and may interrupt itself.
+        self._recent: deque[str] = deque(maxlen=_MOST_KEPT)
+        sys.stderr = LineStream(lambda line: self._write(one_line(line)))
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change
         self.configure(LogFormat.TEXT, logging.INFO)
 
@@ -115,10 +120,18 @@ class Log:
         """From now on so; `level`: of module `logging`."""
         formatter = _JsonFormatter() if format_ is LogFormat.JSON else _TextFormatter()
         root = logging.getLogger()
-        root.handlers[:] = [_Handler(self._writer, formatter)]
+        root.handlers[:] = [_Handler(self._write, formatter)]
         # What libraries say at level debug is for who works on them.
         root.setLevel(max(level, logging.INFO))
         logging.getLogger("rulegen").setLevel(level)
+
+    def recent(self) -> list[str]:
+        """The last lines, the oldest first; may be asked by any thread."""
+        return list(self._recent)
+
+    def _write(self, line: str) -> None:
+        self._recent.append(line)
+        self._writer.write(line)
 
     def close(self) -> None:
         """Waits a little for what is not written yet; to be called last."""

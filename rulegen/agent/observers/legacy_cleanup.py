@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
 
-from rulegen.errors import AbsentError, RulegenError, StaleError, UnseenError
+from rulegen.agent.status.document import Takeover
+from rulegen.errors import AbsentError, RulegenError, StaleError, UnseenError, one_line
 from rulegen.kube.backoff import Retries
 from rulegen.kube_proxy.ipvs import leftovers
 from rulegen.kube_proxy.judgement import judge
@@ -46,6 +47,7 @@ class LegacyCleanup(Observer):
     def __init__(self, own: Iterable[Removal], count_failure: Callable[[], None]) -> None:
         self._own = tuple(own)
         self._count_failure = count_failure
+        self._takeover = Takeover(state="waiting", message="until rulegen's own rules are in force")
         self._stopping = threading.Event()
         self._has_arrived = threading.Event()
         self._is_in_force = threading.Event()
@@ -59,6 +61,10 @@ class LegacyCleanup(Observer):
         del sync
         self._is_in_force.set()
 
+    def takeover(self) -> Takeover:
+        """How far it is; may be asked by any thread."""
+        return self._takeover
+
     def close(self) -> None:
         """Ends soon; a table that is being cleaned is finished."""
         self._stopping.set()
@@ -69,10 +75,14 @@ class LegacyCleanup(Observer):
         self._has_arrived.set()
         self._is_in_force.wait()
         steps: list[Callable[[], float | None]] = [partial(_remove_own, remove) for remove in self._own]
-        if arrival is not None:
+        if arrival is None:
+            kept: Callable[[], str] = lambda: "whose kube-proxy's rules are cannot be told"  # noqa: E731
+        else:
             self._note(arrival)
-            steps.append(_KubeProxy(arrival).step)
-        self._do([_Task(step) for step in steps])
+            kube_proxy = _KubeProxy(arrival)
+            steps.append(kube_proxy.step)
+            kept = kube_proxy.why_kept
+        self._do([_Task(step) for step in steps], kept)
 
     def _arrive(self) -> Arrival | None:
         try:
@@ -91,23 +101,33 @@ class LegacyCleanup(Observer):
         except RulegenError as error:
             _LOG.warning("an agent after this one cannot tell whose kube-proxy's rules are: %s", error)
 
-    def _do(self, tasks: list[_Task]) -> None:
-        """Until nothing is left to do, or the agent ends."""
+    def _do(self, tasks: list[_Task], kept: Callable[[], str]) -> None:
+        """Until nothing is left to do, or the agent ends. `kept`: why something of kube-proxy's stays, if so."""
+        self._takeover = Takeover(state="working", message="")
         while tasks and not self._stopping.wait(min(task.due for task in tasks) - time.monotonic()):
             for task in tasks:
                 if task.due <= time.monotonic() and not self._stopping.is_set() and not task.attempt():
                     self._count_failure()
             tasks = [task for task in tasks if not task.is_done]
+            failures = [f"rules of an earlier program may be left: {task.failure}" for task in tasks if task.failure]
+            self._tell_takeover(is_done=not tasks, message=one_line("; ".join(filter(None, [*failures, kept()]))))
+
+    def _tell_takeover(self, *, is_done: bool, message: str) -> None:
+        if is_done:
+            self._takeover = Takeover(state="kept" if message else "done", message=message)
+        else:
+            self._takeover = Takeover(state="working", message=message)
 
 
 class _Task:
     """Something to be removed. `step` says in how many seconds it is to be called again; None: it is done.
 
-    `due`: the time of the monotonic clock from which on it is called.
+    `due`: the time of the monotonic clock from which on it is called. `failure`: why the last call failed, if it did.
     """
 
     def __init__(self, step: Callable[[], float | None]) -> None:
         self.is_done = False
+        self.failure = ""
         self.due = time.monotonic()
         self._step = step
         self._retries = Retries(_FIRST_RETRY, _LONGEST_RETRY)
@@ -117,12 +137,14 @@ class _Task:
         try:
             seconds = self._step()
         except RulegenError as error:
+            self.failure = str(error)
             is_new = self._retries.failed(error, time.monotonic())
             self.due = self._retries.not_before
             if is_new and not isinstance(error, StaleError):
                 _LOG.warning("rules of an earlier program may be left: %s", error)
                 return False
             return True
+        self.failure = ""
         self.is_done = seconds is None
         self.due = time.monotonic() + (seconds or 0.0)
         self._retries.succeeded()
@@ -161,6 +183,11 @@ class _KubeProxy:
         self._seen: Presence | None = None
         self._not_before = 0.0
         self._told = ""
+        self._is_gone = False
+
+    def why_kept(self) -> str:
+        """Why what there is of it stays, "" when it has gone, or there was nothing."""
+        return "" if self._is_gone else self._told
 
     def step(self) -> float | None:
         """In how many seconds to look again, None for never. Raises StaleError, HostError, UnseenError, ApplyError."""
@@ -188,6 +215,7 @@ class _KubeProxy:
         if not judgement.is_gone:
             self._tell(judgement.why)
             return judgement.again
+        self._is_gone = True
         # Where there is nothing, what comes from now on is somebody's.
         if found:
             self._remove(connection, generation, found)

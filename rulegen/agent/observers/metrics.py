@@ -17,7 +17,18 @@ from rulegen import __version__
 from rulegen.agent.observers.latency import TriggerTimes
 from rulegen.agent.worker.work_queue import ObjectKey, object_key
 from rulegen.config import Family, Target
-from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
+from rulegen.kube.follow import (
+    Delete,
+    Failed,
+    FileUnusable,
+    FileUsable,
+    FollowEvent,
+    Interrupted,
+    Invalid,
+    Resumed,
+    Synced,
+    Upsert,
+)
 from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import RuleCount
@@ -32,6 +43,8 @@ _PROGRAMMING_BUCKETS = [0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120
 _FAMILY = "ip_family"
 _INTERNAL, _EXTERNAL = "internal", "external"
 _CODES = (200, 503)
+# Besides the kinds of objects.
+_FILE = "File"
 
 
 class Metrics:
@@ -85,6 +98,10 @@ class Metrics:
     def count_waiting(self, count: Callable[[], int]) -> None:
         """`count` is asked whenever somebody reads the metrics: how many changes wait for their turn."""
         self._waiting.set_function(count)
+
+    def count_files(self, has_problem: Callable[[], bool]) -> None:
+        """`has_problem` is asked whenever somebody reads the metrics: whether the configuration cannot be used."""
+        self._source.count_files(has_problem)
 
     def taken(self, events: Iterable[FollowEvent]) -> None:
         """Events were taken from the work queue, and a sync will follow where they are changes."""
@@ -197,9 +214,12 @@ class _Maker:
         made = self.counter(name, text, "code")
         return {code: made.labels(str(code)) for code in _CODES}
 
-    def by_kind(self, name: str, text: str) -> dict[type, Gauge]:
+    def by_kind(self, name: str, text: str, *others: str) -> dict[type | str, Gauge]:
         made = self.gauge(name, text, "kind")
-        return {kind: made.labels(kind.__name__) for kind in self._kinds}
+        return {
+            **{kind: made.labels(kind.__name__) for kind in self._kinds},
+            **{word: made.labels(word) for word in others},
+        }
 
 
 class _Source:
@@ -208,6 +228,7 @@ class _Source:
     def __init__(self, make: _Maker, started: float) -> None:
         self._trigger_times = TriggerTimes(started)
         self._invalid: set[ObjectKey] = set()
+        self._unusable_files: set[str] = set()
         texts = {Service: "service", EndpointSlice: "endpoint"}
         self._totals = {
             kind: make.counter(
@@ -224,7 +245,9 @@ class _Source:
         }
         self._following = make.by_kind("rulegen_following", "Whether objects of a kind are followed at present")
         self._invalid_objects = make.by_kind(
-            "rulegen_invalid_objects", "Objects that cannot be used as they are now, and keep what they last meant"
+            "rulegen_invalid_objects",
+            "Objects and files that cannot be used as they are now, and keep what they last meant",
+            _FILE,
         )
 
     def take(self, events: Iterable[FollowEvent]) -> bool:
@@ -243,10 +266,16 @@ class _Source:
                     self._following[event.kind].set(1)
                 case Interrupted() | Failed():
                     self._following[event.kind].set(0)
+                case FileUnusable() | FileUsable():
+                    self._note_file(event)
         for kind, total in self._totals.items():
             total.inc(changes[kind])
             self._pending[kind].inc(changes[kind])
         return bool(changes)
+
+    def count_files(self, has_problem: Callable[[], bool]) -> None:
+        """`has_problem`: whether one more file, that of the configuration, cannot be used."""
+        self._invalid_objects[_FILE].set_function(lambda: len(self._unusable_files) + has_problem())
 
     def applied(self, now: float) -> list[tuple[Family, float]]:
         """All that was taken is in force: how long each of the recorded changes took (SVC-103)."""
@@ -263,6 +292,12 @@ class _Source:
         elif not is_usable and was_usable and key[2]:
             self._invalid.add(key)
             self._invalid_objects[key[0]].inc()
+
+    def _note_file(self, event: FileUnusable | FileUsable) -> None:
+        if isinstance(event, FileUnusable):
+            self._unusable_files.add(event.file)
+        else:
+            self._unusable_files.discard(event.file)
 
     def _note_time(self, event: Upsert | Delete) -> None:
         if isinstance(event, Upsert):

@@ -51,6 +51,10 @@ class FirewallObserver(Observer):
             self._thread.start()
         self._is_due.set()
 
+    def obstacles(self) -> str:
+        """In words, what was found last, "" for nothing; may be asked by any thread."""
+        return self._told
+
     def close(self) -> None:
         """Ends soon; waits for nothing."""
         self._is_stopping = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -29,7 +29,7 @@ from rulegen.config import AgentConfiguration, Configuration, Conntrack, DetectL
 from rulegen.configuration_file import for_families
 from rulegen.drivers import make_driver, other_drivers
 from rulegen.errors import printable
-from rulegen.features import REGISTRY, cluster_driver, kinds_of, make, resources
+from rulegen.features import REGISTRY, chosen, cluster_driver, kinds_of, make, resources
 from rulegen.interfaces import host_families
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.follow import Follower
@@ -40,10 +40,11 @@ from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import Finding, ObjectReference
 from rulegen.services.feature import ServicesFeature
-from rulegen.services.model import Reason
+from rulegen.services.model import Reason, ServiceKey
 
 if TYPE_CHECKING:
     from rulegen.agent.observers.events import EventRecorder
+    from rulegen.agent.status.observer import Settings
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -51,15 +52,19 @@ _LOG = logging.getLogger("rulegen.agent")
 class Options(Struct, frozen=True, kw_only=True):
     """What an agent is started with.
 
-    `load`: reads the configuration, with the node's name, as the options and the file `config_path` ("": none) say.
+    `load`: reads the configuration, with the node's name, as the options and the files `config_paths` say, which need
+    not be there; `load_at_start` the same when there is none yet, and goes on without what a start does not need.
     `variant`: of iptables, None for the one that the host uses. `files`: none means the API server of the
     configuration's kubeconfig, at `server` if that is named. `print_line`: each change is printed with it, and none is
-    applied. `configure_log` is told what each configuration that is put to work says of the log.
+    applied. `configure_log` is told what each configuration that is put to work says of the log; `recent_log`: the last
+    lines of it.
     """
 
     load: Callable[[], Configuration]
     configure_log: Callable[[AgentConfiguration], None]
-    config_path: str = ""
+    recent_log: Callable[[], list[str]]
+    load_at_start: Callable[[], Configuration]
+    config_paths: Callable[[Configuration], Sequence[str]]
     variant: Variant | None = None
     files: tuple[str, ...] = ()
     server: str = ""
@@ -70,11 +75,13 @@ class Control(NamedTuple):
     """How an agent hears from the process that it is in.
 
     `work_queue`: whoever makes `is_stopping` true wakes it up. `worked` is called when the last sync has ended.
+    `configuration_problem`: why the configuration file is not used as it is now, "" while it is; for any thread.
     """
 
     work_queue: WorkQueue
     is_stopping: Callable[[], bool]
     worked: Callable[[], None]
+    configuration_problem: Callable[[], str]
 
 
 class _Source(Protocol):
@@ -119,7 +126,7 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
             recorder = _recorder(options, configuration, stack)
             observers += _observers(
                 _Kept(configuration, reconciler, features, services, needs, _replaces(configuration.target, opened)),
-                work_queue,
+                _Origin(options, control, followed, opened.variant),
                 recorder,
                 stack,
             )
@@ -141,6 +148,15 @@ def work(options: Options, configuration: Configuration, control: Control) -> No
         pace = Pace(agent.min_sync_period, agent.sync_period, opened.batch)
         Worker(reconciler, work_queue, watch, pace, readiness, observers).run(control.is_stopping)
         control.worked()
+
+
+class _Origin(NamedTuple):
+    """Where an agent comes from, and where its objects do. `variant`: of iptables, "" on nftables."""
+
+    options: Options
+    control: Control
+    followed: str
+    variant: str
 
 
 class _Kept(NamedTuple):
@@ -208,7 +224,7 @@ def _recorder(options: Options, configuration: Configuration, stack: ExitStack) 
     return recorder
 
 
-def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | None, stack: ExitStack) -> list[Observer]:
+def _observers(kept: _Kept, origin: _Origin, recorder: EventRecorder | None, stack: ExitStack) -> list[Observer]:
     """All that the agent does beside the rules. `recorder`: None where there is no API server."""
     from rulegen.agent.http.health import Health, healthz_application
     from rulegen.agent.http.health_checks import ServiceHealthServers
@@ -225,6 +241,8 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
         MetricsObserver,
     )
     from rulegen.agent.run.descriptors import shares
+    from rulegen.agent.status.observer import Asked, StatusObserver
+    from rulegen.agent.status.page import status_page
     from rulegen.conntrack.cleaner import Cleaner
     from rulegen.firewalls.find import obstacles_beside
     from rulegen.nftables.acceleration import Acceleration
@@ -235,27 +253,52 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
     limits = shares()
     server = stack.enter_context(closing(HttpServer(limits.connections)))
     metrics = Metrics(configuration.target, families, kept.needs)
-    metrics.count_waiting(work_queue.waiting)
-    metrics.found_at_the_start(_set_sysctls(agent.conntrack, node_name, recorder))
+    metrics.count_waiting(origin.control.work_queue.waiting)
+    metrics.count_files(lambda: bool(origin.control.configuration_problem()))
+    of_host = _set_sysctls(agent.conntrack, node_name, recorder)
+    metrics.found_at_the_start(of_host)
     health = Health(families, agent.sync_period, requires_node=recorder is not None)
     telling = EventObserver(kept.reconciler, recorder)
     failures = HealthCheckEvents(kept.services.store.reference, node_name, recorder)
-    servers = ServiceHealthServers(health, server, limits.listeners, failures.tell)
-    pages = [
-        Page("healthzBindAddress", agent.healthz_bind_address, healthz_application(health, metrics.health_answer)),
-        Page("metricsBindAddress", agent.metrics_bind_address, status_application(configuration, metrics.registry)),
-    ]
+
+    def tell_health_check(service: ServiceKey, message: str, holds: bool) -> None:
+        failures.tell(service, message, holds)
+        status.health_check(service, message, holds)
+
+    servers = ServiceHealthServers(health, server, limits.listeners, tell_health_check)
     legacy_cleanup = LegacyCleanup(kept.replaces, metrics.cleanup_failed)
     stack.callback(legacy_cleanup.close)
     firewalls = FirewallObserver(partial(obstacles_beside, configuration.target), node_name, recorder)
     stack.callback(firewalls.close)
+    asked = Asked(
+        waiting=origin.control.work_queue.waiting,
+        health=health.summary,
+        health_checks=servers.count,
+        takeover=legacy_cleanup.takeover,
+        foreign_drops=firewalls.obstacles,
+        configuration_problem=origin.control.configuration_problem,
+    )
+    status = StatusObserver(_status_settings(kept, origin), asked, kept.reconciler)
+    status.found_at_the_start(of_host)
+    about_itself = status_application(configuration, metrics.registry, origin.options.recent_log)
+    about_health = healthz_application(health, metrics.health_answer, status_page(status.status))
+    pages = Pages(
+        server,
+        [
+            Page("healthzBindAddress", agent.healthz_bind_address, about_health),
+            Page("metricsBindAddress", agent.metrics_bind_address, about_itself),
+        ],
+        must_listen=agent.bind_address_hard_fail,
+    )
+    status.ask_listening(pages.listening)
     acceleration = stack.enter_context(closing(Acceleration()))
     return [
         MetricsObserver(metrics, kept.reconciler),
+        status,
         HealthObserver(health, servers, node_name, agent.sync_period),
         ConntrackObserver(Cleaner(), metrics),
         telling,
-        Pages(server, pages, must_listen=agent.bind_address_hard_fail),
+        pages,
         legacy_cleanup,
         firewalls,
         AccelerationObserver(acceleration, is_wanted=agent.accelerate),
@@ -266,3 +309,23 @@ def _observers(kept: _Kept, work_queue: WorkQueue, recorder: EventRecorder | Non
             for observer in feature.observers(metrics.registry)
         ),
     ]
+
+
+def _status_settings(kept: _Kept, origin: _Origin) -> Settings:
+    from rulegen.agent.status.document import Source
+    from rulegen.agent.status.observer import Settings
+
+    configuration, options = kept.configuration, origin.options
+    source = Source(kind="api server", places=(origin.followed,))
+    if options.files:
+        source = Source(kind="files", places=tuple(map(printable, options.files)))
+    return Settings(
+        node=configuration.node.node_name,
+        target=configuration.target.value,
+        variant=origin.variant,
+        features=chosen(configuration.features),
+        families=tuple(family.value for family in configuration.node.families),
+        source=source,
+        configuration=", ".join(map(printable, options.config_paths(configuration))),
+        kinds=tuple(kept.needs),
+    )

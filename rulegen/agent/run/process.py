@@ -67,7 +67,7 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
     orders = _Orders()
     with closing(WorkQueue()) as work_queue, _signals(work_queue, orders, close_log), ExitStack() as stack:
         try:
-            configuration = options.load()
+            configuration = options.load_at_start()
             options.configure_log(configuration.agent)
             if options.print_line is None and not cluster_driver(configuration.features):
                 taken = _take_lock(work_queue, orders)
@@ -88,11 +88,12 @@ def _work_with_reloads(options: Options, configuration: Configuration, work_queu
     """Works, and begins anew when the configuration has changed: what is live is adopted, as at any start."""
     before: Configuration | None = None
     while not orders.stop:
-        watch = ConfigurationWatch(options.config_path, options.load, work_queue.wake_up)
+        watch = ConfigurationWatch(options.config_paths(configuration), options.load, work_queue.wake_up)
         watch.start(configuration)
         with closing(watch):
             try:
-                work(options, configuration, Control(work_queue, partial(_is_over, orders, watch), orders.begin_end))
+                control = Control(work_queue, partial(_is_over, orders, watch), orders.begin_end, watch.problem)
+                work(options, configuration, control)
             except (InputError, HostError) as error:
                 if before is None:
                     raise

@@ -18,7 +18,7 @@ from rulegen.agent.worker.work_queue import ObjectKey, key_of
 from rulegen.errors import InputError, printable
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.faults import Fault
-from rulegen.kube.follow import Delete, Failed, FollowEvent, Invalid, Synced, Upsert
+from rulegen.kube.follow import Delete, Failed, FileUnusable, FileUsable, FollowEvent, Invalid, Synced, Upsert
 from rulegen.kube.kinds import WatchedObject
 from rulegen.kube.manifests import Manifests, Problem, load
 from rulegen.kube.mistakes import summary
@@ -46,6 +46,8 @@ class FileSource:
         self._known: dict[ObjectKey, tuple[WatchedObject, str]] = {}
         # Those that could not be used when they were read last.
         self._unusable: set[ObjectKey] = set()
+        # Files that could not be read then, and why.
+        self._unreadable: dict[str, str] = {}
         self._events: list[FollowEvent] = []
         self._reported: set[str] = set()
         self._mistakes: set[str] = set()
@@ -78,10 +80,13 @@ class FileSource:
             manifests = load(self._paths, None, kinds=self._kinds.values())
         except InputError as error:
             self._report({str(error)})
+            file, _, _ = str(error).rpartition(": ")
+            self._tell_unreadable({**self._unreadable, file: str(error)})
+            self._hand_over()
             return
         broken = set(self._broken_files(manifests))
         invalid = {key for problem in manifests.problems if (key := self._key_of(problem))}
-        seen = self._tell_objects(manifests, broken)
+        seen = self._tell_objects(manifests, broken, invalid)
         for key in sorted(self._known.keys() - seen - invalid, key=_sort_key):
             if not broken or self._known[key][1] not in {"", *broken}:
                 del self._known[key]
@@ -90,10 +95,15 @@ class FileSource:
             for key in sorted(self._unusable - invalid - seen - self._known.keys(), key=_sort_key):
                 self._events.append(Delete(*key))
             self._unusable = invalid
+        else:
+            self._unusable |= invalid
         self._tell_problems(manifests.problems, broken)
         self._tell_mistakes(summary(manifests.mistakes()))
         if not self._is_synced:
             self._tell_whether_synced(is_whole=not broken)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         events, self._events = self._events, []
         self._deliver(events)
 
@@ -107,8 +117,8 @@ class FileSource:
             self._is_waiting = True
             _LOG.warning("nothing is programmed before every file has been read once, so that no rule goes by mistake")
 
-    def _tell_objects(self, manifests: Manifests, broken: set[str]) -> set[ObjectKey]:
-        """Tells those that differ, except from broken files; returns all that are there."""
+    def _tell_objects(self, manifests: Manifests, broken: set[str], invalid: set[ObjectKey]) -> set[ObjectKey]:
+        """Tells those that differ, or can be used again, except from broken files; returns all that are there."""
         seen = set()
         for item in manifests.objects():
             key = key_of(item)
@@ -119,7 +129,9 @@ class FileSource:
                 continue
             before = self._known.get(key)
             self._known[key] = item, source
-            if before is None or before[0] != item:
+            is_mended = key in self._unusable and key not in invalid
+            if before is None or before[0] != item or is_mended:
+                self._unusable.discard(key)
                 self._events.append(Upsert(item))
         return seen
 
@@ -140,8 +152,11 @@ class FileSource:
                 self._events.append(Invalid(*key, ObjectError(problem.kind, problem.name, (_fault(problem),))))
         whole = {str(problem) for problem in problems if self._key_of(problem) is None}
         told = {_file_of(problem) for problem in problems}
-        whole |= {f"{source}: is empty" for source in broken - told}
+        empty = {source: f"{source}: is empty" for source in broken - told}
+        whole |= set(empty.values())
         self._report(whole)
+        files = {_file_of(problem): str(problem) for problem in reversed(problems) if self._key_of(problem) is None}
+        self._tell_unreadable(files | empty)
         self._reported |= {str(problem) for problem in problems}
 
     def _key_of(self, problem: Problem) -> ObjectKey | None:
@@ -158,6 +173,17 @@ class FileSource:
             if line not in self._mistakes:
                 _LOG.warning("probably a mistake: %s", line)
         self._mistakes = set(mistakes)
+
+    def _tell_unreadable(self, files: dict[str, str]) -> None:
+        """Files that cannot be read now, and why; those that could not before and are none of them are mended."""
+        for file, problem in sorted(files.items()):
+            if self._unreadable.get(file) != problem:
+                self._events.append(FileUnusable(file, problem))
+        for file in sorted(self._unreadable.keys() - files.keys()):
+            how = "in use again" if os.path.lexists(file) else "gone, which could not be used"
+            _LOG.info("file %s: %s", how, file)
+            self._events.append(FileUsable(file))
+        self._unreadable = files
 
     def _report(self, problems: set[str]) -> None:
         """Says each problem once, as long as it stays."""

@@ -14,7 +14,7 @@ from functools import cache
 from math import inf
 from typing import TypeAlias
 
-from rulegen.kube.follow import Delete, FollowEvent, Invalid, Synced, Upsert
+from rulegen.kube.follow import Delete, FileUnusable, FileUsable, FollowEvent, Invalid, Synced, Upsert
 from rulegen.kube.kinds import WatchedKind, WatchedObject, kind_of
 from rulegen.kube.objects import SERVICE_NAME, EndpointSlice
 from rulegen.services.model import ServiceKey
@@ -295,4 +295,6 @@ def _key(event: FollowEvent) -> Hashable:
             return (Invalid, *object_key(event))
         case Synced(kind):
             return Synced, kind
+        case FileUnusable(file) | FileUsable(file):
+            return FileUnusable, file
     return id(event)  # the few others all count

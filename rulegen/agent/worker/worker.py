@@ -17,7 +17,7 @@ from rulegen import gc_pause
 from rulegen.agent.worker.outages import Outages
 from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.schedule import Allowance, Schedule
-from rulegen.agent.worker.work_queue import WorkQueue
+from rulegen.agent.worker.work_queue import ObjectKey, WorkQueue, object_key
 from rulegen.errors import RulegenError
 from rulegen.kube.follow import Delete, Failed, FollowEvent, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import Node
@@ -70,6 +70,8 @@ class Worker:
         self._blamed: dict[str, None] = {}
         self._is_held_back = False
         self._outages = Outages()
+        # Objects that cannot be used as they are now.
+        self._unusable: set[ObjectKey] = set()
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Works until `is_stopping`; whoever sets that wakes the work queue up.
@@ -148,21 +150,31 @@ class Worker:
         self._readiness.take(event)
         match event:
             case Upsert(item):
+                self._note_usable(event)
                 self._reconciler.put(item)
                 self._schedule.request()
             case Delete(kind, namespace, name):
+                self._note_usable(event)
                 self._reconciler.remove(kind, ObjectReference(kind.__name__, namespace, name))
                 self._schedule.request()
             case Synced(_):
                 self._schedule.request()
             case Invalid(kind, namespace, name, error):
                 self._reconciler.put_unreadable(kind, ObjectReference(kind.__name__, namespace, name), str(error))
+                self._unusable.add(object_key(event))
                 _LOG.warning("object not used: %s; it keeps what it last meant", error)
             case Interrupted() | Resumed():
                 for line in self._outages.take(event):
                     _LOG.log(logging.WARNING if isinstance(event, Interrupted) else logging.INFO, "%s", line)
             case Failed(_, error):
                 raise SourceError("a source of events has failed") from error
+
+    def _note_usable(self, event: Upsert | Delete) -> None:
+        if self._unusable and (key := object_key(event)) in self._unusable:
+            self._unusable.discard(key)
+            kind, namespace, name = key
+            how = "used again" if isinstance(event, Upsert) else "gone, which could not be used"
+            _LOG.info("object %s: %s", how, ObjectReference(kind.__name__, namespace, name))
 
     # -- drift --
 
@@ -230,9 +242,11 @@ class Worker:
     def _tell_repair(self, repaired: AnyDelta) -> None:
         who = ", ".join(self._blamed) or "another program"
         _LOG.warning("repaired %d entries that were changed by %s", len(repaired), who)
-        if len(repaired) <= _SHOWN_REPAIRS:
-            for line in self._reconciler.in_words(repaired):
-                _LOG.warning("repaired: %s", line)
+        lines = list(self._reconciler.in_words(repaired)) if len(repaired) <= _SHOWN_REPAIRS else []
+        for line in lines:
+            _LOG.warning("repaired: %s", line)
+        for observer in self._observers:
+            observer.repaired(who, len(repaired), lines)
 
 
 def _comes_after_nodes(event: FollowEvent) -> bool:

@@ -42,6 +42,7 @@ class PolicyChains:
     prefix = PREFIX
     rank = _RANK
     guards = True
+    yields = False
 
     def __init__(self, families: Sequence[Family], settings: PolicySettings) -> None:
         """Compiles nothing yet."""

@@ -8,17 +8,25 @@ from typing import Any
 from rulegen.config import Family
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.feature import AnyEntries
-from rulegen.services.explain.model import Ruleset
+from rulegen.services.explain.model import Agreement, Entry, FollowedPacket, Ruleset
 from rulegen.services.feature import NAME
+from rulegen.services.model import ServicePortKey
 from rulegen.services.store import Store
 
 
 def ruleset_of(
-    driver: str, compilers: CompilerSet, store: Store, families: Collection[Family], live: AnyEntries | None
+    driver: str,
+    compilers: CompilerSet,
+    store: Store,
+    families: Collection[Family],
+    live: AnyEntries | None,
+    *,
+    is_here: bool = True,
 ) -> Ruleset:
     """`compilers`: of all features, which have compiled. `live`: what the kernel holds; None: it is not asked about.
 
-    Where the kernel is asked about, packets follow its rules.
+    `is_here`: whether that is this host's. Where the kernel is asked about, packets follow its rules; on nftables only
+    here, as entries of another host do not say what its chains were.
     """
     by_feature: Mapping[str, Any] = compilers.by_feature
     services = by_feature[NAME]
@@ -27,7 +35,7 @@ def ruleset_of(
         from rulegen.services.on_nftables.explain import NftablesRuleset
 
         specs = [spec for compiler in by_feature.values() for spec in compiler.specs]
-        follow_live = None if live is None else LiveTables(specs, live)
+        follow_live = LiveTables(specs, live) if live is not None and is_here else None
         compiled = CompiledTables(by_feature.values())
         return NftablesRuleset(services.compiler, families, compiled, live, follow_live)
     from rulegen.follow.iptables import Chains
@@ -43,3 +51,22 @@ def ruleset_of(
         frozenset(key.chain for one in features.values() for base in one.base_chains.values() for key in base.entries),
     )
     return IptablesRuleset(services.compiler, store.service_ports(), families, follow, kernel, others)
+
+
+class WithoutEntries:
+    """A `Ruleset` that tells of lists alone, not of entries nor of the kernel's: for all Services at once."""
+
+    def __init__(self, whole: Ruleset) -> None:
+        self.weigh = whole.weigh
+        self.notes = whole.notes
+        self.on_the_way = whole.on_the_way
+        self.way = whole.way
+
+    def service_port_entries(self, _: ServicePortKey) -> tuple[Entry, ...]:
+        return ()
+
+    def service_ports_agree(self, _: Collection[ServicePortKey]) -> Agreement | None:
+        return None
+
+    def packet_agrees(self, _: FollowedPacket | None) -> Agreement | None:
+        return None

@@ -50,29 +50,55 @@ def parse_service_name(text: str) -> ServiceName:
 
 def explain_service(view: View, wanted: ServiceName) -> ServiceExplanation:
     """Raises InputError for a Service or port that is not there, with those that have a similar name."""
-    service = view.services.get((wanted.namespace, wanted.name))
-    if service is None:
-        raise InputError(f"no Service {wanted}{_similar(str(wanted), map('/'.join, view.services))}")
-    numbers = _wanted_ports(service, wanted)
-    found = [
-        reasons
-        for reasons in view.store.reasons(wanted.namespace, wanted.name)
-        if (reasons.intent.name.port, reasons.intent.name.protocol) in numbers
-    ]
-    service_ports = {
-        (service_port.name, service_port.family): service_port for service_port in view.store.service_ports()
-    }
-    keys = [_key(reasons) for reasons in found]
-    named = [_service_port_key(wanted, port, family) for port in numbers for family in view.configuration.families]
-    return ServiceExplanation(
-        str(wanted),
-        service.spec.type,
-        view.configuration.node_name,
-        tuple(_facts(view, service, found)),
-        tuple(_findings(view, wanted, found)),
-        tuple(_port(view, reasons, service_ports.get(key)) for reasons, key in zip(found, keys, strict=True)),
-        view.ruleset.service_ports_agree(named),
-    )
+    return ServiceExplainer(view).explain(wanted)
+
+
+class ServiceExplainer:
+    """Explains one Service after another, without looking through all others for each."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._service_ports = {
+            (service_port.name, service_port.family): service_port for service_port in view.store.service_ports()
+        }
+        self._findings: dict[ObjectReference, list[FindingExplanation]] = {}
+        for finding in view.store.findings():
+            said = FindingExplanation(finding.subject, str(finding.reason), finding.message)
+            self._findings.setdefault(finding.reference, []).append(said)
+
+    def explain(self, wanted: ServiceName) -> ServiceExplanation:
+        """Raises InputError as `explain_service` does."""
+        view = self._view
+        service = view.services.get((wanted.namespace, wanted.name))
+        if service is None:
+            raise InputError(f"no Service {wanted}{_similar(str(wanted), map('/'.join, view.services))}")
+        numbers = _wanted_ports(service, wanted)
+        found = [
+            reasons
+            for reasons in view.store.reasons(wanted.namespace, wanted.name)
+            if (reasons.intent.name.port, reasons.intent.name.protocol) in numbers
+        ]
+        named = [_service_port_key(wanted, port, family) for port in numbers for family in view.configuration.families]
+        return ServiceExplanation(
+            str(wanted),
+            service.spec.type,
+            view.configuration.node_name,
+            tuple(_facts(view, service, found)),
+            tuple(self._findings_about(wanted, found)),
+            tuple(_port(view, reasons, self._service_ports.get(_key(reasons))) for reasons in found),
+            view.ruleset.service_ports_agree(named),
+        )
+
+    def _findings_about(self, wanted: ServiceName, found: list[PortReasons]) -> Iterator[FindingExplanation]:
+        slices = {
+            name for reasons in found for name in (*reasons.unjoined, *(item.slice for item in reasons.endpoints))
+        }
+        objects = {
+            ObjectReference("Service", wanted.namespace, wanted.name),
+            *(ObjectReference("EndpointSlice", wanted.namespace, name) for name in slices),
+        }
+        for reference in sorted(objects):
+            yield from self._findings.get(reference, ())
 
 
 def _key(reasons: PortReasons) -> ServicePortKey:
@@ -123,17 +149,6 @@ def _facts(view: View, service: Service, found: list[PortReasons]) -> Iterator[s
             yield f"no frontends for {family.value}: the Service has no ClusterIP of that family (SVC-5)"
         elif family.value in listed:
             yield f"no frontends for {family.value}: this node has no rules for that family"
-
-
-def _findings(view: View, wanted: ServiceName, found: list[PortReasons]) -> Iterator[FindingExplanation]:
-    slices = {name for reasons in found for name in (*reasons.unjoined, *(item.slice for item in reasons.endpoints))}
-    objects = {
-        ObjectReference("Service", wanted.namespace, wanted.name),
-        *(ObjectReference("EndpointSlice", wanted.namespace, name) for name in slices),
-    }
-    for finding in view.store.findings():
-        if finding.reference in objects:
-            yield FindingExplanation(finding.subject, str(finding.reason), finding.message)
 
 
 # ---- one service-port ----

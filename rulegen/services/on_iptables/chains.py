@@ -28,6 +28,7 @@ class ServiceChains:
     prefix = PREFIX
     rank = 50
     guards = False
+    yields = False
 
     def __init__(self, configuration: NodeConfiguration) -> None:
         self.compiler = Compiler(configuration.families, configuration.masquerade_bit)

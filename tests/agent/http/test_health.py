@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from msgspec.structs import replace
 
 from rulegen.agent.http.health import GOING_AWAY_TAINT, Health, healthz_application
 from rulegen.agent.http.health_checks import ServiceHealthServers
-from rulegen.agent.http.server import HttpServer
+from rulegen.agent.http.server import HttpServer, respond_text
 from rulegen.config import Family, SocketAddress
 from rulegen.demo.namespaces import NetworkNamespace
 from rulegen.interfaces import bindable_addresses
@@ -145,13 +147,19 @@ def test_taints_are_read_from_manifests(tmp_path: Path, clock: Clock) -> None:
 PORT = 10256
 
 
+def no_status(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    """In the place of the status page."""
+    del environ
+    return respond_text(start_response, HTTPStatus.OK, "the status")
+
+
 class Site:
     """The application at work; what it has counted."""
 
     def __init__(self, health: Health, server: HttpServer) -> None:
         self.counted: list[tuple[str, int]] = []
         count: Callable[[str, int], None] = lambda *what: self.counted.append(what)  # noqa: E731
-        server.open(SocketAddress("127.0.0.1", PORT), healthz_application(health, count))
+        server.open(SocketAddress("127.0.0.1", PORT), healthz_application(health, count, no_status))
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from wsgiref.validate import validator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from rulegen.agent.http.configz import configuration_document
+from rulegen.agent.http.configz import configuration_document, own_document
 from rulegen.agent.http.server import HttpServer
 from rulegen.agent.http.status import status_application
 from rulegen.agent.observers.metrics import Metrics
@@ -22,12 +23,17 @@ from rulegen.config import (
     AgentConfiguration,
     Configuration,
     Conntrack,
+    Denial,
     DetectLocalMode,
+    EgressSettings,
+    IptablesLoader,
     NodeConfiguration,
+    PodRange,
+    PolicySettings,
     SocketAddress,
     Target,
 )
-from rulegen.configuration_file import read_configuration
+from rulegen.configuration_file import parse_configuration, read_configuration
 from rulegen.features import kinds_of
 from tests.builders import CONFIGURATION
 
@@ -35,7 +41,7 @@ from tests.builders import CONFIGURATION
 @pytest.fixture
 def port() -> Iterator[int]:
     metrics = Metrics(Target.NFTABLES, CONFIGURATION.families, kinds_of(()))
-    application = status_application(Configuration(node=CONFIGURATION), metrics.registry)
+    application = status_application(Configuration(node=CONFIGURATION), metrics.registry, lambda: ["a line", "another"])
     with socket.create_server(("127.0.0.1", 0)) as free:
         number: int = free.getsockname()[1]
     with closing(HttpServer()) as server:
@@ -93,6 +99,12 @@ def test_svc_88_the_settings_in_force(port: int) -> None:
     assert shown["clusterCIDR"] == "10.244.0.0/16,fd00:10:244::/56"
     assert shown["nftables"]["syncPeriod"] == "30s"
     assert shown["healthzBindAddress"] == "0.0.0.0:10256"
+
+
+def test_the_last_lines_of_the_log(port: int) -> None:
+    answer, body = ask(port, "/log")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert body == b"a line\nanother\n"
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/slis", "/flagz", "/statusz", "/debug/pprof/", "/configz/"])
@@ -156,8 +168,37 @@ def configurations(draw: st.DrawFn) -> Configuration:
     return Configuration(target=draw(st.sampled_from(Target)), node=node, agent=agent)
 
 
+@st.composite
+def own_configurations(draw: st.DrawFn) -> Configuration:
+    """With what only a RulegenConfiguration says."""
+    base = draw(configurations())
+    policies = PolicySettings(
+        denial=draw(st.sampled_from(Denial)),
+        strict=draw(st.booleans()),
+        fail_closed=draw(st.booleans()),
+        node_input=draw(st.booleans()),
+        log_group=draw(st.sampled_from([None, 0, 7])),
+        ipsets=draw(st.booleans()),
+    )
+    egress = EgressSettings(config_file=draw(st.sampled_from(["", "/a"])), pod_range=draw(st.sampled_from(PodRange)))
+    return replace(
+        base,
+        features=draw(st.sampled_from([(), ("network-policies", "host-ports")])),
+        iptables_driver=draw(st.sampled_from(IptablesLoader)),
+        node=replace(base.node, policies=policies, egress=egress),
+        agent=replace(base.agent, accelerate=draw(st.booleans())),
+    )
+
+
 @given(configurations())
 def test_what_is_shown_reads_back_as_the_settings_in_force(configuration: Configuration) -> None:
     document = json.loads(json.dumps(configuration_document(configuration)))
     fields = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
     assert read_configuration(fields, "shown") == (configuration, [])
+
+
+@given(own_configurations())
+def test_both_documents_together_read_back_as_the_settings(configuration: Configuration) -> None:
+    documents = (configuration_document(configuration), own_document(configuration))
+    text = "".join(f"---\n{json.dumps(document)}\n" for document in documents)
+    assert parse_configuration(text, "shown") == (configuration, [])

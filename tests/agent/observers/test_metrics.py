@@ -17,6 +17,7 @@ from rulegen import __version__
 from rulegen.agent.observers.latency import TRIGGER_TIME, TriggerTimes
 from rulegen.agent.observers.metrics import Metrics
 from rulegen.config import Family, Target
+from rulegen.egress.observer import RangeMetrics
 from rulegen.errors import HostError
 from rulegen.features import kinds_of
 from rulegen.kube.decode import ObjectError
@@ -447,5 +448,6 @@ def test_every_metric_is_in_the_documentation_and_no_other() -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs/metrics.md").read_text(), re.MULTILINE))
     everything = [made(target) for target in Target]
     everything[0].registry.register(DenialCounts("network-policies", list, Combination.__str__))
+    RangeMetrics(everything[0].registry)
     there = {name for one in everything for name in names(one) if name.startswith(("kubeproxy_", "rulegen_"))}
     assert documented == there

@@ -11,7 +11,7 @@ import pytest
 from rulegen.agent.sources.files import FileSource
 from rulegen.errors import InputError
 from rulegen.features import kinds_of
-from rulegen.kube.follow import Delete, FollowEvent, Synced, Upsert
+from rulegen.kube.follow import Delete, FileUnusable, FileUsable, FollowEvent, Invalid, Synced, Upsert
 from rulegen.kube.objects import Service
 from tests.agent.running import save, web
 
@@ -131,3 +131,56 @@ def test_a_file_that_is_broken_at_the_start_is_said_to_hold_up_everything(
     assert caplog.messages.count(said) == 1
     (tmp_path / "b.yaml").write_text(service_text("b", "10.96.0.2"))
     assert told.read() == ["b", "synced"]
+
+
+def test_files_and_objects_that_are_mended_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever was wrong, and also where the file is then as it was before."""
+    events: list[FollowEvent] = []
+
+    def read() -> list[FollowEvent]:
+        events.clear()
+        source.read()
+        return [event for event in events if not isinstance(event, Synced)]
+
+    file, other = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    good = service_text("a", "10.96.0.1")
+    file.write_text(good)
+    other.write_text(service_text("b", "10.96.0.2"))
+    source = FileSource([str(tmp_path)], tuple(kinds_of(())), events.extend)
+    (first, _) = read()
+    assert read() == []
+    for text in (BROKEN, "", "\0", good.encode("utf-16").decode("latin-1")):
+        file.write_text(text)
+        (told,) = read()
+        assert isinstance(told, FileUnusable)
+        assert told.file == str(file)
+        assert told.problem.startswith(str(file))
+        assert read() == []
+        file.write_text(good)
+        with caplog.at_level(logging.INFO):
+            assert read() == [FileUsable(str(file))]
+        assert caplog.messages[-1] == f"file in use again: {file}"
+    # One that goes, and a folder that does.
+    file.write_text(BROKEN)
+    assert [type(event) for event in read()] == [FileUnusable]
+    file.unlink()
+    with caplog.at_level(logging.INFO):
+        assert read() == [Delete(Service, "default", "a"), FileUsable(str(file))]
+    assert caplog.messages[-1] == f"file gone, which could not be used: {file}"
+    away = tmp_path.with_name("away")
+    tmp_path.rename(away)
+    (told,) = read()
+    assert told == FileUnusable(str(tmp_path), f"{tmp_path}: No such file or directory")
+    away.rename(tmp_path)
+    assert read() == [FileUsable(str(tmp_path))]
+    # An object alone, beside a file that is broken, too.
+    file.write_text(good)
+    assert read() == [first]
+    file.write_text(good.replace("80", "80000"))
+    (told,) = read()
+    assert isinstance(told, Invalid)
+    other.write_text(BROKEN)
+    assert [type(event) for event in read()] == [FileUnusable]
+    file.write_text(good)
+    assert read() == [first]
+    assert read() == []

@@ -1,0 +1,1 @@
+"""What an agent says about itself to people and programs that ask."""

@@ -1,0 +1,1 @@
+"""Egress masquerading on iptables: ranges to chains of the nat table."""
