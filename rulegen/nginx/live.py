@@ -96,12 +96,13 @@ class LiveSites:
         try:
             if is_new:
                 self._files.write(after)
+            # Now, and not at the end: what others change meanwhile is theirs.
+            self._seen.note()
             self._put_to_work(version_of_entries(wanted), before if is_new else after)
         except RulegenError:
             self._files.remove_certificates([key.name for key in added if key not in self.live])
             raise
         self._files.remove_certificates([key.name for key in delta.removed if key.kind == CERTIFICATE])
-        self._seen.note()
         self._state, self.live = FileState(after), wanted
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:

@@ -245,7 +245,7 @@ def test_what_worked_is_put_back(lab: Lab) -> None:
     one = ingress("one", rule("one.test", path("/", "s1")))
     lab.apply(one)
     before = lab.file.read_bytes()
-    certificates = sorted(lab.certificates.iterdir())
+    certificates = sorted(lab.certificates.glob("*"))
     beside = lab.file.with_name("theirs.conf")
     # nginx refuses the whole for what somebody else has written.
     beside.write_text("no_such_directive;\n")
@@ -254,7 +254,7 @@ def test_what_worked_is_put_back(lab: Lab) -> None:
     assert done.returncode == 2
     assert "nginx refuses the configuration: " in done.stderr
     assert 'unknown directive "no_such_directive"' in done.stderr
-    assert (lab.file.read_bytes(), sorted(lab.certificates.iterdir())) == (before, certificates)
+    assert (lab.file.read_bytes(), sorted(lab.certificates.glob("*"))) == (before, certificates)
     assert lab.who("one.test", "/") == "s1"
     beside.unlink()
     lab.apply(one, *more)
