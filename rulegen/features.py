@@ -37,6 +37,7 @@ REGISTRY: dict[str, Entry] = {
     "egress-masquerade": Entry("rulegen.egress.feature", "EgressMasquerade"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
     "records": Entry("rulegen.records.feature", "RecordsFeature", driver="dns"),
+    "ingress": Entry("rulegen.ingress.feature", "IngressFeature", driver="nginx"),
 }
 # What is on whatever the configuration says, on a node.
 ALWAYS = ("services",)

@@ -46,6 +46,7 @@ NOT_RUN = {
     r"^rulegen demo": "takes seconds; tests/test_demo.py runs it",
     r"^\$? ?rulegen (trace|top) ": "waits for traffic; tests/commands has some",
     r"^\$? ?rulegen (status|support-bundle)|node-a\.tar\.gz": "asks an agent that runs; so do tests/agent",
+    r"--config ingress\.yaml": "works on nginx's files; tests/ingress does",
     r"--config records\.yaml": "asks a name server; tests/records does",
     r"^curl ": "asks an agent that runs; tests/agent/http does",
     r"_source rulegen": "is for the start of three different shells; tests/commands asks for completions",

@@ -1,0 +1,136 @@
+"""nginx as it is on this host: asked whether it takes a configuration, told to read it, asked what it serves.
+
+Everything is bounded: a program that hangs is killed, a server that does not answer is one that serves nothing known.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rulegen import children
+from rulegen.config import IngressSettings, SocketAddress
+from rulegen.errors import ApplyError, HostError, one_line, printable
+
+_TEST_SECONDS = 30.0
+_RELOAD_SECONDS = 15.0
+_ANSWER_SECONDS = 2.0
+_POLL_SECONDS = 0.005
+_LONGEST_POLL_SECONDS = 0.1
+_OVERLAP_SECONDS = 0.3
+_LONGEST_ANSWER = 256
+_SAID = re.compile(r"([0-9a-f]{32}) ([0-9]{1,10})\n")
+_PLACES = "/usr/sbin:/sbin:/usr/local/sbin"
+
+
+class Nginx:
+    """The nginx that `main_file` is the configuration of. Raises HostError where the program is missing."""
+
+    def __init__(self, settings: IngressSettings) -> None:
+        found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:{_PLACES}")
+        if found is None:
+            raise HostError("the program nginx is missing: install the package nginx-light, nginx-core or nginx-full")
+        self._program = found
+        self._main_file = settings.main_file
+        self._address = settings.version_address
+
+    def test(self, main_file: str = "") -> None:
+        """Whether it takes a configuration, its own by default. Raises ApplyError with its words."""
+        self._run(("-t", "-q"), main_file or self._main_file, _TEST_SECONDS, "refuses the configuration")
+
+    def reload(self, version: str) -> None:
+        """Has it read its configuration, and waits until all new connections are served by that.
+
+        Raises ApplyError where it does not run, or goes on with what it had.
+        """
+        before = _workers(_ask(self._address).worker)
+        self._run(("-s", "reload"), self._main_file, _TEST_SECONDS, "cannot be told to read it: is it running?")
+        start = time.monotonic()
+        pause = _POLL_SECONDS
+        while serving(self._address) != version or not self._have_gone(before, time.monotonic() - start):
+            if time.monotonic() > start + _RELOAD_SECONDS:
+                seconds = f"{_RELOAD_SECONDS:.0f} s"
+                raise ApplyError(f"nginx was told to reload and does not serve the new configuration after {seconds}")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL_SECONDS)
+
+    @staticmethod
+    def _have_gone(workers: Collection[int], seconds: float) -> bool:
+        """Whether nobody takes a connection any more who did before; nginx has both do so for a while (0.1 s)."""
+        if not workers:
+            # It is in another namespace of processes, or has only just started.
+            return seconds > _OVERLAP_SECONDS
+        return not any(map(_takes_connections, workers))
+
+    def _run(self, arguments: Sequence[str], main_file: str, seconds: float, failed: str) -> None:
+        try:
+            ended = children.run((self._program, *arguments, "-c", main_file), timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise ApplyError(f"nginx {' '.join(arguments)} did not end within {seconds:.0f} s") from error
+        except OSError as error:
+            raise HostError(f"cannot run {self._program}: {error.strerror}") from error
+        if ended.returncode:
+            raise ApplyError(f"nginx {failed}: {_words(ended)}")
+
+
+class _Served(NamedTuple):
+    """What one of nginx's processes says: the version that it serves, and its number; nothing where nobody does."""
+
+    version: str = ""
+    worker: int = 0
+
+
+def serving(address: SocketAddress) -> str:
+    """The version of the configuration that new connections get; "" where nobody says one."""
+    return _ask(address).version
+
+
+def _ask(address: SocketAddress) -> _Served:
+    connection = http.client.HTTPConnection(address.address, address.port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/", headers={"Connection": "close"})
+        said = connection.getresponse().read(_LONGEST_ANSWER).decode("ascii", "replace")
+    except (OSError, http.client.HTTPException):
+        return _Served()
+    finally:
+        connection.close()
+    found = _SAID.fullmatch(said)
+    return _Served(found[1], int(found[2])) if found is not None else _Served()
+
+
+def _workers(worker: int) -> list[int]:
+    """All that have the same parent; none where they cannot be seen from here."""
+    try:
+        if b"nginx" not in Path(f"/proc/{worker}/cmdline").read_bytes():
+            return []
+        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except (OSError, ValueError, IndexError):
+        return []
+
+
+def _takes_connections(worker: int) -> bool:
+    try:
+        return b"shutting down" not in (Path(f"/proc/{worker}/cmdline").read_bytes() or b"shutting down")
+    except OSError:
+        return False
+
+
+def _words(ended: children.Ended) -> str:
+    """What it says is wrong: the first line of that level."""
+    said = ended.stderr.decode("utf-8", "replace").splitlines()
+    refused = [line for line in said if "[emerg]" in line or "[alert]" in line or "[error]" in line]
+    text = next(iter(refused or said), "")
+    return one_line(text.partition("] ")[2] or text) or children.how(ended)
+
+
+def missing_words(path: str, error: OSError) -> str:
+    """What is wrong with a file, for a message."""
+    return f"{printable(path)}: {error.strerror or error}"
