@@ -55,12 +55,13 @@ def _server_certificate() -> trustme.LeafCert:
 
 
 class Request(NamedTuple):
-    """A request that was made, and the status that it was answered with (0: none)."""
+    """A request that was made, the status that it was answered with (0: none), and when, by `time.monotonic`."""
 
     verb: Verb
     kind: str
     query: Mapping[str, str]
     status: int
+    when: float
 
 
 class ApiServer:
@@ -409,7 +410,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _note(self, verb: Verb, kind: str, query: Mapping[str, str], status: int) -> None:
         with self.server.api.store.changed:
-            self.server.api.requests.append(Request(verb, kind, query, status))
+            self.server.api.requests.append(Request(verb, kind, query, status, time.monotonic()))
 
     def _refuse(self, answer: Answer, verb: Verb, kind: str, query: Mapping[str, str]) -> None:
         self._note(verb, kind, query, answer.status)
@@ -451,7 +452,7 @@ class _Handler(BaseHTTPRequestHandler):
             stream = Stream(kind, query, api.store)
             if isinstance(fault, StreamFault):
                 stream.order(fault)
-            api.requests.append(Request("watch", kind.name, query, 200))
+            api.requests.append(Request("watch", kind.name, query, 200, time.monotonic()))
             api.streams.add(stream)
             api.store.changed.notify_all()
         try:
