@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
 from rulegen.agent.observers.observers import EventObserver
+from rulegen.agent.run.beside_cluster import BesideCluster
 from rulegen.agent.run.lease import Candidate, Leadership
 from rulegen.agent.sources.files import FileSource
 from rulegen.agent.worker.drift import NoDriftDetection
@@ -48,17 +49,19 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
     with ExitStack() as stack:
         driver = driver_for(configuration, options.variant, _LOG.warning)
         opened = stack.enter_context(driver.open())
+        needs = kinds_of(configuration.features)
+        beside: BesideCluster | None = None
+        if options.print_line is None:
+            beside = BesideCluster(options, configuration, control, needs, stack)
         is_over: Callable[[], bool] = control.is_stopping
-        follows_cluster = not options.files and options.print_line is None
-        if follows_cluster and not each_replica_works(configuration.features):
+        if not options.files and beside is not None and not each_replica_works(configuration.features):
             leadership = _leadership(options, configuration, control.work_queue.wake_up)
             stack.callback(leadership.stop)
-            if not _has_lead(leadership, control):
+            if not _has_lead(leadership, control, beside.waits):
                 return
             is_over = _either(control.is_stopping, leadership)
         agent = configuration.agent
         features = make(configuration.features, configuration.node)
-        needs = kinds_of(configuration.features)
         rules: LiveRules = opened.rules(CompilerSet.of(features, driver.name, configuration.node), agent.sync_period)
         watch: Watch = NoDriftDetection()
         if options.print_line is not None:
@@ -74,9 +77,12 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
         _LOG.info("following %s for the feature %s", followed, features[0].name)
         readiness = Readiness(time.monotonic(), needs, "", needs_node=False, needs_pod_cidrs=False)
         pace = Pace(agent.min_sync_period, agent.sync_period, opened.batch)
-        observers: list[Observer] = [Reporting(), EventObserver(reconciler, None)]
-        if follows_cluster:
+        observers: list[Observer] = [Reporting()]
+        if beside is not None:
+            observers += beside.leads(reconciler, opened, rules, features)
             observers += _status_writers(options, configuration, features, stack)
+        else:
+            observers.append(EventObserver(reconciler, None))
         Worker(reconciler, control.work_queue, watch, pace, readiness, observers).run(is_over)
         control.worked()
         if not control.is_stopping():
@@ -93,7 +99,7 @@ def _status_writers(
 ) -> list[Observer]:
     """Who says in the status of objects what became of them, where a feature has something to say."""
     telling = [feature for feature in features if isinstance(feature, WithStatus) and feature.says_status]
-    if not telling:
+    if options.files or not telling:
         return []
     from rulegen.agent.observers.object_status import StatusWriter
     from rulegen.kube.api import connect
@@ -114,8 +120,8 @@ def _either(is_stopping: Callable[[], bool], leadership: Leadership) -> Callable
     return lambda: is_stopping() or leadership.is_lost
 
 
-def _has_lead(leadership: Leadership, control: Control) -> bool:
-    """Waits for it; False when told to stop before."""
+def _has_lead(leadership: Leadership, control: Control, waits: Callable[[], None]) -> bool:
+    """Waits for it, with calls of `waits`; False when told to stop before."""
     leadership.start()
     _LOG.info("waiting for the Lease %s", leadership.name)
     while not leadership.is_leading:
@@ -123,6 +129,7 @@ def _has_lead(leadership: Leadership, control: Control) -> bool:
             return False
         select.select([control.work_queue.fileno()], [], [], 0.5)
         control.work_queue.take()
+        waits()
     _LOG.info("this replica has the Lease %s", leadership.name)
     return True
 
