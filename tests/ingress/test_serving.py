@@ -210,9 +210,9 @@ def test_diff_apply_and_nothing_to_do(lab: Lab) -> None:
     assert done.stdout.splitlines() == [
         "~ nginx server one.test  # shop/one",
         "    - # shop/one -> shop/s1:80",
-        "    - proxy_pass http://10.96.0.10:80;",
+        '    - set $rulegen_upstream "10.96.0.10:80";',
         "    + # shop/one -> shop/s2:80",
-        "    + proxy_pass http://10.96.0.11:80;",
+        '    + set $rulegen_upstream "10.96.0.11:80";',
         "0 added, 1 changed, 0 removed",
     ]
     # Neither a diff nor a dry run has changed anything.
