@@ -1,6 +1,8 @@
 """Sites come in, sections of nginx's configuration go out. Reads no file.
 
-What a tenant wrote is in two places only: a host, which has the API's grammar, and a path, which is one quoted word.
+A section is one host's: its line in the map of hosts, that of its certificate, and its locations, which begin with what
+the map says. What a tenant wrote is in two kinds of places only, each time as one quoted word: a host, which has the
+API's grammar, and a path. A host that changes costs its own section.
 """
 
 from __future__ import annotations
@@ -9,31 +11,46 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rulegen.config import Family, NodeConfiguration
-from rulegen.errors import TargetError
+from rulegen.errors import TargetError, printable
 from rulegen.ingress.feature import site_for_any
-from rulegen.ingress.model import ANY_HOST, ROOT, Backend, Path, PathKind, Site, matching
-from rulegen.nginx.configuration import CERTIFICATE, COMMON, SERVER, VERSION, Entries, Key, Pem, Value, quoted
+from rulegen.ingress.model import ANY_HOST, ROOT, Backend, Path, PathKind, Site
+from rulegen.nginx.configuration import (
+    CERTIFICATE,
+    COMMON,
+    SERVER,
+    VERSION,
+    Entries,
+    Key,
+    Pem,
+    Value,
+    place,
+    quoted,
+    section,
+    site_name,
+)
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reference import ObjectReference
 from rulegen.resources import environment
 
 _COMMON_KEY = Key(COMMON, "")
-# Stands for the server of all other hosts; no Ingress can have it for a host.
+# Stands for all other hosts; no Ingress can have it for a host.
 _ANY_NAME = "_"
-# In front of paths for requests whose host has more labels than a wildcard stands for: no request itself begins so.
-_OTHERS = "!"
+_WILDCARD = "*."
 _LEAST_NAMES = 2048
+# The places of the common part.
+_HOSTS, _WILDCARDS, _CERTIFICATES, _ANY, _PLAIN, _SECURE = "hosts", "wildcards", "certificates", "any", "plain", "secure"
+# What nginx takes for a parameter where a map's key stands; hosts, too, may be called so.
+_PARAMETERS = ("default", "hostnames", "include", "volatile")
 
 
 class Location(NamedTuple):
-    """As the template fills it in. `name`: quoted; `backend`: None for a 404."""
+    """As the template fills it in. `name`, `upstream`: quoted; `upstream` "": the backend is not there."""
 
     name: str
     is_exact: bool
-    backend: Backend | None
+    backend: str
     ingress: str
     upstream: str
-    is_rewritten: bool
 
 
 class SiteCompiler:
@@ -47,7 +64,10 @@ class SiteCompiler:
         self._server = templates.get_template("server.conf.j2")
         self._sites: dict[str, Site] = {}
         self._entries: Entries = {}
+        self._names_size = 0
+        # The hosts of each certificate, and the other way round.
         self._holders: dict[str, set[str]] = {}
+        self._held: dict[str, str] = {}
         self._unreadable: tuple[str, ...] = ()
 
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
@@ -70,13 +90,15 @@ class SiteCompiler:
                 self._sites.pop(host, None)
             else:
                 self._sites[host] = site
-        if ANY_HOST in hosts or not self._entries:
-            # They serve what has no host, too.
-            hosts |= {ANY_HOST, *(host for host in self._sites if host.startswith("*."))}
+        if not self._entries:
+            hosts.add(ANY_HOST)
         for host in hosts:
-            self._put(before, Key(SERVER, host or _ANY_NAME), self._server_of(host))
+            self._put(before, Key(SERVER, host or _ANY_NAME), self._section_of(host))
             self._hold(before, host)
-        self._put(before, _COMMON_KEY, self._common_text())
+        size = _names_size(len(self._sites))
+        if size != self._names_size:
+            self._names_size = size
+            self._put(before, _COMMON_KEY, self._common_text())
         changes = {key: Change(value, self._entries.get(key)) for key, value in before.items()}
         return Delta.of({key: change for key, change in changes.items() if change.before != change.after}), {}
 
@@ -92,7 +114,8 @@ class SiteCompiler:
         """See `Compiler`."""
         left_out = set(item_ids)
         other = SiteCompiler.__new__(SiteCompiler)
-        other.__dict__ |= {**self.__dict__, "_entries": {}, "_holders": {}, "_sites": {}}
+        other.__dict__ |= {**self.__dict__, "_entries": {}, "_names_size": 0}
+        other.__dict__ |= {"_holders": {}, "_held": {}, "_sites": {}}
         other.update({host: site for host, site in self._sites.items() if host not in left_out}, None)
         return other.entries()
 
@@ -126,79 +149,110 @@ class SiteCompiler:
         """The certificates of the host's site are kept as long as somebody has them."""
         site = self._sites.get(host)
         wanted = site.certificate if site is not None else None
-        for digest in [digest for digest, hosts in self._holders.items() if host in hosts] if self._holders else ():
-            if wanted is None or digest != wanted.digest:
-                self._holders[digest].discard(host)
-                if not self._holders[digest]:
-                    del self._holders[digest]
-                    self._put(before, Key(CERTIFICATE, digest), None)
+        held = self._held.pop(host, "")
+        if held and (wanted is None or held != wanted.digest):
+            self._holders[held].discard(host)
+            if not self._holders[held]:
+                del self._holders[held]
+                self._put(before, Key(CERTIFICATE, held), None)
         if wanted is not None:
+            self._held[host] = wanted.digest
             self._holders.setdefault(wanted.digest, set()).add(host)
             self._put(before, Key(CERTIFICATE, wanted.digest), wanted)
 
     def _common_text(self) -> str:
-        # By powers of two, so that it rarely changes.
-        size = _LEAST_NAMES
-        while size < 4 * len(self._sites):
-            size *= 2
-        return self._common.render(names_size=size, version_address=self._settings.version_address, version=VERSION)
-
-    def _server_of(self, host: str) -> str | None:
-        site = self._sites.get(host)
-        if site is None and host != ANY_HOST:
-            return None
-        site = site or site_for_any(self._sites)
-        parent = host.removeprefix("*.") if host.startswith("*.") else ""
-        locations = list(_locations(site.paths))
-        if parent:
-            locations += _locations(site_for_any(self._sites).paths, _OTHERS)
-        certificate = site.certificate
-        return self._server.render(
-            is_any=host == ANY_HOST,
-            server_name=quoted(host or _ANY_NAME),
-            parent=quoted(parent) if parent else "",
-            others=_OTHERS,
+        return self._common.render(
+            names_size=self._names_size,
+            version_address=self._settings.version_address,
+            version=VERSION,
             http_listen=self._listen(self._settings.http_port),
             https_listen=self._listen(self._settings.https_port),
-            certificate=f"{self._settings.certificates}/{certificate.digest}.pem" if certificate else "",
-            secret=site.secret,
-            locations=locations,
+            any_site=site_name(_ANY_NAME),
+            place=place,
         )
+
+    def _section_of(self, host: str) -> str | None:
+        if host == ANY_HOST:
+            return self._section_of_any()
+        site = self._sites.get(host)
+        if site is None:
+            return None
+        name = host.removeprefix(_WILDCARD)
+        hosts = _WILDCARDS if host.startswith(_WILDCARD) else _HOSTS
+        pieces = [
+            (hosts, f'    {_map_key(name)} "{site_name(host)}";\n'),
+            (_CERTIFICATES, self._certificate_line(_map_key(host), site) if site.certificate else ""),
+            (_SECURE if site.certificate else _PLAIN, self._locations_text(host, site, quoted(host))),
+        ]
+        return section(pieces)
+
+    def _section_of_any(self) -> str:
+        """What is served where no host matches, from either server: a host with TLS may be the part of another one."""
+        site = site_for_any(self._sites)
+        locations = self._locations_text(_ANY_NAME, site, "")
+        handshake = "" if site.certificate else "    ssl_reject_handshake on;\n"
+        # A host without TLS is not there for who asks by TLS.
+        answer = f"rewrite ^ /{site_name(_ANY_NAME)}$uri last" if site.certificate else "return 421"
+        pieces = [
+            (_CERTIFICATES, self._certificate_line("default", site)),
+            (_ANY, f"{handshake}    if ($https) {{\n        {answer};\n    }}\n"),
+            (_PLAIN, locations),
+            (_SECURE, locations),
+        ]
+        return section(pieces)
+
+    def _certificate_line(self, key: str, site: Site) -> str:
+        path = f"{self._settings.certificates}/{site.certificate.digest}.pem" if site.certificate else ""
+        return f"    {key} {quoted(path)};\n"
+
+    def _locations_text(self, host: str, site: Site, server_name: str) -> str:
+        locations = list(_locations(site_name(host), site.paths))
+        return self._server.render(server_name=server_name, secret=site.secret, locations=locations)
 
     def _listen(self, port: int) -> list[str]:
         return [f"[::]:{port}" if family is Family.IPV6 else str(port) for family in self._families]
 
 
-def _locations(paths: tuple[Path, ...], mark: str = "") -> Iterator[Location]:
-    """What nginx needs to choose as `matching` does. `mark`: in front of each, where requests are rewritten."""
-    exact: dict[str, Path | None] = {}
-    prefixes: dict[str, Path | None] = {ROOT: None}
+def _names_size(count: int) -> int:
+    """For nginx's tables of names; by powers of two, so that it rarely changes."""
+    size = _LEAST_NAMES
+    while size < 4 * count:
+        size *= 2
+    return size
+
+
+def _map_key(host: str) -> str:
+    return quoted(f"\\{host}" if host in _PARAMETERS else host)
+
+
+def _locations(site: str, paths: tuple[Path, ...]) -> Iterator[Location]:
+    """What nginx needs to choose as `matching` does, in the order in which it wants it."""
+    found: dict[tuple[str, PathKind], Path] = {}
     for path in sorted(paths, key=lambda path: path.kind is PathKind.PREFIX):
-        if path.kind is PathKind.EXACT:
-            exact[path.path] = path
-        elif path.path == ROOT:
-            prefixes[ROOT] = path
+        if path.kind is PathKind.EXACT or path.path == ROOT:
+            found[path.path, path.kind] = path
         else:
-            exact.setdefault(path.path, path)
-            prefixes[f"{path.path}/"] = path
-    # nginx sends whoever asks for `/a` where only `/a/` is to that, unless there is a location for it.
-    pending = [*exact, *prefixes]
-    for name in pending:
-        shorter = name.removesuffix("/")
-        if shorter not in {name, ""} and shorter not in exact:
-            exact[shorter] = matching(paths, shorter)
-            pending.append(shorter)
-    for is_exact, found in ((True, exact), (False, prefixes)):
-        for name in sorted(found):
-            yield _location(f"{mark}{name}", found[name], is_exact=is_exact, is_rewritten=bool(mark))
+            found.setdefault((path.path, PathKind.EXACT), path)
+            found[f"{path.path}/", PathKind.PREFIX] = path
+    for (name, kind), path in sorted(found.items(), key=lambda item: _order(*item[0])):
+        yield _location(f"/{site}{name}", path, is_exact=kind is PathKind.EXACT)
 
 
-def _location(name: str, path: Path | None, *, is_exact: bool, is_rewritten: bool) -> Location:
-    if path is None:
-        return Location(quoted(name), is_exact, None, "", "", is_rewritten)
+def _order(name: str, kind: PathKind) -> tuple[bytes, bool]:
+    """nginx sorts `/` before all other characters."""
+    return name.encode().replace(b"/", b"\0"), kind is PathKind.PREFIX
+
+
+def _location(name: str, path: Path, *, is_exact: bool) -> Location:
     backend = path.backend
+    return Location(quoted(name), is_exact, printable(backend.name), printable(path.ingress), _upstream(backend))
+
+
+def _upstream(backend: Backend) -> str:
+    if not backend.address:
+        return ""
     address = f"[{backend.address}]" if ":" in backend.address else backend.address
-    return Location(quoted(name), is_exact, backend, path.ingress, f"{address}:{backend.port}", is_rewritten)
+    return f'"{address}:{backend.port}"'
 
 
 def _owner(key: Key, value: Value, sites: Mapping[str, Site], holders: Mapping[str, Iterable[str]]) -> str:

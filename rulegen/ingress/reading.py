@@ -22,8 +22,8 @@ _SECRET = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _MAX_HOST = 253
-# nginx keeps the length of a location in one byte, and cuts what is longer; the proxy's own marks take a few.
-_MAX_PATH = 250
+# nginx keeps the length of a location in one byte, and cuts what is longer: some are for what stands for the host.
+_MAX_PATH = 242
 _MAX_FAULTS = 10
 _MAX_PORT = 65535
 # What the API refuses in a path, and `?` and `#`, which no path of a request has.

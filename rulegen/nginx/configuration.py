@@ -1,18 +1,31 @@
 """nginx's configuration as entries: sections of one file, and certificates in files of their own. Text ⇄ entries; pure.
 
-The file says of each section where it begins and ends, so that what is live is read without a parser of nginx's
-language:
+A section is what one host needs, and stands in several places of the file: nginx finds a host by maps, and its paths as
+locations of a server that many hosts share. What is common to all says where these places are. The file marks whose each
+piece is, so that what is live is read without a parser of nginx's language:
 
-    # rulegen: begin server shop.example.org
-    server { ... }
+    map $host $rulegen_site {
+        # rulegen: place hosts
+        "shop.example.org" "gCkPvB8mQ9s"; # shop.example.org
+        # rulegen: end of place
+    }
+    server {
+        # rulegen: place plain
+    # rulegen: begin shop.example.org
+        location = "/gCkPvB8mQ9s/cart" { ... }
     # rulegen: end
+        # rulegen: end of place
+    }
 
-All else in it is the section `common`. What has the same text means the same; what somebody else wrote differs.
+As an entry, a section is its pieces, each below the name of its place. What has the same text means the same; what
+somebody else wrote differs.
 """
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple, TypeAlias
 
@@ -25,11 +38,18 @@ CERTIFICATE = "certificate"
 IN_USE = "in use"
 
 HEADER = "# Written by rulegen, which undoes what others change here.\n"
-_BEGIN = "# rulegen: begin server "
+_BEGIN = "# rulegen: begin "
 _END_SECTION = "# rulegen: end\n"
+_PLACE = "# rulegen: place "
+_END_PLACE = "# rulegen: end of place"
+# In front of each piece of a section as an entry.
+_IN = "# in "
+_WHOSE = " # "
+_INDENT = "    "
 # In place of which the file has the version, which depends on all of it.
 VERSION = "@version@"
 _VERSION_LENGTH = 32
+_SITE_NAME_LENGTH = 11
 
 
 class Pem:
@@ -63,14 +83,41 @@ Value: TypeAlias = str | Pem
 Entries: TypeAlias = dict[Key, Value]
 
 
+@lru_cache(maxsize=1 << 17)
+def site_name(host: str) -> str:
+    """Where the locations of a host begin: eleven characters, 66 bits that nobody finds a second host for.
+
+    nginx keeps the length of a location in one byte, too few for a host and a path.
+    """
+    return urlsafe_b64encode(sha256(host.encode()).digest())[:_SITE_NAME_LENGTH].decode()
+
+
+def place(name: str) -> str:
+    """Marks where the pieces of sections go, for what is common."""
+    return f"{_PLACE}{name}\n{_INDENT}{_END_PLACE}"
+
+
+def section(pieces: Iterable[tuple[str, str]]) -> str:
+    """An entry of its pieces, each with its place, in the order of the file; a piece ends with its line."""
+    return "".join(f"{_IN}{name}\n{text}" for name, text in pieces if text)
+
+
 def file_text(entries: Mapping[Key, Value]) -> str:
-    """The whole file: what is common, then the servers by name. Nothing without entries."""
-    pieces = [HEADER, _text(entries.get(Key(COMMON, ""), ""))]
-    for key in sorted(key for key in entries if key.kind == SERVER):
-        pieces += (f"{_BEGIN}{key.name}\n", _text(entries[key]), _END_SECTION)
-    pieces.append(END)
-    text = "".join(pieces)
-    return text.replace(VERSION, version_of(entries), 1)
+    """The whole file: what is common, with the sections in its places. Nothing without entries.
+
+    Sections are in the order in which nginx wants locations: else it sorts them, in a time that is quadratic.
+    """
+    filled: dict[str, list[str]] = {}
+    for key in sorted((key for key in entries if key.kind == SERVER), key=lambda key: site_name(key.name)):
+        for name, text in _pieces(_text(entries[key])):
+            filled.setdefault(name, []).append(_marked(key.name, text))
+    written = [HEADER]
+    for line in _text(entries.get(Key(COMMON, ""), "")).splitlines(keepends=True):
+        written.append(line)
+        if line.lstrip().startswith(_PLACE):
+            written += filled.pop(line.strip().removeprefix(_PLACE), ())
+    written.append(END)
+    return "".join(written).replace(VERSION, version_of(entries), 1)
 
 
 def version_of(entries: Mapping[Key, Value]) -> str:
@@ -83,23 +130,67 @@ def version_of(entries: Mapping[Key, Value]) -> str:
 
 def parse(lines: Iterable[str], version: str = "") -> Entries:
     """The sections of a file. `version`: what its servers say that it is, as `version_in` finds it."""
-    common: list[str] = []
-    found: Entries = {}
-    section, host = common, ""
+    reading = _Reading()
     for line in lines:
-        if section is common and line.startswith(_BEGIN):
-            section, host = [], line.removeprefix(_BEGIN).removesuffix("\n")
-        elif section is not common and line == _END_SECTION:
-            found[Key(SERVER, host)] = "".join(section)
-            section = common
-        elif line not in (HEADER, END) or section is not common:
-            section.append(line)
-    if section is not common:
-        common += section
+        reading.add(line)
+    common, pieces = reading.end()
+    found: Entries = {Key(SERVER, host): section(texts) for host, texts in pieces.items()}
     text = "".join(common)
     if text:
         found[Key(COMMON, "")] = text.replace(version, VERSION, 1) if version else text
     return found
+
+
+class _Reading:
+    """A file being read. What nothing marks as a section's is common."""
+
+    def __init__(self) -> None:
+        self._common: list[str] = []
+        self._pieces: dict[str, list[tuple[str, str]]] = {}
+        self._place = ""
+        # Of a block that has begun and not ended.
+        self._host = ""
+        self._block: list[str] | None = None
+
+    def add(self, line: str) -> None:
+        """The next line."""
+        if self._block is not None:
+            if line == _END_SECTION:
+                self._note(self._host, "".join(self._block))
+                self._block = None
+            else:
+                self._block.append(line)
+        elif self._place and line.startswith(_BEGIN):
+            self._host, self._block = line.removeprefix(_BEGIN).removesuffix("\n"), []
+        elif self._place and _END_PLACE not in line and _WHOSE in line:
+            text, _, host = line.rpartition(_WHOSE)
+            self._note(host.removesuffix("\n"), f"{text}\n")
+        else:
+            if line.lstrip().startswith((_PLACE, _END_PLACE)):
+                self._place = line.strip().removeprefix(_PLACE) if _PLACE in line else ""
+            if line not in (HEADER, END):
+                self._common.append(line)
+
+    def end(self) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
+        """What is common, and the pieces by host with their places."""
+        return self._common + (self._block or []), self._pieces
+
+    def _note(self, host: str, text: str) -> None:
+        self._pieces.setdefault(host, []).append((self._place, text))
+
+
+def _marked(host: str, text: str) -> str:
+    """A piece as it stands in the file; its place says whether it is one line."""
+    if text.find("\n") == len(text) - 1:
+        return f"{text[:-1]}{_WHOSE}{host}\n"
+    return f"{_BEGIN}{host}\n{text}{_END_SECTION}"
+
+
+def _pieces(entry: str) -> Iterator[tuple[str, str]]:
+    """The pieces of an entry with their places."""
+    for piece in f"\n{entry}".split(f"\n{_IN}")[1:]:
+        name, _, text = piece.partition("\n")
+        yield name, text if text.endswith("\n") else f"{text}\n"
 
 
 def version_in(content: str) -> str:
@@ -117,11 +208,6 @@ def quoted(text: str) -> str:
     if any(char < " " or char == "\x7f" for char in text):
         raise ValueError("a control character has no place in a configuration")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def certificates_in(entries: Mapping[Key, Value]) -> Iterator[Pem]:
-    """All of them."""
-    return (value for value in entries.values() if isinstance(value, Pem))
 
 
 def _text(value: Value) -> str:

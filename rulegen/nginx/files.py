@@ -1,4 +1,4 @@
-"""The files that nginx reads and rulegen writes: read whole, replaced at once, keys for root alone.
+"""The files that nginx reads and rulegen writes: read whole, replaced at once, keys for nginx's workers alone.
 
 A file that is not rulegen's is never replaced, and none is ever seen half written.
 """
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from rulegen.config import IngressSettings
 from rulegen.errors import HostError, printable
 from rulegen.nginx.configuration import CERTIFICATE, HEADER, Entries, Key, Pem, parse, version_in
+from rulegen.nginx.main_file import Worker, worker_of
 from rulegen.nginx.process import missing_words
 
 _LARGEST = 256 << 20
@@ -44,6 +45,7 @@ class Files:
     def __init__(self, settings: IngressSettings) -> None:
         self._path = Path(settings.file)
         self._folder = Path(settings.certificates)
+        self._main_file = settings.main_file
 
     @property
     def path(self) -> Path:
@@ -58,21 +60,24 @@ class Files:
         return FileState(content)
 
     def entries(self, state: FileState) -> Entries:
-        """The sections, and the certificates that are as they were written and nobody but root can read."""
+        """The sections, and the certificates that are as they were written and nobody but nginx can read."""
         found = parse(state.text.splitlines(keepends=True), state.version) if state.content else {}
+        worker = worker_of(self._main_file)
+        is_folder_right = _is_secret(self._folder, worker, _FOLDER_MODE)
         for name in self._names():
             path = self._folder / name
             content = _read(path, _LARGEST_CERTIFICATE)
             digest = name.removesuffix(".pem")
             pem = Pem(content or b"")
-            is_whole = pem.digest == digest and content is not None and _is_secret(path)
+            is_whole = pem.digest == digest and is_folder_right and _is_secret(path, worker, _SECRET_MODE)
             # Of one that was changed, nothing is known but that it is there.
             found[Key(CERTIFICATE, digest)] = pem if is_whole else Pem(b"")
         return found
 
     def signature(self) -> tuple[object, ...]:
         """What is otherwise as soon as somebody has changed a file."""
-        return (_signature(self._path), *((name, _signature(self._folder / name)) for name in self._names()))
+        main = _signature(Path(self._main_file))
+        return (main, _signature(self._path), *((name, _signature(self._folder / name)) for name in self._names()))
 
     def write(self, content: bytes | None) -> None:
         """Replaces the configuration file; None: removes it."""
@@ -80,17 +85,30 @@ class Files:
             if content is None:
                 self._path.unlink(missing_ok=True)
             else:
-                _replace(self._path, content, _PUBLIC_MODE)
+                _replace(self._path, content, _PUBLIC_MODE, os.geteuid())
         except OSError as error:
             raise HostError(missing_words(str(self._path), error)) from error
 
     def write_certificates(self, certificates: Collection[Pem]) -> None:
-        """Each in a file of its own."""
+        """Each in a file of its own, which is the worker's: it reads one when somebody asks for its name.
+
+        Raises HostError, too, where no worker could reach them: nginx would say so only at a handshake.
+        """
+        if not certificates:
+            return
+        worker = worker_of(self._main_file)
         try:
-            if certificates:
-                self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            # What is above it may be others' to enter.
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+            if not _is_secret(self._folder, worker, _FOLDER_MODE):
+                self._folder.chmod(_FOLDER_MODE)
+                os.chown(self._folder, worker.uid, -1)
+            closed = next((one for one in self._folder.resolve().parents if not worker.may_enter(one)), None)
+            if closed is not None:
+                raise HostError(f"{closed}: {worker.name}, as whom nginx reads certificates, may not enter it")
             for pem in certificates:
-                _replace(self._folder / f"{pem.digest}.pem", pem.content, _SECRET_MODE)
+                _replace(self._folder / f"{pem.digest}.pem", pem.content, _SECRET_MODE, worker.uid)
         except OSError as error:
             raise HostError(missing_words(str(self._folder), error)) from error
 
@@ -129,7 +147,7 @@ def _read(path: Path, largest: int) -> bytes | None:
     return content
 
 
-def _replace(path: Path, content: bytes, mode: int) -> None:
+def _replace(path: Path, content: bytes, mode: int, owner: int) -> None:
     new = path.with_name(f".{path.name}.rulegen-new")
     with suppress(FileNotFoundError):
         new.unlink()
@@ -137,6 +155,7 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
     try:
         with os.fdopen(file, "wb") as opened:
             os.fchmod(file, mode)
+            os.fchown(file, owner, -1)
             opened.write(content)
             opened.flush()
             os.fsync(file)
@@ -147,14 +166,15 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
         raise
 
 
-def _is_secret(path: Path) -> bool:
+def _is_secret(path: Path, worker: Worker, mode: int) -> bool:
     with suppress(OSError):
-        return stat.S_IMODE(path.stat().st_mode) == _SECRET_MODE
+        found = path.stat()
+        return stat.S_IMODE(found.st_mode) == mode and found.st_uid == worker.uid
     return False
 
 
 def _signature(path: Path) -> object:
     with suppress(OSError):
         found = path.stat()
-        return (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
+        return (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode, found.st_uid)
     return None

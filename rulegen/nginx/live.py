@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from rulegen.config import Family, IngressSettings
 from rulegen.errors import ApplyError, HostError, RulegenError, StaleError, TargetError
-from rulegen.nginx.configuration import CERTIFICATE, IN_USE, Entries, Key, Pem, Value, certificates_in, file_text
+from rulegen.nginx.configuration import CERTIFICATE, IN_USE, Entries, Key, Pem, Value, file_text
 from rulegen.nginx.configuration import version_of as version_of_entries
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files, FileState
@@ -149,11 +149,8 @@ class LiveSites:
     def _try(self, entries: Entries) -> None:
         try:
             with TemporaryDirectory(prefix="rulegen-nginx-") as folder:
-                settings = replace(self._settings, file=f"{folder}/part.conf", certificates=folder)
-                files = Files(settings)
-                files.write_certificates(list(certificates_in(entries)))
-                text = file_text(entries).replace(f"{self._settings.certificates}/", f"{folder}/")
-                files.write(text.encode())
+                # Certificates are nothing to nginx until somebody asks for one.
+                Files(replace(self._settings, file=f"{folder}/part.conf")).write(file_text(entries).encode())
                 main_file = Path(folder, "main.conf")
                 main_file.write_text(_SCRATCH_MAIN.format(folder=folder))
                 self._nginx.test(str(main_file))

@@ -9,9 +9,11 @@ import http.client
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +25,11 @@ _TEST_SECONDS = 30.0
 _RELOAD_SECONDS = 15.0
 _ANSWER_SECONDS = 2.0
 _POLL_SECONDS = 0.005
-_LONGEST_POLL_SECONDS = 0.1
+_LONGEST_POLL_SECONDS = 0.02
 _OVERLAP_SECONDS = 0.3
 _LONGEST_ANSWER = 256
 _SAID = re.compile(r"([0-9a-f]{32}) ([0-9]{1,10})\n")
+_MASTER = b"nginx: master process"
 _PLACES = "/usr/sbin:/sbin:/usr/local/sbin"
 
 
@@ -48,10 +51,14 @@ class Nginx:
     def reload(self, version: str) -> None:
         """Has it read its configuration, and waits until all new connections are served by that.
 
+        Its master process is told by a signal where that can be seen to be it; `nginx -s reload`, which does the same,
+        reads the whole configuration once more before.
         Raises ApplyError where it does not run, or goes on with what it had.
         """
-        before = _workers(_ask(self._address).worker)
-        self._run(("-s", "reload"), self._main_file, _TEST_SECONDS, "cannot be told to read it: is it running?")
+        master = _master_of(_ask(self._address).worker, self._program)
+        before = _children(master)
+        if not _tell(master, self._program):
+            self._run(("-s", "reload"), self._main_file, _TEST_SECONDS, "cannot be told to read it: is it running?")
         start = time.monotonic()
         pause = _POLL_SECONDS
         while serving(self._address) != version or not self._have_gone(before, time.monotonic() - start):
@@ -105,15 +112,43 @@ def _ask(address: SocketAddress) -> _Served:
     return _Served(found[1], int(found[2])) if found is not None else _Served()
 
 
-def _workers(worker: int) -> list[int]:
-    """All that have the same parent; none where they cannot be seen from here."""
-    try:
-        if b"nginx" not in Path(f"/proc/{worker}/cmdline").read_bytes():
-            return []
-        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-        return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    except (OSError, ValueError, IndexError):
-        return []
+def _master_of(worker: int, program: str) -> int:
+    """The parent of a process that says to be nginx's; 0 where it is not, or cannot be seen from here."""
+    if not _runs(worker, program):
+        return 0
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _runs(process: int, program: str) -> bool:
+    with suppress(OSError):
+        return process > 0 and Path(f"/proc/{process}/exe").samefile(program)
+    return False
+
+
+def _tell(master: int, program: str) -> bool:
+    """Whether it was told to read its configuration, as `nginx -s reload` does."""
+    if not master:
+        return False
+    with suppress(OSError):
+        process = os.pidfd_open(master)
+        try:
+            # From here on it is this process that is told, or none.
+            if _runs(master, program) and Path(f"/proc/{master}/cmdline").read_bytes().startswith(_MASTER):
+                signal.pidfd_send_signal(process, signal.SIGHUP)
+                return True
+        finally:
+            os.close(process)
+    return False
+
+
+def _children(parent: int) -> list[int]:
+    """None where they cannot be seen from here."""
+    with suppress(OSError, ValueError):
+        if parent:
+            return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return []
 
 
 def _takes_connections(worker: int) -> bool:

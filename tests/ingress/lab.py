@@ -35,7 +35,7 @@ NODE = "192.0.2.1"
 _WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _NO_HOST = "-"
 
-_MAIN = """user root; worker_processes 2; pid {folder}/nginx.pid; error_log {folder}/error.log;
+_MAIN = """user {user}; worker_processes 2; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
 http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
 fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
@@ -60,11 +60,11 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
 
 
-def main_file(folder: Path) -> Path:
-    """A folder for one nginx, with what it is started with."""
+def main_file(folder: Path, user: str = "root") -> Path:
+    """A folder for one nginx, with what it is started with. `user`: of its workers."""
     (folder / "conf.d").mkdir(parents=True)
     made = folder / "nginx.conf"
-    made.write_text(_MAIN.format(folder=folder))
+    made.write_text(_MAIN.format(folder=folder, user=user))
     return made
 
 
@@ -142,9 +142,9 @@ class _Pods:
 
 
 class Lab:
-    """`folder`: for nginx's files. What was applied last is in force."""
+    """`folder`: for nginx's files; `user`: its workers. What was applied last is in force."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, user: str) -> None:
         self.folder = folder
         self.namespace = NetworkNamespace()
         self.file = folder / "conf.d" / "rulegen.conf"
@@ -152,7 +152,7 @@ class Lab:
         self.process: subprocess.Popen[bytes] | None = None
         self._prepare_network()
         self.pods = _Pods(self.namespace)
-        self.main_file = main_file(folder)
+        self.main_file = main_file(folder, user)
         self.configuration = folder / "own.yaml"
         self.configure()
 
@@ -271,9 +271,9 @@ def client_context() -> ssl.SSLContext:
 
 
 @contextmanager
-def lab_in(folder: Path) -> Iterator[Lab]:
+def lab_in(folder: Path, user: str = "root") -> Iterator[Lab]:
     """A Lab that ends with the block."""
-    made = Lab(folder)
+    made = Lab(folder, user)
     try:
         yield made
     finally:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -44,8 +45,10 @@ def _tls() -> list[Document]:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab_in(tmp_path_factory.mktemp("serving")) as made:
+def lab() -> Iterator[Lab]:
+    # As Debian's nginx: its workers are not root. pytest's own folders are closed to them.
+    with TemporaryDirectory(prefix="rulegen-ingress-") as name, lab_in(Path(name), "www-data") as made:
+        Path(name).chmod(0o711)
         made.apply_services()
         made.start_nginx()
         yield made
@@ -210,9 +213,9 @@ def test_diff_apply_and_nothing_to_do(lab: Lab) -> None:
     assert done.stdout.splitlines() == [
         "~ nginx server one.test  # shop/one",
         "    - # shop/one -> shop/s1:80",
-        "    - proxy_pass http://10.96.0.10:80;",
+        '    - set $rulegen_upstream "10.96.0.10:80";',
         "    + # shop/one -> shop/s2:80",
-        "    + proxy_pass http://10.96.0.11:80;",
+        '    + set $rulegen_upstream "10.96.0.11:80";',
         "0 added, 1 changed, 0 removed",
     ]
     # Neither a diff nor a dry run has changed anything.
