@@ -197,6 +197,18 @@ class LogFormat(Enum):
     JSON = "json"
 
 
+class LeaderElection(Struct, frozen=True, kw_only=True):
+    """When another replica takes over, of those of which one works; seconds. The defaults are client-go's.
+
+    `lease_duration`: how long a Lease that nobody renews is its holder's; `renew_deadline`: after so long its holder
+    gives up; `retry_period`: between two attempts. Each is longer than the next.
+    """
+
+    lease_duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+
+
 class AgentConfiguration(Struct, frozen=True, kw_only=True):
     """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (SVC-85 to SVC-97).
 
@@ -215,6 +227,7 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
     accelerate: bool = False
     log_format: LogFormat = LogFormat.TEXT
     log_verbosity: int = 0
+    leader_election: LeaderElection = LeaderElection()
 
 
 class Configuration(Struct, frozen=True, kw_only=True):

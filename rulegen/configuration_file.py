@@ -32,6 +32,7 @@ from rulegen.config import (
     Family,
     IngressSettings,
     IptablesLoader,
+    LeaderElection,
     LogFormat,
     NodeConfiguration,
     PodRange,
@@ -207,7 +208,7 @@ def _combined(
     configuration = msgspec.structs.replace(
         configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
     )
-    return _with_agent(configuration, accelerate=own.accelerate), warnings
+    return _with_agent(configuration, accelerate=own.accelerate, leader_election=own.leader_election), warnings
 
 
 def _with_agent(configuration: Configuration, **settings: Any) -> Configuration:
@@ -224,6 +225,7 @@ class _Own(NamedTuple):
     egress: EgressSettings = EgressSettings()
     records: RecordSettings = RecordSettings()
     ingress: IngressSettings = IngressSettings()
+    leader_election: LeaderElection = LeaderElection()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
@@ -240,6 +242,7 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
         ),
         _record_settings(fields),
         _ingress_settings(fields),
+        _leader_election(fields),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
@@ -284,6 +287,22 @@ def _policy_settings(fields: Fields) -> PolicySettings:
         log_group=None if group == _NO_LOG else group,
         ipsets=fields.flag("networkPolicies.ipsets", default=True),
     )
+
+
+def _leader_election(fields: Fields) -> LeaderElection:
+    usual = LeaderElection()
+    found = LeaderElection(
+        lease_duration=fields.text("leaderElection.leaseDuration", duration, usual.lease_duration),
+        renew_deadline=fields.text("leaderElection.renewDeadline", duration, usual.renew_deadline),
+        retry_period=fields.text("leaderElection.retryPeriod", duration, usual.retry_period),
+    )
+    if not found.lease_duration > found.renew_deadline > found.retry_period > 0:
+        message = (
+            "expected leaseDuration > renewDeadline > retryPeriod > 0, got "
+            f"{found.lease_duration:g} s, {found.renew_deadline:g} s, {found.retry_period:g} s"
+        )
+        fields.faults.append(Fault("leaderElection", message))
+    return found
 
 
 def _record_settings(fields: Fields) -> RecordSettings:

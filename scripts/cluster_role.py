@@ -6,7 +6,8 @@
 
 In deploy/base/rulegen.yaml, what is between `rules:` of the ClusterRole and the next document is replaced; the rest of
 the file stays as it is. For each feature that is off by default deploy/components has a folder, which is written whole:
-a component for Kustomize that turns the feature on and grants what it reads beside those that are always on.
+a component for Kustomize that turns the feature on and grants what it reads beside those that are always on. One that
+runs once for a cluster has a folder in deploy/ with an agent of its own; of that, too, the ClusterRole is replaced.
 """
 
 from __future__ import annotations
@@ -113,6 +114,15 @@ def write_components() -> None:
             (folder / name).write_text(text)
 
 
+def write_agents_for_the_cluster() -> None:
+    """Their roles, where there are manifests for them."""
+    for feature in (name for name in REGISTRY if REGISTRY[name].driver):
+        manifest = _DEPLOY / feature / f"rulegen-{feature}.yaml"
+        if manifest.exists():
+            manifest.write_text(with_rules(manifest.read_text(), [feature]))
+
+
 if __name__ == "__main__":
     MANIFEST.write_text(with_rules(MANIFEST.read_text(), sys.argv[1:]))
     write_components()
+    write_agents_for_the_cluster()

@@ -1,4 +1,4 @@
-"""`rulegen cleanup`: removes what rulegen or a predecessor left in the kernel or for nginx, as asked, and nothing else."""
+"""`rulegen cleanup`: removes what rulegen or a predecessor left in the kernel or for nginx, as asked, nothing else."""
 
 from __future__ import annotations
 

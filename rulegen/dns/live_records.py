@@ -18,7 +18,7 @@ from rulegen.dns.server import Server
 from rulegen.dns.updates import Consequence, Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
-from rulegen.errors import RulegenError, TargetError
+from rulegen.errors import HostError, RulegenError, TargetError
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
@@ -50,7 +50,9 @@ class LiveRecords:
         compilers: CompilerSet,
         registry_ttl: int,
         told: Callable[[str], None] = _LOG.warning,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_write = may_write
         self._server = server
         self._versions = versions
         self._compilers = compilers
@@ -117,6 +119,8 @@ class LiveRecords:
         sender = Sender(self._server, self._found.ownership, self._registry_ttl, self._took)
         try:
             for message in messages(delta):
+                if not self._may_write():
+                    raise HostError("nothing is written any more: another replica may be at work")
                 sender.send(message)
             sender.finish()
             for zone, updates in sender.sent.items():
