@@ -257,10 +257,10 @@ class Lab:
         seen = json.loads(body) if response.status == http.HTTPStatus.OK else {}
         return Answer(response.status, seen.get("service", ""), seen, dict(response.headers))
 
-    def answers(self, host: str, *, tls: str = "") -> bool:
+    def answers(self, host: str) -> bool:
         """Whether there is an answer at all."""
         with suppress(OSError, http.client.HTTPException):
-            return bool(self.get(host, tls=tls).status)
+            return bool(self.get(host).status)
         return False
 
     def who(self, host: str, target: str) -> str:

@@ -168,11 +168,11 @@ def test_a_pod_serves_as_the_manifests_start_it() -> None:
             stack.callback(agent.kill)
             with suppress(AssertionError):
                 wait_until(lambda: (NAME, NAME) in api.leases and (run / "rulegen.conf").exists(), 30.0)
-                wait_until(lambda: lab.answers("one.test", tls="one.test"), 30.0)
+                wait_until(lambda: lab.answers("one.test"), 30.0)
             said = Agent(agent, folder).log
-            assert lab.answers("one.test", tls="one.test"), said
+            assert lab.answers("one.test"), said
+            wait_until(lambda: lab.who("one.test", "/") == "s1", 20.0)
             assert lab.get("one.test", tls="one.test").service == "s1"
-            assert lab.who("one.test", "/") == "s1"
             wait_until(lambda: "status" in api.store.object(Ingress, "one", "shop"), 20.0)
             health = CONTAINERS["rulegen"]["livenessProbe"]["httpGet"]["path"]
             assert [ask(10256, page).status for page in (health, "/healthz")] == [200, 200]
