@@ -188,9 +188,7 @@ class _Anew:
         self._addresses = {
             one["metadata"]["name"]: one["spec"]["clusterIP"] for one in objects if one["kind"] == "Service"
         }
-        self._certificates = {
-            one["metadata"]["name"]: self._write(one) for one in objects if one["kind"] == "Secret"
-        }
+        self._certificates = {one["metadata"]["name"]: self._write(one) for one in objects if one["kind"] == "Secret"}
 
     def change(self, number: int) -> None:
         """One Ingress leads to another Service: all is rendered, tried and loaded."""

@@ -38,7 +38,14 @@ _ANY_NAME = "_"
 _WILDCARD = "*."
 _LEAST_NAMES = 2048
 # The places of the common part.
-_HOSTS, _WILDCARDS, _CERTIFICATES, _ANY, _PLAIN, _SECURE = "hosts", "wildcards", "certificates", "any", "plain", "secure"
+_HOSTS, _WILDCARDS, _CERTIFICATES, _ANY, _PLAIN, _SECURE = (
+    "hosts",
+    "wildcards",
+    "certificates",
+    "any",
+    "plain",
+    "secure",
+)
 # What nginx takes for a parameter where a map's key stands; hosts, too, may be called so.
 _PARAMETERS = ("default", "hostnames", "include", "volatile")
 
@@ -239,7 +246,7 @@ def _locations(site: str, paths: tuple[Path, ...]) -> Iterator[Location]:
 
 
 def _order(name: str, kind: PathKind) -> tuple[bytes, bool]:
-    """nginx sorts `/` before all other characters."""
+    """As nginx sorts: `/` before all other characters."""
     return name.encode().replace(b"/", b"\0"), kind is PathKind.PREFIX
 
 
