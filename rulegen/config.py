@@ -129,6 +129,8 @@ class IngressSettings(Struct, frozen=True, kw_only=True):
 
     `controller`: that of the IngressClasses that are served. `file`: what rulegen writes, and the nginx that is started
     with `main_file` includes. `certificates`: a folder. `version_address`: where nginx says what it serves.
+    `published`: canonical addresses and names by which clients reach it, for the status of Ingresses; none: it is not
+    written.
     """
 
     controller: str = "rulegen.io/ingress"
@@ -138,6 +140,7 @@ class IngressSettings(Struct, frozen=True, kw_only=True):
     http_port: int = 80
     https_port: int = 443
     version_address: SocketAddress = SocketAddress("127.0.0.1", 10246)
+    published: tuple[str, ...] = ()
 
 
 class NodeConfiguration(Struct, frozen=True, kw_only=True):

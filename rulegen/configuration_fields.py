@@ -265,6 +265,17 @@ def absolute_path(text: str) -> str:
     return text
 
 
+def published_address(text: str) -> str:
+    """An address, canonical, or a host's name, by which clients reach something."""
+    found = canonical_address(text)
+    if found is not None:
+        return found
+    try:
+        return msgspec.convert(text.lower(), DnsSubdomain)
+    except msgspec.ValidationError as error:
+        raise Unexpected("an IP address or a host's name") from error
+
+
 def controller_name(text: str) -> str:
     """What an IngressClass has for a controller: a domain and a path."""
     if not _CONTROLLER_NAME.fullmatch(text):

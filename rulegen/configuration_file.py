@@ -54,6 +54,7 @@ from rulegen.configuration_fields import (
     node_name,
     one_cidr_per_family,
     one_of,
+    published_address,
     reverse_zone,
     socket_address,
     zone_name,
@@ -307,6 +308,7 @@ def _ingress_settings(fields: Fields) -> IngressSettings:
         http_port=fields.integer("ingress.httpPort", 1, 65535, usual.http_port),
         https_port=fields.integer("ingress.httpsPort", 1, 65535, usual.https_port),
         version_address=fields.text("ingress.versionAddress", _loopback_address, usual.version_address),
+        published=tuple(dict.fromkeys(fields.texts("ingress.publishedAddresses", published_address))),
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from rulegen import children
 from tests.agent.running import wait_until
+from tests.patience import patience
 
 # More than a pipe holds, many times.
 MUCH = bytes(range(256)) * 40_000
@@ -36,7 +37,7 @@ def forever() -> str:
 
 
 def test_all_input_arrives_and_all_output_too() -> None:
-    done = children.run(["sh", "-c", "cat; echo said >&2; exit 3"], MUCH, timeout=60)
+    done = children.run(["sh", "-c", "cat; echo said >&2; exit 3"], MUCH, timeout=patience(60))
     assert done == (3, MUCH, b"said\n")
     assert children.how(done) == "ended with exit status 3"
 
@@ -46,13 +47,15 @@ def test_slow_reader_gets_all_of_it_and_somebody_is_told(
 ) -> None:
     monkeypatch.setattr(children, "SLOW_SECONDS", 0.2)
     with caplog.at_level(logging.WARNING):
-        done = children.run(["sh", "-c", "sleep 1; cat"], MUCH, timeout=60)
+        done = children.run(["sh", "-c", "sleep 1; cat"], MUCH, timeout=patience(60))
     assert done.stdout == MUCH
-    assert [record.getMessage() for record in caplog.records] == ["sh has not ended for 0 s: it is killed after 60 s"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"sh has not ended for 0 s: it is killed after {patience(60):g} s"
+    ]
 
 
 def test_one_that_reads_nothing_is_no_error() -> None:
-    assert children.run(["true"], MUCH, timeout=60).returncode == 0
+    assert children.run(["true"], MUCH, timeout=patience(60)).returncode == 0
 
 
 def test_one_that_hangs_is_killed_with_its_children(forever: str) -> None:
@@ -69,13 +72,18 @@ def test_an_exception_of_a_signal_ends_it(forever: str) -> None:
     def ring(number: int, frame: object) -> None:
         raise _AlarmError
 
+    def ring_when_it_runs() -> None:
+        wait_until(lambda: is_running(forever), 10.0)
+        os.kill(os.getpid(), signal.SIGALRM)
+
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    thread = threading.Thread(target=ring_when_it_runs)
     try:
+        thread.start()
         with pytest.raises(_AlarmError):
             children.run(["sleep", forever], timeout=600)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        thread.join()
         signal.signal(signal.SIGALRM, before)
     wait_until(lambda: not is_running(forever), 10.0)
 
@@ -89,7 +97,7 @@ def test_another_thread_ends_it(forever: str) -> None:
     wait_until(lambda: is_running(forever), 10.0)
     try:
         children.end_all()
-        thread.join(10)
+        thread.join(patience(10))
         assert ended == ["was killed by SIGKILL"]
         with pytest.raises(OSError, match="canceled"):
             children.run(["true"], timeout=1)

@@ -19,6 +19,7 @@ import yaml
 from rulegen.errors import InputError
 from rulegen.golden import BASE_FOLDER, FLOWS_FILE, NFTABLES_FILE, Depth, check, files, read_scenario, update
 from rulegen.golden_recording import accept_flows
+from tests.patience import patience
 
 REPOSITORY = Path(__file__).parents[1]
 RULEGEN = str(Path(sys.executable).parent / "rulegen")
@@ -53,7 +54,13 @@ def _spoil(scenario: Path) -> int:
 def _run(*arguments: str, folder: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[str]:
     words = [RULEGEN, "golden", *arguments]
     return subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=120
+        words,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+        timeout=patience(60),
     )
 
 

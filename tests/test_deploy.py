@@ -30,6 +30,7 @@ from tests.agent.running import RULEGEN, Agent
 from tests.apiserver import ApiServer
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.nftables.host import Host, host_or_skip
+from tests.patience import patience
 
 REPOSITORY = Path(__file__).parents[1]
 CLUSTER = str(REPOSITORY / "golden/weights/cluster.yaml")
@@ -258,7 +259,7 @@ def test_the_capabilities_suffice_on_both_targets(host: Host, target: str) -> No
         (("cleanup", "--kube-proxy"), "removed ip kube-proxy\nremoved iptables-nft nat\n"),
         (("cleanup",), "removed "),
     ]:
-        done = host.run(*with_capabilities(CAPABILITIES, *arguments), timeout=60)
+        done = host.run(*with_capabilities(CAPABILITIES, *arguments), timeout=patience(60))
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout
 
@@ -268,7 +269,7 @@ def test_the_capabilities_suffice_for_a_ruleset_that_nft_loads_by_itself(host: H
     from bench.clusters import NODE, Shape, manifest
 
     cluster = manifest(Shape(100), tmp_path)
-    done = host.run(*with_capabilities(CAPABILITIES, "apply", "-f", str(cluster), "--node", NODE), timeout=60)
+    done = host.run(*with_capabilities(CAPABILITIES, "apply", "-f", str(cluster), "--node", NODE), timeout=patience(60))
     assert done.returncode == 0, done.stderr
     assert "applied" in done.stdout
 
@@ -285,7 +286,7 @@ def test_the_capabilities_suffice_for_the_agent(host: Host, tmp_path: Path) -> N
             host.nft("flush map ip rulegen frontends\n")
             agent.wait_for("repaired 6 entries", 30)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(patience(30)) == 0
         finally:
             process.kill()
 
@@ -315,7 +316,7 @@ def test_the_capabilities_suffice_for_the_agent(host: Host, tmp_path: Path) -> N
 def test_each_capability_is_needed_and_named_where_it_is_missing(
     host: Host, missing: str, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = host.run(*with_capabilities(without(missing), *arguments), timeout=60)
+    done = host.run(*with_capabilities(without(missing), *arguments), timeout=patience(60))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"rulegen: reading and changing {message}"
 
@@ -323,10 +324,12 @@ def test_each_capability_is_needed_and_named_where_it_is_missing(
 @pytest.mark.kernel
 def test_a_clean_up_that_could_not_look_at_a_target_does_not_say_that_nothing_is_left(host: Host) -> None:
     assert (
-        host.run(RULEGEN, "apply", "-f", CLUSTER, "--node", "node-a", "--target", "iptables", timeout=60).returncode
+        host.run(
+            RULEGEN, "apply", "-f", CLUSTER, "--node", "node-a", "--target", "iptables", timeout=patience(60)
+        ).returncode
         == 0
     )
-    done = host.run(*with_capabilities(without("NET_RAW"), "cleanup"), timeout=60)
+    done = host.run(*with_capabilities(without("NET_RAW"), "cleanup"), timeout=patience(60))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "rulegen: rules may be left: reading and changing iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW\n"
@@ -374,7 +377,7 @@ def _walk(folder: Path, function: str, failing: str) -> list[str]:
     kubectl.write_text(KUBECTL)
     kubectl.chmod(0o755)
     environment = {"PATH": f"{folder}:/usr/bin:/bin", "LOG": str(folder / "log"), "FAILING": failing}
-    done = subprocess.run(["sh", "-c", _block(function)], env=environment, timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", _block(function)], env=environment, timeout=patience(60), check=False)
     assert (done.returncode == 0) is (failing == "nothing")
     return (folder / "log").read_text().splitlines()
 

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from rulegen import __version__
 from rulegen.resources import commit, templates
+from tests.patience import patience
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -192,7 +193,9 @@ def _lay_out(name: str, packages: Path) -> None:
 def _clean_run(clean: Path, *arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": f"{clean}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
     words = [str(clean / "rulegen"), *arguments]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=patience(60), check=False
+    )
 
 
 SCENARIO = ("-f", "golden/clusterip/cluster.yaml", "--node", "node-a")
@@ -249,7 +252,7 @@ def test_a_file_of_rules_is_compared_without_the_distributions_packages(
 @pytest.mark.kernel
 def test_what_needs_libnftables_says_what_to_install(clean: Path) -> None:
     words = ["unshare", "--net", str(clean / "rulegen"), "apply", *SCENARIO]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 2
     assert done.stderr == (
         "rulegen: the Python module nftables is missing: install python3-nftables (Debian, Ubuntu) or nftables "
@@ -268,6 +271,12 @@ def test_what_needs_libnftables_says_what_to_install(clean: Path) -> None:
 def test_a_program_that_is_missing_is_named(clean: Path, target: str, message: str) -> None:
     words = ["/usr/bin/unshare", "--net", str(clean / "rulegen"), "apply", *SCENARIO, "--target", target]
     done = subprocess.run(
-        words, cwd=REPOSITORY, env={"PATH": str(clean)}, capture_output=True, text=True, timeout=120, check=False
+        words,
+        cwd=REPOSITORY,
+        env={"PATH": str(clean)},
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
     )
     assert (done.returncode, done.stderr) == (2, f"rulegen: {message}\n")

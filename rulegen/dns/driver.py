@@ -17,6 +17,7 @@ from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.keys import readable_by_all
 from rulegen.dns.library import need_dnspython
 from rulegen.dns.live_records import LiveRecords
+from rulegen.dns.metrics import add_metrics
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
 from rulegen.dns.server import Server
 from rulegen.dns.versions import Versions, ZoneWatch
@@ -24,7 +25,7 @@ from rulegen.dns.zone_files import parse, render
 from rulegen.errors import InputError, printable
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
-from rulegen.reconcile.driver import Difference, Removal, compile_all
+from rulegen.reconcile.driver import Difference, LiveRules, Removal, compile_all
 
 _BATCH = 2000
 
@@ -59,6 +60,10 @@ class OpenDns:
         """See `OpenDriver`; a record set is ours or somebody else's, so that there is nothing to fight about."""
         del patience
         return LiveRecords(self._server, self._versions, compilers, self._ttl, self._warn)
+
+    def add_metrics(self, registry: Any, rules: LiveRules) -> None:
+        """See `WithMetrics`."""
+        add_metrics(registry, self._server.counts, lambda: len(rules.live))
 
     def watch(self, period: float, now: float) -> ZoneWatch:
         """See `OpenDriver`."""

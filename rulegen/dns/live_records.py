@@ -7,18 +7,18 @@ once, and comes when the place is free.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from rulegen.config import Family
 from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
-from rulegen.dns.server import Server, TooLargeError
-from rulegen.dns.updates import Message, Ownership, UpdateWriter, messages
+from rulegen.dns.sending import Sender
+from rulegen.dns.server import Server
+from rulegen.dns.updates import Consequence, Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
-from rulegen.errors import ApplyError, RulegenError, TargetError
+from rulegen.errors import RulegenError, TargetError
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
@@ -38,13 +38,6 @@ class ZoneCompiler(Protocol):
     def is_ours(self, key: RecordKey, records: Collection[str]) -> bool:
         """Whether records that no registry speaks of are ours."""
         ...
-
-
-class _Sender(NamedTuple):
-    """What one Delta is sent with. `sent`: how many messages have taken effect, by zone."""
-
-    writer: UpdateWriter
-    sent: Counter[str]
 
 
 class LiveRecords:
@@ -113,16 +106,19 @@ class LiveRecords:
 
     def check(self, delta: Delta[RecordKey, RecordSet]) -> None:
         """Has all messages made; no server can be asked whether it would take them."""
-        writer = UpdateWriter(self._registry_ttl)
+        writer, ownership = UpdateWriter(), Ownership(self._found.ownership)
         for message in messages(delta):
-            writer.update_of(message, self._found.ownership)
+            consequence = ownership.consequence(message, self._registry_ttl)
+            writer.update_of(message, consequence)
+            ownership.took(consequence)
 
     def apply(self, delta: Delta[RecordKey, RecordSet]) -> None:
         """See `LiveRules`; message by message, of which those before a failed one stay in force."""
-        sender = _Sender(UpdateWriter(self._registry_ttl), Counter())
+        sender = Sender(self._server, self._found.ownership, self._registry_ttl, self._took)
         try:
             for message in messages(delta):
-                self._send(message, sender)
+                sender.send(message)
+            sender.finish()
             for zone, updates in sender.sent.items():
                 self._versions.sent(zone, updates)
         except RulegenError:
@@ -185,20 +181,8 @@ class LiveRecords:
             self._told(f"{len(new) - _SHOWN_BLOCKED} more records of others are where ours should be")
         self._blocked |= blocked
 
-    def _send(self, message: Message, sender: _Sender) -> None:
-        """A message, or where it is too large its halves."""
-        update = sender.writer.update_of(message, self._found.ownership)
-        try:
-            self._server.send(message.zone, update)
-        except TooLargeError as error:
-            halves = message.halves()
-            if halves is None:
-                raise ApplyError(f"{message.steps[0].key.owner}: too large for an update") from error
-            for half in halves:
-                self._send(half, sender)
-            return
-        sender.sent[message.zone] += 1
-        self._found.ownership.took(message)
+    def _took(self, message: Message, consequence: Consequence) -> None:
+        self._found.ownership.took(consequence)
         for step in message.steps:
             if step.after is not None:
                 self._live[step.key] = step.after

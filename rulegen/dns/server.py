@@ -7,23 +7,26 @@ its connection.
 from __future__ import annotations
 
 import socket
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from rulegen.config import SocketAddress
 from rulegen.dns.keys import read_key
+from rulegen.dns.metrics import APPLIED, REFUSED, STALE, TRANSFERS
 from rulegen.errors import ApplyError, HostError, StaleError, one_line
 
 if TYPE_CHECKING:
     from dns.message import Message
     from dns.tsig import Key
-    from dns.update import UpdateMessage
-
 
 # Seconds that an answer may take, and that all of a transfer may.
 _ANSWER_SECONDS = 10.0
 _TRANSFER_SECONDS = 120.0
+# What TCP carries.
+_LARGEST = 65_535
 
 
 class Record(NamedTuple):
@@ -39,14 +42,28 @@ class TooLargeError(Exception):
     """A message does not fit into what TCP carries (65,535 bytes)."""
 
 
+class Question:
+    """What one message asks. `wire`: as it is sent; `is_repeated`: it is, or will be, on a connection of its own."""
+
+    def __init__(self, zone: str, asked: Message) -> None:
+        self.zone = zone
+        self.asked = asked
+        self.wire = b""
+        self.is_repeated = False
+
+
 class Server:
-    """`key_file`: "" for none; it is read for each connection, so that a new key is taken up."""
+    """`key_file`: "" for none; it is read for each connection, so that a new key is taken up.
+
+    `counts`: how many updates were answered, by result, and zones transferred (names of `metrics.py`).
+    """
 
     def __init__(self, address: SocketAddress, key_file: str) -> None:
         self._address = address
         self._key_file = key_file
         self._key: Key | None = None
         self._connection: socket.socket | None = None
+        self.counts: Counter[str] = Counter()
 
     def close(self) -> None:
         """Ends the connection; another call opens it again."""
@@ -58,7 +75,9 @@ class Server:
         """The number of the zone's version. Raises HostError."""
         from dns import message, rcode, rdatatype
 
-        answer = self._asked(zone, message.make_query(zone, "SOA"))
+        question = self.question(zone, message.make_query(zone, "SOA"))
+        self.ask(question)
+        answer = self.answer(question)
         for rrset in answer.answer:
             if rrset.rdtype == rdatatype.SOA:
                 return int(rrset[0].serial)
@@ -89,61 +108,100 @@ class Server:
                     for data in rrset:
                         text = data.to_text()
                         yield Record(owner, kind, rrset.ttl, text if kind == "TXT" else text.lower())
+        self.counts[TRANSFERS] += 1
 
-    def send(self, zone: str, update: UpdateMessage) -> None:
-        """Has a message take effect.
+    def question(self, zone: str, asked: Message) -> Question:
+        """A message as it is sent, signed. Raises TooLargeError, and InputError where the key cannot be read."""
+        from dns.exception import TooBig
+
+        if self._connection is None:
+            self._read_key()
+        question = Question(zone, asked)
+        try:
+            with self._errors(zone):
+                self._sign(question)
+        except TooBig as error:
+            raise TooLargeError from error
+        return question
+
+    def ask(self, question: Question) -> None:
+        """Sends it. What the server has closed since the last answer is opened again. Raises HostError."""
+        with self._errors(question.zone):
+            if self._connection is None:
+                self._connect()
+                question.is_repeated = True
+            try:
+                self._post(question)
+            except (EOFError, ConnectionError):
+                self._repeat(question)
+
+    def answer(self, question: Question) -> Message:
+        """Waits for the answer to what was asked last. Raises HostError."""
+        with self._errors(question.zone):
+            try:
+                return self._received(question)
+            except (EOFError, ConnectionError):
+                self._repeat(question)
+                return self._received(question)
+
+    def take_effect(self, question: Question) -> None:
+        """Waits until an update that was sent has taken effect.
 
         Raises:
-            TooLargeError: it is larger than a message can be; nothing was sent.
             StaleError: the zone is not as the message says that it has to be.
             ApplyError: the server does not take it, though it takes others.
             HostError: the server cannot be reached, or takes nothing from us.
         """
         from dns import rcode
-        from dns.exception import TooBig
 
-        try:
-            code = self._asked(zone, update).rcode()
-        except TooBig as error:
-            raise TooLargeError from error
+        code = self.answer(question).rcode()
         if code == rcode.NOERROR:
+            self.counts[APPLIED] += 1
             return
-        words = f"{self._place(zone)}: the update was refused: {rcode.to_text(code)}"
+        place = self._place(question.zone)
         if code in (rcode.YXRRSET, rcode.NXRRSET, rcode.YXDOMAIN, rcode.NXDOMAIN):
-            raise StaleError(f"{self._place(zone)}: its records were changed by others meanwhile")
+            self.counts[STALE] += 1
+            raise StaleError(f"{place}: its records were changed by others meanwhile")
+        self.counts[REFUSED] += 1
+        words = f"{place}: the update was refused: {rcode.to_text(code)}"
         if code in (rcode.SERVFAIL, rcode.FORMERR):
             raise ApplyError(words)
         raise HostError(words)
 
-    def _asked(self, zone: str, asked: Message) -> Message:
-        """The answer. What a server has closed since the last question is opened again, once."""
-        with self._errors(zone):
-            is_new = self._connection is None
-            if is_new:
-                self._read_key()
-            if self._key is not None:
-                asked.use_tsig(self._key)
-            # Rendered once, in front of all else: what is too large never leaves a connection half used.
-            asked.to_wire(max_size=65535)
-            try:
-                return self._exchanged(asked)
-            except (EOFError, ConnectionError):
-                self.close()
-                if is_new:
-                    raise
-                self._read_key()
-                if self._key is not None:
-                    asked.use_tsig(self._key)
-                return self._exchanged(asked)
+    def _sign(self, question: Question) -> None:
+        if self._key is not None:
+            question.asked.use_tsig(self._key)
+        question.wire = question.asked.to_wire(max_size=_LARGEST)
 
-    def _exchanged(self, asked: Message) -> Message:
+    def _repeat(self, question: Question) -> None:
+        """On a new connection, once, with the key as it is by then; within an `except`."""
+        if question.is_repeated:
+            raise  # noqa: PLE0704 - what the caller has caught
+        self.close()
+        self._read_key()
+        self._sign(question)
+        self._connect()
+        question.is_repeated = True
+        self._post(question)
+
+    def _connect(self) -> None:
+        self._connection = socket.create_connection(self._address, timeout=_ANSWER_SECONDS)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection.setblocking(False)
+
+    def _post(self, question: Question) -> None:
         from dns import query
 
-        if self._connection is None:
-            self._connection = socket.create_connection(self._address, timeout=_ANSWER_SECONDS)
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._connection.setblocking(False)
-        return query.tcp(asked, self._address.address, timeout=_ANSWER_SECONDS, sock=self._connection)
+        query.send_tcp(self._connection, question.wire, time.time() + _ANSWER_SECONDS)
+
+    def _received(self, question: Question) -> Message:
+        from dns import query
+
+        asked = question.asked
+        answer, _ = query.receive_tcp(self._connection, time.time() + _ANSWER_SECONDS, False, asked.keyring, asked.mac)
+        if not asked.is_response(answer):
+            raise query.BadResponse
+        return answer
 
     def _read_key(self) -> Key | None:
         self._key = read_key(self._key_file) if self._key_file else None

@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from rulegen.dns.record_sets import RecordKey, RecordSet
-from rulegen.dns.registry import part_of, registry_key, registry_records
+from rulegen.dns.record_sets import Entries, RecordKey, RecordSet
+from rulegen.dns.registry import PARTS, holder_of, is_in_parts, part_of, place_of, registry
 from rulegen.reconcile.delta import Delta
 
 if TYPE_CHECKING:
     from dns.update import UpdateMessage
 
-# About so many bytes of changes are in a message; the server does other work between two.
-_BYTES = 24_000
-# How a set was is said record by record only where that is not much longer than what is changed.
-_STATED = 64
+# About so many bytes are in a message; others' work comes between two.
+_BYTES = 58_000
+# What one more record set makes the registry say, beside its name.
+_REGISTERED = 32
+# Of a record beside its owner and its data; of a name beside its text.
+_RECORD, _NAME = 10, 1
+# How a set was is said record by record only where that is not much longer than what is changed; in bytes, too.
+_STATED, _STATED_BYTES = 64, 4_000
 
 
 class Step(NamedTuple):
@@ -38,10 +42,23 @@ class Step(NamedTuple):
 
     @property
     def size(self) -> int:
-        """About so many bytes."""
-        before, after = self.before, self.after
-        texts = set(before.records if before else ()) ^ set(after.records if after else ())
-        return 2 * len(self.key.owner) + sum(len(text) + 12 for text in texts)
+        """About so many bytes, nothing being compressed."""
+        old: tuple[str, ...] = self.before.records if self.before else ()
+        new: tuple[str, ...] = self.after.records if self.after else ()
+        texts = (*self.stated, *(set(old) ^ set(new)))
+        registered = len(self.key.owner) + _REGISTERED if self.holder is not None else 0
+        return (len(texts) + 2) * self._of_each + sum(map(len, texts)) + registered
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """The records that there have to be before, and no others; none: it is said only whether there are any."""
+        old: tuple[str, ...] = self.before.records if self.before else ()
+        is_short = len(old) <= _STATED and sum(map(len, old)) <= _STATED_BYTES
+        return old if is_short and not self.is_begun else ()
+
+    @property
+    def _of_each(self) -> int:
+        return len(self.key.owner) + _NAME + _RECORD + _NAME
 
 
 class Message(NamedTuple):
@@ -89,12 +106,12 @@ def _parts(step: Step) -> Iterator[Step]:
     added = [text for text in (after.records if after else ()) if text not in old]
     removed = old - set(after.records if after else ())
     state, is_begun = before, False
-    for chunk in _chunks(added):
+    for chunk in _chunks(added, len(step.key.owner)):
         now += chunk
         new = RecordSet(ttl, tuple(sorted(now)), holder)
         yield Step(step.key, state, new, is_begun)
         state, is_begun = new, True
-    for chunk in _chunks(sorted(removed)):
+    for chunk in _chunks(sorted(removed), len(step.key.owner)):
         gone = set(chunk)
         now = [text for text in now if text not in gone]
         left = RecordSet(ttl, tuple(sorted(now)), holder) if now else None
@@ -102,12 +119,13 @@ def _parts(step: Step) -> Iterator[Step]:
         state, is_begun = left, True
 
 
-def _chunks(texts: list[str]) -> Iterator[list[str]]:
+def _chunks(texts: list[str], owner: int) -> Iterator[list[str]]:
+    """`owner`: how long its name is."""
     chunk: list[str] = []
     size = 0
     for text in texts:
         chunk.append(text)
-        size += len(text) + 12
+        size += len(text) + owner + _RECORD + 2 * _NAME
         if size > _BYTES // 2:
             yield chunk
             chunk, size = [], 0
@@ -115,68 +133,107 @@ def _chunks(texts: list[str]) -> Iterator[list[str]]:
         yield chunk
 
 
+class Consequence(NamedTuple):
+    """What a message changes in the registry: what is written down for each holder after it, and how that is told."""
+
+    zone: str
+    keys: dict[str, set[RecordKey]]
+    steps: list[Step]
+
+
 class Ownership:
-    """What the registry of each holder says; follows the messages that were taken."""
+    """What the registry says of each holder, as it is in the zones; follows the messages that were taken.
 
-    def __init__(self) -> None:
+    `before`: what is so for all holders that no message was of.
+    """
+
+    def __init__(self, before: Ownership | None = None) -> None:
+        self._before = before
         self._keys: dict[tuple[str, str], set[RecordKey]] = {}
+        self._written: dict[tuple[str, str], Entries] = {}
 
-    def note(self, holder: str, keys: Iterable[RecordKey]) -> None:
-        """These are written down for a holder."""
-        for key in keys:
-            self._keys.setdefault((key.zone, holder), set()).add(key)
+    def note(self, holder: str, place: RecordKey, written: RecordSet, keys: Iterable[RecordKey]) -> None:
+        """A record set of the registry was read, which speaks of these."""
+        self._keys.setdefault((place.zone, holder), set()).update(keys)
+        self._written.setdefault((place.zone, holder), {})[place] = written
 
     def add(self, other: Ownership) -> None:
         """What is written down in another zone."""
         self._keys |= other._keys
+        self._written |= other._written
 
-    def of(self, zone: str, holder: str) -> Collection[RecordKey]:
-        """What is written down for a holder."""
-        return self._keys.get((zone, holder), ())
-
-    def after(self, message: Message) -> dict[str, set[RecordKey]]:
-        """What has to be written down for the holders of a message when it has taken effect."""
-        found: dict[str, set[RecordKey]] = {}
+    def consequence(self, message: Message, ttl: int) -> Consequence:
+        """Of a message that is to be sent next. `ttl`: of the registry."""
+        after: dict[str, set[RecordKey]] = {}
         for step in message.steps:
             if (holder := step.holder) is not None:
-                keys = found.setdefault(holder, set(self.of(message.zone, holder)))
+                if (keys := after.get(holder)) is None:
+                    keys = after[holder] = set(self._known(message.zone, holder))
                 if step.after is not None:
                     keys.add(step.key)
                 else:
                     keys.discard(step.key)
-        return found
+        touched = {part_of(step.key.owner) for step in message.steps}
+        steps = [
+            step for holder in sorted(after) for step in self._steps(message.zone, holder, after[holder], touched, ttl)
+        ]
+        return Consequence(message.zone, after, steps)
 
-    def took(self, message: Message) -> None:
-        """A message has taken effect."""
-        for holder, keys in self.after(message).items():
-            if keys:
-                self._keys[message.zone, holder] = keys
+    def took(self, consequence: Consequence) -> None:
+        """A message has taken effect, or is taken for one that has."""
+        zone = consequence.zone
+        for holder, keys in consequence.keys.items():
+            self._written[zone, holder] = dict(self._places(zone, holder))
+            self._keys[zone, holder] = keys
+        for step in consequence.steps:
+            holder = holder_of(step.key) or ""
+            written = self._written[zone, holder]
+            if step.after is not None:
+                written[step.key] = step.after
             else:
-                self._keys.pop((message.zone, holder), None)
+                written.pop(step.key, None)
+
+    def _known(self, zone: str, holder: str) -> Collection[RecordKey]:
+        found = self._keys.get((zone, holder))
+        if found is None and self._before is not None:
+            return self._before._known(zone, holder)
+        return found or ()
+
+    def _places(self, zone: str, holder: str) -> Entries:
+        found = self._written.get((zone, holder))
+        if found is None and self._before is not None:
+            return self._before._places(zone, holder)
+        return found or {}
+
+    def _steps(
+        self, zone: str, holder: str, keys: Collection[RecordKey], touched: Collection[int], ttl: int
+    ) -> Iterator[Step]:
+        written = self._places(zone, holder)
+        has_parts = bool(written) and all(place_of(place) is not None for place in written)
+        parts = touched if has_parts and is_in_parts(keys) else PARTS
+        wanted = registry(zone, holder, keys, ttl, parts)
+        for place in sorted({*written, *wanted}):
+            before, after = written.get(place), wanted.get(place)
+            part = place_of(place)
+            if before != after and (part is None or part in parts):
+                yield Step(place, before, after)
 
 
 class UpdateWriter:
     """Makes of messages what is sent; keeps the names that it has made, many of which come again."""
 
-    def __init__(self, registry_ttl: int) -> None:
+    def __init__(self) -> None:
         from rulegen.dns.values import Values
 
-        self._registry_ttl = registry_ttl
         self._values = Values()
 
-    def update_of(self, message: Message, ownership: Ownership) -> UpdateMessage:
+    def update_of(self, message: Message, consequence: Consequence) -> UpdateMessage:
         """A message with what the registry has to say about it."""
         from dns.update import UpdateMessage
 
         update = UpdateMessage(message.zone)
-        for step in message.steps:
+        for step in (*message.steps, *consequence.steps):
             self._write(update, step)
-        for holder, keys in sorted(ownership.after(message).items()):
-            old = registry_records(ownership.of(message.zone, holder))
-            new = registry_records(keys)
-            if old != new:
-                before, after = (RecordSet(self._registry_ttl, one, None) if one else None for one in (old, new))
-                self._write(update, Step(registry_key(message.zone, holder), before, after))
         return update
 
     def _write(self, update: UpdateMessage, step: Step) -> None:
@@ -185,7 +242,7 @@ class UpdateWriter:
         before, after = step.before, step.after
         old: tuple[str, ...] = before.records if before is not None else ()
         new: tuple[str, ...] = after.records if after is not None else ()
-        stated = old if not step.is_begun and len(old) <= _STATED else ()
+        stated = step.stated
         rrset = self._values.rrset
         update.prerequisite.append(
             rrset(owner, kind, 0, stated) if stated else self._values.marker(owner, kind, is_there=bool(old))

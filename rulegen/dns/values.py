@@ -6,6 +6,7 @@ Quickly: a cluster has a hundred thousand, and our own text needs no parser that
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from dns import name, rdata, rdataclass, rdatatype
 from dns.rdtypes.ANY.CNAME import CNAME
@@ -14,6 +15,31 @@ from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 from dns.rdtypes.IN.SRV import SRV
 from dns.rrset import RRset
+
+
+class _WrittenName(name.Name):
+    """A name that keeps how it is written, since it is written again and again.
+
+    As dnspython writes it where nothing is compressed: it takes far longer to compress than a server to read more.
+    """
+
+    __slots__ = ("_written",)
+
+    _written: bytes
+
+    def __init__(self, labels: Iterable[bytes]) -> None:
+        super().__init__(labels)
+        # Names cannot be changed, but by those who make them.
+        object.__setattr__(self, "_written", super().to_wire())
+
+    def to_wire(
+        self, file: Any = None, compress: Any = None, origin: name.Name | None = None, canonicalize: bool = False
+    ) -> bytes | None:
+        """See `Name`."""
+        if file is None or canonicalize:
+            return super().to_wire(file, compress, origin, canonicalize)
+        file.write(self._written)
+        return None
 
 
 class Values:
@@ -49,7 +75,7 @@ class Values:
             if "\\" in text:
                 return name.from_text(text)
             label, _, rest = text.partition(".")
-            found = self._names[text] = name.Name((label.encode(), *self._name(rest).labels))
+            found = self._names[text] = _WrittenName((label.encode(), *self._name(rest).labels))
         return found
 
     def _a(self, text: str) -> rdata.Rdata:

@@ -56,8 +56,9 @@ def _registry(zone: str, sets: dict[RecordKey, tuple[int, set[str]]], ownership:
     for key in [key for key in sets if holder_of(key) is not None]:
         holder = holder_of(key)
         assert holder is not None  # noqa: S101 - chosen so
-        keys = list(registered(zone, sets.pop(key)[1]))
-        ownership.note(holder, keys)
+        ttl, texts = sets.pop(key)
+        keys = list(registered(zone, texts))
+        ownership.note(holder, key, RecordSet(ttl, tuple(sorted(texts)), None), keys)
         holders |= dict.fromkeys(keys, holder)
     return holders
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
-from rulegen.dns.registry import registry_key, registry_records
+from rulegen.dns.registry import registry
 from rulegen.dns.server import Record
 from rulegen.dns.zone_data import sorted_out
 from rulegen.errors import InputError, shown
@@ -46,10 +46,10 @@ def _registry(entries: Mapping[RecordKey, RecordSet], ttl: int) -> Entries:
     for key, value in entries.items():
         if value.holder is not None:
             holders.setdefault((key.zone, value.holder), []).append(key)
-    return {
-        registry_key(zone, holder): RecordSet(ttl, registry_records(keys), None)
-        for (zone, holder), keys in holders.items()
-    }
+    found: Entries = {}
+    for (zone, holder), keys in holders.items():
+        found |= registry(zone, holder, keys, ttl)
+    return found
 
 
 _LINE = re.compile(r"(?P<owner>[^\s;]+) (?P<ttl>\d{1,10}) IN (?P<type>[A-Z0-9]+) (?P<data>.+)")

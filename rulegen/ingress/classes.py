@@ -41,6 +41,11 @@ class Classes:
             return self._ours.get(annotation, annotation == _OLD_NAME)
         return any(self._ours[name] for name in self._defaults)
 
+    def is_anothers(self, item: Ingress, class_name: str | None) -> bool:
+        """Whether there is a class that it names, and whose controller is not ours."""
+        name = class_name or (item.metadata.annotations or {}).get(_OLD_ANNOTATION, "")
+        return not self._ours.get(name, True)
+
     def problem(self, item: Ingress, class_name: str | None) -> str:
         """Why nobody may serve it, where that is so: it names a class that there is not, or none; else ""."""
         if class_name is not None:

@@ -5,7 +5,7 @@ It runs once for a cluster, on no node, and its driver is `nginx`. What an objec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 from rulegen.config import NodeConfiguration
@@ -15,6 +15,7 @@ from rulegen.ingress.classes import Classes
 from rulegen.ingress.model import ANY_HOST, Site
 from rulegen.ingress.reading import ReadIngress, read_ingress
 from rulegen.ingress.sites import ObjectName, Owned, Reason, Resolved, ServicePorts, site_of
+from rulegen.ingress.status import patch, published, said
 from rulegen.kube.objects import Ingress, IngressClass, Secret, Service
 from rulegen.nginx.configuration import Pem
 from rulegen.reconcile.feature import AnyCompiler, Need
@@ -47,6 +48,14 @@ class _Known(NamedTuple):
         return self.read.hosts if self.read is not None else frozenset()
 
 
+class Mention(NamedTuple):
+    """An Ingress, `shop/web`, that names a host; `is_served`: it is ours and has no fault."""
+
+    name: str
+    is_served: bool
+    findings: tuple[Finding, ...]
+
+
 class IngressFeature:
     """See `Feature`."""
 
@@ -61,6 +70,11 @@ class IngressFeature:
     def __init__(self, configuration: NodeConfiguration) -> None:
         self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()
         self.sites: Tracked[str, Site] = Tracked()
+        self.statuses: Tracked[ObjectReference, Mapping[str, Any]] = Tracked()
+        self._published = published(configuration.ingress.published)
+        self.says_status = bool(self._published)
+        # The Ingresses that were ours, and may have our status.
+        self._told: set[ObjectName] = set()
         self._classes = Classes(configuration.ingress.controller)
         self._ingresses: dict[ObjectName, _Known] = {}
         self._services: dict[ObjectName, ServicePorts] = {}
@@ -113,6 +127,7 @@ class IngressFeature:
             self._update(host, changed)
         for name, reference in changed.items():
             self._find(name, reference)
+            self._tell(name, reference)
         return TakenSites({host: change.after for host, change in self.sites.take().items()})
 
     def reference(self, item_id: str) -> ObjectReference | None:
@@ -123,6 +138,16 @@ class IngressFeature:
     def title(self, item_id: str) -> str:
         """`host shop.example.org`."""
         return f"host {item_id or 'of all others'}"
+
+    def mentions(self, hosts: Iterable[str]) -> list[Mention]:
+        """The Ingresses that name one of the hosts, from which all was taken, with what is found about them."""
+        wanted = set(hosts)
+        names = {name for host in wanted for name in self._by_host.get(host, ())}
+        names |= {name for name, known in self._ingresses.items() if known.read is None and wanted & _hosts(known.item)}
+        return [
+            Mention("/".join(name), self._is_served(name), self.findings.get(self._ingresses[name].reference) or ())
+            for name in sorted(names)
+        ]
 
     def compiler(self, driver: str, node: NodeConfiguration) -> AnyCompiler:
         """See `Feature`."""
@@ -150,6 +175,7 @@ class IngressFeature:
         self._index(name, add=False)
         del self._ingresses[name]
         self.findings.set(known.reference, None)
+        self.statuses.set(known.reference, None)
 
     def _index(self, name: ObjectName, *, add: bool) -> None:
         known = self._ingresses[name]
@@ -226,6 +252,25 @@ class IngressFeature:
                     found += self._conflicts.get(host, {}).get(name, ())
         self.findings.set(reference, tuple(dict.fromkeys(found)) or None)
 
+    def _tell(self, name: ObjectName, reference: ObjectReference) -> None:
+        """What has to be written into its status, if anything."""
+        known = self._ingresses.get(name)
+        if known is None or not self._published:
+            self._told.discard(name)
+            return
+        now, wanted = said(known.item), None
+        if self._is_served(name):
+            self._told.add(name)
+            wanted = patch(self._published) if now != self._published else None
+        elif now == self._published and (name in self._told or not self._is_anothers(known)):
+            wanted = patch(None)
+        else:
+            self._told.discard(name)
+        self.statuses.set(reference, wanted)
+
+    def _is_anothers(self, known: _Known) -> bool:
+        return known.read is not None and self._classes.is_anothers(known.item, known.read.class_name)
+
 
 def _certificate(secret: Secret) -> Pem | str:
     """What is wrong with it, in words, where it cannot be used."""
@@ -233,6 +278,13 @@ def _certificate(secret: Secret) -> Pem | str:
         return certificate_of(secret)
     except InputError as error:
         return str(error)
+
+
+def _hosts(item: Ingress) -> set[str]:
+    """What one with faults says of hosts, whatever it is."""
+    rules = item.spec.get("rules") if isinstance(item.spec, Mapping) else None
+    found = [rule.get("host") for rule in rules if isinstance(rule, Mapping)] if isinstance(rules, list) else []
+    return {host for host in found if isinstance(host, str)}
 
 
 def site_for_any(sites: Mapping[str, Site]) -> Site:

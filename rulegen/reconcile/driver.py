@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rulegen.config import Family
 from rulegen.errors import TargetError
@@ -224,6 +224,15 @@ class OpenDriver(Protocol):
 
     def watch(self, period: float, now: float) -> Watch:
         """Begins to look for changes by others. `period`: seconds between two looks, where nobody tells of changes."""
+        ...
+
+
+@runtime_checkable
+class WithMetrics(Protocol):
+    """An open driver that counts what others may want to know."""
+
+    def add_metrics(self, registry: Any, rules: LiveRules) -> None:
+        """Adds its metrics. `registry`: prometheus_client's; `rules`: those that the driver has opened."""
         ...
 
 

@@ -105,7 +105,7 @@ def test_a_port_goes_from_owner_to_owner(scene: Scene, api: ApiServer, agent: Ag
     wait_for_answer(client, by=THIRD)
     api.delete(Service, "dns", "default")
     wait_for_answer(client, by=SECOND)
-    asked = {query.get("fieldSelector", "") for verb, kind, query, _ in api.requests if kind == "Pod"}
+    asked = {request.query.get("fieldSelector", "") for request in api.requests if request.kind == "Pod"}
     assert asked
     assert all("spec.nodeName=node-1" in selector.split(",") for selector in asked)
 

@@ -28,12 +28,10 @@ from pyroute2 import IPRoute
 from rulegen.cli import main
 from rulegen.demo.namespaces import NetworkNamespace
 from tests.agent.running import wait_until
-from tests.ingress.objects import AUTHORITY, Document, endpoints, ingress_class, service
+from tests.ingress.objects import AUTHORITY, SERVICES, Document, ingress_class, network_objects
 from tests.patience import patience
 
 NODE = "192.0.2.1"
-# A Service each, with one pod.
-SERVICES = (*(f"s{number}" for number in range(1, 13)), "web")
 _WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _NO_HOST = "-"
 
@@ -62,12 +60,19 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
 
 
-def network() -> list[Document]:
-    """The Services, and their endpoints."""
-    found = []
-    for number, name in enumerate(SERVICES, 10):
-        found += [service(name, number), endpoints(name, f"10.244.1.{number}")]
-    return found
+def main_file(folder: Path, user: str = "root") -> Path:
+    """A folder for one nginx, with what it is started with. `user`: of its workers."""
+    (folder / "conf.d").mkdir(parents=True)
+    made = folder / "nginx.conf"
+    made.write_text(_MAIN.format(folder=folder, user=user))
+    return made
+
+
+def nginx(main: Path) -> subprocess.Popen[bytes]:
+    """One in the foreground, in this thread's namespace."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program, "install the package nginx"
+    return subprocess.Popen([program, "-c", str(main), "-g", "daemon off;"])
 
 
 class _Pods:
@@ -147,9 +152,7 @@ class Lab:
         self.process: subprocess.Popen[bytes] | None = None
         self._prepare_network()
         self.pods = _Pods(self.namespace)
-        self.file.parent.mkdir()
-        self.main_file = folder / "nginx.conf"
-        self.main_file.write_text(_MAIN.format(folder=folder, user=user))
+        self.main_file = main_file(folder, user)
         self.configuration = folder / "own.yaml"
         self.configure()
 
@@ -185,10 +188,8 @@ class Lab:
     def start_nginx(self) -> None:
         """In the foreground."""
         assert self.process is None
-        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-        assert program, "install the package nginx-light"
         with self.namespace.entered():
-            self.process = subprocess.Popen([program, "-c", str(self.main_file), "-g", "daemon off;"])
+            self.process = nginx(self.main_file)
         wait_until(self._is_listening, 10.0)
 
     def _is_listening(self) -> bool:
@@ -213,7 +214,7 @@ class Lab:
 
     def write(self, *objects: Document, with_network: bool = True) -> str:
         """A file with the objects, the Services and the class beside them."""
-        beside = [*network(), ingress_class()] if with_network else []
+        beside = [*network_objects(), ingress_class()] if with_network else []
         path = self.folder / "objects.json"
         new = path.with_suffix(".new")
         new.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [*beside, *objects]}))

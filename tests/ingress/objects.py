@@ -9,6 +9,8 @@ from typing import Any
 import trustme
 
 Document = dict[str, Any]
+# A Service each, with one pod.
+SERVICES = (*(f"s{number}" for number in range(1, 13)), "web")
 AUTHORITY = trustme.CA(key_type=trustme.KeyType.ECDSA)
 
 
@@ -82,6 +84,14 @@ def endpoints(name: str, *addresses: str, namespace: str = "shop") -> Document:
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}} for address in addresses],
     }
+
+
+def network_objects() -> list[Document]:
+    """The Services, and their endpoints."""
+    found = []
+    for number, name in enumerate(SERVICES, 10):
+        found += [service(name, number), endpoints(name, f"10.244.1.{number}")]
+    return found
 
 
 def secret(name: str, *hosts: str, namespace: str = "shop") -> Document:

@@ -10,6 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from rulegen.config import IngressSettings, NodeConfiguration
+from rulegen.features import feed
+from rulegen.ingress.explain import Known, explain_request
+from rulegen.ingress.feature import IngressFeature
+from rulegen.ingress.requests import parse_url
+from rulegen.kube.manifests import load
 from tests.ingress.lab import Lab, lab_in
 from tests.ingress.objects import Document, ingress, path, rule
 
@@ -160,6 +166,22 @@ def test_paths(lab: Lab) -> None:
 def test_hosts(lab: Lab) -> None:
     found = [(host, target, lab.who(host, target)) for host, target, _ in _HOSTS]
     assert found == _HOSTS
+
+
+def test_explain_says_the_same(lab: Lab) -> None:
+    """Of each of these requests."""
+    feature = IngressFeature(NodeConfiguration(node_name=""))
+    objects = load([lab.write(*_ingresses())], None, kinds=IngressFeature.kinds).objects()
+    feed([feature], objects)
+    feature.take()
+
+    def said(host: str, target: str) -> str:
+        request = parse_url(f"http://{host}{target}")
+        found = explain_request(request, "", Known(feature.sites.now, (), IngressSettings()))
+        return found.backend.partition("/")[2].partition(":")[0] if found.cluster_ip else str(found.outcome)
+
+    cases = [*_CASES, *_HOSTS]
+    assert [(host, target, said(host, target)) for host, target, _ in cases] == cases
 
 
 def test_an_ingress_of_several(lab: Lab) -> None:

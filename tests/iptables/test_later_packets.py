@@ -20,6 +20,7 @@ from tests.iptables.host import compiled
 from tests.iptables.test_firewalls import ADDRESSES, FAR, Site, objects
 from tests.lab import Fate, Outcome, Packet
 from tests.nftables.clusters import clusters
+from tests.patience import patience
 
 CLUSTER_IP, VIP = "10.96.0.10", "203.0.113.5"
 DNS = Service(
@@ -73,7 +74,7 @@ def test_forwarded_packets_end_at_the_first_rule(variant: Variant) -> None:
         for family, addresses in ADDRESSES.items():
             site.run("-Z FORWARD")
             with site.client.entered():
-                connection = socket.create_connection((addresses.node, FAR), timeout=20)
+                connection = socket.create_connection((addresses.node, FAR), timeout=patience(20))
             with connection:
                 while connection.recv(100):
                     pass

@@ -25,6 +25,7 @@ from tests.agent.running import save, wait_until
 from tests.agent.test_on_iptables import IptablesGround
 from tests.builders import CONFIGURATION, Item, endpoint_slice, node, port, service
 from tests.iptables.host import ACCESSES, Host
+from tests.patience import patience
 from tests.second_feature.feature import LABEL, BlockingFeature
 from tests.second_feature.on_iptables import CHAIN, PREFIX
 
@@ -207,7 +208,7 @@ def command(host: Host, *words: str, status: int = 0) -> str:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=patience(60),
         )
     assert done.returncode == status, done.stderr
     return done.stdout

@@ -22,6 +22,7 @@ from rulegen.kube.kinds import kind_of
 from rulegen.kube.kubeconfig import find_access, from_service_account
 from rulegen.kube.listing import NotServedError, list_pages
 from rulegen.kube.objects import Service, ServiceCIDR
+from tests.agent.running import wait_until
 from tests.apiserver import EVENT, ApiServer
 from tests.apiserver.faults import Answer, Drip, Hang, Raw
 from tests.apiserver.server import TOKEN, certificate_authority
@@ -306,7 +307,7 @@ def test_a_server_that_speaks_no_tls(
         with connection:
             connection.sendall(said)
             connection.recv(65536)
-            ended.wait(20)
+            ended.wait(patience(20))
 
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -427,9 +428,9 @@ def test_a_closed_api_answers_nobody(server: ApiServer, api: Api) -> None:
     messages: list[str] = []
     asking = threading.Thread(target=lambda: messages.append(refusal(lambda: listed(api))))
     asking.start()
-    time.sleep(0.2)
+    wait_until(lambda: server.count(Service, "list", 0) == 1)
     api.close()
-    asking.join(5)
+    asking.join(patience(5))
     assert len(messages) == 1
     assert refusal(lambda: listed(api))
 

@@ -291,21 +291,30 @@ def test_after_410_what_differs_is_told_and_nothing_else(server: ApiServer, foll
 def test_after_an_outage_a_410_is_not_waited_after(server: ApiServer, follow: Follow) -> None:
     """The longest delay has been reached, and is that of the next failure; what the server forgot is none."""
     server.put(service("old"))
-    followed = follow(msgspec.structs.replace(QUICK, first_delay=6.0, longest_delay=6.0))
+    followed = follow(msgspec.structs.replace(QUICK, first_delay=4.0, longest_delay=4.0))
     followed.synced()
-    followed.until(lambda: server.watchers(Service) == 1)
-    server.stop()
-    followed.until(lambda: Service in {event.kind for event in followed.of(Interrupted)})
-    server.put(service("new"))
-    server.store.compact()
-    server.start()
-    followed.until(lambda: server.count(Service, "watch") >= 2)
-    began = time.monotonic()
-    followed.until(lambda: followed.events.count(Synced(Service)) == 2)
-    # The delay would be half of six seconds at least.
-    assert time.monotonic() - began < 3.0
-    assert not [event for event in followed.of(Interrupted) if getattr(event.error, "status", 0) == 410]
-    assert names(followed, Service) == ["new", "old"]
+    # The delay would be half of four seconds at least. On a busy machine all may take long, but not each time.
+    for lists in range(2, 7):
+        followed.until(lambda: server.watchers(Service) == 1)
+        watches, outages = server.count(Service, "watch"), len(_of_services(followed))
+        server.stop()
+        followed.until(lambda outages=outages: len(_of_services(followed)) > outages)  # type: ignore[misc]
+        server.put(service(f"new-{lists}"))
+        server.store.compact()
+        server.start()
+        followed.until(lambda watches=watches: server.count(Service, "watch") > watches)  # type: ignore[misc]
+        began = time.monotonic()
+        followed.until(lambda lists=lists: followed.events.count(Synced(Service)) == lists)  # type: ignore[misc]
+        assert not [event for event in followed.of(Interrupted) if getattr(event.error, "status", 0) == 410]
+        if time.monotonic() - began < 2.0:
+            break
+    else:
+        raise AssertionError("there was a delay each time")
+    assert names(followed, Service) == [*(f"new-{number}" for number in range(2, lists + 1)), "old"]
+
+
+def _of_services(followed: Followed) -> list[Interrupted]:
+    return [event for event in followed.of(Interrupted) if event.kind is Service]
 
 
 def test_a_server_that_forgets_at_once_is_not_asked_without_a_pause(server: ApiServer, follow: Follow) -> None:
@@ -313,9 +322,10 @@ def test_a_server_that_forgets_at_once_is_not_asked_without_a_pause(server: ApiS
     server.inject(Service, "watch", *[Answer(410, "Expired")] * 1000)
     followed.synced()
     followed.until(lambda: server.count(Service, "list") >= 2)
-    time.sleep(2.0)
+    began = time.monotonic()
+    time.sleep(1.0)
     # Without a pause there are hundreds in this time; with one, the second and each later one waits twice as long.
-    assert server.count(Service, "list") <= 10
+    assert server.count(Service, "list") <= 10 + (time.monotonic() - began)
     server.put(service("new"))
     followed.until(lambda: names(followed, Service) == ["new"])
 
@@ -552,17 +562,20 @@ def test_an_event_is_told_within_milliseconds(server: ApiServer, follow: Follow)
     followed = follow()
     followed.synced()
     followed.until(lambda: server.watchers(Service) == 1)
-    delays = []
-    for number in range(20):
+    # The best of as many as it takes, since the host may be busy: nothing between the server and the event waits.
+    for number in range(200):
         began = time.monotonic()
         server.put(service("web", [f"10.96.0.{number + 1}"]))
         followed.until(partial(followed.has, Upsert, number + 1))
-        delays.append(time.monotonic() - began)
-    # The best, since the host may be busy: nothing between the server and the event waits or collects.
-    assert min(delays) < patience(0.01)
+        if time.monotonic() - began < 0.05:
+            return
+    raise AssertionError("none of 200 was told within milliseconds")
 
 
 # Stopping.
+
+# Whatever is waited for is waited for long.
+UNHURRIED = msgspec.structs.replace(QUICK, silence=600.0)
 
 
 @contextmanager
@@ -584,7 +597,7 @@ def port_that_drops() -> Iterator[int]:
 
 
 def stops_at_once(followed: Followed) -> None:
-    """Where it does not, it would take the ten seconds of a connection, or more."""
+    """Where it does not, it would take ten minutes."""
     time.sleep(0.2)
     before = len(followed.events)
     began = time.monotonic()
@@ -605,8 +618,8 @@ def test_stopping_ends_watches(server: ApiServer, follow: Follow) -> None:
     "fault",
     [
         Hang(),
-        Late(30),
-        Answer(429, retry_after="60"),
+        Late(600),
+        Answer(429, retry_after="600"),
         Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", hangs=True),
         Raw(b"HTTP/1.1 500 No\r\nContent-Length: 99\r\n\r\n", hangs=True),
         Drip(b"HTTP/1.1 200 OK\r\n", b"x", 0.01),
@@ -617,17 +630,22 @@ def test_stopping_waits_for_no_answer_and_no_delay(
     server: ApiServer, follow: Follow, fault: Hang | Late | Answer | Raw | Drip
 ) -> None:
     server.inject(Service, "list", fault)
-    stops_at_once(follow())
+    stops_at_once(follow(UNHURRIED))
 
 
 @pytest.mark.parametrize("port", [port_that_accepts, port_that_drops])
 def test_stopping_waits_for_no_connection(
-    server: ApiServer, follow: Follow, tmp_path: Path, port: Callable[[], AbstractContextManager[int]]
+    server: ApiServer,
+    follow: Follow,
+    tmp_path: Path,
+    port: Callable[[], AbstractContextManager[int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("rulegen.kube.api._CONNECT_SECONDS", 600.0)
     kubeconfig = Path(server.kubeconfig(tmp_path / "elsewhere"))
     with port() as number:
         kubeconfig.write_text(kubeconfig.read_text().replace(server.url, f"https://127.0.0.1:{number}"))
-        stops_at_once(follow(kubeconfig=str(kubeconfig)))
+        stops_at_once(follow(UNHURRIED, str(kubeconfig)))
 
 
 def test_stopping_waits_for_no_name(
@@ -635,7 +653,7 @@ def test_stopping_waits_for_no_name(
 ) -> None:
     """A resolver cannot be interrupted."""
     answers = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait(60) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait(600) and [])
     try:
         stops_at_once(follow())
     finally:

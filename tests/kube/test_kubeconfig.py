@@ -540,7 +540,7 @@ def test_a_kubeconfig_that_hangs_holds_no_end_up(
     time.sleep(0.2)
     began = time.monotonic()
     api.close()
-    assert time.monotonic() - began < patience(0.5)
+    assert time.monotonic() - began < patience(5)
     path.write_text(text)
     asking.join()
 

@@ -332,7 +332,7 @@ def test_a_plugin_may_ask_at_a_terminal(
 def processes(tmp_path: Path) -> list[str]:
     """Those that a plugin has begun and noted the numbers of, and that do not end."""
     numbers = (tmp_path / "pids").read_text().split()
-    end = time.monotonic() + patience(1)
+    end = time.monotonic() + patience(10)
     while (left := [number for number in numbers if _state(number) not in ("Z", "")]) and time.monotonic() < end:
         time.sleep(0.01)
     return left
@@ -370,14 +370,15 @@ def test_a_plugin_that_hangs_can_be_ended(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    end = time.monotonic() + patience(2)
+    end = time.monotonic() + patience(10)
     while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
         assert time.monotonic() < end
         time.sleep(0.01)
     start = time.monotonic()
     api.close()
-    asking.join(20)
-    assert time.monotonic() - start < patience(1)
+    asking.join(patience(20))
+    # It sleeps for 300.
+    assert time.monotonic() - start < patience(10)
     assert len(errors) == 1
     assert processes(tmp_path) == []
     # Nothing is begun any more.
@@ -390,20 +391,24 @@ def test_a_plugin_that_hangs_can_be_ended(
 def test_a_plugin_that_hangs_is_not_waited_for_without_end(
     using: Callable[..., Api], plugin: Plugin, tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rulegen.kube.plugin._SECONDS", 1)
     plugin.script(script.format(tmp_path))
-    assert message(lambda: listed(using()), tmp_path) == ": PATH/bin/plugin: has not ended within 1 s"
+    for seconds in (1, 5, 25):
+        monkeypatch.setattr("rulegen.kube.plugin._SECONDS", seconds)
+        assert message(lambda: listed(using()), tmp_path) == f": PATH/bin/plugin: has not ended within {seconds} s"
+        # On a busy machine a shell may not have come far by then.
+        if (tmp_path / "pids").exists():
+            break
     assert processes(tmp_path) == []
 
 
 def test_what_a_plugin_leaves_behind_is_not_waited_for(
     using: Callable[..., Api], plugin: Plugin, tmp_path: Path
 ) -> None:
-    plugin.script(f"cat {tmp_path}/output; sleep 30 & echo $! > {tmp_path}/pids")
+    plugin.script(f"cat {tmp_path}/output; sleep 300 & echo $! > {tmp_path}/pids")
     start = time.monotonic()
     listed(using())
-    # It sleeps for thirty.
-    assert time.monotonic() - start < patience(2)
+    # It sleeps for 300.
+    assert time.monotonic() - start < patience(10)
     os.kill(int((tmp_path / "pids").read_text()), 9)
 
 

@@ -116,10 +116,11 @@ def test_the_password_of_a_proxy_is_not_shown(server: ApiServer, tmp_path: Path)
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
 def test_a_proxy_that_is_not_there(through: Callable[[str], Api], scheme: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    api = through(f"{scheme}://127.0.0.1:{port}")
-    assert "Connection refused" in refusal(lambda: listed(api))
+    # Somebody has the port, so that nobody else gets it, and does not listen.
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        api = through(f"{scheme}://127.0.0.1:{taken.getsockname()[1]}")
+        assert "Connection refused" in refusal(lambda: listed(api))
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
@@ -129,7 +130,7 @@ def test_a_proxy_that_says_nothing(through: Callable[[str], Api], scheme: str, m
         api = through(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
         assert refusal(lambda: listed(api))
-        assert time.monotonic() - start < patience(1)
+        assert time.monotonic() - start < patience(5)
 
 
 def test_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

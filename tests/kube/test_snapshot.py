@@ -20,6 +20,7 @@ from tests.apiserver import ApiServer
 from tests.apiserver.faults import Answer
 from tests.builders import endpoint, endpoint_slice, node, pod, port, service, service_cidr
 from tests.kube.conftest import left_threads
+from tests.patience import patience
 
 HOSTILE = 'a: "b"\n- {c}\u2028\x7f # \\ \U0001f600 yes 0x10 ~'
 
@@ -130,7 +131,9 @@ class Host:
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         environment |= {"HOME": str(self._folder)} | ({"KUBECONFIG": self._kubeconfig} if kubeconfig else {})
         command = [sys.executable, "-c", "from rulegen.cli import main; main()", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=patience(60), check=False, env=environment
+        )
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from tests.patience import patience
+
 _NETLINK_NETFILTER = 12
 _GROUP_NEW = 1
 _GROUP_RELATED_TO_NEW = 1 << (_GROUP_NEW - 1)
@@ -61,7 +63,7 @@ class Conntrack:
             # Inside a user namespace the system's limit holds; the lab reads often enough for it.
             self.events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         self._requests = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        self._requests.settimeout(10)
+        self._requests.settimeout(patience(10))
 
     def close(self) -> None:
         self.events.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rulegen.nftables.kernel import MINIMUM_KERNEL
+from tests.patience import patience
 
 ROOT = Path(__file__).parents[2]
 OLDEST = ".".join(map(str, MINIMUM_KERNEL))
@@ -37,6 +38,6 @@ def test_an_older_one_is_refused_in_one_line() -> None:
         "--node",
         "node-a",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"rulegen: rulegen needs Linux {OLDEST} or newer, this is 2.6.")

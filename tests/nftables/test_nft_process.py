@@ -22,6 +22,7 @@ from tests.agent.running import RULEGEN, Ground, manifest, save, web
 from tests.builders import node
 from tests.conftest import user_namespace_gap
 from tests.nftables.host import Host, host_in, host_or_skip, lines_of
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -146,7 +147,7 @@ def test_it_does_not_outlive_the_process_that_started_it(stand_in: Callable[[str
         assert worker.exists()
         starter.kill()
         starter.wait()
-        end = time.monotonic() + 10
+        end = time.monotonic() + patience(10)
         while worker.exists() and time.monotonic() < end:
             time.sleep(0.01)
         assert not worker.exists()

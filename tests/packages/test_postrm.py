@@ -10,6 +10,7 @@ import pytest
 
 from tests.agent.running import RULEGEN
 from tests.nftables.host import Host, host_or_skip
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -44,7 +45,7 @@ def _script(host: Host, word: str) -> str:
 
 
 def _apply(host: Host, *arguments: str) -> None:
-    done = host.run(RULEGEN, "apply", "-f", CLUSTER, "--node", "node-a", *arguments, timeout=60)
+    done = host.run(RULEGEN, "apply", "-f", CLUSTER, "--node", "node-a", *arguments, timeout=patience(60))
     assert done.returncode == 0, done.stderr
 
 
@@ -115,5 +116,5 @@ def test_what_rulegen_itself_would_leave_is_what_a_purge_leaves(host: Host) -> N
     for target in ("nftables", "iptables"):
         _apply(host, "--target", target)
         _script(host, "purge")
-        done = host.run(RULEGEN, "cleanup", timeout=60)
+        done = host.run(RULEGEN, "cleanup", timeout=patience(60))
         assert (done.returncode, done.stdout) == (0, "nothing to remove\n"), done.stderr

@@ -93,7 +93,7 @@ def api() -> Iterator[ApiServer]:
 
 @contextmanager
 def _leadership(api: ApiServer, folder: Path) -> Iterator[Leadership]:
-    leadership = Leadership(api.kubeconfig(folder / "kubeconfig"), "", lambda: None)
+    leadership = Leadership("records", api.kubeconfig(folder / "kubeconfig"), "", lambda: None)
     leadership.start()
     try:
         yield leadership

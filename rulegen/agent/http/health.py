@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import msgspec
@@ -152,7 +152,21 @@ def _is_going_away(node: Node) -> bool:
     return node.metadata.deletion_timestamp is not None or any(taint.key == GOING_AWAY_TAINT for taint in taints)
 
 
-def healthz_application(health: Health, count: Callable[[str, int], None], status: WSGIApplication) -> WSGIApplication:
+class Answering(Protocol):
+    """Whose health is asked about, by any thread."""
+
+    def livez(self) -> Answer:
+        """Whether it works."""
+        ...
+
+    def healthz(self) -> Answer:
+        """Whether besides it is to get work."""
+        ...
+
+
+def healthz_application(
+    health: Answering, count: Callable[[str, int], None], status: WSGIApplication
+) -> WSGIApplication:
     """Answers GET and HEAD of /healthz and /livez (SVC-86, SVC-87), and has `status` answer /status.
 
     `count` is called from any thread with `healthz` or `livez` and the status of each answer (SVC-102).

@@ -14,6 +14,7 @@ import msgspec
 from rulegen.agent.http.configz import configuration_document
 from rulegen.agent.http.server import READS, refuse_method, respond, respond_text
 from rulegen.config import Configuration
+from rulegen.features import cluster_driver
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -42,10 +43,11 @@ def status_application(
     pages: dict[str, Callable[[WSGIEnvironment], _Page]] = {
         "/metrics": lambda environ: _metrics(registry, environ.get("HTTP_ACCEPT", "")),
         "/healthz": lambda _: _Page(_TEXT, b"ok"),
-        "/proxyMode": lambda _: _Page(_TEXT, configuration.target.value.encode()),
         "/log": lambda _: _Page(_TEXT, "".join(f"{line}\n" for line in recent_log()).encode(errors="backslashreplace")),
         "/configz": lambda _: _Page("application/json", configz),
     }
+    if not cluster_driver(configuration.features):
+        pages["/proxyMode"] = lambda _: _Page(_TEXT, configuration.target.value.encode())
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         page = pages.get(environ["PATH_INFO"])

@@ -1,6 +1,7 @@
-"""An agent for what a cluster has once: source, feature and driver put together, one of several replicas at work.
+"""An agent for what a cluster has once: source, feature and driver put together, several replicas beside each other.
 
-Nothing of this host counts: no rules, no Node, no lock of a network namespace. Who works is decided by a Lease.
+Nothing of this host counts: no rules, no Node, no lock of a network namespace. Who works is decided by a Lease, or all
+do, each for something of its own, and the Lease decides who says so in the status of objects.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
 from rulegen.agent.observers.observers import EventObserver
-from rulegen.agent.run.lease import Leadership
+from rulegen.agent.run.beside_cluster import BesideCluster
+from rulegen.agent.run.lease import Candidate, Leadership
 from rulegen.agent.sources.files import FileSource
 from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
@@ -23,10 +25,12 @@ from rulegen.agent.worker.worker import Pace, Worker
 from rulegen.config import Configuration
 from rulegen.drivers import driver_for
 from rulegen.errors import HostError, printable
-from rulegen.features import kinds_of, make, resources
+from rulegen.features import chosen, each_replica_works, kinds_of, make, resources
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import LiveRules, Watch
+from rulegen.reconcile.feature import Feature, WithStatus
+from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 
 if TYPE_CHECKING:
@@ -45,16 +49,19 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
     with ExitStack() as stack:
         driver = driver_for(configuration, options.variant, _LOG.warning)
         opened = stack.enter_context(driver.open())
+        needs = kinds_of(configuration.features)
+        beside: BesideCluster | None = None
+        if options.print_line is None:
+            beside = BesideCluster(options, configuration, control, needs, stack)
         is_over: Callable[[], bool] = control.is_stopping
-        if not options.files and options.print_line is None:
-            leadership = Leadership(configuration.agent.kubeconfig, options.server, control.work_queue.wake_up)
+        if not options.files and beside is not None and not each_replica_works(configuration.features):
+            leadership = _leadership(options, configuration, control.work_queue.wake_up)
             stack.callback(leadership.stop)
-            if not _has_lead(leadership, control):
+            if not _has_lead(leadership, control, beside.waits):
                 return
             is_over = _either(control.is_stopping, leadership)
         agent = configuration.agent
         features = make(configuration.features, configuration.node)
-        needs = kinds_of(configuration.features)
         rules: LiveRules = opened.rules(CompilerSet.of(features, driver.name, configuration.node), agent.sync_period)
         watch: Watch = NoDriftDetection()
         if options.print_line is not None:
@@ -70,19 +77,51 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
         _LOG.info("following %s for the feature %s", followed, features[0].name)
         readiness = Readiness(time.monotonic(), needs, "", needs_node=False, needs_pod_cidrs=False)
         pace = Pace(agent.min_sync_period, agent.sync_period, opened.batch)
-        observers = [Reporting(), EventObserver(reconciler, None)]
+        observers: list[Observer] = [Reporting()]
+        if beside is not None:
+            observers += beside.leads(reconciler, opened, rules, features)
+            observers += _status_writers(options, configuration, features, stack)
+        else:
+            observers.append(EventObserver(reconciler, None))
         Worker(reconciler, control.work_queue, watch, pace, readiness, observers).run(is_over)
         control.worked()
         if not control.is_stopping():
             raise HostError("the Lease was lost: ended, so that nobody works beside its new holder")
 
 
+def _leadership(options: Options, configuration: Configuration, changed: Callable[[], None]) -> Leadership:
+    (feature,) = chosen(configuration.features)
+    return Leadership(feature, configuration.agent.kubeconfig, options.server, changed)
+
+
+def _status_writers(
+    options: Options, configuration: Configuration, features: Sequence[Feature], stack: ExitStack
+) -> list[Observer]:
+    """Who says in the status of objects what became of them, where a feature has something to say."""
+    telling = [feature for feature in features if isinstance(feature, WithStatus) and feature.says_status]
+    if options.files or not telling:
+        return []
+    from rulegen.agent.observers.object_status import StatusWriter
+    from rulegen.kube.api import connect
+
+    candidate = Candidate(lambda: _leadership(options, configuration, _nobody_waits))
+    writer = StatusWriter(connect(configuration.agent.kubeconfig, options.server), telling, candidate.is_leading)
+    for one in (candidate, writer):
+        one.start()
+        stack.callback(one.stop)
+    return [writer]
+
+
+def _nobody_waits() -> None:
+    """Who asks whether he leads, asks again."""
+
+
 def _either(is_stopping: Callable[[], bool], leadership: Leadership) -> Callable[[], bool]:
     return lambda: is_stopping() or leadership.is_lost
 
 
-def _has_lead(leadership: Leadership, control: Control) -> bool:
-    """Waits for it; False when told to stop before."""
+def _has_lead(leadership: Leadership, control: Control, waits: Callable[[], None]) -> bool:
+    """Waits for it, with calls of `waits`; False when told to stop before."""
     leadership.start()
     _LOG.info("waiting for the Lease %s", leadership.name)
     while not leadership.is_leading:
@@ -90,6 +129,7 @@ def _has_lead(leadership: Leadership, control: Control) -> bool:
             return False
         select.select([control.work_queue.fileno()], [], [], 0.5)
         control.work_queue.take()
+        waits()
     _LOG.info("this replica has the Lease %s", leadership.name)
     return True
 

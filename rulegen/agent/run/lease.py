@@ -1,8 +1,8 @@
 """Who of several replicas works: the one that holds a Lease, as client-go's leader election has it.
 
 In come the API server's answers, out goes whether this replica leads. A replica that cannot renew the Lease in time has
-lost it, whatever its requests wait for, and must end. Even two that think that they lead do no harm: each update says
-how the records have to be before.
+lost it, whatever its requests wait for, and must end. Even two that think that they lead do no harm: what they do has
+conditions, or is the same whoever does it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -26,7 +27,7 @@ from rulegen.kube.api import ApiError, connect
 
 _LOG = logging.getLogger("rulegen.agent")
 
-_NAME = "rulegen-records"
+_PREFIX = "rulegen-"
 _API_VERSION = "coordination.k8s.io/v1"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NAMESPACE = "kube-system"
@@ -44,12 +45,16 @@ class _Lease(Struct):
 
 
 class Leadership:
-    """`kubeconfig`: "" for the usual places; `server`: instead of what that says; `changed`: called on each change."""
+    """Who works for a feature.
 
-    def __init__(self, kubeconfig: str, server: str, changed: Callable[[], None]) -> None:
+    `kubeconfig`: "" for the usual places; `server`: instead of what that says; `changed`: called on each change.
+    """
+
+    def __init__(self, feature: str, kubeconfig: str, server: str, changed: Callable[[], None]) -> None:
         """Raises InputError where the API server cannot be asked."""
         namespace = os.environ.get("POD_NAMESPACE", "") or _own_namespace()
-        self.name = printable(f"{namespace}/{_NAME}")
+        self._lease = f"{_PREFIX}{feature}"
+        self.name = printable(f"{namespace}/{self._lease}")
         self.is_leading = False
         self._is_lost = False
         self._changed = changed
@@ -123,14 +128,14 @@ class Leadership:
         try:
             lease = self._read()
             if lease is None:
-                document = self._document({"name": _NAME}, self._spec({}))
+                document = self._document({"name": self._lease}, self._spec({}))
                 self._api.post(self._path, document, _ANSWER_SECONDS)
                 return True
             spec = lease.spec or {}
             if not self._may_have(spec):
                 return False
             document = self._document(lease.metadata, self._spec(spec))
-            self._api.put(f"{self._path}/{_NAME}", document, _ANSWER_SECONDS)
+            self._api.put(f"{self._path}/{self._lease}", document, _ANSWER_SECONDS)
         except ApiError as error:
             # Another replica was faster.
             if error.status == 409:
@@ -154,13 +159,13 @@ class Leadership:
         if lease is None or not lease.spec or lease.spec.get("holderIdentity") != self._identity:
             return False
         document = self._document(lease.metadata, {**lease.spec, "holderIdentity": ""})
-        self._api.put(f"{self._path}/{_NAME}", document, _ANSWER_SECONDS)
+        self._api.put(f"{self._path}/{self._lease}", document, _ANSWER_SECONDS)
         return True
 
     def _read(self) -> _Lease | None:
         """None: there is none."""
         try:
-            with self._api.get(f"{self._path}/{_NAME}", {}, _ANSWER_SECONDS) as answer:
+            with self._api.get(f"{self._path}/{self._lease}", {}, _ANSWER_SECONDS) as answer:
                 return msgspec.json.decode(answer.body(), type=_Lease)
         except ApiError as error:
             if error.status == 404:
@@ -181,6 +186,36 @@ class Leadership:
     @staticmethod
     def _document(metadata: dict[str, object], spec: dict[str, object]) -> dict[str, object]:
         return {"apiVersion": _API_VERSION, "kind": "Lease", "metadata": metadata, "spec": spec}
+
+
+class Candidate:
+    """Of replicas that all work, the one that also does what only one may: it goes on trying after it has lost.
+
+    `make`: a Leadership that has not begun.
+    """
+
+    def __init__(self, make: Callable[[], Leadership]) -> None:
+        """Raises what `make` raises."""
+        self._make = make
+        self._current = make()
+
+    def start(self) -> None:
+        """Begins to try."""
+        self._current.start()
+
+    def stop(self) -> None:
+        """As that of a Leadership."""
+        self._current.stop()
+
+    def is_leading(self) -> bool:
+        """To be asked by one thread."""
+        if self._current.is_lost:
+            self._current.stop()
+            # Without credentials that can be used: next time.
+            with suppress(InputError):
+                self._current = self._make()
+                self._current.start()
+        return self._current.is_leading and not self._current.is_lost
 
 
 def _own_namespace() -> str:

@@ -86,7 +86,7 @@ class WorkQueue:
                     self._prompt[key] = event
             else:
                 self._prompt[_key(event)] = event
-        self._wake_up_once()
+            self._wake_up_once()
 
     def deliver_together(self, events: Iterable[FollowEvent]) -> None:
         """Takes events of which none is handed on without the others; never waits."""
@@ -95,7 +95,7 @@ class WorkQueue:
                 if isinstance(event, Upsert | Delete):
                     self._forget_invalid(object_key(event))
                 self._prompt[_key(event)] = event
-        self._wake_up_once()
+            self._wake_up_once()
 
     def take(self, most: int | None = None) -> list[FollowEvent]:
         """What has arrived since the last call, of each object only the last state.
@@ -139,6 +139,7 @@ class WorkQueue:
             return  # it is full of reasons to wake up
 
     def _wake_up_once(self) -> None:
+        """Hold the lock: in the middle of `_drain` the byte could be read, and whoever comes next would rely on it."""
         if self._must_wake_up:
             self._must_wake_up = False
             self.wake_up()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rulegen import gc_pause
+from rulegen.agent.worker.failures import Failures
 from rulegen.agent.worker.outages import Outages
 from rulegen.agent.worker.readiness import Readiness
 from rulegen.agent.worker.schedule import Allowance, Schedule
@@ -70,6 +71,7 @@ class Worker:
         self._blamed: dict[str, None] = {}
         self._is_held_back = False
         self._outages = Outages()
+        self._failures = Failures()
         # Objects that cannot be used as they are now.
         self._unusable: set[ObjectKey] = set()
 
@@ -212,14 +214,12 @@ class Worker:
             with gc_pause.paused():
                 sync = self._reconciler.sync()
         except RulegenError as error:
-            now = time.monotonic()
-            delay = self._schedule.failed(now)
-            _LOG.error("sync failed, next attempt in %.1f s: %s", delay, error)
-            for observer in self._observers:
-                observer.failed(error, now - start, is_full=is_full)
+            self._failed(error, time.monotonic() - start, is_full=is_full)
             return
         now = time.monotonic()
         self._schedule.succeeded(now)
+        if over := self._failures.over():
+            _LOG.info("%s", over)
         if sync.is_full:
             self._watch.compared(now, now - start)
         self._tell(sync)
@@ -232,6 +232,13 @@ class Worker:
             gc.collect()
             gc.freeze()
             gc.enable()
+
+    def _failed(self, error: RulegenError, seconds: float, *, is_full: bool) -> None:
+        delay = self._schedule.failed(time.monotonic())
+        if told := self._failures.take(str(error), delay):
+            _LOG.error("%s", told)
+        for observer in self._observers:
+            observer.failed(error, seconds, is_full=is_full)
 
     def _tell(self, sync: Sync) -> None:
         for message in sorted(set(sync.refused.values())):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
@@ -35,22 +34,21 @@ from rulegen.config import (
 )
 from rulegen.configuration_file import parse_configuration, read_configuration
 from rulegen.features import kinds_of
+from tests.agent.asking import TIMEOUT, open_somewhere
 from tests.builders import CONFIGURATION
+from tests.patience import patience
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
     metrics = Metrics(Target.NFTABLES, CONFIGURATION.families, kinds_of(()))
     application = status_application(Configuration(node=CONFIGURATION), metrics.registry, lambda: ["a line", "another"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number: int = free.getsockname()[1]
     with closing(HttpServer()) as server:
-        server.open(SocketAddress("127.0.0.1", number), validator(application))
-        yield number
+        yield open_somewhere(server, validator(application))
 
 
 def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=patience(TIMEOUT))
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     body = answer.read()

@@ -205,7 +205,7 @@ def test_an_unread_stderr_stops_nothing(playground: Playground, level: str) -> N
             save(file, *_cluster(1))
             playground.wait_for(_cluster(1), 15.0)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
+            assert process.wait(patience(5)) == 0
         finally:
             process.kill()
     os.close(reader)
@@ -227,7 +227,7 @@ def test_an_unread_stdout_does_not_stop_a_dry_run(playground: Playground) -> Non
             save(file, *_cluster(1))
             wait_until(lambda: "sync mode=partial" in log_file.read_text(), 15.0)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
+            assert process.wait(patience(5)) == 0
         finally:
             process.kill()
     os.close(reader)
@@ -245,7 +245,7 @@ def test_a_dry_run_ends_when_its_reader_has_seen_enough(playground: Playground) 
     os.close(writer)
     with process:
         try:
-            assert process.wait(15) != -signal.SIGKILL
+            assert process.wait(patience(15)) != -signal.SIGKILL
         finally:
             process.kill()
         assert process.stderr is not None

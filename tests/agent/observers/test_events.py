@@ -197,12 +197,10 @@ def test_events_that_are_not_permitted_are_left_alone_for_a_while(
     recorder = start(msgspec.structs.replace(QUICK, refused=1.0))
     for number in range(20):
         recorder.record(WEB, "A", str(number))
-    wait_until(lambda: server.count(EVENT, "create", 403) == 1)
-    time.sleep(0.5)
-    assert server.count(EVENT, "create", 403) == 1
-    assert notes(server) == []
     sent(server, *map(str, range(20)))
+    first, second, third, *_ = [request.when for request in server.requests if request.verb == "create"]
     assert server.count(EVENT, "create", 403) == 2
+    assert min(second - first, third - second) > 0.99
     assert caplog.text.count("cannot send Events") == 1
 
 
@@ -238,11 +236,11 @@ def test_nobody_waits_and_it_ends_at_once(server: ApiServer, start: Start) -> No
     began = time.monotonic()
     for number in range(1000):
         recorder.record(WEB, "A", str(number))
-    assert time.monotonic() - began < patience(2.0)
+    assert time.monotonic() - began < patience(5.0)
     wait_until(lambda: server.count(EVENT, "create", 0) == 1)
     began = time.monotonic()
     recorder.stop()
-    assert time.monotonic() - began < patience(2.0)
+    assert time.monotonic() - began < patience(5.0)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_sighup_reads_the_configuration_and_the_files_anew(playground: Playgroun
         save(playground.manifests / "all.json", *web(1, 2))
         playground.wait_for(web(1, 2), 10.0)
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(15) == 0
+        assert agent.process.wait(patience(15)) == 0
 
 
 def test_a_changed_host_name_counts_at_a_reload(playground: Playground) -> None:

@@ -13,9 +13,7 @@ import pytest
 
 from rulegen.agent.sources import watched_files
 from rulegen.agent.sources.watched_files import turns
-
-# Long enough for a busy machine; what is asserted is that a turn comes at all.
-PATIENCE = 20.0
+from tests.patience import patience
 
 
 class PeriodicResync:
@@ -34,7 +32,7 @@ class PeriodicResync:
 
     def wait(self) -> None:
         """The next turn; those that follow at once belong to it."""
-        self._seen.get(timeout=PATIENCE)
+        self._seen.get(timeout=patience(20.0))
         self.settle()
 
     def settle(self) -> int:
@@ -55,7 +53,7 @@ def following(*paths: Path) -> Iterator[PeriodicResync]:
         yield followed
     finally:
         followed.stopping.set()
-        followed.thread.join(5)
+        followed.thread.join(patience(5))
         assert not followed.thread.is_alive()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
@@ -18,7 +17,6 @@ from rulegen.agent.status.document import MOST, ListeningAddress, Source, Status
 from rulegen.agent.status.observer import Asked, Settings, StatusObserver
 from rulegen.agent.status.page import as_html, prefers_json, status_page
 from rulegen.agent.status.words import status_lines
-from rulegen.config import SocketAddress
 from rulegen.errors import ApplyError, HostError
 from rulegen.features import kinds_of
 from rulegen.kube.decode import ObjectError
@@ -27,8 +25,10 @@ from rulegen.kube.follow import FileUnusable, FileUsable, Interrupted, Invalid, 
 from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import Finding, ObjectReference
+from tests.agent.asking import TIMEOUT, open_somewhere
 from tests.builders import endpoint_slice, service
 from tests.kept import services_on
+from tests.patience import patience
 from tests.reconcile.memory_kernel import MemoryKernel, MemoryRules
 
 EVIL = "<script>alert('x')</script>\x1b[31m\n\u202e&\""
@@ -217,17 +217,14 @@ def test_the_format_is_the_one_that_is_asked_for(accept: str, is_json: bool) -> 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number: int = free.getsockname()[1]
     with closing(HttpServer()) as server:
-        server.open(SocketAddress("127.0.0.1", number), validator(status_page(hostile)))
-        yield number
+        yield open_somewhere(server, validator(status_page(hostile)))
 
 
 def test_over_a_socket(port: int) -> None:
     answers = {}
     for method, accept in (("GET", "application/json"), ("GET", "*/*"), ("HEAD", "*/*"), ("POST", "*/*")):
-        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", port, timeout=patience(TIMEOUT))
         connection.request(method, "/status", headers={"Accept": accept})
         answer = connection.getresponse()
         answers[method, accept] = answer.status, dict(answer.getheaders()), answer.read()

@@ -28,6 +28,7 @@ from tests.agent.running import wait_until, web
 from tests.builders import node
 from tests.kept import services_on
 from tests.nftables.host import Host, host_or_skip
+from tests.patience import patience
 
 pytestmark = pytest.mark.kernel
 
@@ -40,7 +41,7 @@ class Hanging(LiveTables):
         self.goes_on = threading.Event()
 
     def read(self) -> None:
-        self.goes_on.wait(60)
+        self.goes_on.wait(patience(60))
         super().read()
 
 
@@ -91,4 +92,4 @@ def test_a_first_sync_that_hangs_is_unhealthy(host: Host) -> None:
             stopping.set()
             rules.goes_on.set()
             work_queue.wake_up()
-            thread.join(10)
+            thread.join(patience(10))
