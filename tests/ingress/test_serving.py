@@ -16,7 +16,7 @@ import pytest
 
 from tests.agent.running import RULEGEN, wait_until
 from tests.ingress.lab import NODE, Lab, client_context, lab_in
-from tests.ingress.objects import AUTHORITY, Document, ingress, path, raw_secret, rule, secret
+from tests.ingress.objects import AUTHORITY, Document, chain_of, encrypted, ingress, path, raw_secret, rule, secret
 from tests.patience import patience
 from tests.selection import Extent
 
@@ -187,6 +187,8 @@ def test_a_bad_secret_takes_nobody_down(lab: Lab) -> None:
         raw_secret("empty", b"", b""),
         raw_secret("rubbish", b"-----BEGIN CERTIFICATE-----\nssl_certificate /x;\n}", b"key"),
         {**good, "metadata": {"name": "wrong", "namespace": "shop"}, "data": {"tls.crt": "*", "tls.key": 7}},
+        raw_secret("locked", *encrypted("locked.test")),
+        raw_secret("chain", *chain_of("chain.test", 11)),
     ]
     names = [one["metadata"]["name"] for one in bad]
     ingresses = [
@@ -200,7 +202,7 @@ def test_a_bad_secret_takes_nobody_down(lab: Lab) -> None:
         assert f"Ingress shop/{name}: spec.tls[0]: Secret shop/{name} " in done.stderr
     assert "Ingress shop/none: spec.tls[0]: there is no Secret shop/none of type kubernetes.io/tls" in done.stderr
     assert lab.get(_SHOP, tls=_SHOP).service == "s1"
-    assert [lab.who(f"{name}.test", "/") for name in names] == ["s2"] * 4
+    assert [lab.who(f"{name}.test", "/") for name in names] == ["s2"] * 6
 
 
 def test_a_bad_ingress_is_left_out_and_the_others_stand(lab: Lab) -> None:
