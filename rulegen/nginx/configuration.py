@@ -23,6 +23,7 @@ somebody else wrote differs.
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64encode
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,6 +52,7 @@ _INDENT = "    "
 VERSION = "@version@"
 _VERSION_LENGTH = 32
 _SITE_NAME_LENGTH = 11
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Pem:
@@ -244,7 +246,7 @@ def quoted(text: str) -> str:
 
     For names of locations and servers, in which a `$` is a `$`. Raises ValueError for a control character.
     """
-    if any(char < " " or char == "\x7f" for char in text):
+    if _CONTROL.search(text):
         raise ValueError("a control character has no place in a configuration")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
