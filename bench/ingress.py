@@ -1,8 +1,7 @@
-"""What Ingresses take: `rulegen render` of all, and one that changes until nginx serves it, beside a controller that does
-not compare.
+"""What Ingresses take: all of them rendered, and one that changes, beside a controller that does not compare.
 
-The other way is what an Ingress controller does that writes everything anew: a server for each host, with its certificate
-and its proxies, then `nginx -t` and `nginx -s reload`. Both write for the same nginx, each in its turn.
+The other way is what an Ingress controller does that writes everything anew: a server for each host, with its
+certificate and its proxies, then `nginx -t` and `nginx -s reload`. Both write for the same nginx, each in its turn.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import ssl
 import subprocess
 import sys
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from msgspec import convert
 from pyroute2 import IPRoute
 
 from bench.clock import Numbers, measured, processor_seconds
+from bench.product import timed
 from rulegen.config import Family, IngressSettings, NodeConfiguration, SocketAddress
 from rulegen.ingress.feature import IngressFeature
 from rulegen.kube.objects import Ingress, IngressClass, Secret, Service
@@ -35,6 +35,7 @@ from rulegen.reconcile.reconciler import Reconciler
 
 OURS, THEIRS = "rulegen", "all written anew"
 CHANGE, HANDSHAKE = "change", "handshake, nginx's processor"
+OWN = f"{CHANGE}, {OURS}, its own processor time"
 _NAMESPACE = "shop"
 _SERVICES = 500
 _WORKERS = 2
@@ -89,24 +90,25 @@ def changes(_: object, folder: Path, ingresses: int, secrets: int, repeats: int,
     """Seconds from an Ingress with another backend until all new connections get it; `others`: of the other way."""
     with ExitStack() as opened:
         nginx = opened.enter_context(_running(folder))
-        found = {f"{CHANGE}, {OURS}": [], f"{CHANGE}, {THEIRS}": []}  # type: dict[str, list[float]]
-        own: list[float] = []
         objects = documents(ingresses, secrets)
         kept = _Kept(opened, folder, objects)
+        ours: list[float] = []
+        own: list[float] = []
         for number in range(repeats):
             changed = convert(ingress(ingresses // 2, secrets, number + 1), Ingress)
-            start, cpu = time.perf_counter(), time.process_time()
-            kept.change(changed)
-            found[f"{CHANGE}, {OURS}"].append(time.perf_counter() - start)
+            cpu = time.process_time()
+            ours += timed(kept.change, [changed])
             own.append(time.process_time() - cpu)
-        found[f"{CHANGE}, {OURS}, its own processor time"] = own
-        found[f"{HANDSHAKE}, {OURS}"] = _handshakes(nginx, ingresses)
-        if others:
-            theirs = _Anew(folder, objects)
-            theirs.change(0)
-            found[f"{CHANGE}, {THEIRS}"] = [_seconds(theirs.change, number + 1) for number in range(others)]
-            found[f"{HANDSHAKE}, {THEIRS}"] = _handshakes(nginx, ingresses)
-    return {name: figures for name, figures in found.items() if figures}
+        handshake = _handshake(nginx, ingresses)
+        anew = _Anew(folder, objects)
+        anew.change(0)
+        return {
+            f"{CHANGE}, {OURS}": ours,
+            OWN: own,
+            f"{HANDSHAKE}, {OURS}": [handshake],
+            f"{CHANGE}, {THEIRS}": timed(anew.change, range(1, others + 1)),
+            f"{HANDSHAKE}, {THEIRS}": [_handshake(nginx, ingresses)],
+        }
 
 
 def documents(ingresses: int, secrets: int) -> list[dict[str, Any]]:
@@ -188,9 +190,7 @@ class _Anew:
         self._addresses = {
             one["metadata"]["name"]: one["spec"]["clusterIP"] for one in objects if one["kind"] == "Service"
         }
-        self._certificates = {
-            one["metadata"]["name"]: self._write(one) for one in objects if one["kind"] == "Secret"
-        }
+        self._certificates = {one["metadata"]["name"]: self._write(one) for one in objects if one["kind"] == "Secret"}
 
     def change(self, number: int) -> None:
         """One Ingress leads to another Service: all is rendered, tried and loaded."""
@@ -219,14 +219,8 @@ class _Anew:
     def _write(self, secret: dict[str, Any]) -> Path:
         path = self._folder / f"{secret['metadata']['name']}.pem"
         data = convert(secret, Secret).data
-        path.write_bytes(b"".join(_decoded(data[name]) for name in ("tls.crt", "tls.key")))
+        path.write_bytes(b"".join(b64decode(data[name]) for name in ("tls.crt", "tls.key")))
         return path
-
-
-def _decoded(text: str) -> bytes:
-    from base64 import b64decode
-
-    return b64decode(text)
 
 
 def _settings(folder: Path) -> IngressSettings:
@@ -256,7 +250,7 @@ def _running(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(_SECONDS)
 
 
-def _handshakes(nginx: subprocess.Popen[bytes], ingresses: int, count: int = 200) -> list[float]:
+def _handshake(nginx: subprocess.Popen[bytes], ingresses: int, count: int = 200) -> float:
     """Processor seconds of nginx for a whole TLS handshake, each for another host."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -268,13 +262,7 @@ def _handshakes(nginx: subprocess.Popen[bytes], ingresses: int, count: int = 200
     for number in range(count):
         with socket.create_connection(("127.0.0.1", _HTTPS), _SECONDS) as plain:
             context.wrap_socket(plain, server_hostname=_host(number * 7 % ingresses)).close()
-    return [(sum(processor_seconds(int(worker)) for worker in workers) - before) / count]
-
-
-def _seconds(act: Callable[[int], None], number: int) -> float:
-    start = time.perf_counter()
-    act(number)
-    return time.perf_counter() - start
+    return (sum(processor_seconds(int(worker)) for worker in workers) - before) / count
 
 
 def _wait(is_so: Callable[[], bool]) -> None:

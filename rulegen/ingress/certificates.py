@@ -1,7 +1,7 @@
 """A TLS Secret comes in; a certificate and its key that OpenSSL takes go out, or what is wrong with them.
 
-nginx refuses its whole configuration for one bad file, so each is tried here as nginx would: by OpenSSL, from memory.
-No word that is said has anything of a Secret in it.
+nginx reads them when a client asks for their name, and `nginx -t` never does: so each is tried here as nginx would, by
+OpenSSL, from memory, and is held to a size that others do not wait for. No word that is said has anything of a Secret.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from rulegen.kube.objects import Secret
 from rulegen.nginx.configuration import Pem
 
 _CERTIFICATE, _KEY = "tls.crt", "tls.key"
+# 0.15 ms each, of the time of all clients.
+_MAX_PARTS = 11
+_MAX_SIZE = 64 << 10
 
 
 def certificate_of(secret: Secret) -> Pem:
     """Raises InputError, in words that follow the Secret's name."""
-    content = b"\n".join((_value(secret, _CERTIFICATE).strip(), _value(secret, _KEY).strip(), b""))
+    certificate, key = _value(secret, _CERTIFICATE).strip(), _value(secret, _KEY).strip()
+    content = b"\n".join((certificate, key, b""))
+    if len(content) > _MAX_SIZE or content.count(b"-----BEGIN ") > _MAX_PARTS:
+        raise InputError(f"has more than {_MAX_PARTS - 1} certificates, or {_MAX_SIZE >> 10} KiB")
+    if b"ENCRYPTED" in content:
+        raise InputError(f"has a {_KEY} that is encrypted: nobody would tell nginx its password")
     file = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
         os.write(file, content)

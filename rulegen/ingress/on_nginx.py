@@ -37,8 +37,11 @@ _COMMON_KEY = Key(COMMON, "")
 _ANY_NAME = "_"
 _WILDCARD = "*."
 _LEAST_NAMES = 2048
+# Whoever asks by TLS for a name without a certificate, or on a connection that was made for another one.
+_REFUSED = "    ssl_reject_handshake on;\n    return 421;\n"
 # The places of the common part.
-_HOSTS, _WILDCARDS, _CERTIFICATES, _ANY, _PLAIN, _SECURE = "hosts", "wildcards", "certificates", "any", "plain", "secure"
+_CERTIFICATES, _PLAIN, _SECURE, _ANY = "certificates", "plain", "secure", "any"
+_HOSTS, _WILDCARDS = "hosts", "wildcards"
 # What nginx takes for a parameter where a map's key stands; hosts, too, may be called so.
 _PARAMETERS = ("default", "hostnames", "include", "volatile")
 
@@ -177,27 +180,25 @@ class SiteCompiler:
         site = self._sites.get(host)
         if site is None:
             return None
+        which = _SECURE if site.certificate else _PLAIN
         name = host.removeprefix(_WILDCARD)
         hosts = _WILDCARDS if host.startswith(_WILDCARD) else _HOSTS
         pieces = [
-            (hosts, f'    {_map_key(name)} "{site_name(host)}";\n'),
+            (f"{which} {hosts}", f'    {_map_key(name)} "{site_name(host)}";\n'),
             (_CERTIFICATES, self._certificate_line(_map_key(host), site) if site.certificate else ""),
-            (_SECURE if site.certificate else _PLAIN, self._locations_text(host, site, quoted(host))),
+            (which, self._locations_text(host, site, quoted(host))),
         ]
         return section(pieces)
 
     def _section_of_any(self) -> str:
-        """What is served where no host matches, from either server: a host with TLS may be the part of another one."""
+        """What is served where no host matches, from each server: a wildcard is a name of more hosts to nginx."""
         site = site_for_any(self._sites)
         locations = self._locations_text(_ANY_NAME, site, "")
-        handshake = "" if site.certificate else "    ssl_reject_handshake on;\n"
-        # A host without TLS is not there for who asks by TLS.
-        answer = f"rewrite ^ /{site_name(_ANY_NAME)}$uri last" if site.certificate else "return 421"
         pieces = [
             (_CERTIFICATES, self._certificate_line("default", site)),
-            (_ANY, f"{handshake}    if ($https) {{\n        {answer};\n    }}\n"),
             (_PLAIN, locations),
             (_SECURE, locations),
+            (_ANY, locations if site.certificate else _REFUSED),
         ]
         return section(pieces)
 
@@ -239,7 +240,7 @@ def _locations(site: str, paths: tuple[Path, ...]) -> Iterator[Location]:
 
 
 def _order(name: str, kind: PathKind) -> tuple[bytes, bool]:
-    """nginx sorts `/` before all other characters."""
+    """As nginx sorts: `/` before all other characters."""
     return name.encode().replace(b"/", b"\0"), kind is PathKind.PREFIX
 
 

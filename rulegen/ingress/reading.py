@@ -7,7 +7,9 @@ them, decoded. What would never match, or could not be told apart, is a fault ra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -65,15 +67,16 @@ class ReadTls(NamedTuple):
     field: str
 
 
-class ReadIngress(NamedTuple):
-    """A whole spec. `class_name`: None where none is named."""
+@dataclass(frozen=True)
+class ReadIngress:
+    """A whole spec. `class_name`: None where none is named. What is asked for a host costs nothing of the others."""
 
     class_name: str | None
     default_backend: ServicePortRef | None
     rules: tuple[ReadRule, ...]
     tls: tuple[ReadTls, ...]
 
-    @property
+    @cached_property
     def hosts(self) -> frozenset[str]:
         """All hosts that it may serve."""
         own = {rule.host for rule in self.rules}
@@ -90,12 +93,29 @@ class ReadIngress(NamedTuple):
             for path in rule.paths:
                 yield path.field, path.backend
 
+    def paths_for(self, host: str) -> Sequence[ReadPath]:
+        """Of all its rules for the host."""
+        return self._paths.get(host, ())
+
     def secret_for(self, host: str) -> ReadTls | None:
         """Which Secret has the certificate of a host: one that names it, or its wildcard, or no host at all."""
-        for name in (host, "*." + host.partition(".")[2]) if host else ():
-            for tls in self.tls:
-                if name in tls.hosts:
-                    return tls
+        names = (host, "*." + host.partition(".")[2]) if host else ()
+        return next((self._tls[name] for name in names if name in self._tls), self._tls_of_all)
+
+    @cached_property
+    def _paths(self) -> Mapping[str, list[ReadPath]]:
+        found: dict[str, list[ReadPath]] = {}
+        for rule in self.rules:
+            found.setdefault(rule.host, []).extend(rule.paths)
+        return found
+
+    @cached_property
+    def _tls(self) -> Mapping[str, ReadTls]:
+        # The first one that names a host.
+        return {host: tls for tls in reversed(self.tls) for host in tls.hosts}
+
+    @cached_property
+    def _tls_of_all(self) -> ReadTls | None:
         return next((tls for tls in self.tls if not tls.hosts), None)
 
 

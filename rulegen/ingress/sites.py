@@ -122,16 +122,13 @@ class _Making:
         self.paths: dict[tuple[PathKind, str], Path] = {}
         self.certificate: Pem | None = None
         self.secret = ""
-        self.conflicts: dict[ObjectName, tuple[Finding, ...]] = {}
+        self.conflicts: dict[ObjectName, list[Finding]] = {}
 
     def add_rules(self, owned: Owned) -> None:
         """The paths that it has for the host."""
-        for rule in owned.read.rules:
-            if rule.host == self._host:
-                for path in rule.paths:
-                    self._add(
-                        owned, path.field, Path(path.kind, path.path, self._backend(owned, path.backend), owned.title)
-                    )
+        for path in owned.read.paths_for(self._host):
+            made = Path(path.kind, path.path, self._backend(owned, path.backend), owned.title)
+            self._add(owned, path.field, made)
 
     def add_default(self, owned: Owned) -> None:
         """Its `defaultBackend`, for what no rule matches of whoever's."""
@@ -160,7 +157,7 @@ class _Making:
             self._note(owned, f"{field}: {words} of {self._words} is Ingress {there.ingress}'s already")
 
     def _note(self, owned: Owned, message: str) -> None:
-        self.conflicts[owned.name] = (*self.conflicts.get(owned.name, ()), owned.finding(Reason.CONFLICT, message))
+        self.conflicts.setdefault(owned.name, []).append(owned.finding(Reason.CONFLICT, message))
 
     def _backend(self, owned: Owned, wanted: ServicePortRef) -> Backend:
         return self._resolved.backend(owned.name[0], wanted)[0]
@@ -178,4 +175,4 @@ def site_of(host: str, ingresses: Sequence[Owned], resolved: Resolved) -> MadeSi
             add(owned)
     paths = tuple(sorted(making.paths.values(), key=lambda path: (path.path, path.kind.value)))
     site = Site(host, paths, making.certificate, making.secret) if ingresses else None
-    return MadeSite(site, making.conflicts)
+    return MadeSite(site, {name: tuple(found) for name, found in making.conflicts.items()})

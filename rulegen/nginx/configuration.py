@@ -1,8 +1,8 @@
 """nginx's configuration as entries: sections of one file, and certificates in files of their own. Text ⇄ entries; pure.
 
 A section is what one host needs, and stands in several places of the file: nginx finds a host by maps, and its paths as
-locations of a server that many hosts share. What is common to all says where these places are. The file marks whose each
-piece is, so that what is live is read without a parser of nginx's language:
+locations of a server that many hosts share. What is common to all says where these places are. The file marks whose
+each piece is, so that what is live is read without a parser of nginx's language:
 
     map $host $rulegen_site {
         # rulegen: place hosts
@@ -23,7 +23,9 @@ somebody else wrote differs.
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64encode
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -50,6 +52,7 @@ _INDENT = "    "
 VERSION = "@version@"
 _VERSION_LENGTH = 32
 _SITE_NAME_LENGTH = 11
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Pem:
@@ -102,30 +105,68 @@ def section(pieces: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{_IN}{name}\n{text}" for name, text in pieces if text)
 
 
-def file_text(entries: Mapping[Key, Value]) -> str:
-    """The whole file: what is common, with the sections in its places. Nothing without entries.
+class Document:
+    """The file's text, kept beside its entries. A section that changes costs its own pieces; the text is joined anew.
 
     Sections are in the order in which nginx wants locations: else it sorts them, in a time that is quadratic.
     """
-    filled: dict[str, list[str]] = {}
-    for key in sorted((key for key in entries if key.kind == SERVER), key=lambda key: site_name(key.name)):
-        for name, text in _pieces(_text(entries[key])):
-            filled.setdefault(name, []).append(_marked(key.name, text))
-    written = [HEADER]
-    for line in _text(entries.get(Key(COMMON, ""), "")).splitlines(keepends=True):
-        written.append(line)
-        if line.lstrip().startswith(_PLACE):
-            written += filled.pop(line.strip().removeprefix(_PLACE), ())
-    written.append(END)
-    return "".join(written).replace(VERSION, version_of(entries), 1)
+
+    def __init__(self, entries: Mapping[Key, Value]) -> None:
+        self._common = ""
+        self._places: dict[str, _Place] = {}
+        self._places_of: dict[str, tuple[str, ...]] = {}
+        self.change(entries)
+
+    def change(self, entries: Mapping[Key, Value | None]) -> None:
+        """Takes what is otherwise; None: gone."""
+        for key in sorted((key for key in entries if key.kind in {COMMON, SERVER}), key=_order):
+            text = _text(entries[key] or "")
+            if key.kind == COMMON:
+                self._common = text
+            else:
+                self._set(key, list(_pieces(text)))
+
+    def text(self) -> str:
+        """The whole file. Nothing without entries."""
+        written = [HEADER]
+        for line in self._common.splitlines(keepends=True):
+            written.append(line)
+            if line.lstrip().startswith(_PLACE):
+                place_ = self._places.get(line.strip().removeprefix(_PLACE))
+                written += place_.texts if place_ is not None else ()
+        written.append(END)
+        text = "".join(written)
+        return text.replace(VERSION, sha256(text.encode()).hexdigest()[:_VERSION_LENGTH], 1)
+
+    def _set(self, key: Key, pieces: list[tuple[str, str]]) -> None:
+        order = _order(key)
+        for name in self._places_of.pop(key.name, ()):
+            self._places[name].remove(order)
+        if pieces:
+            self._places_of[key.name] = tuple(name for name, _ in pieces)
+            for name, text in pieces:
+                self._places.setdefault(name, _Place()).add(order, _marked(key.name, text))
 
 
-def version_of(entries: Mapping[Key, Value]) -> str:
-    """What names all sections together."""
-    state = sha256()
-    for key in sorted(key for key in entries if key.kind in {COMMON, SERVER}):
-        state.update(f"{key.kind} {key.name}\n{entries[key]}".encode())
-    return state.hexdigest()[:_VERSION_LENGTH]
+class _Place:
+    """The pieces of one place, in order."""
+
+    def __init__(self) -> None:
+        self._orders: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+
+    def add(self, order: tuple[str, str], text: str) -> None:
+        where = bisect_right(self._orders, order)
+        self._orders.insert(where, order)
+        self.texts.insert(where, text)
+
+    def remove(self, order: tuple[str, str]) -> None:
+        where = bisect_left(self._orders, order)
+        del self._orders[where], self.texts[where]
+
+
+def _order(key: Key) -> tuple[str, str]:
+    return site_name(key.name), key.name
 
 
 def parse(lines: Iterable[str], version: str = "") -> Entries:
@@ -205,7 +246,7 @@ def quoted(text: str) -> str:
 
     For names of locations and servers, in which a `$` is a `$`. Raises ValueError for a control character.
     """
-    if any(char < " " or char == "\x7f" for char in text):
+    if _CONTROL.search(text):
         raise ValueError("a control character has no place in a configuration")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

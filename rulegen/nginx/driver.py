@@ -13,7 +13,7 @@ import msgspec
 
 from rulegen.config import IngressSettings
 from rulegen.errors import HostError, InputError, RulegenError
-from rulegen.nginx.configuration import CERTIFICATE, Entries, Key, file_text, parse, version_in
+from rulegen.nginx.configuration import CERTIFICATE, Document, Entries, Key, parse, version_in
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files
 from rulegen.nginx.live import LiveSites
@@ -63,7 +63,7 @@ class NginxDriver:
 
     def render(self, compilers: CompilerSet) -> Iterator[str]:
         """The file as it is written for nginx; certificates are named in it, and in no other way there."""
-        return iter(file_text(compilers.entries()).splitlines(keepends=True))
+        return iter(Document(compilers.entries()).text().splitlines(keepends=True))
 
     def compare_rendered(
         self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], lines: Iterable[str], source: str

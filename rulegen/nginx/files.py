@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from rulegen.nginx.process import missing_words
 
 _LARGEST = 256 << 20
 _LARGEST_CERTIFICATE = 4 << 20
+_SUFFIX = ".pem"
 _CERTIFICATE_NAME = re.compile(r"([0-9a-f]{32})\.pem")
 _SECRET_MODE, _PUBLIC_MODE, _FOLDER_MODE = 0o600, 0o644, 0o700
 
@@ -67,17 +68,27 @@ class Files:
         for name in self._names():
             path = self._folder / name
             content = _read(path, _LARGEST_CERTIFICATE)
-            digest = name.removesuffix(".pem")
+            digest = name.removesuffix(_SUFFIX)
             pem = Pem(content or b"")
             is_whole = pem.digest == digest and is_folder_right and _is_secret(path, worker, _SECRET_MODE)
             # Of one that was changed, nothing is known but that it is there.
             found[Key(CERTIFICATE, digest)] = pem if is_whole else Pem(b"")
         return found
 
-    def signature(self) -> tuple[object, ...]:
-        """What is otherwise as soon as somebody has changed a file."""
-        main = _signature(Path(self._main_file))
-        return (main, _signature(self._path), *((name, _signature(self._folder / name)) for name in self._names()))
+    def signatures(self) -> dict[str, object]:
+        """By name, what is otherwise as soon as somebody has changed a file."""
+        digests = [name.removesuffix(_SUFFIX) for name in self._names()]
+        main = {"main file": _signature(Path(self._main_file))}
+        found = {**main, **self.signature(), **self.signatures_of(digests)}
+        return {name: signature for name, signature in found.items() if signature is not None}
+
+    def signature(self) -> dict[str, object]:
+        """That of the configuration file; None: it is not there."""
+        return {"file": _signature(self._path)}
+
+    def signatures_of(self, digests: Iterable[str]) -> dict[str, object]:
+        """Those of some certificates."""
+        return {digest: _signature(self._certificate(digest)) for digest in digests}
 
     def write(self, content: bytes | None) -> None:
         """Replaces the configuration file; None: removes it."""
@@ -108,7 +119,7 @@ class Files:
             if closed is not None:
                 raise HostError(f"{closed}: {worker.name}, as whom nginx reads certificates, may not enter it")
             for pem in certificates:
-                _replace(self._folder / f"{pem.digest}.pem", pem.content, _SECRET_MODE, worker.uid)
+                _replace(self._certificate(pem.digest), pem.content, _SECRET_MODE, worker.uid)
         except OSError as error:
             raise HostError(missing_words(str(self._folder), error)) from error
 
@@ -116,7 +127,10 @@ class Files:
         """What cannot be removed stays, and differs next time."""
         for digest in digests:
             with suppress(OSError):
-                (self._folder / f"{digest}.pem").unlink(missing_ok=True)
+                self._certificate(digest).unlink(missing_ok=True)
+
+    def _certificate(self, digest: str) -> Path:
+        return self._folder / f"{digest}{_SUFFIX}"
 
     def _names(self) -> list[str]:
         try:

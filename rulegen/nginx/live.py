@@ -16,8 +16,7 @@ from msgspec.structs import replace
 
 from rulegen.config import Family, IngressSettings
 from rulegen.errors import ApplyError, HostError, RulegenError, StaleError, TargetError
-from rulegen.nginx.configuration import CERTIFICATE, IN_USE, Entries, Key, Pem, Value, file_text
-from rulegen.nginx.configuration import version_of as version_of_entries
+from rulegen.nginx.configuration import CERTIFICATE, IN_USE, Document, Entries, Key, Pem, Value, version_in
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files, FileState
 from rulegen.nginx.process import Nginx, serving
@@ -49,6 +48,7 @@ class LiveSites:
         self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
         self._state = FileState(None)
         self.live: Entries = {}
+        self._document = Document({})
 
     def preserve_unreadable(self, unreadable: Mapping[str, Collection[ObjectReference]]) -> None:
         """See `LiveRules`."""
@@ -59,6 +59,7 @@ class LiveSites:
         self._seen.note()
         self._state = self._files.read()
         self.live = self._files.entries(self._state)
+        self._document = Document(self.live)
         self._compilers.adopt(self.live, self._unreadable)
 
     def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[Key, Value], dict[ItemKey, TargetError]]:
@@ -88,22 +89,31 @@ class LiveSites:
         before = self._state.content
         if self._files.read().content != before:
             raise StaleError(f"{self._files.path}: changed by somebody else meanwhile")
-        wanted = _with(self.live, delta)
-        added = [key for key, value in wanted.items() if isinstance(value, Pem) and self.live.get(key) != value]
-        self._files.write_certificates([pem for key in added if isinstance(pem := wanted[key], Pem)])
-        after = file_text(wanted).encode()
+        wanted, had = _changes(delta), _changes(delta, back=True)
+        added = {key: value for key, value in wanted.items() if isinstance(value, Pem)}
+        self._files.write_certificates(added.values())
+        self._document.change(wanted)
+        text = self._document.text()
+        after = text.encode()
         is_new = after != before
         try:
             if is_new:
                 self._files.write(after)
             # Now, and not at the end: what others change meanwhile is theirs.
-            self._seen.note()
-            self._put_to_work(version_of_entries(wanted), before if is_new else after)
+            self._seen.wrote(pem.digest for pem in added.values())
+            self._put_to_work(version_in(text), before if is_new else after)
         except RulegenError:
+            self._document.change(had)
             self._files.remove_certificates([key.name for key in added if key not in self.live])
             raise
         self._files.remove_certificates([key.name for key in delta.removed if key.kind == CERTIFICATE])
-        self._state, self.live = FileState(after), wanted
+        self._seen.removed(key.name for key in delta.removed if key.kind == CERTIFICATE)
+        self._state = FileState(after)
+        for key, value in wanted.items():
+            if value is None:
+                self.live.pop(key, None)
+            else:
+                self.live[key] = value
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
         """See `LiveRules`; tried on its own, beside nothing else."""
@@ -150,7 +160,7 @@ class LiveSites:
         try:
             with TemporaryDirectory(prefix="rulegen-nginx-") as folder:
                 # Certificates are nothing to nginx until somebody asks for one.
-                Files(replace(self._settings, file=f"{folder}/part.conf")).write(file_text(entries).encode())
+                Files(replace(self._settings, file=f"{folder}/part.conf")).write(Document(entries).text().encode())
                 main_file = Path(folder, "main.conf")
                 main_file.write_text(_SCRATCH_MAIN.format(folder=folder))
                 self._nginx.test(str(main_file))
@@ -159,5 +169,13 @@ class LiveSites:
 
 
 def _with(live: Entries, delta: Delta[Key, Value]) -> Entries:
-    changed = {key: change.after for key, change in delta.changed.items() if key != _IN_USE_KEY}
-    return {key: value for key, value in {**live, **changed, **delta.added}.items() if key not in delta.removed}
+    return {key: value for key, value in {**live, **_changes(delta)}.items() if value is not None}
+
+
+def _changes(delta: Delta[Key, Value], *, back: bool = False) -> dict[Key, Value | None]:
+    """What each key has afterwards, or had before; None: nothing."""
+    changed = {
+        key: change.before if back else change.after for key, change in delta.changed.items() if key != _IN_USE_KEY
+    }
+    come, gone = (delta.removed, delta.added) if back else (delta.added, delta.removed)
+    return {**changed, **come, **dict.fromkeys(gone)}

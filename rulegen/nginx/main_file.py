@@ -10,7 +10,6 @@ import pwd
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -62,8 +61,15 @@ def _users(file: Path, prefix: Path, depth: int) -> Iterator[str]:
         if name == "user" and words:
             yield words[0]
         elif name == "include" and words and depth < _MAX_DEPTH:
-            for found in islice(sorted(glob(str(prefix / words[0]))), _MAX_FILES):
-                yield from _users(Path(found), prefix, depth + 1)
+            for found in islice(_matching(prefix, words[0]), _MAX_FILES):
+                yield from _users(found, prefix, depth + 1)
+
+
+def _matching(prefix: Path, pattern: str) -> list[Path]:
+    whole = prefix / pattern
+    with suppress(OSError, ValueError, NotImplementedError):
+        return sorted(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
+    return []
 
 
 def _content(file: Path) -> str:

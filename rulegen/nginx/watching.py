@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from rulegen.config import IngressSettings
 from rulegen.errors import HostError
 from rulegen.nginx.files import Files
@@ -13,15 +15,29 @@ class Seen:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._signature: object = None
+        self._signatures: dict[str, object] = {}
 
     def note(self) -> None:
-        """They are about to be read, or have just been written."""
-        self._signature = self._files.signature()
+        """They are about to be read."""
+        self._signatures = self._files.signatures()
+
+    def wrote(self, digests: Iterable[str] = ()) -> None:
+        """The configuration file has just been written, and these certificates before it."""
+        self._take({**self._files.signature(), **self._files.signatures_of(digests)})
+
+    def removed(self, digests: Iterable[str]) -> None:
+        """These certificates have just been removed; of the file, nothing is known."""
+        self._take(self._files.signatures_of(digests))
 
     def differs(self) -> bool:
         """Whether somebody has changed one since. Raises HostError."""
-        return self._files.signature() != self._signature
+        return self._files.signatures() != self._signatures
+
+    def _take(self, signatures: Mapping[str, object]) -> None:
+        for name, signature in signatures.items():
+            self._signatures.pop(name, None)
+            if signature is not None:
+                self._signatures[name] = signature
 
 
 class FileWatch:

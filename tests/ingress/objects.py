@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,21 @@ def secret(name: str, *hosts: str, namespace: str = "shop") -> Document:
     return raw_secret(
         name, b"".join(pem.bytes() for pem in made.cert_chain_pems), made.private_key_pem.bytes(), namespace
     )
+
+
+def encrypted(host: str) -> tuple[bytes, bytes]:
+    """A certificate, and its key with the password ""."""
+    made = AUTHORITY.issue_cert(host, key_type=trustme.KeyType.ECDSA)
+    words = ["openssl", "pkcs8", "-topk8", "-passout", "pass:"]
+    key = subprocess.run(words, input=made.private_key_pem.bytes(), capture_output=True, check=True).stdout
+    assert b"ENCRYPTED" in key
+    return made.cert_chain_pems[0].bytes(), key
+
+
+def chain_of(host: str, length: int) -> tuple[bytes, bytes]:
+    """A certificate with others behind it, which nobody needs, and its key."""
+    made = AUTHORITY.issue_cert(host, key_type=trustme.KeyType.ECDSA)
+    return made.cert_chain_pems[0].bytes() * length, made.private_key_pem.bytes()
 
 
 def raw_secret(name: str, certificate: bytes, key: bytes, namespace: str = "shop") -> Document:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.agent.running import RULEGEN, wait_until
 from tests.ingress.lab import NODE, Lab, client_context, lab_in
-from tests.ingress.objects import AUTHORITY, Document, ingress, path, raw_secret, rule, secret
+from tests.ingress.objects import AUTHORITY, Document, chain_of, encrypted, ingress, path, raw_secret, rule, secret
 from tests.patience import patience
 from tests.selection import Extent
 
@@ -84,6 +84,43 @@ def test_certificates_by_server_name(served: Lab) -> None:
             served.get(name, tls=name)
     # A connection is for the host that it was made for.
     assert served.get("plain.example.com", tls=_SHOP).status == 421
+
+
+def test_hosts_with_tls_beside_hosts_without(lab: Lab) -> None:
+    plain = [
+        ingress("one", rule("one.mix.test", path("/", "s2"))),
+        ingress("deep", rule("*.deep.mix.test", path("/", "s3"))),
+        ingress("any", default="s5"),
+        # Words of nginx's own.
+        *(
+            ingress(word, rule(word, path("/", "s6")), rule(f"*.{word}", path("/", "s7")))
+            for word in ("default", "hostnames", "include", "volatile")
+        ),
+    ]
+    wild = ingress("wild", rule("*.mix.test", path("/", "s1")), tls=[([], "mix-tls")])
+    words = ingress(
+        "words", rule("include", path("/", "s8")), tls=[([], "include-tls")], created="2020-01-01T00:00:00Z"
+    )
+    lab.apply(secret("mix-tls", "*.mix.test"), secret("include-tls", "include"), wild, words, *plain)
+    asked = ("one.mix.test", "two.mix.test", "a.deep.mix.test", "b.a.deep.mix.test", "a.two.mix.test", "mix.test")
+    assert [lab.who(host, "/") for host in asked] == ["s2", "s1", "s3", "s5", "s5", "s5"]
+    # By TLS there is nobody but who has it.
+    assert [lab.get(host, tls="two.mix.test").service for host in asked[:3]] == ["s1", "s1", "s5"]
+    assert lab.get("one.mix.test", tls="one.mix.test").service == "s1"
+    assert lab.get("mix.test", tls="two.mix.test").status == 421
+    asked = ("default", "hostnames", "volatile", "x.default", "x.hostnames", "x.include", "x.volatile", "unknown")
+    assert [lab.who(host, "/") for host in asked] == ["s6"] * 3 + ["s7"] * 4 + ["s5"]
+    assert lab.get("include", tls="include").service == "s8"
+
+
+def test_a_certificate_for_all_others(lab: Lab) -> None:
+    default = ingress("default", default="s5", tls=[([], "default-tls")])
+    tls = ingress("own", rule("own.test", path("/", "s2")), tls=[([], "own-tls")])
+    plain = ingress("plain", rule("plain.test", path("/", "s1")))
+    names = ("unknown.test", "plain.test")
+    lab.apply(secret("default-tls", *names), secret("own-tls", "own.test"), default, tls, plain)
+    assert [lab.get(name, tls=name).service for name in (*names, "own.test")] == ["s5", "s5", "s2"]
+    assert [lab.who(name, "/") for name in (*names, "own.test")] == ["s5", "s1", "s2"]
 
 
 def test_http2_and_http1(served: Lab) -> None:
@@ -153,6 +190,8 @@ def test_a_bad_secret_takes_nobody_down(lab: Lab) -> None:
         raw_secret("empty", b"", b""),
         raw_secret("rubbish", b"-----BEGIN CERTIFICATE-----\nssl_certificate /x;\n}", b"key"),
         {**good, "metadata": {"name": "wrong", "namespace": "shop"}, "data": {"tls.crt": "*", "tls.key": 7}},
+        raw_secret("locked", *encrypted("locked.test")),
+        raw_secret("chain", *chain_of("chain.test", 11)),
     ]
     names = [one["metadata"]["name"] for one in bad]
     ingresses = [
@@ -166,7 +205,7 @@ def test_a_bad_secret_takes_nobody_down(lab: Lab) -> None:
         assert f"Ingress shop/{name}: spec.tls[0]: Secret shop/{name} " in done.stderr
     assert "Ingress shop/none: spec.tls[0]: there is no Secret shop/none of type kubernetes.io/tls" in done.stderr
     assert lab.get(_SHOP, tls=_SHOP).service == "s1"
-    assert [lab.who(f"{name}.test", "/") for name in names] == ["s2"] * 4
+    assert [lab.who(f"{name}.test", "/") for name in names] == ["s2"] * 6
 
 
 def test_a_bad_ingress_is_left_out_and_the_others_stand(lab: Lab) -> None:
