@@ -28,7 +28,7 @@ from rulegen.config import Family, NodeConfiguration, PodRange, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
-from rulegen.features import check_conditions, feed, kinds_of, make
+from rulegen.features import check_conditions, cluster_driver, feed, kinds_of, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
 from rulegen.networks import family_of, host_cidr, parse_network
@@ -493,6 +493,9 @@ def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguratio
         features = make(content.features, configuration)
     except InputError as error:
         raise InputError(f"{path}: features: {error}") from error
+    if cluster_driver(content.features):
+        words = "has no flows: keep what `render` prints, and compare with `diff --against`"
+        raise InputError(f"{path}: features: {content.features[0]} runs once for a cluster and {words}")
     manifests = load([str(cluster)], None, kinds=kinds_of(content.features))
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))

@@ -128,7 +128,12 @@ def test_each_feature_can_be_added_to_each_overlay(kubectl: Path, overlay: str, 
 
 def test_the_dashboard_is_where_grafana_looks(kubectl: Path) -> None:
     documents = _built(kubectl, "monitoring")
-    assert sorted(document["kind"] for document in documents) == ["ConfigMap", "PodMonitor", "PodMonitor", "PrometheusRule"]
+    assert sorted(document["kind"] for document in documents) == [
+        "ConfigMap",
+        "PodMonitor",
+        "PodMonitor",
+        "PrometheusRule",
+    ]
     dashboard = _one(documents, "ConfigMap")
     assert dashboard["metadata"]["labels"] == {"grafana_dashboard": "1"}
     assert dashboard["data"] == {"rulegen.json": (DEPLOY / "monitoring/dashboard.json").read_text()}
