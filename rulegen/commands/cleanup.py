@@ -1,4 +1,4 @@
-"""`rulegen cleanup`: removes what rulegen or a predecessor left in the kernel, for nginx or in a name server, as asked."""
+"""`rulegen cleanup`: removes what rulegen or a predecessor left in the kernel, nginx or a name server, as asked."""
 
 from __future__ import annotations
 

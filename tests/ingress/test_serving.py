@@ -102,10 +102,10 @@ def test_hosts_with_tls_beside_hosts_without(lab: Lab) -> None:
         "words", rule("include", path("/", "s8")), tls=[([], "include-tls")], created="2020-01-01T00:00:00Z"
     )
     lab.apply(secret("mix-tls", "*.mix.test"), secret("include-tls", "include"), wild, words, *plain)
-    asked = ("one.mix.test", "two.mix.test", "a.deep.mix.test", "b.a.deep.mix.test", "a.two.mix.test", "mix.test")
-    assert [lab.who(host, "/") for host in asked] == ["s2", "s1", "s3", "s5", "s5", "s5"]
+    hosts = ("one.mix.test", "two.mix.test", "a.deep.mix.test", "b.a.deep.mix.test", "a.two.mix.test", "mix.test")
+    assert [lab.who(host, "/") for host in hosts] == ["s2", "s1", "s3", "s5", "s5", "s5"]
     # By TLS there is nobody but who has it.
-    assert [lab.get(host, tls="two.mix.test").service for host in asked[:3]] == ["s1", "s1", "s5"]
+    assert [lab.get(host, tls="two.mix.test").service for host in hosts[:3]] == ["s1", "s1", "s5"]
     assert lab.get("one.mix.test", tls="one.mix.test").service == "s1"
     assert lab.get("mix.test", tls="two.mix.test").status == 421
     asked = ("default", "hostnames", "volatile", "x.default", "x.hostnames", "x.include", "x.volatile", "unknown")
