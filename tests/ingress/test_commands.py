@@ -1,4 +1,4 @@
-"""What commands say of Ingresses: explain by a URL, lint, plan, snapshots and bundles. No nginx runs, no rule is loaded."""
+"""Commands on Ingresses: explain by a URL, lint, plan, snapshots and bundles. No nginx runs, no rule is loaded."""
 
 from __future__ import annotations
 
