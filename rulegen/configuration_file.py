@@ -66,6 +66,7 @@ from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import STDIN, read_documents
 from rulegen.kube.faults import Fault
 from rulegen.networks import family_of, is_loopback
+from rulegen.paths import is_folder, is_plain_file
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
@@ -171,8 +172,8 @@ def kube_proxy_fields(path: str) -> Mapping[str, Any]:
 def _documents(path: str) -> tuple[dict[str, Mapping[Any, Any]], str]:
     """The fields of each configuration in the file by its kind, and what to call the file in messages."""
     source = printable(path)
-    if Path(path).is_dir():
-        inside = f"; it holds {_KEY}: name that" if (Path(path) / _KEY).is_file() else ""
+    if is_folder(path):
+        inside = f"; it holds {_KEY}: name that" if is_plain_file(Path(path) / _KEY) else ""
         raise InputError(f"{source}: expected a file, got a folder{inside}")
     documents = _by_kind(_read(path), source)
     config_map = documents.pop(_CONFIG_MAP, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,14 +11,13 @@ from rulegen.commands.answering import Answer, answer_packet, answer_request
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
 from rulegen.commands.options import OUTPUT, input_options, pack, packet_options, target_options
-from rulegen.commands.output import echo, fail, print_document, say_warning
+from rulegen.commands.output import echo, fail, print_document, print_toned, say_warning
 from rulegen.commands.reading import load_manifests, make_features, read_settings_of_any_node
 from rulegen.commands.viewing import Sight, look
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration
     from rulegen.services.explain.asking import Asked
-    from rulegen.services.explain.text import TextLine
 
 
 @click.command(cls=Command)
@@ -48,7 +47,7 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
     from rulegen.features import cluster_driver
     from rulegen.services.explain import asking, text
     from rulegen.services.explain import service as services
-    from rulegen.services.names import THIS_NODE
+    from rulegen.services.parties import THIS_NODE
 
     source, interface, addresses = options["source"], options["interface"], options["addresses"]
     is_packet = destination is not None
@@ -74,7 +73,7 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
     if output == "json":
         print_document(explanation)
     else:
-        _print_lines(text.service_lines(explanation))
+        print_toned(text.service_lines(explanation))
 
 
 def _explain_records(
@@ -152,27 +151,14 @@ def _explain_request(source: str, url: str, options: Mapping[str, Any], output: 
 def _print_answer(answer: Answer) -> None:
     from rulegen.services.explain import text
 
-    _print_lines(text.packet_lines(answer.explanation))
+    print_toned(text.packet_lines(answer.explanation))
     if answer.policies:
         from rulegen.policies.explain import lines
 
-        for line, passes in (line for each in answer.policies for line in lines(each)):
-            echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+        for each in answer.policies:
+            print_toned(lines(each))
     for leaving in answer.egress or ():
         from rulegen.egress.explain import line as egress_line
 
         echo(egress_line(leaving))
-    _print_lines(text.reason_lines(answer.explanation))
-
-
-def _print_lines(lines: Iterable[TextLine]) -> None:
-    from rulegen.services.explain.text import Tone
-
-    styles: Mapping[Tone, dict[str, Any]] = {
-        Tone.TITLE: {"bold": True},
-        Tone.HEADING: {"fg": "cyan"},
-        Tone.GOOD: {"fg": "green"},
-        Tone.BAD: {"fg": "red"},
-    }
-    for line in lines:
-        echo(line.text, **styles.get(line.tone, {}))
+    print_toned(text.reason_lines(answer.explanation))

@@ -201,7 +201,7 @@ class Server:
 
     @contextmanager
     def _errors(self, zone: str) -> Iterator[None]:
-        from dns.exception import DNSException, Timeout, TooBig
+        from dns.exception import DNSException, FormError, Timeout, TooBig
 
         try:
             yield
@@ -216,7 +216,10 @@ class Server:
             raise HostError(f"{self._place(zone)}: {reason}") from error
         except (DNSException, ValueError) as error:
             self.close()
-            raise HostError(f"{self._place(zone)}: {one_line(str(error) or type(error).__name__)}") from error
+            words = one_line(str(error) or type(error).__name__)
+            if isinstance(error, FormError):
+                words = f"what it answers is not understood: {words}"
+            raise HostError(f"{self._place(zone)}: {words}") from error
 
     def _place(self, zone: str) -> str:
         return f"zone {zone.removesuffix('.') or '.'} on {self._address}"

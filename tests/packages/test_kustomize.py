@@ -76,7 +76,7 @@ def test_the_agent_of_records_is_put_together(kubectl: Path) -> None:
     for document in documents:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
     (container,) = _one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == f"registry.example.org/rulegen-records:{__version__}"
+    assert container["image"] == f"registry.example.org/rulegen:{__version__}"
     alone = list(yaml.safe_load_all((DEPLOY / "records/rulegen-records.yaml").read_text()))
     assert {one["kind"] for one in documents} == {one["kind"] for one in alone}
 

@@ -36,7 +36,9 @@ def _bind(folder: Path) -> list[str]:
 
 
 def _knot(folder: Path) -> list[str]:
-    zones = "".join(f"  - domain: {zone}\n    acl: rulegen\n    file: {folder}/{zone}\n" for zone in ZONES)
+    # By itself it writes all of a zone's file after each update.
+    zone = "    acl: rulegen\n    zonefile-sync: 1h\n"
+    zones = "".join(f"  - domain: {name}\n{zone}    file: {folder}/{name}\n" for name in ZONES)
     file = folder / "knot.conf"
     file.write_text(
         f"server:\n    listen: 127.0.0.1@53\n    rundir: {folder}\n"

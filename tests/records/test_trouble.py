@@ -144,6 +144,7 @@ def test_what_the_server_refuses_keeps_nothing_else_out(tmp_path: Path) -> None:
             assert server.short(f"10-2-0-1.many.shop.{SVC}", "A") == ["10.2.0.1"]
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("kind", ["bind", "knot"])
 def test_a_clock_that_is_wrong_and_a_service_that_is_large(kind: str, tmp_path: Path) -> None:
     with serving(kind, tmp_path) as server:
@@ -175,8 +176,8 @@ def test_a_clock_that_is_wrong_and_a_service_that_is_large(kind: str, tmp_path: 
     ("answer", "said"),
     [
         (b"", "the connection was closed"),
-        (b"\\0\\5hello", "DNS message is malformed"),
-        (b"HTTP/1.1 400 Bad Request\\r\\n\\r\\n", "the connection was closed"),
+        (b"\0\5hello", "what it answers is not understood: "),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the connection was closed"),
     ],
     ids=["nothing", "garbage", "http"],
 )
@@ -195,7 +196,7 @@ def test_a_server_that_is_none_is_a_line(answer: bytes, said: str, tmp_path: Pat
             fake.kill()
             fake.wait()
         assert done.returncode == 2
-        assert done.stderr.splitlines()[-1] == f"rulegen: zone cluster.local on 127.0.0.1:53: {said}"
+        assert done.stderr.splitlines()[-1].startswith(f"rulegen: zone cluster.local on 127.0.0.1:53: {said}")
 
 
 def test_commands_about_records(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_commands_about_records(tmp_path: Path) -> None:
         # A plan is applied as it was made, and only where it still fits.
         plan = tmp_path / "plan"
         assert server.rulegen("plan", "-f", source, "--out", str(plan)).returncode == 0
-        done = server.run(RULEGEN, "apply", "--plan", str(plan))
+        done = server.run(RULEGEN, "apply", str(plan))
         assert done.returncode == 0, done.stderr
         assert server.short(f"db.shop.{SVC}", "A") == ["10.1.0.1", "10.1.0.2"]
         asked = {

@@ -236,5 +236,5 @@ class Candidate:
 def _own_namespace() -> str:
     try:
         return _NAMESPACE_FILE.read_text().strip() or _NAMESPACE
-    except OSError:
+    except (OSError, ValueError):
         return _NAMESPACE

@@ -392,12 +392,16 @@ def test_entries_drift_and_refusals() -> None:
     assert counts == [2, 2, 1]
     metrics.drift()
     metrics.repaired(3)
-    metrics.not_in_force(2)
+    metrics.not_in_force({("services", "Service"): 2, ("network-policies", "NetworkPolicy"): 3})
     assert value(metrics, "rulegen_drift_total") == 1
     assert value(metrics, "rulegen_repaired_entries_total") == 3
+    policies = {"feature": "network-policies", "kind": "NetworkPolicy"}
     assert value(metrics, "rulegen_refused_services") == 2
-    metrics.not_in_force(0)
+    assert value(metrics, "rulegen_refused_objects", feature="services", kind="Service") == 2
+    assert value(metrics, "rulegen_refused_objects", **policies) == 3
+    metrics.not_in_force({})
     assert value(metrics, "rulegen_refused_services") == 0
+    assert value(metrics, "rulegen_refused_objects", **policies) == 0
 
 
 def test_the_version_the_target_and_the_process() -> None:
