@@ -17,6 +17,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import trustme
@@ -89,9 +90,10 @@ def render(_: object, folder: Path, ingresses: int, secrets: int) -> Numbers:
 def changes(_: object, folder: Path, ingresses: int, secrets: int, repeats: int, others: int) -> dict[str, list[float]]:
     """Seconds from an Ingress with another backend until all new connections get it; `others`: of the other way."""
     with ExitStack() as opened:
-        nginx = opened.enter_context(_running(folder))
+        own_folder = Path(opened.enter_context(TemporaryDirectory(dir=folder)))
+        nginx = opened.enter_context(_running(own_folder))
         objects = documents(ingresses, secrets)
-        kept = _Kept(opened, folder, objects)
+        kept = _Kept(opened, own_folder, objects)
         ours: list[float] = []
         own: list[float] = []
         for number in range(repeats):
@@ -100,7 +102,7 @@ def changes(_: object, folder: Path, ingresses: int, secrets: int, repeats: int,
             ours += timed(kept.change, [changed])
             own.append(time.process_time() - cpu)
         handshake = _handshake(nginx, ingresses)
-        anew = _Anew(folder, objects)
+        anew = _Anew(own_folder, objects)
         anew.change(0)
         return {
             f"{CHANGE}, {OURS}": ours,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import ssl
 import subprocess
@@ -162,6 +163,8 @@ def test_keys_are_for_root_and_said_nowhere(served: Lab) -> None:
     assert len(files) == 2
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert served.certificates.stat().st_mode & 0o777 == 0o700
+    # nginx's workers read them, and nobody else.
+    assert {one.stat().st_uid for one in (served.certificates, *files)} == {pwd.getpwnam("www-data").pw_uid}
     keys = [line for file in files for line in file.read_text().splitlines() if len(line) > 20 and "-----" not in line]
     certificates = secret("shop-tls", _SHOP)
     changed = [certificates, *_tls()[1:]]
@@ -180,6 +183,24 @@ def test_keys_are_for_root_and_said_nowhere(served: Lab) -> None:
     assert "nginx certificate" in served.ingress("diff", *changed).stdout
     served.apply(*changed)
     assert file.stat().st_mode & 0o777 == 0o600
+    os.chown(file, 0, 0)
+    assert "nginx certificate" in served.ingress("diff", *changed).stdout
+    served.apply(*changed)
+    assert file.stat().st_uid == pwd.getpwnam("www-data").pw_uid
+
+
+def test_certificates_that_nginx_could_not_reach(lab: Lab, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    lab.configure(certificates=str(closed / "certificates"))
+    try:
+        done = lab.ingress("apply", *_tls())
+    finally:
+        lab.configure()
+    # pytest's own folders are closed, too.
+    assert done.returncode == 2
+    assert "www-data, as whom nginx reads certificates, may not enter it" in done.stderr
+    assert not list((closed / "certificates").iterdir())
 
 
 def test_a_bad_secret_takes_nobody_down(lab: Lab) -> None:
@@ -325,6 +346,18 @@ def test_an_nginx_that_hangs_or_is_away(lab: Lab, tmp_path: Path) -> None:
     lab.file.write_bytes(text)
     assert "~ nginx in use" in lab.ingress("diff", other).stdout
     lab.apply(other)
+    assert lab.who("one.test", "/") == "s2"
+
+
+def test_a_reload_takes_no_third_reading(lab: Lab) -> None:
+    one = ingress("one", rule("one.test", path("/", "s1")))
+    lab.apply(one)
+    # `nginx -s reload` looks there after it has read everything; a signal to nginx's master needs none.
+    (lab.folder / "nginx.pid").rename(lab.folder / "pid")
+    try:
+        lab.apply(ingress("one", rule("one.test", path("/", "s2"))))
+    finally:
+        (lab.folder / "pid").rename(lab.folder / "nginx.pid")
     assert lab.who("one.test", "/") == "s2"
 
 
