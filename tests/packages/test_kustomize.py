@@ -132,6 +132,7 @@ def test_the_dashboard_is_where_grafana_looks(kubectl: Path) -> None:
         "ConfigMap",
         "PodMonitor",
         "PodMonitor",
+        "PodMonitor",
         "PrometheusRule",
     ]
     dashboard = _one(documents, "ConfigMap")
