@@ -113,6 +113,7 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
         _policies(bench, quick)
         _egress(bench, quick)
         _ingress(bench, quick)
+        _records(bench)
         if output is not None:
             document = {"environment": _environment(), "seconds and megabytes": bench.figures}
             output.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
@@ -472,6 +473,32 @@ def _ingress(bench: Bench, quick: bool) -> None:
     title = "Ingresses with TLS, a Secret for every ten: time (on the processors), median / 99th percentile"
     note = "all written anew: a server with its certificate for each host, nginx -t, nginx -s reload"
     table(title, ["", *(f"{size:,}" for size in sizes), "target at 5,000"], rows, note)
+
+
+def _records(bench: Bench) -> None:
+    """Names of Services: a load beside nsupdate's, and an agent's changes."""
+    from bench.records import SERVERS
+
+    shape = Shape(10_000, endpoints=3, headless=True)
+    loads = {kind: bench.measure("records load", shape, kind, once=True) for kind in SERVERS}
+    agents = {kind: bench.measure("records agent", shape, kind, bench.samples, once=True) for kind in SERVERS}
+    rows = [
+        ["rulegen apply, empty zones", *(typical(loads[kind], "first load") for kind in SERVERS), "<= 20.00 s"],
+        ["nsupdate with the same records", *(typical(loads[kind], "nsupdate") for kind in SERVERS), ""],
+        ["rulegen apply again", *(typical(loads[kind], "again") for kind in SERVERS), ""],
+        ["agent: first load", *(typical(agents[kind], "start") for kind in SERVERS), "<= 20.00 s"],
+        ["agent: restart", *(typical(agents[kind], "restart") for kind in SERVERS), ""],
+        ["updates of that", *(f"{max(agents[kind]['updates of the restart']):.0f}" for kind in SERVERS), "0"],
+        ["one endpoint replaced, event to answer", *(spread(agents[kind], "change") for kind in SERVERS), "<= 100 ms"],
+        ["peak memory", *(megabytes(agents[kind], "memory") for kind in SERVERS), ""],
+        [
+            "the name server's processors, first load",
+            *(seconds(median(loads[kind]["first load server cpu"])) for kind in SERVERS),
+            "",
+        ],
+    ]
+    title = f"Records of {shape} Services with {shape.services * shape.endpoints:,} endpoints: time (on the processors)"
+    table(title, ["", *SERVERS.values(), "target"], rows)
 
 
 def _instructions(figures: Figures) -> str:

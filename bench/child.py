@@ -40,7 +40,20 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, egress, foreign, ingress, iptables, kube_proxy, packets, policies, product, reports, verify
+    from bench import (
+        agent,
+        egress,
+        foreign,
+        ingress,
+        iptables,
+        kube_proxy,
+        packets,
+        policies,
+        product,
+        records,
+        reports,
+        verify,
+    )
 
     return {
         "stages": product.stages,
@@ -65,6 +78,8 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "proof": verify.objects,
         "proof of kube-proxy iptables": verify.replaced,
         "report": reports.written,
+        "records load": records.load,
+        "records agent": records.follow,
         "iptables stages": iptables.stages,
         "iptables changes": iptables.changes,
         "kube-proxy iptables load": lambda shape, _, variant: iptables.kube_proxy_load(shape, variant),

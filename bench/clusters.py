@@ -36,17 +36,18 @@ class Shape(NamedTuple):
     """A cluster: so many Services of so many endpoints, `ENDPOINTS` at most.
 
     `mixed`: dual-stack; of ten Services two have a NodePort, and one is a LoadBalancer with two VIPs and policy Local.
-    `special`: behind them one Service of each `Kind`.
+    `special`: behind them one Service of each `Kind`. `headless`: they have no ClusterIP.
     """
 
     services: int
     mixed: bool = False
     special: bool = False
     endpoints: int = ENDPOINTS
+    headless: bool = False
 
     def __str__(self) -> str:
         each = "" if self.endpoints == ENDPOINTS else f" x {self.endpoints}"
-        return f"{self.services:,}{each}{' mixed' if self.mixed else ''}"
+        return f"{self.services:,}{each}{' mixed' if self.mixed else ''}{' headless' if self.headless else ''}"
 
     @property
     def kinds(self) -> dict[int, Kind]:
@@ -62,6 +63,7 @@ class Shape(NamedTuple):
 def manifest(shape: Shape, folder: Path) -> Path:
     """The file with the cluster, one `List` as `kubectl get -o json` prints it; written when it is not there yet."""
     words = [f"{shape.services}-{shape.endpoints}", *["mixed"] * shape.mixed, *["special"] * shape.special]
+    words += ["headless"] * shape.headless
     path = folder / f"{'-'.join(words)}.json"
     if not path.exists():
         with path.open("w") as file:
@@ -145,6 +147,8 @@ def service(shape: Shape, index: int) -> dict[str, Any]:
         "ports": [port],
     }
     status: dict[str, Any] = {"loadBalancer": {}}
+    if shape.headless:
+        spec |= {"clusterIP": "None", "clusterIPs": ["None"]}
     if shape.mixed and index % 10 in {3, 7}:
         spec |= {"type": "NodePort", "externalTrafficPolicy": "Cluster"}
         port["nodePort"] = 30000 + index // 10 * 2 + (index % 10 == 7)

@@ -11,6 +11,8 @@ import logging
 import os
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -97,8 +99,8 @@ def signal_name(number: int) -> str:
 
 @contextmanager
 def _as_file(text: bytes) -> Iterator[int]:
-    """A file in memory: unlike through a pipe, nobody has to be there to hand it over."""
-    file = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    """A file in memory: unlike through a pipe, nobody has to be there to hand it over. Only Linux has such files."""
+    file = os.memfd_create("stdin", os.MFD_CLOEXEC) if sys.platform == "linux" else _temporary_file()
     try:
         view = memoryview(text)
         while view:
@@ -107,6 +109,12 @@ def _as_file(text: bytes) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def _temporary_file() -> int:
+    """Open, and without a name."""
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _communicate(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
@@ -22,6 +23,10 @@ class Family(Enum):
 
     # Enum's own is written in Python, and keys with a family in them are looked up a hundred times for each Service.
     __hash__ = object.__hash__
+
+
+# By the names that Kubernetes gives them; to look them up here takes a fifth of what a call of the class does.
+FAMILIES: Mapping[str, Family] = {family.value: family for family in Family}
 
 
 class Target(Enum):
@@ -197,6 +202,18 @@ class LogFormat(Enum):
     JSON = "json"
 
 
+class LeaderElection(Struct, frozen=True, kw_only=True):
+    """When another replica takes over, of those of which one works; seconds. The defaults are client-go's.
+
+    `lease_duration`: how long a Lease that nobody renews is its holder's; `renew_deadline`: after so long its holder
+    gives up; `retry_period`: between two attempts. Each is longer than the next.
+    """
+
+    lease_duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+
+
 class AgentConfiguration(Struct, frozen=True, kw_only=True):
     """What only the agent reads; periods in seconds, with 0 <= `min_sync_period` <= `sync_period` (SVC-85 to SVC-97).
 
@@ -215,6 +232,7 @@ class AgentConfiguration(Struct, frozen=True, kw_only=True):
     accelerate: bool = False
     log_format: LogFormat = LogFormat.TEXT
     log_verbosity: int = 0
+    leader_election: LeaderElection = LeaderElection()
 
 
 class Configuration(Struct, frozen=True, kw_only=True):

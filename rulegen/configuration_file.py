@@ -32,6 +32,7 @@ from rulegen.config import (
     Family,
     IngressSettings,
     IptablesLoader,
+    LeaderElection,
     LogFormat,
     NodeConfiguration,
     PodRange,
@@ -65,6 +66,7 @@ from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import STDIN, read_documents
 from rulegen.kube.faults import Fault
 from rulegen.networks import family_of, is_loopback
+from rulegen.paths import is_folder, is_plain_file
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
@@ -170,8 +172,8 @@ def kube_proxy_fields(path: str) -> Mapping[str, Any]:
 def _documents(path: str) -> tuple[dict[str, Mapping[Any, Any]], str]:
     """The fields of each configuration in the file by its kind, and what to call the file in messages."""
     source = printable(path)
-    if Path(path).is_dir():
-        inside = f"; it holds {_KEY}: name that" if (Path(path) / _KEY).is_file() else ""
+    if is_folder(path):
+        inside = f"; it holds {_KEY}: name that" if is_plain_file(Path(path) / _KEY) else ""
         raise InputError(f"{source}: expected a file, got a folder{inside}")
     documents = _by_kind(_read(path), source)
     config_map = documents.pop(_CONFIG_MAP, None)
@@ -207,7 +209,7 @@ def _combined(
     configuration = msgspec.structs.replace(
         configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
     )
-    return _with_agent(configuration, accelerate=own.accelerate), warnings
+    return _with_agent(configuration, accelerate=own.accelerate, leader_election=own.leader_election), warnings
 
 
 def _with_agent(configuration: Configuration, **settings: Any) -> Configuration:
@@ -224,6 +226,7 @@ class _Own(NamedTuple):
     egress: EgressSettings = EgressSettings()
     records: RecordSettings = RecordSettings()
     ingress: IngressSettings = IngressSettings()
+    leader_election: LeaderElection = LeaderElection()
 
 
 def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
@@ -240,6 +243,7 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
         ),
         _record_settings(fields),
         _ingress_settings(fields),
+        _leader_election(fields),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
     if faults:
@@ -284,6 +288,22 @@ def _policy_settings(fields: Fields) -> PolicySettings:
         log_group=None if group == _NO_LOG else group,
         ipsets=fields.flag("networkPolicies.ipsets", default=True),
     )
+
+
+def _leader_election(fields: Fields) -> LeaderElection:
+    usual = LeaderElection()
+    found = LeaderElection(
+        lease_duration=fields.text("leaderElection.leaseDuration", duration, usual.lease_duration),
+        renew_deadline=fields.text("leaderElection.renewDeadline", duration, usual.renew_deadline),
+        retry_period=fields.text("leaderElection.retryPeriod", duration, usual.retry_period),
+    )
+    if not found.lease_duration > found.renew_deadline > found.retry_period > 0:
+        message = (
+            "expected leaseDuration > renewDeadline > retryPeriod > 0, got "
+            f"{found.lease_duration:g} s, {found.renew_deadline:g} s, {found.retry_period:g} s"
+        )
+        fields.faults.append(Fault("leaderElection", message))
+    return found
 
 
 def _record_settings(fields: Fields) -> RecordSettings:

@@ -95,6 +95,11 @@ def kinds_of(names: Sequence[str]) -> dict[type, Need]:
     return needs
 
 
+def written_kinds_of(names: Sequence[str]) -> list[type]:
+    """The kinds whose objects' status the features that are on may write. Raises InputError."""
+    return [kind for name in chosen(names) for kind in getattr(_class(name), "tells", ())]
+
+
 def resources(names: Sequence[str], node_name: str) -> list[Resource]:
     """What the features that are on have listed and watched, for the node. Raises InputError."""
     needs = kinds_of(names)

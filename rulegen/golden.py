@@ -28,10 +28,11 @@ from rulegen.config import Family, NodeConfiguration, PodRange, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
 from rulegen.errors import InputError, printable, shown
-from rulegen.features import check_conditions, feed, kinds_of, make
+from rulegen.features import check_conditions, cluster_driver, feed, kinds_of, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
 from rulegen.networks import family_of, host_cidr, parse_network
+from rulegen.paths import is_folder, is_there, refusal, walk
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import compile_all
 from rulegen.reconcile.feature import Feature
@@ -244,9 +245,9 @@ def find_scenarios(folders: Sequence[str]) -> list[Path]:
     """The scenarios in or below `folders`, sorted. Raises InputError for a folder without any, or that is not there."""
     found: dict[Path, None] = {}
     for folder in folders:
-        if not Path(folder).is_dir():
+        if not is_folder(folder):
             raise InputError(f"{printable(folder)}: no such folder")
-        inside = sorted(path.parent for path in Path(folder).rglob(FLOWS_FILE))
+        inside = sorted(path for path, files in walk(folder) if FLOWS_FILE in files)
         if not inside:
             raise InputError(f"{printable(folder)}: no scenario here: no folder with {FLOWS_FILE}")
         found |= dict.fromkeys(inside)
@@ -275,7 +276,7 @@ def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
     cases = list(_flow_cases(scenario))
     rulesets: list[str] = []
     for path, rendered in compared_files(scenario, depth).items():
-        written = read_text(path) if path.exists() else None
+        written = read_text(path) if is_there(path) else None
         name = str(path.relative_to(scenario.folder if path.parent == scenario.folder else scenario.folder.parent))
         failures = () if written == rendered else (_file_failure(scenario, path, name, is_there=written is not None),)
         cases.append(Case(name, path, 1, failures))
@@ -308,19 +309,37 @@ def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
     """
     changed = []
     for path, rendered in compared_files(scenario, depth).items():
-        if not path.exists() or path.read_bytes() != rendered.encode():
-            path.parent.mkdir(exist_ok=True)
+        if not _says(path, rendered):
             write_text(path, rendered)
             changed.append(path)
     return changed
 
 
-def write_text(path: Path, text: str) -> None:
-    """Raises InputError for a file that cannot be written."""
+def _says(path: Path, text: str) -> bool:
+    """Raises InputError for a file that is there and cannot be read."""
     try:
+        return path.read_bytes() == text.encode()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes it, in a new folder where there is none. Raises InputError for a file that cannot be written."""
+    try:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     except OSError as error:
-        raise InputError(f"{printable(str(path))}: {error.strerror}") from error
+        raise refusal(error.filename or path, error) from error
+
+
+def remove_file(path: Path) -> None:
+    """Raises InputError for one that cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
 
 
 def unused(folders: Sequence[str], scenarios: Sequence[Scenario], depth: Depth | None = None) -> list[Path]:
@@ -331,7 +350,8 @@ def unused(folders: Sequence[str], scenarios: Sequence[Scenario], depth: Depth |
     used = {path for scenario in scenarios for path in compared_files(scenario, depth)}
     if not any(path.parent.name == BASE_FOLDER for path in used):
         return []
-    found = {path for folder in folders for path in Path(folder).rglob(f"{BASE_FOLDER}/*") if path.suffix in _SUFFIXES}
+    bases = [inside for folder in folders for inside in walk(folder) if inside[0].name == BASE_FOLDER]
+    found = {path / name for path, files in bases for name in files if (path / name).suffix in _SUFFIXES}
     return sorted(found - used)
 
 
@@ -493,6 +513,9 @@ def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguratio
         features = make(content.features, configuration)
     except InputError as error:
         raise InputError(f"{path}: features: {error}") from error
+    if cluster_driver(content.features):
+        words = "has no flows: keep what `render` prints, and compare with `diff --against`"
+        raise InputError(f"{path}: features: {content.features[0]} runs once for a cluster and {words}")
     manifests = load([str(cluster)], None, kinds=kinds_of(content.features))
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import StringIO
 from pathlib import Path
@@ -104,7 +104,9 @@ def _taken_back_on_failure(folder: Path) -> Iterator[Callable[[str, str], None]]
         yield write
     except BaseException as error:
         for path in reversed(made):
-            path.rmdir() if path.is_dir() else path.unlink()
+            # Where it cannot be taken back, the person sees what is left beside what went wrong.
+            with suppress(OSError):
+                path.rmdir() if path.suffix == "" and path.is_dir() else path.unlink()
         if isinstance(error, OSError):
             raise InputError(f"{printable(str(error.filename))}: {error.strerror}") from error
         raise

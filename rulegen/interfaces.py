@@ -18,6 +18,7 @@ _SOCKET_FAMILY = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 # link-local one means something only together with an interface.
 _UNUSABLE_FLAGS = 0x08 | 0x40
 _SCOPE_LINK = 253
+_ATTEMPTS = 10
 
 
 def host_families() -> tuple[Family, ...]:
@@ -41,12 +42,19 @@ def bindable_addresses(family: Family) -> tuple[str, ...]:
 
 def _addresses(family: Family, is_wanted: Callable[[Any], bool]) -> tuple[str, ...]:
     from pyroute2 import IPRoute, NetlinkError
+    from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
-    try:
-        with IPRoute() as ip:
-            entries = list(ip.get_addr(family=_SOCKET_FAMILY[family]))
-    except (OSError, NetlinkError) as error:
-        raise HostError(f"cannot read the host's {family.value} addresses: {error}") from error
+    entries: list[Any] = []
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        try:
+            with IPRoute() as ip:
+                entries = list(ip.get_addr(family=_SOCKET_FAMILY[family]))
+        except (OSError, NetlinkError) as error:
+            # They changed meanwhile: what was listed may be of neither time.
+            if isinstance(error, NetlinkDumpInterrupted) and attempts_left:
+                continue
+            raise HostError(f"cannot read the host's {family.value} addresses: {error}") from error
+        break
     # IFA_ADDRESS is the other end of a point-to-point link, when there is an IFA_LOCAL.
     addresses = {entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS") for entry in entries if is_wanted(entry)}
     return tuple(sorted(addresses - {None}))

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from rulegen.errors import RulegenError
+from rulegen.paths import may_be_there
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """The scenario, when the file is a scenario's."""
-    if file_path.name == "flows.yaml" and (file_path.parent / "cluster.yaml").is_file():
+    if file_path.name == "flows.yaml" and may_be_there(file_path.parent / "cluster.yaml"):
         return ScenarioFile.from_parent(parent, path=file_path)
     return None
 

@@ -6,7 +6,8 @@
 
 In deploy/base/rulegen.yaml, what is between `rules:` of the ClusterRole and the next document is replaced; the rest of
 the file stays as it is. For each feature that is off by default deploy/components has a folder, which is written whole:
-a component for Kustomize that turns the feature on and grants what it reads beside those that are always on.
+a component for Kustomize that turns the feature on and grants what it reads beside those that are always on. One that
+runs once for a cluster has a folder in deploy/ with an agent of its own; of that, too, the ClusterRole is replaced.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rulegen.features import ALWAYS, REGISTRY, kinds_of
+from rulegen.features import ALWAYS, REGISTRY, kinds_of, written_kinds_of
 from rulegen.kube.kinds import served_kinds
 from rulegen.reconcile.feature import Need
 
@@ -26,6 +27,9 @@ COMPONENTS = _DEPLOY / "components"
 _OWN_NODE = """\
   # Asked for what is of the own node only. resourceNames cannot say so: the agents of all nodes share one
   # ServiceAccount, and a role knows fixed names alone.
+"""
+_STATUS = """\
+  # Only where the settings want it written.
 """
 _COMPONENT = """\
 # The feature {name}, for any overlay: `components: [../../components/{name}]`. Written by `make role`.
@@ -80,6 +84,9 @@ def _rules(features: Sequence[str]) -> Iterator[str]:
         if needs[kind.struct] is Need.OWN_NODE:
             yield _OWN_NODE
         yield _rule(kind.group, kind.plural, "list, watch")
+    for kind in served_kinds(written_kinds_of(features)):
+        yield _STATUS
+        yield _rule(kind.group, f"{kind.plural}/status", "patch")
     yield _rule("events.k8s.io", "events", "create")
 
 
@@ -113,6 +120,17 @@ def write_components() -> None:
             (folder / name).write_text(text)
 
 
+def write_agents_for_the_cluster() -> None:
+    """Their roles, where there are manifests for them."""
+    for feature in (name for name in REGISTRY if REGISTRY[name].driver):
+        manifest = _DEPLOY / feature / f"rulegen-{feature}.yaml"
+        if manifest.exists():
+            manifest.write_text(with_rules(manifest.read_text(), [feature]))
+
+
 if __name__ == "__main__":
-    MANIFEST.write_text(with_rules(MANIFEST.read_text(), sys.argv[1:]))
+    # What runs once for a cluster has an account of its own.
+    of_node = [name for name in sys.argv[1:] if name not in REGISTRY or not REGISTRY[name].driver]
+    MANIFEST.write_text(with_rules(MANIFEST.read_text(), of_node))
     write_components()
+    write_agents_for_the_cluster()

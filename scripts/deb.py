@@ -30,6 +30,9 @@ DIST = REPOSITORY / "dist"
 _MAINTAINER = re.compile(r"^Maintainer: (.*)$", re.MULTILINE)
 # What a release's version ends in: a host that goes to the next release gets that one's package.
 _SHORT_NAMES = {"debian": "deb"}
+# What nobody could add to a private environment later. Without `legacy`: Debian 12 has python3-iptables, which the
+# environment sees, and no python-iptables understands the iptables of Debian 13.
+_EXTRAS = "dns,pictures"
 
 
 def main() -> None:
@@ -91,10 +94,11 @@ def _fetch_wheels(source: Path) -> None:
     subprocess.run(["/usr/bin/python3", "-m", "venv", installer], check=True)
     pip = [str(installer / "bin/python"), "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
     # PyYAML's wheel has a libyaml inside; Debian's gets security updates. With -g it would name the build's folder.
-    words = [*pip, "--no-binary", "PyYAML", "--wheel-dir", str(source / "debian/wheels"), str(source)]
+    words = [*pip, "--no-binary", "PyYAML", "--wheel-dir", str(source / "debian/wheels"), f"{source}[{_EXTRAS}]"]
     environment = {**os.environ, "PIP_CONSTRAINT": str(source / "constraints.txt"), "RULEGEN_COMMIT": _commit()}
     environment |= {"PYYAML_FORCE_LIBYAML": "1", "CFLAGS": "-O2 -g0"}
     subprocess.run(words, check=True, env=environment)
+    (source / "debian/wheels/extras").write_text(_EXTRAS)
 
 
 def _commit() -> str:

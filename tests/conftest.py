@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import signal
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.patience import FACTOR, be_patient
+from tests.pictures.browser import program
 from tests.selection import Extent, choose, left_out
 
 pytest_plugins = ["tests.lab.fixtures"]
@@ -76,11 +78,23 @@ def flowtables_gap() -> str | None:
     return None if probe.returncode == 0 else probe.stderr.strip().splitlines()[0]
 
 
-_CAPABILITIES = {"flowtables": flowtables_gap, "ipvs": ipvs_gap, "user_namespace": user_namespace_gap}
+@functools.cache
+def browser_gap() -> str | None:
+    """Why nobody can be asked to install one: Ubuntu's packages have none."""
+    is_ubuntu = platform.freedesktop_os_release()["ID"] == "ubuntu"
+    return "Ubuntu has Chromium as a snap alone" if is_ubuntu and program() is None else None
+
+
+_CAPABILITIES = {
+    "browser": browser_gap,
+    "flowtables": flowtables_gap,
+    "ipvs": ipvs_gap,
+    "user_namespace": user_namespace_gap,
+}
 
 
 def _missing(item: pytest.Item) -> str | None:
-    """What the kernel lacks that the test is marked to need."""
+    """What the kernel, or the distribution, lacks that the test is marked to need."""
     gaps = (
         f"no {name}: {gap}" for name, find in _CAPABILITIES.items() if item.get_closest_marker(name) and (gap := find())
     )
@@ -142,7 +156,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("kernel") and (gap := kernel_gap()):
         pytest.skip(f"no nf_tables in a network namespace here: {gap}")
     if gap := _missing(item):
-        pytest.skip(f"this kernel has {gap}")
+        pytest.skip(f"this host has {gap}")
 
 
 def _skips_refused(config: pytest.Config) -> bool:

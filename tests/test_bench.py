@@ -21,6 +21,7 @@ from rulegen.kube.manifests import load
 SMALL = Shape(20)
 SPECIAL = Shape(20, special=True)
 MIXED = Shape(20, mixed=True)
+HEADLESS = Shape(20, endpoints=3, headless=True)
 # Seconds; what the figures are worth does not matter here.
 SHORT = 0.2
 
@@ -60,6 +61,8 @@ def test_the_mixed_cluster_is_mixed(tmp_path: Path) -> None:
         Order("iptables changes", SMALL, ("legacy", 2, "iptables-restore")),
         Order("iptables changes", SMALL, ("legacy", 2, "python-iptables")),
         Order("kube-proxy iptables load", SMALL, ("nft",)),
+        Order("records load", HEADLESS, ("bind",)),
+        Order("records agent", HEADLESS, ("knot", 2)),
     ],
     ids=lambda order: f"{order.measurement}, {order.shape}",
 )
@@ -68,7 +71,7 @@ def test_it_measures(order: Order, tmp_path: Path) -> None:
         pytest.xfail("python-iptables does not understand the iptables of this host")
     result = run(order, tmp_path)
     for name, value in result.items():
-        if not name.endswith((" cpu", "nft memory", "restore memory", "commits of the restart")):
+        if not name.endswith((" cpu", "nft memory", "restore memory", "of the restart")):
             assert min(value if isinstance(value, list) else [value]) > 0, name
 
 

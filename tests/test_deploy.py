@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -26,9 +27,11 @@ from rulegen.kube.kinds import kind_of
 from rulegen.kube.kubeconfig import SERVICE_ACCOUNT
 from rulegen.kube.listing import list_pages
 from rulegen.kube.objects import Service
-from tests.agent.running import RULEGEN, Agent
+from tests.agent.asking import ask
+from tests.agent.running import RULEGEN, Agent, wait_until
 from tests.apiserver import ApiServer
 from tests.apiserver.server import TOKEN, certificate_authority
+from tests.builders import service
 from tests.nftables.host import Host, host_or_skip
 from tests.patience import patience
 
@@ -334,6 +337,113 @@ def test_a_clean_up_that_could_not_look_at_a_target_does_not_say_that_nothing_is
     assert done.stderr == (
         "rulegen: rules may be left: reading and changing iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW\n"
     )
+
+
+# -- names of Services --
+
+RECORDS = REPOSITORY / "deploy/records/rulegen-records.yaml"
+OF_RECORDS: dict[str, Document] = {one["kind"]: one for one in yaml.safe_load_all(RECORDS.read_text())}
+RECORDS_POD: Document = OF_RECORDS["Deployment"]["spec"]["template"]["spec"]
+(RECORDS_CONTAINER,) = RECORDS_POD["containers"]
+
+
+@pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("kind", OF_RECORDS)
+def test_manifests_of_records_follow_the_published_schemas(kind: str, version: str) -> None:
+    kubernetes_validate.validate(OF_RECORDS[kind], version, strict=True)
+
+
+def test_manifests_of_records_refer_to_each_other_and_to_nothing_else() -> None:
+    names = {(one["metadata"]["name"], one["metadata"].get("namespace", "kube-system")) for one in OF_RECORDS.values()}
+    assert names == {("rulegen-records", "kube-system")}
+    for binding, role in (("ClusterRoleBinding", "ClusterRole"), ("RoleBinding", "Role")):
+        assert OF_RECORDS[binding]["roleRef"] == {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": role,
+            "name": "rulegen-records",
+        }
+        account = {"kind": "ServiceAccount", "name": "rulegen-records", "namespace": "kube-system"}
+        assert OF_RECORDS[binding]["subjects"] == [account]
+    assert RECORDS_POD["serviceAccountName"] == "rulegen-records"
+    volumes = {volume["name"]: volume for volume in RECORDS_POD["volumes"]}
+    assert volumes["config"]["configMap"] == {"name": "rulegen-records"}
+    assert volumes["key"]["secret"]["secretName"] == "rulegen-records"
+    assert volumes.keys() == {mount["name"] for mount in RECORDS_CONTAINER["volumeMounts"]}
+    labels = OF_RECORDS["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for kind in ("Deployment", "PodDisruptionBudget"):
+        assert OF_RECORDS[kind]["spec"]["selector"]["matchLabels"] == labels
+    assert OF_RECORDS["Deployment"]["spec"]["replicas"] == 2
+    # The DaemonSet of the nodes must not take these pods for its own.
+    assert labels != BY_KIND["DaemonSet"]["spec"]["selector"]["matchLabels"]
+
+
+def test_the_role_of_records_allows_what_is_asked_and_nothing_else(tmp_path: Path) -> None:
+    paths = {path for resource in resources(("records",), "") for path in resource.paths}
+    read = {(*_group_and_resource(path), verb) for path in paths for verb in ("list", "watch")}
+    assert _allowed(OF_RECORDS["ClusterRole"]["rules"]) == read | {("events.k8s.io", "events", "create")}
+    # Of Leases only the own one can be read and changed; who makes one cannot be bound to a name.
+    create, own = OF_RECORDS["Role"]["rules"]
+    assert (create["verbs"], own["verbs"], own["resourceNames"]) == (["create"], ["get", "update"], ["rulegen-records"])
+    assert {(*rule["apiGroups"], *rule["resources"]) for rule in (create, own)} == {("coordination.k8s.io", "leases")}
+    # As `make role` writes it.
+    written = tmp_path / "deploy/records" / RECORDS.name
+    written.parent.mkdir(parents=True)
+    written.write_text(RECORDS.read_text().replace("resources: [services]", "resources: [secrets]"))
+    _written_role(tmp_path, (REPOSITORY / "deploy/base/rulegen.yaml").read_text())
+    assert written.read_text() == RECORDS.read_text()
+
+
+def test_the_pod_of_records_has_nothing_of_its_node() -> None:
+    security = RECORDS_CONTAINER["securityContext"]
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert (security["privileged"], security["allowPrivilegeEscalation"]) == (False, False)
+    assert security["readOnlyRootFilesystem"] is True
+    assert RECORDS_POD["securityContext"]["runAsNonRoot"] is True
+    assert not RECORDS_POD.keys() & {"hostPID", "hostIPC", "hostNetwork"}
+    assert not [volume for volume in RECORDS_POD["volumes"] if "hostPath" in volume]
+
+
+def test_the_image_of_records_is_of_this_version_and_has_what_it_needs() -> None:
+    assert RECORDS_CONTAINER["image"] == f"rulegen:{__version__}"
+    kustomization = yaml.safe_load((RECORDS.parent / "kustomization.yaml").read_text())
+    assert kustomization["resources"] == [RECORDS.name]
+    assert [(image["name"], image["newTag"]) for image in kustomization["images"]] == [("rulegen", __version__)]
+    assert "/src[dns," in CONTAINERFILE
+
+
+@pytest.mark.kernel
+def test_the_agent_of_records_works_as_the_manifests_start_it(tmp_path: Path) -> None:
+    """Without a capability, with the settings and the key that are mounted."""
+    from tests.records.servers import SECRET, serving
+
+    texts = {
+        "/etc/rulegen/config/config.yaml": OF_RECORDS["ConfigMap"]["data"]["config.yaml"],
+        "/etc/rulegen/key/tsig.key": OF_RECORDS["Secret"]["stringData"]["tsig.key"].replace("REPLACE-THIS", SECRET),
+    }
+    name, *arguments = RECORDS_CONTAINER["args"]
+    assert (name, arguments) == ("agent", [f"--config={next(iter(texts))}"])
+    files = {path: tmp_path / Path(path).name for path in texts}
+    for path, text in texts.items():
+        written = text.replace("192.0.2.53", "127.0.0.1").replace("[10.in-addr.arpa]", "[in-addr.arpa]")
+        for other, file in files.items():
+            written = written.replace(other, str(file))
+        files[path].write_text(written)
+        files[path].chmod(0o440)
+    probes = [RECORDS_CONTAINER[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")]
+    with serving("bind", tmp_path) as server, server.namespace.entered(), ApiServer() as api:
+        api.put(service("web", ["10.96.0.10"]))
+        kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+        command = with_capabilities([], name, f"--config={files[next(iter(texts))]}", "--kubeconfig", kubeconfig)
+        with (tmp_path / "agent-log").open("wb") as log:
+            process = subprocess.Popen(command, stderr=log, env={**os.environ, "POD_NAMESPACE": "kube-system"})
+        with process:
+            try:
+                wait_until(lambda: server.short("web.default.svc.cluster.local", "A") == ["10.96.0.10"], 30.0)
+                assert [ask(10256, path).status for path in probes] == [200, 200]
+                assert b"rulegen_leader 1.0" in ask(10249, "/metrics").body
+            finally:
+                process.kill()
+    assert "everybody" not in (tmp_path / "agent-log").read_text()
 
 
 # -- what a person calls, as docs/deploy.md has it --

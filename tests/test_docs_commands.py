@@ -46,14 +46,13 @@ NOT_RUN = {
     r"^rulegen demo": "takes seconds; tests/test_demo.py runs it",
     r"^\$? ?rulegen (trace|top) ": "waits for traffic; tests/commands has some",
     r"^\$? ?rulegen (status|support-bundle)|node-a\.tar\.gz": "asks an agent that runs; so do tests/agent",
-    r"--config ingress\.yaml": "works on nginx's files; tests/ingress does",
     r"--config records\.yaml": "asks a name server; tests/records does",
     r"^curl ": "asks an agent that runs; tests/agent/http does",
     r"_source rulegen": "is for the start of three different shells; tests/commands asks for completions",
 }
 
 # In front of the command: 1 says that something differs or was found, and an agent ends when its rules are in force.
-_COMMAND = """#!/bin/sh
+COMMAND = """#!/bin/sh
 case "$1" in
 agent)
     log=$(mktemp)
@@ -92,13 +91,20 @@ class Block(NamedTuple):
             yield command, output or None
 
 
-def _blocks(page: Path) -> list[Block]:
+def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     found = re.finditer(r"^( *)```(sh|console)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
     return [Block(page, text.count("\n", 0, one.start()) + 1, one[2], textwrap.dedent(one[3])) for one in found]
 
 
-BLOCKS = {page: blocks for page in PAGES if (blocks := [one for one in _blocks(page) if not one.needs])}
+# Each goes on where the one before it ended, and starts servers: tests/ingress/test_walk.py runs them in one shell.
+_IN_ONE_SHELL = ("walk.md", "ingress.md")
+
+BLOCKS = {
+    page: blocks
+    for page in PAGES
+    if page.name not in _IN_ONE_SHELL and (blocks := [one for one in blocks_of(page) if not one.needs])
+}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +142,7 @@ def folder(tmp_path: Path, rules: str) -> Path:
     )
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/rulegen"
-    command.write_text(_COMMAND)
+    command.write_text(COMMAND)
     command.chmod(0o755)
     return tmp_path
 
@@ -161,7 +167,7 @@ def test_what_is_shown_runs(page: Path, folder: Path, rules: str) -> None:
                 place = f"{page.name}:{block.line}: {command}"
                 printed, told = _run(command, folder, place)
                 if expected is not None:
-                    assert any(re.fullmatch(_pattern(expected), one) for one in (printed, told + printed)), (
+                    assert any(re.fullmatch(pattern(expected), one) for one in (printed, told + printed)), (
                         f"{place}\n{told}{printed}"
                     )
 
@@ -196,13 +202,13 @@ def _run(command: str, folder: Path, place: str) -> tuple[str, str]:
     return printed, told
 
 
-def _pattern(shown: str) -> str:
+def pattern(shown: str) -> str:
     """Of what is shown, with `...` on a line of its own for any lines."""
     return "".join(r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True))
 
 
 def test_what_is_not_run_is_little_and_each_reason_is_needed() -> None:
-    blocks = [block for page in PAGES for block in _blocks(page)]
+    blocks = [block for page in PAGES for block in blocks_of(page)]
     assert sum(not block.needs for block in blocks) > len(blocks) / 2
     for word in NOT_RUN:
         assert any(re.search(word, block.text, re.MULTILINE) for block in blocks), word

@@ -221,6 +221,7 @@ def test_the_changelog_speaks_of_this_version() -> None:
     [
         ("render", *SCENARIO),
         ("render", *SCENARIO, "--target", "iptables"),
+        ("render", *SCENARIO, "--feature", "network-policies", "--feature", "host-ports"),
         ("explain", "default/web", *SCENARIO),
         ("explain", *SCENARIO, "--from", "10.128.0.5", "--to", "10.96.0.10:80/tcp"),
         ("lint", *SCENARIO),
@@ -237,6 +238,41 @@ def test_what_needs_no_kernel_works_without_the_distributions_packages(clean: Pa
     assert done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "skipped"),
+    [(("env", "default"), "3 EndpointSlice, 3 Node"), (("render", "--feature", "records"), "3 Node")],
+    ids=["env", "records"],
+)
+def test_what_is_no_rule_needs_no_package_of_the_distribution_either(
+    clean: Path, arguments: tuple[str, ...], skipped: str
+) -> None:
+    done = _clean_run(clean, *arguments, "-f", "golden/clusterip/cluster.yaml")
+    assert (done.returncode, done.stderr) == (0, f"rulegen: skipped objects of kinds that are not read: {skipped}\n")
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("diff", "-f", "golden/clusterip/cluster.yaml", "--config", "tests/packages/records.yaml"),
+            "the feature records needs the Python package dnspython: pip install 'rulegen[dns]'",
+        ),
+        (
+            ("graph", "default/web", *SCENARIO, "-o", "svg"),
+            "drawing an SVG needs the Python package quickjs-ng: pip install 'rulegen[pictures]'; ",
+        ),
+    ],
+    ids=["dns", "pictures"],
+)
+def test_what_an_extra_brings_is_named_where_it_is_missing(
+    clean: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = _clean_run(clean, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"rulegen: {message}")
+
+
 @pytest.mark.parametrize("target", ["nftables", "iptables"])
 def test_a_file_of_rules_is_compared_without_the_distributions_packages(
     clean: Path, target: str, tmp_path: Path
@@ -245,6 +281,8 @@ def test_a_file_of_rules_is_compared_without_the_distributions_packages(
     rules.write_text(_clean_run(clean, "render", *SCENARIO, "--target", target).stdout)
     same = _clean_run(clean, "diff", *SCENARIO, "--target", target, "--against", str(rules))
     assert (same.returncode, same.stdout) == (0, "0 added, 0 changed, 0 removed\n"), same.stderr
+    proven = _clean_run(clean, "verify", *SCENARIO, "--target", target, "--rendered", str(rules))
+    assert (proven.returncode, proven.stderr) == (0, "")
     other = ("-f", "golden/hairpin/cluster.yaml", "--node", "node-a")
     assert _clean_run(clean, "diff", *other, "--target", target, "--against", str(rules)).returncode == 1
 

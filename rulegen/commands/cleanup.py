@@ -1,13 +1,16 @@
-"""`rulegen cleanup`: removes what rulegen or a predecessor of it left in the kernel, as asked, and nothing else."""
+"""`rulegen cleanup`: removes what rulegen or a predecessor left in the kernel, nginx or a name server, as asked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from rulegen.commands.command import Command
+from rulegen.commands.completing import complete_files
 from rulegen.commands.output import echo, fail, print_removed
 from rulegen.commands.targets import refuse_beside_agent, removals, remove_each
 from rulegen.errors import UnseenError
@@ -15,11 +18,22 @@ from rulegen.errors import UnseenError
 if TYPE_CHECKING:
     from rulegen.nftables.messages import Connection
 
+# The options that are about something else than all rules, as click names them.
+_OTHERS = ("kube_proxy", "portmap", "ip_masq_agent", "records", "ingress")
+
 
 @click.command(cls=Command)
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
 @click.option("--portmap", is_flag=True, help="Remove what the CNI plugin portmap left behind, and leave all else.")
 @click.option("--ip-masq-agent", is_flag=True, help="Remove what ip-masq-agent left behind, and leave all else.")
+@click.option("--ingress", is_flag=True, help="Remove what nginx serves Ingresses by, and leave all else.")
+@click.option("--records", is_flag=True, help="Remove names of Services from the name server, and leave all else.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="With --records or --ingress: the RulegenConfiguration that says which name server, or which nginx.",
+)
 @click.option(
     "--cni-config",
     metavar="DIR",
@@ -33,7 +47,7 @@ if TYPE_CHECKING:
     "--portmap also while host ports are not, or portmap is still configured; with --ip-masq-agent also while egress "
     "masquerading is not in force.",
 )
-def cleanup(kube_proxy: bool, portmap: bool, ip_masq_agent: bool, cni_config: str | None, force: bool) -> None:
+def cleanup(config: str | None, cni_config: str | None, force: bool, **asked: bool) -> None:
     """Remove all that rulegen put into the kernel, on either target, and nothing else.
 
     \b
@@ -42,21 +56,34 @@ def cleanup(kube_proxy: bool, portmap: bool, ip_masq_agent: bool, cni_config: st
       rulegen cleanup --kube-proxy
       rulegen cleanup --portmap
       rulegen cleanup --ip-masq-agent
+      rulegen cleanup --ingress --config ingress.yaml
+      rulegen cleanup --records --config records.yaml
     """
-    chosen = {"--kube-proxy": kube_proxy, "--portmap": portmap, "--ip-masq-agent": ip_masq_agent}
-    if sum(chosen.values()) > 1:
-        fail(f"{' and '.join(name for name, is_chosen in chosen.items() if is_chosen)}: one at a time")
-    if cni_config is not None and not portmap:
-        fail("--cni-config means nothing without --portmap")
-    if portmap:
-        _clean_up_after_portmap(cni_config, force=force)
-        return
-    if ip_masq_agent:
-        _clean_up_after_ip_masq_agent(force=force)
-        return
-    if kube_proxy:
-        _clean_up_after_kube_proxy(force=force)
-        return
+    chosen = [name for name in _OTHERS if asked[name]]
+    if len(chosen) > 1:
+        fail(f"{' and '.join(map(_option, chosen))}: one at a time")
+    what = next(iter(chosen), "")
+    for name, value, needed in (
+        ("--cni-config", cni_config, ("portmap",)),
+        ("--config", config, ("records", "ingress")),
+    ):
+        if value is not None and what not in needed:
+            fail(f"{name} means nothing without {' or '.join(map(_option, needed))}")
+    others: dict[str, Callable[[], None]] = {
+        "kube_proxy": partial(_clean_up_after_kube_proxy, force=force),
+        "portmap": partial(_clean_up_after_portmap, cni_config, force=force),
+        "ip_masq_agent": partial(_clean_up_after_ip_masq_agent, force=force),
+        "ingress": partial(_clean_up_after_ingress, config or ""),
+        "records": partial(_clean_up_after_records, config or ""),
+    }
+    others.get(what, partial(_clean_up, force=force))()
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _clean_up(*, force: bool) -> None:
     if not force:
         refuse_beside_agent()
     from rulegen.errors import HostError
@@ -69,6 +96,45 @@ def cleanup(kube_proxy: bool, portmap: bool, ip_masq_agent: bool, cni_config: st
         echo("nothing to remove")
     with suppress(HostError):  # a host without nf_tables has no note either
         forget()
+
+
+def _clean_up_after_ingress(config: str) -> None:
+    from rulegen.commands.options import Input
+    from rulegen.commands.output import say_warning
+    from rulegen.commands.reading import read_written_settings
+    from rulegen.nginx.driver import NginxDriver
+
+    settings = read_written_settings(Input(config=config), say_warning).node.ingress
+    removed = NginxDriver(settings).remove(["ingress"])
+    print_removed(removed)
+    if not removed:
+        echo("nothing to remove")
+
+
+def _clean_up_after_records(config: str) -> None:
+    """What no Service asks for goes: all that is ours."""
+    from msgspec.structs import replace
+
+    from rulegen.commands.options import Input
+    from rulegen.commands.output import say_warning
+    from rulegen.commands.reading import read_written_settings
+    from rulegen.drivers import driver_for
+    from rulegen.features import make
+    from rulegen.reconcile.compilers import CompilerSet
+
+    configuration = replace(read_written_settings(Input(config=config), say_warning), features=("records",))
+    driver = driver_for(configuration, None, say_warning)
+    features = make(configuration.features, configuration.node)
+    with driver.open() as opened:
+        rules = opened.rules(CompilerSet.of(features, driver.name, configuration.node))
+        rules.read()
+        delta = rules.difference()
+        removed = list(rules.counts(delta))
+        if delta:
+            rules.apply(delta)
+    print_removed(removed)
+    if not removed:
+        echo("nothing to remove")
 
 
 def _clean_up_after_portmap(cni_config: str | None, *, force: bool) -> None:

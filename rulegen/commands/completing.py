@@ -75,7 +75,7 @@ def _known(context: click.Context) -> Iterable[Named]:
     files = tuple(context.params.get("files") or ())
     try:
         return set(_in_files(files)) if files else _remembered()
-    except (RulegenError, OSError, ValueError, RecursionError):
+    except (RulegenError, OSError, ValueError, RuntimeError):
         return set()
 
 
@@ -85,20 +85,28 @@ def _known(context: click.Context) -> Iterable[Named]:
 def _in_files(paths: Iterable[str]) -> Iterator[Named]:
     end = time.monotonic() + _SECONDS
     for path in paths:
-        for file in _plain_files(Path(path)):
-            if time.monotonic() > end:
-                return
-            text = file.read_bytes()[:_LONGEST].decode("utf-8", "replace")
+        for file in _plain_files(Path(path), end):
+            with file.open("rb") as opened:
+                text = opened.read(_LONGEST).decode("utf-8", "replace")
             yield from _in_json(text) if text.lstrip()[:1] in {"{", "["} else names_in_yaml(text)
 
 
-def _plain_files(path: Path) -> Iterator[Path]:
-    """A pipe, or standard input, is read by the command itself, and could keep us waiting."""
+def _plain_files(path: Path, end: float) -> Iterator[Path]:
+    """Until the clock says `end`. A pipe is read by the command itself, and could keep us waiting."""
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         yield path
     elif stat.S_ISDIR(mode):
-        yield from (one for one in sorted(path.rglob("*")) if one.suffix in _SUFFIXES and one.is_file())
+        for inside, folders, names in os.walk(path):
+            folders.sort()
+            files = (Path(inside, name) for name in sorted(names))
+            for file in files:
+                if time.monotonic() > end:
+                    return
+                if file.suffix in _SUFFIXES and os.path.isfile(file):  # noqa: PTH113 - it raises nothing
+                    yield file
+            if time.monotonic() > end:
+                return
 
 
 def _in_json(text: str) -> Iterator[Named]:
@@ -182,8 +190,8 @@ def remember(manifests: Manifests) -> None:
     services = [*manifests.services, *manifests.unselected]
     names = [Named(_SERVICE, item.metadata.namespace, item.metadata.name) for item in services]
     names += [Named(_NODE, "", item.metadata.name) for item in manifests.nodes]
-    path = _cache()
     try:
+        path = _cache()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}")
         beside.touch(mode=0o600)

@@ -251,6 +251,7 @@ SCHEMAS: Mapping[str, Sequence[tuple[str, str]]] = {
         ("rulegen.services.explain.model", "ServiceExplanation"),
         ("rulegen.commands.explained", "PacketDocument"),
         ("rulegen.commands.explained", "RequestDocument"),
+        ("rulegen.records.explain", "RecordsExplanation"),
     ],
     "golden": [(_HERE, "GoldenDocument"), (_HERE, "GoldenUpdateDocument")],
     "lint": [(_HERE, "LintDocument")],

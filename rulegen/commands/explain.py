@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,13 +10,14 @@ import click
 from rulegen.commands.answering import Answer, answer_packet, answer_request
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
-from rulegen.commands.options import OUTPUT, input_options, packet_options, target_options
-from rulegen.commands.output import echo, fail, print_document
+from rulegen.commands.options import OUTPUT, input_options, pack, packet_options, target_options
+from rulegen.commands.output import echo, fail, print_document, print_toned, say_warning
+from rulegen.commands.reading import load_manifests, make_features, read_settings_of_any_node
 from rulegen.commands.viewing import Sight, look
 
 if TYPE_CHECKING:
+    from rulegen.config import Configuration
     from rulegen.services.explain.asking import Asked
-    from rulegen.services.explain.text import TextLine
 
 
 @click.command(cls=Command)
@@ -41,10 +42,12 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
       rulegen explain -f cluster.yaml --from 203.0.113.9 --to https://shop.example.org/cart
       rulegen explain default/web -f cluster.yaml --target iptables --live
       rulegen explain -f cluster.yaml --feature network-policies --from default/web-1 --to shop/db-0:5432
+      rulegen explain db-0.db.shop.svc.cluster.local -f cluster.yaml --feature records
     """
+    from rulegen.features import cluster_driver
     from rulegen.services.explain import asking, text
     from rulegen.services.explain import service as services
-    from rulegen.services.names import THIS_NODE
+    from rulegen.services.parties import THIS_NODE
 
     source, interface, addresses = options["source"], options["interface"], options["addresses"]
     is_packet = destination is not None
@@ -61,12 +64,49 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
         asked = asking.ask(view.services, source or THIS_NODE, destination, interface or "", own)
         _explain_packets(view, asked, output)
         return
+    settings = read_settings_of_any_node(pack(options), say_warning)
+    if cluster_driver(settings.features) == "dns":
+        _explain_records(service or "", settings, options, output, live=live)
+        return
     wanted = services.parse_service_name(service or "")
-    explanation = services.explain_service(look(options, live=live).services, wanted)
+    explanation = services.explain_service(look(options, live=live, settings=settings).services, wanted)
     if output == "json":
         print_document(explanation)
     else:
-        _print_lines(text.service_lines(explanation))
+        print_toned(text.service_lines(explanation))
+
+
+def _explain_records(
+    name: str, configuration: Configuration, options: Mapping[str, Any], output: str, *, live: bool
+) -> None:
+    """Of a Service, or of a DNS name; `live`: nothing is asked of a server, `diff` does that."""
+    from rulegen.reconcile.compilers import CompilerSet
+    from rulegen.reconcile.driver import compile_all
+    from rulegen.reconcile.once import take_all
+    from rulegen.records.compiler import RecordCompiler
+    from rulegen.records.explain import explain as explain_name
+    from rulegen.records.feature import RecordsFeature
+
+    if live:
+        fail("--live is about a node's rules; diff compares records with the name server's")
+    features = make_features(load_manifests(pack(options), configuration).release(), configuration, configuration.node)
+    compilers = CompilerSet.of(features, "dns", configuration.node)
+    compile_all(compilers, *take_all(features))
+    (feature,), (compiler,) = features, compilers.by_feature.values()
+    assert isinstance(feature, RecordsFeature)  # noqa: S101 - which the registry says
+    assert isinstance(compiler, RecordCompiler)  # noqa: S101 - as above
+    explanation = explain_name(name, feature.store, compiler)
+    if output == "json":
+        print_document(explanation)
+        return
+    asked = explanation.asked.removesuffix(".")
+    echo(f"{asked}: {explanation.answer}" if explanation.answer else f"Service {asked}", bold=True)
+    for record in explanation.records:
+        for text in record.records:
+            owners = f"  # {', '.join(record.services)}" if record.services else ""
+            echo(f"  {record.owner} {record.ttl} IN {record.type} {text}{owners}")
+    for reason in explanation.reasons:
+        echo(f"  {reason}", fg="red")
 
 
 def _explain_packets(view: Sight, asked: Sequence[Asked], output: str) -> None:
@@ -111,27 +151,14 @@ def _explain_request(source: str, url: str, options: Mapping[str, Any], output: 
 def _print_answer(answer: Answer) -> None:
     from rulegen.services.explain import text
 
-    _print_lines(text.packet_lines(answer.explanation))
+    print_toned(text.packet_lines(answer.explanation))
     if answer.policies:
         from rulegen.policies.explain import lines
 
-        for line, passes in (line for each in answer.policies for line in lines(each)):
-            echo(line, **({} if passes is None else {"fg": "green" if passes else "red"}))
+        for each in answer.policies:
+            print_toned(lines(each))
     for leaving in answer.egress or ():
         from rulegen.egress.explain import line as egress_line
 
         echo(egress_line(leaving))
-    _print_lines(text.reason_lines(answer.explanation))
-
-
-def _print_lines(lines: Iterable[TextLine]) -> None:
-    from rulegen.services.explain.text import Tone
-
-    styles: Mapping[Tone, dict[str, Any]] = {
-        Tone.TITLE: {"bold": True},
-        Tone.HEADING: {"fg": "cyan"},
-        Tone.GOOD: {"fg": "green"},
-        Tone.BAD: {"fg": "red"},
-    }
-    for line in lines:
-        echo(line.text, **styles.get(line.tone, {}))
+    print_toned(text.reason_lines(answer.explanation))

@@ -133,7 +133,7 @@ def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool, outp
             say_line(f"rewrote {path}")
     removed = [] if flows else scenarios.unused(folders, read, wanted)
     for path in removed:
-        path.unlink()
+        scenarios.remove_file(path)
         say_line(f"removed {path}")
     say_line(f"{len(paths)} scenarios, {sum(map(bool, rewritten))} rewritten")
     if output == "json":

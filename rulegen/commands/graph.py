@@ -75,7 +75,7 @@ def _namespace(sight: Sight, namespace: str) -> Graph:
 def _packet(sight: Sight, destination: str, options: Mapping[str, Any]) -> Graph:
     from rulegen.pictures.packets import packet_graph
     from rulegen.services.explain.asking import ask, parse_addresses
-    from rulegen.services.names import THIS_NODE
+    from rulegen.services.parties import THIS_NODE
 
     own = parse_addresses(options["addresses"])
     asked = ask(sight.services, options["source"] or THIS_NODE, destination, options["interface"] or "", own)

@@ -9,12 +9,15 @@ import click
 
 from rulegen.commands.command import Command
 from rulegen.commands.options import OUTPUT, input_options, pack
-from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document, say
+from rulegen.commands.output import EXIT_DIFFERENT, echo, fail, print_document, say
 from rulegen.commands.reading import findings_of, make_features, read_objects_for_any_node, services_of
+from rulegen.commands.targets import is_of_a_node
 from rulegen.errors import one_line
 
 if TYPE_CHECKING:
     from rulegen.config import Configuration
+    from rulegen.kube.manifests import Manifests
+    from rulegen.reconcile.feature import Feature
     from rulegen.reference import Finding
 
 
@@ -32,23 +35,15 @@ def lint(live: bool, output: str, **options: Any) -> None:
     """
     from rulegen.kube.fields import unknown_fields
     from rulegen.reconcile.once import take_all
-    from rulegen.services import lint as checks
     from rulegen.services.model import Reason
 
     source = pack(options)
     manifests, configuration = read_objects_for_any_node(source, unknown_fields)
     features = make_features(manifests.objects(), configuration, configuration.node)
     take_all(features)
-    findings = checks.lint(
-        checks.LintInput(
-            services_of(features).store,
-            findings_of(features),
-            manifests.services,
-            manifests.unselected,
-            manifests.endpoint_slices,
-            manifests.mistakes(),
-        )
-    )
+    if live and not is_of_a_node(configuration):
+        fail("--live is about a node's rules")
+    findings = _findings(features, manifests, configuration)
     if live:
         findings += _foreign_drops(configuration)
     if not manifests.nodes:  # then the input says nothing about nodes, and that is no fault of it
@@ -67,6 +62,23 @@ def lint(live: bool, output: str, **options: Any) -> None:
             click.echo(f"{subject}: {reason}: {one_line(finding.message)}")
         echo(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}")
     sys.exit(EXIT_DIFFERENT if findings else 0)
+
+
+def _findings(features: list[Feature], manifests: Manifests, configuration: Configuration) -> list[Finding]:
+    from rulegen.services import lint as checks
+
+    if not is_of_a_node(configuration):
+        return checks.noticed(findings_of(features), manifests.mistakes())
+    return checks.lint(
+        checks.LintInput(
+            services_of(features).store,
+            findings_of(features),
+            manifests.services,
+            manifests.unselected,
+            manifests.endpoint_slices,
+            manifests.mistakes(),
+        )
+    )
 
 
 def _foreign_drops(configuration: Configuration) -> list[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rulegen.reconcile.driver import ShownChange
+    from rulegen.toned import TextLine
 
 
 # As `kubectl diff`: 1 says that something differs, so every error is 2.
@@ -43,6 +44,20 @@ def say_warning(warning: str) -> None:
 def echo(text: str, **style: Any) -> None:
     """Prints text of several lines perhaps, in which others' names and comments may be: no terminal obeys them."""
     click.secho("\n".join(one_line(line, None) for line in text.split("\n")), **style)
+
+
+def print_toned(told: Iterable[TextLine]) -> None:
+    """Lines for people, in the colours that say what they are."""
+    from rulegen.toned import Tone
+
+    styles: Mapping[Tone, dict[str, Any]] = {
+        Tone.TITLE: {"bold": True},
+        Tone.HEADING: {"fg": "cyan"},
+        Tone.GOOD: {"fg": "green"},
+        Tone.BAD: {"fg": "red"},
+    }
+    for line in told:
+        echo(line.text, **styles.get(line.tone, {}))
 
 
 def fail(message: str) -> NoReturn:

@@ -18,7 +18,8 @@ import msgspec
 
 from rulegen.commands.documents import Document, Part, ShownEntry, Summary
 from rulegen.commands.private_file import write_private
-from rulegen.errors import InputError, printable, shown
+from rulegen.errors import HostError, InputError, printable, shown
+from rulegen.paths import status_in_proc
 
 # A first apply of 50,000 Services has some 500,000 entries, of 250 bytes each.
 _MOST_BYTES = 512 << 20
@@ -34,9 +35,12 @@ class PlannedHost(Part, frozen=True):
 
     @classmethod
     def here(cls) -> PlannedHost:
-        """This host, in the network namespace of this thread."""
-        namespace = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - a Path resolves the link
-        boot = Path(_BOOT).read_text(encoding="ascii").strip()
+        """This host, in the network namespace of this thread. Raises HostError."""
+        namespace = status_in_proc("/proc/thread-self/ns/net")
+        try:
+            boot = Path(_BOOT).read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise HostError(f"{_BOOT}: {error.strerror}; a plan is for one start of a host") from error
         return cls(os.uname().nodename, boot, f"{namespace.st_dev}:{namespace.st_ino}")
 
 

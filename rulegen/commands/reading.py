@@ -56,17 +56,21 @@ def read_input(source: Input) -> tuple[Wanted, Configuration]:
 
 
 def read_objects(
-    source: Input, inspect: Inspect | None = None, named: Collection[type] = ()
+    source: Input,
+    inspect: Inspect | None = None,
+    named: Collection[type] = (),
+    settings: Configuration | None = None,
 ) -> tuple[Manifests, Configuration]:
     """All objects, and the settings of the node that is meant, which is one of theirs where they have any.
 
     `inspect`: what else is looked at in each object of a file as it was written. `named`: kinds that are read from
-    files besides those that features need, for their names alone.
+    files besides those that features need, for their names alone. `settings`: those of any node, where they were read
+    already, which a pipe gives only once.
 
     Raises:
         InputError: there is no such node among them, or nobody says which one is meant.
     """
-    configuration = read_settings_of_any_node(source, say_warning)
+    configuration = settings or read_settings_of_any_node(source, say_warning)
     manifests = load_manifests(source, configuration, inspect, named=named)
     return manifests, for_node_of(manifests, configuration, source.node)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rulegen.commands.asking import read_status
 from rulegen.commands.command import Command
 from rulegen.commands.options import CONFIG, OUTPUT, Input
-from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document
+from rulegen.commands.output import EXIT_DIFFERENT, print_document, print_toned
 from rulegen.commands.reading import read_written_settings
 from rulegen.errors import InputError, shown
 
@@ -44,13 +44,7 @@ def status(config: str | None, address: str | None, output: str) -> None:
     else:
         from rulegen.agent.status.words import status_lines
 
-        styles: dict[str, dict[str, Any]] = {
-            "title": {"bold": True},
-            "good": {"fg": "green", "bold": True},
-            "bad": {"fg": "red"},
-        }
-        for line in status_lines(found):
-            echo(line.text, **styles.get(line.tone, {}))
+        print_toned(status_lines(found))
     sys.exit(0 if found.state == "ok" else EXIT_DIFFERENT)
 
 

@@ -11,13 +11,12 @@ import click
 
 from rulegen.commands.command import Command
 from rulegen.commands.options import input_options, pack
-from rulegen.commands.output import echo, print_line, say, say_warning
+from rulegen.commands.output import print_line, print_toned, say, say_warning
 from rulegen.commands.reading import directory_of, read_objects
 
 if TYPE_CHECKING:
     from rulegen.trace.follow import Follower
     from rulegen.trace.packet import Wanted
-    from rulegen.trace.text import TextLine
 
 
 @click.command(cls=Command)
@@ -93,7 +92,8 @@ def _print_packets(follower: Follower, output: str) -> None:
         if output == "json":
             print_line(told)
         else:
-            _print_lines(packet_lines(told))
+            print_toned(packet_lines(told))
+            sys.stdout.flush()
 
 
 def _print_summary(follower: Follower, output: str) -> None:
@@ -103,16 +103,6 @@ def _print_summary(follower: Follower, output: str) -> None:
     if output == "json":
         print_line(summary)
     else:
-        _print_lines(summary_lines(summary))
+        print_toned(summary_lines(summary))
     for warning in warnings(summary):
         say_warning(warning)
-
-
-def _print_lines(lines: Any) -> None:
-    from rulegen.trace.text import Tone
-
-    styles: dict[Tone, dict[str, Any]] = {Tone.GOOD: {"fg": "green"}, Tone.BAD: {"fg": "red"}}
-    line: TextLine
-    for line in lines:
-        echo(line.text, **styles.get(line.tone, {}))
-    sys.stdout.flush()

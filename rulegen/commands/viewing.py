@@ -27,7 +27,7 @@ from rulegen.commands.reading import (
 from rulegen.commands.targets import driver_of
 
 if TYPE_CHECKING:
-    from rulegen.config import NodeConfiguration
+    from rulegen.config import Configuration, NodeConfiguration
     from rulegen.egress.feature import EgressMasquerade
     from rulegen.kube.manifests import Manifests
     from rulegen.policies.feature import NetworkPolicies
@@ -65,17 +65,22 @@ class _Compared(NamedTuple):
     is_here: bool
 
 
-def look(options: Mapping[str, Any], *, live: bool, more: Collection[type] = ()) -> Sight:
+def look(
+    options: Mapping[str, Any], *, live: bool, more: Collection[type] = (), settings: Configuration | None = None
+) -> Sight:
     """What the options of `input_options` and `target_options` say.
 
     `live`: the kernel is looked at, too, or what a bundle says of its own. `more`: kinds of what the cluster has once,
-    where that is asked about, too.
+    where that is asked about, too. `settings`: where they were read already.
     """
     from rulegen.kube.objects import Pod
     from rulegen.services.explain.model import View
 
     source = pack(options)
-    manifests, configuration = read_objects_with(source, more, [Pod]) if more else read_objects(source, named=[Pod])
+    if more:
+        manifests, configuration = read_objects_with(source, more, [Pod])
+    else:
+        manifests, configuration = read_objects(source, named=[Pod], settings=settings)
     node = configuration.node
     bundle = find_bundle(source.files) if live else None
     if live:

@@ -153,8 +153,11 @@ class EventListener:
         self._listening.close()
 
     def resize(self, size: int) -> None:
-        """Gives the kernel so many bytes of memory for events that have not been read yet."""
-        self._listening.resize(size)
+        """Gives the kernel so many bytes of memory for events that have not been read yet. Raises HostError."""
+        try:
+            self._listening.resize(size)
+        except OSError as error:
+            raise HostError(f"cannot listen for connections: {error.strerror}") from error
 
     def read(self) -> Iterator[Event | None]:
         """What has happened since the last call; None stands for events that were lost. Does not wait."""

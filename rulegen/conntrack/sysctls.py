@@ -17,6 +17,7 @@ from typing import NamedTuple
 from rulegen.config import Conntrack
 from rulegen.conntrack.table import load_module
 from rulegen.errors import shown
+from rulegen.paths import may_be_there
 
 _SYSCTLS = "proc/sys/net/netfilter"
 _HASH_SIZE = "sys/module/nf_conntrack/parameters/hashsize"
@@ -84,7 +85,7 @@ def set_sysctls(settings: Conntrack) -> Sysctls:
 
     The kernel is asked to load connection tracking first where it has not: without it there are no such sysctls.
     """
-    if any(_wanted(settings, 1)) and not Path("/", _SYSCTLS, _MAX).exists():
+    if any(_wanted(settings, 1)) and not may_be_there(Path("/", _SYSCTLS, _MAX)):
         load_module()
     return apply_sysctls(settings)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,8 @@ class NetworkNamespace:
 
 def _new_namespace() -> int:
     """A file descriptor of a new namespace, made by a thread that ends there: the caller stays where it is."""
+    if sys.platform != "linux":
+        raise HostError("no network namespace: only Linux has them")
     made: list[int] = []
     failed: list[OSError] = []
 

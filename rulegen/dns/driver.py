@@ -51,6 +51,11 @@ class OpenDns:
         self._versions = Versions(server)
         self._ttl = ttl
         self._warn = warn
+        self._may_write: Callable[[], bool] = lambda: True
+
+    def only_while(self, may_write: Callable[[], bool]) -> None:
+        """See `Guarded`."""
+        self._may_write = may_write
 
     def find_leftovers(self) -> list[str]:
         """See `OpenDriver`; there are none."""
@@ -59,7 +64,7 @@ class OpenDns:
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveRecords:
         """See `OpenDriver`; a record set is ours or somebody else's, so that there is nothing to fight about."""
         del patience
-        return LiveRecords(self._server, self._versions, compilers, self._ttl, self._warn)
+        return LiveRecords(self._server, self._versions, compilers, self._ttl, self._warn, self._may_write)
 
     def add_metrics(self, registry: Any, rules: LiveRules) -> None:
         """See `WithMetrics`."""

@@ -57,7 +57,7 @@ def readable_by_all(path: str) -> bool:
     """Whether everybody on this host can read the file, and with it change the zones."""
     try:
         return bool(Path(path).stat().st_mode & stat.S_IROTH)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

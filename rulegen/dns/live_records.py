@@ -18,8 +18,8 @@ from rulegen.dns.server import Server
 from rulegen.dns.updates import Consequence, Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
-from rulegen.errors import RulegenError, TargetError
-from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
+from rulegen.errors import ApplyError, HostError, RulegenError, TargetError
+from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemKey
@@ -50,7 +50,9 @@ class LiveRecords:
         compilers: CompilerSet,
         registry_ttl: int,
         told: Callable[[str], None] = _LOG.warning,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_write = may_write
         self._server = server
         self._versions = versions
         self._compilers = compilers
@@ -60,6 +62,8 @@ class LiveRecords:
         self._found = Found({}, {}, Ownership())
         self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
         self._blocked: set[RecordKey] = set()
+        # What the server did not take the last time that something was sent, and its words.
+        self._refused: Mapping[RecordKey, str] = {}
 
     @property
     def live(self) -> Entries:
@@ -114,27 +118,33 @@ class LiveRecords:
 
     def apply(self, delta: Delta[RecordKey, RecordSet]) -> None:
         """See `LiveRules`; message by message, of which those before a failed one stay in force."""
+        self._refused = {}
         sender = Sender(self._server, self._found.ownership, self._registry_ttl, self._took)
         try:
             for message in messages(delta):
+                if not self._may_write():
+                    raise HostError("nothing is written any more: another replica may be at work")
                 sender.send(message)
             sender.finish()
             for zone, updates in sender.sent.items():
                 self._versions.sent(zone, updates)
+            self._refused = sender.refused
+            if sender.refused:
+                key, words = next(iter(sender.refused.items()))
+                more = f", and {len(sender.refused) - 1} more" if len(sender.refused) > 1 else ""
+                raise ApplyError(f"{words} ({key.owner} {key.type}{more})")
         except RulegenError:
             # What has come true is known, and what else there is must be read.
             self._server.close()
             raise
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
-        """See `LiveRules`; a server can only be asked by an update."""
-        others = {key: change for key, change in pending.items() if key not in suspects}
-        self._compilers.update(by_feature({key: change.before for key, change in others.items()}), {})
-        try:
-            if delta := self.difference():
-                self.apply(delta)
-        finally:
-            self._compilers.update(by_feature({key: change.after for key, change in others.items()}), {})
+        """See `LiveRules`; nothing is sent: what the server refuses it has said when all was sent."""
+        del pending
+        for feature, item_id in suspects:
+            for key in self._compilers.by_feature[feature].entries_of(item_id):
+                if key in self._refused:
+                    raise ApplyError(self._refused[key])
 
     def settle(self) -> None:
         """See `LiveRules`; what is ours is remembered, since the registry may be lost."""

@@ -10,12 +10,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from rulegen.config import SocketAddress
 from rulegen.dns.keys import read_key
 from rulegen.dns.metrics import APPLIED, REFUSED, STALE, TRANSFERS
+from rulegen.dns.transfer import transferred
 from rulegen.errors import ApplyError, HostError, StaleError, one_line
 
 if TYPE_CHECKING:
@@ -85,23 +86,14 @@ class Server:
 
     def transfer(self, zone: str) -> Iterator[Record]:
         """All records of a zone, the SOA twice. Raises HostError."""
-        from dns import query, rdatatype, tsig
+        from dns import message, rdatatype
 
-        with self._errors(zone):
-            key = self._read_key()
-            messages = query.xfr(
-                self._address.address,
-                zone,
-                port=self._address.port,
-                relativize=False,
-                timeout=_ANSWER_SECONDS,
-                lifetime=_TRANSFER_SECONDS,
-                keyring={key.name: key} if key is not None else None,
-                keyname=key.name if key is not None else None,
-                keyalgorithm=key.algorithm if key is not None else tsig.default_algorithm,
-            )
+        with self._errors(zone), closing(socket.create_connection(self._address, _ANSWER_SECONDS)) as connection:
+            query = message.make_query(zone, "AXFR")
+            if key := self._read_key():
+                query.use_tsig(key)
             owners: dict[object, str] = {}
-            for answer in messages:
+            for answer in transferred(connection, query, _ANSWER_SECONDS, _TRANSFER_SECONDS):
                 for rrset in answer.answer:
                     owner = owners.get(rrset.name) or owners.setdefault(rrset.name, rrset.name.to_text().lower())
                     kind = rdatatype.to_text(rrset.rdtype)
@@ -209,7 +201,7 @@ class Server:
 
     @contextmanager
     def _errors(self, zone: str) -> Iterator[None]:
-        from dns.exception import DNSException, Timeout, TooBig
+        from dns.exception import DNSException, FormError, Timeout, TooBig
 
         try:
             yield
@@ -224,7 +216,10 @@ class Server:
             raise HostError(f"{self._place(zone)}: {reason}") from error
         except (DNSException, ValueError) as error:
             self.close()
-            raise HostError(f"{self._place(zone)}: {one_line(str(error) or type(error).__name__)}") from error
+            words = one_line(str(error) or type(error).__name__)
+            if isinstance(error, FormError):
+                words = f"what it answers is not understood: {words}"
+            raise HostError(f"{self._place(zone)}: {words}") from error
 
     def _place(self, zone: str) -> str:
         return f"zone {zone.removesuffix('.') or '.'} on {self._address}"

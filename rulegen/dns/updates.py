@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # About so many bytes are in a message; others' work comes between two.
 _BYTES = 58_000
-# What one more record set makes the registry say, beside its name.
-_REGISTERED = 32
 # Of a record beside its owner and its data; of a name beside its text.
 _RECORD, _NAME = 10, 1
 # How a set was is said record by record only where that is not much longer than what is changed; in bytes, too.
@@ -46,8 +44,8 @@ class Step(NamedTuple):
         old: tuple[str, ...] = self.before.records if self.before else ()
         new: tuple[str, ...] = self.after.records if self.after else ()
         texts = (*self.stated, *(set(old) ^ set(new)))
-        registered = len(self.key.owner) + _REGISTERED if self.holder is not None else 0
-        return (len(texts) + 2) * self._of_each + sum(map(len, texts)) + registered
+        registered = len(self.key.owner) if self.holder is not None else 0
+        return (len(texts) + 1) * self._of_each + sum(map(len, texts)) + registered
 
     @property
     def stated(self) -> tuple[str, ...]:
@@ -126,7 +124,7 @@ def _chunks(texts: list[str], owner: int) -> Iterator[list[str]]:
     for text in texts:
         chunk.append(text)
         size += len(text) + owner + _RECORD + 2 * _NAME
-        if size > _BYTES // 2:
+        if size > _BYTES * 3 // 4:
             yield chunk
             chunk, size = [], 0
     if chunk:

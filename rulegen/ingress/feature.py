@@ -66,6 +66,7 @@ class IngressFeature:
         Service: Need.FIRST,
         Secret: Need.FIRST,
     }
+    tells = (Ingress,)
 
     def __init__(self, configuration: NodeConfiguration) -> None:
         self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()

@@ -18,6 +18,7 @@ from rulegen.errors import AbsentError, ApplyError, HostError, printable
 from rulegen.grace import let_packets_leave
 from rulegen.iptables.ipsets import destroy_line, is_our_set
 from rulegen.iptables.names import escaped
+from rulegen.paths import may_be_there
 
 _PROGRAM = "ipset"
 # A program that takes longer is killed: 100 times what the largest clusters need.
@@ -61,7 +62,7 @@ def elements(name: str) -> list[str]:
 
 def may_hold_sets() -> bool:
     """Whether the kernel holds sets of rulegen's, where there is no program to ask; not so where it has no sets."""
-    if not _MODULE.exists():
+    if not may_be_there(_MODULE):
         return False
     from pyroute2 import IPSet, NetlinkError
 

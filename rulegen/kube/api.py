@@ -78,13 +78,9 @@ class Answer:
 
     def chunks(self) -> Iterator[bytes]:
         """Its parts as they arrive. Raises ApiError when it breaks off, or when nothing arrives for too long."""
-        parts = self._response.stream(_CHUNK_BYTES, decode_content=True)
-        while True:
-            with _failures_of(self._server):
-                part = next(parts, None)
-            if part is None:
-                return
-            yield part
+        # What those do who read them is not thrown in here.
+        with _failures_of(self._server):
+            yield from self._response.stream(_CHUNK_BYTES, decode_content=True)
 
 
 class _Request(NamedTuple):

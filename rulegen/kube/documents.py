@@ -16,6 +16,7 @@ from typing import BinaryIO
 from rulegen.bundle import OBJECTS, is_compressed, read_member
 from rulegen.errors import InputError, printable, shown
 from rulegen.kube.document_text import Document, Unreadable, parse_text
+from rulegen.paths import real_path
 
 STDIN = "-"
 
@@ -38,7 +39,7 @@ def read_documents(paths: Sequence[str], stdin: BinaryIO | None) -> Iterator[Doc
         empty = True
         is_folder, files = _files(path)
         for file in files:
-            identity = file if file == STDIN else os.path.realpath(file)
+            identity = file if file == STDIN else real_path(file)
             empty = empty and identity not in seen
             if identity in seen:
                 continue
@@ -82,7 +83,7 @@ def _manifests_below(folder: Path, seen: set[str]) -> Iterator[str]:
 
     Each folder counts once, by whatever links it is reached.
     """
-    real = os.path.realpath(folder)
+    real = real_path(folder)
     if real in seen:
         return
     seen.add(real)

@@ -6,10 +6,10 @@ For `lint` alone: whoever compiles ignores them, as the API server does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any, TypeAlias
 
+from rulegen.alike import alike
 from rulegen.errors import printable
 from rulegen.kube.mistakes import Mistake, Notice
 
@@ -101,6 +101,6 @@ def _unknown(value: object, known: _Fields, path: str) -> Iterator[str]:
 def _message(name: str, known: _Fields, path: str) -> str:
     place = f"{path}.{printable(name)}" if path else printable(name)
     folded = {field.lower(): field for field in known}
-    alike = get_close_matches(name.lower()[:64], folded, 1)
-    meant = f"; {folded[alike[0]]} is" if alike else ""
+    close = alike(name.lower(), folded, 1)
+    meant = f"; {folded[close[0]]} is" if close else ""
     return f"{place} is no field that Kubernetes knows{meant}: it has no effect"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -192,6 +193,7 @@ class _Files:
             return self._read_once[path]
         try:
             with path.open("rb") as file:
+                is_plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
                 text = file.read(LARGEST_FILE + 1)
         except FileNotFoundError:
             return None
@@ -200,7 +202,7 @@ class _Files:
             raise InputError(f"{printable(str(path))}: {reason}") from error
         if len(text) > LARGEST_FILE:
             raise InputError(f"{printable(str(path))}: larger than {LARGEST_FILE >> 20} MiB")
-        if not path.is_file():
+        if not is_plain:
             self._read_once[path] = text
         return text
 

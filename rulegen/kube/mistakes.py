@@ -7,11 +7,11 @@ without their slices. Nothing here changes what is compiled. What a Service asks
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
+from rulegen.alike import alike
 from rulegen.errors import printable, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.kinds import Kind
@@ -83,14 +83,14 @@ def _meant_kind(name: str, read: Collection[Kind]) -> Kind | None:
     if name in by_name:
         return by_name[name]
     folded = {kind.name.lower(): kind for kind in read}
-    alike = get_close_matches(name.lower()[:64], folded, 1, _ALIKE)
-    return folded[alike[0]] if alike else None
+    close = alike(name.lower(), folded, 1, _ALIKE)
+    return folded[close[0]] if close else None
 
 
 def _is_like_ours(group: str, read: Collection[Kind]) -> bool:
     if "." not in group or group.endswith(".k8s.io"):
         return True
-    return bool(get_close_matches(group[:64], [kind.group for kind in read], 1, _ALIKE))
+    return bool(alike(group, [kind.group for kind in read], 1, _ALIKE))
 
 
 # ---- objects ----

@@ -97,6 +97,11 @@ def _is_interactive(plugin: Plugin) -> bool:
 
 
 def _start(plugin: Plugin, *, is_interactive: bool) -> subprocess.Popen[bytes]:
+    if sys.platform != "linux":
+        # How one ends is told by a file descriptor that other systems do not have.
+        raise InputError(
+            f"{plugin.place}: plugins are run on Linux alone; take a kubeconfig with a token or a certificate"
+        )
     command = shutil.which(plugin.command)
     if command is None:
         hint = f"; {printable(' '.join(plugin.install_hint.split()))}" if plugin.install_hint else ""

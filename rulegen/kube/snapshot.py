@@ -103,6 +103,12 @@ def write_manifests(manifests: Manifests, output: TextIO) -> None:
     )
 
 
+def left_out(manifests: Manifests) -> str:
+    """What `write_manifests` does not write, in words; "" for nothing."""
+    secret = [kind for kind in served_kinds(manifests.by_kind) if kind.is_secret]
+    return ", ".join(f"{len(found)} {kind.name}" for kind in secret if (found := manifests.by_kind[kind.struct]))
+
+
 def _name(item: WatchedObject) -> tuple[str, str]:
     return getattr(item.metadata, "namespace", ""), item.metadata.name
 

@@ -1,4 +1,4 @@
-"""Whom to trust comes in, a TLS context goes out. Keys and certificates never touch a disk.
+"""Whom to trust comes in, a TLS context goes out. On Linux keys and certificates never touch a disk.
 
 A server is accepted as client-go accepts it: a chain to one of the authorities (which need not be a root), the name,
 the dates. The default contexts of Python 3.13 ask for more (`VERIFY_X509_STRICT`): authorities that say their key usage
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -84,7 +86,16 @@ def _load_client_certificate(context: ssl.SSLContext, trust: Trust) -> None:
 
 @contextmanager
 def _in_memory(text: bytes) -> Iterator[str]:
-    """The name of a file that is in memory only: it is gone with the process, however that ends."""
+    """The name of a file that is in memory only: it is gone with the process, however that ends.
+
+    Only Linux has such; elsewhere it is a temporary file that nobody else can read.
+    """
+    if sys.platform != "linux":
+        with tempfile.NamedTemporaryFile(prefix="rulegen-") as named:
+            named.write(text)
+            named.flush()
+            yield named.name
+        return
     descriptor = os.memfd_create("rulegen", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:

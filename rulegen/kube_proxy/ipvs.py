@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from rulegen.config import Family
 from rulegen.errors import HostError
 from rulegen.interfaces import own_addresses
+from rulegen.paths import may_be_there
 
 _DUMMY, _DUMMY_KIND = "kube-ipvs0", "dummy"
 _SET_NAMES = (
@@ -148,7 +148,7 @@ def _refusals(what: str) -> Iterator[None]:
 
 def _sets() -> list[str]:
     """The names of kube-proxy's sets, sorted. Raises HostError."""
-    if not Path("/sys/module/ip_set").exists():
+    if not may_be_there("/sys/module/ip_set"):
         return []
     with _refusals("read the sets of ipset"):
         from pyroute2 import IPSet
@@ -198,7 +198,7 @@ def _destroy(name: str) -> None:
 
 def _servers() -> list[_Server]:
     """All of them that have an address. Raises HostError."""
-    if not Path("/proc/thread-self/net/ip_vs").exists():
+    if not may_be_there("/proc/thread-self/net/ip_vs"):
         return []
     found = []
     with _refusals("read the virtual servers of IPVS"):

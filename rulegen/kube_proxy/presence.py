@@ -63,7 +63,10 @@ class _Process(NamedTuple):
 
 def look() -> Presence:
     """What can be seen in the network namespace of the calling thread."""
-    running, unseen = _processes()
+    try:
+        running, unseen = _processes()
+    except OSError as error:
+        running, unseen = "", f"processes of this host cannot be seen: {error.strerror}"
     if running:
         return Presence(running, "")
     if answering := _answering():
@@ -149,11 +152,13 @@ def _stranger() -> str:
 def _is_own(port: int) -> bool:
     """Whether this process listens there, and only was too busy to answer."""
     own = set()
-    for path in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
-            own.add(str(path.readlink()))
+    # Where it cannot be seen, it is another one's.
+    with suppress(OSError):
+        for path in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                own.add(str(path.readlink()))
     for name in ("tcp", "tcp6"):
-        with suppress(FileNotFoundError), Path("/proc/thread-self/net", name).open() as lines:  # no IPv6
+        with suppress(OSError), Path("/proc/thread-self/net", name).open() as lines:  # no IPv6
             for line in lines:
                 # `0: 0100007F:2809 00000000:0000 0A ... 4711 1 ...`
                 fields = line.split()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
+from rulegen.alike import alike
 from rulegen.errors import InputError, printable, shown
 from rulegen.live.known import FrontendKey, Known
 
@@ -36,8 +36,8 @@ def frontends_named(known: Known, text: str) -> list[FrontendKey]:
     named = [service for service in services if _is_called(service, namespace, found["name"])]
     if not named:
         asked = f"{namespace}/{found['name']}" if namespace else found["name"]
-        alike = get_close_matches(asked if namespace else f"default/{asked}", sorted(services), _MOST, _ALIKE)
-        there_is = f"; there is {_listed(alike)}" if alike else ""
+        close = alike(asked if namespace else f"default/{asked}", sorted(services), _MOST, _ALIKE)
+        there_is = f"; there is {_listed(close)}" if close else ""
         raise InputError(f"the rules of this node are for no Service {printable(asked)}{there_is}")
     if len(named) > 1:
         raise InputError(f"{printable(found['name'])} may be {_listed(named)}: say which, with its namespace")

@@ -70,7 +70,7 @@ def list_tables(
             for _ in range(_ATTEMPTS):
                 try:
                     return [
-                        _list_table(connection, family, name, is_listed)
+                        _list_table_if_it_stays(connection, family, name, is_listed)
                         for family in families
                         for name in sorted(names & set(_table_names(connection, family)))
                     ]
@@ -92,6 +92,15 @@ class _InterruptedError(Exception):
 def _table_names(connection: socket.socket, family: Family) -> Iterator[str]:
     for body in _dump(connection, _GET_TABLES, family, b""):
         yield text_of(dict(attributes(body))[_TABLE_NAME])
+
+
+def _list_table_if_it_stays(
+    connection: socket.socket, family: Family, name: str, is_listed: Callable[[str, str], bool]
+) -> Listing:
+    try:
+        return _list_table(connection, family, name, is_listed)
+    except FileNotFoundError as error:  # the table, or a set of it, has just gone
+        raise _InterruptedError from error
 
 
 def _list_table(connection: socket.socket, family: Family, name: str, is_listed: Callable[[str, str], bool]) -> Listing:

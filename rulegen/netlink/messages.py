@@ -6,6 +6,7 @@ linux/netfilter/nfnetlink.h.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -44,7 +45,9 @@ class Message(NamedTuple):
 
 
 def open_socket() -> socket.socket:
-    """To netfilter, in the network namespace of the calling thread. Raises OSError."""
+    """To netfilter, in the network namespace of the calling thread. Raises OSError, as on another system than Linux."""
+    if sys.platform != "linux":
+        raise OSError(errno.EAFNOSUPPORT, "only Linux has it")
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
 
 

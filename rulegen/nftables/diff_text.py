@@ -86,8 +86,7 @@ def count(delta: Delta[EntryKey, Value]) -> Iterator[str]:
 def entry_order(entry: EntryKey) -> tuple[object, object]:
     """Sorts entries as they are printed: by table, set and key."""
     set_spec, key = entry
-    sort_key = set_spec.sort_key()
-    return set_spec.place, sort_key(key) if sort_key else key
+    return set_spec.place, set_spec.sort_key(key) if set_spec.sort_key else key
 
 
 def _line(sign: str, entry: EntryKey, content: tuple[Value, Change[Value] | None], owner: Owner) -> Line:

@@ -27,7 +27,7 @@ from rulegen.errors import InputError
 MAX_COMMENT = 127
 
 IP_KEYWORD: Mapping[Family, str] = {Family.IPV4: "ip", Family.IPV6: "ip6"}
-_ADDRESS_FAMILY = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
+ADDRESS_FAMILIES = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
 PROTOCOL_NUMBERS: Mapping[str, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
 # What `meta protocol` is of all packets of a table.
 ETHERTYPES: Mapping[Family, bytes] = {Family.IPV4: b"\x08\x00", Family.IPV6: b"\x86\xdd"}
@@ -119,6 +119,13 @@ def _parts(fields: tuple[Field, ...]) -> tuple[tuple[slice, FieldText], ...]:
     return tuple((slice(end - field.length, end), _TEXT_OF[field]) for field, end in zip(fields, ends, strict=True))
 
 
+def _sort_key(fields: tuple[Field, ...]) -> Callable[[bytes], Any] | None:
+    """Numbers in the host's byte order occur only among fields of four bytes."""
+    if not any(field in _HOST_ORDER for field in fields):
+        return None
+    return struct.Struct("=" + "".join("I" if field in _HOST_ORDER else "4s" for field in fields)).unpack
+
+
 class OfTable(Protocol):
     """The table that a set is in, as far as elements need to know it."""
 
@@ -170,15 +177,8 @@ class SetSpec:
         self.label = self.ip if self.table == "rulegen" else f"{self.ip} {self.table}"
         # Orders sets as they are printed.
         self.place = (self.ip, self.table, rank)
-
-    def sort_key(self) -> Callable[[bytes], Any] | None:
-        """A key function that orders keys as their text reads; None where the bytes do that themselves.
-
-        Numbers in the host's byte order occur only among fields of four bytes.
-        """
-        if not any(field in _HOST_ORDER for field in self.key):
-            return None
-        return struct.Struct("=" + "".join("I" if field in _HOST_ORDER else "4s" for field in self.key)).unpack
+        # What orders keys as their text reads; None where the bytes do that themselves.
+        self.sort_key = _sort_key(self.key)
 
     def __repr__(self) -> str:
         """As it is called in error messages of the tests."""
@@ -193,7 +193,7 @@ EntryKey: TypeAlias = tuple[SetSpec, bytes]
 
 def address_bytes(family: Family, address: str) -> bytes:
     """A canonical address as the kernel holds it."""
-    return inet_pton(_ADDRESS_FAMILY[family], address)
+    return inet_pton(ADDRESS_FAMILIES[family], address)
 
 
 PROTOCOL_BYTES: Mapping[str, bytes] = {name: struct.pack("B3x", number) for name, number in PROTOCOL_NUMBERS.items()}
@@ -212,13 +212,16 @@ def cidr_range(cidr: str) -> tuple[bytes, bytes]:
     return network.network_address.packed, network.broadcast_address.packed
 
 
+_SAFE_COMMENT = re.compile(r"[A-Za-z0-9._:/~ -]*+")
+
+
 def safe_comment(text: str) -> str:
     """`text` as an nft comment: no character that could end the string, and short enough, told apart by a digest."""
-    safe = re.sub(r"[^A-Za-z0-9._:/~ -]", "?", text)
-    if len(safe) <= MAX_COMMENT and safe == text:
-        return safe
+    if len(text) <= MAX_COMMENT and _SAFE_COMMENT.fullmatch(text):
+        return text
     import hashlib
 
+    safe = re.sub(r"[^A-Za-z0-9._:/~ -]", "?", text)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     return f"{safe[: MAX_COMMENT - 11]}~{digest}"
 

@@ -46,6 +46,7 @@ from rulegen.nftables.transaction import (
     netlink_messages,
 )
 from rulegen.nftables.undisturbed import undisturbed
+from rulegen.paths import status_in_proc
 from rulegen.reconcile.delta import Delta
 
 # The oldest that is tested (`make kernels`).
@@ -124,7 +125,6 @@ class Kernel:
                 doubtful = unproven(live, spec, desired)
                 if doubtful or not table.is_declared:
                     wanted[spec] = fixed, Names(doubtful)
-        self._check_namespace()
         self._nft_compiles(
             {
                 spec: (fixed, names)
@@ -164,7 +164,6 @@ class Kernel:
         Where nft cannot compile without a change to this namespace, rules are only shown to nft; in the check of the
         transaction their chains are empty.
         """
-        self._check_namespace()
         compiled: Compiled | None
         if not self._missing(transaction, live) or self._scratch_table.can_compile_apart():
             compiled = self._compile(transaction, live)
@@ -183,7 +182,6 @@ class Kernel:
         Raises StaleError when somebody changed what it was planned on, HostError when the kernel takes nothing from us
         (a table that another program owns, no memory), ApplyError for any other refusal.
         """
-        self._check_namespace()
         compiled = self._compile(transaction, live)
         if transaction.tables:
             self._load(transaction.tables, compiled)
@@ -217,12 +215,17 @@ class Kernel:
 
     def _compile(self, transaction: Transaction, live: Live) -> Compiled:
         """All that the transaction writes, in the kernel's encoding."""
+        if transaction.is_of_elements:
+            return Compiled({}, {}, {})
         missing = self._missing(transaction, live)
         self._nft_compiles({spec: (transaction.base_chains[spec], names) for spec, names in missing.items()})
         return self._known(transaction)
 
     def _nft_compiles(self, wanted: Mapping[TableSpec, tuple[BaseChains, Names]]) -> None:
-        for spec, made in (self._scratch_table.compile(wanted) if wanted else {}).items():
+        if not wanted:
+            return
+        self._check_namespace()
+        for spec, made in self._scratch_table.compile(wanted).items():
             base_chains, names = wanted[spec]
             self._declared[spec, base_chains.schema] = made.table
             for name in {*base_chains.chains, *base_chains.generated.required, *names.chains}:
@@ -286,6 +289,7 @@ class Kernel:
 
         None where a set is not known: then nothing more can be checked.
         """
+        self._check_namespace()
         missing = self._missing(transaction, live)
         replaced = {table.spec: table for table in transaction.tables}
         commands = chain.from_iterable(
@@ -442,7 +446,7 @@ def _note_chains(transaction: Transaction, compiled: Compiled, live: Live) -> No
 
 
 def _network_namespace() -> tuple[int, int]:
-    status = os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - a Path resolves the link
+    status = status_in_proc("/proc/thread-self/ns/net")
     return status.st_dev, status.st_ino
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 from msgspec import Struct
 
 from rulegen.config import Family
-from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError, StaleError
+from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError, RulegenError, StaleError
 from rulegen.netlink.messages import (
     ACK,
     ATTRIBUTE,
@@ -170,8 +170,11 @@ _BATCH_OVERHEAD = 256
 SIZE_HINT = "without root a transaction is limited by the sysctl net.core.wmem_max"
 
 
-class KernelError(Exception):
-    """The kernel refused a message. `index` is its place in the transaction, -1 when the kernel does not say."""
+class KernelError(RulegenError):
+    """The kernel refused a message. `index` is its place in the transaction, -1 when the kernel does not say.
+
+    Whoever sends messages says what he wanted; where nobody has, the errno's words are the line that a person sees.
+    """
 
     def __init__(self, number: int, index: int, message: str = "") -> None:
         """`number` is an errno, `message` what the kernel adds to it."""
@@ -329,28 +332,55 @@ def with_modulus(expressions: bytes, modulus: int) -> bytes:
 
 def add_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> bytearray:
     """`add element ip rulegen NAME { ... }`; as many as `chunks` gives."""
-    before_key, before_data = _frame(set_spec)
-    items: list[bytes] = []
-    for key, value in entries:
-        if value.comment or before_data is None:
-            items += _items(set_spec, key, value)
-        else:
-            items.append(b"".join((before_key, key, before_data, value.data)))
-    return _elements(NEWSETELEM, REQUEST | CREATE, set_spec, items)
+    frame = _frame(set_spec)
+    if not frame.is_plain:
+        listed = _listed([item for key, value in entries for item in _items(set_spec, key, value)])
+    elif any(value.comment for _, value in entries):
+        listed = b"".join([_commented(frame, key, value) for key, value in entries])
+    elif frame.before_data:
+        # Nearly all elements of a large ruleset, all equally long.
+        before_data = frame.before_data
+        listed = frame.item_joined([key + before_data + value.data for key, value in entries])
+    else:
+        listed = frame.item_joined([key for key, _ in entries])
+    return _message(NEWSETELEM, REQUEST | CREATE, set_spec, listed)
+
+
+class _Frame(NamedTuple):
+    """What is around the keys and the data of a set's elements, where all are as long: no intervals, no verdicts.
+
+    `names`: of the table and of the set. `before_key`: from the beginning of an element on; `before_data`: b"" in a
+    set. `before_plain`: the header of an element without a comment, and `before_key`.
+    """
+
+    names: bytes
+    is_plain: bool
+    before_key: bytes = b""
+    before_data: bytes = b""
+    before_plain: bytes = b""
+
+    def item_joined(self, contents: list[bytes]) -> bytes:
+        """A list of elements, each given from its key on, without comments."""
+        return self.before_plain + self.before_plain.join(contents)
 
 
 @lru_cache(maxsize=128)
-def _frame(set_spec: SetSpec) -> tuple[bytes, bytes | None]:
-    """What stands before an element's key and before its data, where no comment follows and all have the same length.
-
-    Nearly all elements of a large ruleset are of that kind. None in place of the second: these never are.
-    """
-    if set_spec.interval or set_spec.is_verdict_map:
-        return b"", None
+def _frame(set_spec: SetSpec) -> _Frame:
+    names = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
+    if set_spec.interval or set_spec.is_verdict_map or set_spec.data_length % 4:
+        return _Frame(names, is_plain=False)
     key, data = bytes(set_spec.key_length), bytes(set_spec.data_length)
-    frame = _key(key) + _content(set_spec, Value(data))
-    before_key = frame[: 2 * ATTRIBUTE.size]
-    return before_key, frame[len(before_key) + len(key) : len(frame) - len(data)]
+    element = _key(key) + _content(set_spec, Value(data))
+    before_key = element[: 2 * ATTRIBUTE.size]
+    before_data = element[len(before_key) + len(key) : len(element) - len(data)]
+    return _Frame(names, True, before_key, before_data, _item_header(len(element)) + before_key)
+
+
+def _commented(frame: _Frame, key: bytes, value: Value) -> bytes:
+    """An item of a list of elements, in a set whose elements are plain but for a comment."""
+    comment = _comment(value.comment) if value.comment else b""
+    element = b"".join((frame.before_key, key, frame.before_data, value.data, comment))
+    return _item_header(len(element)) + element
 
 
 def add_expiring_element(set_spec: SetSpec, entry: tuple[bytes, Value], times: tuple[int, int]) -> bytearray:
@@ -369,15 +399,24 @@ def delete_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> by
 
 def flush_set(set_spec: SetSpec) -> bytearray:
     """`flush set ip rulegen NAME`: no error if it is empty."""
-    payload = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
-    return message(DELSETELEM, REQUEST, _FAMILY_NUMBERS[set_spec.family], payload)
+    return message(DELSETELEM, REQUEST, _FAMILY_NUMBERS[set_spec.family], _frame(set_spec).names)
 
 
 def _elements(kind: int, flags: int, set_spec: SetSpec, items: list[bytes]) -> bytearray:
-    payload = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
-    listed = b"".join([ATTRIBUTE.pack(len(item) + ATTRIBUTE.size, LIST_ITEM | NESTED) + item for item in items])
-    payload += attribute(ELEMENTS | NESTED, listed)
+    return _message(kind, flags, set_spec, _listed(items))
+
+
+def _message(kind: int, flags: int, set_spec: SetSpec, listed: bytes) -> bytearray:
+    payload = _frame(set_spec).names + attribute(ELEMENTS | NESTED, listed)
     return message(kind, flags, _FAMILY_NUMBERS[set_spec.family], payload)
+
+
+def _listed(items: list[bytes]) -> bytes:
+    return b"".join([_item_header(len(item)) + item for item in items])
+
+
+def _item_header(length: int) -> bytes:
+    return ATTRIBUTE.pack(length + ATTRIBUTE.size, LIST_ITEM | NESTED)
 
 
 def _items(set_spec: SetSpec, key: bytes, value: Value | None) -> Iterator[bytes]:
@@ -411,10 +450,12 @@ def _content(set_spec: SetSpec, value: Value) -> bytes:
         content = attribute(ELEMENT_DATA | NESTED, attribute(DATA_VERDICT | NESTED, verdict))
     elif set_spec.data:
         content = attribute(ELEMENT_DATA | NESTED, attribute(DATA_VALUE, value.data))
-    if value.comment:
-        text = value.comment.encode() + b"\0"
-        content += attribute(ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
-    return content
+    return content + _comment(value.comment) if value.comment else content
+
+
+def _comment(comment: str) -> bytes:
+    text = comment.encode() + b"\0"
+    return attribute(ELEMENT_USERDATA, bytes((_USERDATA_COMMENT, len(text))) + text)
 
 
 # ---- reading ----
@@ -537,6 +578,8 @@ class Connection:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._set_buffer(_SO_RCVBUFFORCE, socket.SO_RCVBUF, 4 << 20)
         self._sequence = 0
+        # How much can be sent at once; each system call counts on the path of a change.
+        self._room = 0
         # How many transactions of this connection's are in force.
         self.commits = 0
 
@@ -545,6 +588,11 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, force, size)
         except PermissionError:  # in a user namespace: as much as the host allows
             self._socket.setsockopt(socket.SOL_SOCKET, ordinary, size)
+
+    def _make_room(self, size: int) -> None:
+        if size > self._room:
+            self._room = max(size, 1 << 16)
+            self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, self._room)
 
     def __enter__(self) -> Self:
         return self
@@ -561,6 +609,15 @@ class Connection:
     def port(self) -> int:
         """By which the kernel names this socket to others."""
         return int(self._socket.getsockname()[0])
+
+    def _ask(self, request: bytearray) -> None:
+        """Sends one message, under a number of its own. Raises KernelError."""
+        self._sequence += 1
+        struct.pack_into("=I", request, 8, self._sequence)
+        try:
+            self._socket.send(request)
+        except OSError as error:
+            raise KernelError(error.errno or 0, -1) from error
 
     def _receive(self, flags: int = 0) -> bytes:
         """One datagram. Raises KernelError, for example when there were more answers than the socket holds."""
@@ -582,10 +639,7 @@ class Connection:
 
         `kind`: NFT_MSG_*, with the subsystem; `family`: NFPROTO_*, 0 for all. Raises InterruptedDumpError, KernelError.
         """
-        self._sequence += 1
-        request = message(kind, REQUEST | DUMP, family, payload)
-        struct.pack_into("=I", request, 8, self._sequence)
-        self._socket.send(request)
+        self._ask(message(kind, REQUEST | DUMP, family, payload))
         answers: list[bytes] = []
         while True:
             data = self._receive()
@@ -612,10 +666,7 @@ class Connection:
         raise HostError("the kernel does not tell its nf_tables generation")
 
     def _dump_one(self, kind: int) -> list[bytes]:
-        self._sequence += 1
-        request = message(kind, REQUEST, 0, b"")
-        struct.pack_into("=I", request, 8, self._sequence)
-        self._socket.send(request)
+        self._ask(message(kind, REQUEST, 0, b""))
         data = self._receive()
         _, answer, _, _, _ = HEADER.unpack_from(data)
         if answer == NLMSG_ERROR:
@@ -696,8 +747,7 @@ class Connection:
 
     def entries(self, set_spec: SetSpec) -> Iterator[tuple[bytes, Value]]:
         """The keys and values of a set or map without intervals; much faster than `elements`."""
-        wanted = text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name)
-        for answer in self._dump(GETSETELEM, _FAMILY_NUMBERS[set_spec.family], wanted):
+        for answer in self._dump(GETSETELEM, _FAMILY_NUMBERS[set_spec.family], _frame(set_spec).names):
             for kind, payload in attributes(answer):
                 if kind == ELEMENTS:
                     yield from _plain_entries(set_spec, payload) or _any_entries(payload)
@@ -716,16 +766,9 @@ class Connection:
 
     def _get_elements(self, set_spec: SetSpec, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
         """The lists of one element that answer a request for `keys`, and whether there is one for each."""
-        self._sequence += 1
-        request = _elements(GETSETELEM, REQUEST | ACK, set_spec, [_key(key) for key in keys])
-        struct.pack_into("=I", request, 8, self._sequence)
-        self._socket.send(request)
+        self._ask(_elements(GETSETELEM, REQUEST | ACK, set_spec, [_key(key) for key in keys]))
         # An answer is as the request: the names of the table and of the set, then the list.
-        start = (
-            HEADER.size
-            + 4
-            + len(text_attribute(ELEMENTS_TABLE, set_spec.table) + text_attribute(ELEMENTS_SET, set_spec.name))
-        )
+        start = HEADER.size + 4 + len(_frame(set_spec).names)
         payloads: list[bytes] = []
         while True:
             data = self._receive()
@@ -751,7 +794,7 @@ class Connection:
 
     def largest_batch(self, wanted: int) -> int:
         """So many bytes, or fewer where a transaction may not be as large: without root in the host's namespace."""
-        self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, wanted)
+        self._make_room(wanted)
         return min(wanted, self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _BATCH_OVERHEAD)
 
     def commit(self, messages: list[bytearray], generation: int | None = None) -> None:
@@ -773,11 +816,13 @@ class Connection:
             self._sequence += 1
             struct.pack_into("=I", item, 8, self._sequence)
             batch += item
-        self._set_buffer(_SO_SNDBUFFORCE, socket.SO_SNDBUF, max(len(batch) * 2, 1 << 16))
+        self._make_room(len(batch) * 2)
         try:
             self._socket.send(batch)
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
+                # The host may allow more the next time.
+                self._room = 0
                 raise KernelError(error.errno, -1, f"{len(batch)} bytes; {SIZE_HINT}") from error
             raise KernelError(error.errno or 0, -1) from error
         self._raise_refusal(first)

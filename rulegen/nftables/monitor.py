@@ -54,10 +54,8 @@ class Monitor:
         self._touched = False
         # Somebody may have committed something while nobody listened.
         self.has_missed = False
-        try:
+        with _heard():
             self._listening = Listening((_GROUP_NFTABLES,), _BUFFER)
-        except OSError as error:
-            raise HostError(f"cannot listen for changes of nftables: {error.strerror}") from error
 
     def fileno(self) -> int:
         """For `select`."""
@@ -82,23 +80,26 @@ class Monitor:
         What was committed within and is not counted as ours, somebody else has committed.
         """
         before, load = self._generation(), OwnLoad()
-        self._listening.leave(_GROUP_NFTABLES)
+        with _heard():
+            self._listening.leave(_GROUP_NFTABLES)
         try:
             yield load
         finally:
-            self._listening.join(_GROUP_NFTABLES)
+            with _heard():
+                self._listening.join(_GROUP_NFTABLES)
             self.has_missed = self.has_missed or self._generation() > before + load.commits
 
     def read(self) -> list[ForeignCommit]:
         """What has happened since the last call; does not wait."""
         found = [ForeignCommit("another program, while rules were loaded")] if self.has_missed else []
         self.has_missed = False
-        for data in self._listening.read():
-            if data is None:
-                self._touched = False
-                found.append(ForeignCommit("somebody (there was more than could be followed)"))
-            else:
-                found += self._intrusions(data)
+        with _heard():
+            for data in self._listening.read():
+                if data is None:
+                    self._touched = False
+                    found.append(ForeignCommit("somebody (there was more than could be followed)"))
+                else:
+                    found += self._intrusions(data)
         return found
 
     def _intrusions(self, data: bytes) -> Iterator[ForeignCommit]:
@@ -115,6 +116,15 @@ class Monitor:
                 elif data.startswith(self._tables, offset + _BODY):
                     self._touched = True
             offset += (length + 3) & ~3
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """What the kernel refuses a listener, as HostErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"cannot listen for changes of nftables: {error.strerror}") from error
 
 
 def _new_generation(payload: bytes) -> tuple[int, str]:

@@ -10,12 +10,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rulegen.errors import InputError, shown
 from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, pack_register, parse_element
 from rulegen.nftables.tables import BaseChains, Chain, Entries, TableSpec
 from rulegen.rendered import END, RenderedLines
+
+Content = TypeVar("Content")
 
 _ELEMENTS_LINE = re.compile(r"^add element (ip6? \S+) (\S+) \{$")
 _REPLACED_LINE = re.compile(r"^delete table (\S+ \S+)$")
@@ -61,9 +63,9 @@ def sets_of(spec: TableSpec, names: Iterable[str]) -> list[SetSpec]:
     return [*spec.set_specs, *(found for name in names if (found := spec.set_named(name)) is not None)]
 
 
-def group(entries: Mapping[EntryKey, Value]) -> Mapping[SetSpec, dict[bytes, Value]]:
-    """Entries by set."""
-    groups: defaultdict[SetSpec, dict[bytes, Value]] = defaultdict(dict)
+def group(entries: Mapping[EntryKey, Content]) -> dict[SetSpec, dict[bytes, Content]]:
+    """Entries by set, or whatever has an entry's key."""
+    groups: defaultdict[SetSpec, dict[bytes, Content]] = defaultdict(dict)
     for (set_spec, key), value in entries.items():
         groups[set_spec][key] = value
     return groups
@@ -71,8 +73,7 @@ def group(entries: Mapping[EntryKey, Value]) -> Mapping[SetSpec, dict[bytes, Val
 
 def in_order(set_spec: SetSpec, elements: Mapping[bytes, Value]) -> list[tuple[bytes, Value]]:
     """The elements of a set in the order of their text."""
-    order = set_spec.sort_key()
-    keys = sorted(elements, key=order) if order else sorted(elements)
+    keys = sorted(elements, key=set_spec.sort_key)
     return [(key, elements[key]) for key in keys]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from rulegen.nftables import messages, text
 from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, key_text
@@ -17,6 +17,7 @@ from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTab
 from rulegen.nftables.messages import chunks
 from rulegen.nftables.rules import Compiled
 from rulegen.nftables.tables import BaseChains, Brief, Chain, Retimed, TableSpec
+from rulegen.reconcile.delta import Change as EntryChange
 from rulegen.reconcile.delta import Delta
 
 Elements = list[tuple[bytes, Value]]
@@ -374,6 +375,14 @@ class Transaction:
         """The changes in the order in which they are committed, each stage at once."""
         return filter(None, (self.additions, self.changes, self.removals))
 
+    @property
+    def is_of_elements(self) -> bool:
+        """Whether all that it writes is elements, so that nothing must be compiled for it."""
+        return not self.tables and not any(
+            isinstance(change, WriteRules | AddChains | MoveHook | AddSets)
+            for change in (*self.additions, *self.changes)
+        )
+
     def chains(self) -> Iterator[tuple[TableSpec, str]]:
         """The chains whose rules must be compiled for it."""
         for table in self.tables:
@@ -411,51 +420,113 @@ def plan(
     that there was; of one that there was not, the Delta has all of them. `retimed`: what the Delta gives another
     timeout (`Kernel.retimed`).
     """
-    replaced = [spec for spec, fixed in base_chains.items() if not _has_schema(live, fixed)]
-    groups = text.group(delta.added if desired is None else desired) if replaced else {}
-    tables = tuple(ReplaceTable(base_chains[spec], groups) for spec in replaced)
-    kept = {spec: live.tables[spec] for spec in base_chains if spec not in replaced}
+    kept = {spec: table for spec, fixed in base_chains.items() if (table := _kept(live, fixed)) is not None}
+    tables: tuple[ReplaceTable, ...] = ()
+    if len(kept) < len(base_chains):
+        groups = text.group(delta.added if desired is None else desired)
+        tables = tuple(ReplaceTable(fixed, groups) for spec, fixed in base_chains.items() if spec not in kept)
     unwanted = tuple(DeleteTable(spec) for spec in live.tables if spec not in base_chains)
     if not kept:
         # As at a first load: nothing of the Delta, which is as large as the ruleset, is looked at.
         return Transaction(base_chains, tables, (), unwanted)
-    coming, going = _sets(delta.added, kept), _sets(delta.removed, kept)
+    by_set = _BySet(text.group(delta.added), text.group(delta.changed), text.group(delta.removed))
+    left, is_handover = _left(delta, kept)
+    # Most changes are of elements alone.
+    around = _around(by_set, kept, base_chains) if by_set.has_names else _Around()
+    changes: list[Change] = [*unwanted, *around.before]
 
     def stays(set_spec: SetSpec) -> bool:
-        return set_spec.spec in kept and set_spec not in coming and set_spec not in going
+        return set_spec.spec in kept and set_spec not in around.sets
 
-    leaving, left, is_handover = _removed(delta, kept)
-    additions: list[Change] = [*_new_sets(delta, kept, coming)]
-    changes: list[Change] = [*unwanted]
-    for spec, table in kept.items():
-        additions += _new_chains(spec, delta, table, base_chains[spec])
-        changes += _changed_chains(spec, delta, table, base_chains[spec])
-    changes += _in_parts(DeleteElements, _grouped(leaving, stays))
-    changes += _in_parts(AddElements, _grouped(_added(delta), stays))
-    for spec, table in kept.items():
-        changes += _foreign(spec, delta, table)
+    changes += _in_parts(DeleteElements, _grouped(by_set.leaving(left), stays))
+    changes += _in_parts(AddElements, _grouped(by_set.coming(), stays))
+    changes += around.after
     changes += (Retime(element) for element in retimed if element.set_spec.spec in kept)
     announced = (spec.announced(delta, table.fingerprints.keys()) for spec, table in kept.items())
     changes += (Announce(element) for element in announced if element is not None)
-    removals: list[Change] = [*_in_parts(DeleteElements, _grouped(left, stays))]
-    for spec, table in kept.items():
-        removals += _unneeded(spec, delta, table, going)
-    return Transaction(base_chains, tables, tuple(additions), tuple(changes), tuple(removals), is_handover)
+    removals = (*_in_parts(DeleteElements, _grouped(left, stays)), *around.last)
+    return Transaction(base_chains, tables, around.additions, tuple(changes), removals, is_handover)
 
 
-def _has_schema(live: Live, base_chains: BaseChains) -> bool:
+def _kept(live: Live, base_chains: BaseChains) -> LiveTable | None:
+    """The table that is there, unless its sets are declared otherwise."""
     table = live.tables.get(base_chains.spec)
-    return table is not None and table.schema == base_chains.schema
+    return table if table is not None and table.schema == base_chains.schema else None
 
 
-Groups: TypeAlias = list[tuple[SetSpec, Elements]]
+Groups: TypeAlias = Mapping[SetSpec, Mapping[bytes, Value]]
 
 
-def _sets(keys: Iterable[EntryKey], kept: Mapping[TableSpec, LiveTable]) -> set[SetSpec]:
+class _BySet(NamedTuple):
+    """A Delta whose entries are looked up by set; most changes concern one or two of them."""
+
+    added: Groups
+    changed: Mapping[SetSpec, Mapping[bytes, EntryChange[Value]]]
+    removed: Groups
+
+    @property
+    def has_names(self) -> bool:
+        """Whether chains, or sets that come and go, are among it, or what others have put there."""
+        return any(set_spec.is_chains for groups in self for set_spec in groups)
+
+    def leaving(self, left: Groups) -> Groups:
+        """What goes at once: all but what is `left` for later. A value that changes is removed and added."""
+        leaving = {
+            set_spec: {key: change.before for key, change in changes.items()}
+            for set_spec, changes in self.changed.items()
+        }
+        for set_spec, elements in self.removed.items():
+            later = left.get(set_spec)
+            at_once = dict(elements) if later is None else {key: elements[key] for key in elements if key not in later}
+            leaving[set_spec] = {**leaving.get(set_spec, {}), **at_once}
+        return leaving
+
+    def coming(self) -> Groups:
+        """What is added, values that change included."""
+        coming = dict(self.added)
+        for set_spec, changes in self.changed.items():
+            after = {key: change.after for key, change in changes.items()}
+            coming[set_spec] = {**coming.get(set_spec, {}), **after}
+        return coming
+
+
+class _Around(NamedTuple):
+    """What is done around the elements of sets that stay: to chains, to the other `sets`, to what is others'.
+
+    `additions`: before all else, since nothing leads there yet; `last`: after all else. `before`, `after`: in the same
+    transaction as the elements.
+    """
+
+    sets: Collection[SetSpec] = ()
+    additions: tuple[Change, ...] = ()
+    before: tuple[Change, ...] = ()
+    after: tuple[Change, ...] = ()
+    last: tuple[Change, ...] = ()
+
+
+def _around(
+    by_set: _BySet, kept: Mapping[TableSpec, LiveTable], base_chains: Mapping[TableSpec, BaseChains]
+) -> _Around:
+    coming, going = _sets(by_set.added, kept), _sets(by_set.removed, kept)
+    additions: list[Change] = [*_new_sets(by_set, kept, coming)]
+    before: list[Change] = []
+    after: list[Change] = []
+    last: list[Change] = []
+    for spec, table in kept.items():
+        additions += _new_chains(spec, by_set, table, base_chains[spec])
+        before += _changed_chains(spec, by_set, table, base_chains[spec])
+        after += _foreign(spec, by_set, table)
+        last += _unneeded(spec, by_set, table, going)
+    return _Around(coming | going, tuple(additions), tuple(before), tuple(after), tuple(last))
+
+
+def _sets(groups: Groups, kept: Iterable[TableSpec]) -> set[SetSpec]:
     """The sets that come, or go, in tables that stay; mostly none."""
-    declared = {spec.declared: spec for spec in kept}
     return {
-        found for of, name in keys if of in declared and (found := declared[of].set_named(name.decode())) is not None
+        found
+        for spec in kept
+        for name in groups.get(spec.declared, ())
+        if (found := spec.set_named(name.decode())) is not None
     }
 
 
@@ -463,34 +534,26 @@ def _names(sets: Iterable[SetSpec], spec: TableSpec) -> tuple[str, ...]:
     return tuple(sorted(set_spec.name for set_spec in sets if set_spec.spec is spec))
 
 
-def _new_sets(
-    delta: Delta[EntryKey, Value], kept: Iterable[TableSpec], coming: Collection[SetSpec]
-) -> Iterator[Change]:
+def _new_sets(by_set: _BySet, kept: Iterable[TableSpec], coming: Collection[SetSpec]) -> Iterator[Change]:
     """Sets that nothing looks into yet, with their elements."""
+    if not coming:
+        return
     for spec in kept:
         if names := _names(coming, spec):
             yield AddSets(spec, names)
-    if coming:
-        yield from _in_parts(AddElements, _grouped(delta.added, coming.__contains__))
+    yield from _in_parts(AddElements, _grouped(by_set.added, coming.__contains__))
 
 
-def _removed(
-    delta: Delta[EntryKey, Value], specs: Iterable[TableSpec]
-) -> tuple[dict[EntryKey, Value], dict[EntryKey, Value], bool]:
-    """What goes at once (a value that changes is removed and added), and what stays until no packet is led there."""
-    at_once: dict[EntryKey, Value] = {key: change.before for key, change in delta.changed.items()}
+def _left(delta: Delta[EntryKey, Value], specs: Iterable[TableSpec]) -> tuple[Groups, bool]:
+    """What stays until no packet is led there, mostly nothing, and whether packets are handed over."""
     drained = [found for spec in specs if (found := spec.drained(delta)).keys]
-    later = frozenset(key for found in drained for key in found.keys)
-    at_once |= {key: value for key, value in delta.removed.items() if key not in later} if later else delta.removed
-    return at_once, {key: delta.removed[key] for key in later}, any(found.is_handover for found in drained)
+    if not drained:
+        return {}, False
+    later = {key: delta.removed[key] for found in drained for key in found.keys}
+    return text.group(later), any(found.is_handover for found in drained)
 
 
-def _added(delta: Delta[EntryKey, Value]) -> dict[EntryKey, Value]:
-    return delta.added | {key: change.after for key, change in delta.changed.items()}
-
-
-def _grouped(entries: Mapping[EntryKey, Value], is_meant: Callable[[SetSpec], bool]) -> Groups:
-    groups = text.group(entries)
+def _grouped(groups: Groups, is_meant: Callable[[SetSpec], bool]) -> list[tuple[SetSpec, Elements]]:
     return [
         (set_spec, text.in_order(set_spec, groups[set_spec]))
         for set_spec in sorted(groups, key=attrgetter("place"))
@@ -498,28 +561,26 @@ def _grouped(entries: Mapping[EntryKey, Value], is_meant: Callable[[SetSpec], bo
     ]
 
 
-def _in_parts(change: type[AddElements | DeleteElements], groups: Groups) -> Iterator[Change]:
+def _in_parts(
+    change: type[AddElements | DeleteElements], groups: Iterable[tuple[SetSpec, Elements]]
+) -> Iterator[Change]:
     """Changes that fit into one message each."""
     return (change(set_spec, part) for set_spec, elements in groups for part in chunks(elements))
 
 
-def _new_chains(
-    spec: TableSpec, delta: Delta[EntryKey, Value], table: LiveTable, base_chains: BaseChains
-) -> Iterator[Change]:
+def _new_chains(spec: TableSpec, by_set: _BySet, table: LiveTable, base_chains: BaseChains) -> Iterator[Change]:
     """Chains that no packet meets before something leads to them; their rules may name each other."""
-    chains = [chain for chain in _chains(spec, delta.added, base_chains) if not chain.declaration]
+    chains = [chain for chain in _chains(spec, by_set.added, base_chains) if not chain.declaration]
     if chains:
         yield AddChains(spec, tuple(chains))
     for chain in chains:
         yield WriteRules(spec, chain, chain.name in table.fingerprints)
 
 
-def _changed_chains(
-    spec: TableSpec, delta: Delta[EntryKey, Value], table: LiveTable, base_chains: BaseChains
-) -> Iterator[Change]:
+def _changed_chains(spec: TableSpec, by_set: _BySet, table: LiveTable, base_chains: BaseChains) -> Iterator[Change]:
     """The rules of chains that differ, and chains that hook into the kernel, to which nothing refers."""
-    changed = _chains(spec, delta.changed, base_chains)
-    hooked = [chain for chain in _chains(spec, delta.added, base_chains) if chain.declaration]
+    changed = _chains(spec, by_set.changed, base_chains)
+    hooked = [chain for chain in _chains(spec, by_set.added, base_chains) if chain.declaration]
     for chain in changed:
         declaration = table.declarations.get(chain.name, b"")
         if chain.declaration or declaration:
@@ -530,23 +591,21 @@ def _changed_chains(
         yield WriteRules(spec, chain, chain.name in table.fingerprints)
 
 
-def _chains(spec: TableSpec, keys: Iterable[EntryKey], base_chains: BaseChains) -> list[Chain]:
-    return [base_chains.chain(name) for name in sorted(key.decode() for of, key in keys if of is spec.chains)]
+def _chains(spec: TableSpec, groups: Mapping[SetSpec, Mapping[bytes, object]], base_chains: BaseChains) -> list[Chain]:
+    return [base_chains.chain(name) for name in sorted(map(bytes.decode, groups.get(spec.chains, ())))]
 
 
-def _foreign(spec: TableSpec, delta: Delta[EntryKey, Value], table: LiveTable) -> Iterator[Change]:
+def _foreign(spec: TableSpec, by_set: _BySet, table: LiveTable) -> Iterator[Change]:
     """What is in the table beside rulegen's sets and chains."""
-    things = tuple(key.decode() for of, key in delta.removed if of is spec.foreign)
+    things = tuple(map(bytes.decode, by_set.removed.get(spec.foreign, ())))
     if things:
-        chains = tuple(sorted(key.decode() for of, key in delta.removed if of is spec.chains))
+        chains = tuple(sorted(map(bytes.decode, by_set.removed.get(spec.chains, ()))))
         yield DeleteForeign(spec, tuple((thing, table.foreign[thing]) for thing in things), chains)
 
 
-def _unneeded(
-    spec: TableSpec, delta: Delta[EntryKey, Value], table: LiveTable, going: Collection[SetSpec]
-) -> Iterator[Change]:
+def _unneeded(spec: TableSpec, by_set: _BySet, table: LiveTable, going: Collection[SetSpec]) -> Iterator[Change]:
     """Chains that nothing refers to any more, then sets."""
-    names = tuple(sorted(key.decode() for of, key in delta.removed if of is spec.chains))
+    names = tuple(sorted(map(bytes.decode, by_set.removed.get(spec.chains, ()))))
     if names:
         yield DeleteChains(spec, names, tuple(name for name in names if name in table.fingerprints))
     if sets := _names(going, spec):

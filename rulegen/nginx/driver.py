@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from rulegen.config import IngressSettings
-from rulegen.errors import ApplyError, HostError, InputError
-from rulegen.nginx.configuration import CERTIFICATE, COMMON, Document, Entries, Key, Pem, parse, version_in
+from rulegen.errors import HostError, InputError, RulegenError
+from rulegen.nginx.configuration import CERTIFICATE, Document, Entries, Key, parse, version_in
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files
 from rulegen.nginx.live import LiveSites
-from rulegen.nginx.process import Nginx
+from rulegen.nginx.process import Nginx, serving
 from rulegen.nginx.watching import FileWatch, Seen
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import diff
@@ -109,22 +109,38 @@ class NginxDriver:
         del features
         files = Files(self._settings)
         found = files.entries(files.read())
-        names = [str(files.path)] if Key(COMMON, "") in found else []
-        return names + [f"certificate {value.digest}" for value in found.values() if isinstance(value, Pem)]
+        names = [str(files.path)] if any(key.kind != CERTIFICATE for key in found) else []
+        return names + [f"certificate {key.name}" for key in found if key.kind == CERTIFICATE]
 
     def remove(self, features: Collection[str]) -> list[str]:
-        """See `Driver`; nginx goes on with what is left of its configuration."""
+        """See `Driver`; nginx, where it runs, goes on with what is left of its configuration.
+
+        Raises HostError, with all as it was, where nginx does not take that, or goes on with what it had.
+        """
         found = self.find(features)
-        if found:
-            files = Files(self._settings)
-            digests = [key.name for key in files.entries(files.read()) if key.kind == CERTIFICATE]
-            files.write(None)
-            try:
-                Nginx(self._settings).reload("")
-            except ApplyError as error:
-                raise HostError(str(error)) from error
-            files.remove_certificates(digests)
+        if not found:
+            return []
+        files = Files(self._settings)
+        before = files.read()
+        digests = [key.name for key in files.entries(before) if key.kind == CERTIFICATE]
+        files.write(None)
+        try:
+            self._without_file(is_running=bool(serving(self._settings.version_address)))
+        except RulegenError as error:
+            files.write(before.content)
+            raise HostError(f"nothing is removed: {error}") from error
+        files.remove_certificates(digests)
         return found
+
+    def _without_file(self, *, is_running: bool) -> None:
+        try:
+            nginx = Nginx(self._settings)
+        except HostError:
+            # Nobody reads it any more.
+            return
+        if is_running:
+            nginx.test()
+            nginx.reload("")
 
 
 def _sections(entries: Entries) -> Entries:

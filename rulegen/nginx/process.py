@@ -78,7 +78,7 @@ class Nginx:
 
     def _run(self, arguments: Sequence[str], main_file: str, seconds: float, failed: str) -> None:
         try:
-            ended = children.run((self._program, *arguments, "-c", main_file), timeout=seconds)
+            ended = children.run((self._program, *arguments, "-e", "stderr", "-c", main_file), timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise ApplyError(f"nginx {' '.join(arguments)} did not end within {seconds:.0f} s") from error
         except OSError as error:

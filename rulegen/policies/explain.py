@@ -11,6 +11,7 @@ from rulegen.policies.model import Address, Direction, PolicyName, Rule
 from rulegen.policies.pods import packed
 from rulegen.policies.simulate import NO_HOST, Decision, Host, Packet, peers_text, ports_text, simulate
 from rulegen.policies.store import Store
+from rulegen.toned import TextLine, Tone
 
 
 class DirectionExplanation(Struct, frozen=True, rename="camel"):
@@ -94,21 +95,21 @@ def _rule(rule: Rule | None) -> str:
     return f"{rule.place or 'the whole policy'}: {peers_text(rule)}, {ports_text(rule)}"
 
 
-def lines(explanation: PolicyExplanation) -> Iterator[tuple[str, bool | None]]:
-    """For people: each line, and whether it says that something passes; None for neither."""
+def lines(explanation: PolicyExplanation) -> Iterator[TextLine]:
+    """For people."""
     word = "allowed" if explanation.allowed else "denied"
     title = f"  network policies: {explanation.source} to {explanation.destination}: {word}"
-    yield title, explanation.allowed
+    yield TextLine(title, Tone.GOOD if explanation.allowed else Tone.BAD)
     for part in explanation.directions:
         subject = f" of pod {part.pod}" if part.pod else ""
-        yield f"    {part.direction.lower()}{subject}: {part.reason}", None
+        yield TextLine(f"    {part.direction.lower()}{subject}: {part.reason}")
         if part.policy:
-            yield f"      {printable(part.policy)}, {part.rule}", None
+            yield TextLine(f"      {printable(part.policy)}, {part.rule}")
         elif part.policies:
-            yield f"      selected by {', '.join(part.policies)}", None
-        yield from ((f"      {words}", None) for words in part.near)
+            yield TextLine(f"      selected by {', '.join(part.policies)}")
+        yield from (TextLine(f"      {words}") for words in part.near)
         if part.remedy:
-            yield f"      would pass with {part.remedy}", None
+            yield TextLine(f"      would pass with {part.remedy}")
 
 
 def denials(explanation: PolicyExplanation) -> Iterator[tuple[str, str]]:

@@ -228,6 +228,15 @@ class OpenDriver(Protocol):
 
 
 @runtime_checkable
+class Guarded(Protocol):
+    """An open driver whose rules several programs may keep, one at a time."""
+
+    def only_while(self, may_write: Callable[[], bool]) -> None:
+        """Rules that are opened from now on ask before each thing that they write; where they may not: HostError."""
+        ...
+
+
+@runtime_checkable
 class WithMetrics(Protocol):
     """An open driver that counts what others may want to know."""
 

@@ -149,9 +149,10 @@ class WithStatus(Protocol):
 
     `statuses`: by object, what is to be merged into a status that is not as it should be; whoever writes it does so
     after a sync. What is written comes back as the object, and then nothing is to be written any more.
-    `says_status`: whether the configuration wants it.
+    `tells`: the kinds of these objects. `says_status`: whether the configuration wants it.
     """
 
+    tells: Sequence[type]
     says_status: bool
     statuses: Tracked[ObjectReference, Mapping[str, Any]]
 

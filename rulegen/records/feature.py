@@ -42,19 +42,19 @@ class RecordsFeature:
 
     def __init__(self, configuration: NodeConfiguration) -> None:
         self._zone = configuration.records.zone
-        self._store = Store(self._zone)
+        self.store = Store(self._zone)
         self._is_first = True
-        self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = self._store.findings
+        self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = self.store.findings
 
     def put(self, item: Any) -> None:
-        self._store.put(item)
+        self.store.put(item)
 
     def remove(self, reference: ObjectReference) -> None:
         """See `Feature`."""
         if reference.kind == Service.__name__:
-            self._store.remove_service((reference.namespace, reference.name))
+            self.store.remove_service((reference.namespace, reference.name))
         elif reference.kind == EndpointSlice.__name__:
-            self._store.remove_slice((reference.namespace, reference.name))
+            self.store.remove_slice((reference.namespace, reference.name))
 
     def put_unreadable(self, reference: ObjectReference, error: str) -> bool:
         """See `Feature`: it keeps the records that it had."""
@@ -63,7 +63,7 @@ class RecordsFeature:
 
     def take(self) -> TakenRecords:
         """See `Feature`."""
-        items = self._store.take()
+        items = self.store.take()
         if self._is_first:
             self._is_first = False
             items[ZONE_ITEM] = ServiceRecords(version_records(self._zone), {})
@@ -71,7 +71,7 @@ class RecordsFeature:
 
     def reference(self, item_id: ServiceKey) -> ObjectReference | None:
         """See `Feature`."""
-        return None if item_id == ZONE_ITEM else self._store.reference(item_id)
+        return None if item_id == ZONE_ITEM else self.store.reference(item_id)
 
     def title(self, item_id: ServiceKey) -> str:
         """`Service default/web`."""

@@ -57,6 +57,24 @@ class Store:
         touched, self._touched = self._touched, {}
         return {key: self._compiled(key) for key in touched}
 
+    def has(self, key: ServiceKey) -> bool:
+        """Whether there is this Service."""
+        return key in self._services
+
+    def why(self, key: ServiceKey) -> list[str]:
+        """What a Service that there is lacks, in words."""
+        service = self._services[key]
+        found = self.findings.get(ObjectReference.of(service)) or ()
+        reasons = [finding.message for finding in found]
+        records, _ = service_records(service, self._slices.get(key, {}).values(), self._zone)
+        if not records.forward and not reasons:
+            slices = self._slices.get(key, {}).values()
+            endpoints = sum(len(item.endpoints or ()) for item in slices)
+            is_headless = "None" in (service.spec.cluster_ip, *(service.spec.cluster_ips or ()))
+            words = f"headless, and none of its {endpoints} endpoints is ready" if is_headless else "no ClusterIP"
+            reasons.append(words)
+        return reasons
+
     def reference(self, key: ServiceKey) -> ObjectReference:
         """The Service, with its uid while it is there."""
         service = self._services.get(key)

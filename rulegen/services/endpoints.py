@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from rulegen.config import Family
+from rulegen.config import FAMILIES, Family
 from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Endpoint, EndpointConditions, EndpointHints, EndpointSlice
@@ -86,7 +86,7 @@ def digest_slice(slice_: EndpointSlice, node_name: str) -> SliceDigest | None:
     service = labels.get(SERVICE_NAME_LABEL, "")
     if not service or HEADLESS_LABEL in labels or slice_.address_type == "FQDN":
         return None
-    family = Family(slice_.address_type)
+    family = FAMILIES[slice_.address_type]
     weight, problems = parse_slice_weight(metadata.annotations)
     findings = [found(_reference(slice_), Reason.MALFORMED_WEIGHT, problem) for problem in problems]
     return SliceDigest(
@@ -97,12 +97,14 @@ def digest_slice(slice_: EndpointSlice, node_name: str) -> SliceDigest | None:
         _ports(slice_, findings),
         _endpoints(slice_, family, node_name, findings),
         weight,
-        bounded(findings),
+        bounded(findings) if findings else (),
     )
 
 
 class JoinedSlices:
     """The slices of a Service in one family, by name, found by what joins them to a service-port (SVC-18)."""
+
+    __slots__ = ("_by_port",)
 
     def __init__(self, slices: Iterable[SliceDigest]) -> None:
         self._by_port: dict[tuple[str, str], list[tuple[SliceDigest, int]]] = {}
@@ -116,7 +118,7 @@ class JoinedSlices:
 
     def count(self, name: str, protocol: str) -> int:
         """How many endpoints they list for the port."""
-        return sum(len(slice_.endpoints) for slice_, _ in self.of_port(name, protocol))
+        return sum([len(slice_.endpoints) for slice_, _ in self.of_port(name, protocol)])
 
 
 def merge(joined: Iterable[tuple[SliceDigest, int]], rules: ServiceWeights) -> list[MergedEndpoint]:

@@ -45,6 +45,9 @@ class HealthChecks:
 
     def replace(self, key: ServiceKey, checks: Mapping[Family, HealthCheck]) -> None:
         """A Service's health checks as they are now."""
+        if not checks and key not in self._checks:
+            # As nearly always.
+            return
         before = self._checks.pop(key, {})
         for family in (*before, *checks):
             self._before.setdefault((key, family), before.get(family))

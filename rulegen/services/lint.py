@@ -6,7 +6,7 @@ change, so the agent does not look for it. Never touches the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from rulegen.errors import shown
@@ -57,10 +57,7 @@ _Found: TypeAlias = Iterator[tuple[Reason, str]]
 
 def lint(given: LintInput) -> list[Finding]:
     """All findings, sorted, each once."""
-    findings = set(given.findings)
-    findings |= {
-        Finding(ObjectReference(one.subject, "", ""), Reason(one.mistake), one.message) for one in given.notices
-    }
+    findings = set(noticed(given.findings, given.notices))
     by_service = _slices_by_service(given.slices)
     for service in given.services:
         key = (service.metadata.namespace, service.metadata.name)
@@ -69,6 +66,16 @@ def lint(given: LintInput) -> list[Finding]:
             findings.update(found(checked.reference, reason, message) for reason, message in check(checked))
         findings.update(_outside_service_cidrs(given, checked))
     findings.update(_slices(given, by_service))
+    return _in_order(findings)
+
+
+def noticed(findings: Iterable[Finding], notices: Iterable[Notice]) -> list[Finding]:
+    """What features have found, and what the objects themselves show; sorted, each once."""
+    of_objects = {Finding(ObjectReference(one.subject, "", ""), Reason(one.mistake), one.message) for one in notices}
+    return _in_order({*findings, *of_objects})
+
+
+def _in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: (finding.subject, finding.reason, finding.message))
 
 

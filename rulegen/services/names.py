@@ -1,30 +1,25 @@
-"""What people call Services, pods and nodes comes in; their addresses, ports and protocols go out. Pure.
+"""Objects come in; who has which name, address and port goes out, for those whom people call by a name. Pure.
 
-Names are looked up among the objects that were read; `find_pods` asks elsewhere for a pod that none of them knows. What
-a name stands for is all that is known here: whether a packet gets there is nobody's word in this module.
+Names are looked up among the objects that were read; `find_pods` asks elsewhere for a pod that none of them knows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
-from rulegen.config import Family
-from rulegen.errors import InputError, shown
+from rulegen.alike import alike
+from rulegen.errors import shown
 from rulegen.kube import objects
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import SERVICE_NAME, EndpointSlice, Node, Pod, Service
-from rulegen.networks import family_of, port_number
 from rulegen.services.model import ServiceKey
 from rulegen.services.node import host_addresses
 
-THIS_NODE = "node"
 PROTOCOLS = ("TCP", "UDP", "SCTP")
-_ICMP = "ICMP"
 
 # Of candidates, and of names that are alike, so many are told.
 _MOST_CANDIDATES = 10
@@ -39,9 +34,7 @@ _POD_KINDS = frozenset({"pod", "pods", "po"})
 _NODE_KINDS = frozenset({"node", "nodes", "no"})
 # `web.shop.svc`, `web.shop.svc.cluster.local`: as in the DNS of a cluster.
 _DNS_NAME = re.compile(r"(?P<name>[a-z0-9-]+)\.(?P<namespace>[a-z0-9-]+)\.svc(?:\.[a-z0-9.-]*)?")
-_FORMS = "expected ADDRESS:PORT/tcp, udp or sctp, or ADDRESS/icmp"
 
-T = TypeVar("T")
 # Finds pods by namespace ("": in all) and name.
 FindPods: TypeAlias = Callable[[str, str], Iterable[Pod]]
 
@@ -79,37 +72,6 @@ class KnownPod(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
-
-
-class Source(NamedTuple):
-    """Where packets come from. `addresses`: at most one of each family; `is_node`: this node, with whichever it has."""
-
-    addresses: Mapping[Family, str]
-    is_node: bool = False
-    pod: KnownPod | None = None
-
-
-class Target(NamedTuple):
-    """Where packets go: `addresses`, at most one of each family, none for a Service without any of its own.
-
-    `port`: 0 for ICMP. `is_node`: this node, at whichever address it has. `service` and `pod`: what was named, None for
-    an address.
-    """
-
-    addresses: Mapping[Family, str]
-    port: int
-    protocol: str
-    is_node: bool = False
-    service: Service | None = None
-    pod: KnownPod | None = None
-
-
-class _Parts(NamedTuple):
-    """A destination taken apart: `port` and `protocol` are "" where it says none."""
-
-    host: str
-    port: str
-    protocol: str
 
 
 class Directory:
@@ -184,70 +146,9 @@ class Directory:
             found.setdefault((slice_.metadata.namespace, name), []).append(slice_)
         return found
 
-    def source(self, text: str) -> Source:
-        """What `--from` says. Raises InputError."""
-        if text == THIS_NODE:
-            return Source({}, is_node=True)
-        address = canonical_address(_unbracketed(text))
-        if address is not None:
-            return Source({family_of(address): address})
-        pod = _only(text, [(f"pod/{found}", found) for found in self._pods_named(text)], "--from: ")
-        if pod is not None:
-            return Source(_by_family(_addresses(pod, "--from")), pod=pod)
-        node = self._node(text)
-        if node is not None:
-            return Source(_node_addresses(node, "--from"))
-        keys = list(self._service_keys(text))
-        if keys:
-            raise InputError(f"--from: {'/'.join(keys[0])} is a Service, which sends nothing{self._pods_of(keys[0])}")
-        near = _there_is(_alike(_bare(text, _POD_KINDS), self.pods))
-        message = f"--from: expected an IP address or {THIS_NODE}, got {shown(text)}, and no pod has this name"
-        raise InputError(f"{message}{near}")
-
-    def target(self, text: str) -> Target:
-        """What `--to` says. Raises InputError."""
-        whole = self._candidates(text)
-        parts = _Parts(text, "", "") if whole else _split(text)
-        if _looks_like_an_address(parts.host):
-            return self._address(text, parts)
-        if parts.host == THIS_NODE:
-            return Target({}, *_number_and_protocol(parts, text, ()), is_node=True)
-        candidates = whole or self._candidates(parts.host)
-        node = self._node(parts.host)
-        if node is not None and not candidates:
-            ports = list(self._ports_at(node.metadata.name))
-            return Target(_node_addresses(node, "--to"), *_number_and_protocol(parts, text, ports))
-        found = _only(parts.host, candidates, "--to: ")
-        if isinstance(found, Service):
-            return _service_target(found, parts)
-        if found is not None:
-            number, protocol = _number_and_protocol(parts, text, found.ports, f"pod {found}")
-            return Target(_by_family(_addresses(found, "--to")), number, protocol, pod=found)
-        raise InputError(f"--to: {_FORMS}, or a name, got {shown(text)}: {self._unknown(parts.host)}")
-
     # ---- addresses ----
 
-    def _address(self, text: str, parts: _Parts) -> Target:
-        """The port and the protocol of an address; where it says no protocol, the one that a Service has there."""
-        address = canonical_address(_unbracketed(parts.host))
-        is_bracketed = parts.host.startswith("[")
-        if address is None or (is_bracketed and ":" not in parts.host):
-            raise InputError(
-                f"--to: expected an IP address, in brackets if it is IPv6, got {shown(_unbracketed(parts.host))}"
-            )
-        ports = list(self._ports_at(address))
-        if not parts.port and parts.protocol != _ICMP:
-            is_known = any(
-                address in known for known in (self.services_by_address, self.pods_by_address, self.nodes_by_address)
-            )
-            has = f"; there is {bounded(ports)}" if ports and is_known else ""
-            form = "; an IPv6 address with a port is [ADDRESS]:PORT" if ":" in address and not is_bracketed else ""
-            raise InputError(f"--to: {_FORMS}, got {shown(text)}{form}{has}")
-        if parts.port and (parts.protocol == _ICMP or not parts.port.isdecimal()):
-            raise InputError(f"--to: {_FORMS}, got {shown(text)}")
-        return Target({family_of(address): address}, *_number_and_protocol(parts, text, ports))
-
-    def _ports_at(self, address: str) -> Iterator[NamedPort]:
+    def ports_at(self, address: str) -> Iterator[NamedPort]:
         """The ports that somebody has at an address."""
         pod = self.pods_by_address.get(address)
         if address in self.services_by_address:
@@ -263,19 +164,20 @@ class Directory:
 
     # ---- names ----
 
-    def _candidates(self, text: str) -> list[tuple[str, Service | KnownPod]]:
+    def candidates(self, text: str) -> list[tuple[str, Service | KnownPod]]:
         """What a name may mean, each with a name that means nothing else."""
-        services = [(f"svc/{'/'.join(key)}", self.services[key]) for key in self._service_keys(text)]
-        return [*services, *((f"pod/{pod}", pod) for pod in self._pods_named(text, is_last_resort=not services))]
+        services = [(f"svc/{'/'.join(key)}", self.services[key]) for key in self.service_keys(text)]
+        return [*services, *((f"pod/{pod}", pod) for pod in self.pods_named(text, is_last_resort=not services))]
 
-    def _service_keys(self, text: str) -> Iterator[ServiceKey]:
+    def service_keys(self, text: str) -> Iterator[ServiceKey]:
+        """The Services that a text names."""
         dns = _DNS_NAME.fullmatch(text)
         if dns is not None and (dns["namespace"], dns["name"]) in self.services:
             yield dns["namespace"], dns["name"]
         yield from _keys(text, _SERVICE_KINDS, self.services)
 
-    def _pods_named(self, text: str, *, is_last_resort: bool = True) -> list[KnownPod]:
-        """`is_last_resort`: nothing else has the name, so that it is worth to ask elsewhere."""
+    def pods_named(self, text: str, *, is_last_resort: bool = True) -> list[KnownPod]:
+        """The pods that a text names; where nothing else has it (`is_last_resort`) it is worth to ask elsewhere."""
         keys = list(_keys(text, _POD_KINDS, self.pods))
         if keys or self._find_pods is None or not is_last_resort:
             return [self.pods[key] for key in keys]
@@ -305,10 +207,12 @@ class Directory:
             (status.phase if status else None) or "",
         )
 
-    def _node(self, text: str) -> Node | None:
+    def node_named(self, text: str) -> Node | None:
+        """`node-1`, `node/node-1`."""
         return self.nodes.get(_bare(text, _NODE_KINDS))
 
-    def _pods_of(self, key: ServiceKey) -> str:
+    def pods_of(self, key: ServiceKey) -> str:
+        """The end of a message: the pods behind a Service."""
         names = dict.fromkeys(
             f"{key[0]}/{item.target_ref.name}"
             for slice_ in self.slices_by_service.get(key, ())
@@ -317,7 +221,12 @@ class Directory:
         )
         return f"; its pods are {bounded(names)}" if names else ""
 
-    def _unknown(self, text: str) -> str:
+    def pods_alike(self, text: str) -> str:
+        """The end of a message: pods that may have been meant."""
+        return _there_is(_alike(_bare(text, _POD_KINDS), self.pods))
+
+    def unknown(self, text: str) -> str:
+        """That nobody has a name, and who may have been meant."""
         services = [f"svc/{name}" for name in _alike(_bare(text, _SERVICE_KINDS), self.services)]
         pods = [f"pod/{name}" for name in _alike(_bare(text, _POD_KINDS), self.pods)]
         kind, slash, name = text.partition("/")
@@ -347,30 +256,6 @@ def bounded(items: Iterable[object], between: str = ", ") -> str:
 
 
 # ---- texts ----
-
-
-def _split(text: str) -> _Parts:
-    """`HOST[:PORT][/PROTOCOL]`, in which names have slashes, and IPv6 addresses colons."""
-    host, slash, protocol = text.rpartition("/")
-    if not slash or protocol.upper() not in (*PROTOCOLS, _ICMP):
-        host, protocol = text, ""
-    if canonical_address(host) is not None or (host.startswith("[") and host.endswith("]")):
-        return _Parts(host, "", protocol.upper())
-    name, colon, port = host.rpartition(":")
-    # More colons than one: an address without brackets, and so without a port.
-    if not colon or (":" in name and not name.endswith("]")):
-        return _Parts(host, "", protocol.upper())
-    if not port:
-        raise InputError(f"--to: expected a port behind the colon, got {shown(text)}")
-    return _Parts(name, port, protocol.upper())
-
-
-def _unbracketed(text: str) -> str:
-    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
-
-
-def _looks_like_an_address(host: str) -> bool:
-    return ":" in host or host.startswith("[") or bool(re.fullmatch(r"[\d.]*\.[\d.]*(?:/.*)?", host, re.ASCII))
 
 
 def _may_be_a_name(text: str) -> bool:
@@ -407,12 +292,6 @@ def _bare(text: str, kinds: frozenset[str]) -> str:
     return rest if slash and kind in kinds else text
 
 
-def _only(text: str, found: Sequence[tuple[str, T]], option: str = "") -> T | None:
-    if len(found) > 1:
-        raise InputError(f"{option}{shown(text)} may be {bounded([name for name, _ in found], ' or ')}")
-    return found[0][1] if found else None
-
-
 def _alike(text: str, known: Iterable[tuple[str, str]]) -> list[str]:
     """Names that are like a text: of the same name elsewhere, that begin with it, then those that are spelt alike."""
     namespace, slash, name = text[: 2 * _LONGEST_NAME].rpartition("/")
@@ -421,68 +300,15 @@ def _alike(text: str, known: Iterable[tuple[str, str]]) -> list[str]:
     near += [key for key in keys if key[1].startswith(f"{name}-") and key[0] == (namespace or key[0])]
     if slash:
         joined = {"/".join(key): key for key in keys}
-        near += [joined[one] for one in get_close_matches(f"{namespace}/{name}", joined, _MOST_ALIKE, _ALIKE)]
+        near += [joined[one] for one in alike(f"{namespace}/{name}", joined, _MOST_ALIKE, _ALIKE)]
     else:
         by_name = {key[1]: key for key in keys}
-        near += [by_name[one] for one in get_close_matches(name, by_name, _MOST_ALIKE, _ALIKE)]
+        near += [by_name[one] for one in alike(name, by_name, _MOST_ALIKE, _ALIKE)]
     return ["/".join(key) for key in islice(dict.fromkeys(near), _MOST_ALIKE)]
 
 
 def _there_is(names: Sequence[str]) -> str:
     return f"; there is {', '.join(names)}" if names else ""
-
-
-# ---- ports ----
-
-
-def _service_target(service: Service, parts: _Parts) -> Target:
-    """The port of a Service: by name or number, or its only one."""
-    name, spec, ports = service_name(service), service.spec, ports_of(service)
-    if spec.type == "ExternalName" or spec.cluster_ip in ("", "None"):
-        # Nothing is sent there, so that it needs no port.
-        if not ports and not parts.port:
-            return Target({}, 0, parts.protocol or PROTOCOLS[0], service=service)
-        return Target({}, *_number_and_protocol(parts, name, ports, f"Service {name}"), service=service)
-    number, protocol = _number_and_protocol(parts, name, ports, f"Service {name}")
-    return Target(_by_family(_cluster_ips(service)), number, protocol, service=service)
-
-
-def _number_and_protocol(parts: _Parts, text: str, ports: Sequence[NamedPort], whose: str = "") -> tuple[int, str]:
-    """The number, 0 for ICMP, and the protocol: what is written, else what `ports` have, else TCP."""
-    if parts.protocol == _ICMP:
-        if parts.port:
-            raise InputError(f"--to: ICMP has no ports, got {shown(parts.port)}")
-        return 0, _ICMP
-    if not parts.port:
-        return _only_port(parts, text, ports, whose)
-    if parts.port.isascii() and parts.port.isdecimal():
-        number = port_number(parts.port)
-        if number is None:
-            raise InputError(f"--to: expected a port from 1 to 65535, got {shown(parts.port)}")
-        return number, parts.protocol or _protocol(number, ports)
-    named = [port for port in ports if port.name == parts.port]
-    if not named:
-        has = f"; it has {bounded(ports)}" if ports else ""
-        raise InputError(f"--to: {whose or shown(text)} has no port {shown(parts.port)}{has}")
-    same = [port for port in named if port.protocol == parts.protocol] or named
-    return same[0].number, parts.protocol or same[0].protocol
-
-
-def _only_port(parts: _Parts, text: str, ports: Sequence[NamedPort], whose: str) -> tuple[int, str]:
-    fitting = [port for port in dict.fromkeys(ports) if parts.protocol in ("", port.protocol)]
-    if len({port.number for port in fitting}) == 1:
-        number = fitting[0].number
-        return number, parts.protocol or _protocol(number, fitting)
-    has = f"; it has {bounded(dict.fromkeys(ports))}" if ports else ""
-    raise InputError(f"--to: which port of {whose or shown(text)}? Write {shown(text + ':PORT')}{has}")
-
-
-def _protocol(number: int, ports: Sequence[NamedPort]) -> str:
-    """That of the port with a number, else of all ports if they have but one; TCP comes first."""
-    there = {port.protocol for port in ports if port.number == number}
-    everywhere = {port.protocol for port in ports}
-    fitting = there or (everywhere if len(everywhere) == 1 else set())
-    return next((protocol for protocol in PROTOCOLS if protocol in fitting), PROTOCOLS[0])
 
 
 def _container_ports(item: Pod) -> tuple[NamedPort, ...]:
@@ -504,36 +330,15 @@ def serving_containers(pod: Pod) -> Iterator[objects.Container]:
 # ---- addresses of objects ----
 
 
-def _by_family(addresses: Iterable[str]) -> dict[Family, str]:
-    """The first of each family, IPv4 first."""
-    first: dict[Family, str] = {}
-    for address in addresses:
-        first.setdefault(family_of(address), address)
-    return {family: first[family] for family in Family if family in first}
-
-
-def _node_addresses(node: Node, option: str) -> dict[Family, str]:
-    addresses = _by_family(host_addresses(node))
-    if not addresses:
-        raise InputError(f"{option}: node {node.metadata.name} states no address")
-    return addresses
-
-
-def _addresses(pod: KnownPod, option: str) -> tuple[str, ...]:
-    if not pod.addresses:
-        phase = f" (phase {shown(pod.phase)})" if pod.phase else ""
-        raise InputError(f"{option}: pod {pod} has no address{phase}")
-    return pod.addresses
-
-
-def _cluster_ips(service: Service) -> list[str]:
+def cluster_ips(service: Service) -> list[str]:
+    """Those that are addresses, canonical."""
     texts = service.spec.cluster_ips or [service.spec.cluster_ip]
     return [address for text in texts if (address := canonical_address(text))]
 
 
 def _listed_addresses(service: Service) -> Iterator[str]:
     spec, status = service.spec, service.status
-    yield from _cluster_ips(service)
+    yield from cluster_ips(service)
     yield from (text.strip() for text in spec.external_ips or ())
     if status is not None and status.load_balancer is not None:
         yield from (ingress.ip for ingress in status.load_balancer.ingress or ())

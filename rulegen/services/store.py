@@ -277,7 +277,9 @@ class Store:
         service_ports: dict[ServicePortKey, ServicePort] = {}
         if intent is not None:
             service_ports, found = self._compile_ports(intent, joined)
-            findings += (*intent.findings, *bounded(found))
+            findings += intent.findings
+            if found:
+                findings += bounded(found)
         before = self._service_ports.pop(key, {})
         for service_port_key in (*before, *service_ports):
             self._before.setdefault(service_port_key, before.get(service_port_key))
@@ -286,7 +288,7 @@ class Store:
         size = _size(service_ports.values())
         if size >= _LARGE:
             self.large[key] = size
-        else:
+        elif self.large:
             self.large.pop(key, None)
         self._set_findings(key, findings)
         self._health_checks.replace(key, health_checks(intent, joined) if intent else {})
@@ -311,7 +313,8 @@ class Store:
     def _slices_by_name(self, key: ServiceKey) -> list[SliceDigest]:
         """A Service's slices by name."""
         slices = self._slices_of.get(key, {})
-        return [slices[name] for name in sorted(slices)]
+        # Mostly there is one in each family.
+        return [slices[name] for name in sorted(slices)] if len(slices) > 1 else list(slices.values())
 
     def _set_findings(self, key: ServiceKey, findings: list[Finding]) -> None:
         if not findings and key not in self._told:
@@ -346,13 +349,12 @@ def _too_many_endpoints(key: ServiceKey, port: PortIntent) -> Finding:
 
 def _size(service_ports: Iterable[ServicePort]) -> int:
     """About how many entries a Service has."""
-    return sum(
-        len(service_port.cluster_endpoints)
-        + len(service_port.local_endpoints)
-        + len(service_port.draining)
-        + sum(1 + len(frontend.allowed_sources or ()) for frontend in service_port.frontends)
-        for service_port in service_ports
-    )
+    size = 0
+    for service_port in service_ports:
+        size += len(service_port.cluster_endpoints) + len(service_port.local_endpoints) + len(service_port.draining)
+        for frontend in service_port.frontends:
+            size += 1 + len(frontend.allowed_sources or ())
+    return size
 
 
 def _sort_key(key: ServicePortKey) -> tuple[tuple[str, ...], str]:

@@ -91,8 +91,11 @@ class Listener:
             raise HostError(f"cannot listen to the trace of nf_tables: {error.strerror}") from error
 
     def resize(self, size: int) -> None:
-        """Gives the kernel so many bytes of memory for what has not been read yet."""
-        self._listening.resize(size)
+        """Gives the kernel so many bytes of memory for what has not been read yet. Raises HostError."""
+        try:
+            self._listening.resize(size)
+        except OSError as error:
+            raise HostError(f"cannot listen to the trace of nf_tables: {error.strerror}") from error
 
     def fileno(self) -> int:
         """For `select`."""

@@ -6,6 +6,7 @@ from itertools import product
 
 from rulegen.errors import InputError
 from rulegen.networks import with_port
+from rulegen.services import parties
 from rulegen.services.names import Directory
 from rulegen.trace.packet import NODE, Wanted, is_address, parse_wanted
 
@@ -27,13 +28,13 @@ def wanted_between(directory: Directory, source: str, destination: str) -> list[
 def _sources(directory: Directory, text: str) -> list[str]:
     if not text or text == NODE or is_address(text):
         return [text]
-    return list(directory.source(text).addresses.values())
+    return list(parties.source(directory, text).addresses.values())
 
 
 def _targets(directory: Directory, text: str) -> list[str]:
     if not text or is_address(text):
         return [text]
-    target = directory.target(text)
+    target = parties.target(directory, text)
     if not target.addresses:
         raise InputError(f"--to: {text} has no address of its own: name the address that its clients send to")
     return [f"{with_port(address, target.port)}/{target.protocol.lower()}" for address in target.addresses.values()]

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum
-from typing import NamedTuple
 
 from rulegen.errors import printable
 from rulegen.iptables.names import PREFIX
 from rulegen.networks import with_port
+from rulegen.toned import TextLine, Tone
 from rulegen.trace.model import DecisiveRule, Step, Summary, TracedPacket
 from rulegen.trace.table import PACKETS_PER_SECOND
 
 _MOST_WORDS = 300
 # Tables whose rules are told by what they mean.
 _OF_SERVICES = ("rulegen", "kube-proxy")
-
-
-class Tone(Enum):
-    """How a line may be shown."""
-
-    PLAIN = "plain"
-    GOOD = "good"
-    BAD = "bad"
-
-
-class TextLine(NamedTuple):
-    """A line without its end."""
-
-    text: str
-    tone: Tone = Tone.PLAIN
 
 
 def packet_lines(told: TracedPacket) -> Iterator[TextLine]:

@@ -257,6 +257,12 @@ class Lab:
         seen = json.loads(body) if response.status == http.HTTPStatus.OK else {}
         return Answer(response.status, seen.get("service", ""), seen, dict(response.headers))
 
+    def answers(self, host: str) -> bool:
+        """Whether there is an answer at all."""
+        with suppress(OSError, http.client.HTTPException):
+            return bool(self.get(host).status)
+        return False
+
     def who(self, host: str, target: str) -> str:
         """Whose pod answers, or nginx's status."""
         answer = self.get(host, target)

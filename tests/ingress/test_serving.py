@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import signal
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -101,10 +103,10 @@ def test_hosts_with_tls_beside_hosts_without(lab: Lab) -> None:
         "words", rule("include", path("/", "s8")), tls=[([], "include-tls")], created="2020-01-01T00:00:00Z"
     )
     lab.apply(secret("mix-tls", "*.mix.test"), secret("include-tls", "include"), wild, words, *plain)
-    asked = ("one.mix.test", "two.mix.test", "a.deep.mix.test", "b.a.deep.mix.test", "a.two.mix.test", "mix.test")
-    assert [lab.who(host, "/") for host in asked] == ["s2", "s1", "s3", "s5", "s5", "s5"]
+    hosts = ("one.mix.test", "two.mix.test", "a.deep.mix.test", "b.a.deep.mix.test", "a.two.mix.test", "mix.test")
+    assert [lab.who(host, "/") for host in hosts] == ["s2", "s1", "s3", "s5", "s5", "s5"]
     # By TLS there is nobody but who has it.
-    assert [lab.get(host, tls="two.mix.test").service for host in asked[:3]] == ["s1", "s1", "s5"]
+    assert [lab.get(host, tls="two.mix.test").service for host in hosts[:3]] == ["s1", "s1", "s5"]
     assert lab.get("one.mix.test", tls="one.mix.test").service == "s1"
     assert lab.get("mix.test", tls="two.mix.test").status == 421
     words_asked = ("default", "hostnames", "volatile", "x.default", "x.hostnames", "x.include", "x.volatile", "unknown")
@@ -414,4 +416,111 @@ def test_an_agent_follows_and_repairs(lab: Lab) -> None:
     finally:
         agent.terminate()
         agent.wait(patience(15))
+    assert lab.who("one.test", "/") == "s2"
+
+
+def test_a_clean_up_leaves_nothing_of_ours_and_all_else(lab: Lab) -> None:
+    beside = lab.file.with_name("theirs.conf")
+    beside.write_text("server { listen 8090; return 200 theirs; }\n")
+    other = lab.certificates / "theirs.pem"
+    lab.apply(*_tls())
+    other.write_text("theirs")
+    before = lab.file.read_bytes()
+    # What others wrote needs ours.
+    beside.write_text("server { listen 8090; return 200 $rulegen_connection; }\n")
+    command = ("cleanup", "--ingress", "--config", str(lab.configuration))
+    done = lab.run(*command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("rulegen: nothing is removed: nginx refuses the configuration: ")
+    assert (lab.file.read_bytes(), lab.who(_SHOP, "/")) == (before, "s1")
+    beside.write_text("server { listen 8090; return 200 theirs; }\n")
+    done = lab.run(*command)
+    assert not done.returncode, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["removed", str(lab.file)],
+        *[["removed", "certificate"]] * 2,
+    ]
+    assert not lab.file.exists()
+    assert list(lab.certificates.iterdir()) == [other]
+    with pytest.raises(ConnectionRefusedError):
+        lab.connect(80)
+    lab.connect(8090).close()
+    assert lab.run(*command).stdout == "nothing to remove\n"
+    other.unlink()
+    beside.unlink()
+    # Without nginx, or where it does not run, files are files.
+    lab.stop_nginx()
+    lab.ingress("apply", *_tls())
+    assert lab.file.exists()
+    assert not lab.run(*command).returncode
+    assert not lab.file.exists()
+    lab.start_nginx()
+
+
+def test_a_clean_up_leaves_a_file_of_somebody_else(tmp_path: Path, lab: Lab) -> None:
+    file = tmp_path / "site.conf"
+    file.write_text("server { listen 8081; }\n")
+    lab.configure(file=str(file))
+    try:
+        done = lab.run("cleanup", "--ingress", "--config", str(lab.configuration))
+    finally:
+        lab.configure()
+    assert (done.returncode, file.read_text()) == (2, "server { listen 8081; }\n")
+
+
+def _hangs_on(word: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is run as nginx hangs when it is told to do this, whatever signal comes that can be ignored."""
+    file = folder / "nginx"
+    hang = "while :; do sleep 1; done"
+    file.write_text(f"""#!/bin/sh
+trap '' TERM INT HUP
+case " $* " in *" {word} "*) {hang} ;; esac
+exec /usr/sbin/nginx "$@"
+""")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def _running(folder: Path) -> list[str]:
+    """What was started from there and has not ended."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            found += [words.decode("utf-8", "replace")] if f"{folder}/".encode() in words else []
+    return found
+
+
+def test_a_test_that_hangs_is_given_up_on(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (ingress("one", rule("one.test", path("/", service))) for service in ("s1", "s2"))
+    lab.apply(one)
+    before = lab.file.read_bytes()
+    _hangs_on("-t", tmp_path, monkeypatch)
+    monkeypatch.setattr("rulegen.nginx.process._TEST_SECONDS", 1.0)
+    done = lab.ingress("apply", two)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "rulegen: nginx -t -q did not end within 1 s")
+    # It was not tried, and is not in use.
+    assert (lab.file.read_bytes(), lab.who("one.test", "/")) == (before, "s1")
+    done = lab.ingress("apply", two, more=("--dry-run",))
+    assert (done.returncode, "did not end within" in done.stderr) == (2, True)
+    assert not _running(tmp_path)
+
+
+def test_a_reload_that_never_ends_is_given_up_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (ingress("one", rule("one.test", path("/", service))) for service in ("s1", "s2"))
+    lab.apply(one)
+    before = lab.file.read_bytes()
+    assert lab.process is not None
+    # nginx is told, and does nothing; its workers go on.
+    lab.process.send_signal(signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as shorter:
+            shorter.setattr("rulegen.nginx.process._RELOAD_SECONDS", 1.0)
+            done = lab.ingress("apply", two)
+        words = "rulegen: nginx was told to reload and does not serve the new configuration after 1 s"
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (2, words)
+        assert (lab.file.read_bytes(), lab.who("one.test", "/")) == (before, "s1")
+    finally:
+        lab.process.send_signal(signal.SIGCONT)
+    lab.apply(two)
     assert lab.who("one.test", "/") == "s2"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -235,6 +237,19 @@ def test_a_client_certificate_as_data_or_in_files(server: ApiServer, tmp_path: P
     (tmp_path / "tls/key").write_bytes(key_of(client).replace(b"\n", b"\r\n"))
     works(server, tmp_path, {"client-certificate": "tls/crt", "client-key": "tls/key"})
     works(server, tmp_path, {"client-certificate": "tls/crt", "client-key-data": encoded(key_of(client))})
+
+
+def test_a_client_certificate_on_another_system(
+    server: ApiServer, tmp_path: Path, client: trustme.LeafCert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.tokens = set()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    data = {"client-certificate-data": encoded(chain_of(client)), "client-key-data": encoded(key_of(client))}
+    works(server, tmp_path, data)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_base64_may_be_in_lines(server: ApiServer, tmp_path: Path, client: trustme.LeafCert) -> None:

@@ -190,6 +190,15 @@ def test_a_plugin_of_the_path(plugin: Plugin, using: Callable[..., Api], monkeyp
 # -- how it goes wrong --
 
 
+def test_a_plugin_on_another_system(
+    using: Callable[..., Api], plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    expected = ": plugins are run on Linux alone; take a kubeconfig with a token or a certificate"
+    assert message(lambda: listed(using()), tmp_path) == expected
+    assert plugin.runs == 0
+
+
 def test_a_plugin_that_is_not_there(using: Callable[..., Api], plugin: Plugin, tmp_path: Path) -> None:
     hint = "install it:\n  curl \x1b[31m | sh\n" + "x" * 9999
     api = using(command="no-such-plugin", installHint=hint)

@@ -29,12 +29,15 @@ def package(release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def next_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a higher version."""
+    """The same with a higher version, and with other settings than it had."""
     folder = tmp_path_factory.mktemp("next")
     unpacked = folder / "unpacked"
     subprocess.run(["dpkg-deb", "--raw-extract", package, unpacked], check=True)
     control = unpacked / "DEBIAN/control"
     control.write_text(control.read_text().replace("Version: 0.", "Version: 99.", 1))
+    for name in ("etc/default/rulegen", "etc/rulegen/config.conf"):
+        with (unpacked / name).open("a") as settings:
+            settings.write("# Of the next version.\n")
     subprocess.run(["dpkg-deb", "--build", unpacked, folder / "next.deb"], check=True)
     return folder / "next.deb"
 

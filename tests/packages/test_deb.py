@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from deb import build_in_root
 
 from rulegen import __version__
 from rulegen.kube.objects import EndpointSlice, Service
@@ -21,6 +23,7 @@ from tests.patience import patience
 pytestmark = pytest.mark.packages
 
 UNITS = ("rulegen.service", "rulegen-cluster.service")
+REPOSITORY = Path(__file__).parents[2]
 URL = "http://10.96.0.2:80"
 # systemd-analyze's, of 10; less is better. What is left: the host's network, which the agent is for, its capabilities,
 # and /proc, in which it looks for kube-proxy.
@@ -58,6 +61,10 @@ def test_lintian_finds_no_error(package: Path) -> None:
     assert "changelog" not in done.stdout
 
 
+def test_two_builds_give_the_same_bytes(release: str, package: Path) -> None:
+    assert build_in_root(release).read_bytes() == package.read_bytes()
+
+
 def test_an_installation_starts_nothing_and_the_command_works(root: Path) -> None:
     with booted(root) as system:
         assert re.fullmatch(rf"rulegen {__version__} \([0-9a-f]{{12}}(-dirty)?\)\n", system.out("rulegen", "--version"))
@@ -68,6 +75,18 @@ def test_an_installation_starts_nothing_and_the_command_works(root: Path) -> Non
         # Nothing of the caller's gets into it.
         words = ("env", "PYTHONPATH=/nonexistent", "PYTHONHOME=/nonexistent", "rulegen", "sysctls", "--help")
         assert "conntrack" in system.out(*words)
+
+
+def test_what_is_optional_elsewhere_is_inside(root: Path) -> None:
+    shutil.copy(REPOSITORY / "golden/clusterip/cluster.yaml", root / "cluster.yaml")
+    shutil.copy(REPOSITORY / "tests/packages/records.yaml", root)
+    with booted(root) as system:
+        manifests = ("-f", "/cluster.yaml")
+        assert system.out("rulegen", "graph", "default/web", *manifests, "--node", "node-a", "-o", "svg")[:5] == "<svg "
+        assert "web.default.svc" in system.out("rulegen", "render", *manifests, "--config", "/records.yaml")
+        # Somebody who has dnspython gets as far as the server, which is not there.
+        refused = system.run("rulegen", "diff", *manifests, "--config", "/records.yaml", check=False)
+        assert "zone cluster.local on 127.0.0.1:53: " in refused.stderr
 
 
 def test_the_units_are_as_systemd_wants_them_and_hardened(root: Path) -> None:
@@ -141,12 +160,13 @@ def test_a_node_with_a_kubeconfig_follows_its_api_server(root: Path) -> None:
 
 def test_an_upgrade_keeps_the_rules_serving(root: Path) -> None:
     save(root / "etc/rulegen/manifests/web.json", *web(1, 5))
+    settings = (root / "etc/rulegen/config.conf").read_text()
     with booted(root) as system, pod(system.namespace):
         _start(system)
         process = _property(system, "rulegen", "MainPID")
         rules = system.out("nft", "list", "table", "ip", "rulegen")
         with Client(system.namespace, URL) as client:
-            system.run("dpkg", "--install", "/next.deb")
+            system.run("dpkg", "--force-confdef", "--force-confold", "--install", "/next.deb")
             system.wait_for_line("rulegen", "sync mode=full")
         assert client.tried > 20
         assert client.failures == []
@@ -154,6 +174,10 @@ def test_an_upgrade_keeps_the_rules_serving(root: Path) -> None:
         assert _property(system, "rulegen", "MainPID") != process
         assert system.out("nft", "list", "table", "ip", "rulegen") == rules
         assert _property(system, "rulegen-cluster", "ActiveState") == "inactive"
+    # What a person has changed is kept, and what nobody has is the new version's.
+    assert (root / "etc/rulegen/config.conf").read_text() == settings
+    assert "Of the next version" in (root / "etc/rulegen/config.conf.dpkg-dist").read_text()
+    assert "Of the next version" in (root / "etc/default/rulegen").read_text()
 
 
 @pytest.mark.parametrize("target", ["nftables", "iptables"])

@@ -71,6 +71,16 @@ def test_what_is_put_together_follows_the_published_schemas(kubectl: Path, folde
     assert images == {f"{expected}:{__version__}"}
 
 
+def test_the_agent_of_records_is_put_together(kubectl: Path) -> None:
+    documents = _built(kubectl, "records")
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    (container,) = _one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example.org/rulegen:{__version__}"
+    alone = list(yaml.safe_load_all((DEPLOY / "records/rulegen-records.yaml").read_text()))
+    assert {one["kind"] for one in documents} == {one["kind"] for one in alone}
+
+
 def test_the_base_is_the_file_that_can_be_applied_alone(kubectl: Path) -> None:
     alone = list(yaml.safe_load_all((DEPLOY / "base/rulegen.yaml").read_text()))
     by_kind = {document["kind"]: document for document in alone}
@@ -118,7 +128,12 @@ def test_each_feature_can_be_added_to_each_overlay(kubectl: Path, overlay: str, 
 
 def test_the_dashboard_is_where_grafana_looks(kubectl: Path) -> None:
     documents = _built(kubectl, "monitoring")
-    assert sorted(document["kind"] for document in documents) == ["ConfigMap", "PodMonitor", "PrometheusRule"]
+    assert sorted(document["kind"] for document in documents) == [
+        "ConfigMap",
+        "PodMonitor",
+        "PodMonitor",
+        "PrometheusRule",
+    ]
     dashboard = _one(documents, "ConfigMap")
     assert dashboard["metadata"]["labels"] == {"grafana_dashboard": "1"}
     assert dashboard["data"] == {"rulegen.json": (DEPLOY / "monitoring/dashboard.json").read_text()}
@@ -144,7 +159,7 @@ def test_the_operators_objects_follow_its_schemas(kubectl: Path, tmp_path: Path)
     words = ["node", str(tmp_path / "validate.mjs"), str(modules)]
     done = subprocess.run(words, input=json.dumps(documents), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    del documents[1]["spec"]["groups"][0]["rules"][0]["expr"]
+    del _one(documents, "PrometheusRule")["spec"]["groups"][0]["rules"][0]["expr"]
     done = subprocess.run(words, input=json.dumps(documents), capture_output=True, text=True, check=False)
     assert done.returncode == 1
 

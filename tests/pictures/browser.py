@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 import time
@@ -29,8 +30,50 @@ _OPTIONS = (
     "--disable-extensions",
     "--hide-scrollbars",
     # Whoever asks for another host gets nobody.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+# A snap sees nothing of /tmp, where tests have their files.
+_SNAPS = "/snap/"
+
+
+def program() -> str | None:
+    """What is to be started, if it is there."""
+    found = (shutil.which(name) for name in ("chromium", "google-chrome"))
+    return next((path for path in found if path and not path.startswith(_SNAPS)), None)
+
+
+# WCAG 2.1: how well a colour can be read on what is behind it; 4.5 is enough.
+CONTRAST = """(() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [red, green, blue] = numbers(colour).slice(0, 3).map((part) => {
+      const value = part / 255;
+      return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const contrast = (one, other) => {
+    const [high, low] = [light(one), light(other)].sort((a, b) => b - a);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const isClear = (colour) => numbers(colour)[3] === 0;
+  const behind = (element) => {
+    while (element.parentElement && isClear(getComputedStyle(element).backgroundColor)) element = element.parentElement;
+    const colour = getComputedStyle(element).backgroundColor;
+    return isClear(colour) ? 'rgb(255, 255, 255)' : colour;
+  };
+  const all = [];
+  for (const one of document.querySelectorAll('h1, p, th, td, button, label, li, .faint, .bad, .good')) {
+    if (one.textContent.trim()) all.push([contrast(getComputedStyle(one).color, behind(one)), one.textContent]);
+  }
+  for (const text of document.querySelectorAll('svg g:not(.edge) text')) {
+    const box = text.parentElement.querySelector('rect');
+    all.push([contrast(getComputedStyle(text).fill, getComputedStyle(box).fill), text.textContent]);
+  }
+  return all.filter(([ratio]) => ratio < 4.5);
+})()"""
+# By how many pixels the page is wider than its window.
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 class Browser:
@@ -53,7 +96,7 @@ class Browser:
         home = started.enter_context(tempfile.TemporaryDirectory(prefix="rulegen-browser-", ignore_cleanup_errors=True))
         there, self._writer = os.pipe()
         self._reader, back = os.pipe()
-        words = ["chromium", *_OPTIONS, f"--user-data-dir={home}", "about:blank"]
+        words = [program() or "chromium", *_OPTIONS, f"--user-data-dir={home}", "about:blank"]
         # The protocol is spoken on descriptors 3 and 4.
         script = f'exec "$@" 3<&{there} 4>&{back}'
         self._process = subprocess.Popen(
@@ -94,6 +137,14 @@ class Browser:
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=path.as_uri() + fragment)
         self.until("location.protocol === 'file:' && document.body?.dataset.ready === ''")
+
+    def visit(self, url: str) -> None:
+        """A page without scripts, from a server."""
+        self.complaints.clear()
+        self.requests.clear()
+        self.send("Page.navigate", url="about:blank")
+        self.send("Page.navigate", url=url)
+        self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
         answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

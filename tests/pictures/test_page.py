@@ -9,47 +9,17 @@ from pathlib import Path
 import pytest
 
 from bench.clusters import Shape, manifest
-from tests.pictures.browser import Browser
+from tests.pictures.browser import CONTRAST, WIDER, Browser
 from tests.pictures.conftest import WritePage
 from tests.pictures.hostile import NASTY, hostile_manifest
+
+pytestmark = pytest.mark.browser
 
 HINTS = ("-f", "golden/topology-hints/cluster.yaml", "--node", "node-a")
 ROWS = "document.querySelectorAll('#rows tr.service').length"
 ACTIVE = "document.activeElement.textContent"
 DRAWN = "document.querySelectorAll('td.detail svg').length"
 DRAWING = "[...document.querySelectorAll('td.detail svg text')].map((one) => one.textContent).join('\\n')"
-
-# WCAG 2.1: how well a colour can be read on what is behind it; 4.5 is enough.
-CONTRAST = """(() => {
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const [red, green, blue] = numbers(colour).slice(0, 3).map((part) => {
-      const value = part / 255;
-      return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
-  };
-  const contrast = (one, other) => {
-    const [high, low] = [light(one), light(other)].sort((a, b) => b - a);
-    return (high + 0.05) / (low + 0.05);
-  };
-  const isClear = (colour) => numbers(colour)[3] === 0;
-  const behind = (element) => {
-    while (element.parentElement && isClear(getComputedStyle(element).backgroundColor)) element = element.parentElement;
-    const colour = getComputedStyle(element).backgroundColor;
-    return isClear(colour) ? 'rgb(255, 255, 255)' : colour;
-  };
-  const all = [];
-  for (const one of document.querySelectorAll('h1, p, th, td, button, label, li, .faint, .bad, .good')) {
-    if (one.textContent.trim()) all.push([contrast(getComputedStyle(one).color, behind(one)), one.textContent]);
-  }
-  for (const text of document.querySelectorAll('svg g:not(.edge) text')) {
-    const box = text.parentElement.querySelector('rect');
-    all.push([contrast(getComputedStyle(text).fill, getComputedStyle(box).fill), text.textContent]);
-  }
-  return all.filter(([ratio]) => ratio < 4.5);
-})()"""
-WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 def test_the_page_in_a_browser(browser: Browser, write_page: WritePage, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from tests.agent.running import RULEGEN, wait_until
 from tests.patience import patience
 
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U="  # noqa: S105 - of servers that are gone with the test
+OTHER_SECRET = "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm90aGVyb3Q="  # noqa: S105 - as above
 ZONES = ("cluster.local", "in-addr.arpa", "ip6.arpa")
-_KEY = f'key "rulegen" {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n'
+_ZONE = "@ 5 IN SOA localhost. nobody.invalid. 1 3600 1200 604800 5\n@ 5 NS localhost.\n"
 _PATH = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 
@@ -26,7 +27,8 @@ def _bind(folder: Path) -> list[str]:
     )
     file = folder / "named.conf"
     file.write_text(
-        f'{_KEY}options {{ directory "{folder}"; pid-file none; session-keyfile "{folder}/session";'
+        f'include "{folder}/server-key";\noptions {{ include "{folder}/options"; directory "{folder}"; pid-file none;'
+        f' session-keyfile "{folder}/session";'
         " listen-on port 53 { 127.0.0.1; }; listen-on-v6 { none; }; recursion no; dnssec-validation no;"
         f' managed-keys-directory "{folder}"; empty-zones-enable no; }};\ncontrols {{ }};\n{zones}'
     )
@@ -34,7 +36,9 @@ def _bind(folder: Path) -> list[str]:
 
 
 def _knot(folder: Path) -> list[str]:
-    zones = "".join(f"  - domain: {zone}\n    acl: rulegen\n    file: {folder}/{zone}\n" for zone in ZONES)
+    # By itself it writes all of a zone's file after each update.
+    zone = "    acl: rulegen\n    zonefile-sync: 1h\n"
+    zones = "".join(f"  - domain: {name}\n{zone}    file: {folder}/{name}\n" for name in ZONES)
     file = folder / "knot.conf"
     file.write_text(
         f"server:\n    listen: 127.0.0.1@53\n    rundir: {folder}\n"
@@ -51,12 +55,18 @@ COMMANDS = {"bind": _bind, "knot": _knot}
 class Server:
     """A name server; `stop` and `start` as often as needed."""
 
+    zones = ZONES
+
     def __init__(self, kind: str, folder: Path, namespace: NetworkNamespace) -> None:
         self.folder = folder
         self.namespace = namespace
         self._kind = kind
         self._process: subprocess.Popen[bytes] | None = None
-        (folder / "key").write_text(_KEY)
+        self.key = ""
+        # BIND's; those of the other are in its file.
+        (folder / "options").write_text("")
+        self.set_key(SECRET)
+        (folder / "key").write_text(self.key)
         (folder / "key").chmod(0o600)
         self.config = folder / "rulegen.yaml"
         self.config.write_text(
@@ -65,10 +75,23 @@ class Server:
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
             "nftables: {syncPeriod: 1s}\n"
         )
+        self.empty()
+
+    def set_key(self, secret: str) -> None:
+        """For the server, BIND's, from its next start on; `key`: what a client's file has to say then."""
+        self.key = f'key "rulegen" {{ algorithm hmac-sha256; secret "{secret}"; }};\n'
+        (self.folder / "server-key").write_text(self.key)
+
+    def empty(self) -> None:
+        """The zones, while it does not run."""
+        for journal in self.folder.glob("*.jnl"):
+            journal.unlink()
         for zone in ZONES:
-            (folder / zone).write_text(
-                "@ 5 IN SOA localhost. nobody.invalid. 1 3600 1200 604800 5\n@ 5 NS localhost.\n"
-            )
+            (self.folder / zone).write_text(_ZONE)
+
+    def allow_many(self) -> None:
+        """BIND takes any number of records of a name, from its next start on."""
+        (self.folder / "options").write_text("max-records-per-type 0;\n")
 
     def start(self) -> None:
         with self.namespace.entered(), (self.folder / "log").open("ab") as log:
@@ -80,6 +103,12 @@ class Server:
             self._process.terminate()
             self._process.wait(patience(10))
             self._process = None
+
+    @property
+    def process(self) -> int:
+        """Of the server that runs."""
+        assert self._process is not None
+        return self._process.pid
 
     def dig(self, name: str, kind: str) -> str:
         """All that dig says."""

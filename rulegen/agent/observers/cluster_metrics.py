@@ -7,6 +7,7 @@ name of an object. docs/metrics.md has a line for each metric. What a driver cou
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from rulegen.kube.follow import (
     Synced,
     Upsert,
 )
-from rulegen.kube.objects import Service
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler, Sync
 
@@ -61,7 +61,9 @@ class ClusterMetrics(Observer):
         self._leader = self._gauge("rulegen_leader", "Whether this replica is the one that works")
         self._last = self._gauge("rulegen_sync_last_timestamp_seconds", "When a sync succeeded last")
         self._pending = self._gauge("rulegen_changes_pending", "Changes that arrived and are not in force yet")
-        self._refused = self._gauge("rulegen_refused_services", "Services that are not in force as they are now")
+        why = "Objects that are not in force as they are now"
+        self._refused = self._gauge("rulegen_refused_objects", why, "feature", "kind")
+        self._seen_refused: set[tuple[str, str]] = set()
         self._gauge("rulegen_waiting_changes", "Changes that wait for their turn").set_function(waiting)
         self._seconds = prometheus.Histogram(
             "rulegen_sync_duration_seconds", "How long a sync took", registry=self.registry, buckets=_BUCKETS
@@ -121,8 +123,14 @@ class ClusterMetrics(Observer):
             for finding in after or ():
                 self._findings.labels(str(finding.reason)).inc()
         if self._reconciler is not None:
-            refused = {self._reconciler.reference(key) for key in self._reconciler.refusals()}
-            self._refused.set(sum(one is not None and one.kind == Service.__name__ for one in refused))
+            self._count_refused(self._reconciler)
+
+    def _count_refused(self, reconciler: Reconciler) -> None:
+        refused = {(key[0], reconciler.reference(key)) for key in reconciler.refusals()}
+        found = Counts((feature, "" if about is None else about.kind) for feature, about in refused)
+        self._seen_refused |= found.keys()
+        for labels in self._seen_refused:
+            self._refused.labels(*labels).set(found[labels])
 
     def repaired(self, who: str, entries: int, lines: Sequence[str]) -> None:
         """Drift."""

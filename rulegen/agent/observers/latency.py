@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import deque
 from datetime import datetime
 
-from rulegen.config import Family
+from rulegen.config import FAMILIES, Family
 from rulegen.kube.objects import SERVICE_NAME, EndpointSlice
 
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 
 # While syncs fail; the oldest go first.
 _TIMES_OF_A_SERVICE = 100
-
-_FAMILIES = {family.value: family for family in Family}
 
 
 class TriggerTimes:
@@ -32,7 +30,7 @@ class TriggerTimes:
         """A slice as it is now; one without a Service, without a time or of no known family does not count."""
         metadata = slice_.metadata
         service = (metadata.labels or {}).get(SERVICE_NAME)
-        family = _FAMILIES.get(slice_.address_type)
+        family = FAMILIES.get(slice_.address_type)
         if not service or family is None:
             return
         self._services[metadata.namespace, metadata.name] = service

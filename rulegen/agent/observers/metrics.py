@@ -11,12 +11,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rulegen import __version__
 from rulegen.agent.observers.latency import TriggerTimes
 from rulegen.agent.worker.work_queue import ObjectKey, object_key
 from rulegen.config import Family, Target
+from rulegen.features import ALWAYS
 from rulegen.kube.follow import (
     Delete,
     Failed,
@@ -33,7 +35,7 @@ from rulegen.kube.objects import EndpointSlice, Service
 from rulegen.reconcile.delta import Change, Delta
 from rulegen.reconcile.driver import RuleCount
 from rulegen.reference import Finding
-from rulegen.services.model import FrontendKind, Reason, ServicePort, Verdict
+from rulegen.services.model import SERVICE, FrontendKind, Reason, ServicePort, Verdict
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -89,9 +91,7 @@ class Metrics:
         self._drift = make.counter("rulegen_drift_total", "Times that the rules were changed by another program")
         self._repaired = make.counter("rulegen_repaired_entries_total", "Entries that were put back after that")
         self._waiting = make.gauge("rulegen_waiting_changes", "Changes of Services and slices that wait for their turn")
-        self._not_in_force = make.gauge(
-            "rulegen_refused_services", "Services that are not in force as they are now: not expressible, or refused"
-        )
+        self._refused = _Refused(make)
 
     # -- what arrives --
 
@@ -127,9 +127,12 @@ class Metrics:
         """What changes left behind could not be removed. On nftables only."""
         self._syncs.cleanup_failed()
 
-    def not_in_force(self, services: int) -> None:
-        """So many Services are not in force as they are now: the target cannot express them, or the kernel refuses."""
-        self._not_in_force.set(services)
+    def not_in_force(self, objects: Mapping[tuple[str, str], int]) -> None:
+        """So many objects, by feature and kind, are not in force as they are now.
+
+        The target cannot express them, or the kernel refuses them.
+        """
+        self._refused.counted(objects)
 
     def service_ports_changed(self, pairs: Iterable[tuple[ServicePort | None, ServicePort | None]]) -> None:
         """ServicePorts before and after: None before it was there, and when it is gone."""
@@ -230,19 +233,20 @@ class _Source:
         self._invalid: set[ObjectKey] = set()
         self._unusable_files: set[str] = set()
         texts = {Service: "service", EndpointSlice: "endpoint"}
-        self._totals = {
+        self._totals: dict[type, Counter] = {
             kind: make.counter(
                 f"kubeproxy_sync_proxy_rules_{word}_changes_total", f"Changes of {kind.__name__}s that arrived"
             )
             for kind, word in texts.items()
         }
-        self._pending = {
-            kind: make.gauge(
+        # Asked for by those who read the metrics: nothing more than must be lies on the way of a change.
+        self._pending: dict[type, int] = dict.fromkeys(texts, 0)
+        for kind, word in texts.items():
+            pending = make.gauge(
                 f"kubeproxy_sync_proxy_rules_{word}_changes_pending",
                 f"Changes of {kind.__name__}s that arrived and are not in force yet",
             )
-            for kind, word in texts.items()
-        }
+            pending.set_function(partial(self._pending.__getitem__, kind))
         self._following = make.by_kind("rulegen_following", "Whether objects of a kind are followed at present")
         self._invalid_objects = make.by_kind(
             "rulegen_invalid_objects",
@@ -268,9 +272,9 @@ class _Source:
                     self._following[event.kind].set(0)
                 case FileUnusable() | FileUsable():
                     self._note_file(event)
-        for kind, total in self._totals.items():
-            total.inc(changes[kind])
-            self._pending[kind].inc(changes[kind])
+        for kind in changes.keys() & self._totals.keys():
+            self._totals[kind].inc(changes[kind])
+            self._pending[kind] += changes[kind]
         return bool(changes)
 
     def count_files(self, has_problem: Callable[[], bool]) -> None:
@@ -279,11 +283,13 @@ class _Source:
 
     def applied(self, now: float) -> list[tuple[Family, float]]:
         """All that was taken is in force: how long each of the recorded changes took (SVC-103)."""
-        for pending in self._pending.values():
-            pending.set(0)
+        for kind in self._pending:
+            self._pending[kind] = 0
         return self._trigger_times.take(now)
 
     def _note_usable(self, key: ObjectKey, *, is_usable: bool) -> None:
+        if is_usable and not self._invalid:
+            return
         was_usable = key not in self._invalid
         if is_usable and not was_usable:
             self._invalid.discard(key)
@@ -327,7 +333,10 @@ class _Syncs:
             _PROGRAMMING_BUCKETS,
         )
         self._last = make.gauges(f"{prefix}_last_timestamp_seconds", "When a sync succeeded last")
-        self._last_queued = make.gauges(f"{prefix}_last_queued_timestamp_seconds", "When a change arrived last")
+        self._queued = 0.0
+        last_queued = make.gauges(f"{prefix}_last_queued_timestamp_seconds", "When a change arrived last")
+        for gauge in last_queued.values():
+            gauge.set_function(lambda: self._queued)
         self._entries = make.counter("rulegen_entries_changed_total", "Entries that syncs changed", "change")
         for change in ("added", "changed", "removed"):
             self._entries.labels(change)
@@ -348,9 +357,7 @@ class _Syncs:
             ]
 
     def queued(self) -> None:
-        now = time.time()
-        for gauge in self._last_queued.values():
-            gauge.set(now)
+        self._queued = time.time()
 
     def took(self, seconds: float, *, is_full: bool) -> None:
         for histograms in (self._all, self._by_extent[is_full]):
@@ -437,6 +444,24 @@ class _Findings:
     def count(self, findings: Iterable[Finding], step: int) -> None:
         for finding in findings:
             self._gauge.labels(str(finding.reason)).inc(step)
+
+
+class _Refused:
+    """How many objects are not in force as they are now."""
+
+    def __init__(self, make: _Maker) -> None:
+        why = "that are not in force as they are now: not expressible, or refused"
+        self._services = make.gauge("rulegen_refused_services", f"Services {why}")
+        self._objects = make.gauge("rulegen_refused_objects", f"Objects of any feature {why}", "feature", "kind")
+        # It is shown before there is one.
+        self._seen = {(ALWAYS[0], SERVICE)}
+        self._objects.labels(ALWAYS[0], SERVICE)
+
+    def counted(self, objects: Mapping[tuple[str, str], int]) -> None:
+        self._services.set(sum(number for (_, kind), number in objects.items() if kind == SERVICE))
+        self._seen |= objects.keys()
+        for labels in self._seen:
+            self._objects.labels(*labels).set(objects.get(labels, 0))
 
 
 class _Rules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rulegen.agent.http.health import Health
@@ -22,7 +23,7 @@ from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler, Sync
 from rulegen.reference import Finding, ObjectReference
 from rulegen.services.feature import changes_of, service_ports_of
-from rulegen.services.model import SERVICE, ServiceKey
+from rulegen.services.model import ServiceKey
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -51,8 +52,8 @@ class MetricsObserver(Observer):
         metrics.service_ports_changed(service_ports_of(sync).values())
         metrics.findings_changed(sync.findings.values())
         metrics.rules_counted(self._reconciler.rule_counts())
-        refused = {self._reconciler.reference(key) for key in self._reconciler.refusals()}
-        metrics.not_in_force(sum(reference is not None and reference.kind == SERVICE for reference in refused))
+        refused = {(key[0], self._reconciler.reference(key)) for key in self._reconciler.refusals()}
+        metrics.not_in_force(Counter((feature, "" if about is None else about.kind) for feature, about in refused))
         if sync.repaired:
             metrics.drift()
             metrics.repaired(len(sync.repaired))

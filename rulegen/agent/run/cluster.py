@@ -28,7 +28,7 @@ from rulegen.errors import HostError, printable
 from rulegen.features import chosen, each_replica_works, kinds_of, make, resources
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
-from rulegen.reconcile.driver import LiveRules, Watch
+from rulegen.reconcile.driver import Guarded, LiveRules, Watch
 from rulegen.reconcile.feature import Feature, WithStatus
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
@@ -60,6 +60,8 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
             if not _has_lead(leadership, control, beside.waits):
                 return
             is_over = _either(control.is_stopping, leadership)
+            if isinstance(opened, Guarded):
+                opened.only_while(lambda: not leadership.is_lost)
         agent = configuration.agent
         features = make(configuration.features, configuration.node)
         rules: LiveRules = opened.rules(CompilerSet.of(features, driver.name, configuration.node), agent.sync_period)
@@ -91,7 +93,8 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
 
 def _leadership(options: Options, configuration: Configuration, changed: Callable[[], None]) -> Leadership:
     (feature,) = chosen(configuration.features)
-    return Leadership(feature, configuration.agent.kubeconfig, options.server, changed)
+    agent = configuration.agent
+    return Leadership(feature, agent.kubeconfig, options.server, changed, agent.leader_election)
 
 
 def _status_writers(

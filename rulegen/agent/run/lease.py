@@ -8,6 +8,7 @@ conditions, or is the same whoever does it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -22,6 +23,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
+from rulegen.config import LeaderElection
 from rulegen.errors import InputError, printable
 from rulegen.kube.api import ApiError, connect
 
@@ -31,8 +33,6 @@ _PREFIX = "rulegen-"
 _API_VERSION = "coordination.k8s.io/v1"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NAMESPACE = "kube-system"
-# client-go's: seconds until others may take it, until its holder gives up, between two attempts.
-_LEASE_SECONDS, _DEADLINE_SECONDS, _RETRY_SECONDS = 15, 10, 2
 _ANSWER_SECONDS = 5.0
 _RELEASE_SECONDS = 2.0
 
@@ -50,8 +50,17 @@ class Leadership:
     `kubeconfig`: "" for the usual places; `server`: instead of what that says; `changed`: called on each change.
     """
 
-    def __init__(self, feature: str, kubeconfig: str, server: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        feature: str,
+        kubeconfig: str,
+        server: str,
+        changed: Callable[[], None],
+        times: LeaderElection | None = None,
+    ) -> None:
         """Raises InputError where the API server cannot be asked."""
+        self._times = times or LeaderElection()
+        self._answer_seconds = min(_ANSWER_SECONDS, self._times.renew_deadline / 2)
         namespace = os.environ.get("POD_NAMESPACE", "") or _own_namespace()
         self._lease = f"{_PREFIX}{feature}"
         self.name = printable(f"{namespace}/{self._lease}")
@@ -89,12 +98,12 @@ class Leadership:
             asked = time.monotonic()
             if self._attempt(self._try_to_hold):
                 self._renewed(asked)
-            self._ended.wait(_RETRY_SECONDS)
+            self._ended.wait(self._times.retry_period)
         if self.is_leading and not self.is_lost:
             self._attempt(self._release)
 
     def _renewed(self, asked: float) -> None:
-        good_until = asked + _DEADLINE_SECONDS
+        good_until = asked + self._times.renew_deadline
         # An answer that came too late brings nothing back.
         if self.is_lost or time.monotonic() > good_until:
             return
@@ -129,13 +138,13 @@ class Leadership:
             lease = self._read()
             if lease is None:
                 document = self._document({"name": self._lease}, self._spec({}))
-                self._api.post(self._path, document, _ANSWER_SECONDS)
+                self._api.post(self._path, document, self._answer_seconds)
                 return True
             spec = lease.spec or {}
             if not self._may_have(spec):
                 return False
             document = self._document(lease.metadata, self._spec(spec))
-            self._api.put(f"{self._path}/{self._lease}", document, _ANSWER_SECONDS)
+            self._api.put(f"{self._path}/{self._lease}", document, self._answer_seconds)
         except ApiError as error:
             # Another replica was faster.
             if error.status == 409:
@@ -152,20 +161,26 @@ class Leadership:
             self._is_lost = True
             self._changed()
             return False
-        return holder == self._identity or time.monotonic() - self._seen_since > _LEASE_SECONDS
+        return holder == self._identity or self._is_over(spec)
+
+    def _is_over(self, spec: dict[str, object]) -> bool:
+        """Whether nobody has renewed it for as long as its holder says that it lasts."""
+        lasts = spec.get("leaseDurationSeconds")
+        seconds = float(lasts) if isinstance(lasts, int) and lasts > 0 else self._times.lease_duration
+        return time.monotonic() - self._seen_since > seconds
 
     def _release(self) -> bool:
         lease = self._read()
         if lease is None or not lease.spec or lease.spec.get("holderIdentity") != self._identity:
             return False
         document = self._document(lease.metadata, {**lease.spec, "holderIdentity": ""})
-        self._api.put(f"{self._path}/{self._lease}", document, _ANSWER_SECONDS)
+        self._api.put(f"{self._path}/{self._lease}", document, self._answer_seconds)
         return True
 
     def _read(self) -> _Lease | None:
         """None: there is none."""
         try:
-            with self._api.get(f"{self._path}/{self._lease}", {}, _ANSWER_SECONDS) as answer:
+            with self._api.get(f"{self._path}/{self._lease}", {}, self._answer_seconds) as answer:
                 return msgspec.json.decode(answer.body(), type=_Lease)
         except ApiError as error:
             if error.status == 404:
@@ -176,7 +191,7 @@ class Leadership:
 
     def _spec(self, before: dict[str, object]) -> dict[str, object]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec = {**before, "leaseDurationSeconds": _LEASE_SECONDS, "renewTime": now}
+        spec = {**before, "leaseDurationSeconds": math.ceil(self._times.lease_duration), "renewTime": now}
         if before.get("holderIdentity") != self._identity:
             transitions = before.get("leaseTransitions")
             spec["leaseTransitions"] = transitions + 1 if isinstance(transitions, int) else 0
@@ -221,5 +236,5 @@ class Candidate:
 def _own_namespace() -> str:
     try:
         return _NAMESPACE_FILE.read_text().strip() or _NAMESPACE
-    except OSError:
+    except (OSError, ValueError):
         return _NAMESPACE

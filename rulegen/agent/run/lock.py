@@ -53,6 +53,7 @@ from rulegen.netlink.nf_tables import (
     TABLE_OWNER,
     TABLE_USERDATA,
 )
+from rulegen.paths import status_in_proc
 
 _TABLE = "rulegen-agent"
 _ABSTRACT_NAME = "\0rulegen-agent"
@@ -123,10 +124,10 @@ def holder() -> str | None:
 def _socket() -> socket.socket:
     try:
         opened = open_socket()
+        opened.settimeout(_ANSWER_SECONDS)
+        opened.bind((0, 0))
     except OSError as error:
         raise HostError(f"cannot open a netlink socket to netfilter: {error.strerror}") from error
-    opened.settimeout(_ANSWER_SECONDS)
-    opened.bind((0, 0))
     return opened
 
 
@@ -162,7 +163,7 @@ def _answers(asked: socket.socket) -> Iterator[Message]:
 
 
 def _process_namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - what it leads to
+    return status_in_proc("/proc/self/ns/pid").st_ino
 
 
 # -- the abstract name --

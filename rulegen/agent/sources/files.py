@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from rulegen.agent.sources.watched_files import turns
 from rulegen.agent.worker.work_queue import ObjectKey, key_of
@@ -22,6 +22,7 @@ from rulegen.kube.follow import Delete, Failed, FileUnusable, FileUsable, Follow
 from rulegen.kube.kinds import WatchedObject
 from rulegen.kube.manifests import Manifests, Problem, load
 from rulegen.kube.mistakes import summary
+from rulegen.paths import mode_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -195,9 +196,10 @@ class FileSource:
 def _check(paths: Sequence[str]) -> None:
     """Raises InputError for what is missing, or could be read only once, or never ends."""
     for path in paths:
-        if not Path(path).exists():
+        mode = mode_of(path)
+        if mode is None:
             raise InputError(f"{printable(path)}: No such file or directory")
-        if not (Path(path).is_file() or Path(path).is_dir()):
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise InputError(f"{printable(path)}: neither a file nor a folder, so it cannot be followed")
 
 

@@ -34,6 +34,8 @@ def turns(paths: Sequence[str], stopping: threading.Event) -> Iterator[None]:
 
     A path may be missing for a while; that it is there again is a change.
     """
+    # The working directory may go.
+    paths = [str(Path(path).absolute()) for path in paths]
     known: dict[str, _State] | None = None
     while not stopping.is_set():
         look = _Look(paths)
@@ -52,7 +54,7 @@ _State: TypeAlias = tuple[int, ...]
 
 
 class _Look:
-    """What is at the paths: the state of each file and folder by its real path; () of those that are missing.
+    """What is at absolute paths: the state of each file and folder by its real path; () of those that are missing.
 
     `folders`: where a change would be seen, which is where files are, and links that lead there. `cost`: seconds.
     """
@@ -62,7 +64,7 @@ class _Look:
         self.states: dict[str, _State] = {}
         self.folders: dict[str, _State] = {}
         for path in paths:
-            self._add_path(str(Path(path).absolute()))
+            self._add_path(path)
         self.cost = time.monotonic() - started
 
     def _add_path(self, path: str) -> None:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple
 
 from rulegen.agent.status.document import Problems, Status
+from rulegen.toned import TextLine, Tone
 
 _LABEL = 15
 _SHOWN = 10
-
-
-class Line(NamedTuple):
-    """`tone`: "" for what is as it should be, `good`, `bad`, or `title`."""
-
-    text: str
-    tone: str = ""
 
 
 def ago(then: datetime, now: datetime) -> str:
@@ -38,11 +31,11 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def status_lines(status: Status) -> Iterator[Line]:
+def status_lines(status: Status) -> Iterator[TextLine]:
     """What `rulegen status` prints: what is wrong in full, what is well in a line."""
-    tones = {"ok": "good", "starting": "title"}
+    tones = {"ok": Tone.GOOD, "starting": Tone.TITLE}
     built = f" ({status.commit})" if status.commit else ""
-    yield Line(f"{status.state}", tones.get(status.state, "bad"))
+    yield TextLine(f"{status.state}", tones.get(status.state, Tone.BAD))
     yield _row(
         "rulegen", f"{status.rulegen}{built}, process {status.process}, started {ago(status.started, status.now)}"
     )
@@ -73,7 +66,7 @@ def status_lines(status: Status) -> Iterator[Line]:
     yield _row("takeover", status.takeover.state + message)
 
 
-def _sync_lines(status: Status) -> Iterator[Line]:
+def _sync_lines(status: Status) -> Iterator[TextLine]:
     health = "healthy" if status.healthy else "changes do not reach the kernel"
     eligible = "" if status.node_eligible else ", not eligible for new connections from load balancers"
     yield _row("health", health + eligible, not status.healthy)
@@ -99,7 +92,7 @@ def _sync_lines(status: Status) -> Iterator[Line]:
     yield _row("in force", counted(status.service_ports, "service-port", "service-ports"))
 
 
-def _drift_lines(status: Status) -> Iterator[Line]:
+def _drift_lines(status: Status) -> Iterator[TextLine]:
     drift = status.drift
     yield _row(
         "drift",
@@ -115,14 +108,14 @@ def _drift_lines(status: Status) -> Iterator[Line]:
             yield _row("", f"  {line}")
 
 
-def _listener_lines(status: Status) -> Iterator[Line]:
+def _listener_lines(status: Status) -> Iterator[TextLine]:
     for one in status.listeners.own:
         yield _row("listening", f"{one.field} {one.problem or one.address}", bool(one.problem))
     yield _row("health checks", counted(status.listeners.health_checks, "listener", "listeners"))
     yield from _problem_lines("", status.listeners.failed_health_checks)
 
 
-def _finding_lines(status: Status) -> Iterator[Line]:
+def _finding_lines(status: Status) -> Iterator[TextLine]:
     findings = status.findings
     total = ", ".join(f"{number} {reason}" for reason, number in findings.total.items())
     yield _row("findings", f"{total} (`rulegen lint` lists all)" if total else "none")
@@ -133,7 +126,7 @@ def _finding_lines(status: Status) -> Iterator[Line]:
         yield _row("", f"{findings.objects - _SHOWN} more objects")
 
 
-def _problem_lines(label: str, problems: Problems) -> Iterator[Line]:
+def _problem_lines(label: str, problems: Problems) -> Iterator[TextLine]:
     for one in problems.shown[:_SHOWN]:
         told = one.message if one.message.startswith(one.subject) else f"{one.subject}: {one.message}"
         yield _row(label, told, True)
@@ -141,5 +134,5 @@ def _problem_lines(label: str, problems: Problems) -> Iterator[Line]:
         yield _row(label, f"{problems.total - _SHOWN} more", True)
 
 
-def _row(label: str, text: str, is_bad: bool = False) -> Line:
-    return Line(f"{label:<{_LABEL}}{text}", "bad" if is_bad else "")
+def _row(label: str, text: str, is_bad: bool = False) -> TextLine:
+    return TextLine(f"{label:<{_LABEL}}{text}", Tone.BAD if is_bad else Tone.PLAIN)

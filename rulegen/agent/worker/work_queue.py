@@ -28,6 +28,8 @@ _SECONDS_PER_ENTRY = 30e-6
 _SHARE_OF_LARGE = 0.1
 # What handling so many endpoints costs is about what handling a change costs.
 _ENDPOINTS_PER_CHANGE = 50
+# To wake up, a byte each; one as a rule.
+_MOST_REASONS = 4096
 
 
 class WorkQueue:
@@ -106,7 +108,7 @@ class WorkQueue:
         with self._lock:
             self._drain()
             events = self._take_large(everything=most is None)
-            events += self._take_all() if most is None else self._take_some(most, _cost(events))
+            events += self._take_all() if most is None else self._take_some(most - sum(map(_cost, events)), most / 2)
             self._note_handed_on(events)
             events += self._prompt.values()
             self._prompt.clear()
@@ -147,7 +149,8 @@ class WorkQueue:
     def _drain(self) -> None:
         self._must_wake_up = True
         try:
-            while self._reader.recv(4096):
+            # Less than was asked for is all that there is.
+            while len(self._reader.recv(_MOST_REASONS)) == _MOST_REASONS:
                 pass
         except BlockingIOError:
             return
@@ -176,11 +179,14 @@ class WorkQueue:
     def _take_all(self) -> list[FollowEvent]:
         return [*self._quiet.take_all(), *self._restless.take_all()]
 
-    def _take_some(self, budget: float, spent: float) -> list[FollowEvent]:
-        """Half of it for those that are quiet, then what is left for either: none waits for ever."""
+    def _take_some(self, budget: float, kept: float) -> list[FollowEvent]:
+        """All but what is `kept` for those that are quiet, then what is left for either: none waits for ever."""
         events: list[FollowEvent] = []
-        for queue, part in ((self._quiet, budget / 2), (self._restless, budget), (self._quiet, budget)):
-            events += queue.take(part - spent - _cost(events))
+        for queue, rest in ((self._quiet, kept), (self._restless, 0.0), (self._quiet, 0.0)):
+            if queue:
+                taken, cost = queue.take(budget - rest)
+                events += taken
+                budget -= cost
         return events
 
     def _take_large(self, *, everything: bool) -> list[FollowEvent]:
@@ -251,10 +257,11 @@ class _Queue:
         self._namespaces.clear()
         return taken
 
-    def take(self, budget: float) -> list[FollowEvent]:
-        """One from each namespace in turn, until they have cost as much as that."""
+    def take(self, budget: float) -> tuple[list[FollowEvent], float]:
+        """One from each namespace in turn, until they have cost as much as that; also what they did cost."""
         taken: list[FollowEvent] = []
-        while budget > 0 and self._namespaces:
+        spent = 0.0
+        while spent < budget and self._namespaces:
             namespace, changes = next(iter(self._namespaces.items()))
             _, event = changes.popitem(last=False)
             if changes:
@@ -262,18 +269,15 @@ class _Queue:
             else:
                 del self._namespaces[namespace]
             taken.append(event)
-            budget -= _cost([event])
-        return taken
+            spent += _cost(event)
+        return taken, spent
 
 
-def _cost(events: Iterable[FollowEvent]) -> float:
-    """What handling them costs, as a number of ordinary changes."""
-    return sum(
-        1 + len(event.item.endpoints or ()) / _ENDPOINTS_PER_CHANGE
-        if isinstance(event, Upsert) and isinstance(event.item, EndpointSlice)
-        else 1
-        for event in events
-    )
+def _cost(event: FollowEvent) -> float:
+    """What handling it costs, as a number of ordinary changes."""
+    if isinstance(event, Upsert) and isinstance(event.item, EndpointSlice):
+        return 1 + len(event.item.endpoints or ()) / _ENDPOINTS_PER_CHANGE
+    return 1
 
 
 def object_key(event: Upsert | Delete | Invalid) -> ObjectKey:

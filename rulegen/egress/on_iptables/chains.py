@@ -14,14 +14,11 @@ from typing import Any
 
 from rulegen.config import Cidr, Family
 from rulegen.egress.model import Range, Side
-from rulegen.egress.ranges import Ranges, changed, is_wanted, no_ranges
-from rulegen.errors import TargetError
+from rulegen.egress.ranges import RangeCompiler, is_wanted
 from rulegen.iptables.chains import NAT, BaseChains, Entries, EntryKey, Rules, base_chains
 from rulegen.iptables.names import MAX_LENGTH, digest
 from rulegen.iptables.transaction import is_remark
 from rulegen.iptables.tree import ROOT, Branch, Prefix, PrefixTree
-from rulegen.reconcile.delta import Delta
-from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import ObjectReference
 from rulegen.resources import environment
 
@@ -34,12 +31,8 @@ MASQUERADE = "-m addrtype ! --dst-type LOCAL -j MASQUERADE --random-fully"
 POSTROUTING = "POSTROUTING"
 
 
-class EgressChains:
-    """`families`: those that get rules.
-
-    A family without pods of this node has no chain. Until it is known whose traffic is meant, what the kernel held at
-    first is wanted.
-    """
+class EgressChains(RangeCompiler[EntryKey, Rules]):
+    """A family without pods of this node has no chain."""
 
     prefix = PREFIX
     rank = _RANK
@@ -48,11 +41,8 @@ class EgressChains:
 
     def __init__(self, families: Sequence[Family]) -> None:
         """Compiles nothing yet."""
-        self._ranges: dict[Family, Ranges] = {family: no_ranges() for family in families}
+        super().__init__(families)
         self._trees = {family: PrefixTree(_WIDTH[family]) for family in families}
-        self._entries: Tracked[EntryKey, Rules] = Tracked()
-        self._present: set[Family] = set()
-        self._has_compiled = False
         # What was found in the kernel, until ranges are known.
         self._adopted: Entries = {}
 
@@ -82,43 +72,18 @@ class EgressChains:
             mine = {key: rules for key, rules in live.items() if key.prefix == PREFIX and key.family in self._ranges}
             self._adopted = {key: tuple(one for one in rules if not is_remark(one)) for key, rules in mine.items()}
 
-    def update(
-        self, items: Mapping[Range, str | None], context: bool | None
-    ) -> tuple[Delta[EntryKey, Rules], dict[Any, TargetError]]:
-        """Takes changed ranges; `context`: whether they are known from now on."""
-        self._has_compiled = True
-        if context is not None:
-            for key, rules in self._adopted.items():
-                self._entries.set(key, None if context else rules)
-            self._adopted = {} if context else self._adopted
-        for family, touched in changed(self._ranges, items).items():
-            self._write(family, touched)
-        return Delta.of(self._entries.take()), {}
-
-    def entries(self) -> Entries:
-        """All that is wanted."""
-        return dict(self._entries.items())
-
-    def entries_of(self, item_id: Range) -> Entries:
-        """Nothing: no range stands alone."""
-        del item_id
-        return {}
-
-    def entries_without(self, item_ids: Collection[Range]) -> Entries:
-        """All that is wanted."""
-        del item_ids
-        return self.entries()
-
-    def spare(self, delta: Delta[EntryKey, Rules]) -> Delta[EntryKey, Rules]:
-        """All of it."""
-        return delta
-
     def owners(self, live: Entries) -> Callable[[Any, Any], str]:
         """Nobody: a chain has the ranges of many."""
         del live
         return lambda _, __: ""
 
     # ---- chains ----
+
+    def _use_adopted(self, *, is_wanted: bool) -> None:
+        for key, rules in self._adopted.items():
+            self._entries.set(key, rules if is_wanted else None)
+        if not is_wanted:
+            self._adopted = {}
 
     def _write(self, family: Family, touched: set[Range]) -> None:
         ranges, tree = self._ranges[family], self._trees[family]

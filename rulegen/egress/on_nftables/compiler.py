@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_network
-from typing import Any
 
 from rulegen.config import Cidr, Family
 from rulegen.egress.model import Range, Side
 from rulegen.egress.on_nftables.table import TABLES
-from rulegen.egress.ranges import Ranges, changed, is_wanted, no_ranges
-from rulegen.errors import TargetError
+from rulegen.egress.ranges import RangeCompiler, is_wanted
 from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.tables import BaseChains, Entries, TableSpec
-from rulegen.reconcile.delta import Delta
-from rulegen.reconcile.tracked import Tracked
 from rulegen.reference import ObjectReference
 
 _MEMBER = Value()
 
 
-class EgressTables:
-    """See `nftables.tables.TableCompiler`. `families`: those that get rules.
-
-    A family without pods of this node has no table. Until it is known whose traffic is meant, what the kernel held at
-    first is wanted.
-    """
+class EgressTables(RangeCompiler[EntryKey, Value]):
+    """See `nftables.tables.TableCompiler`. A family without pods of this node has no table."""
 
     def __init__(self, families: Sequence[Family]) -> None:
         """Compiles nothing yet."""
+        super().__init__(families)
         self.specs: Sequence[TableSpec] = [TABLES[family] for family in families]
-        self._ranges: dict[Family, Ranges] = {family: no_ranges() for family in families}
-        self._entries: Tracked[EntryKey, Value] = Tracked()
-        # The families that have a table.
-        self._present: set[Family] = set()
-        self._has_compiled = False
         # What was found in the kernel, until ranges are known.
         self._adopted: dict[Family, Entries] = {}
 
@@ -53,35 +41,6 @@ class EgressTables:
             mine = {key: value for key, value in live.items() if key[0] in sets.values()}
             self._adopted[family] = mine if any(set_spec is sets[Side.PODS] for set_spec, _ in mine) else {}
 
-    def update(
-        self, items: Mapping[Range, str | None], context: bool | None
-    ) -> tuple[Delta[EntryKey, Value], dict[Any, TargetError]]:
-        """Takes changed ranges; `context`: whether they are known from now on."""
-        self._has_compiled = True
-        if context is not None:
-            self._use_adopted(is_wanted=not context)
-        for family, touched in changed(self._ranges, items).items():
-            self._write(family, touched)
-        return Delta.of(self._entries.take()), {}
-
-    def entries(self) -> Entries:
-        """All that is wanted."""
-        return dict(self._entries.items())
-
-    def entries_of(self, item_id: Range) -> Entries:
-        """Nothing: no range stands alone."""
-        del item_id
-        return {}
-
-    def entries_without(self, item_ids: Collection[Range]) -> Entries:
-        """All that is wanted."""
-        del item_ids
-        return self.entries()
-
-    def spare(self, delta: Delta[EntryKey, Value]) -> Delta[EntryKey, Value]:
-        """All of it."""
-        return delta
-
     def owners(self, live: Entries) -> Callable[[EntryKey, Value], str]:
         """Whose a range is."""
         del live
@@ -94,7 +53,6 @@ class EgressTables:
         return lambda key, _: owners.get(key, "")
 
     def _use_adopted(self, *, is_wanted: bool) -> None:
-        """What was found in the kernel is wanted, or is not any more."""
         for family, elements in self._adopted.items():
             for key, value in elements.items():
                 self._entries.set(key, value if is_wanted else None)

@@ -9,10 +9,12 @@ from rulegen.config import Family
 from rulegen.errors import InputError, shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.networks import family_of
+from rulegen.services import parties
 from rulegen.services.explain.model import View
 from rulegen.services.explain.packet import NODE, PacketQuestion
-from rulegen.services.names import Source, Target, ports_of
+from rulegen.services.names import ports_of
 from rulegen.services.node import host_addresses
+from rulegen.services.parties import Source, Target
 from rulegen.services.simulate import Destination
 
 
@@ -80,7 +82,7 @@ def ask(view: View, source_text: str, to_text: str, interface: str = "", address
     Raises:
         InputError: a name or an address that means nothing, or two ends without a common family.
     """
-    source, target = view.directory.source(source_text), view.directory.target(to_text)
+    source, target = parties.source(view.directory, source_text), parties.target(view.directory, to_text)
     own = tuple(dict.fromkeys((*host_addresses(view.store.node), *addresses)))
     at = {family_of(address): address for address in reversed(own)} if target.is_node else target.addresses
     if target.is_node and not at:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from typing import NamedTuple
 
+from rulegen.alike import alike
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
 from rulegen.kube.objects import Service
@@ -114,7 +114,7 @@ def _similar(name: str, names: Iterable[str]) -> str:
     candidates = sorted(names)
     _, _, last = name.partition("/")
     same_name = [candidate for candidate in candidates if candidate.endswith(f"/{last}")]
-    close = list(dict.fromkeys([*same_name, *get_close_matches(name, candidates)]))[:3]
+    close = list(dict.fromkeys([*same_name, *alike(name, candidates)]))[:3]
     return f"; there is {', '.join(close)}" if close else ""
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum
 from itertools import groupby
-from typing import NamedTuple
 
 from rulegen.services.explain.model import (
     Agreement,
@@ -21,23 +19,7 @@ from rulegen.services.explain.model import (
 from rulegen.services.on_iptables.annotate import AnnotatedChain
 from rulegen.services.on_nftables.annotate import AnnotatedEntry
 from rulegen.services.on_nftables.slots import MAX_SLOTS, TOLERANCE
-
-
-class Tone(Enum):
-    """How a line may be shown."""
-
-    PLAIN = "plain"
-    TITLE = "title"
-    HEADING = "heading"
-    GOOD = "good"
-    BAD = "bad"
-
-
-class TextLine(NamedTuple):
-    """A line without its end."""
-
-    text: str
-    tone: Tone = Tone.PLAIN
+from rulegen.toned import TextLine, Tone
 
 
 def service_lines(explanation: ServiceExplanation) -> Iterator[TextLine]:

@@ -60,7 +60,8 @@ class _NodePorts(NamedTuple):
     in_service_cidrs: bool
 
 
-def _overlap(accepted: Sequence[Cidr], service_cidrs: Sequence[Cidr]) -> bool:
+@lru_cache(maxsize=64)
+def _overlap(accepted: tuple[Cidr, ...], service_cidrs: tuple[Cidr, ...]) -> bool:
     """Whether an address that accepts NodePorts may be in a ServiceCIDR."""
     return any(ip_network(one).overlaps(ip_network(other)) for one in accepted for other in service_cidrs)
 
@@ -145,7 +146,6 @@ def _covering(networks: Sequence[IPv4Network | IPv6Network]) -> IPv4Network | IP
     return covering
 
 
-# Asked at each change.
 @lru_cache(maxsize=64)
 def accepts_nodeports(family: Family, cidrs: tuple[Cidr, ...]) -> str:
     """What destinations must match to accept NodePorts, loopback never among them (SVC-63, SVC-66).

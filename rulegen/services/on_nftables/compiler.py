@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import repeat
 from operator import itemgetter
+from socket import inet_pton
 from struct import Struct
 
 from rulegen.claims import ID_SHIFT, MAX_ID, OURS
 from rulegen.config import Family
 from rulegen.errors import TargetError
 from rulegen.nftables.elements import (
+    ADDRESS_FAMILIES,
     PROTOCOL_BYTES,
     EntryKey,
     SetSpec,
@@ -125,6 +127,8 @@ class Compiler:
         self._nodeports: dict[Family, Counter[int]] = {family: Counter() for family in families}
         # How many service-ports are host ports.
         self._host_ports: Counter[Family] = Counter()
+        # The families whose fixed part may be another one because of these.
+        self._to_render: set[Family] = set()
         self.base_chains: dict[TableSpec, BaseChains] = {}
         self._shared: Counter[EntryKey] = Counter()
         # What is always there; the first update counts it in.
@@ -163,24 +167,33 @@ class Compiler:
                 self._compiled[key] = new
             before |= old.owned
             after |= new.owned
-            needed += new.shared
-            released += old.shared
-            self._count_nodeport(key[1], old.nodeport_block, new.nodeport_block)
-            self._host_ports[key[1]] += new.has_host_port - old.has_host_port
+            if new.shared != old.shared:
+                needed += new.shared
+                released += old.shared
+            self._count_node_wide(key[1], old, new)
         self._adoptions = {}
-        touched = Counter(needed)
-        touched.subtract(released)
-        self._count_shared(touched, before, after)
+        if needed or released:
+            touched = Counter(needed)
+            touched.subtract(released)
+            self._count_shared(touched, before, after)
         changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
         self._routing |= changed_nodes
+        if changed_nodes or self._to_render:
+            self._render_changed(changed_nodes, before, after)
+        return diff(before, after), errors
+
+    def _render_changed(self, nodes: Mapping[Family, NodeSettings], before: Entries, after: Entries) -> None:
+        """The fixed parts of nodes that changed, and of families in which something about all Services did."""
         for family, node in self._routing.items():
+            if family not in nodes and family not in self._to_render:
+                continue
             rendered = self._render(node)
-            if family in changed_nodes or rendered is not self.base_chains.get(LAYOUTS[family]):
+            if family in nodes or rendered is not self.base_chains.get(LAYOUTS[family]):
                 self.base_chains[LAYOUTS[family]] = rendered
                 before |= self._nodes[family]
                 self._nodes[family] = self._node_entries(node)
                 after |= self._nodes[family]
-        return diff(before, after), errors
+        self._to_render.clear()
 
     def entries(self) -> Entries:
         entries: Entries = {}
@@ -225,12 +238,14 @@ class Compiler:
             elif not count + difference:
                 before[key] = self._shared_value(key)
                 self._forget_shared(key)
-        for family, new in cluster_ips.items():
-            _insert(self._cluster_ips[family], new)
+        for family in filter(cluster_ips.get, cluster_ips):
+            _insert(self._cluster_ips[family], cluster_ips[family])
+            self._to_render.add(family)
 
     def _forget_shared(self, key: EntryKey) -> None:
         del self._shared[key]
         if key[0].name == "cluster-ips":
+            self._to_render.add(key[0].family)
             addresses = self._cluster_ips[key[0].family]
             del addresses[bisect_left(addresses, key[1])]
 
@@ -241,10 +256,18 @@ class Compiler:
         for family in self._cluster_ips:
             set_spec = LAYOUTS[family].cluster_ips
             self._cluster_ips[family] = sorted(key for of, key in counts if of is set_spec)
+        self._to_render.update(self._cluster_ips)
+
+    def _count_node_wide(self, family: Family, old: _Compiled, new: _Compiled) -> None:
+        """What of a ServicePort the fixed part depends on."""
+        if new.has_host_port != old.has_host_port:
+            self._host_ports[family] += new.has_host_port - old.has_host_port
+            self._to_render.add(family)
+        if new.nodeport_block != old.nodeport_block:
+            self._count_nodeport(family, old.nodeport_block, new.nodeport_block)
+            self._to_render.add(family)
 
     def _count_nodeport(self, family: Family, before: int | None, after: int | None) -> None:
-        if before == after:
-            return
         blocks = self._nodeports[family]
         if after is not None:
             blocks[after] += 1
@@ -465,7 +488,9 @@ class _ServicePortEntries:
     def _slots(self, list_bit: int, backends: tuple[Backend, ...]) -> list[bytes]:
         """The endpoints of a list, slot by slot."""
         counts = slot_counts([backend.weight for backend in backends])
-        wanted = dict(zip(map(self._endpoint, backends), counts, strict=True))
+        family = ADDRESS_FAMILIES[self._layout.family]
+        endpoints = [inet_pton(family, backend.address) + pack_port(backend.port) for backend in backends]
+        wanted = dict(zip(endpoints, counts, strict=True))
         slots = assign_slots(self._lists.slots.get(list_bit, ()), wanted)
         self._lists.slots[list_bit] = slots
         return slots

@@ -5,7 +5,7 @@ A list of endpoints stands in numbered slots, all equally likely; a weight is a 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from heapq import heapify, heapreplace
@@ -80,13 +80,14 @@ def assign_slots(before: Sequence[Item | None], wanted: Mapping[Item, int]) -> l
         return [item for item in before if item is not None]
     if not before:
         return [item for item, count in wanted.items() for _ in range(count)]
-    missing = Counter(wanted)
+    missing = dict(wanted)
     slots: list[Item | None] = []
     for item in before:
-        keep = item is not None and missing[item] > 0
-        slots.append(item if keep else None)
-        if item is not None and keep:
+        if item is not None and missing.get(item, 0) > 0:
+            slots.append(item)
             missing[item] -= 1
+        else:
+            slots.append(None)
     new = [item for item, count in missing.items() for _ in range(count)]
     new.reverse()
     for index, item in enumerate(slots):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from rulegen import __version__
+from rulegen.agent.observers.cluster_metrics import ClusterMetrics
 from rulegen.agent.observers.latency import TRIGGER_TIME, TriggerTimes
 from rulegen.agent.observers.metrics import Metrics
 from rulegen.config import Family, Target
+from rulegen.dns.metrics import add_metrics
 from rulegen.egress.observer import RangeMetrics
 from rulegen.errors import HostError
 from rulegen.features import kinds_of
@@ -34,6 +37,7 @@ from tests.builders import CONFIGURATION, endpoint, endpoint_port, endpoint_slic
 FAMILIES = (Family.IPV4, Family.IPV6)
 REPOSITORY = Path(__file__).parents[3]
 EMPTY: Delta[str, str] = Delta()
+_PREFIXES = ("kubeproxy_", "rulegen_")
 START = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
 
@@ -45,7 +49,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def names(metrics: Metrics) -> set[str]:
+def names(metrics: Metrics | ClusterMetrics) -> set[str]:
     """As they are scraped, without what a histogram adds."""
     return {
         family.name + ("_total" if family.type == "counter" else "")
@@ -388,12 +392,16 @@ def test_entries_drift_and_refusals() -> None:
     assert counts == [2, 2, 1]
     metrics.drift()
     metrics.repaired(3)
-    metrics.not_in_force(2)
+    metrics.not_in_force({("services", "Service"): 2, ("network-policies", "NetworkPolicy"): 3})
     assert value(metrics, "rulegen_drift_total") == 1
     assert value(metrics, "rulegen_repaired_entries_total") == 3
+    policies = {"feature": "network-policies", "kind": "NetworkPolicy"}
     assert value(metrics, "rulegen_refused_services") == 2
-    metrics.not_in_force(0)
+    assert value(metrics, "rulegen_refused_objects", feature="services", kind="Service") == 2
+    assert value(metrics, "rulegen_refused_objects", **policies) == 3
+    metrics.not_in_force({})
     assert value(metrics, "rulegen_refused_services") == 0
+    assert value(metrics, "rulegen_refused_objects", **policies) == 0
 
 
 def test_the_version_the_target_and_the_process() -> None:
@@ -449,5 +457,8 @@ def test_every_metric_is_in_the_documentation_and_no_other() -> None:
     everything = [made(target) for target in Target]
     everything[0].registry.register(DenialCounts("network-policies", list, Combination.__str__))
     RangeMetrics(everything[0].registry)
-    there = {name for one in everything for name in names(one) if name.startswith(("kubeproxy_", "rulegen_"))}
+    of_cluster = ClusterMetrics("records", [Service], lambda: 0, lambda: False)
+    add_metrics(of_cluster.registry, Counter(), lambda: 0)
+    all_of_them: list[Metrics | ClusterMetrics] = [*everything, of_cluster]
+    there = {name for one in all_of_them for name in names(one) if name.startswith(_PREFIXES)}
     assert documented == there
