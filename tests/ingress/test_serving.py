@@ -112,8 +112,8 @@ def test_hosts_with_tls_beside_hosts_without(lab: Lab) -> None:
     assert [lab.get(host, tls="two.mix.test").service for host in hosts[:3]] == ["s1", "s1", "s5"]
     assert lab.get("one.mix.test", tls="one.mix.test").service == "s1"
     assert lab.get("mix.test", tls="two.mix.test").status == 421
-    asked = ("default", "hostnames", "volatile", "x.default", "x.hostnames", "x.include", "x.volatile", "unknown")
-    assert [lab.who(host, "/") for host in asked] == ["s6"] * 3 + ["s7"] * 4 + ["s5"]
+    words_asked = ("default", "hostnames", "volatile", "x.default", "x.hostnames", "x.include", "x.volatile", "unknown")
+    assert [lab.who(host, "/") for host in words_asked] == ["s6"] * 3 + ["s7"] * 4 + ["s5"]
     assert lab.get("include", tls="include").service == "s8"
 
 
