@@ -52,7 +52,7 @@ def _in_words(before: RecordSet | None, after: RecordSet | None) -> str:
 
 
 def _records(one: RecordSet) -> str:
-    return ", ".join(one.records)
+    return ", ".join(one.records) or "(only in the registry)"
 
 
 def _plain(one: RecordSet | None) -> str:

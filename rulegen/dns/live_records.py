@@ -128,7 +128,15 @@ class LiveRecords:
 
     def difference(self) -> Delta[RecordKey, RecordSet]:
         """See `LiveRules`."""
-        return self._possible(self._compilers.spare(diff(self._live, self._compilers.entries())))
+        wanted = self._compilers.entries()
+        delta = diff(self._live, wanted)
+        # What is only written down would make somebody else's record ours, who puts one there.
+        delta.removed.update(
+            (key, RecordSet(0, (), holder))
+            for key, holder in self._found.ownership.written_down()
+            if key not in self._live and key not in wanted
+        )
+        return self._possible(self._compilers.spare(delta))
 
     def state(self) -> RulesState:
         """See `LiveRules`."""

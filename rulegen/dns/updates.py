@@ -160,6 +160,10 @@ class Ownership:
         self._keys |= other._keys
         self._written |= other._written
 
+    def written_down(self) -> Iterator[tuple[RecordKey, str]]:
+        """All that is written down, and the holder of each."""
+        return ((key, holder) for (_, holder), keys in self._keys.items() for key in keys)
+
     def of_zone(self, zone: str) -> Ownership:
         """What is written down in one zone."""
         found = Ownership()

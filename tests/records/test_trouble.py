@@ -251,6 +251,16 @@ def test_commands_about_records(tmp_path: Path) -> None:
         done = server.run(RULEGEN, "apply", str(plan))
         assert done.returncode == 0, done.stderr
         assert server.short(f"db.shop.{SVC}", "A") == ["10.1.0.1", "10.1.0.2"]
+        # A record that others have deleted, of a Service that is gone meanwhile, is not ours any more when they put one
+        # there.
+        server.update("zone cluster.local", f"update delete db.shop.{SVC} A")
+        gone = written(server, web("none"))
+        done = server.rulegen("apply", "-f", gone)
+        assert (done.returncode, f"- db.shop.{SVC}. A (only in the registry)  # shop/db" in done.stdout) == (0, True)
+        assert server.short("db.shop._rulegen.cluster.local", "TXT") == []
+        server.update("zone cluster.local", f"update add db.shop.{SVC} 60 A 192.0.2.1")
+        assert server.rulegen("apply", "-f", gone).stdout == "nothing to change\n"
+        source = written(server, web("db", "10.1.0.1", "10.1.0.2"), web("none"))
         asked = {
             "shop/db": ["Service shop/db", "10.1.0.2"],
             f"DB.shop.{SVC}.": [f"db.shop.{SVC}: records", "IN A 10.1.0.1  # shop/db"],
