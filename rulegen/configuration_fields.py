@@ -103,6 +103,10 @@ class Fields:
         parsed = (self._parsed(f"{path}[{index}]", value, parse, None) for index, value in enumerate(values))
         return [item for item in parsed if item is not None]
 
+    def is_stated(self, path: str) -> bool:
+        """Whether the field is there, even if it is empty."""
+        return self._value(path) is not None
+
     def unread(self) -> Iterator[tuple[str, object]]:
         """The path and value of every field that was not read, by name. A stanza's fields are told one by one."""
         for name, value in self._document.items():

@@ -308,10 +308,11 @@ def _leader_election(fields: Fields) -> LeaderElection:
 
 def _record_settings(fields: Fields) -> RecordSettings:
     usual = RecordSettings()
+    reverse_zones = tuple(dict.fromkeys(fields.texts("records.reverseZones", reverse_zone)))
     server = fields.text("records.server", lambda text: socket_address(text, _DNS_PORT), None)
     return RecordSettings(
         zone=fields.text("records.zone", zone_name, usual.zone),
-        reverse_zones=tuple(dict.fromkeys(fields.texts("records.reverseZones", reverse_zone))) or usual.reverse_zones,
+        reverse_zones=reverse_zones if fields.is_stated("records.reverseZones") else usual.reverse_zones,
         ttl=fields.integer("records.ttl", 0, INT32_MAX, usual.ttl),
         server=server,
         key_file=fields.text("records.keyFile", str, ""),

@@ -22,6 +22,7 @@ from rulegen.config import (
     DetectLocalMode,
     Family,
     IptablesLoader,
+    LeaderElection,
     LogFormat,
     NodeConfiguration,
     SocketAddress,
@@ -244,6 +245,29 @@ def test_what_loads_rules_into_iptables(tmp_path: Path, field: str, loader: Ipta
     assert (configuration.iptables_driver, warnings) == (loader, [])
 
 
+def test_when_another_replica_takes_over(tmp_path: Path) -> None:
+    assert _load(tmp_path, OWN)[0].agent.leader_election == LeaderElection(
+        lease_duration=15.0, renew_deadline=10.0, retry_period=2.0
+    )
+    text = f"{OWN}leaderElection: {{leaseDuration: 1m, renewDeadline: 40s, retryPeriod: 500ms}}\n"
+    assert _load(tmp_path, text)[0].agent.leader_election == LeaderElection(
+        lease_duration=60.0, renew_deadline=40.0, retry_period=0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "zones"),
+    [
+        ("", ("in-addr.arpa.", "ip6.arpa.")),
+        ("[]", ()),
+        ("[10.0.0.0/8, 2.1.in-addr.arpa]", ("10.in-addr.arpa.", "2.1.in-addr.arpa.")),
+    ],
+)
+def test_no_reverse_zones_are_another_thing_than_none_stated(tmp_path: Path, text: str, zones: tuple[str, ...]) -> None:
+    configuration, _ = _load(tmp_path, f"{OWN}records: {{{f'reverseZones: {text}' if text else ''}}}\n")
+    assert configuration.node.records.reverse_zones == zones
+
+
 def test_it_can_stand_alone_and_then_nobody_has_asked_for_kube_proxys_sysctls(tmp_path: Path) -> None:
     for text in (f"{OWN}accelerate: true\n", json.dumps({"apiVersion": OWN_API_VERSION, "kind": OWN_KIND})):
         configuration, warnings = _load(tmp_path, text)
@@ -263,6 +287,13 @@ def test_it_can_stand_alone_and_then_nobody_has_asked_for_kube_proxys_sysctls(tm
             [
                 "kp.yaml: RulegenConfiguration: iptablesDriver: expected iptables-restore or python-iptables, got "
                 '"iptables"'
+            ],
+        ),
+        (
+            f"{OWN}leaderElection: {{leaseDuration: 5s}}\n",
+            [
+                "kp.yaml: RulegenConfiguration: leaderElection: expected leaseDuration > renewDeadline > retryPeriod > "
+                "0, got 5 s, 10 s, 2 s"
             ],
         ),
         (f"{OWN}accelerate: 1\n", ["kp.yaml: RulegenConfiguration: accelerate: expected bool, got 1"]),

@@ -58,14 +58,16 @@ def answer_request(view: Sight, source: str, request: Request) -> RequestAnswer:
 
 def _client(view: Sight, source: str) -> str:
     """Who asks, in words; that there is somebody of this name is all that counts."""
-    found = view.services.directory.source(source)
+    from rulegen.services.parties import source as source_of
+
+    found = source_of(view.services.directory, source)
     return f"pod {found.pod}" if found.pod is not None else printable(source)
 
 
 def _behind_nginx(view: Sight, explanation: RequestExplanation) -> list[Asked]:
     """What nginx sends, as from this node: to one address of the Service, by the Service's name where that can be."""
     from rulegen.services.explain.asking import ask
-    from rulegen.services.names import THIS_NODE
+    from rulegen.services.parties import THIS_NODE
 
     address = explanation.cluster_ip
     asked = ask(view.services, THIS_NODE, f"svc/{explanation.backend.rpartition(':')[0]}:{explanation.port}/tcp")

@@ -16,7 +16,7 @@ from rulegen.config import RecordSettings
 from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.keys import readable_by_all
 from rulegen.dns.library import need_dnspython
-from rulegen.dns.live_records import LiveRecords
+from rulegen.dns.live_records import LiveRecords, Manner
 from rulegen.dns.metrics import add_metrics
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
 from rulegen.dns.server import Server
@@ -63,8 +63,8 @@ class OpenDns:
 
     def rules(self, compilers: CompilerSet, patience: float = 0.0) -> LiveRecords:
         """See `OpenDriver`; a record set is ours or somebody else's, so that there is nothing to fight about."""
-        del patience
-        return LiveRecords(self._server, self._versions, compilers, self._ttl, self._warn, self._may_write)
+        manner = Manner(self._ttl, self._warn, self._may_write, is_patient=patience > 0)
+        return LiveRecords(self._server, self._versions, compilers, manner)
 
     def add_metrics(self, registry: Any, rules: LiveRules) -> None:
         """See `WithMetrics`."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rulegen.config import Family
 from rulegen.dns.diff_text import count, shown_changes
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
 from rulegen.dns.sending import Sender
-from rulegen.dns.server import Server
+from rulegen.dns.server import Server, ZoneError
 from rulegen.dns.updates import Consequence, Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
@@ -40,24 +40,29 @@ class ZoneCompiler(Protocol):
         ...
 
 
-class LiveRecords:
-    """`registry_ttl`: seconds. `told`: what a person should know, a line for each call."""
+class Manner(NamedTuple):
+    """How records are kept. `registry_ttl`: seconds. `told`: what a person should know, a line for each call.
 
-    def __init__(
-        self,
-        server: Server,
-        versions: Versions,
-        compilers: CompilerSet,
-        registry_ttl: int,
-        told: Callable[[str], None] = _LOG.warning,
-        may_write: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self._may_write = may_write
+    `may_write`: see `Guarded`. `is_patient`: a zone that the server lacks, or does not give, keeps the others from
+    nothing; what it should have waits until it is there.
+    """
+
+    registry_ttl: int
+    told: Callable[[str], None] = _LOG.warning
+    may_write: Callable[[], bool] = lambda: True
+    is_patient: bool = False
+
+
+class LiveRecords:
+    """See `reconcile.LiveRules`."""
+
+    def __init__(self, server: Server, versions: Versions, compilers: CompilerSet, manner: Manner) -> None:
+        self._registry_ttl, self._told, self._may_write, self._is_patient = manner
+        # Zones that cannot be read, and why.
+        self._away: Mapping[str, str] = {}
         self._server = server
         self._versions = versions
         self._compilers = compilers
-        self._registry_ttl = registry_ttl
-        self._told = told
         self._live: Entries = {}
         self._found = Found({}, {}, Ownership())
         self._unreadable: Mapping[str, Collection[ObjectReference]] = {}
@@ -81,24 +86,45 @@ class LiveRecords:
 
     def read(self) -> None:
         """See `LiveRules`."""
-        known, live, others, ownership = self._live, Entries(), dict[str, set[str]](), Ownership()
+        known, before = self._live, self._found
+        live, others, ownership = Entries(), dict[str, set[str]](), Ownership()
+        away: dict[str, ZoneError] = {}
         for zone in self.zones:
-            transfer = list(self._server.transfer(zone))
+            try:
+                transfer = list(self._server.transfer(zone))
+            except ZoneError as error:
+                if not self._is_patient:
+                    raise
+                away[zone] = error
+                continue
             # The first record of a transfer is the zone's SOA (RFC 5936, 2.2).
             self._versions.read(zone, int(transfer[0].data.split()[2]))
             found = sorted_out(zone, transfer, known, self._is_ours)
             live |= found.ours
             others |= found.others
             ownership.add(found.ownership)
+        if len(away) == len(self.zones):
+            raise next(iter(away.values()))
+        for zone in away:
+            self._versions.away(zone)
+            live |= {key: value for key, value in before.ours.items() if key.zone == zone}
+            ownership.add(before.ownership.of_zone(zone))
+        self._tell_away({zone: str(error) for zone, error in away.items()})
         self._live, self._found = live, Found(live, others, ownership)
         self._compilers.adopt(self._live, self._unreadable)
+
+    def _tell_away(self, away: Mapping[str, str]) -> None:
+        for zone, words in away.items():
+            if self._away.get(zone) != words:
+                self._told(f"{words}; the other zones are kept, this one when it is back")
+        self._away = away
 
     def update(
         self, items: Items, contexts: Mapping[str, Any]
     ) -> tuple[Delta[RecordKey, RecordSet], dict[ItemKey, TargetError]]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
-        return (self._possible(delta) if self._found.others else delta), errors
+        return (self._possible(delta) if self._found.others or self._away else delta), errors
 
     def difference(self) -> Delta[RecordKey, RecordSet]:
         """See `LiveRules`."""
@@ -172,7 +198,13 @@ class LiveRecords:
         return any(compiler.is_ours(key, records) for compiler in self._zone_compilers())
 
     def _possible(self, delta: Delta[RecordKey, RecordSet]) -> Delta[RecordKey, RecordSet]:
-        """Without what somebody else's records are in the way of."""
+        """Without what somebody else's records are in the way of, and what is in a zone that is away."""
+        if self._away:
+            delta = Delta(
+                {key: value for key, value in delta.added.items() if key.zone not in self._away},
+                {key: change for key, change in delta.changed.items() if key.zone not in self._away},
+                {key: value for key, value in delta.removed.items() if key.zone not in self._away},
+            )
         blocked = {key for key in (*delta.added, *delta.changed) if self._found.blocks(key)}
         self._tell_blocked(blocked)
         if not blocked:

@@ -43,6 +43,10 @@ class TooLargeError(Exception):
     """A message does not fit into what TCP carries (65,535 bytes)."""
 
 
+class ZoneError(HostError):
+    """A server that answers does not give a zone."""
+
+
 class Question:
     """What one message asks. `wire`: as it is sent; `is_repeated`: it is, or will be, on a connection of its own."""
 
@@ -85,7 +89,7 @@ class Server:
         raise HostError(f"{self._place(zone)}: no such zone there ({rcode.to_text(answer.rcode())})")
 
     def transfer(self, zone: str) -> Iterator[Record]:
-        """All records of a zone, the SOA twice. Raises HostError."""
+        """All records of a zone, the SOA twice. Raises HostError, ZoneError where only this zone is not given."""
         from dns import message, rdatatype
 
         with self._errors(zone), closing(socket.create_connection(self._address, _ANSWER_SECONDS)) as connection:
@@ -202,6 +206,7 @@ class Server:
     @contextmanager
     def _errors(self, zone: str) -> Iterator[None]:
         from dns.exception import DNSException, FormError, Timeout, TooBig
+        from dns.xfr import TransferError
 
         try:
             yield
@@ -217,6 +222,8 @@ class Server:
         except (DNSException, ValueError) as error:
             self.close()
             words = one_line(str(error) or type(error).__name__)
+            if isinstance(error, TransferError):
+                raise ZoneError(f"{self._place(zone)}: {words}") from error
             if isinstance(error, FormError):
                 words = f"what it answers is not understood: {words}"
             raise HostError(f"{self._place(zone)}: {words}") from error

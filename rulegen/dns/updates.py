@@ -160,6 +160,13 @@ class Ownership:
         self._keys |= other._keys
         self._written |= other._written
 
+    def of_zone(self, zone: str) -> Ownership:
+        """What is written down in one zone."""
+        found = Ownership()
+        found._keys = {key: one for key, one in self._keys.items() if key[0] == zone}
+        found._written = {key: one for key, one in self._written.items() if key[0] == zone}
+        return found
+
     def consequence(self, message: Message, ttl: int) -> Consequence:
         """Of a message that is to be sent next. `ttl`: of the registry."""
         after: dict[str, set[RecordKey]] = {}

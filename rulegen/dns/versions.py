@@ -18,10 +18,17 @@ class Versions:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._serials: dict[str, int] = {}
+        self._away: set[str] = set()
 
     def read(self, zone: str, serial: int) -> None:
         """All of a zone was read in this version."""
         self._serials[zone] = serial
+        self._away.discard(zone)
+
+    def away(self, zone: str) -> None:
+        """A zone cannot be read, though others can; it is looked for."""
+        self._serials.pop(zone, None)
+        self._away.add(zone)
 
     def sent(self, zone: str, updates: int) -> None:
         """So many updates of ours have taken effect since. Raises HostError."""
@@ -31,7 +38,15 @@ class Versions:
 
     def moved(self) -> list[str]:
         """What shows that zones are not as we know them, in words."""
-        return [words for zone, serial in self._serials.items() if (words := self._moved(zone, serial))]
+        moved = [words for zone, serial in self._serials.items() if (words := self._moved(zone, serial))]
+        return moved + [f"zone {zone}, which is back" for zone in sorted(self._away) if self._is_back(zone)]
+
+    def _is_back(self, zone: str) -> bool:
+        try:
+            self._server.serial(zone)
+        except HostError:
+            return False
+        return True
 
     def _moved(self, zone: str, serial: int) -> str:
         try:

@@ -5,11 +5,11 @@ Everything is bounded: a program that hangs is killed, a server that does not an
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Collection, Sequence
@@ -27,7 +27,7 @@ _ANSWER_SECONDS = 2.0
 _POLL_SECONDS = 0.005
 _LONGEST_POLL_SECONDS = 0.02
 _OVERLAP_SECONDS = 0.3
-_LONGEST_ANSWER = 256
+_LONGEST_ANSWER = 2048
 _SAID = re.compile(r"([0-9a-f]{32}) ([0-9]{1,10})\n")
 _MASTER = b"nginx: master process"
 _PLACES = "/usr/sbin:/sbin:/usr/local/sbin"
@@ -100,16 +100,29 @@ def serving(address: SocketAddress) -> str:
 
 
 def _ask(address: SocketAddress) -> _Served:
-    connection = http.client.HTTPConnection(address.address, address.port, timeout=_ANSWER_SECONDS)
+    """Whoever listens there, and however slowly he answers."""
     try:
-        connection.request("GET", "/", headers={"Connection": "close"})
-        said = connection.getresponse().read(_LONGEST_ANSWER).decode("ascii", "replace")
-    except (OSError, http.client.HTTPException):
+        head, _, said = _answer(address).decode("ascii", "replace").partition("\r\n\r\n")
+    except OSError:
         return _Served()
-    finally:
-        connection.close()
-    found = _SAID.fullmatch(said)
+    found = _SAID.fullmatch(said) if " 200 " in head.partition("\r\n")[0] else None
     return _Served(found[1], int(found[2])) if found is not None else _Served()
+
+
+def _answer(address: SocketAddress) -> bytes:
+    """All that comes, or as much as there is time and room for. Raises OSError."""
+    until = time.monotonic() + _ANSWER_SECONDS
+    received = b""
+    with socket.create_connection(address, timeout=_ANSWER_SECONDS) as connection:
+        # After which nginx closes.
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        while len(received) < _LONGEST_ANSWER and (left := until - time.monotonic()) > 0:
+            connection.settimeout(left)
+            part = connection.recv(_LONGEST_ANSWER)
+            if not part:
+                break
+            received += part
+    return received
 
 
 def _master_of(worker: int, program: str) -> int:

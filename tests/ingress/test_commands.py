@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 
 from rulegen.cli import main
 from rulegen.commands.documents import schema
+from rulegen.kube.objects import Secret
 from tests.apiserver import ApiServer
+from tests.apiserver.faults import Answer
 from tests.builders import node
 from tests.ingress.objects import Document, endpoints, ingress, ingress_class, path, rule, secret, service
 
@@ -143,6 +145,19 @@ def test_questions_that_mean_nothing(cluster: str, words: tuple[str, ...], said:
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_who_may_not_read_secrets_can_ask_about_http(tmp_path: Path) -> None:
+    with ApiServer() as api:
+        api.put(*_OBJECTS[1:], node("worker-1"))
+        kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+        words = ("explain", "--kubeconfig", kubeconfig, "--node", "worker-1", "--to")
+        api.inject(Secret, "list", *[Answer(403, "Forbidden")] * 4)
+        plain = _run(*words, f"http://{_SHOP}/cart/x", "-o", "json")
+        secure = _run(*words, f"https://{_SHOP}/cart/x", "-o", "json")
+    assert json.loads(plain.stdout)["backend"] == "shop/cart:80"
+    assert (secure.exit_code, secure.stdout) == (2, "")
+    assert "/api/v1/secrets: 403 Forbidden" in secure.stderr.splitlines()[-1]
 
 
 def test_the_settings_may_be_those_of_ingress(cluster: str, tmp_path: Path) -> None:

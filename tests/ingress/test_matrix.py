@@ -34,6 +34,7 @@ _TABLE: list[tuple[str, list[Document], list[tuple[str, str]]]] = [
     ("exact-slash", [path("/foo/", "s1", _EXACT)], [("/foo", "404"), ("/foo/", "s1"), ("/foo/x", "404")]),
     ("foo", [path("/foo", "s1")], [("/foo", "s1"), ("/foo/", "s1"), ("/foobar", "404"), ("/", "404")]),
     ("foo-slash", [path("/foo/", "s1")], [("/foo", "s1"), ("/foo/", "s1"), ("/foo/bar", "s1"), ("/foobar", "404")]),
+    ("aaa", [path("/aaa", "s1")], [("/ccc", "404"), ("/aaa/", "s1")]),
     ("bb", [path("/aaa/bb", "s1")], [("/aaa/bbb", "404"), ("/aaa/bb", "s1"), ("/aaa", "404")]),
     (
         "bbb",

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from rulegen.config import SocketAddress
+from rulegen.nginx.process import serving
 from tests.agent.running import RULEGEN, wait_until
 from tests.ingress.lab import NODE, Lab, client_context, lab_in
 from tests.ingress.objects import AUTHORITY, Document, chain_of, encrypted, ingress, path, raw_secret, rule, secret
@@ -524,3 +527,23 @@ def test_a_reload_that_never_ends_is_given_up_on(lab: Lab, monkeypatch: pytest.M
         lab.process.send_signal(signal.SIGCONT)
     lab.apply(two)
     assert lab.who("one.test", "/") == "s2"
+
+
+def test_who_answers_without_end_in_nginx_place_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rulegen.nginx.process._ANSWER_SECONDS", 0.5)
+    gone = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not gone.wait(0.05):
+                connection.sendall(b"X")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lambda: drip(server.accept()[0]))
+        thread.start()
+        try:
+            assert serving(SocketAddress(*server.getsockname())) == ""
+        finally:
+            gone.set()
+            thread.join()

@@ -178,4 +178,6 @@ def test_the_leader_alone_writes_and_the_next_goes_on(tmp_path: Path, monkeypatc
         assert api.leases[LEASE]["spec"]["holderIdentity"] not in {"", holder}
         assert (_entries(api, "one"), _entries(api, "two")) == (OURS, THEIRS)
         wait_until(lambda: api.count(Ingress, "patch") == 3)
+        # Whose Ingress is wrong is told so, by whichever replica is first.
+        wait_until(lambda: any(event["reason"] == "UnusableIngress" for event in api.events), 10.0)
         assert "Traceback" not in first.log + second.log

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,11 @@ _ZONE = "@ 5 IN SOA localhost. nobody.invalid. 1 3600 1200 604800 5\n@ 5 NS loca
 _PATH = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 
-def _bind(folder: Path) -> list[str]:
+def _bind(folder: Path, names: Sequence[str]) -> list[str]:
     zones = "".join(
         f'zone "{zone}" {{ type primary; file "{folder}/{zone}"; allow-update {{ key rulegen; }};'
         " allow-transfer { key rulegen; }; };\n"
-        for zone in ZONES
+        for zone in names
     )
     file = folder / "named.conf"
     file.write_text(
@@ -35,10 +35,10 @@ def _bind(folder: Path) -> list[str]:
     return ["named", "-g", "-c", str(file)]
 
 
-def _knot(folder: Path) -> list[str]:
+def _knot(folder: Path, names: Sequence[str]) -> list[str]:
     # By itself it writes all of a zone's file after each update.
     zone = "    acl: rulegen\n    zonefile-sync: 1h\n"
-    zones = "".join(f"  - domain: {name}\n{zone}    file: {folder}/{name}\n" for name in ZONES)
+    zones = "".join(f"  - domain: {name}\n{zone}    file: {folder}/{name}\n" for name in names)
     file = folder / "knot.conf"
     file.write_text(
         f"server:\n    listen: 127.0.0.1@53\n    rundir: {folder}\n"
@@ -63,6 +63,8 @@ class Server:
         self._kind = kind
         self._process: subprocess.Popen[bytes] | None = None
         self.key = ""
+        # The zones that it has from its next start on.
+        self.served: Sequence[str] = ZONES
         # BIND's; those of the other are in its file.
         (folder / "options").write_text("")
         self.set_key(SECRET)
@@ -95,7 +97,9 @@ class Server:
 
     def start(self) -> None:
         with self.namespace.entered(), (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(COMMANDS[self._kind](self.folder), env=_PATH, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                COMMANDS[self._kind](self.folder, self.served), env=_PATH, stdout=log, stderr=log
+            )
         wait_until(lambda: "NOERROR" in self.dig("cluster.local", "SOA"), 10.0)
 
     def stop(self) -> None:

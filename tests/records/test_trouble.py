@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from rulegen.cli import main
 from tests.agent.running import RULEGEN, wait_until
 from tests.patience import patience
 from tests.records.servers import OTHER_SECRET, SECRET, ZONES, Server, serving
@@ -119,6 +121,33 @@ def test_the_agent_mends_what_others_do_and_says_an_outage_once(tmp_path: Path) 
             assert OTHER_SECRET not in log.read_text()
 
 
+def test_a_zone_that_is_not_there_keeps_the_others_from_nothing(tmp_path: Path) -> None:
+    with serving("bind", tmp_path) as server:
+        server.stop()
+        server.served = ZONES[:1]
+        server.start()
+        source = written(server, web("db", "10.1.0.1"))
+        assert server.rulegen("apply", "-f", source).returncode == 2
+        assert server.short(f"db.shop.{SVC}", "A") == []
+        with agent_of(server, source) as log:
+            wait_until(lambda: server.short(f"db.shop.{SVC}", "A") == ["10.1.0.1"], 15.0)
+            written(server, web("db", "10.1.0.2"))
+            wait_until(lambda: server.short(f"db.shop.{SVC}", "A") == ["10.1.0.2"], 15.0)
+            assert [log.read_text().count(f"zone {zone} on") for zone in ZONES] == [0, 1, 1]
+            assert "sync failed" not in log.read_text()
+            server.stop()
+            server.served = ZONES
+            server.start()
+            wait_until(lambda: server.short("2.0.1.10.in-addr.arpa", "PTR") != [], 15.0)
+            # One that goes away later.
+            server.stop()
+            server.served = ZONES[:2]
+            server.start()
+            written(server, web("db", "10.1.0.3"))
+            wait_until(lambda: server.short("3.0.1.10.in-addr.arpa", "PTR") != [], 15.0)
+            assert server.short(f"db.shop.{SVC}", "A") == ["10.1.0.3"]
+
+
 def test_what_the_server_refuses_keeps_nothing_else_out(tmp_path: Path) -> None:
     """BIND takes 100 records of a name and type, unless it is told otherwise."""
     with serving("bind", tmp_path) as server:
@@ -201,17 +230,21 @@ def test_a_server_that_is_none_is_a_line(answer: bytes, said: str, tmp_path: Pat
 
 def test_commands_about_records(tmp_path: Path) -> None:
     """Those that ask no server, and a plan."""
+
+    def offline(*arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--config", str(server.config)])
+
     with serving("knot", tmp_path) as server:
         source = written(server, web("db", "10.1.0.1"), web("none"))
-        rendered = server.rulegen("render", "-f", source)
-        assert rendered.returncode == 0
+        rendered = offline("render", "-f", source)
+        assert rendered.exit_code == 0
         zones = tmp_path / "zones"
         zones.write_text(rendered.stdout)
-        assert server.rulegen("diff", "-f", source, "--against", str(zones)).returncode == 0
+        assert offline("diff", "-f", source, "--against", str(zones)).exit_code == 0
         source = written(server, web("db", "10.1.0.1", "10.1.0.2"), web("none"))
-        done = server.rulegen("diff", "-f", source, "--against", str(zones), "-o", "json")
-        assert done.returncode == 1
-        assert json.loads(done.stdout)["summary"] == {"added": 2, "changed": 2, "removed": 0}
+        compared = offline("diff", "-f", source, "--against", str(zones), "-o", "json")
+        assert compared.exit_code == 1
+        assert json.loads(compared.stdout)["summary"] == {"added": 2, "changed": 2, "removed": 0}
         # A plan is applied as it was made, and only where it still fits.
         plan = tmp_path / "plan"
         assert server.rulegen("plan", "-f", source, "--out", str(plan)).returncode == 0
@@ -227,10 +260,16 @@ def test_commands_about_records(tmp_path: Path) -> None:
             f"shop.{SVC}": ["NODATA"],
         }
         for name, words in asked.items():
-            done = server.rulegen("explain", name, "-f", source)
-            assert done.returncode == 0, done.stderr
-            assert all(word in done.stdout for word in words), done.stdout
+            said = offline("explain", name, "-f", source)
+            assert said.exit_code == 0, said.output
+            assert all(word in said.stdout for word in words), said.output
         for name in ("shop/no", "www.example.com"):
-            assert server.rulegen("explain", name, "-f", source).returncode == 2
-        assert server.rulegen("lint", "-f", source).stdout == "0 findings\n"
-        assert server.rulegen("lint", "-f", source, "--live").returncode == 2
+            assert offline("explain", name, "-f", source).exit_code == 2
+        assert offline("lint", "-f", source).stdout == "0 findings\n"
+        assert offline("lint", "-f", source, "--live").exit_code == 2
+        # A scenario of golden is one of a node.
+        (tmp_path / "flows.yaml").write_text("node: a\nfeatures: [records]\nflows: []\n")
+        (tmp_path / "cluster.yaml").write_text((Path(source) / "all.json").read_text())
+        golden = CliRunner().invoke(main, ["golden", "check", str(tmp_path)])
+        assert golden.exit_code == 2
+        assert "records runs once for a cluster and has no flows" in golden.stderr
