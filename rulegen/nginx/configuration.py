@@ -11,7 +11,7 @@ each piece is, so that what is live is read without a parser of nginx's language
     }
     server {
         # rulegen: place plain
-    # rulegen: begin server shop.example.org
+    # rulegen: begin shop.example.org
         location = "/gCkPvB8mQ9s/cart" { ... }
     # rulegen: end
         # rulegen: end of place
@@ -40,7 +40,7 @@ CERTIFICATE = "certificate"
 IN_USE = "in use"
 
 HEADER = "# Written by rulegen, which undoes what others change here.\n"
-_BEGIN = "# rulegen: begin server "
+_BEGIN = "# rulegen: begin "
 _END_SECTION = "# rulegen: end\n"
 _PLACE = "# rulegen: place "
 _END_PLACE = "# rulegen: end of place"

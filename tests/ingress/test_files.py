@@ -66,7 +66,7 @@ def test_a_section_that_changes_is_what_a_whole_file_would_have() -> None:
         ('    "a.test" "x"; # a.test\n', '    "other" "x";\n    "a.test" "x"; # a.test\n'),
         ("return 404", "return 403"),
         ("# rulegen: end\n", ""),
-        ("# rulegen: begin server a.test\n", ""),
+        ("# rulegen: begin a.test\n", ""),
         ("    # rulegen: end of place\n", ""),
         ("map $host", "map $http_host"),
         ("# rulegen: place plain\n", "# rulegen: place hosts\n"),

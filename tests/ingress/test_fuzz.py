@@ -61,7 +61,7 @@ _TAKEN_APART = (
 _WORDS = [
     *(word for line in _TAKEN_APART for word in line.split(" ")),
     "# rulegen: end",
-    "# rulegen: begin server good.test",
+    "# rulegen: begin good.test",
     "x # good.test",
     "a b",
     "/a b",
