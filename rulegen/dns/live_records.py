@@ -18,11 +18,11 @@ from rulegen.dns.server import Server, ZoneError
 from rulegen.dns.updates import Consequence, Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
-from rulegen.errors import ApplyError, HostError, RulegenError, TargetError
+from rulegen.errors import ApplyError, HostError, RulegenError
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
-from rulegen.reconcile.feature import ItemKey
+from rulegen.reconcile.feature import ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -119,9 +119,7 @@ class LiveRecords:
                 self._told(f"{words}; the other zones are kept, this one when it is back")
         self._away = away
 
-    def update(
-        self, items: Items, contexts: Mapping[str, Any]
-    ) -> tuple[Delta[RecordKey, RecordSet], dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[RecordKey, RecordSet], ItemErrors]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
         return (self._possible(delta) if self._found.others or self._away else delta), errors
