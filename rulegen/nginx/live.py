@@ -15,7 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from rulegen.config import Family, IngressSettings
-from rulegen.errors import ApplyError, HostError, RulegenError, StaleError, TargetError
+from rulegen.errors import ApplyError, HostError, RulegenError, StaleError
 from rulegen.nginx.configuration import CERTIFICATE, IN_USE, Document, Entries, Key, Pem, Value, version_in
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files, FileState
@@ -24,7 +24,7 @@ from rulegen.nginx.watching import Seen
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
-from rulegen.reconcile.feature import ItemKey
+from rulegen.reconcile.feature import ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 _IN_USE_KEY = Key(IN_USE, "")
@@ -62,7 +62,7 @@ class LiveSites:
         self._document = Document(self.live)
         self._compilers.adopt(self.live, self._unreadable)
 
-    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[Key, Value], dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[Key, Value], ItemErrors]:
         """See `LiveRules`."""
         return self._compilers.update(items, contexts)
 
