@@ -112,7 +112,7 @@ site:
 
 # Needs root and the network, takes a quarter of an hour.
 test-packages: install
-	scripts/install-packages deb test-packages
+	scripts/install-packages deb tests test-packages
 	$(BIN)/python -m pytest --packages tests/packages
 role: install
 	$(BIN)/python scripts/cluster_role.py $(FEATURES)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from socket import inet_aton
@@ -23,9 +24,13 @@ import rulegen
 from bench.api_server import ApiServer
 from bench.clock import peak_memory, processor_seconds, resident_memory, tree_memory
 from bench.clusters import ENDPOINTS, NODE, POD_CIDRS, Shape, endpoint_address
+from rulegen.config import Family
 from rulegen.netlink.messages import NETLINK_NETFILTER
+from rulegen.nftables.elements import parse_element
 from rulegen.nftables.messages import Connection
 from rulegen.nftables.monitor import Monitor
+from rulegen.nftables.undisturbed import undisturbed
+from rulegen.services.on_nftables.layout import LAYOUTS
 
 _RULEGEN = Path(sys.executable).parent / "rulegen"
 _CONFIGURATION = """\
@@ -46,10 +51,8 @@ _FLOODED = 8.0
 _LONGEST_FLOODED = 60.0
 _GROUP_NFTABLES = 1 << 6
 _SO_RCVBUFFORCE = 33
-_DAMAGE = {
-    "repair of one element": "delete element ip rulegen endpoints { 8000:1000 . tcp . 0 }",
-    "repair of all": "flush ruleset",
-}
+# The first slot of the Service that was compiled first.
+_SLOT = "8000:1000 . tcp . 0"
 
 
 class Agent:
@@ -103,17 +106,23 @@ def follow(
             time.sleep(settled)
             figures["memory after start"] = [resident_memory(agent.process)]
             picked = range(0, shape.services, max(1, shape.services // samples))[:samples]
-            with closing(Monitor(own_port=0, generation=lambda: 0, tables=["rulegen"])) as monitor:
+            with closing(_listen_to_rules()) as monitor:
                 figures["change"] = [_change(server, monitor, index) for index in picked]
             figures["memory after changes"] = [resident_memory(agent.process)]
             figures["peak memory of the agent"] = [peak_memory(agent.process)]
             time.sleep(settled)
             figures["idle cpu"] = [_idle(agent, idle)]
-            for name, damage in _DAMAGE.items():
-                time.sleep(settled)
-                figures[name] = [_repair(damage)]
+        with closing(_listen_to_rules()) as monitor, Agent(server, target, folder) as agent:
+            _, synced, _ = _until_synced(agent, figures)
+            figures["restart"] = [synced - agent.begun]
+            figures["restart cpu"] = [processor_seconds(agent.process)]
+            time.sleep(settled)
+            figures["commits of the restart"] = [len(monitor.read())]
         with Agent(server, target, folder) as agent:
-            _restart(agent, figures, settled)
+            _until_synced(agent, {})
+            for name, (damage, is_whole) in _DAMAGE.items():
+                time.sleep(settled)
+                figures[name] = [_repair(damage, is_whole)]
     return figures
 
 
@@ -140,6 +149,11 @@ def flood(
         figures["changes in a second"] = [(server.flooded() - before) / (time.monotonic() - begun)]
         server.flood(busy, 0)
     return figures
+
+
+def _listen_to_rules() -> Monitor:
+    """What anybody commits to the tables of Services."""
+    return Monitor(own_port=0, generation=lambda: 0, tables=["rulegen"])
 
 
 def _listen() -> socket.socket:
@@ -175,17 +189,6 @@ def _start(agent: Agent, server: ApiServer, figures: dict[str, list[float]]) -> 
     figures["API server at the start cpu"] = [server.processor_seconds() - server_before]
 
 
-def _restart(agent: Agent, figures: dict[str, list[float]], settled: float) -> None:
-    """From the start of the process to the end of the first sync, and what is committed though nothing has changed."""
-    with closing(Connection()) as connection:
-        generation = connection.generation()
-        _, synced, _ = _until_synced(agent, figures)
-        figures["restart"] = [synced - agent.begun]
-        figures["restart cpu"] = [processor_seconds(agent.process)]
-        time.sleep(settled)
-        figures["commits of the restart"] = [connection.generation() - generation]
-
-
 def _until_synced(agent: Agent, figures: dict[str, list[float]]) -> tuple[str, float, float]:
     """The log's line of the first sync, when it came, and when the last commit was; that is the start without any.
 
@@ -219,17 +222,32 @@ def _change(server: ApiServer, monitor: Monitor, index: int) -> float:
     raise AssertionError(f"no commit within {_LONGEST_CHANGE:.0f} s")
 
 
-def _repair(damage: str) -> float:
-    """Seconds from what another program has done to the rules to the commit that undoes it."""
+def _repair(damage: str, is_whole: Callable[[Connection], bool]) -> float:
+    """Seconds from the moment when what another program did to the rules is in force until it is undone."""
     with closing(Connection()) as connection:
+        assert is_whole(connection), damage
         before = connection.generation()
-        subprocess.run(["nft", damage], check=True)
-        begun = time.monotonic()
+        with subprocess.Popen(["nft", damage]) as nft:
+            # When nft has ended, the agent has long begun.
+            while connection.generation() == before:
+                assert not nft.poll(), damage
+            begun = time.monotonic()
         while time.monotonic() < begun + _LONGEST_START:
-            if connection.generation() > before + 1:
+            if is_whole(connection):
                 return time.monotonic() - begun
             time.sleep(_STEP)
     raise AssertionError(f"not repaired within {_LONGEST_START:.0f} s: {damage}")
+
+
+def _has_slot(connection: Connection) -> bool:
+    endpoints = LAYOUTS[Family.IPV4].endpoints
+    return bool(connection.lookup(endpoints, [parse_element(endpoints, f"{_SLOT} : 0.0.0.0 . 0")[0]]))
+
+
+def _has_hooks(connection: Connection) -> bool:
+    """Chains that packets meet are what a table is given last, when all else is there."""
+    chains = undisturbed(lambda: connection.chains(Family.IPV4, "rulegen"))
+    return any(chain.declaration for chain in chains)
 
 
 def _idle(agent: Agent, seconds: int) -> float:
@@ -237,3 +255,10 @@ def _idle(agent: Agent, seconds: int) -> float:
     before = processor_seconds(agent.process)
     time.sleep(seconds)
     return (processor_seconds(agent.process) - before) / seconds
+
+
+# What another program does to the rules, and what tells that it is undone.
+_DAMAGE: Mapping[str, tuple[str, Callable[[Connection], bool]]] = {
+    "repair of one element": (f"delete element ip rulegen endpoints {{ {_SLOT} }}", _has_slot),
+    "repair of all": ("flush ruleset", _has_hooks),
+}

@@ -26,6 +26,7 @@ from rulegen.nftables.live import Live
 from rulegen.nftables.tables import BaseChains, Chain, TableSpec
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.delta import diff
+from rulegen.reconcile.parts import InParts, parts_of
 from rulegen.services.on_nftables.compiler import Compiler
 from rulegen.services.on_nftables.layout import LAYOUTS, SPECS, TABLE
 from rulegen.services.store import Store
@@ -253,7 +254,8 @@ def _replace_base_chains(proxy: Proxy, base_chains: dict[TableSpec, BaseChains],
         for spec, base_chains in base_chains.items()
         for name, chain in base_chains.chains.items()
     }
-    desired = proxy.compiler.entries() | chains
+    parts = dict(parts_of(proxy.compiler.entries()))
+    desired = InParts({**parts, None: {**parts[None], **chains}})
     with measured(numbers, what):
         transaction = plan(diff(live.entries, desired), live, base_chains, desired)
         assert transaction.changes or transaction.tables

@@ -90,7 +90,7 @@ def _taken_back_on_failure(folder: Path) -> Iterator[Callable[[str, str], None]]
         path = folder / name
         try:
             # Whoever was there first has it, also since it was last looked at.
-            with path.open("x") as output:
+            with path.open("x", encoding="utf-8") as output:
                 undo.callback(_if_possible, path.unlink)
                 output.write(text)
         except FileExistsError as error:

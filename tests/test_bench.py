@@ -70,6 +70,7 @@ def test_it_measures(order: Order, tmp_path: Path) -> None:
     if "python-iptables" in order.arguments and "python-iptables" not in usable_drivers():
         pytest.xfail("python-iptables does not understand the iptables of this host")
     result = run(order, tmp_path)
+    assert not any(result.get("commits of the restart", ()))  # type: ignore[arg-type] # a list
     for name, value in result.items():
         if not name.endswith((" cpu", "nft memory", "restore memory", "of the restart")):
             assert min(value if isinstance(value, list) else [value]) > 0, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def view(
     return View(made, configuration, ruleset, known.services, known)
 
 
-def compiled(made: View) -> dict[EntryKey, Value]:
+def compiled(made: View) -> Mapping[EntryKey, Value]:
     assert isinstance(made.ruleset, NftablesRuleset)
     return made.ruleset.compiler.entries()
 
@@ -357,7 +357,7 @@ LIVE_ITEMS: list[Item] = [
 
 
 def _live() -> dict[EntryKey, Value]:
-    return compiled(view(*LIVE_ITEMS))
+    return dict(compiled(view(*LIVE_ITEMS)))
 
 
 def _keys(live: dict[EntryKey, Value], name: str, comment: str = "") -> Iterator[EntryKey]:

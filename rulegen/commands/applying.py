@@ -56,7 +56,7 @@ def make_ready(source: Input, variant: str, labels: Labels | None = None, seed: 
     configuration = replace(configuration, node=replace(configuration.node, seed=seed))
     if labels is not None:
         add_labels(labels, manifests.objects())
-    wanted = compile_objects(manifests, configuration)
+    wanted = compile_objects(manifests, configuration).without_objects(configuration)
     driver = driver_of(configuration, {"iptables_variant": variant})
     return Ready(source, configuration, wanted, driver, manifests.unreadable)
 

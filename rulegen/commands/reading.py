@@ -48,6 +48,12 @@ class Wanted(NamedTuple):
         items, contexts = ({feature.name: part[feature.name]} for part in self.taken)
         return Wanted([feature], type(self.taken)(items, contexts))
 
+    def without_objects(self, configuration: Configuration) -> Wanted:
+        """The same for whoever only makes rules of it: what the objects were read into is as large as all the rules."""
+        from rulegen.features import make
+
+        return Wanted(make(configuration.features, configuration.node), self.taken)
+
 
 def read_input(source: Input) -> tuple[Wanted, Configuration]:
     """What the input means for the node; faults end the program unless they may be skipped."""

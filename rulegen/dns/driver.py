@@ -102,7 +102,7 @@ class DnsDriver:
         """See `Driver`."""
         return _compare(before.entries(), compilers, items, contexts)
 
-    def pack(self, live: Entries) -> list[Any]:
+    def pack(self, live: Mapping[RecordKey, RecordSet]) -> list[Any]:
         """See `Driver`."""
         return [[list(key), value.ttl, list(value.records), value.holder] for key, value in sorted(live.items())]
 
@@ -139,7 +139,9 @@ class DnsDriver:
         return self.find(features)
 
 
-def _compare(before: Entries, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]) -> Difference:
+def _compare(
+    before: Mapping[RecordKey, RecordSet], compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
+) -> Difference:
     compile_all(compilers, items, contexts)
     delta = diff(before, compilers.entries())
     return Difference.of(delta, lambda: shown_changes(delta, compilers), lambda: count(delta))

@@ -23,7 +23,7 @@ $ORIGIN {zone}
 """
 
 
-def render(entries: Entries, zones: Zones, ttl: int) -> Iterator[str]:
+def render(entries: Mapping[RecordKey, RecordSet], zones: Zones, ttl: int) -> Iterator[str]:
     """A zone after the other; `ttl`: of what is beside the entries."""
     by_zone: dict[str, dict[RecordKey, RecordSet]] = {zone: {} for zone in zones.all}
     for key, value in {**entries, **_registry(entries, ttl)}.items():

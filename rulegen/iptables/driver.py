@@ -15,7 +15,7 @@ from rulegen.config import IptablesLoader
 from rulegen.errors import UnseenError
 from rulegen.iptables import text
 from rulegen.iptables.binaries import Variant
-from rulegen.iptables.chains import Entries, by_rank, features_by_prefix, prefixes_of
+from rulegen.iptables.chains import Entries, EntryKey, Rules, by_rank, features_by_prefix, prefixes_of
 from rulegen.iptables.diff_text import count, shown_changes
 from rulegen.iptables.drift import PeriodicResync
 from rulegen.iptables.kernel import Kernel, find_ipsets, find_rules, remove_ipsets, remove_rules
@@ -87,7 +87,7 @@ class IptablesDriver:
         """See `Driver`."""
         return _compare(before.entries(), compilers, items, contexts)
 
-    def pack(self, live: Entries) -> list[Any]:
+    def pack(self, live: Mapping[EntryKey, Rules]) -> list[Any]:
         """See `Driver`."""
         return pack(live)
 
@@ -132,7 +132,9 @@ def _all_of(*parts: Removal) -> list[str]:
     return done
 
 
-def _compare(before: Entries, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]) -> Difference:
+def _compare(
+    before: Mapping[EntryKey, Rules], compilers: CompilerSet, items: Items, contexts: Mapping[str, Any]
+) -> Difference:
     compile_all(compilers, items, contexts)
     desired = compilers.entries()
     delta = diff(text.adopt_wording(before, desired), desired)

@@ -195,5 +195,5 @@ class LiveChains:
         return tuple(rule for rule in rules if not is_remark(rule))
 
 
-def _texts(entries: Entries) -> Iterator[tuple[str, str, str, str, Rules]]:
+def _texts(entries: Mapping[EntryKey, Rules]) -> Iterator[tuple[str, str, str, str, Rules]]:
     return ((key.family.value, key.table, key.chain, key.prefix, rules) for key, rules in entries.items())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rulegen.config import Family
 from rulegen.errors import InputError, shown
-from rulegen.iptables.chains import Entries, EntryKey
+from rulegen.iptables.chains import Entries, EntryKey, Rules
 
 
-def pack(entries: Entries) -> list[Any]:
+def pack(entries: Mapping[EntryKey, Rules]) -> list[Any]:
     """A row for each chain: family, table, chain, prefix, the list of rules."""
     return sorted([key.family.value, key.table, key.chain, key.prefix, list(rules)] for key, rules in entries.items())
 

@@ -122,15 +122,15 @@ def _as_utf8(text: bytes) -> bytes:
         if text.startswith(mark):
             text = text.decode(encoding).encode(errors="replace")
             break
-    if _BYTE_ORDER_MARK in text:
+    if not text.isascii() and _BYTE_ORDER_MARK in text:
         text = text.removeprefix(_BYTE_ORDER_MARK).replace(b"\n" + _BYTE_ORDER_MARK, b"\n")
     return text
 
 
 def _pieces(source: str, text: bytes) -> Iterator[_Piece]:
-    starts = [0] + [
-        match.start() for match in _SEPARATOR.finditer(text) if match.start() and text[match.start() - 1] in b"\r\n"
-    ]
+    # Nearly all large files have none, and that is known much sooner.
+    separators = _SEPARATOR.finditer(text) if b"---" in text else ()
+    starts = [0] + [match.start() for match in separators if match.start() and text[match.start() - 1] in b"\r\n"]
     line, tags = 0, b""
     for index, start in enumerate(starts):
         is_last = index + 1 == len(starts)

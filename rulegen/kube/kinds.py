@@ -108,6 +108,16 @@ class Kind(Struct, frozen=True, kw_only=True):
         """Whether a watch with the label selector would deliver an object: the presence of a label excludes it."""
         return not self.without_label or self.without_label not in (item.metadata.labels or {})
 
+    def select(self, items: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Those that a watch would deliver, and the others."""
+        if not self.without_label:
+            return items, []
+        label = self.without_label
+        selected = [item for item in items if label not in (item.metadata.labels or ())]
+        if len(selected) == len(items):
+            return items, []
+        return selected, [item for item in items if not self.selects(item)]
+
     def resource(self, own_node: str = "") -> Resource:
         """What to list and to watch. `own_node`: only what is of this node, "" for all nodes."""
         fields_wanted = [self.field_selector] if self.field_selector else []

@@ -18,7 +18,7 @@ from rulegen.kube.decode import ObjectError, convert_object, decode_object, obje
 from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import read_documents
 from rulegen.kube.faults import Fault
-from rulegen.kube.kinds import Kind, WatchedKind, is_selected, served_kinds, written_kinds
+from rulegen.kube.kinds import Kind, WatchedKind, kind_of, served_kinds, written_kinds
 from rulegen.kube.legacy import slices_for_services_without
 from rulegen.kube.mistakes import Mistake, Notice, misspelt_kind, mistakes_of
 from rulegen.kube.objects import Endpoints, EndpointSlice, Node, Service, ServiceCIDR
@@ -199,10 +199,11 @@ class _Loader:
             return
         if items is None:
             self._add_object(_Written(place, document.value, document.faults, document.repeated), header)
+        faults, repeated = _by_item(document.faults), _by_item(document.repeated)
         for index, item in enumerate(items or ()):
-            faults = tuple(note for note in document.faults if note.item == index)
-            repeated = tuple(note for note in document.repeated if note.item == index)
-            self._add_item(_Written(place._replace(item=index), item, faults, repeated), header)
+            item_place = Place(document.source, document.number, index)
+            written = _Written(item_place, item, tuple(faults.get(index, ())), tuple(repeated.get(index, ())))
+            self._add_item(written, header)
 
     def _add_unreadable(self, document: Unreadable) -> None:
         """One of a kind that nobody reads is no reason to stop, unless the file may have been cut off in it."""
@@ -221,15 +222,16 @@ class _Loader:
         legacy = objects.pop(Endpoints, [])
         if EndpointSlice in objects:
             objects[EndpointSlice] += slices_for_services_without(legacy, objects[EndpointSlice])
+        selected = {struct: kind_of(struct).select(items) for struct, items in objects.items()}
         return Manifests(
-            {kind: [item for item in items if is_selected(item)] for kind, items in objects.items()},
+            {struct: chosen for struct, (chosen, _) in selected.items()},
             skipped=dict(sorted(self._skipped.items())),
             problems=self._problems,
-            unselected=[service for service in objects.get(Service, []) if not is_selected(service)],
+            unselected=selected[Service][1] if Service in selected else [],
             places=self._places,
             unreadable=self._unreadable,
             notices=self._notices,
-            headless=[item for item in objects.get(EndpointSlice, []) if not is_selected(item)],
+            headless=selected[EndpointSlice][1] if EndpointSlice in selected else [],
         )
 
     def _add_item(self, written: _Written, of_list: _Header) -> None:
@@ -259,8 +261,9 @@ class _Loader:
         except ObjectError as error:
             self._refuse(place, error)
         else:
-            name = self._keep(place, kind, kind.as_stored(item))
-            self._notice(written, kind, name)
+            self._keep(place, kind, kind.as_stored(item))
+            if written.repeated or self._inspect is not None:
+                self._notice(written, kind, _full_name(item))
 
     def _notice(self, written: _Written, kind: Kind, name: str) -> None:
         subject = f"{kind.name} {name}"
@@ -272,29 +275,28 @@ class _Loader:
             self._notices += self._inspect(kind.name, name, value)
 
     def _kind(self, place: Place, header: _Header) -> Kind | None:
+        if type(header.kind) is type(header.api_version) is str:
+            known = self._by_header.get((header.api_version, header.kind))
+            if known is not None:
+                return known
         for field, found in (("apiVersion", header.api_version), ("kind", header.kind)):
             if not isinstance(found, str):
                 raise _error(field, "missing" if found is None else f"expected str, got {shown(found)}")
-        kind = self._by_header.get((header.api_version, header.kind))
-        if kind is None:
-            name = printable(header.kind)
-            self._skipped[f"{name} ({printable(header.api_version)})" if name in self._names else name] += 1
-            mistake = misspelt_kind(header.api_version, header.kind, self._kinds)
-            if mistake:
-                self._notices.append(Notice(f"{place.source}, {place}", *mistake))
-        return kind
+        name = printable(header.kind)
+        self._skipped[f"{name} ({printable(header.api_version)})" if name in self._names else name] += 1
+        mistake = misspelt_kind(header.api_version, header.kind, self._kinds)
+        if mistake:
+            self._notices.append(Notice(f"{place.source}, {place}", *mistake))
+        return None
 
-    def _keep(self, place: Place, kind: Kind, item: Any) -> str:
-        """The name of the object, as in `default/web`."""
-        namespace, name = getattr(item.metadata, "namespace", ""), item.metadata.name
-        full_name = f"{namespace}/{name}" if namespace else name
-        first = self._places.setdefault((kind.struct, namespace, name), place)
+    def _keep(self, place: Place, kind: Kind, item: Any) -> None:
+        metadata = item.metadata
+        first = self._places.setdefault((kind.struct, getattr(metadata, "namespace", ""), metadata.name), place)
         if first is place:
             self._objects[kind.struct].append(item)
         else:
             message = f"{place} repeats {first} of {first.source}"
-            self._problems.append(Problem(place, message, kind.name, full_name))
-        return full_name
+            self._problems.append(Problem(place, message, kind.name, _full_name(item)))
 
     def _items(self, header: _Header) -> list[Any] | None:
         """The objects of a List, or None when it is something else."""
@@ -317,6 +319,20 @@ class _Loader:
 
     def _refuse(self, place: Place, error: ObjectError) -> None:
         self._problems += [Problem(place, fault.message, error.kind, error.name, fault.path) for fault in error.faults]
+
+
+def _by_item(notes: Iterable[Note]) -> dict[int | None, list[Note]]:
+    """Mostly there are none, however many items a List has."""
+    found: dict[int | None, list[Note]] = {}
+    for note in notes:
+        found.setdefault(note.item, []).append(note)
+    return found
+
+
+def _full_name(item: Any) -> str:
+    """As in `default/web`."""
+    namespace = getattr(item.metadata, "namespace", "")
+    return f"{namespace}/{item.metadata.name}" if namespace else item.metadata.name
 
 
 def _header(value: object) -> _Header:

@@ -118,8 +118,8 @@ def _sets(connection: Connection, family: Family, table: str) -> set[str]:
     return {one.name for one in connection.sets(family, table)}
 
 
-def _entries(connection: Connection, set_spec: SetSpec, present: Collection[str]) -> Iterator[tuple[bytes, Value]]:
-    return connection.entries(set_spec) if set_spec.name in present else iter(())
+def _entries(connection: Connection, set_spec: SetSpec, present: Collection[str]) -> list[tuple[bytes, Value]]:
+    return connection.entries(set_spec) if set_spec.name in present else []
 
 
 def _frontend(family: Family, set_spec: SetSpec, key: bytes) -> FrontendKey:

@@ -18,9 +18,9 @@ from rulegen.nftables.drift import Notifications
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live_rules import LiveTables, base_chains_of_all
 from rulegen.nftables.packed import pack, unpack
-from rulegen.nftables.tables import Entries, TableCompiler, TableSpec, table_name
+from rulegen.nftables.plain_elements import difference
+from rulegen.nftables.tables import AllEntries, TableCompiler, TableSpec, table_name
 from rulegen.reconcile.compilers import CompilerSet, Items
-from rulegen.reconcile.delta import diff
 from rulegen.reconcile.driver import Difference, Removal, ShownChange, compile_all
 
 # A sync costs as much as its changes: so many take some 50 ms, and whoever comes meanwhile waits for no more.
@@ -91,13 +91,13 @@ class NftablesDriver:
         compile_all(compilers, items, contexts)
         return _difference(entries, chain_texts(base_chains_of_all(_tables(before))), compilers)
 
-    def pack(self, live: Entries) -> list[Any]:
+    def pack(self, live: AllEntries) -> list[Any]:
         """See `Driver`."""
         return pack(live)
 
     def compare_packed(
         self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], packed: Any, source: str
-    ) -> tuple[Entries, Difference]:
+    ) -> tuple[AllEntries, Difference]:
         """See `Driver`; of chains it is known whether they were as compiled, not what they were."""
         live = unpack(packed, [spec for tables in _tables(compilers) for spec in tables.specs], source)
         compilers.adopt(live, {})
@@ -130,9 +130,9 @@ def _tables(compilers: CompilerSet) -> list[TableCompiler]:
     return list(compilers.by_feature.values())  # type: ignore[arg-type]
 
 
-def _difference(entries: Entries, chain_of: ChainOf, compilers: CompilerSet) -> Difference:
+def _difference(entries: AllEntries, chain_of: ChainOf, compilers: CompilerSet) -> Difference:
     """What leads from entries, and chains of which the text is known, to all that is wanted."""
-    delta = diff(entries, compilers.entries())
+    delta = difference(entries, compilers.entries())
     wanted = chain_texts(base_chains_of_all(_tables(compilers)))
 
     def changes() -> Iterator[ShownChange]:

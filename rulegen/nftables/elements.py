@@ -138,6 +138,7 @@ class SetSpec:
 
     `rank` orders output. `key_length` and `data_length` are in bytes as the kernel has them, the latter 0 for sets and
     verdict maps. In an interval set an entry's key is the first and the last key of the range, one after the other.
+    `is_large`: its entries are a part of their own (`plain_elements`), and those of rulegen's have no comment.
     `size`: of a map in which the kernel itself remembers something for a time, how much; else 0. `brief`: elements are
     there for a time after they were added, and are no entries. `fixed`: the
     keys of a set whose declaration says all that it ever holds, and that it has room for twice as many; else none.
@@ -164,6 +165,7 @@ class SetSpec:
         self.interval = interval
         self.size = size
         self.brief = False
+        self.is_large = False
         self.fixed: tuple[bytes, ...] = ()
         self.ip = IP_KEYWORD[table.family]
         # Chains, or what others have put into the table: an entry's key is a name.

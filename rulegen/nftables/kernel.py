@@ -293,7 +293,7 @@ class Kernel:
         missing = self._missing(transaction, live)
         replaced = {table.spec: table for table in transaction.tables}
         commands = chain.from_iterable(
-            text.render_table(replaced[spec].base_chains, replaced[spec].entries)
+            text.render_table(replaced[spec].base_chains, replaced[spec].all_entries)
             if spec in replaced
             else scratch_table_text(transaction.base_chains[spec], missing[spec])
             for spec in dict.fromkeys((*missing, *replaced))

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import repeat
-from operator import itemgetter
 from struct import calcsize
 
 from rulegen.errors import HostError
@@ -30,8 +28,16 @@ from rulegen.netlink.nf_tables import (
 )
 from rulegen.nftables import messages
 from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value
-from rulegen.nftables.messages import Connection, Element, InterruptedDumpError, KernelError
-from rulegen.nftables.tables import TableSpec
+from rulegen.nftables.messages import (
+    Connection,
+    Element,
+    InterruptedDumpError,
+    KernelError,
+    entries_in,
+    plain_data_in,
+)
+from rulegen.nftables.plain_elements import PlainElements, in_parts
+from rulegen.nftables.tables import AllEntries, Entries, TableSpec
 
 ALTERED = Value(b"altered")
 # Among the fingerprints, which are of chains, that of the declarations of the sets.
@@ -94,10 +100,19 @@ class LiveTable:
 
 @dataclass
 class Live:
-    """What the kernel holds of ours. A table with a foreign schema has no entries: it can only be replaced."""
+    """What the kernel holds of ours. A table with a foreign schema has no entries: it can only be replaced.
+
+    `large`: the entries of large maps, by map; `small`: all others.
+    """
 
     tables: dict[TableSpec, LiveTable] = field(default_factory=dict)
-    entries: dict[EntryKey, Value] = field(default_factory=dict)
+    small: Entries = field(default_factory=dict)
+    large: dict[SetSpec, AllEntries] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> AllEntries:
+        """All of them."""
+        return in_parts(self.small, self.large.items())
 
 
 def read(connection: Connection, specs: Sequence[TableSpec]) -> Live:
@@ -121,8 +136,7 @@ def _read(connection: Connection, specs: Sequence[TableSpec]) -> Live:
             continue
         live.tables[spec] = table
         if table.schema:
-            entries = _entries(connection, spec, table)
-            live.entries = live.entries | entries if live.entries else entries
+            _read_entries(connection, spec, live)
     return live
 
 
@@ -244,8 +258,9 @@ def _fingerprints(elements: Iterable[Element]) -> Iterator[tuple[str, Fingerprin
             yield words[0], Fingerprint(words[1], words[2] if len(words) == 3 else "")
 
 
-def _entries(connection: Connection, spec: TableSpec, table: LiveTable) -> dict[EntryKey, Value]:
-    entries: dict[EntryKey, Value] = {}
+def _read_entries(connection: Connection, spec: TableSpec, live: Live) -> None:
+    table = live.tables[spec]
+    entries: Entries = {}
     for name, listed_as in table.listed_as.items():
         known = table.fingerprints.get(name)
         intact = known is not None and known.loaded_as in {"", listed_as}
@@ -258,21 +273,36 @@ def _entries(connection: Connection, spec: TableSpec, table: LiveTable) -> dict[
     for set_spec in coming_and_going:
         entries[spec.declared, set_spec.name.encode()] = Value()
     for set_spec in (*spec.set_specs, *coming_and_going):
-        size = table.sizes.get(set_spec.name) or 0
-        found = _by_key(connection, set_spec, spec.likely_keys(set_spec, entries)) if size >= _LARGE else []
-        is_whole = len(found) == size >= _LARGE
-        if not is_whole:
-            found = list(_keyed(connection, set_spec))
-        # Hundreds of thousands, so without a line of Python for each.
-        keys = zip(repeat(set_spec), map(itemgetter(0), found), strict=False)
-        entries.update(zip(keys, map(itemgetter(1), found), strict=True))
-    return entries
+        if set_spec.is_large:
+            size = table.sizes.get(set_spec.name) or 0
+            likely_keys = spec.likely_keys(set_spec, entries) if size >= _LARGE else []
+            live.large[set_spec] = _large(connection, set_spec, likely_keys, size)
+        else:
+            entries.update(((set_spec, key), value) for key, value in _keyed(connection, set_spec))
+    live.small |= entries
 
 
-def _by_key(connection: Connection, set_spec: SetSpec, keys: list[bytes]) -> list[tuple[bytes, Value]]:
+def _large(connection: Connection, set_spec: SetSpec, likely_keys: list[bytes], size: int) -> AllEntries:
+    """The entries of a map that may have hundreds of thousands: key by key if all are found so, else as listed."""
+    if likely_keys:
+        entries = _large_entries(set_spec, _by_key(connection, set_spec, likely_keys))
+        if len(entries) == size:
+            return entries
+    return _large_entries(set_spec, connection.listed(set_spec))
+
+
+def _large_entries(set_spec: SetSpec, lists: list[bytes]) -> AllEntries:
+    plain = plain_data_in(set_spec, lists)
+    if plain is not None:
+        return PlainElements(set_spec, plain)
+    # Somebody has given one a comment.
+    return {(set_spec, key): value for key, value in entries_in(set_spec, lists)}
+
+
+def _by_key(connection: Connection, set_spec: SetSpec, keys: list[bytes]) -> list[bytes]:
     """The elements of `keys` that are there; none when the ruleset changed meanwhile."""
     generation = connection.generation()
-    found = connection.lookup(set_spec, keys)
+    found = connection.found(set_spec, keys)
     return found if connection.generation() == generation else []
 
 
@@ -283,7 +313,7 @@ def unproven(live: Live, spec: TableSpec, desired: Mapping[EntryKey, Value]) -> 
         name
         for name, known in table.fingerprints.items()
         if not known.loaded_as
-        and (value := live.entries.get((chains, name.encode()))) is not None
+        and (value := live.small.get((chains, name.encode()))) is not None
         and value == desired.get((chains, name.encode()))
     ]
 
@@ -296,15 +326,15 @@ def prove(live: Live, spec: TableSpec, declared_as: str, listed_as: Mapping[str,
     table, chains = live.tables[spec], spec.chains
     if not table.is_declared and table.declared_as != declared_as:
         live.tables[spec] = LiveTable("")
-        for entry in [entry for entry in live.entries if entry[0].spec is spec]:
-            del live.entries[entry]
+        live.small = {entry: value for entry, value in live.small.items() if entry[0].spec is not spec}
+        live.large = {set_spec: entries for set_spec, entries in live.large.items() if set_spec.spec is not spec}
         return
     for name, digest in listed_as.items():
         if table.listed_as[name] != digest:
-            live.entries[chains, name.encode()] = ALTERED
+            live.small[chains, name.encode()] = ALTERED
 
 
-def _keyed(connection: Connection, set_spec: SetSpec) -> Iterator[tuple[bytes, Value]]:
+def _keyed(connection: Connection, set_spec: SetSpec) -> Iterable[tuple[bytes, Value]]:
     if not set_spec.interval:
         return connection.entries(set_spec)
     elements = connection.elements(set_spec.family, set_spec.table, set_spec.name)

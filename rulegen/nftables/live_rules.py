@@ -22,13 +22,15 @@ from rulegen.nftables.diff_text import UNKNOWN_TABLE, count, shown_changes
 from rulegen.nftables.elements import EntryKey, Value
 from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live import Live
+from rulegen.nftables.plain_elements import difference
 from rulegen.nftables.rules import Names
-from rulegen.nftables.tables import BaseChains, Entries, KeepsInNewTables, TableCompiler, TableSpec
+from rulegen.nftables.tables import AllEntries, BaseChains, Entries, KeepsInNewTables, TableCompiler, TableSpec
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
 from rulegen.reconcile.feature import ItemErrors, ItemKey
+from rulegen.reconcile.parts import together
 from rulegen.reference import ObjectReference
 
 
@@ -45,10 +47,10 @@ class LiveTables:
         # Ids, slots and the like are adopted from what was read before the first update.
         self._has_compiled = False
         # All that is wanted, while it is being compared with what was read.
-        self._desired: Entries | None = None
+        self._desired: AllEntries | None = None
 
     @property
-    def live(self) -> Entries:
+    def live(self) -> AllEntries:
         """See `LiveRules`."""
         return self._live.entries
 
@@ -75,16 +77,16 @@ class LiveTables:
             self._desired = self._compilers.entries()
         base_chains = self._base_chains()
         self._kernel.prove(self._live, base_chains, self._desired)
-        everything = diff(self._live.entries, self._desired)
+        everything = difference(self._live.entries, self._desired)
         delta = self._compilers.spare(everything)
         if delta is not everything:
-            self._desired = self._desired | self._kept_anew(everything, delta, base_chains)
+            self._desired = together(self._desired, self._kept_anew(everything, delta, base_chains))
         unknown: Entries = {
             (spec.foreign, UNKNOWN_TABLE): Value()
             for spec, table in self._live.tables.items()
             if spec not in base_chains and not table.schema
         }
-        return Delta(delta.added, delta.changed, delta.removed | unknown) if unknown else delta
+        return Delta(delta.added, delta.changed, {**delta.removed, **unknown}) if unknown else delta
 
     def _kept_anew(
         self,
@@ -124,9 +126,9 @@ class LiveTables:
 
     def accepts(self, pending: Mapping[ItemKey, Change[Any]], suspects: Collection[ItemKey]) -> None:
         """See `LiveRules`; changes nothing."""
-        wanted: Entries = self._compilers.entries_of(suspects)
+        wanted: AllEntries = self._compilers.entries_of(suspects)
         there = {entry: value for entry in wanted if (value := self._live.entries.get(entry)) is not None}
-        self._desired = self._compilers.entries_without(pending.keys()) | wanted
+        self._desired = {**self._compilers.entries_without(pending.keys()), **wanted}
         self.check(diff(there, wanted))
 
     def settle(self) -> None:

@@ -14,10 +14,11 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from msgspec import Struct
 
@@ -124,6 +125,8 @@ from rulegen.netlink.nf_tables import (
     VERDICT_CODE,
 )
 from rulegen.nftables.elements import SetSpec, Value
+
+Content = TypeVar("Content")
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
@@ -337,12 +340,16 @@ def add_elements(set_spec: SetSpec, entries: list[tuple[bytes, Value]]) -> bytea
         listed = _listed([item for key, value in entries for item in _items(set_spec, key, value)])
     elif any(value.comment for _, value in entries):
         listed = b"".join([_commented(frame, key, value) for key, value in entries])
-    elif frame.before_data:
-        # Nearly all elements of a large ruleset, all equally long.
-        before_data = frame.before_data
-        listed = frame.item_joined([key + before_data + value.data for key, value in entries])
     else:
-        listed = frame.item_joined([key for key, _ in entries])
+        return add_plain_elements(set_spec, [(key, value.data) for key, value in entries])
+    return _message(NEWSETELEM, REQUEST | CREATE, set_spec, listed)
+
+
+def add_plain_elements(set_spec: SetSpec, elements: list[tuple[bytes, bytes]]) -> bytearray:
+    """The same of a map without intervals or verdicts, given as keys and data, without comments."""
+    frame = _frame(set_spec)
+    before_data = frame.before_data
+    listed = frame.item_joined([key + before_data + data for key, data in elements])
     return _message(NEWSETELEM, REQUEST | CREATE, set_spec, listed)
 
 
@@ -485,7 +492,15 @@ def _any_entries(payload: bytes) -> list[tuple[bytes, Value]]:
 
 
 def _plain_entries(set_spec: SetSpec, payload: bytes) -> list[tuple[bytes, Value]] | None:
-    """The same where all elements have a key, a value if it is a map of data, and nothing else; None for any other.
+    """The same where all elements are plain; None for any other."""
+    found = _plain_elements(set_spec, payload)
+    if found is None:
+        return None
+    return [(key, Value(data)) for key, data in found] if set_spec.data else [(key, _EMPTY) for (key,) in found]
+
+
+def _plain_elements(set_spec: SetSpec, payload: bytes) -> Iterator[tuple[bytes, ...]] | None:
+    """Key, and value if it is a map of data, of elements that have nothing else; None for any other.
 
     Then they are equally long, and their headers are those of the first.
     """
@@ -497,15 +512,30 @@ def _plain_entries(set_spec: SetSpec, payload: bytes) -> list[tuple[bytes, Value
         return None
     if any(payload[place :: layout.size] != payload[place : place + 1] * count for place in layout.headers):
         return None
-    found = (
-        [(key, Value(data)) for key, data in layout.content.iter_unpack(payload)]
-        if set_spec.data
-        else [(key, _EMPTY) for (key,) in layout.content.iter_unpack(payload)]
-    )
-    return found if _any_entries(payload[: layout.size]) == found[:1] else None
+    first = layout.content.unpack_from(payload)
+    found = Value(first[1]) if set_spec.data else _EMPTY
+    return layout.content.iter_unpack(payload) if _any_entries(payload[: layout.size]) == [(first[0], found)] else None
 
 
 _LIST_LENGTH = struct.Struct("=H")
+
+
+def entries_in(set_spec: SetSpec, lists: Iterable[bytes]) -> list[tuple[bytes, Value]]:
+    """The keys and values in lists of elements (`Connection.listed`)."""
+    return [entry for payload in lists for entry in _plain_entries(set_spec, payload) or _any_entries(payload)]
+
+
+def plain_data_in(set_spec: SetSpec, lists: Iterable[bytes]) -> dict[bytes, bytes] | None:
+    """The same of a map of data whose elements have no more than that; None where one has."""
+    found: dict[bytes, bytes] = {}
+    for payload in lists:
+        elements = _plain_elements(set_spec, payload)
+        if elements is not None:
+            # Hundreds of thousands, so without a line of Python for each.
+            found.update(elements)  # type: ignore[arg-type] # pairs, of a map
+        elif payload:
+            return None
+    return found
 
 
 class _PlainLayout(NamedTuple):
@@ -745,24 +775,34 @@ class Connection:
         tables = (dict(attributes(answer)) for answer in listed)
         return [text_of(parts[FLOWTABLE_NAME]) for parts in tables if text_of(parts[FLOWTABLE_TABLE]) == table]
 
-    def entries(self, set_spec: SetSpec) -> Iterator[tuple[bytes, Value]]:
+    def entries(self, set_spec: SetSpec) -> list[tuple[bytes, Value]]:
         """The keys and values of a set or map without intervals; much faster than `elements`."""
-        for answer in self._dump(GETSETELEM, _FAMILY_NUMBERS[set_spec.family], _frame(set_spec).names):
-            for kind, payload in attributes(answer):
-                if kind == ELEMENTS:
-                    yield from _plain_entries(set_spec, payload) or _any_entries(payload)
+        return entries_in(set_spec, self.listed(set_spec))
+
+    def listed(self, set_spec: SetSpec) -> list[bytes]:
+        """The elements of a set or map without intervals, in lists as the kernel has them."""
+        return [
+            payload
+            for answer in self._dump(GETSETELEM, _FAMILY_NUMBERS[set_spec.family], _frame(set_spec).names)
+            for kind, payload in attributes(answer)
+            if kind == ELEMENTS
+        ]
 
     def lookup(self, set_spec: SetSpec, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
         """Those of `keys`, in a set or map without intervals, that are there."""
-        found: list[tuple[bytes, Value]] = []
+        return entries_in(set_spec, self.found(set_spec, keys))
+
+    def found(self, set_spec: SetSpec, keys: Sequence[bytes]) -> list[bytes]:
+        """The same, in lists as the kernel has them."""
+        lists: list[bytes] = []
         position = 0
         while position < len(keys):
             part = keys[position : position + _KEYS_PER_REQUEST]
             payloads, is_complete = self._get_elements(set_spec, part)
-            found += _plain_entries(set_spec, b"".join(payloads)) or _any_entries(b"".join(payloads))
+            lists.append(b"".join(payloads))
             # The kernel answers up to the first that is not there.
             position += len(payloads) + (not is_complete)
-        return found
+        return lists
 
     def _get_elements(self, set_spec: SetSpec, keys: Sequence[bytes]) -> tuple[list[bytes], bool]:
         """The lists of one element that answer a request for `keys`, and whether there is one for each."""
@@ -874,7 +914,8 @@ def _refusal(body: bytes, flags: int, index: int) -> KernelError:
     return KernelError(number, index, text)
 
 
-def chunks(entries: list[tuple[bytes, Value]]) -> Iterator[list[tuple[bytes, Value]]]:
+def chunks(entries: Iterable[tuple[bytes, Content]]) -> Iterator[list[tuple[bytes, Content]]]:
     """`entries` in portions that fit into one message each."""
-    for start in range(0, len(entries), _ELEMENTS_PER_MESSAGE):
-        yield entries[start : start + _ELEMENTS_PER_MESSAGE]
+    left = iter(entries)
+    while part := list(islice(left, _ELEMENTS_PER_MESSAGE)):
+        yield part

@@ -7,10 +7,10 @@ from typing import Any
 
 from rulegen.errors import InputError, shown
 from rulegen.nftables.elements import SetSpec, Value
-from rulegen.nftables.tables import Entries, TableSpec
+from rulegen.nftables.tables import AllEntries, Entries, TableSpec
 
 
-def pack(entries: Entries) -> list[Any]:
+def pack(entries: AllEntries) -> list[Any]:
     """A row for each: the table, the set, key and data in hexadecimal digits, the comment."""
     return sorted(
         [str(set_spec.spec), set_spec.name, key.hex(), value.data.hex(), value.comment]

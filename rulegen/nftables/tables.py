@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rulegen.nftables.messages import Connection
 
 Entries: TypeAlias = dict[EntryKey, Value]
+# The same as whoever may not change them, or need not have them in one piece, has them.
+AllEntries: TypeAlias = Mapping[EntryKey, Value]
 
 _BASE_CHAIN_DECLARATION = re.compile(r"^type \w+ hook \w+ priority [^;]+; policy \w+;$")
 _CHAIN = re.compile(r"^\tchain (?P<name>\S+) \{\n(?P<body>.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
@@ -132,7 +134,7 @@ class TableSpec:
         """
         return self.by_name.get(name)
 
-    def likely_keys(self, set_spec: SetSpec, entries: Entries) -> list[bytes]:
+    def likely_keys(self, set_spec: SetSpec, entries: AllEntries) -> list[bytes]:
         """Which keys a large set probably has, from what was read of smaller ones; none: it is listed."""
         del set_spec, entries
         return []
@@ -316,7 +318,7 @@ class KeepsInNewTables(Protocol):
         ...
 
 
-class TableCompiler(Compiler[Entries], Protocol):
+class TableCompiler(Compiler[AllEntries], Protocol):
     """A Compiler for this driver.
 
     `specs`: the feature's tables. `base_chains`: of those that are wanted; a table without goes, as that of a feature

@@ -14,7 +14,9 @@ from typing import NamedTuple, TypeVar
 
 from rulegen.errors import InputError, shown
 from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, pack_register, parse_element
+from rulegen.nftables.plain_elements import PlainElements
 from rulegen.nftables.tables import BaseChains, Chain, Entries, TableSpec
+from rulegen.reconcile.parts import parts_of
 from rulegen.rendered import END, RenderedLines
 
 Content = TypeVar("Content")
@@ -66,8 +68,12 @@ def sets_of(spec: TableSpec, names: Iterable[str]) -> list[SetSpec]:
 def group(entries: Mapping[EntryKey, Content]) -> dict[SetSpec, dict[bytes, Content]]:
     """Entries by set, or whatever has an entry's key."""
     groups: defaultdict[SetSpec, dict[bytes, Content]] = defaultdict(dict)
-    for (set_spec, key), value in entries.items():
-        groups[set_spec][key] = value
+    for part in parts_of(entries).values():
+        if isinstance(part, PlainElements):
+            groups[part.set_spec].update(part.elements())  # type: ignore[arg-type] # what these have is values
+            continue
+        for (set_spec, key), value in part.items():
+            groups[set_spec][key] = value
     return groups
 
 

@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
@@ -15,6 +15,7 @@ from rulegen.nftables import messages, text
 from rulegen.nftables.elements import EntryKey, SetSpec, Value, element_text, key_text
 from rulegen.nftables.live import FLOWTABLE_WORD, SET_WORDS, SETS, Live, LiveTable
 from rulegen.nftables.messages import chunks
+from rulegen.nftables.plain_elements import split
 from rulegen.nftables.rules import Compiled
 from rulegen.nftables.tables import BaseChains, Brief, Chain, Retimed, TableSpec
 from rulegen.reconcile.delta import Change as EntryChange
@@ -25,10 +26,14 @@ Elements = list[tuple[bytes, Value]]
 
 @dataclass(frozen=True)
 class ReplaceTable:
-    """Makes a table anew with all its entries; an old one goes in the same transaction."""
+    """Makes a table anew with all its entries; an old one goes in the same transaction.
+
+    `plain`: of large maps whose elements have no comments, the data by key.
+    """
 
     base_chains: BaseChains
     entries: Mapping[SetSpec, Mapping[bytes, Value]]
+    plain: Mapping[SetSpec, Mapping[bytes, bytes]] = field(default_factory=dict)
 
     def frame(self) -> Iterator[Change]:
         """The table, its sets, and the chains that no packet meets before it meets those of `hooks`.
@@ -41,8 +46,10 @@ class ReplaceTable:
     def elements(self) -> Iterator[Change]:
         """All of them, in messages of bounded size."""
         for set_spec in text.sets_of(self.spec, self.sets):
-            for part in chunks(list(self.entries.get(set_spec, {}).items())):
+            for part in chunks(self.entries.get(set_spec, {}).items()):
                 yield AddElements(set_spec, part)
+            for keys_and_data in chunks(self.plain.get(set_spec, {}).items()):
+                yield AddPlainElements(set_spec, keys_and_data)
 
     def hooks(self) -> Iterator[Change]:
         """The chains that packets meet."""
@@ -52,6 +59,14 @@ class ReplaceTable:
     def spec(self) -> TableSpec:
         """The table."""
         return self.base_chains.spec
+
+    @property
+    def all_entries(self) -> Mapping[SetSpec, Mapping[bytes, Value]]:
+        """Those of large maps as well."""
+        large = {
+            set_spec: {key: Value(data) for key, data in elements.items()} for set_spec, elements in self.plain.items()
+        }
+        return {**self.entries, **large}
 
     @property
     def chains(self) -> list[str]:
@@ -276,6 +291,20 @@ class AddElements:
 
 
 @dataclass(frozen=True)
+class AddPlainElements:
+    """The same of a large map, whose elements are keys and data and nothing else."""
+
+    set_spec: SetSpec
+    elements: list[tuple[bytes, bytes]]
+
+    def __str__(self) -> str:
+        return f"add element {_braces(self.set_spec, [(key, Value(data)) for key, data in self.elements])}"
+
+    def messages(self, _: Compiled) -> Iterator[bytearray]:
+        yield messages.add_plain_elements(self.set_spec, self.elements)
+
+
+@dataclass(frozen=True)
 class DeleteElements:
     """Removes elements from a set or map."""
 
@@ -343,6 +372,7 @@ Change: TypeAlias = (
     | DeleteChains
     | DeleteForeign
     | AddElements
+    | AddPlainElements
     | DeleteElements
     | Retime
     | Announce
@@ -423,8 +453,9 @@ def plan(
     kept = {spec: table for spec, fixed in base_chains.items() if (table := _kept(live, fixed)) is not None}
     tables: tuple[ReplaceTable, ...] = ()
     if len(kept) < len(base_chains):
-        groups = text.group(delta.added if desired is None else desired)
-        tables = tuple(ReplaceTable(fixed, groups) for spec, fixed in base_chains.items() if spec not in kept)
+        plain, entries = split(delta.added if desired is None else desired)
+        groups = text.group(entries)
+        tables = tuple(ReplaceTable(fixed, groups, plain) for spec, fixed in base_chains.items() if spec not in kept)
     unwanted = tuple(DeleteTable(spec) for spec in live.tables if spec not in base_chains)
     if not kept:
         # As at a first load: nothing of the Delta, which is as large as the ruleset, is looked at.

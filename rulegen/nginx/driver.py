@@ -13,7 +13,7 @@ import msgspec
 
 from rulegen.config import IngressSettings
 from rulegen.errors import HostError, InputError, RulegenError
-from rulegen.nginx.configuration import CERTIFICATE, Document, Entries, Key, parse, version_in
+from rulegen.nginx.configuration import CERTIFICATE, Document, Entries, Key, Value, parse, version_in
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files
 from rulegen.nginx.live import LiveSites
@@ -83,7 +83,7 @@ class NginxDriver:
         compile_all(compilers, items, contexts)
         return _difference(before.entries(), compilers.entries(), compilers)
 
-    def pack(self, live: Entries) -> list[Any]:
+    def pack(self, live: Mapping[Key, Value]) -> list[Any]:
         """See `Driver`; of certificates nothing, as they are with their keys."""
         return [[*key, text] for key, text in sorted(_sections(live).items())]
 
@@ -143,10 +143,10 @@ class NginxDriver:
             nginx.reload("")
 
 
-def _sections(entries: Entries) -> Entries:
+def _sections(entries: Mapping[Key, Value]) -> Entries:
     return {key: value for key, value in entries.items() if key.kind != CERTIFICATE}
 
 
-def _difference(before: Entries, after: Entries, compilers: CompilerSet) -> Difference:
+def _difference(before: Mapping[Key, Value], after: Mapping[Key, Value], compilers: CompilerSet) -> Difference:
     delta = diff(before, after)
     return Difference.of(delta, lambda: shown_changes(delta, compilers), lambda: count(delta))

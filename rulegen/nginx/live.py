@@ -156,7 +156,7 @@ class LiveSites:
                     self._nginx.reload(FileState(before).version)
             raise
 
-    def _try(self, entries: Entries) -> None:
+    def _try(self, entries: Mapping[Key, Value]) -> None:
         try:
             with TemporaryDirectory(prefix="rulegen-nginx-") as folder:
                 # Certificates are nothing to nginx until somebody asks for one.

@@ -13,6 +13,7 @@ from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.reconcile.delta import Delta
 from rulegen.reconcile.feature import AnyCompiler, AnyDelta, AnyEntries, Feature, ItemErrors, ItemKey
+from rulegen.reconcile.parts import together
 from rulegen.reference import ObjectReference
 
 # By the feature's name, then by the item's id.
@@ -51,7 +52,7 @@ class CompilerSet:
 
     def entries_of(self, keys: Collection[ItemKey]) -> AnyEntries:
         """What these items need."""
-        found: AnyEntries = {}
+        found: dict[Any, Any] = {}
         for name, item_id in keys:
             found |= self.by_feature[name].entries_of(item_id)
         return found
@@ -93,5 +94,5 @@ def _together(parts: Iterable[AnyEntries]) -> AnyEntries:
     found: AnyEntries = {}
     for part in parts:
         # The first as it is: a compiler makes its entries anew for each call.
-        found = found | part if found else part
+        found = together(found, part)
     return found

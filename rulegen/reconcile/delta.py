@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+from rulegen.reconcile.parts import InParts, together
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -34,23 +36,25 @@ class Counts(NamedTuple):
 class Delta(Generic[Key, Value]):
     """What turns the live entries into the desired ones. Order within a part is that of the input mappings."""
 
-    added: dict[Key, Value] = field(default_factory=dict)
-    changed: dict[Key, Change[Value]] = field(default_factory=dict)
-    removed: dict[Key, Value] = field(default_factory=dict)
+    added: Mapping[Key, Value] = field(default_factory=dict)
+    changed: Mapping[Key, Change[Value]] = field(default_factory=dict)
+    removed: Mapping[Key, Value] = field(default_factory=dict)
 
     @classmethod
     def of(cls, changes: Mapping[Key, Change[Value | None]]) -> Delta[Key, Value]:
         """What `Tracked.take` said, as a Delta; None on one side: there was, or is, nothing."""
-        delta = cls()
+        added: dict[Key, Value] = {}
+        changed: dict[Key, Change[Value]] = {}
+        removed: dict[Key, Value] = {}
         for key, (before, after) in changes.items():
             if before is None:
                 if after is not None:
-                    delta.added[key] = after
+                    added[key] = after
             elif after is None:
-                delta.removed[key] = before
+                removed[key] = before
             else:
-                delta.changed[key] = Change(before, after)
-        return delta
+                changed[key] = Change(before, after)
+        return cls(added, changed, removed)
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
@@ -70,7 +74,11 @@ class Delta(Generic[Key, Value]):
             return other
         if not other:
             return self
-        return Delta(self.added | other.added, self.changed | other.changed, self.removed | other.removed)
+        return Delta(
+            together(self.added, other.added),
+            together(self.changed, other.changed),
+            together(self.removed, other.removed),
+        )
 
     def without(self, other: Delta[Key, Value]) -> Delta[Key, Value]:
         """Those entries that `other` does not touch."""
@@ -85,7 +93,9 @@ class Delta(Generic[Key, Value]):
 def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, Value]:
     """The Delta that makes `live` equal to `desired`, which may be a part of it as it is: nobody changes either."""
     if not live:
-        return Delta(desired if isinstance(desired, dict) else dict(desired))
+        return Delta(desired)
+    if isinstance(live, InParts) and isinstance(desired, InParts):
+        return _diff_in_parts(live, desired)
     if live == desired:
         # As nearly always at a restart, and much faster than a look at each.
         return Delta()
@@ -102,6 +112,13 @@ def diff(live: Mapping[Key, Value], desired: Mapping[Key, Value]) -> Delta[Key, 
         return Delta(added, changed)
     removed = {key: before for key, before in live.items() if key not in desired}
     return Delta(added, changed, removed)
+
+
+def _diff_in_parts(live: InParts[Key, Value], desired: InParts[Key, Value]) -> Delta[Key, Value]:
+    delta: Delta[Key, Value] = Delta()
+    for name in {**live.parts, **desired.parts}:
+        delta = delta.merged(diff(live.parts.get(name, {}), desired.parts.get(name, {})))
+    return delta
 
 
 def differing(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[list[int], list[int]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # A driver's entries, and a Delta of them. What an entry is only the driver and its compilers know.
 Entries = TypeVar("Entries")
-AnyEntries: TypeAlias = dict[Any, Any]
+AnyEntries: TypeAlias = Mapping[Any, Any]
 AnyDelta: TypeAlias = Delta[Any, Any]
 
 # An item among those of all features: the feature's name, and the item's id.

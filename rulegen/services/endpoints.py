@@ -54,7 +54,10 @@ class SliceEndpoint(Struct, frozen=True, gc=False):
 
 
 class SliceDigest(Struct, frozen=True, gc=False):
-    """A slice that counts (SVC-2, SVC-17), with what it lacks as findings. `service`: the name in its label."""
+    """A slice that counts (SVC-2, SVC-17), with what it lacks as findings. `service`: the name in its label.
+
+    `is_plain`: all endpoints are ready and serving, none is terminating or has hints.
+    """
 
     name: str
     namespace: str
@@ -64,6 +67,7 @@ class SliceDigest(Struct, frozen=True, gc=False):
     endpoints: tuple[SliceEndpoint, ...]
     weight: int
     findings: tuple[Finding, ...]
+    is_plain: bool
 
 
 class MergedEndpoint(Struct, frozen=True, gc=False):
@@ -89,15 +93,17 @@ def digest_slice(slice_: EndpointSlice, node_name: str) -> SliceDigest | None:
     family = FAMILIES[slice_.address_type]
     weight, problems = parse_slice_weight(metadata.annotations)
     findings = [found(_reference(slice_), Reason.MALFORMED_WEIGHT, problem) for problem in problems]
+    endpoints = _endpoints(slice_, family, node_name, findings)
     return SliceDigest(
         metadata.name,
         metadata.namespace,
         service,
         family,
         _ports(slice_, findings),
-        _endpoints(slice_, family, node_name, findings),
+        endpoints,
         weight,
         bounded(findings) if findings else (),
+        all(one.ready and one.serving and not one.terminating and one.hints is None for one in endpoints),
     )
 
 
@@ -130,7 +136,7 @@ def merge(joined: Iterable[tuple[SliceDigest, int]], rules: ServiceWeights) -> l
     merged: dict[str, MergedEndpoint] = {}
     has_rules = bool(rules)
     for slice_, number in joined:
-        join = "[%s]:%d" if slice_.family is Family.IPV6 else "%s:%d"
+        join = _JOINED[slice_.family]
         weight = slice_.weight
         for endpoint in slice_.endpoints:
             key = join % (endpoint.address, number)
@@ -146,6 +152,20 @@ def merge(joined: Iterable[tuple[SliceDigest, int]], rules: ServiceWeights) -> l
                 endpoint.hints,
             )
     return [merged[key] for key in sorted(merged)]
+
+
+def merge_plain(slice_: SliceDigest, number: int) -> tuple[Backend, ...]:
+    """The backends of a service-port whose endpoints are those of one plain slice, without rules, as nearly always.
+
+    All are ready, and in the same order as `merge` has them.
+    """
+    join, weight = _JOINED[slice_.family], slice_.weight
+    merged = {join % (one.address, number): Backend(one.address, number, weight, one.local) for one in slice_.endpoints}
+    return tuple([merged[key] for key in sorted(merged)])
+
+
+# As `str(Backend)`, by which they are sorted.
+_JOINED = {Family.IPV4: "%s:%d", Family.IPV6: "[%s]:%d"}
 
 
 def endpoint_weight(rules: ServiceWeights, endpoint: SliceEndpoint, default: int) -> int:

@@ -61,7 +61,7 @@ class ServicesFeature:
         if self._host_ports is not None and isinstance(item, Pod):
             self._host_ports.put(item)
         else:
-            self.store.set_objects([item])
+            self.store.set_object(item)
 
     def remove(self, reference: ObjectReference) -> None:
         """See `Feature`; that a Node is gone changes nothing (SVC-35)."""

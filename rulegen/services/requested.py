@@ -124,7 +124,7 @@ def read_service(
         _affinity_timeout(spec),
         _health_check_port(spec),
         _weights(metadata.annotations, weights_before, report),
-        bounded(findings),
+        bounded(findings) if findings else (),
     )
 
 
@@ -295,13 +295,14 @@ def _vip_texts(service: Service) -> list[str]:
     return [ingress.ip for ingress in ingresses if ingress.ip_mode in (None, "VIP")]
 
 
-def _canonical(texts: Iterable[str], field: str, report: Report) -> list[str]:
+def _canonical(texts: Sequence[str], field: str, report: Report) -> list[str]:
     """The different addresses among the texts; blank ones are skipped in silence (SVC-12)."""
+    if not texts:
+        return []
     addresses: dict[str, None] = {}
-    listed = list(texts)
-    if len(listed) > MAX_ADDRESSES:
-        report(Reason.UNUSABLE_ADDRESS, f"{field}: only the first {MAX_ADDRESSES} of {len(listed)} addresses count")
-    for text in listed[:MAX_ADDRESSES]:
+    if len(texts) > MAX_ADDRESSES:
+        report(Reason.UNUSABLE_ADDRESS, f"{field}: only the first {MAX_ADDRESSES} of {len(texts)} addresses count")
+    for text in texts[:MAX_ADDRESSES]:
         address = canonical_address(text.strip())
         if address is not None:
             addresses[address] = None

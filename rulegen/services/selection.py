@@ -33,6 +33,12 @@ def select(
     return Selection(_backends(everywhere), _backends(local), bool(usable))
 
 
+def select_all(backends: tuple[Backend, ...], uses_cluster: bool, uses_local: bool) -> Selection:
+    """The same where all are ready and serving and none has hints."""
+    local = tuple([backend for backend in backends if backend.local]) if uses_local else ()
+    return Selection(backends if uses_cluster else (), local, bool(backends))
+
+
 class HintMode(Enum):
     """By what topology hints choose among the ready endpoints."""
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from rulegen.services.endpoints import JoinedSlices, MergedEndpoint, merge
+from rulegen.services.endpoints import JoinedSlices, MergedEndpoint, merge, merge_plain
 from rulegen.services.model import Backend, Frontend, ServicePort, TrafficPolicy, Verdict
 from rulegen.services.node import NodeFacts
 from rulegen.services.requested import PortIntent, ServiceIntent
-from rulegen.services.selection import Selection, select
+from rulegen.services.selection import Selection, select, select_all
 
 
 class OwnedPort(NamedTuple):
@@ -26,12 +26,18 @@ class OwnedPort(NamedTuple):
 def compile_port(service: ServiceIntent, port: OwnedPort, slices: JoinedSlices, node: NodeFacts) -> ServicePort:
     """The ServicePort of a service-port that owns at least one Frontend; `slices` are those of its family."""
     intent = port.intent
-    endpoints = merge(slices.of_port(intent.name.port, intent.name.protocol), service.weights)
-    weighted = [endpoint for endpoint in endpoints if endpoint.backend.weight]
-    selection = select(weighted, intent.uses_cluster, intent.uses_local, node.name, node.zone)
+    joined = slices.of_port(intent.name.port, intent.name.protocol)
     draining: tuple[Backend, ...] = ()
-    if service.affinity_timeout is not None and len(weighted) < len(endpoints):
-        draining = _draining(intent, endpoints, node)
+    if len(joined) == 1 and joined[0][0].is_plain and joined[0][0].weight and not service.weights:
+        backends = merge_plain(*joined[0])
+        selection, serving = select_all(backends, intent.uses_cluster, intent.uses_local), backends
+    else:
+        endpoints = merge(joined, service.weights)
+        weighted = [endpoint for endpoint in endpoints if endpoint.backend.weight]
+        selection = select(weighted, intent.uses_cluster, intent.uses_local, node.name, node.zone)
+        serving = _serving(endpoints, selection.cluster_endpoints)
+        if service.affinity_timeout is not None and len(weighted) < len(endpoints):
+            draining = _draining(intent, endpoints, node)
     return ServicePort(
         intent.name,
         intent.family,
@@ -40,7 +46,7 @@ def compile_port(service: ServiceIntent, port: OwnedPort, slices: JoinedSlices, 
         selection.local_endpoints,
         service.affinity_timeout,
         draining,
-        _serving(endpoints, selection.cluster_endpoints) if intent.name.protocol == "UDP" else (),
+        serving if intent.name.protocol == "UDP" else (),
         service.health_check_port,
     )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rulegen.config import Family
 from rulegen.nftables.elements import Value
-from rulegen.nftables.tables import Entries
+from rulegen.nftables.tables import AllEntries
 from rulegen.nftables.transaction import WriteRules
 from rulegen.services.on_nftables.base_chains import accepts_nodeports, service_ranges
 from rulegen.services.on_nftables.compiler import Compiler
@@ -172,5 +172,5 @@ def test_a_compiler_that_follows_changes_says_the_same_as_one_that_starts() -> N
     assert len(seen) > 2
 
 
-def _unused(entries: Entries) -> Value:
+def _unused(entries: AllEntries) -> Value:
     return entries[LAYOUTS[Family.IPV4].chains, b"output-unused"]

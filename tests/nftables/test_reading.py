@@ -33,15 +33,15 @@ def looked_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> LookedUp:
     if host.read().tables[LAYOUTS[Family.IPV4]].sizes["endpoints"] is None:
         pytest.skip("this kernel does not say how many elements a map has")
     found: list[str] = []
-    lookup = Connection.lookup
+    look_up = Connection.found
 
-    def noted(self: Connection, set_spec: SetSpec, keys: Sequence[bytes]) -> list[tuple[bytes, Value]]:
-        entries = lookup(self, set_spec, keys)
-        if entries:
+    def noted(self: Connection, set_spec: SetSpec, keys: Sequence[bytes]) -> list[bytes]:
+        lists = look_up(self, set_spec, keys)
+        if any(lists):
             found.append(f"{set_spec.ip} {set_spec.name}")
-        return entries
+        return lists
 
-    monkeypatch.setattr(Connection, "lookup", noted)
+    monkeypatch.setattr(Connection, "found", noted)
 
     def take() -> list[str]:
         taken = found.copy()
@@ -56,6 +56,7 @@ def looked_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> LookedUp:
     [
         "",
         "add element ip rulegen endpoints { 8070:7000 . tcp . 7 : 10.0.0.1 . 80 }",
+        'add element ip rulegen endpoints { 8070:7000 . tcp . 7 comment "mine" : 10.0.0.1 . 80 }',
         "add element ip rulegen hairpin { 0x1 . 0x2 }",
         'add element ip rulegen hairpin { 0xff . 0xfe comment "mine" }',
         "flush map ip rulegen endpoints",

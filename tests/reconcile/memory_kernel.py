@@ -25,7 +25,7 @@ class MemoryKernel:
     """
 
     def __init__(self) -> None:
-        self.entries: AnyEntries = {}
+        self.entries: dict[Any, Any] = {}
         self.commits: list[AnyDelta] = []
         self.refuses: Callable[[Any, Any], bool] = lambda _key, _value: False
         self.unreadable = False
@@ -56,7 +56,7 @@ class MemoryKernel:
         self.generation += 1
         for key in delta.removed:
             del self.entries[key]
-        self.entries |= delta.added
+        self.entries.update(delta.added)
         self.entries |= {key: change.after for key, change in delta.changed.items()}
 
 

@@ -96,8 +96,8 @@ class NotesCompiler:
 
     def update(self, items: Mapping[str, str | None], context: None) -> tuple[AnyDelta, dict[str, TargetError]]:
         del context
-        before: AnyEntries = {}
-        after: AnyEntries = {}
+        before: dict[Any, Any] = {}
+        after: dict[Any, Any] = {}
         errors: dict[str, TargetError] = {}
         for name, text in items.items():
             words = (text or "").split()

@@ -10,7 +10,7 @@ from rulegen.egress.model import Range, Side
 from rulegen.egress.on_nftables.table import TABLES
 from rulegen.egress.ranges import RangeCompiler, is_wanted
 from rulegen.nftables.elements import EntryKey, Value
-from rulegen.nftables.tables import BaseChains, Entries, TableSpec
+from rulegen.nftables.tables import AllEntries, BaseChains, Entries, TableSpec
 from rulegen.reference import ObjectReference
 
 _MEMBER = Value()
@@ -31,7 +31,7 @@ class EgressTables(RangeCompiler[EntryKey, Value]):
         """Of the families that have a table."""
         return {table: table.text for family, table in TABLES.items() if family in self._present}
 
-    def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
+    def adopt(self, live: AllEntries, unreadable: Collection[ObjectReference]) -> None:
         """Keeps what is live in the sets, as long as nothing else is known."""
         del unreadable
         if self._has_compiled:
@@ -41,7 +41,7 @@ class EgressTables(RangeCompiler[EntryKey, Value]):
             mine = {key: value for key, value in live.items() if key[0] in sets.values()}
             self._adopted[family] = mine if any(set_spec is sets[Side.PODS] for set_spec, _ in mine) else {}
 
-    def owners(self, live: Entries) -> Callable[[EntryKey, Value], str]:
+    def owners(self, live: AllEntries) -> Callable[[EntryKey, Value], str]:
         """Whose a range is."""
         del live
         owners = {

@@ -164,7 +164,7 @@ class PolicyChains:
         )
         if not compiled.is_wanted:
             gone = {key: rules for key, rules in self._all_of(family).items() if key not in delta.added}
-            gone |= delta.removed | {key: change.before for key, change in delta.changed.items()}
+            gone |= {**delta.removed, **{key: change.before for key, change in delta.changed.items()}}
             return Delta(removed=gone)
         return delta
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rulegen.config import Family, PolicySettings
 from rulegen.errors import TargetError
 from rulegen.nftables.elements import PROTOCOL_BYTES, EntryKey, SetSpec, Value, pack_port, safe_comment
-from rulegen.nftables.tables import BaseChains, Chain, Entries, TableSpec, digest
+from rulegen.nftables.tables import AllEntries, BaseChains, Chain, Entries, TableSpec, digest
 from rulegen.policies import names
 from rulegen.policies.model import (
     SIZES,
@@ -55,7 +55,7 @@ class PolicyCompiler:
         found = {LAYOUTS[family]: table.base_chains for family, table in self._tables.items()}
         return {spec: fixed for spec, fixed in found.items() if fixed is not None}
 
-    def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
+    def adopt(self, live: AllEntries, unreadable: Collection[ObjectReference]) -> None:
         """Nothing is chosen freely; a policy that cannot be read isolates, and of such a pod stays what there is."""
         self._preserved.adopt(live, unreadable)
 
@@ -110,7 +110,7 @@ class PolicyCompiler:
                 kept[set_spec, data] = value
         return kept
 
-    def owners(self, live: Entries) -> Callable[[EntryKey, Value], str]:
+    def owners(self, live: AllEntries) -> Callable[[EntryKey, Value], str]:
         """The pod or the policy that an entry is of."""
         del live
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from rulegen.nftables.elements import EntryKey, Value
-from rulegen.nftables.tables import Entries
+from rulegen.nftables.tables import AllEntries
 from rulegen.policies.on_nftables.layout import PolicyTable
 from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
@@ -29,7 +29,7 @@ class Preserved:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
+    def adopt(self, live: AllEntries, unreadable: Collection[ObjectReference]) -> None:
         """Takes what was read. What is there later and is not meant is what this program has removed since."""
         if not any(reference.kind == "Pod" for reference in unreadable):
             self._keys = set()

@@ -12,13 +12,13 @@ import re
 import secrets
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import repeat
 from operator import itemgetter
 from socket import inet_pton
 from struct import Struct
+from typing import NamedTuple
 
 from rulegen.claims import ID_SHIFT, MAX_ID, OURS
 from rulegen.config import Family
@@ -36,8 +36,10 @@ from rulegen.nftables.elements import (
     safe_comment,
     unpack_register,
 )
-from rulegen.nftables.tables import BaseChains, Entries, TableSpec
+from rulegen.nftables.plain_elements import PlainElements, in_parts
+from rulegen.nftables.tables import AllEntries, BaseChains, Entries, TableSpec
 from rulegen.reconcile.delta import Delta, diff
+from rulegen.reconcile.parts import parts_of
 from rulegen.services.model import (
     Backend,
     Frontend,
@@ -71,6 +73,7 @@ _LAST_ENDPOINT_INDEX = re.compile(r"last index (\d{1,4})")
 _FEW = 64
 # A key that begins with a list's register and ends with the number of a slot, by its length.
 _FIRST_AND_LAST = {8: Struct("=II"), 12: Struct("=I4xI")}
+_REGISTER_LENGTH = 4
 _SLOT_BYTES = [pack_register(slot) for slot in range(256)]
 
 
@@ -81,23 +84,112 @@ def _slot_bytes(count: int) -> list[bytes]:
 
 @dataclass(slots=True)
 class _Lists:
-    """What of a ServicePort outlives a recompilation: its id, the slots of both lists, its endpoint indexes."""
+    """What of a ServicePort outlives a recompilation: its id, the slots of both lists, its endpoint indexes.
+
+    `whole`: the slots of lists that are live as they stand in `slots`, until these are compiled for the first time.
+    """
 
     id: int = 0
     slots: dict[int, Sequence[bytes | None]] = field(default_factory=dict)
+    whole: dict[int, list[bytes]] = field(default_factory=dict)
     endpoint_indexes: dict[bytes, int] = field(default_factory=dict)
     last_endpoint_index: int = 0
 
 
+class _Slots(NamedTuple):
+    """The slots of a list: what their keys begin with, and the endpoint in each.
+
+    `is_live`: these elements are among those that are adopted, just so.
+    """
+
+    prefix: bytes
+    endpoints: Sequence[bytes]
+    is_live: bool
+
+    def elements(self) -> Iterator[tuple[bytes, bytes]]:
+        """Of the map `endpoints`. Nearly all that there is is made here, so without a line of Python for each."""
+        return zip(map(self.prefix.__add__, _slot_bytes(len(self.endpoints))), self.endpoints, strict=True)
+
+
 @dataclass(slots=True)
 class _Compiled:
-    """A ServicePort's entries: its own, and those that other ServicePorts may need as well."""
+    """A ServicePort's entries: its own, and those that other ServicePorts may need as well.
+
+    Of its own, `slots` are those of the map `endpoints`, and `owned` all others.
+    """
 
     owned: Entries = field(default_factory=dict)
+    slots: tuple[_Slots, ...] = ()
     shared: list[EntryKey] = field(default_factory=list)
     lists: _Lists = field(default_factory=_Lists)
     nodeport_block: int | None = None
     has_host_port: bool = False
+
+    def own(self, endpoints: SetSpec) -> Entries:
+        """All of its own."""
+        entries = dict(self.owned)
+        for slots in self.slots:
+            entries.update(((endpoints, key), Value(endpoint)) for key, endpoint in slots.elements())
+        return entries
+
+
+class _Differing:
+    """The entries of what changes, as they were and as they are."""
+
+    def __init__(self) -> None:
+        self.before: Entries = {}
+        self.after: Entries = {}
+
+    def note(self, family: Family, old: _Compiled, new: _Compiled) -> None:
+        """A ServicePort's own."""
+        endpoints = LAYOUTS[family].endpoints
+        self.before |= old.own(endpoints)
+        self.after |= new.own(endpoints)
+
+    def delta(self) -> Delta[EntryKey, Value]:
+        """What leads from one to the other."""
+        return diff(self.before, self.after)
+
+
+class _Everything(_Differing):
+    """The same where all ServicePorts are put together: `after` has no element of the maps `endpoints`.
+
+    `live`: what is in these maps, as far as it is adopted.
+    """
+
+    def __init__(self, families: Iterable[Family], live: Mapping[Family, Mapping[bytes, bytes]]) -> None:
+        super().__init__()
+        self._live = live
+        self._slots: dict[Family, list[_Slots]] = {family: [] for family in families}
+
+    def note(self, family: Family, old: _Compiled, new: _Compiled) -> None:
+        """There was nothing."""
+        del old
+        self.after |= new.owned
+        self._slots[family] += new.slots
+
+    def entries(self) -> AllEntries:
+        """All of them."""
+        maps = [(LAYOUTS[family].endpoints, self._endpoints(family)) for family in self._slots]
+        return in_parts(self.after, [(set_spec, PlainElements(set_spec, data)) for set_spec, data in maps])
+
+    def _endpoints(self, family: Family) -> Mapping[bytes, bytes]:
+        """What is live itself where just that is wanted, as nearly always at a restart: no list has another's keys."""
+        live, all_slots = self._live.get(family, {}), self._slots[family]
+        if all(slots.is_live for slots in all_slots) and sum(len(slots.endpoints) for slots in all_slots) == len(live):
+            return live
+        data: dict[bytes, bytes] = {}
+        for slots in all_slots:
+            data.update(slots.elements())
+        return data
+
+    def delta(self) -> Delta[EntryKey, Value]:
+        """All are new."""
+        return Delta(self.entries())
+
+
+# What there was of a ServicePort that is new; whoever has no id has nothing that is changed.
+_NOTHING_COMPILED = _Compiled()
 
 
 class Compiler:
@@ -134,6 +226,7 @@ class Compiler:
         # What is always there; the first update counts it in.
         self._usual = [key for family in families for key in _usual_chains(LAYOUTS[family])]
         self._adoptions = {family: _Adoption(LAYOUTS[family], live or {}) for family in families}
+        self._is_new = True
         self._ids = {family: adoption.ids(seed) for family, adoption in self._adoptions.items()}
 
     def update(
@@ -148,15 +241,14 @@ class Compiler:
         A ServicePort that cannot be expressed keeps the entries it had, and is among the errors; the others are
         compiled.
         """
-        before: Entries = {}
-        after: Entries = {}
+        changes = self._everything() if self._is_new else _Differing()
         errors: dict[ServicePortKey, TargetError] = {}
         needed, released = self._usual, list[EntryKey]()
         self._usual = []
         for key, service_port in service_ports.items():
             if key[1] not in self._nodes:
                 continue
-            old = self._compiled.pop(key, None) or _Compiled()
+            old = self._compiled.pop(key, _NOTHING_COMPILED)
             try:
                 new = self._compile(key, service_port, old.lists)
             except TargetError as error:
@@ -165,22 +257,24 @@ class Compiler:
                 continue
             if service_port is not None:
                 self._compiled[key] = new
-            before |= old.owned
-            after |= new.owned
+            changes.note(key[1], old, new)
             if new.shared != old.shared:
                 needed += new.shared
                 released += old.shared
             self._count_node_wide(key[1], old, new)
-        self._adoptions = {}
+        self._adoptions, self._is_new = {}, False
         if needed or released:
             touched = Counter(needed)
             touched.subtract(released)
-            self._count_shared(touched, before, after)
+            self._count_shared(touched, changes.before, changes.after)
         changed_nodes = {family: node for family, node in (nodes or {}).items() if family in self._nodes}
         self._routing |= changed_nodes
         if changed_nodes or self._to_render:
-            self._render_changed(changed_nodes, before, after)
-        return diff(before, after), errors
+            self._render_changed(changed_nodes, changes.before, changes.after)
+        return changes.delta(), errors
+
+    def _everything(self) -> _Everything:
+        return _Everything(self._families, {family: one.endpoints for family, one in self._adoptions.items()})
 
     def _render_changed(self, nodes: Mapping[Family, NodeSettings], before: Entries, after: Entries) -> None:
         """The fixed parts of nodes that changed, and of families in which something about all Services did."""
@@ -195,21 +289,22 @@ class Compiler:
                 after |= self._nodes[family]
         self._to_render.clear()
 
-    def entries(self) -> Entries:
-        entries: Entries = {}
+    def entries(self) -> AllEntries:
+        everything, nothing = _Everything(self._families, {}), _Compiled()
         for node in self._nodes.values():
-            entries |= node
-        for compiled in self._compiled.values():
-            entries |= compiled.owned
+            everything.after |= node
+        for (_, family), compiled in self._compiled.items():
+            everything.note(family, nothing, compiled)
         for key, count in self._shared.items():
             if count:
-                entries[key] = self._shared_value(key)
-        return entries
+                everything.after[key] = self._shared_value(key)
+        return everything.entries()
 
     def service_port_entries(self, key: ServicePortKey) -> Entries:
         """The entries that a ServicePort needs: its own and shared ones. None for an unknown one."""
         compiled = self._compiled.get(key, _Compiled())
-        return compiled.owned | {shared: self._shared_value(shared) for shared in compiled.shared}
+        shared = {entry: self._shared_value(entry) for entry in compiled.shared}
+        return compiled.own(LAYOUTS[key[1]].endpoints) | shared
 
     def service_port_id(self, key: ServicePortKey) -> int:
         """The id of a ServicePort's service-port; 0 where it has no endpoints, or is unknown."""
@@ -438,7 +533,6 @@ class _ServicePortEntries:
         layout = self._layout
         self._compiled.has_host_port |= frontend.kind is FrontendKind.HOST_PORT
         key = self._protocol + pack_port(frontend.port)
-        low_bits = self._external(frontend)
         set_spec = layout.nodeports
         if not frontend.address:
             self._compiled.nodeport_block = frontend.port // base_chains.NODEPORT_BLOCK
@@ -448,7 +542,7 @@ class _ServicePortEntries:
             key = address + key
             if frontend.kind is FrontendKind.CLUSTER_IP:
                 self._shared.append((layout.cluster_ips, address))
-                low_bits = self._internal(frontend)
+        low_bits = self._internal(frontend) if frontend.kind is FrontendKind.CLUSTER_IP else self._external(frontend)
         self._owned[set_spec, key] = Value(pack_register(self._register | low_bits), self._comment)
         for cidr in frontend.allowed_sources or ():
             first, last = cidr_range(cidr)
@@ -500,9 +594,8 @@ class _ServicePortEntries:
         slots = self._slots(list_bit, backends)
         register = pack_register(self._register | list_bit)
         prefix = register + self._protocol
-        # At a start of a large cluster these are nearly all entries, so without a line of Python for each.
-        keys = zip(repeat(layout.endpoints), map(prefix.__add__, _slot_bytes(len(slots))), strict=False)
-        self._owned.update(zip(keys, map(Value, slots), strict=True))
+        is_live = slots == self._lists.whole.pop(list_bit, None)
+        self._compiled.slots += (_Slots(prefix, slots, is_live),)
         if len(slots) > MAX_COUNTED_SLOTS:
             self._owned[layout.lists, register] = Value(b"goto lb-%d" % len(slots))
         elif list_bit or any(frontend.kind is not FrontendKind.CLUSTER_IP for frontend in self._service_port.frontends):
@@ -606,23 +699,31 @@ class _Adoption:
             set_spec: {} for set_spec in (*self._frontends, *self._lists)
         }
         self._taken: set[int] = set()
-        # By the register of a list; by id.
-        self._slots: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
+        self.endpoints: Mapping[bytes, bytes] = {}
+        # The endpoint indexes in slots, by the keys of these.
+        self._sticky_slots: dict[bytes, bytes] = {}
+        # By id.
         self._endpoint_indexes: dict[int, dict[bytes, int]] = {}
         self._last_endpoint_indexes: dict[int, int] = {}
         self._is_empty = not live
         self._index(live)
 
     def _index(self, live: Mapping[EntryKey, Value]) -> None:
-        endpoints = self._layout.endpoints
-        numbered = {endpoints, self._layout.endpoint_indexes}
+        parts = parts_of(live)
+        small, endpoints = parts.get(None, {}), parts.get(self._layout.endpoints, {})
+        if isinstance(endpoints, PlainElements):
+            self.endpoints = endpoints.data
+        else:
+            # From a file, or with comments that somebody has made.
+            entries = (entry for part in (small, endpoints) for entry in part.items())
+            self.endpoints = {key: value.data for (of, key), value in entries if of is self._layout.endpoints}
+        self._index_small(small)
+
+    def _index_small(self, live: Mapping[EntryKey, Value]) -> None:
         sticky = {self._layout.sticky_endpoints, self._layout.sticky_local_endpoints}
-        slots = self._slots
         for (set_spec, key), value in live.items():
-            # Of nearly all it is known by the first comparison.
-            if set_spec is endpoints or set_spec in numbered:
-                register, slot = _FIRST_AND_LAST[len(key)].unpack(key)
-                slots[register][slot] = value.data
+            if set_spec is self._layout.endpoint_indexes:
+                self._sticky_slots[key] = value.data
                 if value.comment and (last := _LAST_ENDPOINT_INDEX.fullmatch(value.comment)):
                     self._last_endpoint_indexes[id_of(key)] = int(last[1])
             elif set_spec in sticky:
@@ -642,10 +743,25 @@ class _Adoption:
 
     def _used_ids(self) -> set[int]:
         """Those that a frontend leads to, and those of lists and endpoints that are there."""
-        used = {register >> ID_SHIFT & MAX_ID for register in self._slots}
+        used = set(map(id_of, {key[:_REGISTER_LENGTH] for part in self._numbered for key in part}))
         for set_spec in self._lists:
             used.update(map(id_of, self._entries[set_spec]))
         return (used | self._led_to()) - {0}
+
+    @property
+    def _numbered(self) -> tuple[Mapping[bytes, bytes], Mapping[bytes, bytes]]:
+        """What stands in slots: keys begin with a list's register, and end with the number of a slot."""
+        return self.endpoints, self._sticky_slots
+
+    @cached_property
+    def _slots(self) -> Mapping[int, Mapping[int, bytes]]:
+        """The same by the register of a list, then by slot."""
+        slots: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
+        for part in self._numbered:
+            for key, data in part.items():
+                register, slot = _FIRST_AND_LAST[len(key)].unpack(key)
+                slots[register][slot] = data
+        return slots
 
     def _led_to(self) -> set[int]:
         return {id_of(value.data) for set_spec in self._frontends for value in self._entries[set_spec].values()}
@@ -660,7 +776,7 @@ class _Adoption:
         for number in self._live_ids(service_port) or self._orphans.get(_endpoints_of(service_port), []):
             if number and number not in self._taken:
                 self._taken.add(number)
-                return self._adopt(number)
+                return self._adopt(number, service_port)
         return None
 
     @cached_property
@@ -691,7 +807,7 @@ class _Adoption:
                 found.append(id_of(value.data))
         return found
 
-    def _adopt(self, number: int) -> _Lists:
+    def _adopt(self, number: int, service_port: ServicePort) -> _Lists:
         lists = _Lists(number)
         lists.endpoint_indexes = dict(self._endpoint_indexes.get(number, {}))
         lists.last_endpoint_index = self._last_endpoint_indexes.get(
@@ -699,11 +815,21 @@ class _Adoption:
         )
         base = OURS | number << ID_SHIFT
         endpoints = {base | endpoint_index: endpoint for endpoint, endpoint_index in lists.endpoint_indexes.items()}
-        for list_bit in (0, LOCAL_LIST):
-            slots = self._slots.get(base | list_bit)
-            if slots:
+        protocol = PROTOCOL_BYTES[service_port.name.protocol]
+        for list_bit, backends in ((0, service_port.cluster_endpoints), (LOCAL_LIST, service_port.local_endpoints)):
+            whole = None if endpoints else self._whole_list(pack_register(base | list_bit) + protocol, len(backends))
+            if whole is not None:
+                if whole:
+                    lists.slots[list_bit] = lists.whole[list_bit] = whole
+            elif slots := self._slots.get(base | list_bit):
                 found = [slots.get(slot) for slot in range(min(max(slots), MAX_SLOTS) + 1)]
                 if lists.endpoint_indexes:
                     found = [endpoints.get(unpack_register(data)) if data else None for data in found]
                 lists.slots[list_bit] = found
         return lists
+
+    def _whole_list(self, prefix: bytes, count: int) -> list[bytes] | None:
+        """The list whose keys begin so if it has just so many slots, as nearly always: that is seen much faster."""
+        *numbers, after = _slot_bytes(count + 1)
+        found = list(map(self.endpoints.get, map(prefix.__add__, numbers)))
+        return None if None in found or prefix + after in self.endpoints else found  # type: ignore[return-value]

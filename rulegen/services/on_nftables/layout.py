@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rulegen.config import Family
 from rulegen.nftables.elements import EntryKey, Field, SetSpec, Value
-from rulegen.nftables.tables import Drained, Entries, Retimed, TableSpec
+from rulegen.nftables.tables import AllEntries, Drained, Retimed, TableSpec
 from rulegen.reconcile.delta import Delta
 from rulegen.services.on_nftables.affinity import changed_timeouts, read_clients
 from rulegen.services.on_nftables.likely_keys import likely_keys
@@ -50,6 +50,7 @@ class Layout(TableSpec):
         self.balancers = self.add_set("balancers", register, (Field.VERDICT,))
         self.lists = self.add_set("lists", register, (Field.VERDICT,))
         self.endpoints = self.add_set("endpoints", (Field.CLASSID, Field.PROTOCOL, Field.NUMBER), endpoint)
+        self.endpoints.is_large = True
         self.sticky_lists = self.add_set("sticky-lists", register, (Field.VERDICT,))
         self.endpoint_indexes = self.add_set("endpoint-indexes", (Field.CLASSID, Field.NUMBER), register)
         endpoint_index = (Field.CLASSID, Field.PROTOCOL)
@@ -64,7 +65,7 @@ class Layout(TableSpec):
         client = (Field.IPV4,) if family is Family.IPV4 else (Field.NUMBER, Field.NUMBER)
         self.affinity = self.add_set("affinity", (Field.CLASSID, *client), register, size=AFFINITY_SIZE)
 
-    def likely_keys(self, set_spec: SetSpec, entries: Entries) -> list[bytes]:
+    def likely_keys(self, set_spec: SetSpec, entries: AllEntries) -> list[bytes]:
         """Those of the endpoints' slots."""
         return likely_keys(self, set_spec, entries)
 

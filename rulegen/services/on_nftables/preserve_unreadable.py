@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from rulegen.config import Family
 from rulegen.nftables.elements import EntryKey, Value, safe_comment
-from rulegen.nftables.tables import Entries
+from rulegen.nftables.tables import AllEntries
 from rulegen.reconcile.delta import Delta
 from rulegen.services.on_nftables.layout import LAYOUTS
 from rulegen.services.on_nftables.names import names_in
@@ -27,7 +27,7 @@ class UnreadableServices:
         self._owners = frozenset(map(safe_comment, owners))
         self._ids: set[tuple[Family, int]] = set()
 
-    def look_at(self, live: Entries) -> None:
+    def look_at(self, live: AllEntries) -> None:
         """Finds their ids among the live entries; they are those of the kernel at that time."""
         self._ids = (
             {key for key, comment in names_in(live).items() if self._is_name(comment)} if self._owners else set()

@@ -8,7 +8,7 @@ from typing import Any
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.nftables.elements import EntryKey, Value
-from rulegen.nftables.tables import BaseChains, Entries, TableSpec
+from rulegen.nftables.tables import AllEntries, BaseChains, Entries, TableSpec
 from rulegen.reconcile.delta import Delta
 from rulegen.reference import ObjectReference
 from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey, owner_text
@@ -28,7 +28,7 @@ class ServiceTables:
         self.specs: Sequence[TableSpec] = tuple(LAYOUTS.values())
         self._configuration = configuration
         self._compiler: Compiler | None = None
-        self._live: Entries = {}
+        self._live: AllEntries = {}
         self._unreadable = UnreadableServices()
 
     @property
@@ -43,7 +43,7 @@ class ServiceTables:
             raise AssertionError("nothing was compiled yet")
         return self._compiler
 
-    def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
+    def adopt(self, live: AllEntries, unreadable: Collection[ObjectReference]) -> None:
         """See `Compiler`; ids, slots and endpoint indexes are those of `live`."""
         self._live = {} if self._compiler else live
         self._unreadable = UnreadableServices(list(map(owner_text, unreadable)))
@@ -63,7 +63,7 @@ class ServiceTables:
             self._live = {}
         return self._compiler.update(items, context or {})
 
-    def entries(self) -> Entries:
+    def entries(self) -> AllEntries:
         """See `Compiler`."""
         return self.compiler.entries()
 
@@ -73,7 +73,7 @@ class ServiceTables:
 
     def entries_without(self, item_ids: Collection[ServicePortKey]) -> Entries:
         """See `Compiler`."""
-        entries = self.compiler.entries()
+        entries = dict(self.compiler.entries())
         for item_id in item_ids:
             for entry in self.compiler.service_port_entries(item_id):
                 if entry[0].name not in _SHARED:
@@ -84,6 +84,6 @@ class ServiceTables:
         """See `Compiler`."""
         return self._unreadable.spare(delta)
 
-    def owners(self, live: Entries) -> Callable[[Any, Any], str]:
+    def owners(self, live: AllEntries) -> Callable[[Any, Any], str]:
         """See `Compiler`; whose an entry is, is said by what was compiled, or by what is live."""
         return owner_among(names_in(live) | self.compiler.names())

@@ -56,7 +56,7 @@ def updated(entries: Entries, compiler: Compiler, given_store: Store) -> Entries
     kept = {key: rules for key, rules in entries.items() if key not in delta.removed}
     assert all(entries[key] == rules for key, rules in delta.removed.items())
     assert all(entries[key] == change.before for key, change in delta.changed.items())
-    return kept | delta.added | {key: change.after for key, change in delta.changed.items()}
+    return {**kept, **delta.added, **{key: change.after for key, change in delta.changed.items()}}
 
 
 def remove(given_store: Store, item: Item) -> None:

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import pytest
+
 from rulegen.config import Family
-from rulegen.services.on_nftables.compiler import compile_ruleset
+from rulegen.nftables.elements import Value, pack_register
+from rulegen.nftables.plain_elements import PlainElements, difference, in_parts
+from rulegen.nftables.tables import AllEntries
+from rulegen.reconcile.delta import diff
+from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey
+from rulegen.services.on_nftables.compiler import Compiler, compile_ruleset
 from rulegen.services.on_nftables.layout import LAYOUTS
 from tests.builders import CONFIGURATION, endpoint, endpoint_slice, service, store
 
 _LAYOUT = LAYOUTS[Family.IPV4]
 
 
-def _ids(entries: object) -> set[bytes]:
-    assert isinstance(entries, dict)
+def _whole_ruleset() -> tuple[tuple[dict[ServicePortKey, ServicePort | None], dict[Family, NodeSettings]], AllEntries]:
+    """Two Services, compiled; and what they are compiled from."""
+    made = store(
+        service(),
+        endpoint_slice([endpoint("10.244.1.1"), endpoint("10.244.1.2")]),
+        service("other", ["10.96.0.11"]),
+        endpoint_slice(
+            [endpoint(f"10.244.2.{number}") for number in range(1, 4)], service_name="other", name="other-1"
+        ),
+    )
+    settings = made.node_settings(Family.IPV4)
+    assert settings is not None
+    service_ports: dict[ServicePortKey, ServicePort | None] = {
+        (one.name, one.family): one for one in made.service_ports() if one.family is Family.IPV4
+    }
+    nodes = {Family.IPV4: settings}
+    compiler = Compiler((Family.IPV4,), CONFIGURATION.masquerade_bit)
+    compiler.update(service_ports, nodes)
+    return (service_ports, nodes), compiler.entries()
+
+
+def _ids(entries: AllEntries) -> set[bytes]:
     return {value.data for (set_spec, _), value in entries.items() if set_spec is _LAYOUT.frontends}
 
 
@@ -39,3 +68,40 @@ def test_a_service_without_its_only_frontend_is_known_by_its_endpoints() -> None
     damaged = {key: value for key, value in entries.items() if key[0] is not _LAYOUT.frontends}
     again = compile_ruleset(service_ports, {Family.IPV4: settings}, CONFIGURATION.masquerade_bit, damaged).entries()
     assert again == entries
+
+
+# What somebody may have done to the endpoints of two Services, of two and of three slots, by key and data.
+_KEYS = sorted(key for of, key in _whole_ruleset()[1] if of is _LAYOUT.endpoints)
+_NEW = pack_register(0x80999000) + _KEYS[0][4:], bytes(8)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({_KEYS[0]: None}, id="the first slot of one is gone"),
+        pytest.param({_KEYS[1]: None}, id="the last slot of one is gone"),
+        pytest.param(dict.fromkeys(_KEYS), id="all are gone"),
+        pytest.param({_KEYS[1]: Value(bytes(8))}, id="a slot leads elsewhere"),
+        pytest.param({_NEW[0]: Value(_NEW[1])}, id="one more"),
+        pytest.param({_KEYS[1]: None, _NEW[0]: Value(_NEW[1])}, id="another one in its place"),
+        pytest.param({_KEYS[1][:-4] + pack_register(2): Value(bytes(8))}, id="one more slot"),
+    ],
+)
+@pytest.mark.parametrize("is_read", [True, False], ids=["read from the kernel", "from a file"])
+def test_what_is_live_is_adopted_and_what_differs_is_found(damage: Mapping[bytes, Value | None], is_read: bool) -> None:
+    made, entries = _whole_ruleset()
+    endpoints = {key: value.data for (of, key), value in entries.items() if of is _LAYOUT.endpoints}
+    for key, value in damage.items():
+        endpoints.pop(key, None) if value is None else endpoints.update({key: value.data})
+    small = {entry: value for entry, value in entries.items() if entry[0] is not _LAYOUT.endpoints}
+    live: AllEntries = in_parts(small, [(_LAYOUT.endpoints, PlainElements(_LAYOUT.endpoints, endpoints))])
+    if not is_read:
+        live = dict(live)
+    compiler = Compiler((Family.IPV4,), CONFIGURATION.masquerade_bit, live)
+    delta, errors = compiler.update(*made)
+    assert not errors
+    found = difference(live, delta.added)
+    assert found == diff(dict(live), dict(compiler.entries()))
+    assert {key for of, key in (*found.added, *found.changed, *found.removed) if of is _LAYOUT.endpoints} == set(damage)
+    assert bool(found) is bool(damage)
