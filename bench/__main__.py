@@ -58,6 +58,10 @@ class Bench:
         """The same for egress masquerading."""
         return self._run(Order(measurement, arguments=(nodes, *arguments)), f"{nodes} nodes", once)
 
+    def measure_ingresses(self, measurement: str, ingresses: int, *arguments: int, once: bool = False) -> Figures:
+        """The same for Ingresses."""
+        return self._run(Order(measurement, arguments=(ingresses, *arguments)), f"{ingresses} Ingresses", once)
+
     def measure_policy_memory(self, pods: int, namespaces: int, policies: int) -> Figures:
         """Once: what is held does not depend on the machine."""
         cluster = f"{pods:,} pods, {namespaces:,} namespaces, {policies:,} policies"
@@ -108,6 +112,7 @@ def main(quick: bool, repeats: int, samples: int, large: bool, output: Path | No
             _packets(bench, shape, 20 if quick else 60)
         _policies(bench, quick)
         _egress(bench, quick)
+        _ingress(bench, quick)
         _records(bench)
         if output is not None:
             document = {"environment": _environment(), "seconds and megabytes": bench.figures}
@@ -434,6 +439,40 @@ def _egress(bench: Bench, quick: bool) -> None:
         rows.append([kind, f"{median(figures[f'{kind}, {NONE}']) * 1e6:.2f} us", *cells])
     title = f"What a packet costs with egress masquerade and {nodes:,} nodes, beside none: {rounds} rounds, 95 %"
     table(title, ["", NONE, *layouts], rows, _instructions(figures))
+
+
+def _ingress(bench: Bench, quick: bool) -> None:
+    """Ingresses with TLS: all rendered, one that changes, and what a handshake takes."""
+    from bench.ingress import CHANGE, HANDSHAKE, OURS, OWN, THEIRS
+
+    # With a Secret for every ten.
+    sizes = (1_000, 5_000)
+    rendered = {size: bench.measure_ingresses("ingress render", size, size // 10) for size in sizes}
+    changed = {
+        size: bench.measure_ingresses("ingress changes", size, size // 10, 5 if quick else 20, 2, once=True)
+        for size in sizes
+    }
+    rows = [
+        ["rulegen render, whole", *(typical(rendered[size], "render") for size in sizes), "<= 2.00 s"],
+        [
+            "one changed, until it is served",
+            *(spread(changed[size], f"{CHANGE}, {OURS}") for size in sizes),
+            "<= 1.00 s",
+        ],
+        ["of it rulegen's, on the processors", *(spread(changed[size], OWN) for size in sizes), ""],
+        ["the same, all written anew", *(spread(changed[size], f"{CHANGE}, {THEIRS}") for size in sizes), ""],
+        *(
+            [
+                f"TLS handshake, {way}, on the processors",
+                *(seconds(median(changed[size][f"{HANDSHAKE}, {way}"])) for size in sizes),
+                "",
+            ]
+            for way in (OURS, THEIRS)
+        ),
+    ]
+    title = "Ingresses with TLS, a Secret for every ten: time (on the processors), median / 99th percentile"
+    note = "all written anew: a server with its certificate for each host, nginx -t, nginx -s reload"
+    table(title, ["", *(f"{size:,}" for size in sizes), "target at 5,000"], rows, note)
 
 
 def _records(bench: Bench) -> None:

@@ -40,7 +40,20 @@ def run(order: Order, folder: Path) -> Result:
 
 
 def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[str, list[float]]]]:
-    from bench import agent, egress, foreign, iptables, kube_proxy, packets, policies, product, records, reports, verify
+    from bench import (
+        agent,
+        egress,
+        foreign,
+        ingress,
+        iptables,
+        kube_proxy,
+        packets,
+        policies,
+        product,
+        records,
+        reports,
+        verify,
+    )
 
     return {
         "stages": product.stages,
@@ -58,6 +71,8 @@ def _measurements() -> Mapping[str, Callable[..., Mapping[str, float] | Mapping[
         "policy packets": lambda _, __, *arguments: policies.packets(*arguments),
         "egress changes": lambda _, __, *arguments: egress.changes(*arguments),
         "egress packets": lambda _, __, *arguments: egress.packets(*arguments),
+        "ingress render": ingress.render,
+        "ingress changes": ingress.changes,
         "agent": agent.follow,
         "flood": agent.flood,
         "proof": verify.objects,

@@ -129,6 +129,25 @@ class RecordSettings(Struct, frozen=True, kw_only=True):
     key_file: str = ""
 
 
+class IngressSettings(Struct, frozen=True, kw_only=True):
+    """Which nginx serves Ingresses, for a run that is for the cluster and no node.
+
+    `controller`: that of the IngressClasses that are served. `file`: what rulegen writes, and the nginx that is started
+    with `main_file` includes. `certificates`: a folder. `version_address`: where nginx says what it serves.
+    `published`: canonical addresses and names by which clients reach it, for the status of Ingresses; none: it is not
+    written.
+    """
+
+    controller: str = "rulegen.io/ingress"
+    main_file: str = "/etc/nginx/nginx.conf"
+    file: str = "/etc/nginx/conf.d/rulegen.conf"
+    certificates: str = "/var/lib/rulegen/certificates"
+    http_port: int = 80
+    https_port: int = 443
+    version_address: SocketAddress = SocketAddress("127.0.0.1", 10246)
+    published: tuple[str, ...] = ()
+
+
 class NodeConfiguration(Struct, frozen=True, kw_only=True):
     """One node's settings.
 
@@ -151,6 +170,7 @@ class NodeConfiguration(Struct, frozen=True, kw_only=True):
     policies: PolicySettings = PolicySettings()
     egress: EgressSettings = EgressSettings()
     records: RecordSettings = RecordSettings()
+    ingress: IngressSettings = IngressSettings()
     seed: int | None = None
 
 

@@ -44,6 +44,8 @@ _NANOSECONDS = {
 # Names of Services have to fit in front: two labels, and what is around them.
 _LONGEST_ZONE = 100
 _ZONE_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_ABSOLUTE_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_CONTROLLER_NAME = re.compile(r"[a-z0-9.-]+/[A-Za-z0-9/._~-]+")
 _LONGEST_DURATION = 2**63 - 1
 _ABSURD = 1e9
 
@@ -258,3 +260,28 @@ def node_name(text: str) -> str:
         return msgspec.convert(name, DnsSubdomain)
     except msgspec.ValidationError as error:
         raise Unexpected("a node's name (a DNS subdomain name)") from error
+
+
+def absolute_path(text: str) -> str:
+    """A path from the root, in characters that mean nothing to whoever reads it."""
+    if not _ABSOLUTE_PATH.fullmatch(text):
+        raise Unexpected("an absolute path of letters, digits and . _ - /")
+    return text
+
+
+def published_address(text: str) -> str:
+    """An address, canonical, or a host's name, by which clients reach something."""
+    found = canonical_address(text)
+    if found is not None:
+        return found
+    try:
+        return msgspec.convert(text.lower(), DnsSubdomain)
+    except msgspec.ValidationError as error:
+        raise Unexpected("an IP address or a host's name") from error
+
+
+def controller_name(text: str) -> str:
+    """What an IngressClass has for a controller: a domain and a path."""
+    if not _CONTROLLER_NAME.fullmatch(text):
+        raise Unexpected("a controller's name such as example.org/ingress")
+    return text

@@ -30,6 +30,7 @@ from rulegen.config import (
     DetectLocalMode,
     EgressSettings,
     Family,
+    IngressSettings,
     IptablesLoader,
     LeaderElection,
     LogFormat,
@@ -44,14 +45,17 @@ from rulegen.configuration_fields import (
     INT32_MAX,
     Fields,
     Unexpected,
+    absolute_path,
     address,
     cidr,
+    controller_name,
     duration,
     interface_name,
     interface_prefix,
     node_name,
     one_cidr_per_family,
     one_of,
+    published_address,
     reverse_zone,
     socket_address,
     zone_name,
@@ -77,6 +81,7 @@ _KEY = "config.conf"
 _UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - what a file may say, not what is bound
 _HEALTHZ_PORT = 10256
 _DNS_PORT = 53
+_VERSION_PORT = 10246
 _METRICS_PORT = 10249
 _OOM_SCORE = -999
 # Of the nodes that there are, so many are named.
@@ -198,7 +203,9 @@ def _combined(
         faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    node = msgspec.structs.replace(configuration.node, policies=own.policies, egress=own.egress, records=own.records)
+    node = msgspec.structs.replace(
+        configuration.node, policies=own.policies, egress=own.egress, records=own.records, ingress=own.ingress
+    )
     configuration = msgspec.structs.replace(
         configuration, features=own.features, iptables_driver=own.iptables_driver, node=node
     )
@@ -218,6 +225,7 @@ class _Own(NamedTuple):
     policies: PolicySettings = PolicySettings()
     egress: EgressSettings = EgressSettings()
     records: RecordSettings = RecordSettings()
+    ingress: IngressSettings = IngressSettings()
     leader_election: LeaderElection = LeaderElection()
 
 
@@ -234,6 +242,7 @@ def _read_own(document: Mapping[Any, Any], source: str) -> _Own:
             pod_range=fields.text("egressMasquerade.podRange", one_of(PodRange), PodRange.NODE_CIDR),
         ),
         _record_settings(fields),
+        _ingress_settings(fields),
         _leader_election(fields),
     )
     faults = [*fields.faults, *(Fault(path, "unknown field") for path, _ in fields.unread())]
@@ -308,6 +317,27 @@ def _record_settings(fields: Fields) -> RecordSettings:
         server=server,
         key_file=fields.text("records.keyFile", str, ""),
     )
+
+
+def _ingress_settings(fields: Fields) -> IngressSettings:
+    usual = IngressSettings()
+    return IngressSettings(
+        controller=fields.text("ingress.controller", controller_name, usual.controller),
+        main_file=fields.text("ingress.mainFile", absolute_path, usual.main_file),
+        file=fields.text("ingress.file", absolute_path, usual.file),
+        certificates=fields.text("ingress.certificates", absolute_path, usual.certificates),
+        http_port=fields.integer("ingress.httpPort", 1, 65535, usual.http_port),
+        https_port=fields.integer("ingress.httpsPort", 1, 65535, usual.https_port),
+        version_address=fields.text("ingress.versionAddress", _loopback_address, usual.version_address),
+        published=tuple(dict.fromkeys(fields.texts("ingress.publishedAddresses", published_address))),
+    )
+
+
+def _loopback_address(text: str) -> SocketAddress:
+    found = socket_address(text, _VERSION_PORT)
+    if not is_loopback(found.address):
+        raise Unexpected("a loopback address: what is said there is nobody else's business")
+    return found
 
 
 def read_configuration(

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 def driver_for(configuration: Configuration, variant: Variant | None, warn: Callable[[str], None]) -> Driver:
     """That of the features that are on. `warn` gets what a person should know. Raises InputError."""
-    if cluster_driver(configuration.features) == "dns":
+    driver = cluster_driver(configuration.features)
+    if driver == "dns":
         from rulegen.dns.driver import DnsDriver
 
         return DnsDriver(configuration.node.records, warn)
+    if driver == "nginx":
+        from rulegen.nginx.driver import NginxDriver
+
+        return NginxDriver(configuration.node.ingress)
     return make_driver(configuration.target, variant, configuration.iptables_driver)
 
 

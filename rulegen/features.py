@@ -21,6 +21,8 @@ class Entry(NamedTuple):
     `extends`: the feature that takes in what this one makes (by `extend`), and has the rules; "" for one of its own.
     `asked_by`: a kind that others read as well, whose objects say themselves (`is_asked_for`) that they need this one.
     `driver`: of one that runs once for a cluster, in a run of its own, what keeps its entries; "": those of a node.
+    `each_replica`: every replica of such a run keeps something of its own, as the nginx beside it; else one does, that
+    which has a Lease.
     """
 
     module: str
@@ -28,6 +30,7 @@ class Entry(NamedTuple):
     extends: str = ""
     asked_by: str = ""
     driver: str = ""
+    each_replica: bool = False
 
 
 # In the order in which features come everywhere.
@@ -37,6 +40,7 @@ REGISTRY: dict[str, Entry] = {
     "egress-masquerade": Entry("rulegen.egress.feature", "EgressMasquerade"),
     "network-policies": Entry("rulegen.policies.feature", "NetworkPolicies"),
     "records": Entry("rulegen.records.feature", "RecordsFeature", driver="dns"),
+    "ingress": Entry("rulegen.ingress.feature", "IngressFeature", driver="nginx", each_replica=True),
 }
 # What is on whatever the configuration says, on a node.
 ALWAYS = ("services",)
@@ -58,6 +62,11 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
 def cluster_driver(names: Sequence[str]) -> str:
     """What keeps the entries of the feature that runs once for a cluster; "" on a node. Raises InputError."""
     return REGISTRY[chosen(names)[0]].driver
+
+
+def each_replica_works(names: Sequence[str]) -> bool:
+    """Whether all replicas keep what the features want, each something of its own. Raises InputError."""
+    return REGISTRY[chosen(names)[0]].each_replica
 
 
 def of_a_node() -> tuple[str, ...]:
@@ -84,6 +93,11 @@ def kinds_of(names: Sequence[str]) -> dict[type, Need]:
         for kind, need in _class(name).kinds.items():
             needs[kind] = need if kind not in needs else needs[kind].and_for(need)
     return needs
+
+
+def written_kinds_of(names: Sequence[str]) -> list[type]:
+    """The kinds whose objects' status the features that are on may write. Raises InputError."""
+    return [kind for name in chosen(names) for kind in getattr(_class(name), "tells", ())]
 
 
 def resources(names: Sequence[str], node_name: str) -> list[Resource]:

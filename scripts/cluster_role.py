@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rulegen.features import ALWAYS, REGISTRY, kinds_of
+from rulegen.features import ALWAYS, REGISTRY, kinds_of, written_kinds_of
 from rulegen.kube.kinds import served_kinds
 from rulegen.reconcile.feature import Need
 
@@ -27,6 +27,9 @@ COMPONENTS = _DEPLOY / "components"
 _OWN_NODE = """\
   # Asked for what is of the own node only. resourceNames cannot say so: the agents of all nodes share one
   # ServiceAccount, and a role knows fixed names alone.
+"""
+_STATUS = """\
+  # Only where the settings want it written.
 """
 _COMPONENT = """\
 # The feature {name}, for any overlay: `components: [../../components/{name}]`. Written by `make role`.
@@ -81,6 +84,9 @@ def _rules(features: Sequence[str]) -> Iterator[str]:
         if needs[kind.struct] is Need.OWN_NODE:
             yield _OWN_NODE
         yield _rule(kind.group, kind.plural, "list, watch")
+    for kind in served_kinds(written_kinds_of(features)):
+        yield _STATUS
+        yield _rule(kind.group, f"{kind.plural}/status", "patch")
     yield _rule("events.k8s.io", "events", "create")
 
 
@@ -123,6 +129,8 @@ def write_agents_for_the_cluster() -> None:
 
 
 if __name__ == "__main__":
-    MANIFEST.write_text(with_rules(MANIFEST.read_text(), sys.argv[1:]))
+    # What runs once for a cluster has an account of its own.
+    of_node = [name for name in sys.argv[1:] if name not in REGISTRY or not REGISTRY[name].driver]
+    MANIFEST.write_text(with_rules(MANIFEST.read_text(), of_node))
     write_components()
     write_agents_for_the_cluster()

@@ -54,7 +54,7 @@ NOT_RUN = {
 }
 
 # In front of the command: 1 says that something differs or was found, and an agent ends when its rules are in force.
-_COMMAND = """#!/bin/sh
+COMMAND = """#!/bin/sh
 case "$1" in
 agent)
     log=$(mktemp)
@@ -93,16 +93,19 @@ class Block(NamedTuple):
             yield command, output or None
 
 
-def _blocks(page: Path) -> list[Block]:
+def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     found = re.finditer(r"^( *)```(sh|console)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
     return [Block(page, text.count("\n", 0, one.start()) + 1, one[2], textwrap.dedent(one[3])) for one in found]
 
 
-# tests/test_replacing.py runs this page, all of it in one shell.
-_WHOLE = ROOT / "docs/replace-kube-proxy.md"
+# Each goes on where the one before ended: ingress/test_walk.py and test_replacing.py run them, in one shell.
+_IN_ONE_SHELL = ("walk.md", "ingress.md", "replace-kube-proxy.md")
+
 BLOCKS = {
-    page: blocks for page in PAGES if page != _WHOLE and (blocks := [one for one in _blocks(page) if not one.needs])
+    page: blocks
+    for page in PAGES
+    if page.name not in _IN_ONE_SHELL and (blocks := [one for one in blocks_of(page) if not one.needs])
 }
 
 
@@ -141,7 +144,7 @@ def folder(tmp_path: Path, rules: str) -> Path:
     )
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/rulegen"
-    command.write_text(_COMMAND)
+    command.write_text(COMMAND)
     command.chmod(0o755)
     return tmp_path
 
@@ -166,7 +169,7 @@ def test_what_is_shown_runs(page: Path, folder: Path, rules: str) -> None:
                 place = f"{page.name}:{block.line}: {command}"
                 printed, told = _run(command, folder, place)
                 if expected is not None:
-                    assert any(re.fullmatch(_pattern(expected), one) for one in (printed, told + printed)), (
+                    assert any(re.fullmatch(pattern(expected), one) for one in (printed, told + printed)), (
                         f"{place}\n{told}{printed}"
                     )
 
@@ -201,13 +204,13 @@ def _run(command: str, folder: Path, place: str) -> tuple[str, str]:
     return printed, told
 
 
-def _pattern(shown: str) -> str:
+def pattern(shown: str) -> str:
     """Of what is shown, with `...` on a line of its own for any lines."""
     return "".join(r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True))
 
 
 def test_what_is_not_run_is_little_and_each_reason_is_needed() -> None:
-    blocks = [block for page in PAGES for block in _blocks(page)]
+    blocks = [block for page in PAGES for block in blocks_of(page)]
     assert sum(not block.needs for block in blocks) > len(blocks) / 2
     for word, reason in NOT_RUN.items():
         assert any(re.search(word, block.text, re.MULTILINE) for block in blocks), word

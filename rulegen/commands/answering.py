@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from rulegen.errors import printable
+
 if TYPE_CHECKING:
     from rulegen.commands.viewing import Sight
     from rulegen.egress.explain import EgressExplanation
     from rulegen.egress.feature import EgressMasquerade
+    from rulegen.ingress.explain import RequestExplanation
+    from rulegen.ingress.requests import Request
     from rulegen.policies.explain import PolicyExplanation
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.policies.simulate import Host
     from rulegen.services.explain.asking import Asked
     from rulegen.services.explain.model import PacketExplanation
+
+INGRESS = "ingress"
 
 
 class Answer(NamedTuple):
@@ -22,6 +28,52 @@ class Answer(NamedTuple):
     explanation: PacketExplanation
     policies: list[PolicyExplanation] | None
     egress: list[EgressExplanation] | None
+
+
+class RequestAnswer(NamedTuple):
+    """What becomes of a request: what nginx does with it, and of its packets to the Service, where it sends any."""
+
+    explanation: RequestExplanation
+    packets: list[Answer]
+
+
+def answer_request(view: Sight, source: str, request: Request) -> RequestAnswer:
+    """`source`: who asks, as a person names it. Raises InputError."""
+    from rulegen.features import feed, make
+    from rulegen.ingress.explain import Known, Outcome, explain_request
+    from rulegen.ingress.feature import IngressFeature
+
+    node = view.services.configuration
+    (feature,) = make([INGRESS], node)
+    assert isinstance(feature, IngressFeature)  # noqa: S101 - which the registry says
+    feed([feature], view.manifests.objects())
+    feature.take()
+    mentions = feature.mentions([request.host, "*." + request.host.partition(".")[2]])
+    known = Known(feature.sites.now, mentions, node.ingress)
+    explanation = explain_request(request, _client(view, source), known)
+    if explanation.outcome is not Outcome.SERVICE:
+        return RequestAnswer(explanation, [])
+    return RequestAnswer(explanation, [answer_packet(view, one) for one in _behind_nginx(view, explanation)])
+
+
+def _client(view: Sight, source: str) -> str:
+    """Who asks, in words; that there is somebody of this name is all that counts."""
+    from rulegen.services.parties import source as source_of
+
+    found = source_of(view.services.directory, source)
+    return f"pod {found.pod}" if found.pod is not None else printable(source)
+
+
+def _behind_nginx(view: Sight, explanation: RequestExplanation) -> list[Asked]:
+    """What nginx sends, as from this node: to one address of the Service, by the Service's name where that can be."""
+    from rulegen.services.explain.asking import ask
+    from rulegen.services.parties import THIS_NODE
+
+    address = explanation.cluster_ip
+    asked = ask(view.services, THIS_NODE, f"svc/{explanation.backend.rpartition(':')[0]}:{explanation.port}/tcp")
+    named = [one for one in asked if one.question is not None and one.question.destination.address == address]
+    place = f"[{address}]" if ":" in address else address
+    return named or ask(view.services, THIS_NODE, f"{place}:{explanation.port}/tcp")
 
 
 def answer_packet(view: Sight, asked: Asked) -> Answer:

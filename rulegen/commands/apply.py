@@ -53,8 +53,6 @@ def apply(context: click.Context, /, plan: str | None, dry_run: bool, force: boo
     """
     if plan is not None:
         _refuse_beside_plan(context)
-    if not (force or dry_run):
-        refuse_beside_agent()
     if plan is None:
         source = pack(options)
         refuse_bundle(source.files)
@@ -65,6 +63,8 @@ def apply(context: click.Context, /, plan: str | None, dry_run: bool, force: boo
 
         planned = read_plan(plan)
         run = _Run(ready_for(planned, plan), output, (plan, planned), dry_run=dry_run)
+    if run.is_of_a_node and not (force or dry_run):
+        refuse_beside_agent()
     run.run()
 
 
@@ -85,6 +85,11 @@ class _Run:
         self._dry_run = dry_run
         # For the document.
         self._changes: Sequence[ShownEntry] = ()
+
+    @property
+    def is_of_a_node(self) -> bool:
+        """Whether rules of this node are to be changed, which an agent may keep."""
+        return is_of_a_node(self._ready.configuration)
 
     def run(self) -> None:
         """Compares, shows, applies, and removes what is left elsewhere."""

@@ -1,4 +1,4 @@
-"""`rulegen cleanup`: removes what rulegen or a predecessor left in the kernel or a name server, as asked."""
+"""`rulegen cleanup`: removes what rulegen or a predecessor left in the kernel, nginx or a name server, as asked."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     from rulegen.nftables.messages import Connection
 
 # The options that are about something else than all rules, as click names them.
-_OTHERS = ("kube_proxy", "portmap", "ip_masq_agent", "records")
+_OTHERS = ("kube_proxy", "portmap", "ip_masq_agent", "records", "ingress")
 
 
 @click.command(cls=Command)
 @click.option("--kube-proxy", is_flag=True, help="Remove what kube-proxy left behind, and leave rulegen's rules.")
 @click.option("--portmap", is_flag=True, help="Remove what the CNI plugin portmap left behind, and leave all else.")
 @click.option("--ip-masq-agent", is_flag=True, help="Remove what ip-masq-agent left behind, and leave all else.")
+@click.option("--ingress", is_flag=True, help="Remove what nginx serves Ingresses by, and leave all else.")
 @click.option("--records", is_flag=True, help="Remove names of Services from the name server, and leave all else.")
 @click.option(
     "--config",
     metavar="FILE",
     shell_complete=complete_files,
-    help="With --records: the RulegenConfiguration that says which name server.",
+    help="With --records or --ingress: the RulegenConfiguration that says which name server, or which nginx.",
 )
 @click.option(
     "--cni-config",
@@ -55,19 +56,24 @@ def cleanup(config: str | None, cni_config: str | None, force: bool, **asked: bo
       rulegen cleanup --kube-proxy
       rulegen cleanup --portmap
       rulegen cleanup --ip-masq-agent
+      rulegen cleanup --ingress --config ingress.yaml
       rulegen cleanup --records --config records.yaml
     """
     chosen = [name for name in _OTHERS if asked[name]]
     if len(chosen) > 1:
         fail(f"{' and '.join(map(_option, chosen))}: one at a time")
     what = next(iter(chosen), "")
-    for name, value, needed in (("--cni-config", cni_config, "portmap"), ("--config", config, "records")):
-        if value is not None and what != needed:
-            fail(f"{name} means nothing without {_option(needed)}")
+    for name, value, needed in (
+        ("--cni-config", cni_config, ("portmap",)),
+        ("--config", config, ("records", "ingress")),
+    ):
+        if value is not None and what not in needed:
+            fail(f"{name} means nothing without {' or '.join(map(_option, needed))}")
     others: dict[str, Callable[[], None]] = {
         "kube_proxy": partial(_clean_up_after_kube_proxy, force=force),
         "portmap": partial(_clean_up_after_portmap, cni_config, force=force),
         "ip_masq_agent": partial(_clean_up_after_ip_masq_agent, force=force),
+        "ingress": partial(_clean_up_after_ingress, config or ""),
         "records": partial(_clean_up_after_records, config or ""),
     }
     others.get(what, partial(_clean_up, force=force))()
@@ -90,6 +96,19 @@ def _clean_up(*, force: bool) -> None:
         echo("nothing to remove")
     with suppress(HostError):  # a host without nf_tables has no note either
         forget()
+
+
+def _clean_up_after_ingress(config: str) -> None:
+    from rulegen.commands.options import Input
+    from rulegen.commands.output import say_warning
+    from rulegen.commands.reading import read_written_settings
+    from rulegen.nginx.driver import NginxDriver
+
+    settings = read_written_settings(Input(config=config), say_warning).node.ingress
+    removed = NginxDriver(settings).remove(["ingress"])
+    print_removed(removed)
+    if not removed:
+        echo("nothing to remove")
 
 
 def _clean_up_after_records(config: str) -> None:

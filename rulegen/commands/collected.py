@@ -35,7 +35,14 @@ _PROGRAM_SECONDS = 60.0
 _UNITS = ("rulegen.service", "rulegen-cluster.service")
 _LOG_LINES = 5000
 # Whose annotations may mean something to rulegen; all others may hold anything.
-_ANNOTATIONS = ("rulegen.io/", "service.cilium.io/", "service.kubernetes.io/", "endpoints.kubernetes.io/")
+_ANNOTATIONS = (
+    "rulegen.io/",
+    "service.cilium.io/",
+    "service.kubernetes.io/",
+    "endpoints.kubernetes.io/",
+    "ingressclass.kubernetes.io/",
+    "kubernetes.io/ingress.class",
+)
 _LEFT_OUT = b"(left out)"
 # What each begins with or has in it, in lower case: most of what is large has nothing of the kind.
 _SECRETS = (
@@ -258,9 +265,13 @@ class _Objects:
         return written.getvalue().encode(errors="backslashreplace")
 
     def problems(self) -> bytes:
+        from rulegen.kube.snapshot import left_out
+
         manifests = self.read()
         told = [str(problem) for problem in manifests.problems]
         told += [f"skipped: {count} {kind}" for kind, count in sorted(manifests.skipped.items())]
+        if what := left_out(manifests):
+            told.append(f"left out, as they hold private keys: {what}")
         return _lines("\n".join(told))
 
 

@@ -250,6 +250,7 @@ SCHEMAS: Mapping[str, Sequence[tuple[str, str]]] = {
     "explain": [
         ("rulegen.services.explain.model", "ServiceExplanation"),
         ("rulegen.commands.explained", "PacketDocument"),
+        ("rulegen.commands.explained", "RequestDocument"),
         ("rulegen.records.explain", "RecordsExplanation"),
     ],
     "golden": [(_HERE, "GoldenDocument"), (_HERE, "GoldenUpdateDocument")],

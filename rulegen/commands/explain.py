@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rulegen.commands.answering import Answer, answer_packet
+from rulegen.commands.answering import Answer, answer_packet, answer_request
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_services
 from rulegen.commands.options import OUTPUT, input_options, pack, packet_options, target_options
@@ -39,6 +39,7 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
       rulegen explain default/web -f cluster.yaml --node worker-1
       rulegen explain -f cluster.yaml --from 10.128.0.5 --to 10.96.0.10:80/tcp
       rulegen explain -f cluster.yaml --from shop/web-7d9 --to shop/checkout:https
+      rulegen explain -f cluster.yaml --from 203.0.113.9 --to https://shop.example.org/cart
       rulegen explain default/web -f cluster.yaml --target iptables --live
       rulegen explain -f cluster.yaml --feature network-policies --from default/web-1 --to shop/db-0:5432
       rulegen explain db-0.db.shop.svc.cluster.local -f cluster.yaml --feature records
@@ -52,6 +53,11 @@ def explain(service: str | None, destination: str | None, live: bool, output: st
     is_packet = destination is not None
     if (service is None) is not is_packet or (not is_packet and (source or interface or addresses)):
         fail("name either a Service, as NAMESPACE/NAME, or a packet with --to (and --from, --interface, --address)")
+    if destination is not None and "://" in destination:
+        if interface or addresses:
+            fail("--interface and --address mean nothing with a URL, which a client sends to nginx")
+        _explain_request(source or THIS_NODE, destination, options, output, live=live)
+        return
     if destination is not None:
         own = asking.parse_addresses(addresses)
         view = look(options, live=live)
@@ -115,6 +121,30 @@ def _explain_packets(view: Sight, asked: Sequence[Asked], output: str) -> None:
     for number, answer in enumerate(answers):
         if number:
             echo("")
+        _print_answer(answer)
+
+
+def _explain_request(source: str, url: str, options: Mapping[str, Any], output: str, *, live: bool) -> None:
+    """Through nginx, and from there to the Service's endpoints."""
+    from rulegen.ingress.explain import headline, lines
+    from rulegen.ingress.requests import parse_url
+    from rulegen.kube.objects import Ingress, IngressClass, Secret, Service
+
+    request = parse_url(url)
+    # Of a cluster, who may not read Secrets can still ask about what needs none.
+    kinds = [Ingress, IngressClass, Service, *([Secret] if request.is_tls or options["files"] else ())]
+    view = look(options, live=live, more=kinds)
+    explanation, packets = answer_request(view, source, request)
+    if output == "json":
+        from rulegen.commands.explained import PacketDocument, RequestDocument
+
+        print_document(RequestDocument.with_packets(explanation, [PacketDocument.of(*one) for one in packets]))
+        return
+    echo(headline(explanation), bold=True)
+    for line, is_good in lines(explanation):
+        echo(line, **({} if is_good is None else {"fg": "green" if is_good else "red"}))
+    for answer in packets:
+        echo("")
         _print_answer(answer)
 
 

@@ -1,4 +1,4 @@
-"""An explained packet as one document: what Services, policies and egress masquerade make of it. Only values."""
+"""An explained packet, or request, as one document: what all features make of it. Only values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Self
 from msgspec import UNSET, UnsetType
 
 from rulegen.egress.explain import EgressExplanation
+from rulegen.ingress.explain import RequestExplanation
 from rulegen.policies.explain import PolicyExplanation
 from rulegen.services.explain.model import PacketExplanation
 
@@ -35,3 +36,15 @@ class PacketDocument(PacketExplanation, frozen=True, tag_field="version", tag=1)
         said = UNSET if policies is None else tuple(policies)
         leaving = UNSET if egress is None else tuple(egress)
         return cls(**values, policies=said, egress_masquerade=leaving, other_families=tuple(others))
+
+
+class RequestDocument(RequestExplanation, frozen=True, tag_field="version", tag=1):
+    """`packets`: what becomes of the request behind nginx, at the Service; none where it does not get that far."""
+
+    packets: tuple[PacketDocument, ...] = ()
+
+    @classmethod
+    def with_packets(cls, explanation: RequestExplanation, packets: Sequence[PacketDocument]) -> Self:
+        """Both as one."""
+        values = {name: getattr(explanation, name) for name in explanation.__struct_fields__}
+        return cls(**values, packets=tuple(packets))

@@ -129,7 +129,7 @@ def packet_options(command: Decorated) -> Decorated:
             "destination",
             metavar="DESTINATION",
             help="Where it goes: ADDRESS:PORT/tcp, ADDRESS/icmp, NAMESPACE/SERVICE:PORT, NAMESPACE/POD:PORT, "
-            "svc/NAME, ...",
+            "svc/NAME, or, to ask explain, a URL through an Ingress, ...",
         ),
         click.option(
             "--from",

@@ -81,6 +81,26 @@ def read_objects(
     return manifests, for_node_of(manifests, configuration, source.node)
 
 
+def read_objects_with(
+    source: Input, more: Collection[type], named: Collection[type]
+) -> tuple[Manifests, Configuration]:
+    """The same for a question about a node and something that the cluster has once.
+
+    `more`: the kinds of that. The features are those of a node, whether the settings name others or not.
+    """
+    from msgspec.structs import replace
+
+    from rulegen.features import kinds_of, of_a_node
+
+    configuration = read_settings_of_any_node(source, say_warning)
+    kinds_of(configuration.features)
+    names = tuple(name for name in configuration.features if name in of_a_node())
+    configuration = replace(configuration, features=names)
+    kinds = {*kinds_of(names), *more}
+    manifests = load_manifests(source, configuration, kinds=kinds, named=named)
+    return manifests, for_node_of(manifests, configuration, source.node)
+
+
 def for_node_of(manifests: Manifests, configuration: Configuration, name: str) -> Configuration:
     """The settings of the node that is meant. Raises InputError as `read_objects`."""
     from msgspec.structs import replace

@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rulegen.commands.bundled import Bundle, find_bundle
@@ -20,6 +20,7 @@ from rulegen.commands.reading import (
     make_features,
     policies_of,
     read_objects,
+    read_objects_with,
     say_mistakes,
     services_of,
 )
@@ -28,6 +29,7 @@ from rulegen.commands.targets import driver_of
 if TYPE_CHECKING:
     from rulegen.config import Configuration, NodeConfiguration
     from rulegen.egress.feature import EgressMasquerade
+    from rulegen.kube.manifests import Manifests
     from rulegen.policies.feature import NetworkPolicies
     from rulegen.reconcile.driver import Difference, Driver
     from rulegen.reconcile.feature import Feature
@@ -39,7 +41,7 @@ class Sight(NamedTuple):
     """What is explained, and for which target; `policies`, `egress`: None where they are off. `findings`: all of them.
 
     `difference`: what apply would change in the kernel; None where nobody asked. `is_here`: that kernel is this host's,
-    not the one of which a bundle tells.
+    not the one of which a bundle tells. `manifests`: all that was read.
     """
 
     services: View
@@ -49,6 +51,7 @@ class Sight(NamedTuple):
     findings: Sequence[Finding]
     difference: Difference | None
     is_here: bool
+    manifests: Manifests
 
 
 class _Compared(NamedTuple):
@@ -62,16 +65,22 @@ class _Compared(NamedTuple):
     is_here: bool
 
 
-def look(options: Mapping[str, Any], *, live: bool, settings: Configuration | None = None) -> Sight:
+def look(
+    options: Mapping[str, Any], *, live: bool, more: Collection[type] = (), settings: Configuration | None = None
+) -> Sight:
     """What the options of `input_options` and `target_options` say.
 
-    `live`: the kernel is looked at, too, or what a bundle says of its own. `settings`: where they were read already.
+    `live`: the kernel is looked at, too, or what a bundle says of its own. `more`: kinds of what the cluster has once,
+    where that is asked about, too. `settings`: where they were read already.
     """
     from rulegen.kube.objects import Pod
     from rulegen.services.explain.model import View
 
     source = pack(options)
-    manifests, configuration = read_objects(source, named=[Pod], settings=settings)
+    if more:
+        manifests, configuration = read_objects_with(source, more, [Pod])
+    else:
+        manifests, configuration = read_objects(source, named=[Pod], settings=settings)
     node = configuration.node
     bundle = find_bundle(source.files) if live else None
     if live:
@@ -92,7 +101,14 @@ def look(options: Mapping[str, Any], *, live: bool, settings: Configuration | No
     directory = directory_of(source, configuration, manifests)
     view = View(store, node, compared.ruleset, directory.services, directory, manifests.mistakes())
     return Sight(
-        view, policies_of(features), egress_of(features), driver.name, findings, compared.difference, compared.is_here
+        view,
+        policies_of(features),
+        egress_of(features),
+        driver.name,
+        findings,
+        compared.difference,
+        compared.is_here,
+        manifests,
     )
 
 

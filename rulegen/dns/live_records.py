@@ -129,13 +129,12 @@ class LiveRecords:
         wanted = self._compilers.entries()
         delta = diff(self._live, wanted)
         # What is only written down would make somebody else's record ours, who puts one there.
-        written_down = {
+        only_written = {
             key: RecordSet(0, (), holder)
             for key, holder in self._found.ownership.written_down()
             if key not in self._live and key not in wanted
         }
-        delta = Delta(delta.added, delta.changed, {**delta.removed, **written_down})
-        return self._possible(self._compilers.spare(delta))
+        return self._possible(self._compilers.spare(delta.merged(Delta(removed=only_written))))
 
     def state(self) -> RulesState:
         """See `LiveRules`."""

@@ -37,6 +37,8 @@ _REFUSAL_SECONDS = 10.0
 # A page of the largest slices that there can be is a tenth of this.
 _LARGEST_BODY = 512 << 20
 _BODY_SECONDS = 300.0
+# Whose a field is, as the API server notes it.
+_FIELD_MANAGER = "fieldManager=rulegen"
 
 
 class ApiError(RulegenError):
@@ -88,6 +90,7 @@ class _Request(NamedTuple):
     path: str
     target: str
     body: bytes | None = None
+    content_type: str = "application/json"
 
 
 class _Way(NamedTuple):
@@ -158,6 +161,18 @@ class Api:
         with self._answer(_Request("PUT", path, path, msgspec.json.encode(document)), read_seconds) as answer:
             return answer.body()
 
+    def patch(self, path: str, document: object, read_seconds: float) -> bytes:
+        """The answer to a PATCH request, which merges the document into the object (RFC 7386); otherwise as `post`.
+
+        Raises:
+            ApiError: there is no answer, or one that is no success. Without an answer it may have been carried out.
+            InputError: there are no credentials that can be used (any more).
+        """
+        body = msgspec.json.encode(document)
+        request = _Request("PATCH", path, f"{path}?{_FIELD_MANAGER}", body, "application/merge-patch+json")
+        with self._answer(request, read_seconds) as answer:
+            return answer.body()
+
     def close(self) -> None:
         """Ends all requests, from any thread; those who wait get an ApiError. The Api cannot be used afterwards."""
         self._waiting.end()
@@ -189,7 +204,7 @@ class Api:
 
         headers = _headers(way.access, credential)
         if request.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = request.content_type
         with _failures_of(self.server):
             return way.pools.request(
                 request.method,

@@ -22,12 +22,15 @@ from rulegen.kube.objects import (
     ClusterNetworkPolicy,
     Endpoints,
     EndpointSlice,
+    Ingress,
+    IngressClass,
     KubeStruct,
     Metadata,
     Namespace,
     NetworkPolicy,
     Node,
     Pod,
+    Secret,
     Service,
     ServiceCIDR,
 )
@@ -67,6 +70,7 @@ class Kind(Struct, frozen=True, kw_only=True):
     `field_selector`: what else is asked of an API server, and of manifests not. `own_node_field`: the field by which
     the objects of one node are asked for. `faults`: what is wrong with a decoded object. `as_stored`: an object of a
     manifest as the API server would have stored it. `stands_for`: a legacy kind, in manifests alone, is read as this.
+    `is_secret`: its objects are never written anywhere.
     """
 
     struct: WatchedKind
@@ -80,6 +84,7 @@ class Kind(Struct, frozen=True, kw_only=True):
     as_stored: Callable[[Any], Any] = _unchanged
     stands_for: WatchedKind | None = None
     instead_of: WatchedKind | None = None
+    is_secret: bool = False
 
     @property
     def name(self) -> str:
@@ -157,6 +162,15 @@ _KINDS = (
         field_selector="status.phase!=Succeeded,status.phase!=Failed,spec.hostNetwork=false",
         own_node_field="spec.nodeName",
     ),
+    Kind(struct=IngressClass, api_versions=("networking.k8s.io/v1",), plural="ingressclasses"),
+    # Of all Secrets only those with a certificate.
+    Kind(
+        struct=Secret,
+        api_versions=("v1",),
+        plural="secrets",
+        field_selector="type=kubernetes.io/tls",
+        is_secret=True,
+    ),
     # SVC-1.
     Kind(
         struct=Service,
@@ -183,6 +197,7 @@ _KINDS = (
         faults=slice_faults,
         as_stored=with_defaults,
     ),
+    Kind(struct=Ingress, api_versions=("networking.k8s.io/v1",), plural="ingresses"),
     # All of them, headless or not: each has a name.
     Kind(
         struct=named_objects.Service,

@@ -117,7 +117,7 @@ class Manifests(Struct):
 
     def mistakes(self) -> list[Notice]:
         """All that is probably a mistake: `notices`, and what a look at the objects shows."""
-        if Service not in self.by_kind:
+        if Service not in self.by_kind or EndpointSlice not in self.by_kind:
             return self.notices
         return self.notices + mistakes_of(self.services, self.unselected, self.endpoint_slices)
 

@@ -312,3 +312,40 @@ class ClusterNetworkPolicy(KubeStruct, frozen=True):
 
     metadata: Metadata
     spec: Any = None
+
+
+# ---- what an Ingress is made of ----
+
+
+class Ingress(KubeStruct, frozen=True):
+    """networking.k8s.io/v1. The spec is plain values: what is wrong in it is found where it is read."""
+
+    metadata: NamespacedMetadata
+    spec: Any = None
+    status: Any = None
+
+
+class IngressClassSpec(KubeStruct, frozen=True):
+    """Which controller serves the class."""
+
+    controller: str = ""
+
+
+class IngressClass(KubeStruct, frozen=True):
+    """networking.k8s.io/v1."""
+
+    metadata: Metadata
+    spec: IngressClassSpec | None = None
+
+
+class Secret(KubeStruct, frozen=True):
+    """Of a certificate. `data` is plain values, so that no message about a fault can quote it."""
+
+    metadata: NamespacedMetadata
+    type: str = ""
+    data: Any = None
+    string_data: Any = None
+
+    def __repr__(self) -> str:
+        """Only its name."""
+        return f"Secret({self.metadata.namespace}/{self.metadata.name})"

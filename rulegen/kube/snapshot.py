@@ -67,7 +67,10 @@ def find_pods(api: Api, namespace: str, name: str) -> list[Pod]:
 
 
 def write_manifests(manifests: Manifests, output: TextIO) -> None:
-    """YAML documents, sorted by kind and name, with the fields that rulegen reads, labels and annotations whole."""
+    """YAML documents, sorted by kind and name, with the fields that rulegen reads, labels and annotations whole.
+
+    Secrets are not among them.
+    """
     import yaml
 
     from rulegen.kube.yaml_documents import FIRST_LETTERS, ScalarError, plain_value
@@ -88,7 +91,8 @@ def write_manifests(manifests: Manifests, output: TextIO) -> None:
     Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", Text, list(FIRST_LETTERS))
 
     kinds = {**manifests.by_kind, Service: manifests.services + manifests.unselected}
-    documents = [_document(item) for kind in served_kinds(kinds) for item in sorted(kinds[kind.struct], key=_name)]
+    written = [kind for kind in served_kinds(kinds) if not kind.is_secret]
+    documents = [_document(item) for kind in written for item in sorted(kinds[kind.struct], key=_name)]
     yaml.dump_all(
         documents or [_EMPTY],
         output,
@@ -97,6 +101,12 @@ def write_manifests(manifests: Manifests, output: TextIO) -> None:
         explicit_start=True,
         width=1 << 16,
     )
+
+
+def left_out(manifests: Manifests) -> str:
+    """What `write_manifests` does not write, in words; "" for nothing."""
+    secret = [kind for kind in served_kinds(manifests.by_kind) if kind.is_secret]
+    return ", ".join(f"{len(found)} {kind.name}" for kind in secret if (found := manifests.by_kind[kind.struct]))
 
 
 def _name(item: WatchedObject) -> tuple[str, str]:

@@ -145,6 +145,20 @@ class WithObservers(Protocol):
         ...
 
 
+@runtime_checkable
+class WithStatus(Protocol):
+    """A feature that says in the status of objects what became of them, where an API server is followed.
+
+    `statuses`: by object, what is to be merged into a status that is not as it should be; whoever writes it does so
+    after a sync. What is written comes back as the object, and then nothing is to be written any more.
+    `tells`: the kinds of these objects. `says_status`: whether the configuration wants it.
+    """
+
+    tells: Sequence[type]
+    says_status: bool
+    statuses: Tracked[ObjectReference, Mapping[str, Any]]
+
+
 class Compiler(Protocol[Entries]):
     """Items become entries of one driver, a few items at a time. Never reads the kernel.
 

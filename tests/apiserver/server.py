@@ -6,6 +6,7 @@ import base64
 import contextlib
 import gzip
 import json
+import re
 import socket
 import ssl
 import sys
@@ -30,10 +31,14 @@ from tests.apiserver.selectors import selector
 from tests.apiserver.store import EVENT, EVERY_KIND, ExpiredError, Kind, Plain, Store
 from tests.apiserver.stream import Bookmark, HangUp, Stream, status_object
 
-Verb: TypeAlias = Literal["list", "watch", "create", "get", "update"]
+Verb: TypeAlias = Literal["list", "watch", "create", "get", "update", "patch"]
 Configure: TypeAlias = Callable[[ssl.SSLContext], None]
 
 TOKEN = "first-token"  # noqa: S105 - of a server that lives for one test
+
+_STATUS_PATH = re.compile(
+    r"(?P<root>/apis?(/[^/]+)+)/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)/(?P<name>[^/]+)/status"
+)
 
 # As in the real server.
 _GZIP_FROM = 128 * 1024
@@ -281,6 +286,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self._answer_lease("update")
+
+    def do_PATCH(self) -> None:
+        """Merges a document into the status of an object, as the API server does for a subresource (RFC 7386)."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        path = urlsplit(self.path).path
+        found = _STATUS_PATH.fullmatch(path)
+        kind = self.server.api.served.get(f"{found['root']}/{found['plural']}") if found else None
+        try:
+            if found is None or kind is None or self.headers.get("Content-Type") != "application/merge-patch+json":
+                self._refuse(Answer(404, "NotFound"), "patch", path, {})
+            elif not self._is_known():
+                self._refuse(Answer(401, "Unauthorized"), "patch", kind.name, {})
+            elif not self._fails(self.server.api.take_fault(kind, "patch"), "patch", kind.name, {}):
+                text = self.server.api.store.merge_status(kind, found["namespace"], found["name"], json.loads(body))
+                self._note("patch", kind.name, {}, 404 if text is None else 200)
+                self._send(404 if text is None else 200, text or b"{}", {})
+        except HangUp:
+            self.close_connection = True
 
     def _answer_lease(self, verb: Verb) -> None:
         api, body = self.server.api, self.rfile.read(int(self.headers.get("Content-Length", "0")))

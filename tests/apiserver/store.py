@@ -120,6 +120,23 @@ class Store:
             self._record(kind, Change(self.version, before, after, after))
             return self.version
 
+    def object(self, kind: type[KubeStruct], name: str, namespace: str = "") -> Plain:
+        """One that is there."""
+        with self.changed:
+            return self._objects[EVERY_KIND[kind].name][namespace, name].plain
+
+    def merge_status(self, kind: Kind, namespace: str, name: str, document: Plain) -> bytes | None:
+        """The object with the status merged, and nothing else of the document; None: there is no such object."""
+        with self.changed:
+            before = self._objects[kind.name].get((namespace, name))
+            if before is None:
+                return None
+            after = {**before.plain, "status": _merged(before.plain.get("status"), document.get("status"))}
+            # A change of nothing is none.
+            if after != before.plain:
+                self.put(after)
+            return self._objects[kind.name][namespace, name].text
+
     def delete(self, kind: type[KubeStruct], name: str, namespace: str = "") -> int:
         """Deletes an object that is there; the number of this change."""
         with self.changed:
@@ -186,6 +203,19 @@ def _plain(item: KubeStruct | Plain) -> Plain:
     if "namespace" in type(item.metadata).__struct_fields__:  # type: ignore[attr-defined]
         plain["metadata"].setdefault("namespace", item.metadata.namespace)  # type: ignore[attr-defined]
     return {"apiVersion": kind.api_version, "kind": kind.name, **plain}
+
+
+def _merged(before: Any, document: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(document, dict):
+        return document
+    found = dict(before) if isinstance(before, dict) else {}
+    for name, value in document.items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = _merged(found.get(name), value)
+    return found
 
 
 def _stored(plain: Plain) -> Stored:

@@ -271,8 +271,8 @@ ODD_DOCUMENTS = {
     "a tab": "apiVersion: apps/v1\nkind: Deployment\nspec:\n\ta: 1",
     "too much depth": "apiVersion: apps/v1\nkind: Deployment\nspec: " + "[" * 5000 + "]" * 5000,
     "an open quote": "apiVersion: apps/v1\nkind: 'Deployment' # x\nspec: 'a",
-    "control characters": "apiVersion: v1\nkind: Secret\ndata: \x07",
-    "a NUL byte": "apiVersion: v1\nkind: Secret\ndata: \0",
+    "control characters": "apiVersion: v1\nkind: ConfigMap\ndata: \x07",
+    "a NUL byte": "apiVersion: v1\nkind: ConfigMap\ndata: \0",
     "templates": "apiVersion: v1\nkind: ConfigMap\ndata: {{ .Values.x }}: {{ y }}",
 }
 SERVICE_TEXT = (

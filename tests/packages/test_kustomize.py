@@ -71,13 +71,14 @@ def test_what_is_put_together_follows_the_published_schemas(kubectl: Path, folde
     assert images == {f"{expected}:{__version__}"}
 
 
-def test_the_agent_of_records_is_put_together(kubectl: Path) -> None:
-    documents = _built(kubectl, "records")
+@pytest.mark.parametrize(("name", "image"), [("records", "rulegen"), ("ingress", "rulegen-ingress")])
+def test_agents_for_the_cluster_are_put_together(kubectl: Path, name: str, image: str) -> None:
+    documents = _built(kubectl, name)
     for document in documents:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
-    (container,) = _one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == f"registry.example.org/rulegen:{__version__}"
-    alone = list(yaml.safe_load_all((DEPLOY / "records/rulegen-records.yaml").read_text()))
+    for container in _one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]:
+        assert container["image"] == f"registry.example.org/{image}:{__version__}"
+    alone = list(yaml.safe_load_all((DEPLOY / name / f"rulegen-{name}.yaml").read_text()))
     assert {one["kind"] for one in documents} == {one["kind"] for one in alone}
 
 
@@ -130,6 +131,7 @@ def test_the_dashboard_is_where_grafana_looks(kubectl: Path) -> None:
     documents = _built(kubectl, "monitoring")
     assert sorted(document["kind"] for document in documents) == [
         "ConfigMap",
+        "PodMonitor",
         "PodMonitor",
         "PodMonitor",
         "PrometheusRule",

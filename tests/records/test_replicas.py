@@ -154,7 +154,8 @@ def api() -> Iterator[ApiServer]:
 
 @contextmanager
 def _leadership(api: ApiServer, folder: Path) -> Iterator[Leadership]:
-    leadership = Leadership(api.kubeconfig(folder / "kubeconfig"), "", lambda: None, LeaderElection(retry_period=0.1))
+    kubeconfig = api.kubeconfig(folder / "kubeconfig")
+    leadership = Leadership("records", kubeconfig, "", lambda: None, LeaderElection(retry_period=0.1))
     leadership.start()
     try:
         yield leadership

@@ -159,7 +159,7 @@ def test_the_configuration_may_ask_for_it(ground: Playground, tmp_path: Path) ->
     file.write_text("apiVersion: rulegen.io/v1alpha1\nkind: RulegenConfiguration\nfeatures: [blokcing]\n")
     done = ground.run("render", *source, "--config", str(file))
     assert done.returncode == 2
-    there_is = "services, host-ports, egress-masquerade, network-policies, records, blocking"
+    there_is = "services, host-ports, egress-masquerade, network-policies, records, ingress, blocking"
     assert done.stderr == f'rulegen: no feature "blokcing"; there is {there_is}\n'
 
 

@@ -14,6 +14,7 @@ from rulegen.config import (
     Configuration,
     Conntrack,
     DetectLocalMode,
+    IngressSettings,
     NodeConfiguration,
 )
 from rulegen.configuration_file import API_VERSION, KIND, OWN_API_VERSION, OWN_KIND
@@ -58,6 +59,20 @@ def own_document(configuration: Configuration) -> dict[str, Any]:
             **({} if policies.log_group is None else {"logGroup": policies.log_group}),
         },
         "egressMasquerade": {"configFile": egress.config_file, "podRange": egress.pod_range.value},
+        **({"ingress": _ingress_fields(configuration.node.ingress)} if "ingress" in configuration.features else {}),
+    }
+
+
+def _ingress_fields(ingress: IngressSettings) -> dict[str, Any]:
+    return {
+        "controller": ingress.controller,
+        "mainFile": ingress.main_file,
+        "file": ingress.file,
+        "certificates": ingress.certificates,
+        "httpPort": ingress.http_port,
+        "httpsPort": ingress.https_port,
+        "versionAddress": str(ingress.version_address),
+        "publishedAddresses": list(ingress.published),
     }
 
 

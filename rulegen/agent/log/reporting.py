@@ -97,7 +97,8 @@ def _in_words(sync: Sync) -> str:
 def _names(sync: Sync) -> list[str]:
     if SERVICES in sync.features:
         return list(dict.fromkeys(f"{name.namespace}/{name.name}" for name, _ in service_ports_of(sync)))
-    return ["/".join(key) for part in sync.features.values() for key in part.items if all(key)]
+    keys = [key for part in sync.features.values() for key in part.items if key and all(key)]
+    return [key if isinstance(key, str) else "/".join(key) for key in keys]
 
 
 def _shortened(names: list[str]) -> str:

@@ -1,6 +1,7 @@
-"""An agent for what a cluster has once: source, feature and driver put together, one of several replicas at work.
+"""An agent for what a cluster has once: source, feature and driver put together, several replicas beside each other.
 
-Nothing of this host counts: no rules, no Node, no lock of a network namespace. Who works is decided by a Lease.
+Nothing of this host counts: no rules, no Node, no lock of a network namespace. Who works is decided by a Lease, or all
+do, each for something of its own, and the Lease decides who says so in the status of objects.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from rulegen.agent.log.printed import PrintedRules
 from rulegen.agent.log.reporting import Reporting
 from rulegen.agent.observers.observers import EventObserver
 from rulegen.agent.run.beside_cluster import BesideCluster
-from rulegen.agent.run.lease import Leadership
+from rulegen.agent.run.lease import Candidate, Leadership
 from rulegen.agent.sources.files import FileSource
 from rulegen.agent.worker.drift import NoDriftDetection
 from rulegen.agent.worker.readiness import Readiness
@@ -24,10 +25,11 @@ from rulegen.agent.worker.worker import Pace, Worker
 from rulegen.config import Configuration
 from rulegen.drivers import driver_for
 from rulegen.errors import HostError, printable
-from rulegen.features import kinds_of, make, resources
+from rulegen.features import chosen, each_replica_works, kinds_of, make, resources
 from rulegen.kube.follow import Follower
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import Guarded, LiveRules, Watch
+from rulegen.reconcile.feature import Feature, WithStatus
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.reconciler import Reconciler
 
@@ -52,9 +54,8 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
         if options.print_line is None:
             beside = BesideCluster(options, configuration, control, needs, stack)
         is_over: Callable[[], bool] = control.is_stopping
-        if not options.files and beside is not None:
-            agent = configuration.agent
-            leadership = Leadership(agent.kubeconfig, options.server, control.work_queue.wake_up, agent.leader_election)
+        if not options.files and beside is not None and not each_replica_works(configuration.features):
+            leadership = _leadership(options, configuration, control.work_queue.wake_up)
             stack.callback(leadership.stop)
             if not _has_lead(leadership, control, beside.waits):
                 return
@@ -81,12 +82,41 @@ def work_for_cluster(options: Options, configuration: Configuration, control: Co
         observers: list[Observer] = [Reporting()]
         if beside is not None:
             observers += beside.leads(reconciler, opened, rules, features)
+            observers += _status_writers(options, configuration, features, stack)
         else:
             observers.append(EventObserver(reconciler, None))
         Worker(reconciler, control.work_queue, watch, pace, readiness, observers).run(is_over)
         control.worked()
         if not control.is_stopping():
             raise HostError("the Lease was lost: ended, so that nobody works beside its new holder")
+
+
+def _leadership(options: Options, configuration: Configuration, changed: Callable[[], None]) -> Leadership:
+    (feature,) = chosen(configuration.features)
+    agent = configuration.agent
+    return Leadership(feature, agent.kubeconfig, options.server, changed, agent.leader_election)
+
+
+def _status_writers(
+    options: Options, configuration: Configuration, features: Sequence[Feature], stack: ExitStack
+) -> list[Observer]:
+    """Who says in the status of objects what became of them, where a feature has something to say."""
+    telling = [feature for feature in features if isinstance(feature, WithStatus) and feature.says_status]
+    if options.files or not telling:
+        return []
+    from rulegen.agent.observers.object_status import StatusWriter
+    from rulegen.kube.api import connect
+
+    candidate = Candidate(lambda: _leadership(options, configuration, _nobody_waits))
+    writer = StatusWriter(connect(configuration.agent.kubeconfig, options.server), telling, candidate.is_leading)
+    for one in (candidate, writer):
+        one.start()
+        stack.callback(one.stop)
+    return [writer]
+
+
+def _nobody_waits() -> None:
+    """Who asks whether he leads, asks again."""
 
 
 def _either(is_stopping: Callable[[], bool], leadership: Leadership) -> Callable[[], bool]:

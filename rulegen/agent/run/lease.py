@@ -1,8 +1,8 @@
 """Who of several replicas works: the one that holds a Lease, as client-go's leader election has it.
 
 In come the API server's answers, out goes whether this replica leads. A replica that cannot renew the Lease in time has
-lost it, whatever its requests wait for, and must end. Even two that think that they lead do no harm: each update says
-how the records have to be before.
+lost it, whatever its requests wait for, and must end. Even two that think that they lead do no harm: what they do has
+conditions, or is the same whoever does it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -28,7 +29,7 @@ from rulegen.kube.api import ApiError, connect
 
 _LOG = logging.getLogger("rulegen.agent")
 
-_NAME = "rulegen-records"
+_PREFIX = "rulegen-"
 _API_VERSION = "coordination.k8s.io/v1"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NAMESPACE = "kube-system"
@@ -44,16 +45,25 @@ class _Lease(Struct):
 
 
 class Leadership:
-    """`kubeconfig`: "" for the usual places; `server`: instead of what that says; `changed`: called on each change."""
+    """Who works for a feature.
+
+    `kubeconfig`: "" for the usual places; `server`: instead of what that says; `changed`: called on each change.
+    """
 
     def __init__(
-        self, kubeconfig: str, server: str, changed: Callable[[], None], times: LeaderElection | None = None
+        self,
+        feature: str,
+        kubeconfig: str,
+        server: str,
+        changed: Callable[[], None],
+        times: LeaderElection | None = None,
     ) -> None:
         """Raises InputError where the API server cannot be asked."""
         self._times = times or LeaderElection()
         self._answer_seconds = min(_ANSWER_SECONDS, self._times.renew_deadline / 2)
         namespace = os.environ.get("POD_NAMESPACE", "") or _own_namespace()
-        self.name = printable(f"{namespace}/{_NAME}")
+        self._lease = f"{_PREFIX}{feature}"
+        self.name = printable(f"{namespace}/{self._lease}")
         self.is_leading = False
         self._is_lost = False
         self._changed = changed
@@ -127,14 +137,14 @@ class Leadership:
         try:
             lease = self._read()
             if lease is None:
-                document = self._document({"name": _NAME}, self._spec({}))
+                document = self._document({"name": self._lease}, self._spec({}))
                 self._api.post(self._path, document, self._answer_seconds)
                 return True
             spec = lease.spec or {}
             if not self._may_have(spec):
                 return False
             document = self._document(lease.metadata, self._spec(spec))
-            self._api.put(f"{self._path}/{_NAME}", document, self._answer_seconds)
+            self._api.put(f"{self._path}/{self._lease}", document, self._answer_seconds)
         except ApiError as error:
             # Another replica was faster.
             if error.status == 409:
@@ -164,13 +174,13 @@ class Leadership:
         if lease is None or not lease.spec or lease.spec.get("holderIdentity") != self._identity:
             return False
         document = self._document(lease.metadata, {**lease.spec, "holderIdentity": ""})
-        self._api.put(f"{self._path}/{_NAME}", document, self._answer_seconds)
+        self._api.put(f"{self._path}/{self._lease}", document, self._answer_seconds)
         return True
 
     def _read(self) -> _Lease | None:
         """None: there is none."""
         try:
-            with self._api.get(f"{self._path}/{_NAME}", {}, self._answer_seconds) as answer:
+            with self._api.get(f"{self._path}/{self._lease}", {}, self._answer_seconds) as answer:
                 return msgspec.json.decode(answer.body(), type=_Lease)
         except ApiError as error:
             if error.status == 404:
@@ -191,6 +201,36 @@ class Leadership:
     @staticmethod
     def _document(metadata: dict[str, object], spec: dict[str, object]) -> dict[str, object]:
         return {"apiVersion": _API_VERSION, "kind": "Lease", "metadata": metadata, "spec": spec}
+
+
+class Candidate:
+    """Of replicas that all work, the one that also does what only one may: it goes on trying after it has lost.
+
+    `make`: a Leadership that has not begun.
+    """
+
+    def __init__(self, make: Callable[[], Leadership]) -> None:
+        """Raises what `make` raises."""
+        self._make = make
+        self._current = make()
+
+    def start(self) -> None:
+        """Begins to try."""
+        self._current.start()
+
+    def stop(self) -> None:
+        """As that of a Leadership."""
+        self._current.stop()
+
+    def is_leading(self) -> bool:
+        """To be asked by one thread."""
+        if self._current.is_lost:
+            self._current.stop()
+            # Without credentials that can be used: next time.
+            with suppress(InputError):
+                self._current = self._make()
+                self._current.start()
+        return self._current.is_leading and not self._current.is_lost
 
 
 def _own_namespace() -> str:

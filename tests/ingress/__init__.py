@@ -1,0 +1,1 @@
+"""Ingress, with a real nginx in namespaces that the tests make."""
