@@ -55,6 +55,12 @@ NOT_RUN = {
 
 # In front of the command: 1 says that something differs or was found, and an agent ends when its rules are in force.
 COMMAND = """#!/bin/sh
+case "$*" in
+"cleanup --portmap")
+    # A host may have no CNI configuration, or one with portmap.
+    mkdir -p "$HOME/cni"
+    set -- "$@" --cni-config "$HOME/cni" ;;
+esac
 case "$1" in
 agent)
     log=$(mktemp)

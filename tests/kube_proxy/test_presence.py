@@ -122,6 +122,8 @@ def test_in_a_container_it_is_said_that_processes_of_others_do_not_show(
     (tmp_path / "kube-proxy").symlink_to("/bin/sleep")
     code = "from rulegen.kube_proxy.presence import look; print(*look(), sep='|')"
     with _process(namespace, str(tmp_path / "kube-proxy"), "60"), namespace.entered():
-        command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
+        # In a chroot whose root is no mount, its propagation cannot be changed.
+        container = ["unshare", "--propagation", "unchanged", "--pid", "--fork", "--mount-proc"]
+        command = [*container, sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "|from here the processes of others cannot be seen\n"

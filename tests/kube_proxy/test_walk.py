@@ -28,8 +28,9 @@ TARGETS = {
     "iptables-nft": ("--target", "iptables", "--iptables-variant", "nft"),
     "iptables-legacy": ("--target", "iptables", "--iptables-variant", "legacy"),
 }
-# The agent as the DaemonSet runs it: without a look at other processes.
-POD = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+# The agent as the DaemonSet runs it: without a look at other processes. The propagation of a chroot's root, which is no
+# mount, cannot be changed.
+POD = ("unshare", "--propagation", "unchanged", "--pid", "--fork", "--mount-proc", "--kill-child")
 IN_FORCE = "sync mode=full"
 SECONDS = 10.0
 

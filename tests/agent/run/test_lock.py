@@ -85,21 +85,22 @@ def test_each_network_namespace_has_its_own(namespace: NetworkNamespace) -> None
 
 def test_another_mount_and_process_namespace_is_no_way_around_it(namespace: NetworkNamespace) -> None:
     """As in a container on the host's network."""
-    with _holder(namespace, "unshare", "--mount", "--pid", "--fork", "--mount-proc"), namespace.entered():
+    # In a chroot whose root is no mount, its propagation cannot be changed.
+    container = ("unshare", "--mount", "--propagation", "unchanged", "--pid", "--fork", "--mount-proc")
+    with _holder(namespace, *container), namespace.entered():
         assert lock.acquire() is None
         assert lock.holder() == "process in another container"
 
 
 def test_users_without_privileges_can_neither_take_nor_pretend_it(namespace: NetworkNamespace) -> None:
     pretends = """
-import os, socket, sys, time
+import os, socket, time
+from rulegen.agent.run.lock import acquire
+from rulegen.errors import HostError
 os.setresuid(65534, 65534, 65534)
 taken = socket.socket(socket.AF_UNIX)
 taken.bind("\\0rulegen-agent")
 taken.listen(1)
-sys.path.insert(0, os.getcwd())
-from rulegen.agent.run.lock import acquire
-from rulegen.errors import HostError
 try:
     print("taken" if acquire() else "not taken", flush=True)
 except HostError as error:
