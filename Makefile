@@ -8,8 +8,9 @@ PYTHON := /usr/bin/python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# More tests side by side than there are processors: many of them wait most of their time.
-SIDE_BY_SIDE = --numprocesses $(shell expr $$(nproc) \* 3 / 2) --maxprocesses 12 --dist worksteal
+# Twice as many tests side by side as there are processors: many of them wait most of their time, for the kernel, for an
+# agent, or for what must not happen.
+SIDE_BY_SIDE = --numprocesses $(shell expr $$(nproc) \* 2) --maxprocesses 16 --dist worksteal
 
 # For root nothing is out of reach, so nothing may be skipped. Others load rules in a user namespace, where that is
 # allowed; the loopback interface of a new network namespace is down.
@@ -111,7 +112,7 @@ site:
 
 # Needs root and the network, takes a quarter of an hour.
 test-packages: install
-	scripts/install-packages deb test-packages
+	scripts/install-packages deb tests test-packages
 	$(BIN)/python -m pytest --packages tests/packages
 role: install
 	$(BIN)/python scripts/cluster_role.py $(FEATURES)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from heapq import nlargest
 
+from rulegen.errors import printable
+
 # Longer than a namespace and a name of Kubernetes together; and how many may be compared letter by letter.
 _LONGEST = 128
 _MOST_COMPARED = 500
@@ -36,3 +38,12 @@ def alike(name: str, names: Iterable[str], most: int = 3, likeness: float = 0.6)
         if (ratio := matcher.ratio()) >= likeness:
             found.append((ratio, candidate))
     return [candidate for _, candidate in nlargest(most, found)]
+
+
+def there_is(name: str, names: Iterable[str], most: int = 5) -> str:
+    """The end of a message about a name that nobody has: `; there is shop`, those that are spelt alike, else a few."""
+    known = sorted(names)
+    near = alike(name.lower(), known, most)
+    found = near or known[:most]
+    more = f" and {len(known) - len(found)} more" if not near and len(known) > len(found) else ""
+    return f"; there is {', '.join(map(printable, found))}{more}" if found else ""

@@ -101,6 +101,15 @@ def legible(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written: bytes of a path that were no UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def lines(text: str, most: int = _MOST_LINES) -> list[str]:
     """`text`, which may have several lines, as lines that are safe; of more than `most` only the number is told."""
     found = text.split("\n", most)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from ipaddress import ip_address, ip_network
@@ -24,10 +25,11 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from rulegen.alike import there_is
 from rulegen.config import Family, NodeConfiguration, PodRange, Target
 from rulegen.configuration_file import for_families, node_configuration, read_configuration, read_policy_settings
 from rulegen.drivers import make_driver
-from rulegen.errors import InputError, printable, shown
+from rulegen.errors import InputError, one_line, printable, shown
 from rulegen.features import check_conditions, feed, kinds_of, make
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
@@ -246,7 +248,8 @@ def find_scenarios(folders: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for folder in folders:
         if not is_folder(folder):
-            raise InputError(f"{printable(folder)}: no such folder")
+            found_there = "expected a folder, found a file" if is_there(folder) else "no such folder"
+            raise InputError(f"{printable(folder)}: {found_there}")
         inside = sorted(path for path, files in walk(folder) if FLOWS_FILE in files)
         if not inside:
             raise InputError(f"{printable(folder)}: no scenario here: no folder with {FLOWS_FILE}")
@@ -263,6 +266,8 @@ def read_scenario(folder: Path) -> Scenario:
     store = next(feature.store for feature in features if isinstance(feature, ServicesFeature))
     stated = [_address(text, f"{path}: addresses") for text in content.addresses]
     addresses = tuple(dict.fromkeys((*host_addresses(store.node), *stated)))
+    if content.check is Depth.FLOWS and not content.flows:
+        raise InputError(f"{path}: flows: expected at least one: without any nothing is checked")
     lines = _lines_of_flows(path) if content.flows else []
     flows = tuple(_flows(content, path, lines))
     return Scenario(folder, configuration, addresses, flows, store, features, take_all(features), content.check)
@@ -289,17 +294,23 @@ def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
 def read_text(path: Path) -> str:
     """Raises InputError for a file that cannot be read, or is no text."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error.strerror if isinstance(error, OSError) else 'is no UTF-8 text'}") from error
 
 
 def _file_failure(scenario: Scenario, path: Path, name: str, *, is_there: bool) -> Failure:
     deeper = "--depth ruleset " if scenario.depth is Depth.FLOWS else ""
-    command = f"rulegen golden update {deeper}{printable(str(scenario.folder))}"
+    command = f"rulegen golden update {deeper}{_word(scenario.folder)}"
     if is_there:
         return Failure(path, 1, name, "the rules that are written down", "others", command)
     return Failure(path, 1, name, "a file of rules", "none", command)
+
+
+def _word(path: Path) -> str:
+    """As a shell takes it; what no terminal should get, as messages have it."""
+    text = str(path)
+    return shlex.quote(text) if text.isprintable() else shown(text)
 
 
 def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
@@ -310,6 +321,7 @@ def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
     changed = []
     for path, rendered in compared_files(scenario, depth).items():
         if not _says(path, rendered):
+            _make_folder(path.parent)
             write_text(path, rendered)
             changed.append(path)
     return changed
@@ -325,11 +337,18 @@ def _says(path: Path, text: str) -> bool:
         raise refusal(path, error) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes it, in a new folder where there is none. Raises InputError for a file that cannot be written."""
+def _make_folder(path: Path) -> None:
+    """Raises InputError."""
     try:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises InputError for a file that cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise refusal(error.filename or path, error) from error
 
@@ -374,9 +393,8 @@ def files(scenario: Scenario) -> dict[Path, str]:
         base_file = base.with_suffix(suffix)
         written[base_file] = _render(scenario, target, without)
         added = _added(_said(written[base_file]), _said(render(scenario, target)))
-        written[scenario.folder / name] = "".join(
-            f"{line}\n" for line in (f"--- ../{BASE_FOLDER}/{base_file.name}", f"+++ {scenario.folder.name}", *added)
-        )
+        names = (f"--- ../{BASE_FOLDER}/{base_file.name}", f"+++ {one_line(scenario.folder.name)}")
+        written[scenario.folder / name] = "".join(f"{line}\n" for line in (*names, *added))
     return written
 
 
@@ -501,13 +519,6 @@ def _address(text: str, place: str) -> str:
     return address
 
 
-def _cidr(text: str, place: str) -> str:
-    network = parse_network(text)
-    if network is None:
-        raise InputError(f"{place}: expected a CIDR, got {shown(text)}")
-    return str(network)
-
-
 def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguration, path: Path) -> list[Feature]:
     try:
         features = make(content.features, configuration)
@@ -516,6 +527,10 @@ def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguratio
     manifests = load([str(cluster)], None, kinds=kinds_of(content.features))
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))
+    nodes = {node.metadata.name for node in manifests.nodes}
+    if nodes and configuration.node_name not in nodes:
+        near = there_is(configuration.node_name, nodes)
+        raise InputError(f"{path}: node: {CLUSTER_FILE} has no node {shown(configuration.node_name)}{near}")
     feed(features, manifests.objects())
     try:
         check_conditions(features)
@@ -529,7 +544,11 @@ def _flows(content: FlowsFile, path: Path, lines: Sequence[int]) -> Iterator[Flo
         place = f"{path}: flows[{index}]"
         if isinstance(entry.expect, Balanced):
             _check_shares(entry.expect, f"{place}.expect")
-        for source, destination in product(_as_list(entry.sources), _as_list(entry.destinations)):
+        pairs = list(product(_as_list(entry.sources), _as_list(entry.destinations)))
+        if not pairs:
+            empty = "to" if entry.sources else "from"
+            raise InputError(f"{place}.{empty}: expected at least one, got none")
+        for source, destination in pairs:
             flow = _flow(entry, source, destination, place)
             if flow.source != NODE and family_of(flow.source) != family_of(flow.destination):
                 raise InputError(f"{place}: {shown(source)} and {shown(destination)} are of different IP families")
@@ -555,17 +574,18 @@ def _flow(entry: FlowEntry, source: str, destination: str, place: str) -> Flow:
         address, port, protocol = parse_destination(destination)
     except ValueError as error:
         raise InputError(f"{place}.to: {error}") from error
-    if source != NODE:
-        source = _cidr(source, f"{place}.from") if "/" in source else _address(source, f"{place}.from")
-    return Flow(
-        entry.name,
-        source,
-        entry.interface,
-        address,
-        port,
-        protocol,
-        entry.expect,
-    )
+    client = NODE if source == NODE else _client(source)
+    if client is None:
+        raise InputError(f"{place}.from: expected an address, a CIDR, or {NODE}, got {shown(source)}")
+    return Flow(entry.name, client, entry.interface, address, port, protocol, entry.expect)
+
+
+def _client(text: str) -> str | None:
+    """An address, or a CIDR, canonical."""
+    if "/" not in text:
+        return canonical_address(text)
+    network = parse_network(text)
+    return str(network) if network else None
 
 
 # -- following --
@@ -591,7 +611,7 @@ class Fact(NamedTuple):
 
 def _flow_cases(scenario: Scenario) -> Iterator[Case]:
     indexes = _frontends(scenario)
-    command = f"rulegen golden update --flows {printable(str(scenario.folder))}"
+    command = f"rulegen golden update --flows {_word(scenario.folder)}"
     for flow in scenario.flows:
         expected = _expected(flow.expect)
         failures = tuple(

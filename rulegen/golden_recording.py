@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from io import StringIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from rulegen.golden import (
 )
 from rulegen.kube.manifests import Manifests
 from rulegen.kube.snapshot import write_manifests
+from rulegen.paths import refusal
 
 # What is done where a file is there already.
 _INSTEAD = {
@@ -83,14 +84,14 @@ def record(
 @contextmanager
 def _taken_back_on_failure(folder: Path) -> Iterator[Callable[[str, str], None]]:
     """What writes a new file there, by name and text. When the block fails, what it made goes, folders too."""
-    made: list[Path] = []
+    undo = ExitStack()
 
     def write(name: str, text: str) -> None:
         path = folder / name
         try:
             # Whoever was there first has it, also since it was last looked at.
-            with path.open("x") as output:
-                made.append(path)
+            with path.open("x", encoding="utf-8") as output:
+                undo.callback(_if_possible, path.unlink)
                 output.write(text)
         except FileExistsError as error:
             raise InputError(f"{printable(str(path))}: there already; {_INSTEAD[name]}") from error
@@ -98,18 +99,20 @@ def _taken_back_on_failure(folder: Path) -> Iterator[Callable[[str, str], None]]
             raise InputError(f"{printable(str(path))}: {error.strerror}") from error
 
     try:
-        for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-            missing.mkdir()
-            made.append(missing)
-        yield write
-    except BaseException as error:
-        for path in reversed(made):
-            # Where it cannot be taken back, the person sees what is left beside what went wrong.
-            with suppress(OSError):
-                path.rmdir() if path.suffix == "" and path.is_dir() else path.unlink()
-        if isinstance(error, OSError):
-            raise InputError(f"{printable(str(error.filename))}: {error.strerror}") from error
-        raise
+        with undo:
+            for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+                missing.mkdir()
+                undo.callback(_if_possible, missing.rmdir)
+            yield write
+            undo.pop_all()
+    except OSError as error:
+        raise refusal(error.filename or folder, error) from error
+
+
+def _if_possible(step: Callable[[], None]) -> None:
+    """Where somebody has put something there meanwhile, it stays."""
+    with suppress(OSError):
+        step()
 
 
 def _pairs(packets: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rulegen.errors import legible
 from rulegen.golden import Case, Difference, Failure
 
 # What XML 1.0 cannot say, not even escaped.
@@ -30,9 +31,9 @@ def document(checked: Sequence[Checked], strays: Sequence[Path] = ()) -> dict[st
         "summary": {"scenarios": len(checked), "different": sum(bool(one.difference) for one in checked)},
         "failures": [
             {
-                "scenario": str(one.folder),
+                "scenario": legible(str(one.folder)),
                 "name": failure.name,
-                "file": str(failure.file),
+                "file": legible(str(failure.file)),
                 "line": failure.line,
                 "expected": failure.expected,
                 "found": failure.found,
@@ -41,7 +42,7 @@ def document(checked: Sequence[Checked], strays: Sequence[Path] = ()) -> dict[st
             for one in checked
             for failure in one.difference.failures
         ],
-        "unused": [str(path) for path in strays],
+        "unused": [legible(str(path)) for path in strays],
     }
 
 

@@ -159,6 +159,64 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, f"rulegen: {tmp_path}/scenarioz: no such folder\n")
 
 
+def test_a_file_is_no_folder(scenario: Path) -> None:
+    """As whoever gives the files that have changed."""
+    done = _run("check", str(scenario / FLOWS_FILE))
+    expected = f"rulegen: {scenario}/{FLOWS_FILE}: expected a folder, found a file\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
+@pytest.mark.parametrize(
+    ("flows", "message"),
+    [
+        ("node: node-x\ncheck: ruleset\n", 'node: cluster.yaml has no node "node-x"; there is node-c, node-b, node-a'),
+        ("node: node-a\n", "flows: expected at least one: without any nothing is checked"),
+        ("node: node-a\nflows: []\n", "flows: expected at least one: without any nothing is checked"),
+        (
+            "node: node-a\nflows:\n  - {name: x, from: 10.128.0.9, to: [], expect: rejected}\n",
+            "flows[0].to: expected at least one, got none",
+        ),
+        (
+            "node: node-a\nflows:\n  - {name: x, from: [], to: 10.96.0.20:80/tcp, expect: rejected}\n",
+            "flows[0].from: expected at least one, got none",
+        ),
+        (
+            "node: node-a\nflows:\n  - {name: x, from: nodes, to: 10.96.0.20:80/tcp, expect: rejected}\n",
+            'flows[0].from: expected an address, a CIDR, or node, got "nodes"',
+        ),
+    ],
+)
+def test_a_scenario_that_could_not_fail_is_an_error(scenario: Path, flows: str, message: str) -> None:
+    """Of a node that there is not nothing is local, and no packet is no packet that ends otherwise."""
+    (scenario / FLOWS_FILE).write_text(flows)
+    done = _run("check", str(scenario))
+    assert (done.returncode, done.stderr) == (2, f"rulegen: {scenario}/{FLOWS_FILE}: {message}\n")
+
+
+def test_the_command_that_accepts_is_one_for_a_shell(scenario: Path) -> None:
+    folder = scenario.parent / "it's $HOME (1)"
+    scenario.rename(folder)
+    _spoil(folder)
+    done = _run("check", "--depth", "flows", str(folder))
+    command = done.stdout.splitlines()[0].partition("to accept it: ")[2]
+    subprocess.run(["sh", "-ec", command], env=_as_installed(), check=True, capture_output=True)
+    assert _run("check", "--depth", "flows", str(folder)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("check", "--github", "-o", "json"), "--github and -o json: one of them, as either is what is printed"),
+        (("check", "--junit", "-"), "--junit: expected the name of a file: the failures are printed as lines"),
+        (("update", "--flows", "--depth", "entries"), "--depth means nothing with --flows: it is about the rulesets"),
+    ],
+)
+def test_options_that_do_not_go_together(scenario: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = _run(*arguments, str(scenario), folder=scenario)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rulegen: {message}\n")
+    assert not (scenario / "-").exists()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "known"),
     [
@@ -230,9 +288,42 @@ def test_json_has_what_the_text_has(scenario: Path) -> None:
     assert failure["accept"] == f"rulegen golden update --flows {scenario}"
 
 
-def test_a_report_that_cannot_be_written_is_a_line(scenario: Path) -> None:
-    done = _run("check", str(scenario), "--junit", "/nonexistent/report.xml")
-    assert (done.returncode, done.stderr) == (2, "rulegen: /nonexistent/report.xml: No such file or directory\n")
+def test_a_folder_whose_name_is_no_utf_8_is_told_in_every_form(scenario: Path, tmp_path: Path) -> None:
+    folder = scenario.rename(scenario.parent / os.fsdecode(b"\xff"))
+    _spoil(folder)
+    for arguments in ((), ("--github",), ("-o", "json"), ("--junit", str(tmp_path / "report.xml"))):
+        done = _run("check", "--depth", "flows", str(scenario.parent), *arguments)
+        assert (done.returncode, done.stderr) == (1, "")
+    document = json.loads(_run("update", "--depth", "entries", "-o", "json", str(scenario.parent)).stdout)
+    assert document["rewritten"][0].endswith(r"\xff/nftables.diff")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nonexistent/new/report.xml", "No such file or directory"),
+        ("/", "Is a directory"),
+        ("/dev/full", "No space left on device"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_a_line_below_what_was_found(scenario: Path, path: str, reason: str) -> None:
+    line = _spoil(scenario)
+    done = _run("check", str(scenario), "--junit", path)
+    assert (done.returncode, done.stderr) == (2, f"rulegen: {path}: {reason}\n")
+    assert f"{FLOWS_FILE}:{line}: the first glob" in done.stdout
+
+
+def test_what_people_wrote_is_utf_8_whatever_the_locale(scenario: Path) -> None:
+    _spoil(scenario)
+    _edit(scenario / FLOWS_FILE, "name: the first glob that matches", "name: der erste, der paßt")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return _run(*arguments, str(scenario), LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+
+    done = run("update", "--flows")
+    assert done.returncode == 0, done.stderr
+    assert "paßt" in (scenario / FLOWS_FILE).read_text(encoding="utf-8")
+    assert run("check").returncode == 0
 
 
 # ---- what runs it ----
@@ -383,6 +474,21 @@ def test_packets_that_cannot_be_used_leave_no_scenario(tmp_path: Path, packets: 
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["packets.txt"]
+
+
+def test_packets_may_come_through_a_pipe(tmp_path: Path) -> None:
+    """`-` is the name of no file here, either."""
+    words = [RULEGEN, "golden", "record", "new", "--node", "node-a", "--packets", "-", "-f"]
+
+    def piped(cluster: str) -> subprocess.CompletedProcess[str]:
+        packets = "10.128.0.9 10.96.0.20:80/tcp\n"
+        return subprocess.run(
+            [*words, cluster], input=packets, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    assert "read once" in piped("-").stderr
+    assert piped(str(REPOSITORY / "golden/clusterip/cluster.yaml")).returncode == 0
+    assert _run("check", str(tmp_path / "new")).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", FLOWS_FILE])

@@ -120,3 +120,74 @@ def test_each_file_that_code_and_documentation_name_is_there() -> None:
     named = r"\b(?:rulegen|tests|bench|scripts|templates)/[\w/.-]+\.(?:py|j2|nft|md)\b"
     paths = {(path, name) for path in _TEXTS for name in re.findall(named, path.read_text())}
     assert [(path.name, name) for path, name in paths if not (ROOT / name).exists()] == []
+
+
+_RULE_NUMBER = re.compile(r"\b(?:SVC-\d+|D\d{1,2})\b")
+_PACKET_NUMBER = re.compile(r"\b8000:[0-9a-f]{4}\b")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != DECISIONS], ids=lambda page: page.name)
+def test_numbers_are_explained_before_they_are_shown(page: Path) -> None:
+    """Those of rules and decisions, and those that a packet carries from one lookup to the next."""
+    text = page.read_text()
+    told = re.search(r"\bsuch as SVC-\d+\b|\[service-proxy\.md\]\(service-proxy\.md\)", text)
+    for number in _RULE_NUMBER.finditer(text):
+        assert told is not None, number[0]
+        # In the same sentence, or before.
+        assert told.start() <= number.start() or "\n\n" not in text[number.start() : told.start()], number[0]
+    told = re.search(r"a packet\s+carries|number by which|in a packet's register", text)
+    for number in _PACKET_NUMBER.finditer(text):
+        assert told is not None, number[0]
+        assert told.start() < number.start() or "\n\n" not in text[number.start() : told.start()], number[0]
+
+
+def test_the_first_pages_have_the_figures_that_were_measured() -> None:
+    """The table of README.md and of the site's first page, each cell of which stands in docs/performance.md."""
+    measured = (ROOT / "docs/performance.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", measured, re.MULTILINE))
+    tables = []
+    for page in (ROOT / "README.md", ROOT / "docs/index.md"):
+        text = page.read_text()
+        # What it is and why comes first, before how it is installed or called.
+        assert (
+            text.index("in place of kube-proxy") < text.index("| kube-proxy's nftables layout") < text.index("```sh\n")
+            if "```sh\n" in text
+            else True
+        )
+        tables.append(re.findall(r"^\| ([^|]+, [^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE))
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 6
+    for name, theirs, ours in tables[0]:
+        kind, _, scale = name.partition(", ")
+        if "Services" in scale:
+            (row,) = [cells for words, cells in rows.items() if words.startswith(f"{scale}: {kind}")]
+            assert row.split(" | ")[:2] == [theirs, ours], name
+        else:
+            beginning = {"each later packet": "later packet of a connection"}.get(kind, kind)
+            # Of the first of its rows, at 1,000 Services: the floor, no rules, rulegen, kube-proxy's layout.
+            cells = re.search(
+                rf"^\| {beginning} \| (.*) \|$", measured[measured.index("**1,000 Services**") :], re.MULTILINE
+            )
+            assert cells is not None
+            assert [cell.split(" ")[0] for cell in cells[1].split(" | ")[2:4]] == [ours, theirs], name
+
+
+def test_each_decision_about_what_kube_proxy_does_is_in_the_table_of_those_who_move() -> None:
+    """Each row says of each of the three modes whether something is lost, won or the same."""
+    made = set(re.findall(r"^- \*\*(D\d+) ", DECISIONS.read_text(), re.MULTILINE))
+    # Host ports and egress masquerade are other programs' work.
+    of_features = {"D21", "D22"}
+    table = re.findall(r"^\| (.*) \|$", (ROOT / "docs/moving.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bD\d+\b", "\n".join(table))) == made - of_features
+    assert table[0] == "| from iptables | from ipvs | from nftables"
+    for row in table[2:]:
+        _, *cells = row.split(" | ")
+        assert len(cells) == 3, row
+        for cell in cells:
+            assert re.search(r"(?:^|on (?:nftables|iptables) |; )(?:=|won|lost|needs|as from)", cell), cell
+
+
+def test_each_page_has_its_place_in_the_site() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = re.findall(r"([\w-]+\.md)$", nav, re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))

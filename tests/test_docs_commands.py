@@ -37,18 +37,20 @@ RULEGEN = Path(sys.executable).parent / "rulegen"
 NOT_RUN = {
     r"^make ": "works on the repository itself: `make test` would run itself, the others take minutes and the network",
     r"^\.venv/bin/python -m bench": "measures for minutes",
-    r"\bkubectl ": "needs a cluster; tests/test_deploy.py runs what is more than one call, with a kubectl of its own",
+    r"\bkubectl ": "needs a cluster; tests/test_replacing.py runs its page whole, tests/test_deploy.py what is more "
+    "than one call, each with a kubectl of its own",
     r"\bon worker-1 ": "is kubectl exec, with what the page defines above",
     r"^podman ": "needs a registry; tests/packages builds the image",
     r"^(apt-get|pipx|pip) ": "installs from the network; tests/packages does",
     r"^systemctl ": "needs a systemd of its own; tests/packages boots one",
     r"/etc/modules-load\.d": "changes the host",
     r"^rulegen demo": "takes seconds; tests/test_demo.py runs it",
-    r"^\$? ?rulegen (trace|top) ": "waits for traffic; tests/commands has some",
-    r"^\$? ?rulegen (status|support-bundle)|node-a\.tar\.gz": "asks an agent that runs; so do tests/agent",
+    r"^\$? ?rulegen (trace|top) ": "waits for traffic; tests/trace and tests/top have some",
+    r"^\$? ?rulegen (status|support-bundle)|node-a\.tar\.gz": "asks an agent that runs; so do tests/agent/status, and "
+    "tests/commands/test_support_bundle.py reads bundles",
     r"--config records\.yaml": "asks a name server; tests/records does",
     r"^curl ": "asks an agent that runs; tests/agent/http does",
-    r"_source rulegen": "is for the start of three different shells; tests/commands asks for completions",
+    r"_source rulegen": "is for the start of three shells; tests/commands/test_terminal.py starts them",
 }
 
 # In front of the command: 1 says that something differs or was found, and an agent ends when its rules are in force.
@@ -97,7 +99,11 @@ def _blocks(page: Path) -> list[Block]:
     return [Block(page, text.count("\n", 0, one.start()) + 1, one[2], textwrap.dedent(one[3])) for one in found]
 
 
-BLOCKS = {page: blocks for page in PAGES if (blocks := [one for one in _blocks(page) if not one.needs])}
+# tests/test_replacing.py runs this page, all of it in one shell.
+_WHOLE = ROOT / "docs/replace-kube-proxy.md"
+BLOCKS = {
+    page: blocks for page in PAGES if page != _WHOLE and (blocks := [one for one in _blocks(page) if not one.needs])
+}
 
 
 @pytest.fixture(scope="module")
@@ -203,5 +209,17 @@ def _pattern(shown: str) -> str:
 def test_what_is_not_run_is_little_and_each_reason_is_needed() -> None:
     blocks = [block for page in PAGES for block in _blocks(page)]
     assert sum(not block.needs for block in blocks) > len(blocks) / 2
-    for word in NOT_RUN:
+    for word, reason in NOT_RUN.items():
         assert any(re.search(word, block.text, re.MULTILINE) for block in blocks), word
+        # Whoever is named does run it.
+        for path in re.findall(r"tests/[\w/]+(?:\.py)?", reason):
+            assert (ROOT / path).exists(), path
+
+
+def test_no_command_is_in_a_block_of_another_kind() -> None:
+    """Such as one that is merely indented, or fenced without a word: nobody would run it."""
+    for page in PAGES:
+        text = re.sub(r"^( *)```(sh|console|yaml)\n.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert re.findall(r"^(?:    |\$ )(?:\$ )?(?:rulegen|nft|iptables) [a-z-].*", text, re.MULTILINE) == [], (
+            page.name
+        )

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rulegen.config import AgentConfiguration
+
 REPOSITORY = Path(__file__).parents[1]
 MONITORING = REPOSITORY / "deploy/monitoring"
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
@@ -48,16 +50,60 @@ def _expressions() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def documented() -> set[str]:
-    """Those of docs/metrics.md, which tests of the agent hold to what it answers, and the process's own."""
+def documented() -> dict[str, set[str]]:
+    """Those of docs/metrics.md with their labels, to which tests hold what the agent answers; the process's own."""
     text = (REPOSITORY / "docs/metrics.md").read_text()
-    return {*re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE), "process_resident_memory_bytes"}
+    rows = re.findall(r"^\| `([a-z_]+)` \| \w+(.*?) \|", text, re.MULTILINE)
+    labels = {name: set(re.findall(r"`(\w+)`", words)) for name, words in rows}
+    return {**labels, "process_resident_memory_bytes": set()}
 
 
-def test_each_metric_in_the_dashboard_and_the_alerts_exists(documented: set[str]) -> None:
+def test_each_metric_in_the_dashboard_and_the_alerts_exists(documented: dict[str, set[str]]) -> None:
     named = {_series(name) for expression in _expressions() for name in _metrics_in(expression)}
     assert len(named) > 15
-    assert named - documented == set()
+    assert named - documented.keys() == set()
+
+
+# What Prometheus adds, the PodMonitor with `targetLabel` and the operator.
+_OF_THE_TARGET = {"node", "job"}
+
+
+def _labelled() -> Iterator[tuple[str, set[str]]]:
+    """Each expression with the labels that it, its legend or its alert's text asks for."""
+    for rule in RULES:
+        yield rule["expr"], set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+    for panel in _panels():
+        for target in panel.get("targets", ()):
+            yield target["expr"], set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
+
+
+def test_each_label_that_is_asked_for_is_one_of_the_metric(documented: dict[str, set[str]]) -> None:
+    """A label that is not there would be an empty one: no series, or all in one."""
+    asked = set()
+    for expression, shown in _labelled():
+        grouped = {label for labels in re.findall(r"\bby *\(([^)]*)\)", expression) for label in labels.split(", ")}
+        matched = set(re.findall(r"[{,] *(\w+) *(?:=|!)~?", "".join(re.findall(r"\{[^}]*\}", expression))))
+        (labels,) = {frozenset(documented[_series(name)]) for name in _metrics_in(expression)}
+        assert (grouped | matched | shown) - labels - _OF_THE_TARGET <= {"le"} & grouped, expression
+        asked |= grouped | matched | shown
+    assert asked > {"kind", "reason", "ip_family", "traffic_policy", "change", "node"}
+
+
+def test_only_the_agents_container_is_a_target() -> None:
+    """A pod has a target for each container without ports, ended or not; tests/packages asks Prometheus."""
+    monitor = yaml.safe_load((MONITORING / "podmonitor.yaml").read_text())["spec"]
+    documents = yaml.safe_load_all((REPOSITORY / "deploy/base/rulegen.yaml").read_text())
+    template = next(one for one in documents if one["kind"] == "DaemonSet")["spec"]["template"]
+    assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    # The address is put together, as the container names no port that an endpoint could.
+    assert "ports" not in container
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint.keys() == {"path", "relabelings"}
+    kept = {"sourceLabels": ["__meta_kubernetes_pod_container_name"], "regex": container["name"], "action": "keep"}
+    assert endpoint["relabelings"][0] == kept
+    ports = {one["replacement"].rpartition(":")[2] for one in endpoint["relabelings"] if "replacement" in one}
+    assert ports == {str(AgentConfiguration().metrics_bind_address.port)}
 
 
 def test_each_alert_of_the_documentation_is_a_rule() -> None:

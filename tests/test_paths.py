@@ -175,3 +175,20 @@ def _run(*arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedP
     return subprocess.run(
         [*before, RULEGEN, *arguments], capture_output=True, text=True, check=False, timeout=patience(60)
     )
+
+
+def test_a_recording_that_fails_leaves_no_folder_whatever_it_is_called(tmp_path: Path) -> None:
+    packets = tmp_path / "packets"
+    packets.write_text("10.0.0.1 nowhere\n")
+    folder = tmp_path / "v1.2" / "scenario.d"
+    words = ("-f", str(SCENARIO / "cluster.yaml"), "--node", "node-a", "--packets", str(packets))
+    done = _run("golden", "record", str(folder), *words)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert not folder.parent.exists()
+    # What lies there already stays, and so does its folder.
+    folder.mkdir(parents=True)
+    (folder / "cluster.yaml").write_text("mine")
+    done = _run("golden", "record", str(folder), *words)
+    assert done.returncode == 2
+    assert [path.name for path in folder.iterdir()] == ["cluster.yaml"]
+    assert (folder / "cluster.yaml").read_text() == "mine"

@@ -14,7 +14,7 @@ import click
 
 from rulegen import gc_pause
 from rulegen.commands.output import fail, print_removed
-from rulegen.errors import RulegenError, UnseenError, printable
+from rulegen.errors import InputError, RulegenError, UnseenError, printable
 
 
 @contextmanager
@@ -60,6 +60,14 @@ def _colour_option() -> click.Option:
     )
 
 
+def _check_given(parameter: click.Parameter, context: click.Context) -> None:
+    """`--to "$ADDRESS"`, with a variable that is not set, must not do as if --to was not there."""
+    value = context.params.get(parameter.name or "")
+    if "" in (value if isinstance(value, tuple) else (value,)):
+        name = max(parameter.opts, key=len) if isinstance(parameter, click.Option) else parameter.make_metavar(context)
+        raise InputError(f'{name}: expected a value, got ""')
+
+
 class _Standard(click.Command):
     """What commands and groups have in common: --color, and examples as the program was called."""
 
@@ -67,6 +75,14 @@ class _Standard(click.Command):
         """As click's."""
         super().__init__(*arguments, **options)
         self.params.append(_colour_option())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's; a value that is given is not empty. Raises InputError."""
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            for parameter in self.params:
+                _check_given(parameter, ctx)
+        return rest
 
     def get_help(self, ctx: click.Context) -> str:
         """Examples begin as the program was called: `kubectl rulegen` for kubectl's plugin."""

@@ -97,6 +97,8 @@ def _selected(difference: Difference, selection: Selection, labels: Labels) -> D
     from rulegen.reconcile.driver import Difference
 
     selected = select(difference.changes(), selection, labels)
+    if not selected.has_objects:
+        say_warning("-l: no object of the input has these labels")
     if number := selected.unlabelled:
         entries = "1 entry is" if number == 1 else f"{number} entries are"
         say_warning(f"{entries} left out, of objects that are not in the input, so that their labels are not known")

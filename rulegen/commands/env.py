@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rulegen.alike import there_is
 from rulegen.commands.command import Command
 from rulegen.commands.completing import complete_namespaces
 from rulegen.commands.options import CONFIG, FILES, KUBECONFIG, SKIP_INVALID, pack
@@ -44,7 +45,8 @@ def env(namespace: str, no_service_links: bool, output: str, **options: Any) -> 
     for note in found.notes:
         say_warning(note)
     if not any(service.metadata.namespace == namespace for service in services):
-        say_warning(f"there is no Service in namespace {printable(namespace)}")
+        near = there_is(namespace, {service.metadata.namespace for service in services})
+        say_warning(f"there is no Service in namespace {printable(namespace)}{near}")
     _PRINT[output]({variable.name: variable.value for variable in found.variables})
 
 

@@ -10,15 +10,20 @@ import click
 
 from rulegen.commands.command import Command, Group
 from rulegen.commands.options import OUTPUT, input_options, pack
-from rulegen.commands.output import EXIT_DIFFERENT, echo, print_document
+from rulegen.commands.output import EXIT_DIFFERENT, echo, fail, print_document
 from rulegen.commands.progress import each
 from rulegen.commands.reading import read_objects
+from rulegen.errors import legible
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rulegen.config import Configuration
     from rulegen.golden_reports import Checked
+
+
+# What stands for standard input, and is the name of no file.
+STDIN = "-"
 
 
 @click.group(cls=Group)
@@ -58,6 +63,10 @@ def golden_check(
     from rulegen import golden as scenarios
     from rulegen import golden_reports as reports
 
+    if github and output == "json":
+        fail("--github and -o json: one of them, as either is what is printed")
+    if junit == STDIN:
+        fail("--junit: expected the name of a file: the failures are printed as lines")
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
     read = [scenarios.read_scenario(folder) for folder in paths]
@@ -73,8 +82,6 @@ def golden_check(
             for one, scenario in each("proving scenarios", zip(checked, read, strict=True), len(read))
         ]
     strays = scenarios.unused(folders, read, wanted)
-    if junit:
-        scenarios.write_text(Path(junit), reports.junit(checked))
     if output == "json":
         import msgspec
 
@@ -86,6 +93,9 @@ def golden_check(
             echo(line)
     else:
         _print_golden(checked, strays)
+    # Where that fails, what was found is not lost.
+    if junit:
+        scenarios.write_text(Path(junit), reports.junit(checked))
     sys.exit(EXIT_DIFFERENT if strays or any(one.difference for one in checked) else 0)
 
 
@@ -118,6 +128,8 @@ def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool, outp
     from rulegen import golden as scenarios
     from rulegen.golden_recording import accept_flows
 
+    if flows and depth:
+        fail("--depth means nothing with --flows: it is about the rulesets")
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
     read = [scenarios.read_scenario(folder) for folder in paths]
@@ -139,8 +151,8 @@ def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool, outp
     if output == "json":
         from rulegen.commands.documents import GoldenUpdateDocument
 
-        files = [str(path) for changed in rewritten for path in changed]
-        print_document(GoldenUpdateDocument(len(paths), files, [str(path) for path in removed]))
+        files = [legible(str(path)) for changed in rewritten for path in changed]
+        print_document(GoldenUpdateDocument(len(paths), files, [legible(str(path)) for path in removed]))
 
 
 def _say_nothing(text: str) -> None:
@@ -150,7 +162,12 @@ def _say_nothing(text: str) -> None:
 @golden.command("record", cls=Command)
 @click.argument("folder", metavar="DIR")
 @input_options
-@click.option("--packets", required=True, metavar="FILE", help="Lines FROM TO, such as `10.128.0.9 10.96.0.20:80/tcp`.")
+@click.option(
+    "--packets",
+    required=True,
+    metavar="FILE",
+    help="Lines FROM TO, such as `10.128.0.9 10.96.0.20:80/tcp`; - for standard input.",
+)
 def golden_record(folder: str, packets: str, **options: Any) -> None:
     """Make a scenario in DIR: the objects, the packets, and as expectations what becomes of them today.
 
@@ -167,8 +184,10 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
     from rulegen.golden_recording import record
 
     source = pack(options)
+    if packets == STDIN and STDIN in source.files:
+        fail("standard input can be read once: name a file with -f or with --packets")
     manifests, configuration = read_objects(source)
-    lines = read_text(Path(packets)).splitlines()
+    lines = read_text(Path("/dev/stdin" if packets == STDIN else packets)).splitlines()
     settings = kube_proxy_fields(source.config) if source.config else {}
     own = {
         "features": _optional_features(configuration),

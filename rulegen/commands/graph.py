@@ -60,13 +60,15 @@ def _service(sight: Sight, name: str) -> Graph:
 
 
 def _namespace(sight: Sight, namespace: str) -> Graph:
+    from rulegen.alike import there_is
     from rulegen.errors import InputError, shown
     from rulegen.pictures.services import namespace_graph
     from rulegen.services.explain.service import ServiceExplainer, ServiceName
 
     names = sorted(key for key in sight.services.services if key[0] == namespace)
     if not names:
-        raise InputError(f"-n: no Service is in namespace {shown(namespace)}")
+        near = there_is(namespace, {key[0] for key in sight.services.services})
+        raise InputError(f"-n: no Service is in namespace {shown(namespace)}{near}")
     explainer = ServiceExplainer(sight.services)
     explained = (explainer.explain(ServiceName(*key, "")) for key in names)
     return namespace_graph(namespace, sight.services.configuration.node_name, explained)

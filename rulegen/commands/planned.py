@@ -17,7 +17,7 @@ from rulegen.commands.applying import Comparison, Ready, make_ready
 from rulegen.commands.documents import ShownEntry, Summary
 from rulegen.commands.options import Input
 from rulegen.commands.plan_file import Plan, PlannedHost, PlannedInput
-from rulegen.errors import InputError, printable
+from rulegen.errors import InputError, is_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +57,8 @@ def make_plan(ready: Ready, variant: str, compared: Comparison) -> Plan:
 
 
 def _absolute(path: str) -> str:
+    if not is_text(path):
+        raise InputError(f"{printable(path)}: expected a name in UTF-8, which a plan can hold")
     return path if path in {"", _STDIN} else os.path.abspath(path)  # noqa: PTH100 - links stay as they were written
 
 

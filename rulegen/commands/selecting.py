@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # What stands for the rest of a name that was too long for a comment.
 _CUT = "~"
 
-# Of objects, by namespace and name; those of several kinds may have one name.
+# Of objects, by namespace and name; those of several kinds may have one name, and a namespace that is there has "".
 Labels: TypeAlias = dict[tuple[str, str], list[Mapping[str, str]]]
 
 
@@ -82,10 +82,15 @@ class Selection(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """The changes that are meant. `unlabelled`: how many are not, because nothing is known of their objects' labels."""
+    """The changes that are meant.
+
+    `unlabelled`: how many are not, because nothing is known of their objects' labels. `has_objects`: whether any object
+    of the input is asked about.
+    """
 
     changes: list[ShownChange]
     unlabelled: int
+    has_objects: bool
 
 
 def selection_options(command: Decorated) -> Decorated:
@@ -135,6 +140,8 @@ def add_labels(labels: Labels, objects: Iterable[Any]) -> None:
     """Puts the labels of objects to those of others."""
     for item in objects:
         metadata = item.metadata
+        if type(item).__name__ == "Namespace":
+            labels.setdefault((metadata.name, ""), [])
         key = (getattr(metadata, "namespace", ""), metadata.name)
         labels.setdefault(key, []).append(getattr(metadata, "labels", None) or {})
 
@@ -142,19 +149,20 @@ def add_labels(labels: Labels, objects: Iterable[Any]) -> None:
 def select(changes: Iterable[ShownChange], selection: Selection, known: Labels) -> Selected:
     """The changes of the selection. `known`: the objects of the input.
 
-    Raises InputError for an object that is neither there nor among the changes.
+    Raises InputError for an object or a namespace that is neither there nor among the changes.
     """
     owned = [(change, [Owner.of(name) for name in change.owned.named]) for change in changes]
     _check_names(selection, [owner for _, owners in owned for owner in owners], known)
     meant = [(change, owners) for change, owners in owned if any(_is_meant(selection, owner) for owner in owners)]
     if selection.labels is None:
-        return Selected([change for change, _ in meant], 0)
+        return Selected([change for change, _ in meant], 0, has_objects=True)
     matches = _matcher(selection.labels, known)
     unlabelled = sum(all((owner.namespace, owner.name) not in known for owner in owners) for _, owners in meant)
     chosen = [
         change for change, owners in meant if any(_is_meant(selection, owner) and matches(owner) for owner in owners)
     ]
-    return Selected(chosen, unlabelled)
+    has_objects = any(matches(owner) for owner in map(Owner._make, ((*key, "") for key in known)))
+    return Selected(chosen, unlabelled, has_objects)
 
 
 def _is_meant(selection: Selection, owner: Owner) -> bool:
@@ -171,9 +179,18 @@ def _matcher(selector: LabelSelector, known: Labels) -> Callable[[Owner], bool]:
 
 
 def _check_names(selection: Selection, owners: Iterable[Owner], known: Labels) -> None:
+    from rulegen.alike import there_is
+
     there = {*(Owner(*key) for key in known), *owners}
+    namespaces = {owner.namespace for owner in there} - {""}
+    if selection.namespace and selection.namespace not in namespaces:
+        near = there_is(selection.namespace, namespaces)
+        raise InputError(
+            f"-n: nothing is in namespace {shown(selection.namespace)}, neither in the input nor in what differs{near}"
+        )
     for wish in selection.wishes:
         # Of the input no ports are known here.
         if not any(wish.means(owner if owner.port else owner._replace(port=wish.port)) for owner in there):
             named = "/".join(filter(None, (wish.namespace, wish.name)))
-            raise InputError(f"no {shown(named)}: neither in the input nor in what differs")
+            near = there_is(named, {owner.object if wish.namespace else owner.name for owner in there if owner.name})
+            raise InputError(f"no {shown(named)}: neither in the input nor in what differs{near}")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rulegen.alike import there_is
 from rulegen.commands.command import Command
 from rulegen.commands.options import input_options, pack
 from rulegen.commands.output import echo, print_document, print_line, say_warning
 from rulegen.commands.reading import make_features, read_objects, services_of
-from rulegen.errors import one_line
+from rulegen.errors import InputError, one_line, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,6 +64,7 @@ def top(services: tuple[str, ...], namespaces: tuple[str, ...], **options: Any) 
     choice = Choice(_filter(services, namespaces), options["order"], options["idle"])
     names, names_change = _names(options)
     with Watch(names, names_change=names_change) as watch, suppress(KeyboardInterrupt):
+        _check_names(services, namespaces, watch.known)
         if options["once"]:
             _print(watch.snapshot(choice, options["interval"]), options, print_document)
         elif options["output"] == "text" and sys.stdout.isatty():
@@ -70,6 +72,19 @@ def top(services: tuple[str, ...], namespaces: tuple[str, ...], **options: Any) 
         else:
             while True:
                 _print(watch.snapshot(choice, options["interval"]), options, print_line)
+
+
+def _check_names(services: Sequence[str], namespaces: Sequence[str], known: Known) -> None:
+    """Whoever is asked about is there when it begins. Raises InputError."""
+    names = {service.name for service in known.shares}
+    there = {name.partition("/")[0] for name in names}
+    for namespace in namespaces:
+        if namespace not in there:
+            raise InputError(f"-n: no Service is in namespace {shown(namespace)}{there_is(namespace, there)}")
+    without_port = {name.rpartition(":")[0] if ":" in name else name for name in names}
+    for pattern in services:
+        if not any(fnmatchcase(name, pattern) for name in (*names, *without_port)):
+            raise InputError(f"no Service is called {shown(pattern)}{there_is(pattern, without_port)}")
 
 
 def _filter(services: Sequence[str], namespaces: Sequence[str]) -> Callable[[ServiceId], bool]:

@@ -20,14 +20,11 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option(
-    "--from", "source", metavar="SOURCE", default="", help="Whose packets: an address, a pod, or node for its own."
-)
+@click.option("--from", "source", metavar="SOURCE", help="Whose packets: an address, a pod, or node for its own.")
 @click.option(
     "--to",
     "destination",
     metavar="DESTINATION",
-    default="",
     help="Where they go: ADDRESS, ADDRESS:PORT, ADDRESS:PORT/tcp, or a Service as NAMESPACE/NAME[:PORT].",
 )
 @input_options
@@ -67,7 +64,7 @@ def trace(count: int, seconds: float, output: str, **options: Any) -> None:
 
 def _alternatives(options: Mapping[str, Any]) -> Sequence[Wanted]:
     """By the names of objects where there are some; else a Service stands for its frontends in the kernel's rules."""
-    source, destination = options["source"], options["destination"]
+    source, destination = options["source"] or "", options["destination"] or ""
     if options["files"] or options["kubeconfig"]:
         from rulegen.kube.objects import Pod
         from rulegen.trace.naming import wanted_between

@@ -18,11 +18,11 @@ from rulegen.dns.server import Server, TooLargeError
 from rulegen.dns.updates import Message, Ownership, UpdateWriter, messages
 from rulegen.dns.versions import Versions
 from rulegen.dns.zone_data import Found, sorted_out
-from rulegen.errors import ApplyError, RulegenError, TargetError
+from rulegen.errors import ApplyError, RulegenError
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
-from rulegen.reconcile.feature import ItemKey
+from rulegen.reconcile.feature import ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -96,9 +96,7 @@ class LiveRecords:
         self._live, self._found = live, Found(live, others, ownership)
         self._compilers.adopt(self._live, self._unreadable)
 
-    def update(
-        self, items: Items, contexts: Mapping[str, Any]
-    ) -> tuple[Delta[RecordKey, RecordSet], dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[RecordKey, RecordSet], ItemErrors]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
         return (self._possible(delta) if self._found.others else delta), errors

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, TargetError
+from rulegen.errors import ApplyError
 from rulegen.iptables.chains import (
     IPSET,
     ChainCompiler,
@@ -31,7 +31,7 @@ from rulegen.iptables.transaction import is_remark
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
-from rulegen.reconcile.feature import ItemKey
+from rulegen.reconcile.feature import ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 
@@ -97,9 +97,7 @@ class LiveChains:
             if key.table != IPSET:
                 self._total[key.family, key.table] += len(rules)
 
-    def update(
-        self, items: Items, contexts: Mapping[str, Any]
-    ) -> tuple[Delta[EntryKey, Rules], dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[EntryKey, Rules], ItemErrors]:
         """See `LiveRules`."""
         return self._compilers.update(items, contexts)
 

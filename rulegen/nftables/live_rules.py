@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from rulegen.config import Family
-from rulegen.errors import TargetError
 from rulegen.nftables.chain_rules import (
     Written,
     WrittenOf,
@@ -25,12 +24,13 @@ from rulegen.nftables.kernel import Kernel
 from rulegen.nftables.live import Live
 from rulegen.nftables.plain_elements import difference
 from rulegen.nftables.rules import Names
-from rulegen.nftables.tables import AllEntries, BaseChains, Entries, TableCompiler, TableSpec
+from rulegen.nftables.tables import AllEntries, BaseChains, Entries, KeepsInNewTables, TableCompiler, TableSpec
 from rulegen.nftables.transaction import Transaction, plan
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
-from rulegen.reconcile.feature import ItemKey
+from rulegen.reconcile.feature import ItemErrors, ItemKey
+from rulegen.reconcile.parts import together
 from rulegen.reference import ObjectReference
 
 
@@ -63,9 +63,7 @@ class LiveTables:
         self._live = self._kernel.read(self._specs)
         self._compilers.adopt(self._live.entries, self._unreadable)
 
-    def update(
-        self, items: Items, contexts: Mapping[str, Any]
-    ) -> tuple[Delta[EntryKey, Value], dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[EntryKey, Value], ItemErrors]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
         # The first time that is everything.
@@ -79,13 +77,34 @@ class LiveTables:
             self._desired = self._compilers.entries()
         base_chains = self._base_chains()
         self._kernel.prove(self._live, base_chains, self._desired)
-        delta = self._compilers.spare(difference(self._live.entries, self._desired))
+        everything = difference(self._live.entries, self._desired)
+        delta = self._compilers.spare(everything)
+        if delta is not everything:
+            self._desired = together(self._desired, self._kept_anew(everything, delta, base_chains))
         unknown: Entries = {
             (spec.foreign, UNKNOWN_TABLE): Value()
             for spec, table in self._live.tables.items()
             if spec not in base_chains and not table.schema
         }
         return Delta(delta.added, delta.changed, {**delta.removed, **unknown}) if unknown else delta
+
+    def _kept_anew(
+        self,
+        everything: Delta[EntryKey, Value],
+        delta: Delta[EntryKey, Value],
+        base_chains: Mapping[TableSpec, BaseChains],
+    ) -> Entries:
+        """What the tables that are made anew hold of what is spared, though nobody wants it."""
+        tables = self._live.tables
+        anew = {spec for spec, fixed in base_chains.items() if spec in tables and tables[spec].schema != fixed.schema}
+        spared = {
+            key: value for key, value in everything.removed.items() if key[0].spec in anew and key not in delta.removed
+        }
+        kept: Entries = {}
+        for compiler in self._tables if spared else ():
+            if isinstance(compiler, KeepsInNewTables):
+                kept |= compiler.in_new_table(spared)
+        return kept
 
     def state(self) -> RulesState:
         """See `LiveRules`."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from rulegen.config import Family
 from rulegen.nftables.elements import IP_KEYWORD, EntryKey, Field, SetSpec, Value
@@ -307,6 +307,15 @@ def assembled(spec: TableSpec, sets: str, chains: str, generated: Generated | No
 def _by_number(name: str) -> tuple[str, int]:
     head, _, tail = name.rpartition("-")
     return (head, int(tail)) if tail.isdecimal() else (name, -1)
+
+
+@runtime_checkable
+class KeepsInNewTables(Protocol):
+    """A TableCompiler that keeps something of what it spares where a table must be made anew."""
+
+    def in_new_table(self, spared: Entries) -> Entries:
+        """What a new table holds in place of what was spared in the old one, whose chains go."""
+        ...
 
 
 class TableCompiler(Compiler[AllEntries], Protocol):

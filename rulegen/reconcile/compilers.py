@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from rulegen.config import NodeConfiguration
 from rulegen.errors import TargetError
 from rulegen.reconcile.delta import Delta
-from rulegen.reconcile.feature import AnyCompiler, AnyDelta, AnyEntries, Feature, ItemKey
+from rulegen.reconcile.feature import AnyCompiler, AnyDelta, AnyEntries, Feature, ItemErrors, ItemKey
 from rulegen.reconcile.parts import together
 from rulegen.reference import ObjectReference
 
@@ -36,10 +36,10 @@ class CompilerSet:
         for name, compiler in self.by_feature.items():
             compiler.adopt(live, unreadable.get(name, ()))
 
-    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, ItemErrors]:
         """See `Compiler`; `items` and `contexts`: by feature."""
         delta: AnyDelta = Delta()
-        errors: dict[ItemKey, TargetError] = {}
+        errors: dict[ItemKey, TargetError | None] = {}
         for name in items:
             part, failed = self.by_feature[name].update(items[name], contexts.get(name))
             delta = delta.merged(part)

@@ -15,7 +15,7 @@ from rulegen.config import Family
 from rulegen.errors import TargetError
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change
-from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
+from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 
@@ -120,8 +120,8 @@ class LiveRules(Protocol):
         """Reads what the kernel holds. What is compiled first adopts it as far as it can. Raises HostError."""
         ...
 
-    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, dict[ItemKey, TargetError]]:
-        """Takes what is wanted now; what that changes, and the items that cannot be expressed."""
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, ItemErrors]:
+        """Takes what is wanted now; what that changes, and the items that cannot be expressed, or can again (None)."""
         ...
 
     def difference(self) -> AnyDelta:

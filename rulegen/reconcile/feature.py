@@ -27,6 +27,8 @@ AnyDelta: TypeAlias = Delta[Any, Any]
 
 # An item among those of all features: the feature's name, and the item's id.
 ItemKey: TypeAlias = tuple[str, Any]
+# Why items cannot be expressed; None of those that can again.
+ItemErrors: TypeAlias = Mapping[ItemKey, TargetError | None]
 
 
 class Need(Enum):
@@ -157,11 +159,12 @@ class Compiler(Protocol[Entries]):
         """
         ...
 
-    def update(self, items: Mapping[Any, Any], context: Any) -> tuple[AnyDelta, dict[Any, TargetError]]:
+    def update(self, items: Mapping[Any, Any], context: Any) -> tuple[AnyDelta, Mapping[Any, TargetError | None]]:
         """Takes changed items (None: gone) and context; what that changes in the entries.
 
-        An item that cannot be expressed keeps the entries that it had, and is among the errors; the others count. The
-        cost is that of these items. The first call takes all there are, and returns all entries.
+        An item that cannot be expressed keeps the entries that it had, and is among the errors; the others count. So is
+        one that cannot any more, or can again (None), because of others. The cost is that of these items. The first
+        call takes all there are, and returns all entries.
         """
         ...
 

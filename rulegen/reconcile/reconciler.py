@@ -80,6 +80,8 @@ class _Progress:
         # Items that stay as they were, and why: all of them, and those that are not told yet.
         self.refusals: dict[Any, str] = {}
         self.untold_refusals: dict[Any, str] = {}
+        # Of these, the items that are wanted, as far as they were to come into force.
+        self._refused_items: dict[Any, Any] = {}
         # Objects that cannot be read, and of which nothing else is known than what is live.
         self.unreadable: set[ObjectReference] = set()
         # The objects that were taken before the first sync, without their uids.
@@ -90,14 +92,25 @@ class _Progress:
         self.pending |= taken.items
         if self.refusals:
             for key in taken.items:
-                self.refusals.pop(key, None)
-                self.untold_refusals.pop(key, None)
+                self._forget(key)
         self.untold = self.untold.followed_by(taken) if self.untold is not None else taken
         return taken
 
+    def _forget(self, key: Any) -> None:
+        self.refusals.pop(key, None)
+        self.untold_refusals.pop(key, None)
+        self._refused_items.pop(key, None)
+
     def refuse(self, key: Any, words: str) -> None:
-        self.pending.pop(key, None)
+        if key in self.pending:
+            self._refused_items[key] = self.pending.pop(key)
         self.refusals[key] = self.untold_refusals[key] = words
+
+    def lift(self, key: Any) -> None:
+        """An item that was refused can be expressed again, without being taken anew."""
+        if key in self._refused_items:
+            self.pending[key] = self._refused_items[key]
+        self._forget(key)
 
     def replace(self, key: Any, words: str) -> None:
         """The kernel refuses an item; where the feature has something for that, it comes into force instead."""
@@ -281,7 +294,10 @@ class Reconciler:
             {name: one.items for name, one in taken.items()}, {name: one.context for name, one in taken.items()}
         )
         for (name, key), error in errors.items():
-            self._features[name].refuse(key, str(error))
+            if error is None:
+                self._features[name].lift(key)
+            else:
+                self._features[name].refuse(key, str(error))
         steps.done("compile")
         return delta
 

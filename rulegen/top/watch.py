@@ -55,6 +55,11 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.events.close()
 
+    @property
+    def known(self) -> Known:
+        """Which Services there are, as told last."""
+        return self._tally.known
+
     def snapshot(self, choice: Choice, seconds: float) -> Snapshot:
         """What there is after so many seconds more."""
         end = time.monotonic() + seconds

@@ -34,7 +34,7 @@ def api_server(playground: Playground) -> Iterator[ApiServer]:
     try:
         yield made
     finally:
-        made.stop()
+        made.close()
 
 
 @pytest.fixture

@@ -305,4 +305,4 @@ def test_the_api_server_is_followed(playground: Playground, tmp_path: Path) -> N
             agent.process.send_signal(signal.SIGTERM)
             assert agent.process.wait(patience(15)) == 0
     finally:
-        server.stop()
+        server.close()

@@ -60,7 +60,7 @@ def api(scene: Scene) -> Iterator[ApiServer]:
         made.put(node(addresses=[NODE, NODE_V6]))
         yield made
     finally:
-        made.stop()
+        made.close()
 
 
 @pytest.fixture

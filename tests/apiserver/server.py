@@ -85,22 +85,35 @@ class ApiServer:
         self._faults: dict[tuple[str, Verb], deque[Fault]] = {}
         self._http: _HttpServer | None = None
         self._port = 0
+        # Has the port, and does not listen.
+        self._kept: socket.socket | None = None
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As `stop`, for good: others may have the port."""
         self.stop()
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     @property
     def url(self) -> str:
         return f"https://{f'[{self.address}]' if ':' in self.address else self.address}:{self._port}"
 
     def start(self) -> None:
-        """Listens, after a `stop` on the same port as before."""
+        """Listens, after a `stop` on the same port as before, which nobody else gets meanwhile."""
+        if self._kept is None:
+            self._kept = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET)
+            self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._kept.bind((self.address, 0))
+            self._port = self._kept.getsockname()[1]
         self._http = _HttpServer(self, self._port)
-        self._port = self._http.server_address[1]
 
     def stop(self) -> None:
         """Closes the port and all connections, wherever they are; objects stay."""

@@ -197,10 +197,33 @@ def test_only_what_is_asked_for(before: Path, after: Path, target: str) -> None:
 
 def test_a_selection_that_cannot_be_meant(before: Path, after: Path) -> None:
     base = ("diff", "-f", after, "--node", "node-a", "--against", before)
-    assert error(*base, "shop/wep") == 'no "shop/wep": neither in the input nor in what differs'
+    nowhere = "neither in the input nor in what differs"
+    assert error(*base, "shop/wep").startswith(f'no "shop/wep": {nowhere}; there is shop/web')
+    assert error(*base, "wep").startswith(f'no "wep": {nowhere}; there is web')
+    assert error(*base, "-n", "SHOPP") == f'-n: nothing is in namespace "SHOPP", {nowhere}; there is shop'
+    assert error(*base, "-n", "x") == f'-n: nothing is in namespace "x", {nowhere}; there is shop, test'
     assert "-n" in error(*base, "shop/web", "-n", "test")
     assert "NAMESPACE/NAME" in error(*base, "a/b/c")
     assert "label selector" in error(*base, "-l", "a=b=c")
+
+
+def test_labels_that_nothing_has_are_told(before: Path, after: Path) -> None:
+    """An object may come to have them: that nothing differs is right, and perhaps not what was meant."""
+    base = ("diff", "-f", after, "--node", "node-a", "--against", before)
+    assert "warning: -l: no object of the input has these labels" in rulegen(*base, "-l", "app=wep").stderr
+    assert "no object" not in rulegen(*base, "-l", "app=web", status=1).stderr
+
+
+def test_a_namespace_that_is_there_may_be_empty(after: Path, tmp_path: Path) -> None:
+    others = written(
+        tmp_path / "others.yaml",
+        WEB_WITH_ONE,
+        OTHER_CART,
+        "---\n{apiVersion: v1, kind: Namespace, metadata: {name: new}}\n",
+    )
+    base = ("diff", "-n", "new", "--node", "node-a", "--against", after, "-f")
+    assert rulegen(*base, others, "--feature", "network-policies", status=None).exit_code < 2
+    assert "nothing is in namespace" in error(*base, after)
 
 
 def test_of_what_is_gone_no_labels_are_known(before: Path, after: Path, tmp_path: Path) -> None:

@@ -232,3 +232,10 @@ def test_a_plan_that_cannot_be_written_shows_no_changes(tmp_path: Path) -> None:
     done = rulegen("plan", "-f", file, "-o", tmp_path / "none" / "rules.plan", status=2)
     assert "No such file or directory" in done.stderr
     assert done.stdout == ""
+
+
+def test_an_input_whose_name_is_no_utf_8_is_one_line(namespace: NetworkNamespace, tmp_path: Path) -> None:
+    """A plan is JSON, which could not say it."""
+    cluster = written(tmp_path / os.fsdecode(b"\xff.yaml"), WEB)
+    assert "expected a name in UTF-8" in error("plan", "-f", cluster, "--node", "node-a", "-o", tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()

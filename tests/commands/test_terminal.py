@@ -125,6 +125,42 @@ def test_bash_is_told_and_nobody_else(tmp_path: Path) -> None:
         assert (done.stdout, done.stderr) == (expected, "")
 
 
+# What each shell is asked, once it has started as docs/cli.md says; CLUSTER is a word of it.
+_SHELLS = {
+    "bash": """
+        COMP_WORDS=(rulegen explain -f "$CLUSTER" shop/) COMP_CWORD=4
+        _rulegen_completion rulegen
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """,
+    "zsh": """
+        words=(rulegen explain -f "$CLUSTER" shop/) CURRENT=5
+        _describe() { print -l -- $completions_with_descriptions }
+        compadd() { print -l -- $completions }
+        [ "$_comps[rulegen]" = _rulegen_completion ] && _rulegen_completion
+    """,
+    "fish": """complete -C "rulegen explain -f $CLUSTER shop/" """,
+}
+# How it is started, and what it has read before that line.
+_STARTS = {
+    "bash": (["bash", "--norc", "-c"], ""),
+    "zsh": (["zsh", "-f", "-c"], "autoload -Uz compinit; compinit -u -D"),
+    "fish": (["fish", "--no-config", "-c"], ""),
+}
+
+
+@pytest.mark.parametrize("shell", [name for name in _SHELLS if name == "bash" or shutil.which(name)])
+def test_shells_complete_after_the_line_of_the_page(shell: str, tmp_path: Path) -> None:
+    """bash is everywhere; zsh and fish where this host has them."""
+    lines = (Path(__file__).parents[2] / "docs/cli.md").read_text().splitlines()
+    (line,) = [line.strip() for line in lines if f"_RULEGEN_COMPLETE={shell}_source" in line]
+    words, first = _STARTS[shell]
+    variables = {"CLUSTER": str(written(tmp_path / "a.yaml", WEB, CART)), "HOME": str(tmp_path)}
+    environment = {**os.environ, **variables, "PATH": f"{BIN}:/usr/bin:/bin"}
+    script = "\n".join((first, line, _SHELLS[shell]))
+    done = subprocess.run([*words, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["shop/cart", "shop/web"], done.stderr
+
+
 def test_names_come_from_the_files_on_the_line(tmp_path: Path) -> None:
     cluster = str(written(tmp_path / "a.yaml", WEB, CART, OTHER_CART))
     assert complete("explain", "-f", cluster, "shop/") == ["shop/cart", "shop/web"]

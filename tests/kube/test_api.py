@@ -170,9 +170,9 @@ def test_a_kind_that_is_not_served(server: ApiServer, api: Api) -> None:
 
 
 def test_retry_after_is_handed_on_and_not_waited_for(server: ApiServer, api: Api) -> None:
-    server.inject(Service, "list", Answer(429, "TooManyRequests", "7"), Answer(503, retry_after="soon"))
+    server.inject(Service, "list", Answer(429, "TooManyRequests", "700"), Answer(503, retry_after="soon"))
     began = time.monotonic()
-    for expected in (7.0, 0.0):
+    for expected in (700.0, 0.0):
         with pytest.raises(ApiError) as raised:
             listed(api)
         assert raised.value.retry_after == expected

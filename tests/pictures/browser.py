@@ -29,7 +29,7 @@ _OPTIONS = (
     "--disable-background-networking",
     "--disable-extensions",
     "--hide-scrollbars",
-    # Whoever asks for another host gets nobody.
+    # Whoever asks for another host than a server of the test gets nobody.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 # A snap sees nothing of /tmp, where tests have their files.

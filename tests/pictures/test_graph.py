@@ -210,7 +210,7 @@ def test_mistakes() -> None:
     assert "name a Service" in error(*HINTS)
     assert "name a Service" in error("default/web", "-n", "default", *HINTS)
     assert "--to" in error("default/zonal", "--from", "10.0.0.1", *HINTS)
-    assert 'no Service is in namespace "nowhere"' in error("-n", "nowhere", *HINTS)
+    assert '-n: no Service is in namespace "nowhere"; there is default' in error("-n", "nowhere", *HINTS)
     assert "no Service default/zonl; there is default/zonal" in error("default/zonl", *HINTS)
 
 

@@ -59,7 +59,7 @@ class Scene:
         self._resources = ExitStack()
         with lab.entered(NODE_1):
             self._server.start()
-        self._resources.callback(self._server.stop)
+        self._resources.callback(self._server.close)
         self._resources.push(self._running)
         self._kubeconfig = str(self._server.kubeconfig(folder / "kubeconfig"))
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,8 @@ from rulegen.drivers import make_driver
 from rulegen.iptables.binaries import Variant
 from rulegen.kube.objects import Metadata as ObjectMetadata
 from rulegen.kube.objects import NetworkPolicy, Pod, ServiceCIDR, ServiceCIDRSpec
+from rulegen.nftables import tables
+from rulegen.nftables.tables import digest
 from rulegen.policies.feature import NetworkPolicies
 from rulegen.policies.pods import packed
 from rulegen.policies.simulate import Packet, simulate
@@ -278,6 +281,51 @@ def test_a_pod_that_cannot_be_read_at_a_start_stays_as_isolated_as_it_was(host: 
             tell(another, [*without_policy, pod("shop/p3", "10.0.0.3", "fd00::3", labels={"app": "other"})])
             another.remove(Pod, ObjectReference("Pod", "shop", "p5"))
             assert not another.sync().delta
+
+
+def _digest_of_another(schema: str, text: str) -> str:
+    """Its sets, and the chains that close, are others."""
+    return schema if "map egress-pods" in text or "chain denied-" in text else digest(text)
+
+
+@pytest.mark.kernel
+def test_nor_does_a_table_that_is_made_anew_open_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As others are that were isolated as it was, or closed where there are none; until it can be read."""
+    host.clear()
+    others = [document for document in CLUSTER if document["metadata"]["name"] not in {"p3", "p4"}]
+    without_policy = [document for document in others if document["metadata"]["name"] != "out"]
+
+    def verdicts() -> list[str]:
+        listings = [
+            host.nft(f"list map ip rulegen-network-policies {name}") for name in ("ingress-pods", "egress-pods")
+        ]
+        return [found[1] for text in listings for found in re.finditer(r"10\.0\.0\.3 .*? : goto ([\w-]+)", text)]
+
+    with host.namespace.entered():
+        with reconciled(PolicySettings()) as before:
+            tell(before, CLUSTER)
+            before.sync()
+        held = verdicts()
+        assert len(held) == 2
+        for number, (cluster, is_as_it_was) in enumerate(((others, True), (without_policy, False))):
+            # As another version of rulegen, whose sets are others, finds it.
+            schema = str(number) * 16
+            another = partial(_digest_of_another, schema)
+            monkeypatch.setattr(tables, "digest", another)
+            with reconciled(PolicySettings()) as reconciler:
+                tell(reconciler, cluster)
+                reconciler.put_unreadable(Pod, ObjectReference("Pod", "shop", "p3"), "metadata.labels: no object")
+                reconciler.sync()
+                assert f'"rulegen schema {schema}"' in host.nft("list table ip rulegen-network-policies")
+                assert verdicts() == (held if is_as_it_was else ["denied-ingress", "denied-egress"])
+                reconciler.distrust()
+                assert not reconciler.sync().delta
+                tell(reconciler, [pod("shop/p3", "10.0.0.33", "fd00::33", labels={"app": "other"})])
+                reconciler.sync()
+                assert verdicts() == []
+                if is_as_it_was:
+                    tell(reconciler, CLUSTER)
+                    reconciler.sync()
 
 
 @pytest.mark.kernel

@@ -20,6 +20,7 @@ from rulegen.features import make
 from rulegen.iptables.binaries import Variant
 from rulegen.iptables.driver import IptablesDriver
 from rulegen.kube.objects import NetworkPolicy, Pod
+from rulegen.policies.store import PolicyRules
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import ObjectReference
@@ -270,6 +271,17 @@ def test_a_policy_that_needs_a_set_is_named_where_there_is_none(host: Host) -> N
         assert "takes an ipset" in words
         assert not ipsets()
         assert "shop/out" in chains()
+        # It is told once, and is over when no set is needed any more, though nobody has touched the policy.
+        tell(reconciler, web(2))
+        assert reconciler.sync().refused == {}
+        assert len(reconciler.refusals()) == 1
+        for number in range(300):
+            reconciler.remove(Pod, ObjectReference("Pod", "shop", f"m{number}"))
+        done = reconciler.sync()
+        assert done.refused == {}
+        assert reconciler.refusals() == {}
+        assert [key for key in done.features["network-policies"].items if isinstance(key, PolicyRules)]
+        assert "10.0.0.1" in chains()
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from rulegen.config import Family
-from rulegen.errors import ApplyError, HostError, StaleError, TargetError
+from rulegen.errors import ApplyError, HostError, StaleError
 from rulegen.reconcile.compilers import CompilerSet, Items
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import Owned, RuleCount, RulesState, ShownChange, digest_of, shown_change
-from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
+from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 
@@ -86,7 +86,7 @@ class MemoryRules:
         self._generation = self.kernel.generation
         self._compilers.adopt(self._live, self._unreadable)
 
-    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, ItemErrors]:
         delta, errors = self._compilers.update(items, contexts)
         return self._compilers.spare(delta), errors
 

@@ -155,4 +155,4 @@ def test_what_the_command_prints_is_what_a_process_gets(tmp_path: Path) -> None:
     assert "1ST_SERVICE_HOST=10.0.0.14" in everything
     printed = run("shop", "-o", "json").stdout
     assert _lines(msgspec.json.decode(printed)["variables"]) == everything
-    assert "there is no Service in namespace nothing" in run("nothing").stderr
+    assert "there is no Service in namespace nothing; there is " in run("nothing").stderr

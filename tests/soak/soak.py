@@ -72,7 +72,7 @@ class Soak:
             self._server = ApiServer()
             with self._host.namespace.entered():
                 self._server.start()
-            opened.callback(self._server.stop)
+            opened.callback(self._server.close)
             self._kubeconfig = self._server.kubeconfig(folder / "kubeconfig")
             self.churn = Churn(self._server, plan.services, random.Random(plan.seed))
             self._chance = random.Random(plan.seed + 1)

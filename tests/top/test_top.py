@@ -215,7 +215,21 @@ def test_objects_name_services_and_arguments_choose_among_them(node: Lab) -> Non
     assert document["version"] == VERSION
     assert [one["service"] for one in document["services"]] == ["shop/web:http"]
     assert document["services"][0]["endpoints"][0]["endpoint"] == ENDPOINT
-    assert json.loads(top(node, "shop/other", *objects).stdout)["services"] == []
+    assert json.loads(top(node, "shop/host", *objects).stdout)["services"] == []
+
+
+def test_who_is_asked_about_is_there_when_it_begins(node: Lab) -> None:
+    objects = ("-f", CLUSTER, "--node", "node-a")
+    for arguments, message in (
+        (("shop/wep",), 'no Service is called "shop/wep"; there is shop/web'),
+        (("shop/wep", "-f", CLUSTER, "--node", "node-a"), 'no Service is called "shop/wep"; there is shop/web'),
+        (("shop/*", "shopp/*", *objects), 'no Service is called "shopp/*"; there is shop/'),
+        (("-n", "Shop"), '-n: no Service is in namespace "Shop"; there is shop'),
+    ):
+        done = top(node, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"rulegen: {message}")
+        assert done.stderr.count("\n") == 1
 
 
 def test_piped_one_table_follows_the_other_until_nobody_reads(node: Lab) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from rulegen.agent.log.lines import LineWriter
 from rulegen.config import Family
-from rulegen.errors import TargetError, one_line
+from rulegen.errors import one_line
 from rulegen.reconcile.compilers import Items
 from rulegen.reconcile.delta import Change
 from rulegen.reconcile.driver import LiveRules, RuleCount, RulesState, ShownChange
-from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemKey
+from rulegen.reconcile.feature import AnyDelta, AnyEntries, ItemErrors, ItemKey
 from rulegen.reference import ObjectReference
 
 _STANDARD_OUTPUT = 1
@@ -66,7 +66,7 @@ class PrintedRules:
     def read(self) -> None:
         self._rules.read()
 
-    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, dict[ItemKey, TargetError]]:
+    def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[AnyDelta, ItemErrors]:
         return self._rules.update(items, contexts)
 
     def difference(self) -> AnyDelta:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
@@ -52,6 +52,8 @@ class PolicyChains:
             family: ChainCompiler(family, settings, (), has_ipsets=self._has_ipsets) for family in families
         }
         self._was_wanted = dict.fromkeys(families, False)
+        # What was told of policies that take a set where there is none.
+        self._missing: Set[PolicyRules] = set()
         # What was live of pods that nobody knows, and which of these are isolated by facts of their own. None: not
         # read yet.
         self._unread: dict[Family, Leaves | None] = dict.fromkeys(families)
@@ -113,10 +115,10 @@ class PolicyChains:
 
     def update(
         self, items: Mapping[Id, Any], context: PodRanges | None
-    ) -> tuple[Delta[EntryKey, Rules], dict[Id, TargetError]]:
+    ) -> tuple[Delta[EntryKey, Rules], Mapping[Id, TargetError | None]]:
         """Takes changed facts (None: no more), and the ranges of the node's pods."""
         delta: Delta[EntryKey, Rules] = Delta()
-        errors: dict[Id, TargetError] = {}
+        missing: dict[PolicyRules, str] = {}
         for family, compiled in self._compilers.items():
             if context is not None:
                 compiled.set_pod_ranges(context[family])
@@ -125,8 +127,16 @@ class PolicyChains:
             if self._unread[family]:
                 changes = _followed(changes, compiled.update(self._isolate_unread(family)))
             delta = delta.merged(self._changed(family, changes))
-            errors |= {id_: _error(id_, what) for id_, what in compiled.missing.items()}
-        return delta, errors
+            missing |= compiled.missing
+        return delta, self._differing(missing, items)
+
+    def _differing(self, missing: dict[PolicyRules, str], items: Mapping[Id, Any]) -> dict[Id, TargetError | None]:
+        """What was not told of policies that need a set and have none, and of those that were among them."""
+        before, self._missing = self._missing, missing.keys()
+        told: dict[Id, TargetError | None] = {
+            id_: _error(id_, what) for id_, what in missing.items() if id_ in items or id_ not in before
+        }
+        return told | {id_: None for id_ in before - missing.keys() if id_ not in items}
 
     def _forget_known(self, family: Family, items: Mapping[Id, Any]) -> None:
         unread = self._unread[family]

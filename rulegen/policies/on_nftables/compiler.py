@@ -28,7 +28,7 @@ from rulegen.policies.model import (
     family_of,
 )
 from rulegen.policies.on_nftables import chains
-from rulegen.policies.on_nftables.layout import LAYOUTS
+from rulegen.policies.on_nftables.layout import LAYOUTS, PolicyTable
 from rulegen.policies.on_nftables.preserve_unreadable import Preserved
 from rulegen.policies.on_nftables.rules import block_lists, port_lists
 from rulegen.policies.on_nftables.table import base_chains
@@ -89,6 +89,26 @@ class PolicyCompiler:
         """The Delta without what may be of a pod that cannot be read."""
         known = {address for table in self._tables.values() for address in table.addresses()} if self._preserved else ()
         return self._preserved.spare(delta, known)
+
+    def in_new_table(self, spared: Entries) -> Entries:
+        """See `nftables.tables.KeepsInNewTables`: who was isolated is so as others are, or closed where none is."""
+        wanted = self.entries()
+        kept: Entries = {}
+        for (set_spec, data), value in spared.items():
+            spec = set_spec.spec
+            if not isinstance(spec, PolicyTable) or set_spec.is_chains:
+                continue
+            is_there = (spec.declared, set_spec.name.encode()) in wanted
+            direction = next((word for word, pods in spec.pods.items() if pods is set_spec), None)
+            if direction is not None:
+                is_there = (spec.chains, value.data.removeprefix(b"goto ")) in wanted
+                closed = Value(f"goto denied-{direction.word}".encode(), value.comment)
+                kept[set_spec, data] = value if is_there else closed
+            elif (
+                set_spec in {spec.self, spec.isolated, spec.known} or (spec.declared, set_spec.name.encode()) in wanted
+            ):
+                kept[set_spec, data] = value
+        return kept
 
     def owners(self, live: AllEntries) -> Callable[[EntryKey, Value], str]:
         """The pod or the policy that an entry is of."""

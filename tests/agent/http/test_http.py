@@ -281,7 +281,8 @@ def test_hundreds_of_listeners_and_all_asked_at_once(server: HttpServer) -> None
             assert receive(client).endswith(b"\r\n\r\n%d /x\n" % port)
 
 
-def test_it_ends_soon_whatever_its_clients_do(namespace: NetworkNamespace) -> None:
+def test_it_ends_soon_whatever_its_clients_do(namespace: NetworkNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_READ_TIME", 600.0)
     threads = set(threading.enumerate())
     with namespace.entered(), ExitStack() as stack:
         server = HttpServer()

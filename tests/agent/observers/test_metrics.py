@@ -449,9 +449,15 @@ def test_threads_lose_nothing() -> None:
 
 
 def test_every_metric_is_in_the_documentation_and_no_other() -> None:
-    documented = set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs/metrics.md").read_text(), re.MULTILINE))
+    """With its labels, which dashboards and alerts go by."""
+    rows = re.findall(r"^\| `(\w+)` \| \w+(.*?) \|", (REPOSITORY / "docs/metrics.md").read_text(), re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
     everything = [made(target) for target in Target]
     everything[0].registry.register(DenialCounts("network-policies", list, Combination.__str__))
     RangeMetrics(everything[0].registry)
     there = {name for one in everything for name in names(one) if name.startswith(("kubeproxy_", "rulegen_"))}
-    assert documented == there
+    assert documented.keys() == there
+    for family in (family for one in everything for family in one.registry.collect()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        for sample in family.samples if name in documented else ():
+            assert sample.labels.keys() - {"le"} == documented[name], name
