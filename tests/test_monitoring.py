@@ -65,7 +65,7 @@ def test_each_metric_in_the_dashboard_and_the_alerts_exists(documented: dict[str
 
 
 # What Prometheus adds, the PodMonitor with `targetLabel` and the operator.
-_OF_THE_TARGET = {"node", "job"}
+_OF_THE_TARGET = {"node", "job", "pod"}
 
 
 def _labelled() -> Iterator[tuple[str, set[str]]]:
@@ -91,7 +91,7 @@ def test_each_label_that_is_asked_for_is_one_of_the_metric(documented: dict[str,
 
 def test_only_the_agents_container_is_a_target() -> None:
     """A pod has a target for each container without ports, ended or not; tests/packages asks Prometheus."""
-    monitor = yaml.safe_load((MONITORING / "podmonitor.yaml").read_text())["spec"]
+    monitor = next(yaml.safe_load_all((MONITORING / "podmonitor.yaml").read_text()))["spec"]
     documents = yaml.safe_load_all((REPOSITORY / "deploy/base/rulegen.yaml").read_text())
     template = next(one for one in documents if one["kind"] == "DaemonSet")["spec"]["template"]
     assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()

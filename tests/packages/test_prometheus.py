@@ -117,7 +117,7 @@ def _as_label(text: str) -> str:
 
 def _of_the_monitor() -> list[dict[str, Any]]:
     """The relabelling that the operator makes of the PodMonitor: its own, then what is written there."""
-    monitor = yaml.safe_load((MONITORING / "podmonitor.yaml").read_text())["spec"]
+    monitor = next(yaml.safe_load_all((MONITORING / "podmonitor.yaml").read_text()))["spec"]
     (endpoint,) = monitor["podMetricsEndpoints"]
     ((label, value),) = monitor["selector"]["matchLabels"].items()
     kept = f"__meta_kubernetes_pod_label_{_as_label(label)}"

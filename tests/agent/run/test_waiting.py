@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from itertools import pairwise
 
 import pytest
 
+from rulegen import children
 from rulegen.agent.run import lock
 from rulegen.agent.run.assembly import Options
 from rulegen.agent.run.process import run
@@ -28,6 +30,8 @@ def test_an_agent_that_waits_for_the_lock_does_not_ask_without_a_pause(monkeypat
         elif len(asked) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    # An agent that has ended lets no thread start a program any more; this process goes on.
+    monkeypatch.setattr(children, "_is_ending", threading.Event())
     monkeypatch.setattr(lock, "acquire", is_taken)
     monkeypatch.setattr(lock, "holder", lambda: "another")
     options = Options(
