@@ -138,7 +138,8 @@ class Ground:
         folder = self._folder / f"agent-{self._count}"
         folder.mkdir()
         what = arguments or ("-f", str(self.manifests))
-        command = [*self.program, "agent", "--node", "node-1", "--config", self.config, "--log-level", "debug"]
+        configuration = ("--config", self.config) if self.config else ()
+        command = [*self.program, "agent", "--node", "node-1", *configuration, "--log-level", "debug"]
         command += [*self._arguments, *what]
         with (folder / "log").open("wb") as log, (folder / "printed").open("wb") as printed:
             with self.namespace.entered():

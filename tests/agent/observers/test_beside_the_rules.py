@@ -249,7 +249,8 @@ def test_without_a_configuration_file_no_sysctl_is_touched(playground: Playgroun
     """D11."""
     save(playground.manifests / "all.json", *web(1, 1))
     before = sysctl_values(playground)
-    with playground.agent("-f", str(playground.manifests), "--config", "") as agent:
+    playground.config = ""
+    with playground.agent() as agent:
         agent.wait_for("sync mode=full", 10.0)
         assert "sysctl" not in agent.log
     assert sysctl_values(playground) == before
