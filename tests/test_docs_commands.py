@@ -211,8 +211,12 @@ def _run(command: str, folder: Path, place: str) -> tuple[str, str]:
 
 
 def pattern(shown: str) -> str:
-    """Of what is shown, with `...` on a line of its own for any lines."""
-    return "".join(r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True))
+    """Of what is shown, with `...` on a line of its own for any lines.
+
+    How many classes of packets a ruleset tells apart depends on how this version of nft compares addresses.
+    """
+    found = "".join(r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True))
+    return re.sub(r"\d+\\ of\\ \d+\\ classes", lambda _: r"\d+ of \d+ classes", found)
 
 
 def test_what_is_not_run_is_little_and_each_reason_is_needed() -> None:
