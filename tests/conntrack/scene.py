@@ -272,11 +272,14 @@ def _settle(namespace: NetworkNamespace, addresses: Sequence[str], gateways: Seq
 
 
 def _add_addresses(ip: Any, name: str, addresses: Sequence[str]) -> None:
+    from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+
     index = ip.link_lookup(ifname=name)[0]
     ip.link("set", index=index, state="up")
     for text in addresses:
         address, _, length = text.partition("/")
-        ip.addr("add", index=index, address=address, prefixlen=int(length))
+        # Nobody else is asked whether it is his: for a while no socket could be bound to it.
+        ip.addr("add", index=index, address=address, prefixlen=int(length), flags=IFA_F_NODAD)
 
 
 def _add_default_routes(namespace: NetworkNamespace, gateways: Sequence[str]) -> None:

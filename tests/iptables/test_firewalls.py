@@ -162,9 +162,12 @@ class Site:
 
 
 def _add(ip: Any, name: str, addresses: Mapping[str, int]) -> int:
+    from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+
     index = int(ip.link_lookup(ifname=name)[0])
     for address, length in addresses.items():
-        ip.addr("add", index=index, address=address, prefixlen=length)
+        # Nobody else is asked whether it is his: for a while no socket could be bound to it.
+        ip.addr("add", index=index, address=address, prefixlen=length, flags=IFA_F_NODAD)
     ip.link("set", index=index, state="up")
     return index
 
