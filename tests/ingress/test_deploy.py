@@ -133,6 +133,7 @@ def test_the_configuration_is_read_without_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.kernel
+@pytest.mark.user_namespace
 def test_a_pod_serves_as_the_manifests_start_it() -> None:
     """Both containers as the same user that is not root, without a capability, in one namespace of processes."""
     uid = str(POD["securityContext"]["runAsUser"])

@@ -47,7 +47,9 @@ def test_the_walk_and_all_commands_behind_it(tmp_path: Path) -> None:
         "RULEGEN": str(RULEGEN),
         "LC_ALL": "C.UTF-8",
     }
-    words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash"]
+    # The propagation of a chroot's root, which is no mount, cannot be changed.
+    words = ["unshare", "--net", "--mount", "--propagation", "unchanged"]
+    words += ["--pid", "--fork", "--kill-child", "--mount-proc", "bash"]
     done = subprocess.run(
         words,
         input=script,
