@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
@@ -201,22 +202,31 @@ class Api:
         self, request: _Request, read_seconds: float, way: _Way, credential: Credential | None
     ) -> BaseHTTPResponse:
         from urllib3 import Timeout
+        from urllib3.exceptions import ProtocolError
 
         headers = _headers(way.access, credential)
         if request.body is not None:
             headers["Content-Type"] = request.content_type
+        send = partial(
+            way.pools.request,
+            request.method,
+            f"{way.access.server}{request.target}",
+            body=request.body,
+            headers=headers,
+            timeout=Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
+            retries=False,
+            # Another server would be given the credentials.
+            redirect=False,
+            preload_content=False,
+        )
         with _failures_of(self.server):
-            return way.pools.request(
-                request.method,
-                f"{way.access.server}{request.target}",
-                body=request.body,
-                headers=headers,
-                timeout=Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
-                retries=False,
-                # Another server would be given the credentials.
-                redirect=False,
-                preload_content=False,
-            )
+            while True:
+                try:
+                    return send()
+                except ProtocolError as error:
+                    # Each one that was closed has left the pool, so this ends with a new connection.
+                    if request.method != "GET" or not _was_closed_while_idle(error):
+                        raise
 
     # -- credentials --
 
@@ -297,6 +307,12 @@ def connect(kubeconfig: str = "", server: str = "", warn: Callable[[str], None] 
         InputError: there is none, or it cannot be used. Nothing is sent yet.
     """
     return Api(find_access(kubeconfig, server), warn)
+
+
+def _was_closed_while_idle(error: BaseException) -> bool:
+    from rulegen.kube.transport import ClosedWhileIdleError
+
+    return any(isinstance(cause, ClosedWhileIdleError) for cause in _causes(error))
 
 
 @contextmanager

@@ -41,6 +41,13 @@ class TooSlowError(TimeoutError):
     """Something had begun and was not complete in time."""
 
 
+class ClosedWhileIdleError(ConnectionError):
+    """A connection that had carried answers before was closed, without a byte of an answer to this request.
+
+    Servers close what is idle; a request that is on its way meanwhile finds nobody. It may have been carried out, too.
+    """
+
+
 class Waiting:
     """All waiting that `end` ends."""
 
@@ -183,8 +190,10 @@ def _resolve(waiting: Waiting, host: str, port: int, seconds: float | None) -> l
 
 class _Connection(HTTPConnection):
     waiting: Waiting
+    _has_answered = False
 
     def connect(self) -> None:
+        self._has_answered = False
         with ExitStack() as self._while_connecting:
             super().connect()
         if not isinstance(self.sock, socket.socket) or isinstance(self.sock, ssl.SSLSocket):
@@ -245,8 +254,19 @@ class _Connection(HTTPConnection):
         return self.sock if isinstance(self.sock, socket.socket) else self.sock.socket
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override] # urllib3's own is no http.client.HTTPResponse
-        with self.waiting.bounded(partial(_shutdown, weakref.ref(self._plain_socket())), self._seconds_for_all()):
-            return super().getresponse()
+        shutdown = partial(_shutdown, weakref.ref(self._plain_socket()))
+        try:
+            with self.waiting.bounded(shutdown, self._seconds_for_all()):
+                return self._response()
+        except ConnectionError as error:
+            if self._has_answered:
+                raise ClosedWhileIdleError(str(error)) from error
+            raise
+
+    def _response(self) -> HTTPResponse:
+        response = super().getresponse()
+        self._has_answered = True
+        return response
 
 
 class _TLSConnection(_Connection, HTTPSConnection):

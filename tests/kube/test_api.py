@@ -25,6 +25,7 @@ from rulegen.kube.objects import Service, ServiceCIDR
 from tests.agent.running import wait_until
 from tests.apiserver import EVENT, ApiServer
 from tests.apiserver.faults import Answer, Drip, Hang, Raw
+from tests.apiserver.leases import LEASE
 from tests.apiserver.server import TOKEN, certificate_authority
 from tests.builders import service
 from tests.kube.conftest import listed, refusal
@@ -195,6 +196,26 @@ def test_files_are_read_again_in_time(server: ApiServer, tmp_path: Path, monkeyp
 def test_one_connection_serves_all_pages(server: ApiServer, api: Api) -> None:
     server.put(*(service(f"s-{number}") for number in range(50)))
     assert len(listed(api, limit=5)) == 50
+    assert server.connections == 1
+
+
+def test_a_connection_that_was_closed_while_idle_is_no_failure(server: ApiServer, api: Api) -> None:
+    """The server's end of it and the request cross; what only reads is asked for again, on a new connection."""
+    assert listed(api) == []
+    server.inject(Service, "list", Raw(b""))
+    assert listed(api) == []
+    assert server.connections == 2
+    # What fails on a new connection fails.
+    server.inject(Service, "list", Raw(b""), Raw(b""))
+    assert "Remote end closed connection without response" in refusal(lambda: listed(api))
+
+
+def test_what_may_have_been_carried_out_is_not_sent_twice(server: ApiServer, api: Api) -> None:
+    path = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    assert listed(api) == []
+    server.inject(LEASE, "create", Raw(b""))
+    message = refusal(lambda: api.post(path, {"metadata": {"name": "one"}}, 5.0))
+    assert "Remote end closed connection without response" in message
     assert server.connections == 1
 
 
