@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from rulegen.config import NodeConfiguration
 from rulegen.kube.objects import (
+    AddressType,
     ClientIPConfig,
     Container,
     ContainerPort,
@@ -15,8 +16,10 @@ from rulegen.kube.objects import (
     EndpointHints,
     EndpointPort,
     EndpointSlice,
+    ExternalPolicy,
     ForNode,
     ForZone,
+    InternalPolicy,
     LoadBalancerIngress,
     LoadBalancerStatus,
     Metadata,
@@ -29,6 +32,7 @@ from rulegen.kube.objects import (
     Pod,
     PodSpec,
     PodStatus,
+    Protocol,
     Service,
     ServiceCIDR,
     ServiceCIDRSpec,
@@ -36,6 +40,7 @@ from rulegen.kube.objects import (
     ServicePort,
     ServiceSpec,
     ServiceStatus,
+    ServiceType,
     SessionAffinityConfig,
 )
 from rulegen.services.store import Store
@@ -46,7 +51,7 @@ CONFIGURATION = NodeConfiguration(node_name="node-1", cluster_cidrs=("10.244.0.0
 
 
 def port(number: int = 80, name: str = "", protocol: str = "TCP", node_port: int = 0) -> ServicePort:
-    return ServicePort(port=number, name=name, protocol=protocol, node_port=node_port)
+    return ServicePort(port=number, name=name, protocol=cast(Protocol, protocol), node_port=node_port)
 
 
 def service(
@@ -78,14 +83,14 @@ def service(
             annotations=dict(annotations) if annotations else None,
         ),
         spec=ServiceSpec(
-            type=kind,
+            type=cast(ServiceType, kind),
             cluster_ip=cluster_ips[0] if cluster_ips else "",
             cluster_ips=list(cluster_ips),
             ip_families=["IPv6" if ":" in address else "IPv4" for address in cluster_ips],
             ports=list(ports),
             external_ips=list(external_ips),
-            internal_traffic_policy=internal,
-            external_traffic_policy=external,
+            internal_traffic_policy=cast(InternalPolicy, internal),
+            external_traffic_policy=cast(ExternalPolicy, external),
             health_check_node_port=health_check_port,
             load_balancer_source_ranges=list(ranges),
             session_affinity="None" if affinity is None else "ClientIP",
@@ -127,7 +132,7 @@ def draining(address: str, node: str | None = None) -> Endpoint:
 
 
 def endpoint_port(number: int | None = 8080, name: str | None = "", protocol: str = "TCP") -> EndpointPort:
-    return EndpointPort(name=name, port=number, protocol=protocol)
+    return EndpointPort(name=name, port=number, protocol=cast(Protocol, protocol))
 
 
 def endpoint_slice(
@@ -149,7 +154,7 @@ def endpoint_slice(
             labels={"kubernetes.io/service-name": service_name, **(labels or {})},
             annotations=dict(annotations) if annotations else None,
         ),
-        address_type=family,
+        address_type=cast(AddressType, family),
         endpoints=[endpoint(item) if isinstance(item, str) else item for item in endpoints],
         ports=list(ports),
     )

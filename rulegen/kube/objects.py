@@ -7,7 +7,7 @@ policy: absent stays None where the spec distinguishes it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -32,23 +32,22 @@ Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535, description="a port from 1
 PortOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 # A Service's or slice's port name: a DNS label, or "" for the only port of a Service.
 PortName: TypeAlias = Annotated[str, Meta(pattern=rf"^({_DNS_LABEL[1:-2]})?\Z", description='a DNS label or ""')]
-Protocol: TypeAlias = Annotated[str, Meta(pattern=r"^(TCP|UDP|SCTP)\Z", description="TCP, UDP or SCTP")]
+Protocol: TypeAlias = Annotated[Literal["TCP", "UDP", "SCTP"], Meta(description="TCP, UDP or SCTP")]
 # Of fields that the API server sets when they are empty; elsewhere it refuses "".
 NamespaceName: TypeAlias = Annotated[DnsLabel, Meta(extra=EMPTY_IS_ABSENT)]
 ProtocolOrEmpty: TypeAlias = Annotated[Protocol, Meta(extra=EMPTY_IS_ABSENT)]
 ServiceType: TypeAlias = Annotated[
-    str,
+    Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"],
     Meta(
-        pattern=r"^(ClusterIP|NodePort|LoadBalancer|ExternalName)\Z",
         description="ClusterIP, NodePort, LoadBalancer or ExternalName",
         extra=EMPTY_IS_ABSENT,
     ),
 ]
-IPFamily: TypeAlias = Annotated[str, Meta(pattern=r"^(IPv4|IPv6)\Z", description="IPv4 or IPv6")]
-AddressType: TypeAlias = Annotated[str, Meta(pattern=r"^(IPv4|IPv6|FQDN)\Z", description="IPv4, IPv6 or FQDN")]
-InternalPolicy: TypeAlias = Annotated[str, Meta(pattern=r"^(Cluster|Local)\Z", description="Cluster or Local")]
-ExternalPolicy: TypeAlias = Annotated[str, Meta(pattern=r"^(Cluster|Local|)\Z", description="Cluster or Local")]
-Affinity: TypeAlias = Annotated[str, Meta(pattern=r"^(None|ClientIP|)\Z", description="None or ClientIP")]
+IPFamily: TypeAlias = Annotated[Literal["IPv4", "IPv6"], Meta(description="IPv4 or IPv6")]
+AddressType: TypeAlias = Annotated[Literal["IPv4", "IPv6", "FQDN"], Meta(description="IPv4, IPv6 or FQDN")]
+InternalPolicy: TypeAlias = Annotated[Literal["Cluster", "Local"], Meta(description="Cluster or Local")]
+ExternalPolicy: TypeAlias = Annotated[Literal["Cluster", "Local", ""], Meta(description="Cluster or Local")]
+Affinity: TypeAlias = Annotated[Literal["None", "ClientIP", ""], Meta(description="None or ClientIP")]
 # Others may come.
 IPMode: TypeAlias = Annotated[str, Meta(min_length=1, description="VIP or Proxy")]
 AffinityTimeout: TypeAlias = Annotated[int, Meta(ge=1, le=86400, description="seconds from 1 to 86400")]

@@ -121,7 +121,9 @@ def _similar(name: str, names: Iterable[str]) -> str:
 def _wanted_ports(service: Service, wanted: ServiceName) -> list[tuple[str, str]]:
     """Name and protocol of the ports asked for."""
     ports = service.spec.ports or []
-    found = [(port.name, port.protocol) for port in ports if wanted.port in ("", port.name, str(port.port))]
+    found: list[tuple[str, str]] = [
+        (port.name, port.protocol) for port in ports if wanted.port in ("", port.name, str(port.port))
+    ]
     if wanted.port and not found:
         there = ", ".join(port.name or str(port.port) for port in ports) or "none"
         raise InputError(f"Service {wanted} has no port {shown(wanted.port)}; it has: {there}")
