@@ -212,7 +212,7 @@ class Server:
             yield
         except TooBig:
             raise
-        except Timeout as error:
+        except (Timeout, TimeoutError) as error:
             self.close()
             raise HostError(f"{self._place(zone)}: no answer within {_ANSWER_SECONDS:.0f} s") from error
         except (OSError, EOFError) as error:

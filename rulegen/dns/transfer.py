@@ -28,7 +28,7 @@ def transferred(connection: socket.socket, query: Message, silence: float, lifet
     dnspython does.
     """
     from dns import message, rcode, rdatatype
-    from dns.exception import FormError, Timeout
+    from dns.exception import FormError
     from dns.xfr import TransferError
 
     ends = time.monotonic() + lifetime
@@ -38,9 +38,9 @@ def transferred(connection: socket.socket, query: Message, silence: float, lifet
     soas = 0
     with closing(_Reader(connection)) as reader:
         while soas < 2:
-            wire = reader.next()
-            if time.monotonic() > ends:
-                raise Timeout
+            wire = reader.next(ends - time.monotonic())
+            if wire is None:
+                raise OSError(None, f"the transfer has not ended after {lifetime:g} s")
             answer = message.from_wire(
                 wire,
                 keyring=query.keyring,
@@ -71,13 +71,12 @@ class _Reader:
         self._thread = threading.Thread(target=self._run, name="transfer", daemon=True)
         self._thread.start()
 
-    def next(self) -> bytes:
-        """The next message. Raises what has ended the reading."""
-        from dns.exception import Timeout
-
-        found = self._read.get()
-        if isinstance(found, TimeoutError):
-            raise Timeout from found
+    def next(self, seconds: float) -> bytes | None:
+        """The next message; None when it has not come after so many seconds. Raises what has ended the reading."""
+        try:
+            found = self._read.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
         if isinstance(found, Exception):
             raise found
         return found
