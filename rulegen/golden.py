@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from ipaddress import ip_address, ip_network
 from itertools import product
@@ -271,6 +271,20 @@ def read_scenario(folder: Path) -> Scenario:
     lines = _lines_of_flows(path) if content.flows else []
     flows = tuple(_flows(content, path, lines))
     return Scenario(folder, configuration, addresses, flows, store, features, take_all(features), content.check)
+
+
+def read_scenarios(folders: Iterable[Path]) -> list[Scenario]:
+    """All of them. Raises InputError, which names what is wrong in each that cannot be used."""
+    scenarios: list[Scenario] = []
+    errors: list[str] = []
+    for folder in folders:
+        try:
+            scenarios.append(read_scenario(folder))
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        raise InputError("\n".join(errors))
+    return scenarios
 
 
 def check(scenario: Scenario, depth: Depth | None = None) -> Difference:

@@ -165,6 +165,20 @@ def test_all_objects_that_cannot_be_read_are_named(scenario: Path) -> None:
         read_scenario(scenario)
 
 
+@pytest.mark.parametrize("command", ["check", "update"])
+def test_all_scenarios_that_cannot_be_used_are_named(scenario: Path, command: str) -> None:
+    others = [Path(shutil.copytree(scenario, scenario.with_name(name))) for name in ("one", "other")]
+    _edit(others[0] / FLOWS_FILE, "masqueraded: false", "masquerade: false")
+    (others[1] / "cluster.yaml").unlink()
+    before = (scenario / FLOWS_FILE).read_bytes()
+    done = CliRunner().invoke(main, ["golden", command, str(scenario.parent)])
+    assert done.exit_code == 2
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"rulegen: {others[0] / FLOWS_FILE}: ")
+    assert second.startswith(f"rulegen: {others[1]}/cluster.yaml: ")
+    assert (scenario / FLOWS_FILE).read_bytes() == before
+
+
 def test_a_folder_without_scenarios(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no scenario here"):
         find_scenarios([str(tmp_path)])

@@ -69,7 +69,7 @@ def golden_check(
         fail("--junit: expected the name of a file: the failures are printed as lines")
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
-    read = [scenarios.read_scenario(folder) for folder in paths]
+    read = scenarios.read_scenarios(paths)
     checked = [
         reports.Checked(scenario.folder, scenarios.check(scenario, wanted))
         for scenario in each("checking scenarios", read, len(read))
@@ -132,7 +132,7 @@ def golden_update(folders: tuple[str, ...], depth: str | None, flows: bool, outp
         fail("--depth means nothing with --flows: it is about the rulesets")
     paths = scenarios.find_scenarios(folders)
     wanted = scenarios.Depth(depth) if depth else None
-    read = [scenarios.read_scenario(folder) for folder in paths]
+    read = scenarios.read_scenarios(paths)
     say_line = echo if output == "text" else _say_nothing
     rewritten: list[list[Path]] = []
     for scenario in read:

@@ -76,7 +76,10 @@ def test_a_transfer_that_is_never_silent_and_never_ends(listener: socket.socket)
     thread.start()
     begun = time.monotonic()
     try:
-        with closing(_server(listener)) as server, pytest.raises(HostError, match="the transfer has not ended after 1 s"):
+        with (
+            closing(_server(listener)) as server,
+            pytest.raises(HostError, match="the transfer has not ended after 1 s"),
+        ):
             list(server.transfer(ZONE))
         assert time.monotonic() - begun < patience(10)
     finally:
