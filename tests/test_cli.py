@@ -200,6 +200,14 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [("trace", "--seconds"), ("top", "--once", "--interval")])
+@pytest.mark.parametrize("seconds", ["nan", "-nan", "inf"])
+def test_a_number_of_seconds_is_a_number(command: tuple[str, ...], seconds: str) -> None:
+    done = run(*command, seconds)
+    assert done.returncode == 2
+    assert "is not in the range" in done.stderr
+
+
 def test_a_full_device_is_one_line() -> None:
     done = subprocess.run(
         ["bash", "-c", f"{RULEGEN[0]} render -f {CLUSTER} --node node-a > /dev/full"],

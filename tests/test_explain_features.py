@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,45 @@ THROUGH_SERVICE = ("--from", "10.128.0.7", "--to", "10.96.0.20:80/tcp")
 TARGETS = pytest.mark.parametrize("target", ["nftables", "iptables"])
 
 
-def explain(*arguments: str) -> dict[str, Any]:
-    done = CliRunner().invoke(main, ["explain", *OPTIONS, *arguments, "-o", "json"], catch_exceptions=False)
+# A pod that may send nothing; a Service with an endpoint, one with none, and one without a ClusterIP.
+CLOSED = """
+{apiVersion: v1, kind: Node, metadata: {name: node-a}, spec: {podCIDRs: [10.128.0.0/24]},
+ status: {addresses: [{type: InternalIP, address: 192.168.0.10}]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop},
+ spec: {type: LoadBalancer, clusterIP: 10.96.0.20, ports: [{name: http, port: 80}]},
+ status: {loadBalancer: {ingress: [{ip: 203.0.113.100}]}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: api, namespace: shop},
+ spec: {clusterIP: 10.96.0.21, ports: [{port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, ports: [{port: 8080}],
+ metadata: {name: api-4, namespace: shop, labels: {kubernetes.io/service-name: api}},
+ endpoints: [{addresses: [10.128.1.8]}]}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {clusterIP: None, ports: [{port: 5432}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, ports: [{port: 5432}],
+ metadata: {name: db-4, namespace: shop, labels: {kubernetes.io/service-name: db}},
+ endpoints: [{addresses: [10.128.1.7]}]}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv6, ports: [{port: 5432}],
+ metadata: {name: db-6, namespace: shop, labels: {kubernetes.io/service-name: db}},
+ endpoints: [{addresses: ["fd00:10:128:1::7"]}]}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: client, namespace: shop},
+ spec: {nodeName: node-a, containers: [{name: c}]},
+ status: {phase: Running, podIP: 10.128.0.5, podIPs: [{ip: 10.128.0.5}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, namespace: shop},
+ spec: {podSelector: {}, policyTypes: [Egress]}}
+"""
+
+
+def explain(*arguments: str, options: Sequence[str] = OPTIONS) -> dict[str, Any]:
+    done = CliRunner().invoke(main, ["explain", *options, *arguments, "-o", "json"], catch_exceptions=False)
     assert (done.exit_code, done.stderr) == (0, "")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -122,3 +160,59 @@ def test_between_a_node_and_its_pods_policies_are_not_asked(
     assert said["allowed"]
     assert reason in [direction["reason"] for direction in said["directions"]]
     assert not any(why["cause"] == "policy" for why in found["why"])
+
+
+def offers(found: dict[str, Any]) -> list[str]:
+    """The destinations that would work."""
+    return [work.partition(", ")[0] for why in found["why"] for work in why.get("wouldWork", ()) if "/tcp, " in work]
+
+
+@TARGETS
+@pytest.mark.parametrize(
+    ("source", "destination", "offered"),
+    [
+        ("203.0.113.9", "10.96.0.21:81", ["10.96.0.21:80/tcp"]),
+        ("shop/client", "10.96.0.21:81", []),
+        ("203.0.113.9", "10.128.1.8:9999", ["10.128.1.8:8080/tcp"]),
+        ("shop/client", "10.128.1.8:9999", []),
+    ],
+    ids=["Service", "Service, denied", "pod", "pod, denied"],
+)
+def test_what_policies_deny_is_not_offered(
+    source: str, destination: str, offered: list[str], target: str, tmp_path: Path
+) -> None:
+    options = _closed(tmp_path)
+    assert offers(explain("--from", source, "--to", destination, "--target", target, options=options)) == offered
+
+
+@TARGETS
+@pytest.mark.parametrize("destination", ["10.96.0.20:80", "203.0.113.100:80", "10.96.0.20:81"])
+def test_what_services_reject_is_no_matter_of_policies(destination: str, target: str, tmp_path: Path) -> None:
+    """On iptables policies are asked first. A rule of theirs would not help, and the rules are as they are meant."""
+    options = _closed(tmp_path)
+    found = explain("--from", "shop/client", "--to", destination, "--target", target, options=options)
+    assert (found["fate"], found["otherwise"], found["policies"]) == ("rejected", [], [])
+    assert "policy" not in [why["cause"] for why in found["why"]]
+    assert [line.partition(",")[0] for line in found["elsewhere"]] == (["dropped"] if target == "iptables" else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "offered"),
+    [
+        ("shop/client", []),
+        ("203.0.113.9", ["10.128.1.7:5432/tcp"]),
+        ("fd00:10:128:2::9", ["[fd00:10:128:1::7]:5432/tcp"]),
+        ("node", ["10.128.1.7:5432/tcp", "[fd00:10:128:1::7]:5432/tcp"]),
+    ],
+)
+def test_endpoints_of_a_headless_service_are_offered_to_those_who_get_there(
+    source: str, offered: list[str], tmp_path: Path
+) -> None:
+    found = explain("--from", source, "--to", "svc/shop/db", options=_closed(tmp_path))
+    assert offers(found) == offered
+
+
+def _closed(folder: Path) -> list[str]:
+    file = folder / "cluster.yaml"
+    file.write_text(CLOSED, encoding="utf-8")
+    return ["-f", str(file), "--feature", "network-policies"]

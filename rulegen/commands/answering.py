@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rulegen.policies.simulate import Host
     from rulegen.services.explain.asking import Asked
     from rulegen.services.explain.model import PacketExplanation
+    from rulegen.services.simulate import Destination
 
 INGRESS = "ingress"
 
@@ -82,32 +83,44 @@ def answer_packet(view: Sight, asked: Asked) -> Answer:
 
     from rulegen.services.explain import diagnosis
 
-    explanation = diagnosis.answer(view.services, asked)
-    egress = None if view.egress is None else list(_egress_explanations(view, view.egress, explanation, asked))
-    if view.policies is None:
-        return Answer(explanation, None, egress)
+    policies = view.policies
+    if policies is None:
+        explanation = diagnosis.answer(view.services, asked)
+        return Answer(explanation, None, _egress_answer(view, explanation, asked))
     from rulegen.policies.explain import denials as policy_denials
     from rulegen.policies.simulate import Host
     from rulegen.services.explain.model import Cause, Why
 
-    targets = _targets(explanation, asked)
     host = Host.of(_own_addresses(view, asked), view.services.configuration.policies)
-    said = list(_policy_explanations(view.policies, explanation.source, asked.target.protocol, targets, host))
+
+    def admits(source: str, place: Destination) -> bool:
+        said = _policy_explanations(policies, source, place.protocol, [(place.address, place.port)], host)
+        return all(one.allowed for one in said)
+
+    explanation = diagnosis.answer(view.services, asked, admits)
+    targets = _targets(explanation, asked)
+    said = list(_policy_explanations(policies, explanation.source, asked.target.protocol, targets, host))
     denials = [
         Why(Cause.POLICY, message, (remedy,) if remedy else ())
         for one in said
         for message, remedy in policy_denials(one)
     ]
-    return Answer(replace(explanation, why=(*denials, *explanation.why)), said, egress)
+    whole = replace(explanation, why=(*denials, *explanation.why))
+    return Answer(whole, said, _egress_answer(view, explanation, asked))
 
 
 def _targets(explanation: PacketExplanation, asked: Asked) -> list[tuple[str, int]]:
     """Where the packet may be sent on to; nowhere where it is refused before policies are asked."""
     endpoints = [delivery.endpoint.rpartition(":") for delivery in explanation.deliveries if not delivery.decision]
     targets = [(address.strip("[]"), int(port)) for address, _, port in endpoints]
-    if not targets and not explanation.frontend and asked.question is not None:
+    if not targets and explanation.fate == "untouched" and asked.question is not None:
         targets = [(asked.question.destination.address, asked.question.destination.port)]
     return targets
+
+
+def _egress_answer(view: Sight, explanation: PacketExplanation, asked: Asked) -> list[EgressExplanation] | None:
+    """None where the feature is off."""
+    return None if view.egress is None else list(_egress_explanations(view, view.egress, explanation, asked))
 
 
 def _egress_explanations(

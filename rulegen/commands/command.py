@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from rulegen import gc_pause
-from rulegen.commands.output import fail, print_removed
+from rulegen.commands.output import discard, fail, print_removed
 from rulegen.errors import InputError, RulegenError, UnseenError, printable
 
 
@@ -36,8 +36,7 @@ def errors_as_lines() -> Iterator[None]:
             raise
         if error.filename is not None:  # an open file has none; this one could not be opened
             fail(f"{printable(os.fsdecode(error.filename))}: {error.strerror}")
-        # What could not be written must not be tried again when the program ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         fail(f"cannot write the output: {error.strerror}")
 
 

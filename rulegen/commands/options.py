@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isnan
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -27,6 +28,17 @@ class Input(NamedTuple):
     target: str = ""
     features: tuple[str, ...] = ()
     iptables_driver: str = ""
+
+
+class SecondsRange(click.FloatRange):
+    """A number of seconds between two bounds; `nan` is in no range, though it is below none and above none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click's."""
+        seconds: float = super().convert(value, param, ctx)
+        if isnan(seconds):
+            self.fail(f"{seconds} is not in the range {self._describe_range()}.", param, ctx)
+        return seconds
 
 
 FILES = click.option(

@@ -7,9 +7,10 @@ status other than that of an error.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 from click.globals import resolve_color_default
@@ -61,10 +62,18 @@ def print_toned(told: Iterable[TextLine]) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the program with a line for each line of the message."""
-    for line in lines(message.strip()):
-        say(line)
+    """Ends the program with a line for each line of the message, where they can be written; the status says it too."""
+    try:
+        for line in lines(message.strip()):
+            say(line)
+    except OSError:
+        discard(sys.stderr)
     sys.exit(EXIT_ERROR)
+
+
+def discard(stream: TextIO) -> None:
+    """What could not be written must not be tried again when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_changes(changes: Iterable[ShownChange]) -> None:

@@ -12,6 +12,8 @@ from rulegen.errors import InputError, printable
 
 def write_private(path: str, data: bytes) -> None:
     """Writes the whole file or none, for its owner alone. Raises InputError."""
+    if path == "-":  # which elsewhere is standard output, and no file that anybody would look for
+        raise InputError("-: expected the name of a plain file; one that is called so is ./-")
     try:
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():

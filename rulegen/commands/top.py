@@ -13,7 +13,7 @@ import click
 
 from rulegen.alike import there_is
 from rulegen.commands.command import Command
-from rulegen.commands.options import input_options, pack
+from rulegen.commands.options import SecondsRange, input_options, pack
 from rulegen.commands.output import echo, print_document, print_line, say_warning
 from rulegen.commands.reading import make_features, read_objects, services_of
 from rulegen.errors import InputError, one_line, shown
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--all", "idle", is_flag=True, help="Also Services without a connection.")
 @click.option("--endpoints/--no-endpoints", default=True, help="A line for each endpoint, too [default].")
 @click.option(
-    "--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="Seconds between two looks."
+    "--interval", type=SecondsRange(0.1, 3600), default=2.0, show_default=True, help="Seconds between two looks."
 )
 @click.option("--once", is_flag=True, help="Count new connections for one interval, print that, and end.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.options import input_options, pack
+from rulegen.commands.options import SecondsRange, input_options, pack
 from rulegen.commands.output import print_line, print_toned, say, say_warning
 from rulegen.commands.reading import directory_of, read_objects
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--count", type=click.IntRange(1, 100_000), default=10, show_default=True, help="End after so many packets."
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 86_400), default=60.0, show_default=True, help="End after so many seconds."
+    "--seconds", type=SecondsRange(0.1, 86_400), default=60.0, show_default=True, help="End after so many seconds."
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def trace(count: int, seconds: float, output: str, **options: Any) -> None:

@@ -196,7 +196,10 @@ def test_what_is_no_plan_is_one_line(namespace: NetworkNamespace, tmp_path: Path
     assert ruleset() == before
 
 
-def test_a_plan_is_written_whole_or_not_at_all(namespace: NetworkNamespace, tmp_path: Path) -> None:
+def test_a_plan_is_written_whole_or_not_at_all(
+    namespace: NetworkNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     cluster, folder = written(tmp_path / "cluster.yaml", WEB), tmp_path / "folder"
     folder.mkdir()
     plan = folder / "rules.plan"
@@ -212,6 +215,8 @@ def test_a_plan_is_written_whole_or_not_at_all(namespace: NetworkNamespace, tmp_
     assert "a plain file" in error(*base, "/dev/null")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert "a plain file" in error(*base, folder)
+    assert "a plain file" in error(*base, "-")
+    assert not Path("-").exists()
     assert "No such file" in error(*base, tmp_path / "missing" / "x")
 
 

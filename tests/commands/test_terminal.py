@@ -317,6 +317,14 @@ def test_help_that_cannot_be_written_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (2, "rulegen: cannot write the output: No space left on device\n")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("env", "shop", "-f", "/missing"), ("diff", "--unknown")], ids=["error", "usage"]
+)
+def test_an_error_that_cannot_be_written_is_told_by_the_status(arguments: tuple[str, ...]) -> None:
+    """Status 1 would say that something differs."""
+    assert _run_closed("2>/dev/full", *arguments).returncode == 2
+
+
 @pytest.mark.parametrize("option", ["-f", "--against", "--config"])
 def test_a_name_that_no_file_can_have_is_no_fault_of_the_output(option: str, tmp_path: Path) -> None:
     file = written(tmp_path / "cluster.yaml", WEB)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
+from typing import TypeAlias
 
 from rulegen.config import Family
 from rulegen.kube.objects import Service
@@ -22,16 +23,26 @@ _MOST_OFFERS = 5
 _MOST_TRIED = 200
 
 
-class Case:
-    """A packet that was explained. `settings`: the node's part of its family, None where it has no rules for that."""
+# Whether other features let a packet pass, by its source and where it goes once Services are through with it.
+Admits: TypeAlias = Callable[[str, Destination], bool]
 
-    def __init__(self, view: View, asked: Asked, question: PacketQuestion, explanation: PacketExplanation) -> None:
+
+class Case:
+    """A packet that was explained. `settings`: the node's part of its family, None where it has no rules for that.
+
+    `admits`: what other features say of packets of its source.
+    """
+
+    def __init__(
+        self, view: View, asked: Asked, question: PacketQuestion, explanation: PacketExplanation, admits: Admits
+    ) -> None:
         self.view = view
         self.asked = asked
         self.explanation = explanation
         self.target = question.destination
         self.source = explanation.source
         self.interface = question.interface
+        self._admits = admits
         self.node_addresses = question.node_addresses or ()
         self.family: Family = family_of(self.target.address)
         self.settings: NodeSettings | None = view.store.node_settings(self.family)
@@ -66,13 +77,21 @@ class Case:
         found = self.view.store.reasons(name.namespace, name.name)
         return next((one for one in found if one.intent.name == name and one.intent.family is self.family), None)
 
+    def admits(self, target: Destination) -> bool:
+        """Whether other features let packets of the same source pass that go there directly."""
+        return self._admits(self.source, target)
+
     def arrives(self, target: Destination) -> bool:
         """Whether a packet from the same source would reach an endpoint there."""
         if self.settings is None or family_of(target.address) is not self.family:
             return False
         packet = Packet(self.source, target.address, target.port, target.protocol, self.interface)
         outcome = simulate(self.index, self.settings, self.node_addresses, packet)
-        return outcome.fate is Fate.BALANCED and all(one.decision.fate is Fate.UNTOUCHED for one in outcome.deliveries)
+        return outcome.fate is Fate.BALANCED and all(
+            one.decision.fate is Fate.UNTOUCHED
+            and self.admits(Destination(one.backend.address, one.backend.port, target.protocol))
+            for one in outcome.deliveries
+        )
 
     def offers(self, found: Iterable[tuple[Destination, str]]) -> tuple[str, ...]:
         """Of destinations, each with what it is, the first few that a packet from the same source reaches."""

@@ -18,6 +18,7 @@ from rulegen.services.simulate import Destination, Match
 
 _MOST_SERVICES = 3
 _MOST_ALIKE = 5
+_MOST_PORTS = 3
 _ICMP = "ICMP"
 
 
@@ -255,9 +256,8 @@ def _direct(case: Case, start: str, ports: Iterable[NamedPort]) -> Why:
         return Why(Cause.POD, f"{message}; it has this port")
     services = [one for one in _services_of_endpoint(case) if _has_port(one, target)]
     has = f"{message}; it is known to have {bounded(known)}"
-    direct = tuple(
-        f"{Destination(target.address, port.number, port.protocol)}, the pod's own port" for port in known[:3]
-    )
+    places = (Destination(target.address, port.number, port.protocol) for port in known[:_MOST_PORTS])
+    direct = tuple(f"{place}, the pod's own port" for place in places if case.admits(place))
     if services:
         own = [port for one in services for port in ports_of(one) if port[1:] == target[1:]]
         ways = case.offers(found for one in services for found in case.ways_to(one, own))

@@ -13,23 +13,25 @@ from msgspec.structs import replace
 
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Service
+from rulegen.networks import family_of
 from rulegen.services.explain import destinations, lists
 from rulegen.services.explain.asking import Asked
-from rulegen.services.explain.case import Case, way
+from rulegen.services.explain.case import Admits, Case, way
 from rulegen.services.explain.model import Cause, PacketExplanation, View, Why
 from rulegen.services.explain.packet import NODE, explain_packet
 from rulegen.services.names import service_name
-from rulegen.services.simulate import Destination, Fate, Match
+from rulegen.services.node import host_addresses
+from rulegen.services.simulate import Destination, Fate, Match, source_towards
 
 _MOST_ENDPOINTS = 10
 
 
-def answer(view: View, asked: Asked) -> PacketExplanation:
+def answer(view: View, asked: Asked, admits: Admits = lambda *_: True) -> PacketExplanation:
     """What becomes of the packet, and why."""
     if asked.question is None:
-        return _without_address(view, asked)
+        return _without_address(view, asked, admits)
     explanation = explain_packet(view, asked.question)
-    case = Case(view, asked, asked.question, explanation)
+    case = Case(view, asked, asked.question, explanation, admits)
     return replace(explanation, names=asked.names, why=tuple(_reasons(case)))
 
 
@@ -100,11 +102,13 @@ def _families(case: Case) -> tuple[str, ...]:
 # ---- Services that have no address ----
 
 
-def _without_address(view: View, asked: Asked) -> PacketExplanation:
+def _without_address(view: View, asked: Asked, admits: Admits) -> PacketExplanation:
     service = asked.target.service
     if service is None:
         raise AssertionError("only a Service can be without any address")
-    why = destinations.without_address(service, asked.target.port, _endpoints(view, service, asked))
+    reached = (found for found in _endpoints(view, service, asked) if _is_reached(view, asked, found[0], admits))
+    endpoints = islice(reached, _MOST_ENDPOINTS)
+    why = destinations.without_address(service, asked.target.port, endpoints)
     source = next(iter(asked.source.addresses.values()), NODE)
     return PacketExplanation(
         source,
@@ -125,6 +129,14 @@ def _without_address(view: View, asked: Asked) -> PacketExplanation:
     )
 
 
+def _is_reached(view: View, asked: Asked, place: Destination, admits: Admits) -> bool:
+    """Whether the source has an address of the family, and may go there."""
+    if asked.source.is_node:
+        return admits(source_towards(place.address, host_addresses(view.store.node)), place)
+    source = asked.source.addresses.get(family_of(place.address))
+    return source is not None and admits(source, place)
+
+
 def _endpoints(view: View, service: Service, asked: Asked) -> Iterator[tuple[Destination, str]]:
     """Where clients of a headless Service go: its endpoints that are ready, at their own port."""
     target = asked.target
@@ -132,7 +144,6 @@ def _endpoints(view: View, service: Service, asked: Asked) -> Iterator[tuple[Des
     names = {
         port.name for port in service.spec.ports or () if (port.port, port.protocol) == (target.port, target.protocol)
     }
-    found = 0
     for item in view.directory.slices_by_service.get(key, ()):
         ports = [
             one.port for one in item.ports or () if one.name in names and one.protocol == target.protocol and one.port
@@ -140,9 +151,8 @@ def _endpoints(view: View, service: Service, asked: Asked) -> Iterator[tuple[Des
         for endpoint in item.endpoints or ():
             address = canonical_address(endpoint.addresses[0]) if endpoint.addresses else None
             is_ready = endpoint.conditions is None or endpoint.conditions.ready is not False
-            if address is None or not is_ready or not ports or found >= _MOST_ENDPOINTS:
+            if address is None or not is_ready or not ports:
                 continue
-            found += 1
             pod = (
                 f"pod {key[0]}/{endpoint.target_ref.name}"
                 if endpoint.target_ref and endpoint.target_ref.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 
 from rulegen.follow.model import Ending, Place, Sent
@@ -53,25 +53,29 @@ def otherwise(ends: Iterable[WayEnd], outcome: Outcome, deliveries: Iterable[Del
     """What rules do that Services do not mean; nothing where they do what they should."""
     shares: dict[tuple[str, Fate, bool | None], Fraction] = {}
     unknown: dict[str, None] = {}
+    wanted = dict(_wanted(outcome, deliveries))
+    refused = {endpoint: fate for endpoint, fate, _ in wanted if fate is not Fate.UNTOUCHED}
     for end in ends:
         if end.ending.fate is RuleFate.UNKNOWN:
             unknown[end.ending.why] = None
-        key = _done(end)
+        key = _done(end, refused)
         shares[key] = shares.get(key, Fraction(0)) + end.ending.share
     if unknown:
         yield from (f"not understood: {why}" for why in unknown)
         return
-    wanted = dict(_wanted(outcome, deliveries))
     if all(_is_near(shares, wanted, key) for key in {*map(_plain, shares), *map(_plain, wanted)}):
         return
     yield from sorted(_in_words(key, share) for key, share in shares.items())
 
 
-def _done(end: WayEnd) -> tuple[str, Fate, bool | None]:
-    """Endpoint, what Services make of it, and whether they masquerade; None where that cannot be seen."""
+def _done(end: WayEnd, refused: Mapping[str, Fate]) -> tuple[str, Fate, bool | None]:
+    """Endpoint, what Services make of it, and whether they masquerade; None where that cannot be seen.
+
+    `refused`: by endpoint, what Services would refuse, too: that somebody else is quicker is no difference.
+    """
     ending = end.ending
     if end.refused_elsewhere:
-        return ending.endpoint, Fate.UNTOUCHED, None
+        return ending.endpoint, refused.get(ending.endpoint, Fate.UNTOUCHED), None
     fate = _FATES.get(ending.fate, Fate.UNTOUCHED)
     is_seen = ending.endpoint and fate is Fate.UNTOUCHED and not end.masqueraded_elsewhere
     return ending.endpoint, fate, (ending.masqueraded is not None) if is_seen else None
