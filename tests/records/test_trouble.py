@@ -173,6 +173,20 @@ def test_what_the_server_refuses_keeps_nothing_else_out(tmp_path: Path) -> None:
             assert server.short(f"10-2-0-1.many.shop.{SVC}", "A") == ["10.2.0.1"]
 
 
+def test_who_names_an_address_of_others_again_and_again_keeps_nobody_from_anything(tmp_path: Path) -> None:
+    """As BIND is by itself, it takes no more names of an address than there are kept here."""
+    with serving("bind", tmp_path) as server:
+        own = web("own", "10.1.0.1")
+        others = [web(f"a{number}", "10.1.0.1") for number in range(150)]
+        done = server.rulegen("apply", "-f", written(server, own, *others))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(server.short("1.0.1.10.in-addr.arpa", "PTR")) == 100
+        done = server.rulegen("apply", "-f", written(server, web("own", "10.1.0.1", "10.1.0.2"), *others[2:]))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert server.short(f"own.shop.{SVC}", "A") == ["10.1.0.1", "10.1.0.2"]
+        assert len(server.short("1.0.1.10.in-addr.arpa", "PTR")) == 100
+
+
 @pytest.mark.part(2)
 @pytest.mark.parametrize("kind", ["bind", "knot"])
 def test_a_clock_that_is_wrong_and_a_service_that_is_large(kind: str, tmp_path: Path) -> None:
