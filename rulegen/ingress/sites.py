@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
+from rulegen.errors import printable
 from rulegen.ingress.model import ROOT, Backend, Path, PathKind, Site
 from rulegen.ingress.reading import ReadIngress, ReadTls, ServicePortRef
 from rulegen.kube.objects import Service
@@ -153,7 +154,7 @@ class _Making:
     def _add(self, owned: Owned, field: str, path: Path) -> None:
         there = self.paths.setdefault((path.kind, path.path), path)
         if there != path:
-            words = f"{path.kind.value} {path.path}" if not path.is_default else "the default"
+            words = f"{path.kind.value} {printable(path.path)}" if not path.is_default else "the default"
             self._note(owned, f"{field}: {words} of {self._words} is Ingress {there.ingress}'s already")
 
     def _note(self, owned: Owned, message: str) -> None:
