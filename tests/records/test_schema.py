@@ -274,6 +274,9 @@ def test_what_is_no_registry() -> None:
     assert list(registered(ZONE, ['"" "x" " A" "a  A"', "garbage", f'"{"x" * 300} A"'])) == [
         RecordKey(ZONE, f"a.{ZONE}", "A")
     ]
+    # No name, no type of ours.
+    others = ['"a..b A"', f'"{"x" * 64} A"', f'"{".".join(["x" * 60] * 4)} A"', '"a\\300 A" "\\195\\188 A"']
+    assert list(registered(ZONE, [*others, '"a FOO TYPE99999 ANY TSIG a SOA"'])) == []
 
 
 def test_findings_are_each_told_once() -> None:

@@ -121,6 +121,23 @@ def test_the_agent_mends_what_others_do_and_says_an_outage_once(tmp_path: Path) 
             assert OTHER_SECRET not in log.read_text()
 
 
+def test_what_others_write_into_the_registry_means_nothing(tmp_path: Path) -> None:
+    with serving("bind", tmp_path) as server:
+        source = written(server, web("db", "10.1.0.1"))
+        assert server.rulegen("apply", "-f", source).returncode == 0
+        for text in ('"a.svc FOO"', '"a..b.svc A"', f'"{"a" * 70}.svc A"', '"a.svc TYPE99999"', '"a.svc OPT TSIG"'):
+            for holder in ("nobody.shop", "db.shop"):
+                server.update("zone cluster.local", f"update add {holder}._rulegen.cluster.local. 5 TXT {text}")
+        done = server.rulegen("apply", "-f", source)
+        assert (done.returncode, done.stderr) == (0, "")
+        # Beside our own words, too.
+        done = server.rulegen("apply", "-f", written(server, web("db", "10.1.0.2", "10.1.0.3")))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert server.short(f"db.shop.{SVC}", "A") == ["10.1.0.2", "10.1.0.3"]
+        # What is not understood is somebody else's.
+        assert len(server.short("nobody.shop._rulegen.cluster.local", "TXT")) == 5
+
+
 def test_a_zone_that_is_not_there_keeps_the_others_from_nothing(tmp_path: Path) -> None:
     with serving("bind", tmp_path) as server:
         server.stop()
