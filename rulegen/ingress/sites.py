@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from rulegen.errors import printable
 from rulegen.ingress.model import ROOT, Backend, Path, PathKind, Site
 from rulegen.ingress.reading import ReadIngress, ReadTls, ServicePortRef
-from rulegen.kube.objects import Service
+from rulegen.kube.objects import CERTIFICATE_TYPE, Service
 from rulegen.nginx.configuration import Pem
 from rulegen.reference import Finding, ObjectReference
 
@@ -92,7 +92,7 @@ class Resolved(NamedTuple):
         if isinstance(found, Pem):
             return found, ""
         title = f"Secret {namespace}/{tls.secret}"
-        return None, f"{title} {found}" if found else f"there is no {title} of type kubernetes.io/tls"
+        return None, f"{title} {found}" if found else f"there is no {title} of type {CERTIFICATE_TYPE}"
 
     def findings(self, owned: Owned) -> Iterator[Finding]:
         """What an Ingress names and is not there."""

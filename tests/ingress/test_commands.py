@@ -222,6 +222,16 @@ def test_a_path_is_said_in_ascii(tmp_path: Path) -> None:
     assert 'Prefix "/\\u202ex" of host' in conflict["message"]
 
 
+def test_a_secret_of_another_type_is_none_as_in_a_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.json"
+    opaque = {**secret("shop-tls", _SHOP), "type": "Opaque"}
+    documents = [ingress_class(), service("web", 20), opaque]
+    documents.append(ingress("web", rule(_SHOP, path("/", "web")), tls=[([], "shop-tls")]))
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
+    (found,) = json.loads(_run("lint", "-f", str(file), "--feature", "ingress", "-o", "json").stdout)["findings"]
+    assert found["message"] == "spec.tls[0]: there is no Secret shop/shop-tls of type kubernetes.io/tls"
+
+
 # -- private keys --
 
 
