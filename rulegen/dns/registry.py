@@ -19,6 +19,10 @@ _IN_ONE_PLACE = 64
 PARTS = range(64)
 # Longer than what a name of ours could be, and what a character-string holds (RFC 1035, 3.3).
 _LONGEST_STRING = 255
+# What is ever written down. Anybody who may change the zone can write anything else there.
+_TYPES = frozenset({"A", "AAAA", "CNAME", "PTR", "SRV", "TXT"})
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.")
+_LONGEST_NAME = 254
 _PART = re.compile(r"_(\d{1,2})\.")
 
 
@@ -77,5 +81,6 @@ def registered(zone: str, records: Iterable[str]) -> Iterator[RecordKey]:
     for record in records:
         for string in record.split('"'):
             relative, *types = string.split(" ") if len(string) <= _LONGEST_STRING else ("",)
-            if relative:
-                yield from (RecordKey(zone, f"{relative}.{zone}", one) for one in types if one)
+            owner = f"{relative}.{zone}"
+            if len(owner) <= _LONGEST_NAME and _NAME.fullmatch(owner):
+                yield from (RecordKey(zone, owner, one) for one in types if one in _TYPES)

@@ -54,9 +54,9 @@ def transferred(connection: socket.socket, query: Message, silence: float, lifet
                 raise FormError("the answer is to another question")
             if answer.rcode() != rcode.NOERROR:
                 raise TransferError(answer.rcode())
-            soas += sum(len(rrset) for rrset in answer.answer if rrset.rdtype == rdatatype.SOA)
-            if not soas:
+            if not soas and (not answer.answer or answer.answer[0].rdtype != rdatatype.SOA):
                 raise FormError("the answer is no transfer")
+            soas += sum(len(rrset) for rrset in answer.answer if rrset.rdtype == rdatatype.SOA)
             if soas > 1 and query.keyring is not None and not answer.had_tsig:
                 raise FormError("missing TSIG")
             yield answer

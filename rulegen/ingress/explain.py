@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -19,6 +20,8 @@ from rulegen.ingress.requests import Request
 from rulegen.ingress.sites import Reason
 
 _MOST = 10
+# RFC 3986, 3.3: `pchar` and the slash, beside letters, digits and `-._~`.
+_PLAIN_IN_PATHS = "/!$&'()*+,;=:@"
 
 
 class Outcome(StrEnum):
@@ -228,19 +231,20 @@ def _findings(mentions: Iterable[Mention], *, is_tls: bool) -> Iterator[RequestF
 def _offers(request: Request, outcome: Outcome, chosen: _Chosen, sites: Mapping[str, Site]) -> Iterator[str]:
     """What would get an answer of a Service."""
     scheme = "https" if request.is_tls else "http"
-    if outcome is Outcome.NO_CERTIFICATE:
+    if outcome is Outcome.NO_CERTIFICATE and request.path is not None:
         site = sites.get(host_for(sites, request.host))
-        found = matching(site.paths, request.path) if site is not None and request.path is not None else None
+        found = matching(site.paths, request.path) if site is not None else None
         if found is not None and found.backend.address:
-            yield f"http://{_in_url(request.host)}{request.path}"
+            yield _url("http", request.host, request.path)
     elif outcome is Outcome.NOT_FOUND:
         usable = [path for path in chosen.paths if path.backend.address]
         for path in usable[:_MOST]:
-            yield f"{scheme}://{_in_url(request.host)}{printable(path.path)}"
+            yield _url(scheme, request.host, path.path)
 
 
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _url(scheme: str, host: str, path: str) -> str:
+    """`path`: decoded; with it coded again, as a person can send it."""
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}{quote(path, _PLAIN_IN_PATHS, errors='surrogateescape')}"
 
 
 # ---- text ----

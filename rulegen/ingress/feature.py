@@ -16,7 +16,7 @@ from rulegen.ingress.model import ANY_HOST, Site
 from rulegen.ingress.reading import ReadIngress, read_ingress
 from rulegen.ingress.sites import ObjectName, Owned, Reason, Resolved, ServicePorts, site_of
 from rulegen.ingress.status import patch, published, said
-from rulegen.kube.objects import Ingress, IngressClass, Secret, Service
+from rulegen.kube.objects import CERTIFICATE_TYPE, Ingress, IngressClass, Secret, Service
 from rulegen.nginx.configuration import Pem
 from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.tracked import Tracked
@@ -273,8 +273,10 @@ class IngressFeature:
         return known.read is not None and self._classes.is_anothers(known.item, known.read.class_name)
 
 
-def _certificate(secret: Secret) -> Pem | str:
-    """What is wrong with it, in words, where it cannot be used."""
+def _certificate(secret: Secret) -> Pem | str | None:
+    """What is wrong with it, in words, where it cannot be used; None: it is of another type, which no cluster gives."""
+    if secret.type != CERTIFICATE_TYPE:
+        return None
     try:
         return certificate_of(secret)
     except InputError as error:

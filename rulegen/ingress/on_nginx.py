@@ -23,6 +23,7 @@ from rulegen.nginx.configuration import (
     Key,
     Pem,
     Value,
+    lines_of,
     place,
     quoted,
     section,
@@ -269,6 +270,6 @@ def _owner(key: Key, value: Value, sites: Mapping[str, Site], holders: Mapping[s
 
 def _owners_in(text: Any) -> tuple[str, ...]:
     """As the comments of a section say it, of a site that is gone."""
-    lines = (line.strip() for line in str(text).splitlines())
+    lines = (line.strip() for line in lines_of(str(text)))
     found = {line[2:].partition(" -> ")[0] for line in lines if line.startswith("# ") and " -> " in line}
     return tuple(sorted(found))

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
+from rulegen.errors import printable
 from rulegen.ingress.model import ROOT, Backend, Path, PathKind, Site
 from rulegen.ingress.reading import ReadIngress, ReadTls, ServicePortRef
-from rulegen.kube.objects import Service
+from rulegen.kube.objects import CERTIFICATE_TYPE, Service
 from rulegen.nginx.configuration import Pem
 from rulegen.reference import Finding, ObjectReference
 
@@ -91,7 +92,7 @@ class Resolved(NamedTuple):
         if isinstance(found, Pem):
             return found, ""
         title = f"Secret {namespace}/{tls.secret}"
-        return None, f"{title} {found}" if found else f"there is no {title} of type kubernetes.io/tls"
+        return None, f"{title} {found}" if found else f"there is no {title} of type {CERTIFICATE_TYPE}"
 
     def findings(self, owned: Owned) -> Iterator[Finding]:
         """What an Ingress names and is not there."""
@@ -153,7 +154,7 @@ class _Making:
     def _add(self, owned: Owned, field: str, path: Path) -> None:
         there = self.paths.setdefault((path.kind, path.path), path)
         if there != path:
-            words = f"{path.kind.value} {path.path}" if not path.is_default else "the default"
+            words = f"{path.kind.value} {printable(path.path)}" if not path.is_default else "the default"
             self._note(owned, f"{field}: {words} of {self._words} is Ingress {there.ingress}'s already")
 
     def _note(self, owned: Owned, message: str) -> None:

@@ -17,6 +17,7 @@ from rulegen.kube import named_objects
 from rulegen.kube.defaults import with_defaults
 from rulegen.kube.faults import Fault, endpoints_faults, service_faults, slice_faults
 from rulegen.kube.objects import (
+    CERTIFICATE_TYPE,
     HEADLESS,
     SERVICE_PROXY_NAME,
     ClusterNetworkPolicy,
@@ -168,7 +169,7 @@ _KINDS = (
         struct=Secret,
         api_versions=("v1",),
         plural="secrets",
-        field_selector="type=kubernetes.io/tls",
+        field_selector=f"type={CERTIFICATE_TYPE}",
         is_secret=True,
     ),
     # SVC-1.

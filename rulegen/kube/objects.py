@@ -338,6 +338,10 @@ class IngressClass(KubeStruct, frozen=True):
     spec: IngressClassSpec | None = None
 
 
+# The type of those that hold a certificate and its key.
+CERTIFICATE_TYPE = "kubernetes.io/tls"
+
+
 class Secret(KubeStruct, frozen=True):
     """Of a certificate. `data` is plain values, so that no message about a fault can quote it."""
 

@@ -23,6 +23,7 @@ somebody else wrote differs.
 
 from __future__ import annotations
 
+import io
 import re
 from base64 import urlsafe_b64encode
 from bisect import bisect_left, bisect_right
@@ -95,6 +96,11 @@ def site_name(host: str) -> str:
     return urlsafe_b64encode(sha256(host.encode()).digest())[:_SITE_NAME_LENGTH].decode()
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a configuration as nginx counts them, with their ends; Unicode has more ends, which are text."""
+    return io.StringIO(text, newline="\n").readlines()
+
+
 def place(name: str) -> str:
     """Marks where the pieces of sections go, for what is common."""
     return f"{_PLACE}{name}\n{_INDENT}{_END_PLACE}"
@@ -129,7 +135,7 @@ class Document:
     def text(self) -> str:
         """The whole file. Nothing without entries."""
         written = [HEADER]
-        for line in self._common.splitlines(keepends=True):
+        for line in lines_of(self._common):
             written.append(line)
             if line.lstrip().startswith(_PLACE):
                 place_ = self._places.get(line.strip().removeprefix(_PLACE))

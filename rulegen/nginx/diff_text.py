@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from rulegen.nginx.configuration import Key, Pem, Value
+from rulegen.nginx.configuration import Key, Pem, Value, lines_of
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.delta import Delta, differing
 from rulegen.reconcile.driver import Owned, ShownChange, shown_change
@@ -44,6 +44,6 @@ def count(delta: Delta[Key, Value]) -> Iterator[str]:
 
 def _lines(before: Value | None, after: Value | None) -> tuple[list[str], list[str]]:
     """The lines of either that the other has not."""
-    old, new = ([line.strip() for line in str(one or "").splitlines()] for one in (before, after))
+    old, new = ([line.strip() for line in lines_of(str(one or ""))] for one in (before, after))
     only_old, only_new = differing(old, new)
     return [old[place] for place in only_old], [new[place] for place in only_new]

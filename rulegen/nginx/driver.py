@@ -13,7 +13,7 @@ import msgspec
 
 from rulegen.config import IngressSettings
 from rulegen.errors import HostError, InputError, RulegenError
-from rulegen.nginx.configuration import CERTIFICATE, Document, Entries, Key, Value, parse, version_in
+from rulegen.nginx.configuration import CERTIFICATE, Document, Entries, Key, Value, lines_of, parse, version_in
 from rulegen.nginx.diff_text import count, shown_changes
 from rulegen.nginx.files import Files
 from rulegen.nginx.live import LiveSites
@@ -63,7 +63,7 @@ class NginxDriver:
 
     def render(self, compilers: CompilerSet) -> Iterator[str]:
         """The file as it is written for nginx; certificates are named in it, and in no other way there."""
-        return iter(Document(compilers.entries()).text().splitlines(keepends=True))
+        return iter(lines_of(Document(compilers.entries()).text()))
 
     def compare_rendered(
         self, compilers: CompilerSet, items: Items, contexts: Mapping[str, Any], lines: Iterable[str], source: str
@@ -72,7 +72,7 @@ class NginxDriver:
         rendered = RenderedLines(lines, source)
         text = "".join(rendered)
         rendered.check()
-        before = parse(text.splitlines(keepends=True), version_in(text))
+        before = parse(lines_of(text), version_in(text))
         compile_all(compilers, items, contexts)
         return _difference(before, _sections(compilers.entries()), compilers)
 

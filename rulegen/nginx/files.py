@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rulegen.config import IngressSettings
 from rulegen.errors import HostError, printable
-from rulegen.nginx.configuration import CERTIFICATE, HEADER, Entries, Key, Pem, parse, version_in
+from rulegen.nginx.configuration import CERTIFICATE, HEADER, Entries, Key, Pem, lines_of, parse, version_in
 from rulegen.nginx.main_file import Worker, worker_of
 from rulegen.nginx.process import missing_words
 
@@ -62,7 +62,7 @@ class Files:
 
     def entries(self, state: FileState) -> Entries:
         """The sections, and the certificates that are as they were written and nobody but nginx can read."""
-        found = parse(state.text.splitlines(keepends=True), state.version) if state.content else {}
+        found = parse(lines_of(state.text), state.version) if state.content else {}
         worker = worker_of(self._main_file)
         is_folder_right = _is_secret(self._folder, worker, _FOLDER_MODE)
         for name in self._names():

@@ -1,21 +1,24 @@
 """Records of Services become the entries of the driver `dns`. See `reconcile.feature.Compiler`.
 
 A name below a Service's belongs to that Service alone. A name of an address may be several Services': their names are
-put together.
+put together, as many as an address has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeAlias
 
 from rulegen.dns.record_sets import Entries, RecordKey, RecordSet, Zones
 from rulegen.errors import TargetError
 from rulegen.reconcile.delta import Change, Delta
-from rulegen.records.schema import Reverse, ServiceRecords
+from rulegen.records.schema import Reverse, ServiceRecords, first_names
 from rulegen.records.store import ServiceKey
 from rulegen.reference import ObjectReference
+
+# None: there is to be nothing.
+Wanted: TypeAlias = dict[RecordKey, RecordSet | None]
 
 
 class RecordCompiler:
@@ -46,18 +49,21 @@ class RecordCompiler:
     ) -> tuple[Delta[RecordKey, RecordSet], dict[ServiceKey, TargetError]]:
         """See `Compiler`; everything can be expressed."""
         del context
-        changes: dict[RecordKey, Change[RecordSet | None]] = {}
+        wanted: Wanted = {}
+        pointed: dict[RecordKey, None] = {}
         for item_id, item in items.items():
             before = self._items.pop(item_id, None)
             if item is not None:
                 self._items[item_id] = item
-            for key, after in self._wanted(item_id, before, item):
-                was = self._entries.get(key)
-                changes[key] = Change(changes[key].before if key in changes else was, after)
-                if after is None:
-                    self._entries.pop(key, None)
-                else:
-                    self._entries[key] = after
+            wanted |= self._forward(item_id, before, item)
+            pointed |= dict.fromkeys(self._point(item_id, before, item))
+        # Once for each address, however many Services have it.
+        wanted |= {key: self._pointer_set(key) for key in pointed}
+        changes: dict[RecordKey, Change[RecordSet | None]] = {}
+        for key, after in wanted.items():
+            changes[key] = Change(self._entries.pop(key, None), after)
+            if after is not None:
+                self._entries[key] = after
         return Delta.of({key: change for key, change in changes.items() if change.before != change.after}), {}
 
     def entries(self) -> Entries:
@@ -96,31 +102,38 @@ class RecordCompiler:
 
     # -- one item --
 
-    def _wanted(
-        self, item_id: ServiceKey, before: ServiceRecords | None, item: ServiceRecords | None
-    ) -> Iterable[tuple[RecordKey, RecordSet | None]]:
-        """The entries that an item has or had, as they are wanted now."""
+    def _forward(self, item_id: ServiceKey, before: ServiceRecords | None, item: ServiceRecords | None) -> Wanted:
+        """The entries below its own name that an item has or had, as they are wanted now."""
         holder = f"{item_id[1]}.{item_id[0]}" if item_id[1] else ""
         now = item.forward if item is not None else {}
+        found: Wanted = {}
         for name in dict.fromkeys((*(before.forward if before is not None else ()), *now)):
             records = now.get(name)
-            yield self._forward_key(*name), RecordSet(self._ttl, records, holder) if records else None
+            found[self._forward_key(*name)] = RecordSet(self._ttl, records, holder) if records else None
+        return found
+
+    def _point(
+        self, item_id: ServiceKey, before: ServiceRecords | None, item: ServiceRecords | None
+    ) -> Iterator[RecordKey]:
+        """Notes what an item adds to the names of addresses; the keys that it adds otherwise to than before."""
         old: Reverse = before.reverse if before is not None else {}
         new: Reverse = item.reverse if item is not None else {}
         for address in dict.fromkeys((*old, *new)):
-            if old.get(address) != new.get(address) and (key := self._reverse_key(address)) is not None:
-                yield key, self._pointer_set(key, item_id, new.get(address))
+            names = new.get(address, ())
+            if old.get(address, ()) != names and (key := self._reverse_key(address)) is not None:
+                of_key = self._pointers.setdefault(key, {})
+                if names:
+                    of_key[item_id] = names
+                else:
+                    of_key.pop(item_id, None)
+                yield key
 
-    def _pointer_set(self, key: RecordKey, item_id: ServiceKey, names: tuple[str, ...] | None) -> RecordSet | None:
-        of_key = self._pointers.setdefault(key, {})
-        if names:
-            of_key[item_id] = names
-        else:
-            of_key.pop(item_id, None)
+    def _pointer_set(self, key: RecordKey) -> RecordSet | None:
+        of_key = self._pointers[key]
         if not of_key:
             del self._pointers[key]
             return None
-        return RecordSet(self._ttl, tuple(sorted({name for names in of_key.values() for name in names})), None)
+        return RecordSet(self._ttl, first_names({name for names in of_key.values() for name in names}), None)
 
     def _forward_key(self, owner: str, kind: str) -> RecordKey:
         return RecordKey(self.zones.forward, owner, kind)

@@ -7,7 +7,8 @@ the grammar of the API, or has no place in DNS, is left out with a finding. Reco
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from heapq import nsmallest
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
@@ -24,6 +25,9 @@ _LONGEST_NAME = 253
 _LARGEST_SET = 60_000
 # Of a record: the owner as a pointer, type, class, TTL, length.
 _RECORD_HEADER = 12
+# Names of one address. Any Service may name any address: what a server refuses would be refused to all that name it,
+# and BIND refuses more than this.
+_MOST_POINTERS = 100
 _PRIORITY_AND_WEIGHT = "0 100"
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -54,6 +58,13 @@ Leave: TypeAlias = Callable[[str, str], None]
 def version_records(zone: str) -> Forward:
     """2.2: the version of the schema."""
     return {(f"dns-version.{zone}", "TXT"): (f'"{VERSION}"',)}
+
+
+def first_names(names: Collection[str]) -> tuple[str, ...]:
+    """As many as an address may lead to: a Service's own name before those of endpoints, each the first in order."""
+    if len(names) <= _MOST_POINTERS:
+        return tuple(sorted(names))
+    return tuple(sorted(nsmallest(_MOST_POINTERS, names, key=lambda name: (name.count("."), name))))
 
 
 def service_records(service: Service, slices: Iterable[EndpointSlice], zone: str) -> tuple[ServiceRecords, list[Left]]:
@@ -111,7 +122,14 @@ class _Records:
 
     def finish(self) -> ServiceRecords:
         forward = {key: self._bounded(key, sorted(data)) for key, data in sorted(self._forward.items())}
-        return ServiceRecords(forward, {address: tuple(sorted(names)) for address, names in self._reverse.items()})
+        return ServiceRecords(forward, {address: self._pointers(address) for address in self._reverse})
+
+    def _pointers(self, address: str) -> tuple[str, ...]:
+        names = self._reverse[address]
+        found = first_names(names)
+        if len(found) < len(names):
+            self.leave("TooManyRecords", f"{address} leads to {len(found)} of {len(names)} names: it may have no more")
+        return found
 
     def _bounded(self, key: tuple[str, str], data: list[str]) -> tuple[str, ...]:
         """As many as fit into one answer, the first in order: more no server could give."""

@@ -31,6 +31,9 @@ class Store:
             self._put_slice(item)
         elif isinstance(item, Service):
             key = (item.metadata.namespace, item.metadata.name)
+            # One that was made anew is another: what was found of the old one goes with it.
+            if key in self._services and self.reference(key) != ObjectReference.of(item):
+                self.findings.set(self.reference(key), None)
             self._services[key] = item
             self._touched[key] = None
 

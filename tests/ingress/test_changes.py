@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +12,7 @@ from rulegen.kube.decode import convert_object
 from rulegen.kube.objects import Ingress, IngressClass, Service
 from rulegen.nginx.configuration import SERVER, Document, Entries
 from rulegen.reconcile.delta import Delta
+from tests.counting import lines_run
 from tests.ingress.objects import Document as Written
 from tests.ingress.objects import ingress, ingress_class, path, rule, service
 
@@ -47,24 +46,6 @@ class _Kept:
         return self._document.text()
 
 
-def _lines(act: Callable[[], object]) -> int:
-    """How many lines of Python run."""
-    count = 0
-
-    def note(_frame: object, _event: str, _argument: object) -> Any:
-        nonlocal count
-        count += 1
-        return note
-
-    before = sys.gettrace()
-    sys.settrace(note)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def _cluster(number: int) -> list[Written]:
     return [ingress(f"i{one}", rule(f"h{one}.test", path("/", "s1"), path("/a", "s1"))) for one in range(number)]
 
@@ -76,7 +57,7 @@ def test_a_change_costs_the_same_in_any_cluster() -> None:
         # Once before, as what is made only once is no part of it.
         kept.change(ingress("i7", rule("h7.test", path("/", "s2"))))
         changed = ingress("i7", rule("h7.test", path("/", "s1"), path("/b", "s2")))
-        counts.append(_lines(partial(kept.change, changed)))
+        counts.append(lines_run(partial(kept.change, changed)))
         delta = kept.change(ingress("i7", rule("h7.test", path("/", "s2"))))
         assert [(key.kind, key.name) for key in delta.changed] == [(SERVER, "h7.test")]
         assert kept.text() == Document(kept.entries()).text()
@@ -88,7 +69,7 @@ def test_an_ingress_with_many_hosts_costs_each_of_them_once() -> None:
         hosts = [rule(f"h{one}.test", path("/", "s1")) for one in range(number)]
         tls = [([f"h{one}.test"], f"tls-{one}") for one in range(number)]
         document = ingress("one", *hosts, tls=tls)
-        return _lines(lambda: _Kept([document]))
+        return lines_run(lambda: _Kept([document]))
 
     few, many = made(100), made(1_000)
     assert many < 11 * few, (few, many)

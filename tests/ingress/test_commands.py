@@ -182,6 +182,56 @@ def test_lint_and_plan(cluster: str, tmp_path: Path) -> None:
     }
 
 
+def test_a_path_that_is_offered_can_be_asked_for(tmp_path: Path) -> None:
+    """Paths are compared decoded, and asked for coded."""
+    odd = path("/a b%23%3f%25zz/\u202e\u2028\u00fc")
+    file = tmp_path / "cluster.json"
+    documents = [_NODE, ingress_class(), service("web", 20), endpoints("web", "10.244.1.5")]
+    documents.append(ingress("odd", rule(_SHOP, odd), rule("plain.example.com", odd)))
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
+    (offered,) = _asked(str(file), f"http://{_SHOP}/")["wouldWork"]
+    assert offered == f"http://{_SHOP}/a%20b%23%3F%25zz/%E2%80%AE%E2%80%A8%C3%BC"
+    assert _asked(str(file), offered)["outcome"] == "Service"
+    (offered,) = _asked(str(file), offered.replace("http:", "https:"))["wouldWork"]
+    assert _asked(str(file), offered)["outcome"] == "Service"
+
+
+def test_a_path_begins_no_line_and_no_comment(tmp_path: Path) -> None:
+    """U+2028 ends a line for Unicode, and none for nginx."""
+    written, other = tmp_path / "rulegen.conf", tmp_path / "other.json"
+    named = path("/\u2028%23 a/victim -> ")
+    file = tmp_path / "cluster.json"
+    for name, paths in ((file, [named, path("/x")]), (other, None)):
+        objects = [ingress_class(), service("web", 20), *([ingress("web", rule(_SHOP, *paths))] if paths else [])]
+        name.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    written.write_text(_run("render", "-f", str(file), "--feature", "ingress").stdout)
+    asked = ("diff", "-f", str(other), "--feature", "ingress", "--against", str(written), "-o", "json")
+    (removed,) = json.loads(_run(*asked).stdout)["changes"]
+    assert (removed["change"], removed["key"], removed["service"]) == ("removed", _SHOP, "shop/web")
+    assert not [line for line in removed["before"] if line.startswith("# a/victim")]
+
+
+def test_a_path_is_said_in_ascii(tmp_path: Path) -> None:
+    """An Event says it as it is."""
+    file = tmp_path / "cluster.json"
+    twice = [ingress(name, rule(_SHOP, path("/\u202ex", service))) for name, service in (("a", "web"), ("b", "none"))]
+    documents = [ingress_class(), service("web", 20), *twice]
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
+    found = json.loads(_run("lint", "-f", str(file), "--feature", "ingress", "-o", "json").stdout)["findings"]
+    conflict = next(one for one in found if one["reason"] == "IngressConflict")
+    assert 'Prefix "/\\u202ex" of host' in conflict["message"]
+
+
+def test_a_secret_of_another_type_is_none_as_in_a_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.json"
+    opaque = {**secret("shop-tls", _SHOP), "type": "Opaque"}
+    documents = [ingress_class(), service("web", 20), opaque]
+    documents.append(ingress("web", rule(_SHOP, path("/", "web")), tls=[([], "shop-tls")]))
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
+    (found,) = json.loads(_run("lint", "-f", str(file), "--feature", "ingress", "-o", "json").stdout)["findings"]
+    assert found["message"] == "spec.tls[0]: there is no Secret shop/shop-tls of type kubernetes.io/tls"
+
+
 # -- private keys --
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from rulegen.dns.record_sets import RecordKey
+from rulegen.dns.record_sets import RecordKey, Zones
 from rulegen.dns.registry import PARTS, holder_of, registered, registry
 from rulegen.kube.decode import decode_object
 from rulegen.kube.named_objects import EndpointSlice, Service
+from rulegen.records.compiler import RecordCompiler
 from rulegen.records.schema import Left, ServiceRecords, service_records, version_records
+from rulegen.records.store import ServiceKey, Store
+from tests.counting import lines_run
 
 ZONE = "cluster.local."
 SVC = f"svc.{ZONE}"
@@ -190,6 +193,59 @@ def test_more_than_an_answer_holds_is_bounded_with_a_finding_each() -> None:
     assert again == records
 
 
+def test_names_of_an_address_are_bounded_with_a_finding() -> None:
+    item = endpoints(*({"addresses": ["10.1.0.1"], "hostname": f"h{n:03}"} for n in range(101)))
+    records, left = service_records(service(clusterIP="None"), [item], ZONE)
+    assert records.reverse["10.1.0.1"] == tuple(f"h{n:03}.web.shop.{SVC}" for n in range(100))
+    assert left == [Left("TooManyRecords", "10.1.0.1 leads to 100 of 101 names: it may have no more")]
+
+
+def _of_one_address(number: int) -> dict[ServiceKey, ServiceRecords | None]:
+    """Services with an endpoint each, all with the same address."""
+    return {("a", f"s{n:05}"): ServiceRecords({}, {"10.1.0.1": (f"10-1-0-1.s{n:05}.a.{SVC}",)}) for n in range(number)}
+
+
+def test_names_of_an_address_are_bounded_of_all_services_together() -> None:
+    compiler = RecordCompiler(Zones(ZONE, ("in-addr.arpa.",)), 5)
+    own = ServiceRecords({}, {"10.1.0.1": (f"web.shop.{SVC}",)})
+    compiler.update({**_of_one_address(150), ("shop", "web"): own}, None)
+    key = RecordKey("in-addr.arpa.", "1.0.1.10.in-addr.arpa.", "PTR")
+    found = compiler.entries()[key].records
+    # A Service's own name is there, whoever names its address.
+    assert found == (*(f"10-1-0-1.s{n:05}.a.{SVC}" for n in range(99)), f"web.shop.{SVC}")
+    delta, _ = compiler.update({("a", "s00000"): None, ("a", "s00001"): None}, None)
+    assert delta.changed[key].before.records == found
+    assert delta.changed[key].after.records == (*(f"10-1-0-1.s{n:05}.a.{SVC}" for n in range(2, 101)), found[-1])
+    gone: dict[ServiceKey, ServiceRecords | None] = dict.fromkeys([*_of_one_address(150), ("shop", "web")])
+    delta, _ = compiler.update(gone, None)
+    assert list(delta.removed) == [key]
+    assert compiler.entries() == {}
+
+
+def test_an_address_of_many_services_is_put_together_once() -> None:
+    def work(number: int) -> int:
+        compiler, items = RecordCompiler(Zones(ZONE, ("in-addr.arpa.",)), 5), _of_one_address(number)
+        return lines_run(lambda: compiler.update(items, None))
+
+    assert work(4000) < 5 * work(1000)
+
+
+def test_what_was_found_of_a_service_goes_when_it_is_made_anew() -> None:
+    def made(uid: str, target: str) -> Service:
+        metadata = {"name": "web", "namespace": "shop", "uid": uid}
+        spec = {"type": "ExternalName", "externalName": target}
+        return decode_object(Service, json.dumps({"metadata": metadata, "spec": spec}).encode())
+
+    store = Store(ZONE)
+    store.put(made("1", "192.0.2.1"))
+    store.take()
+    assert [reference.uid for reference in store.findings.now] == ["1"]
+    # A list that was read anew does not say that one was deleted in between.
+    store.put(made("2", "db.example.org"))
+    store.take()
+    assert store.findings.now == {}
+
+
 # -- the registry --
 
 
@@ -218,6 +274,9 @@ def test_what_is_no_registry() -> None:
     assert list(registered(ZONE, ['"" "x" " A" "a  A"', "garbage", f'"{"x" * 300} A"'])) == [
         RecordKey(ZONE, f"a.{ZONE}", "A")
     ]
+    # No name, no type of ours.
+    others = ['"a..b A"', f'"{"x" * 64} A"', f'"{".".join(["x" * 60] * 4)} A"', '"a\\300 A" "\\195\\188 A"']
+    assert list(registered(ZONE, [*others, '"a FOO TYPE99999 ANY TSIG a SOA"'])) == []
 
 
 def test_findings_are_each_told_once() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
+from dns import message, rrset
 
 from rulegen.config import SocketAddress
 from rulegen.dns.server import Server
@@ -47,6 +48,26 @@ def _said(server: Server) -> tuple[str, str]:
 def test_one_that_accepts_and_says_nothing(listener: socket.socket) -> None:
     said = f"zone cluster.local on 127.0.0.1:{listener.getsockname()[1]}: no answer within 0 s"
     assert _said(_server(listener)) == (said, said)
+
+
+def test_a_transfer_that_does_not_begin_with_the_zone(listener: socket.socket) -> None:
+    """RFC 5936, 2.2: the SOA is its first record, and says which version it is of."""
+
+    def answer() -> None:
+        with listener.accept()[0] as connection:
+            length = int.from_bytes(connection.recv(2), "big")
+            answered = message.make_response(message.from_wire(connection.recv(length)))
+            soa = rrset.from_text(ZONE, 5, "IN", "SOA", "localhost. nobody.invalid. 7 1 1 1 1")
+            answered.answer = [rrset.from_text(ZONE, 5, "IN", "A", "192.0.2.1"), soa, soa]
+            connection.sendall(answered.to_wire(prepend_length=True))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with closing(_server(listener)) as server, pytest.raises(HostError) as raised:
+        list(server.transfer(ZONE))
+    thread.join()
+    said = f"zone cluster.local on 127.0.0.1:{listener.getsockname()[1]}: what it answers is not understood: "
+    assert str(raised.value) == f"{said}the answer is no transfer"
 
 
 def test_one_that_does_not_accept(listener: socket.socket) -> None:

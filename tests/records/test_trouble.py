@@ -121,6 +121,23 @@ def test_the_agent_mends_what_others_do_and_says_an_outage_once(tmp_path: Path) 
             assert OTHER_SECRET not in log.read_text()
 
 
+def test_what_others_write_into_the_registry_means_nothing(tmp_path: Path) -> None:
+    with serving("bind", tmp_path) as server:
+        source = written(server, web("db", "10.1.0.1"))
+        assert server.rulegen("apply", "-f", source).returncode == 0
+        for text in ('"a.svc FOO"', '"a..b.svc A"', f'"{"a" * 70}.svc A"', '"a.svc TYPE99999"', '"a.svc OPT TSIG"'):
+            for holder in ("nobody.shop", "db.shop"):
+                server.update("zone cluster.local", f"update add {holder}._rulegen.cluster.local. 5 TXT {text}")
+        done = server.rulegen("apply", "-f", source)
+        assert (done.returncode, done.stderr) == (0, "")
+        # Beside our own words, too.
+        done = server.rulegen("apply", "-f", written(server, web("db", "10.1.0.2", "10.1.0.3")))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert server.short(f"db.shop.{SVC}", "A") == ["10.1.0.2", "10.1.0.3"]
+        # What is not understood is somebody else's.
+        assert len(server.short("nobody.shop._rulegen.cluster.local", "TXT")) == 5
+
+
 def test_a_zone_that_is_not_there_keeps_the_others_from_nothing(tmp_path: Path) -> None:
     with serving("bind", tmp_path) as server:
         server.stop()
@@ -171,6 +188,20 @@ def test_what_the_server_refuses_keeps_nothing_else_out(tmp_path: Path) -> None:
             written(server, web("a", "10.1.0.9"), web("many", *many[:90]), web("z", "10.1.0.2"))
             wait_until(lambda: len(server.short(f"many.shop.{SVC}", "A")) == 90, 15.0)
             assert server.short(f"10-2-0-1.many.shop.{SVC}", "A") == ["10.2.0.1"]
+
+
+def test_who_names_an_address_of_others_again_and_again_keeps_nobody_from_anything(tmp_path: Path) -> None:
+    """As BIND is by itself, it takes no more names of an address than there are kept here."""
+    with serving("bind", tmp_path) as server:
+        own = web("own", "10.1.0.1")
+        others = [web(f"a{number}", "10.1.0.1") for number in range(150)]
+        done = server.rulegen("apply", "-f", written(server, own, *others))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(server.short("1.0.1.10.in-addr.arpa", "PTR")) == 100
+        done = server.rulegen("apply", "-f", written(server, web("own", "10.1.0.1", "10.1.0.2"), *others[2:]))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert server.short(f"own.shop.{SVC}", "A") == ["10.1.0.1", "10.1.0.2"]
+        assert len(server.short("1.0.1.10.in-addr.arpa", "PTR")) == 100
 
 
 @pytest.mark.part(2)
