@@ -58,6 +58,10 @@ class _MissingError(HostError):
         super().__init__(f"{program} is not installed: install the package iptables")
 
 
+class MissingChainError(HostError):
+    """A chain is not there, or not any more."""
+
+
 class LockedError(RestoreError):
     """Another program held the lock all the time."""
 
@@ -89,12 +93,14 @@ def save(variant: Variant, family: Family, *, counters: bool = False) -> str:
 def list_chain(family: Family, table: str, chain: str) -> list[str] | None:
     """The rules of a chain of the nft variant as iptables-save writes them, without asking for others of its table.
 
-    None: it holds what only nft knows. Raises HostError.
+    None: it holds what only nft knows. Raises HostError, MissingChainError.
     """
     program = find(Variant.NFT, family)
     done = _run([program, "-t", table, "-S", chain])
     if done.returncode and b"is incompatible" in done.stderr:
         return None
+    if done.returncode and b"No chain" in done.stderr:
+        raise MissingChainError(f"{program} -t {table}: there is no chain {printable(chain)}")
     if done.returncode:
         raise HostError(f"{program} -t {table} -S {printable(chain)} {_failure(done)}")
     return [line for line in _decoded(done.stdout).split("\n") if line.startswith("-A ")]

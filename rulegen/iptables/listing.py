@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from rulegen.config import Family
-from rulegen.errors import HostError, shown
+from rulegen.errors import HostError, StaleError, shown
 from rulegen.interfaces import host_families
 from rulegen.iptables import binaries, nf_tables
 from rulegen.iptables.binaries import Variant
@@ -28,6 +29,8 @@ _COUNTERS = re.compile(r"\[\d+:\d+\] (?=-A )")
 _VERDICTS = {"ACCEPT", "DROP", "QUEUE", "RETURN"}
 # Stands for matches that iptables has no words for.
 _UNKNOWN = "-m nft "
+# Of a table that is listed chain by chain, while others change its chains.
+_ATTEMPTS = 20
 
 
 class Table(NamedTuple):
@@ -42,7 +45,7 @@ def list_tables(variant: Variant, family: Family, is_read: Callable[[str], bool]
     """The tables that there are, in the network namespace of the calling thread.
 
     `is_read`: the chains whose rules are asked for one by one where iptables does not list their table; those of the
-    others are hidden then. Raises HostError.
+    others are hidden then. Raises HostError, StaleError.
     """
     # Asked first: a table that comes meanwhile need not be listed.
     present = nf_tables.tables(family) if variant is Variant.NFT else binaries.legacy_tables(family)
@@ -155,10 +158,20 @@ def _with_hidden_chains(family: Family, name: str, lines: list[str]) -> Table:
 
 
 def _chain_by_chain(family: Family, name: str, is_read: Callable[[str], bool]) -> Table:
-    """A table that iptables did not list."""
+    """A table that iptables did not list. Raises StaleError where chains go again and again before they are read."""
+    for _ in range(_ATTEMPTS):
+        with suppress(binaries.MissingChainError):
+            return _of_chains(family, name, is_read)
+    raise StaleError(f"the table {name} ({family.value}) changed during each of {_ATTEMPTS} attempts to read it")
+
+
+def _of_chains(family: Family, name: str, is_read: Callable[[str], bool]) -> Table:
     chains = nf_tables.chains(family, name)
     lines = [f":{chain} - [0:0]" for chain in chains]
     for chain in filter(is_read, chains):
         rules = binaries.list_chain(family, name, chain)
+        # Before 1.8.10 or so, iptables says the same of a chain that is not there.
+        if rules is None and chain not in nf_tables.chains(family, name):
+            raise binaries.MissingChainError(f"{name} ({family.value}): there is no chain {chain}")
         lines += [f"-A {chain} {_UNKNOWN.strip()}"] if rules is None else rules
     return Table(name, lines, tuple(rule for rule in nf_tables.rules(family, name) if not is_read(rule.chain)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +118,32 @@ def test_beside_a_rule_that_only_nft_knows_apply_adds_nothing_twice_and_cleanup_
     assert "RULEGEN" not in after
     for line in before.splitlines():
         assert line in after
+
+
+def test_chains_that_come_and_go_while_it_is_listed(nft_host: Host) -> None:
+    """Each chain is asked for by itself then, and may be gone before its turn."""
+    nft_host.apply(*CLUSTER)
+    nft(nft_host, "add", "rule", "ip", "nat", "OUTPUT", NFT_ONLY["a verdict map"])
+    whole = nft_host.read()
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        with nft_host.namespace.entered():
+            while not stop.is_set():
+                subprocess.run(["nft", "add chain ip nat RULEGEN-ZZZ"], check=True)
+                subprocess.run(["nft", "delete chain ip nat RULEGEN-ZZZ"], check=True)
+                time.sleep(0.01)
+
+    others = threading.Thread(target=come_and_go)
+    others.start()
+    try:
+        read = [nft_host.read() for _ in range(15)]
+    finally:
+        stop.set()
+        others.join()
+    for entries in read:
+        assert all(not rules for key, rules in entries.items() if key not in whole), entries.keys() - whole.keys()
+        assert {key: rules for key, rules in entries.items() if key in whole} == whole
 
 
 @pytest.mark.parametrize("place", ["a chain of nobody's", "a chain of rulegen's", "a base chain of nft's", "raw"])
