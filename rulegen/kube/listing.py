@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from rulegen.errors import printable
+from rulegen.errors import UNDECODABLE, printable
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.decode import ObjectError, decode_object, plain_value
 from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject
@@ -94,7 +94,7 @@ def _part(api: Api, resource: Resource, path: str, query: Mapping[str, str]) -> 
         body = answer.body()
     try:
         return _LIST.decode(body)
-    except (ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ApiError(f"{api.server}{path}: the answer is no list: {printable(str(error))}") from error
 
 
@@ -124,7 +124,7 @@ def read_identity(text: Raw) -> tuple[str, str, str]:
     """The namespace, name and version of an object; "" for what it does not say."""
     try:
         metadata = _IDENTITY.decode(text).metadata
-    except (ValueError, RecursionError):
+    except UNDECODABLE:
         return _plain_identity(text)
     return metadata.namespace, metadata.name, metadata.resource_version
 
@@ -133,7 +133,7 @@ def _plain_identity(text: Raw) -> tuple[str, str, str]:
     """What can be read of the identity of an object that is not built as one."""
     try:
         value: Any = plain_value(text)
-    except (ValueError, RecursionError):
+    except UNDECODABLE:
         return "", "", ""
     metadata = value.get("metadata") if isinstance(value, dict) else None
     fields = metadata if isinstance(metadata, dict) else {}
