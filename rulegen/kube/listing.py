@@ -14,12 +14,15 @@ from msgspec import Raw, Struct
 from rulegen.errors import UNDECODABLE, printable
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.decode import ObjectError, decode_object, plain_value
-from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject
+from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject, kind_of
 
 # As kubectl asks for them: a page of large slices is a few megabytes.
 PAGE_LIMIT = 500
 # How long any part of an answer may take. The first one of a page of a large list does take its time.
 LIST_SECONDS = 60.0
+
+# Of an object that states none.
+_DEFAULT_NAMESPACE = "default"
 
 GONE = 410
 _NOT_FOUND = 404
@@ -115,9 +118,18 @@ def read_item(kind: WatchedKind, text: Raw) -> Item:
     """An object with its name and version, decoded if it can be. Raises nothing."""
     namespace, name, version = read_identity(text)
     try:
-        return Item(namespace, name, version, decode_object(kind, text))
+        found: WatchedObject = decode_object(kind, text)
     except ObjectError as error:
-        return Item(namespace, name, version, error)
+        return Item(_as_decoded(kind, namespace, name), name, version, error)
+    # The namespace as decoded, which those know who are told of the object: the text may state none.
+    return Item(getattr(found.metadata, "namespace", ""), name, version, found)
+
+
+def _as_decoded(kind: WatchedKind, namespace: str, name: str) -> str:
+    """The namespace that an object would have if it could be decoded."""
+    if not name:
+        return namespace
+    return (namespace or _DEFAULT_NAMESPACE) if kind_of(kind).is_namespaced else ""
 
 
 def read_identity(text: Raw) -> tuple[str, str, str]:
