@@ -13,6 +13,10 @@ _SHOWN_LENGTH = 60
 _LINE_LENGTH = 2000
 _MOST_LINES = 1000
 
+# What a decoder of JSON raises, whatever is wrong with the text: it is malformed, of other types, no UTF-8 (for which
+# msgspec has no error of its own), or nested too deeply.
+UNDECODABLE = (ValueError, RecursionError)
+
 NEEDED_FOR_IPTABLES = "reading and changing iptables needs root, or CAP_NET_ADMIN and CAP_NET_RAW"
 NEEDED_FOR_NFTABLES = "reading and changing nftables needs root, or the capability CAP_NET_ADMIN"
 

@@ -12,7 +12,7 @@ from http.client import HTTPException, HTTPResponse
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from rulegen.errors import HostError
+from rulegen.errors import UNDECODABLE, HostError
 
 if TYPE_CHECKING:
     from rulegen.agent.status.document import Status
@@ -67,7 +67,7 @@ def read_status(address: SocketAddress) -> Status:
 
     try:
         return msgspec.json.decode(ask(address, "/status", "application/json"), type=Status)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise HostError(f"the agent at {address} is of another version: {error}") from error
 
 

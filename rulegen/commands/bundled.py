@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rulegen.bundle import CONFIGURATION, EGRESS, FACTS, LIVE_RULES, OBJECTS, is_compressed, read_member
-from rulegen.errors import InputError, printable
+from rulegen.errors import UNDECODABLE, InputError, printable
 
 if TYPE_CHECKING:
     from rulegen.commands.bundled_parts import Facts
@@ -37,7 +37,7 @@ class Bundle(NamedTuple):
 
         try:
             return msgspec.json.decode(read_member(self.source, self.data, FACTS), type=Facts)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise InputError(f"{self.source}: {FACTS}: {error}") from error
 
     def families(self) -> tuple[Family, ...]:
@@ -66,7 +66,7 @@ class Bundle(NamedTuple):
         source = f"{self.source}: {EGRESS}"
         try:
             said = msgspec.json.decode(read_member(self.source, self.data, EGRESS), type=EgressFile)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise InputError(f"{source}: {error}") from error
         return replace(with_fields(settings, said.fields, source)[0], unusable=said.unusable)
 

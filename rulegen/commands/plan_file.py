@@ -18,7 +18,7 @@ import msgspec
 
 from rulegen.commands.documents import Document, Part, ShownEntry, Summary
 from rulegen.commands.private_file import write_private
-from rulegen.errors import HostError, InputError, printable, shown
+from rulegen.errors import UNDECODABLE, HostError, InputError, printable, shown
 from rulegen.paths import status_in_proc
 
 # A first apply of 50,000 Services has some 500,000 entries, of 250 bytes each.
@@ -94,14 +94,14 @@ def read_plan(path: str) -> Plan:
         return msgspec.json.decode(data, type=Plan)
     except msgspec.ValidationError as error:
         _refuse(path, data, error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         reason = "it was cut off" if "truncated" in str(error) or not data.strip() else str(error)
         raise InputError(f"{printable(path)}: expected what `rulegen plan -o` writes: {reason}") from error
 
 
 def _refuse(path: str, data: bytes, error: msgspec.ValidationError) -> NoReturn:
     """Another version says so before anything else is wrong with it."""
-    with suppress(msgspec.DecodeError):
+    with suppress(*UNDECODABLE):
         header = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         version = msgspec.json.decode(header.get("version", b"null"))
         if "changes" in header and version != 1:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
-from rulegen.errors import InputError, RulegenError, printable
+from rulegen.errors import UNDECODABLE, InputError, RulegenError, printable
 from rulegen.kube.kubeconfig import find_access
 
 if TYPE_CHECKING:
@@ -388,7 +388,7 @@ def status_error(server: str, text: bytes | memoryview, status: int = 0, retry_a
     """What a Status object says; `status` where it is no such object, or does not say."""
     try:
         found = msgspec.json.decode(text, type=_Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         found = _Status()
     status = status or found.code
     words = [server, f"{status} {printable(found.reason)}" if found.reason else f"status {status}"]

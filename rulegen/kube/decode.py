@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_orig
 import msgspec
 from msgspec import Meta, Raw
 
-from rulegen.errors import InputError, printable, shown
+from rulegen.errors import UNDECODABLE, InputError, printable, shown
 from rulegen.kube.faults import Fault
 from rulegen.kube.kinds import kind_of
 from rulegen.kube.objects import EMPTY_IS_ABSENT, KubeStruct
@@ -49,7 +49,7 @@ def decode_object(kind: type[T], text: Encoded) -> T:
     """
     try:
         item: T = _decoder(kind).decode(text)
-    except (ValueError, RecursionError):
+    except UNDECODABLE:
         return convert_object(kind, _plain_object(kind, text))
     return _checked(kind, item)
 

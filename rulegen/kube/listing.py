@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from rulegen.errors import printable
+from rulegen.errors import UNDECODABLE, printable
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.decode import ObjectError, decode_object, plain_value
-from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject
+from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject, kind_of
 
 # As kubectl asks for them: a page of large slices is a few megabytes.
 PAGE_LIMIT = 500
 # How long any part of an answer may take. The first one of a page of a large list does take its time.
 LIST_SECONDS = 60.0
+
+# Of an object that states none.
+_DEFAULT_NAMESPACE = "default"
 
 GONE = 410
 _NOT_FOUND = 404
@@ -94,7 +97,7 @@ def _part(api: Api, resource: Resource, path: str, query: Mapping[str, str]) -> 
         body = answer.body()
     try:
         return _LIST.decode(body)
-    except (ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ApiError(f"{api.server}{path}: the answer is no list: {printable(str(error))}") from error
 
 
@@ -115,16 +118,25 @@ def read_item(kind: WatchedKind, text: Raw) -> Item:
     """An object with its name and version, decoded if it can be. Raises nothing."""
     namespace, name, version = read_identity(text)
     try:
-        return Item(namespace, name, version, decode_object(kind, text))
+        found: WatchedObject = decode_object(kind, text)
     except ObjectError as error:
-        return Item(namespace, name, version, error)
+        return Item(_as_decoded(kind, namespace, name), name, version, error)
+    # The namespace as decoded, which those know who are told of the object: the text may state none.
+    return Item(getattr(found.metadata, "namespace", ""), name, version, found)
+
+
+def _as_decoded(kind: WatchedKind, namespace: str, name: str) -> str:
+    """The namespace that an object would have if it could be decoded."""
+    if not name:
+        return namespace
+    return (namespace or _DEFAULT_NAMESPACE) if kind_of(kind).is_namespaced else ""
 
 
 def read_identity(text: Raw) -> tuple[str, str, str]:
     """The namespace, name and version of an object; "" for what it does not say."""
     try:
         metadata = _IDENTITY.decode(text).metadata
-    except (ValueError, RecursionError):
+    except UNDECODABLE:
         return _plain_identity(text)
     return metadata.namespace, metadata.name, metadata.resource_version
 
@@ -133,7 +145,7 @@ def _plain_identity(text: Raw) -> tuple[str, str, str]:
     """What can be read of the identity of an object that is not built as one."""
     try:
         value: Any = plain_value(text)
-    except (ValueError, RecursionError):
+    except UNDECODABLE:
         return "", "", ""
     metadata = value.get("metadata") if isinstance(value, dict) else None
     fields = metadata if isinstance(metadata, dict) else {}

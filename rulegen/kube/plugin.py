@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from rulegen.errors import InputError, printable, shown
+from rulegen.errors import UNDECODABLE, InputError, printable, shown
 from rulegen.kube.access import Plugin, Trust, checked_token
 from rulegen.kube.transport import EndedError, Waiting
 
@@ -198,7 +198,7 @@ def _credential(plugin: Plugin, output: bytes) -> Credential:
     place = f"{plugin.place}: {printable(plugin.command)}"
     try:
         found = msgspec.json.decode(output, type=_ExecCredential)
-    except (ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InputError(
             f"{place}: expected an ExecCredential as JSON, got something else: {_reason(error)}"
         ) from error

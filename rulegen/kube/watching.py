@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from rulegen.errors import printable, shown
+from rulegen.errors import UNDECODABLE, printable, shown
 from rulegen.kube.api import Api, ApiError, status_error
 from rulegen.kube.kinds import Resource, WatchedKind
 from rulegen.kube.listing import Item, read_identity, read_item
@@ -110,7 +110,7 @@ def read_event(server: str, kind: WatchedKind, line: bytes) -> WatchEvent:
     """
     try:
         event = _EVENT.decode(line)
-    except (ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         return Unreadable(f"a line that is no event: {printable(str(error))}")
     match event.type:
         case "ADDED" | "MODIFIED":

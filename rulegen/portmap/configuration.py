@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from rulegen.errors import InputError, printable
+from rulegen.errors import UNDECODABLE, InputError, printable
 
 FOLDER = "/etc/cni/net.d"
 # What the reference library for CNI reads; others lie beside, as backups.
@@ -41,7 +41,7 @@ def _types(path: Path) -> set[Any]:
         raise InputError(f"{name}: expected at most {_MOST_BYTES} bytes")
     try:
         network = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InputError(f"{name}: expected a CNI configuration in JSON, got: {error}") from error
     return {text for text in _plugin_types(network) if isinstance(text, str)}
 

@@ -68,6 +68,8 @@ def test_who_never_ends_is_nobody(monkeypatch: pytest.MonkeyPatch, answer: Calla
         (OK.replace(b"200", b"404") + b"\r\n", "has no /status"),
         (OK.replace(b"200", b"503") + b"\r\n", "with HTTP status 503"),
         (OK + b"\r\n<html>", "is of another version"),
+        (OK + b'\r\n{"state": "\xff"}', "is of another version"),
+        (OK + b'\r\n{"more": ' + b"[" * 100_000, "is of another version"),
         (OK + b'\r\n{"version": 2}', "is of another version"),
         (OK + b'\r\n{"version": 1, "state": "ok"}', "is of another version: Object missing required field"),
     ],

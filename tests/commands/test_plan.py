@@ -172,6 +172,7 @@ def test_what_is_no_plan_is_one_line(namespace: NetworkNamespace, tmp_path: Path
     assert "expected what `rulegen plan -o` writes" in refusal(b"\xff\x00")
     assert "expected what `rulegen plan -o` writes" in refusal(cluster.read_bytes())
     assert "expected what `rulegen plan -o` writes" in refusal(b"[" * 100_000)
+    assert "expected what `rulegen plan -o` writes" in refusal(b'{"version": "\xff", "changes": []}')
     assert "files" in refusal(json.dumps(values | {"input": values["input"] | {"files": 3}}).encode())
     assert "more" in refusal(json.dumps(values | {"more": 1}).encode())
     assert "rulegen 0.0.9 made this plan" in refusal(json.dumps(values | {"rulegen": "0.0.9"}).encode())

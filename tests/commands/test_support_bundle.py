@@ -221,6 +221,9 @@ def test_a_bundle_of_another_version_or_damaged_is_one_line(tmp_path: Path) -> N
     parts = {"bundle.json": b'{"version": 2}', "configuration.yaml": b"", "objects.yaml": WEB.encode()}
     path.write_bytes(pack_bundle([Part(name, data) for name, data in parts.items()]))
     assert "bundle.json: " in error("diff", "-f", path)
+    parts["bundle.json"] = b'{"more": ' + b"[" * 100_000
+    path.write_bytes(pack_bundle([Part(name, data) for name, data in parts.items()]))
+    assert "bundle.json: " in error("diff", "-f", path)
     parts["bundle.json"] = json.dumps(
         {"version": 1, "rulegen": "0", "created": "", "node": "n", "target": "nftables", "families": ["IPv4"]}
     ).encode()

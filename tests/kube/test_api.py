@@ -244,6 +244,8 @@ HTML = b"<html>\x1b[31m\n" + b"x" * 10_000
         (b"HTTP/1.1 503 \x1b[31m\r\nContent-Type: text/html\r\n\r\n" + HTML, "status 503"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", "the answer is no list: "),
         (b"HTTP/1.1 999 Odd\r\n\r\n", "status 999"),
+        (b'HTTP/1.1 500 Deep\r\n\r\n{"metadata": ' + b"[" * 60_000, "status 500"),
+        (b'HTTP/1.1 500 Odd\r\n\r\n{"message": "\xff"}', "status 500"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, ""),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 
 from rulegen.features import resources
 from rulegen.kube.api import connect
-from rulegen.kube.follow import Delete, Follower, Interrupted, Invalid, Resumed, Synced, Upsert
+from rulegen.kube.follow import Delete, Failed, Follower, Interrupted, Invalid, Resumed, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import (
@@ -34,6 +34,7 @@ from tests.apiserver.faults import (
     Raw,
     Silence,
 )
+from tests.apiserver.server import Verb
 from tests.builders import endpoint_slice, node, service, service_cidr
 from tests.kube.conftest import QUICK, Followed, left_threads
 from tests.patience import patience
@@ -530,6 +531,37 @@ def test_a_line_that_is_no_event_ends_nothing_and_is_made_up_for(
     server.disturb(Service, End())
     followed.until(lambda: followed.events.count(Synced(Service)) == 2)
     assert not followed.of(Delete)
+
+
+@pytest.mark.parametrize("port", [80, 70000])
+@pytest.mark.parametrize("way", ["watch", "list"])
+def test_an_object_without_a_namespace_goes_as_it_came(server: ApiServer, follow: Follow, way: str, port: int) -> None:
+    """No API server of Kubernetes leaves it out; a proxy or an imitation may."""
+    server.put(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "bare"}, "spec": {"ports": [{"port": port}]}}
+    )
+    followed = follow()
+    followed.synced()
+    upserts = [event.item.metadata.namespace for event in followed.of(Upsert)]
+    assert [*upserts, *(event.namespace for event in followed.of(Invalid))] == ["default"]
+    followed.until(lambda: server.watchers(Service) == 1)
+    if way == "list":
+        server.stop()
+    server.delete(Service, "bare")
+    if way == "list":
+        server.store.compact()
+        server.start()
+    followed.until(lambda: followed.of(Delete) == [Delete(Service, "default", "bare")])
+
+
+@pytest.mark.parametrize("verb", ["list", "watch"])
+def test_a_refusal_that_is_nested_too_deeply_is_one_as_any(server: ApiServer, follow: Follow, verb: Verb) -> None:
+    server.inject(Service, verb, Raw(b'HTTP/1.1 500 Deep\r\n\r\n{"metadata": ' + b"[" * 60_000))
+    followed = follow()
+    followed.until(lambda: bool(followed.of(Interrupted)))
+    server.put(service("after"))
+    followed.until(lambda: names(followed, Service) == ["after"])
+    assert not followed.of(Failed)
 
 
 def test_names_of_invalid_objects_are_safe_to_print(server: ApiServer, follow: Follow) -> None:

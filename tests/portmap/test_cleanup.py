@@ -126,19 +126,22 @@ def test_what_portmap_left_goes_and_all_else_stays(host: Host, cni: Path, target
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("20-a.conflist", '{"plugins": [{"type": "bridge"}, {"type": "portmap"}]}', "names portmap"),
-        ("20-b.conf", '{"type": "portmap"}', "names portmap"),
-        ("20-c.json", '{"plugins": [', "expected a CNI configuration in JSON"),
+        ("20-a.conflist", b'{"plugins": [{"type": "bridge"}, {"type": "portmap"}]}', "names portmap"),
+        ("20-b.conf", b'{"type": "portmap"}', "names portmap"),
+        ("20-c.json", b'{"plugins": [', "expected a CNI configuration in JSON"),
+        ("20-d.conf", b'{"type": "\xff"}', "expected a CNI configuration in JSON"),
+        ("20-e.conf", b'{"type": ' + b"[" * 100_000, "expected a CNI configuration in JSON"),
     ],
 )
-def test_it_refuses_while_portmap_is_configured(host: Host, cni: Path, name: str, content: str, said: str) -> None:
+def test_it_refuses_while_portmap_is_configured(host: Host, cni: Path, name: str, content: bytes, said: str) -> None:
     _leave(host, "iptables-nft")
     _apply(host, "nftables", "--feature", "host-ports")
-    (cni / name).write_text(content)
+    (cni / name).write_bytes(content)
     done = _cleanup(host, cni)
     assert (done.returncode, done.stdout) == (2, "")
     assert name in done.stderr
     assert said in done.stderr
+    assert done.stderr.count("\n") == 1
     assert _is_there(host, "iptables-nft")
     (cni / name).rename(cni / f"{name}.bak")
     assert _cleanup(host, cni).returncode == 0

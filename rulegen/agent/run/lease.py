@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from rulegen.config import LeaderElection
-from rulegen.errors import InputError, printable
+from rulegen.errors import UNDECODABLE, InputError, printable
 from rulegen.kube.api import ApiError, connect
 
 _LOG = logging.getLogger("rulegen.agent")
@@ -186,7 +186,7 @@ class Leadership:
             if error.status == 404:
                 return None
             raise
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise ApiError(f"{self._api.server}: the answer is no Lease: {printable(str(error))}") from error
 
     def _spec(self, before: dict[str, object]) -> dict[str, object]:
