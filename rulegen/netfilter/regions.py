@@ -7,6 +7,7 @@ facts beside that no address or port tells: whether an address is the node's own
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 from rulegen.netfilter.intervals import Intervals
@@ -38,6 +39,10 @@ class Excluded(Protocol):
 
     def has(self, values: tuple[int, ...]) -> bool:
         """Whether the tuple is one of them."""
+        ...
+
+    def taken(self, variable: int, found: Mapping[int, int]) -> Intervals:
+        """The numbers of a variable that make such a tuple together with those `found` of all the others."""
         ...
 
 
@@ -181,6 +186,10 @@ def split_bits(cube: Cube, mask: int, value: int) -> tuple[Cube | None, list[Cub
 # ---- a packet of a Region ----
 
 _PATIENCE = 200_000
+# So many values of a variable are tried before it is asked which are excluded.
+_FEW_TRIES = 64
+# After so many it is asked of each value whether it leaves something for the other variables.
+_LONG_SEARCH = 1000
 
 
 class Undecided(Exception):  # noqa: N818 - no error: nobody knows whether the Region has a packet
@@ -228,7 +237,7 @@ class _Search:
             if self._tries > _PATIENCE:
                 raise Undecided
             self.found[variable] = value
-            if not self._is_excluded() and self.assign(depth + 1):
+            if not self._is_excluded() and not self._is_in_vain() and self.assign(depth + 1):
                 return True
             del self.found[variable]
         return False
@@ -243,7 +252,33 @@ class _Search:
             yield readable[0] if readable else domain.lows[0]
             return
         yield from readable
-        yield from (value for value in domain if value not in readable)
+        others = (value for value in domain if value not in readable)
+        yield from islice(others, _FEW_TRIES)
+        first = next(others, None)
+        if first is not None:
+            # So many were in vain: perhaps whole ranges are excluded.
+            rest = self._without_taken(variable, domain & Intervals((first,), (domain.highs[-1],)))
+            yield from (value for value in rest if value not in readable)
+
+    def _is_in_vain(self) -> bool:
+        """Whether nothing is left for a variable that has no value yet; asked when the search has become long."""
+        if self._tries < _LONG_SEARCH:
+            return False
+        nearly = (
+            open_ones[0]
+            for excluded in self._region.excluded
+            if len(open_ones := [one for one in excluded.variables if one not in self.found]) == 1
+        )
+        return not all(self._without_taken(one, self._region.numbers(one)) for one in nearly)
+
+    def _without_taken(self, variable: int, domain: Intervals) -> Intervals:
+        """Without what is excluded whatever the variables will be that have no value yet."""
+        for excluded in self._region.excluded:
+            if variable in excluded.variables and all(
+                one == variable or one in self.found for one in excluded.variables
+            ):
+                domain = domain - excluded.taken(variable, self.found)
+        return domain
 
     def _is_excluded(self) -> bool:
         found = self.found

@@ -6,7 +6,7 @@ A lookup costs what it hits. Where a key is known but for one field, the answer 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from rulegen.netfilter.intervals import Intervals
@@ -104,6 +104,10 @@ class KeyTable(Generic[Data]):
             union = Intervals.of(one for numbers in ranges.values() for one in numbers)
             found = self._groups[place, key] = (groups, union)
         return found
+
+    def numbers(self, key: Sequence[int | None], place: int) -> Intervals:
+        """Those in one place of the elements that agree with the others of a key."""
+        return Intervals.of(element[place] for element, _ in self._candidates(key, [place]))
 
     def _candidates(
         self, key: Sequence[int | None], unknown: Sequence[int]
@@ -248,6 +252,16 @@ class Missed:
             one == other if mine is None else mine == value
             for mine, one, other, value in zip(self._known, self._key, key, known, strict=True)
         )
+
+    def taken(self, variable: int, found: Mapping[int, int]) -> Intervals:
+        """The numbers of a variable with which the key is in the table; the other variables have those `found`."""
+        mine = next(number for number, part in enumerate(self._parts) if part.variable == variable)
+        key = list(self._known)
+        places = [place for place, value in enumerate(key) if value is None]
+        for place, part in zip(places, self._parts, strict=True):
+            if part.variable != variable:
+                key[place] = found[part.variable] >> part.shift << part.zeros
+        return self._parts[mine].widened(self._table.numbers(key, places[mine]))
 
     def has(self, values: tuple[int, ...]) -> bool:
         """Whether the key with these values of its variables is in the table."""

@@ -90,6 +90,24 @@ def test_two_lookups_split_all_packets(
     assert is_left is bool(everywhere - first - second)
 
 
+@pytest.mark.parametrize(("protocol", "left"), [(17, None), (132, 7), (6, 0)])
+def test_whole_ranges_that_were_missed_are_seen(protocol: int, left: int | None) -> None:
+    """However many sources there are beside, of which a few have been missed as well."""
+    region = everything(Family.IPV4).narrowed_to(
+        {
+            SRC: Intervals.of([(0, 999)]),
+            DST: Intervals.of([(0, 9)]),
+            PROTO: Intervals.of([(6, 6), (17, 17), (132, 132)]),
+        }
+    )
+    pairs = KeyTable([(((1, 1), (1, 1)), None), (((2, 2), (3, 3)), None)])
+    ports = KeyTable([(((17, 17), (0, 65535)), None), (((132, 132), (0, 6)), None), (((132, 132), (8, 65535)), None)])
+    (rest,) = pairs.lookup(region, [Part(SRC), Part(DST)]).rest
+    (rest,) = ports.lookup(rest, [Part(PROTO), Part(DPORT)]).rest
+    packet = simplest(rest.narrowed(PROTO, Intervals.one(protocol)), {})
+    assert (packet and packet[DPORT]) == left
+
+
 @given(numbers, numbers)
 def test_equal_ends(sources: frozenset[int], destinations: frozenset[int]) -> None:
     if not sources or not destinations:
