@@ -60,7 +60,7 @@ from rulegen.configuration_fields import (
     socket_address,
     zone_name,
 )
-from rulegen.errors import InputError, printable, shown
+from rulegen.errors import UNDECODABLE, InputError, printable, shown
 from rulegen.kube.decode import plain_value
 from rulegen.kube.document_text import Document, Unreadable
 from rulegen.kube.documents import STDIN, read_documents
@@ -489,7 +489,7 @@ def plain_document(document: Document, source: str) -> object:
         return document.value
     try:
         return plain_value(document.value)
-    except (ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InputError(f"{source}: invalid JSON: {error}") from error
 
 

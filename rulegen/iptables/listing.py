@@ -170,7 +170,7 @@ def _of_chains(family: Family, name: str, is_read: Callable[[str], bool]) -> Tab
     lines = [f":{chain} - [0:0]" for chain in chains]
     for chain in filter(is_read, chains):
         rules = binaries.list_chain(family, name, chain)
-        # Before 1.8.10 or so, iptables says the same of a chain that is not there.
+        # iptables 1.8.9 says the same of a chain that is not there; 1.8.11 does not.
         if rules is None and chain not in nf_tables.chains(family, name):
             raise binaries.MissingChainError(f"{name} ({family.value}): there is no chain {chain}")
         lines += [f"-A {chain} {_UNKNOWN.strip()}"] if rules is None else rules

@@ -33,7 +33,7 @@ def service_faults(service: Service) -> Iterator[Fault]:
 
 
 def slice_faults(item: EndpointSlice) -> Iterator[Fault]:
-    """Of its addresses, which are of its family."""
+    """Of its addresses, which are of its family, and of the names of nodes."""
     if item.address_type == "FQDN" or _is_plain(item):
         return
     colon = item.address_type == "IPv6"
@@ -42,6 +42,8 @@ def slice_faults(item: EndpointSlice) -> Iterator[Fault]:
             canonical = canonical_address(address)
             if canonical is None or (":" in canonical) is not colon:
                 yield Fault(f"endpoints[{index}].addresses[{nth}]", _not_an_address(address, item.address_type))
+        if endpoint.node_name == "":
+            yield Fault(f"endpoints[{index}].nodeName", 'expected a name, got ""')
 
 
 def _is_plain(item: EndpointSlice) -> bool:
@@ -50,6 +52,8 @@ def _is_plain(item: EndpointSlice) -> bool:
         for endpoint in item.endpoints or ():
             for address in endpoint.addresses:
                 inet_pton(AF_INET, address)
+            if endpoint.node_name == "":
+                return False
     except (OSError, ValueError):
         return False
     return item.address_type == "IPv4"

@@ -28,7 +28,6 @@ DnsLabel: TypeAlias = Annotated[str, Meta(pattern=_DNS_LABEL, description="a DNS
 DnsSubdomain: TypeAlias = Annotated[
     str, Meta(pattern=_DNS_SUBDOMAIN, max_length=253, description="a DNS subdomain name")
 ]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, description="a name")]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")]
 PortOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 # A Service's or slice's port name: a DNS label, or "" for the only port of a Service.
@@ -161,7 +160,7 @@ class ObjectReference(KubeStruct, frozen=True):
 class Endpoint(KubeStruct, frozen=True):
     addresses: list[str] = msgspec.field(default_factory=list)
     conditions: EndpointConditions | None = None
-    node_name: Name | None = None
+    node_name: str | None = None
     target_ref: ObjectReference | None = None
     hints: EndpointHints | None = None
 

@@ -159,10 +159,9 @@ def merge_plain(slice_: SliceDigest, number: int) -> tuple[Backend, ...]:
 
     All are ready, and in the same order as `merge` has them.
     """
-    # What all keys begin with does not change their order.
-    end, weight = _JOINED[slice_.family].rpartition("%s")[2] % number, slice_.weight
-    merged = {one.address + end: Backend(one.address, number, weight, one.local) for one in slice_.endpoints}
-    return tuple(map(merged.__getitem__, sorted(merged)))
+    join, weight = _JOINED[slice_.family], slice_.weight
+    merged = {join % (one.address, number): Backend(one.address, number, weight, one.local) for one in slice_.endpoints}
+    return tuple([merged[key] for key in sorted(merged)])
 
 
 # As `str(Backend)`, by which they are sorted.

@@ -250,6 +250,16 @@ REFUSED: list[tuple[type[KubeStruct], dict[str, Any], str]] = [
 ]
 
 
+def test_the_name_of_a_node_is_judged_beside_the_address_and_not_where_the_slice_does_not_count() -> None:
+    endpoint = {"addresses": ["10.0.0.1x"], "nodeName": ""}
+    with pytest.raises(ObjectError) as raised:
+        decode_object(EndpointSlice, json.dumps(whole(EndpointSlice, {"endpoints": [endpoint]})).encode())
+    paths = [fault.path for fault in raised.value.faults]
+    assert paths == ["endpoints[0].addresses[0]", "endpoints[0].nodeName"]
+    named = whole(EndpointSlice, {"addressType": "FQDN", "endpoints": [endpoint]})
+    assert decode_object(EndpointSlice, json.dumps(named).encode()).endpoints
+
+
 def whole(kind: type[KubeStruct], value: dict[str, Any]) -> dict[str, Any]:
     rest: dict[str, Any] = {"metadata": {"name": "web"}, "spec": {}, "addressType": "IPv4"}
     return {**rest, **value, "metadata": {"name": "web", **value.get("metadata", {})}}

@@ -108,6 +108,15 @@ def test_whole_ranges_that_were_missed_are_seen(protocol: int, left: int | None)
     assert (packet and packet[DPORT]) == left
 
 
+def test_what_is_left_behind_a_large_range_is_found() -> None:
+    region = everything(Family.IPV4).narrowed_to({PROTO: Intervals.of([(6, 6), (17, 17)])})
+    half = KeyTable([(((17, 17), (0, 1 << 31)), None)])
+    (rest,) = half.lookup(region, [Part(PROTO), Part(SRC)]).rest
+    packet = simplest(rest.narrowed(PROTO, Intervals.one(17)), {})
+    assert packet is not None
+    assert packet[SRC] == (1 << 31) + 1
+
+
 @given(numbers, numbers)
 def test_equal_ends(sources: frozenset[int], destinations: frozenset[int]) -> None:
     if not sources or not destinations:
