@@ -20,7 +20,7 @@ from msgspec import Meta, Raw
 from rulegen.errors import UNDECODABLE, InputError, printable, shown
 from rulegen.kube.faults import Fault
 from rulegen.kube.kinds import kind_of
-from rulegen.kube.objects import EMPTY_IS_ABSENT, KubeStruct
+from rulegen.kube.objects import DEFAULT_NAMESPACE, EMPTY_IS_ABSENT, KubeStruct
 
 Encoded: TypeAlias = bytes | memoryview | Raw
 
@@ -89,7 +89,7 @@ def object_name(kind: type[KubeStruct], value: object) -> str:
     if not kind_of(kind).is_namespaced:
         return printable(name)
     namespace = metadata.get("namespace")
-    return f"{printable(namespace) if isinstance(namespace, str) else 'default'}/{printable(name)}"
+    return f"{printable(namespace) if isinstance(namespace, str) else DEFAULT_NAMESPACE}/{printable(name)}"
 
 
 @cache

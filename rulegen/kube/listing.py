@@ -15,14 +15,12 @@ from rulegen.errors import UNDECODABLE, printable
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.decode import ObjectError, decode_object, plain_value
 from rulegen.kube.kinds import Resource, WatchedKind, WatchedObject, kind_of
+from rulegen.kube.objects import DEFAULT_NAMESPACE
 
 # As kubectl asks for them: a page of large slices is a few megabytes.
 PAGE_LIMIT = 500
 # How long any part of an answer may take. The first one of a page of a large list does take its time.
 LIST_SECONDS = 60.0
-
-# Of an object that states none.
-_DEFAULT_NAMESPACE = "default"
 
 GONE = 410
 _NOT_FOUND = 404
@@ -129,7 +127,7 @@ def _as_decoded(kind: WatchedKind, namespace: str, name: str) -> str:
     """The namespace that an object would have if it could be decoded."""
     if not name:
         return namespace
-    return (namespace or _DEFAULT_NAMESPACE) if kind_of(kind).is_namespaced else ""
+    return (namespace or DEFAULT_NAMESPACE) if kind_of(kind).is_namespaced else ""
 
 
 def read_identity(text: Raw) -> tuple[str, str, str]:

@@ -14,6 +14,8 @@ from msgspec import Meta, Struct
 
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 SERVICE_PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
+# Of a namespaced object that states none.
+DEFAULT_NAMESPACE: Final = "default"
 HEADLESS: Final = "service.kubernetes.io/headless"
 
 # In a type's Meta: "" means the same as nothing.
@@ -69,12 +71,12 @@ class _ObjectMetadata(KubeStruct, frozen=True):
 
 class ServiceMetadata(_ObjectMetadata, frozen=True, kw_only=True):
     name: DnsLabel
-    namespace: NamespaceName = "default"
+    namespace: NamespaceName = DEFAULT_NAMESPACE
 
 
 class NamespacedMetadata(_ObjectMetadata, frozen=True, kw_only=True):
     name: DnsSubdomain
-    namespace: NamespaceName = "default"
+    namespace: NamespaceName = DEFAULT_NAMESPACE
 
 
 class Metadata(_ObjectMetadata, frozen=True, kw_only=True):
