@@ -108,8 +108,12 @@ class WorkQueue:
         with self._lock:
             self._drain()
             events = self._take_large(everything=most is None)
-            events += self._take_all() if most is None else self._take_some(most - sum(map(_cost, events)), most / 2)
-            self._note_handed_on(events)
+            if most is None:
+                # All at once says nothing about who changes all the time.
+                events += self._take_all()
+            else:
+                events += self._take_some(most - sum(map(_cost, events)), most / 2)
+                self._note_handed_on(events)
             events += self._prompt.values()
             self._prompt.clear()
         return events
@@ -165,11 +169,12 @@ class WorkQueue:
             if key in queue:
                 queue.put(key, event)
                 return
-        # A slice that is gone does not say whose it was; if that is large, an earlier change may wait with it.
-        service = next((large for large, events in self._large.items() if key in events), None)
-        if service is None and self._sizes:
-            service = _service(event)
-        if service is not None and service in self._sizes:
+        for events in self._large.values():
+            # Its Service may not be large any more, and a slice that is gone does not say whose it was.
+            if key in events:
+                events[key] = event
+                return
+        if self._sizes and (service := _service(event)) in self._sizes:
             self._large.setdefault(service, {})[key] = event
             return
         handed_on = self._handed_on.get(key)

@@ -100,6 +100,18 @@ def test_services_that_change_all_the_time_hold_up_no_neighbour(work_queue: Work
     assert _busy(30) in [event for _ in range(4) for event in work_queue.take(20)]
 
 
+def test_what_a_start_takes_does_not_count_as_changing_all_the_time(work_queue: WorkQueue) -> None:
+    for number in range(10):
+        work_queue.deliver(_busy(number))
+    work_queue.take()
+    for number in range(5, 10):
+        work_queue.deliver(_busy(number))
+    work_queue.take(10)
+    for number in (5, 6, 7, 8, 9, 0):
+        work_queue.deliver(_busy(number))
+    assert work_queue.take(20)[0] == _busy(0)
+
+
 def test_an_object_that_is_quiet_again_counts_as_quiet() -> None:
     now = 100.0
     with closing(WorkQueue(lambda: now)) as work_queue:
@@ -141,6 +153,21 @@ def test_large_services_wait_in_a_queue_of_their_own_and_get_a_tenth_of_the_time
         assert work_queue.take(200) == []
         now += 15.0
         assert work_queue.take(200) == [Delete(EndpointSlice, "default", "big-0")]
+        assert work_queue.wait() is None
+
+
+def test_a_service_that_is_large_no_more_keeps_the_last_state_of_what_waits() -> None:
+    now = 100.0
+    sizes = {("default", "big"): 100_000, ("default", "other"): 100_000}
+    with closing(WorkQueue(lambda: now)) as work_queue:
+        work_queue.weigh(sizes)
+        work_queue.deliver(_slice(0, name="other"))
+        work_queue.take(200)
+        work_queue.deliver(_slice(0))
+        del sizes["default", "big"]
+        work_queue.deliver(_slice(0, endpoints=2))
+        now += 30.0
+        assert work_queue.take(200) == [_slice(0, endpoints=2)]
         assert work_queue.wait() is None
 
 
