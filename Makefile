@@ -110,10 +110,11 @@ site:
 	    build/site-env/bin/pip install --quiet --disable-pip-version-check zensical==0.0.73; }
 	$(PYTHON) scripts/site.py build/site-env/bin/zensical
 
-# Needs root and the network, takes a quarter of an hour.
+# Needs root and the network, takes about twenty minutes.
 test-packages: install
 	scripts/install-packages deb tests test-packages
 	$(BIN)/python -m pytest --packages tests/packages
+
 role: install
 	$(BIN)/python scripts/cluster_role.py $(FEATURES)
 

@@ -229,11 +229,6 @@ class Difference(NamedTuple):
         """In the order of the cases."""
         return tuple(failure for case in self.cases for failure in case.failures)
 
-    @property
-    def wrong_flows(self) -> tuple[str, ...]:
-        """A line for each flow that ends otherwise."""
-        return tuple(str(failure) for failure in self.failures if failure.file.name == FLOWS_FILE)
-
     def with_more(self, other: Difference) -> Difference:
         """Both as one."""
         return Difference((*self.cases, *other.cases), (*self.ruleset, *other.ruleset))

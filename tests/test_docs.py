@@ -12,6 +12,8 @@ import pytest
 
 from rulegen.claims import ACCELERATION, EGRESS_HOOKS, HOOKS, POLICY_HOOKS, Hook
 from rulegen.cli import main
+from rulegen.reference import ObjectReference
+from rulegen.services.model import Reason, found
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,6 +27,26 @@ def test_each_module_has_its_line_in_the_architecture() -> None:
     modules = {path.name for path in (ROOT / "rulegen").rglob("*.py")} - {"__init__.py"}
     named = {name.rpartition("/")[2] for name in re.findall(r"`((?!tests/|bench/)[a-z_/]+\.py)`", text)}
     assert modules ^ named == set()
+
+
+def test_no_table_of_the_architecture_has_a_module_twice() -> None:
+    for table in _tables((ROOT / "docs" / "architecture.md").read_text()):
+        named = [name for row in table[2:] for name in re.findall(r"`([\w/]+\.py)`", row.split(" | ")[0])]
+        assert sorted(set(named)) == sorted(named)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_each_table_has_a_heading_and_as_many_cells_in_each_row(page: Path) -> None:
+    for table in _tables(page.read_text()):
+        cells = {len(re.findall(r"(?<!\\)\|", row)) for row in table}
+        assert len(cells) == 1, table[0]
+        assert re.fullmatch(r"[| :-]+", "".join(table[1:2])), table[0]
+
+
+def _tables(text: str) -> list[list[str]]:
+    """The lines of each table, without what looks like one in a block of code."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [found.splitlines() for found in re.findall(r"^\|(?:.*\n\|)*.*$", prose, re.MULTILINE)]
 
 
 def test_decisions_are_unique_and_each_that_is_cited_exists() -> None:
@@ -60,6 +82,12 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+def test_each_reason_of_an_event_is_told() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text().partition("\n### Events\n")[2].partition("\n### ")[0]
+    reasons = {reason.value for reason in Reason if found(ObjectReference("Pod", "", "web"), reason, "").is_for_owner}
+    assert set(re.findall(r"`([A-Z]\w+)`", text)) >= reasons
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_command_and_option_exists(page: Path) -> None:
     assert isinstance(main, click.Group)
@@ -74,6 +102,31 @@ def test_each_command_and_option_exists(page: Path) -> None:
                 options |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
             elif re.match(r"--?[a-z]", word):
                 assert word.partition("=")[0] in options, " ".join(words)
+
+
+def _below(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), name)
+            assert found is not None
+            yield from _below(found)
+
+
+def test_the_help_of_an_option_names_options_that_the_command_has() -> None:
+    for command in _below(main):
+        own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        for option in command.params:
+            named = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", getattr(option, "help", None) or "")
+            assert set(named) <= own, f"{command.name} {option.opts}"
+
+
+@pytest.mark.parametrize("name", ["top", "trace"])
+def test_what_reads_no_cluster_by_itself_says_so(name: str) -> None:
+    (command,) = [one for one in _below(main) if one.name == name]
+    (option,) = [one for one in command.params if "--kubeconfig" in one.opts]
+    assert isinstance(option, click.Option)
+    assert "[default: none]" in str(option.help)
 
 
 def _commands(text: str) -> Iterator[list[str]]:

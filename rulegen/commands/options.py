@@ -50,12 +50,18 @@ FILES = click.option(
     shell_complete=complete_files,
     help="Manifests: a file, a folder (recursively), or - for standard input. Repeatable.",
 )
-KUBECONFIG = click.option(
-    "--kubeconfig",
-    metavar="FILE",
-    shell_complete=complete_files,
-    help="Without -f: the cluster to read [default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own].",
-)
+
+
+def _kubeconfig(words: str) -> Callable[[Decorated], Decorated]:
+    return click.option("--kubeconfig", metavar="FILE", shell_complete=complete_files, help=words)
+
+
+_USUAL_CLUSTER = "[default: that of --config, $KUBECONFIG, ~/.kube/config, or this pod's own]"
+KUBECONFIG = _kubeconfig(f"Without -f: the cluster to read {_USUAL_CLUSTER}.")
+# Of a command that reads nothing but a cluster.
+CLUSTER = _kubeconfig(f"The cluster to read {_USUAL_CLUSTER}.")
+# Of one that needs no objects, and reads no cluster unless it is told to.
+_CLUSTER_IF_ANY = _kubeconfig("Without -f: the cluster to read [default: none].")
 CONFIG = click.option(
     "--config",
     metavar="FILE",
@@ -81,10 +87,19 @@ SKIP_INVALID = click.option("--skip-invalid", is_flag=True, help="Go on without 
 
 def input_options(command: Decorated) -> Decorated:
     """Where objects come from, whose rules are wanted, and the node's settings: what `pack` reads."""
+    return _input_options(command, KUBECONFIG)
+
+
+def input_options_if_any(command: Decorated) -> Decorated:
+    """The same of a command that reads no objects unless it is told where they are."""
+    return _input_options(command, _CLUSTER_IF_ANY)
+
+
+def _input_options(command: Decorated, kubeconfig: Callable[[Decorated], Decorated]) -> Decorated:
     for option in reversed(
         (
             FILES,
-            KUBECONFIG,
+            kubeconfig,
             click.option(
                 "--node",
                 metavar="NAME",

@@ -8,13 +8,13 @@ import click
 
 from rulegen.commands.command import Command
 from rulegen.commands.completing import remember
-from rulegen.commands.options import CONFIG, FEATURE, KUBECONFIG, SKIP_INVALID, Input
+from rulegen.commands.options import CLUSTER, CONFIG, FEATURE, SKIP_INVALID, Input
 from rulegen.commands.output import say_warning
 from rulegen.commands.reading import load_manifests, read_written_settings
 
 
 @click.command(cls=Command)
-@KUBECONFIG
+@CLUSTER
 @CONFIG
 @FEATURE
 @SKIP_INVALID

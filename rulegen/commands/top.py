@@ -13,7 +13,7 @@ import click
 
 from rulegen.alike import there_is
 from rulegen.commands.command import Command
-from rulegen.commands.options import SecondsRange, input_options, pack
+from rulegen.commands.options import SecondsRange, input_options_if_any, pack
 from rulegen.commands.output import echo, print_document, print_line, say_warning
 from rulegen.commands.reading import make_features, read_objects, services_of
 from rulegen.errors import InputError, one_line, shown
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("services", nargs=-1, metavar="[NAMESPACE/NAME[:PORT]]...")
 @click.option("-n", "--namespace", "namespaces", multiple=True, metavar="NAME", help="Only its Services. Repeatable.")
-@input_options
+@input_options_if_any
 @click.option(
     "--sort",
     "order",

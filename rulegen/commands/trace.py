@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rulegen.commands.command import Command
-from rulegen.commands.options import SecondsRange, input_options, pack
+from rulegen.commands.options import SecondsRange, input_options_if_any, pack
 from rulegen.commands.output import print_line, print_toned, say, say_warning
 from rulegen.commands.reading import directory_of, read_objects
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     metavar="DESTINATION",
     help="Where they go: ADDRESS, ADDRESS:PORT, ADDRESS:PORT/tcp, or a Service as NAMESPACE/NAME[:PORT].",
 )
-@input_options
+@input_options_if_any
 @click.option(
     "--count", type=click.IntRange(1, 100_000), default=10, show_default=True, help="End after so many packets."
 )

@@ -1,4 +1,4 @@
-"""The records of features in a server's zones, kept equal to what their compilers want; see `reconcile.LiveRules`.
+"""The records of features in a server's zones, kept equal to what compilers want; see `reconcile.driver.LiveRules`.
 
 What somebody else has is never touched: a record set of ours that cannot be where it should is left out, which is said
 once, and comes when the place is free.
@@ -54,7 +54,7 @@ class Manner(NamedTuple):
 
 
 class LiveRecords:
-    """See `reconcile.LiveRules`."""
+    """See `reconcile.driver.LiveRules`."""
 
     def __init__(self, server: Server, versions: Versions, compilers: CompilerSet, manner: Manner) -> None:
         self._registry_ttl, self._told, self._may_write, self._is_patient = manner

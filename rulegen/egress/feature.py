@@ -127,5 +127,5 @@ class EgressMasquerade:
         if self.lacks:
             reason = Reason.UNUSABLE_FILE if self._unusable_file else Reason.NO_POD_RANGE
             message = f"{self.lacks}; its rules stay as they are"
-            found = (*found, Finding(self._own_node, reason.value, message))
+            found = (*found, Finding(self._own_node, reason.value, message, is_for_owner=True))
         self.findings.set(self._own_node, found or None)

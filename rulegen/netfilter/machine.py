@@ -37,7 +37,6 @@ from rulegen.netfilter.regions import (
     SPORT,
     SRC,
     Domain,
-    Fact,
     Region,
 )
 from rulegen.netfilter.state import Connection, Frame, Path, Remembered, State, split, split_local
@@ -692,4 +691,3 @@ def _first_from(places: tuple[int, ...], place: int) -> int | None:
 
 
 _SPLIT = Verdict(Code.UNKNOWN, "split")
-Facts: TypeAlias = tuple[tuple[Fact, Hashable], ...]

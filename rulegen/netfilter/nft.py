@@ -43,7 +43,6 @@ _KEY, _DATA, _FLAGS, _KEY_END = 1, 2, 3, 10
 _INTERVAL_END, _CATCH_ALL = 0x1, 0x2
 _CT_STATE, _CT_DIRECTION, _CT_STATUS = 0, 1, 2
 _NETWORK, _TRANSPORT = 1, 2
-_IPPROTO = {Family.IPV4: 9, Family.IPV6: 6}
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 ETHERTYPES = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
 _NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}

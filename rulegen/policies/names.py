@@ -12,8 +12,6 @@ from hashlib import sha256
 
 from rulegen.policies.model import AddressRange, Combination, Direction, PolicyName, PortRange, Tier
 
-TABLE = "rulegen-policies"
-
 # A chain's name stands in the comment of an element, beside two digests.
 _MAX_NAME = 80
 _PORT_NAME = re.compile(r"[a-z0-9-]{1,15}")

@@ -43,7 +43,6 @@ from rulegen.trace.messages import Place
 FAMILY_WORDS: Mapping[int, str] = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _IPTABLES = {2: Family.IPV4, 10: Family.IPV6}
 _IPTABLES_TABLES = frozenset({"raw", "mangle", "nat", "filter", "security"})
-_BUILT_IN = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 # nft puts its words together again and reads them as a command: no others are given to it.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]*")
 _HANDLE = re.compile(r"\s*(?P<rule>.*?) # handle (?P<handle>\d+)")
@@ -172,11 +171,6 @@ def _if_it_can_be_read(read: Callable[[], dict[Key, Found]]) -> dict[Key, Found]
 def is_iptables(place: Place) -> bool:
     """Whether a chain looks like one of iptables-nft."""
     return place.family in _IPTABLES and place.table in _IPTABLES_TABLES and place.chain.split("-")[0].isupper()
-
-
-def is_built_in(chain: str) -> bool:
-    """Whether iptables has a chain of that name in any case."""
-    return chain in _BUILT_IN
 
 
 def family_of_table(place: Place) -> Family:

@@ -69,6 +69,11 @@ def test_nodes_and_the_file_are_followed(
         agent.wait_for("Node node-1: egress-masquerade: no pod range is known", 15)
         agent.wait_for(" sync mode=full", 15)
         assert elements(playground, "pods") == set()
+        # Whoever looks at the Node is told.
+        wait_until(lambda: bool(api_server.events), 30)
+        (event,) = api_server.events
+        assert (event["regarding"]["kind"], event["regarding"]["name"]) == ("Node", "node-1")
+        assert event["reason"] == "EgressNoPodRange"
         api_server.put(OWN)
         wait_until(lambda: elements(playground, "pods") == {"10.244.1.0/24"}, 10)
         assert elements(playground, "cluster") == {"10.244.1.0/24", "100.64.2.0/24"}

@@ -20,7 +20,6 @@ class AccelerationObserver(Observer):
     """Begins after the first sync. `is_wanted` False: the table of an earlier agent goes, once."""
 
     def __init__(self, acceleration: Acceleration, *, is_wanted: bool) -> None:
-        self._acceleration = acceleration
         self._act = acceleration.ensure if is_wanted else acceleration.remove
         self._is_repeated = is_wanted
         self._due: float | None = None

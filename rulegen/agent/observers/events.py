@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -46,13 +45,6 @@ _FORBIDDEN, _NOT_FOUND, _EXISTS = 403, 404, 409
 _TERMINATING = "NamespaceTerminating"
 
 
-class EventType(StrEnum):
-    """How bad it is."""
-
-    NORMAL = "Normal"
-    WARNING = "Warning"
-
-
 class Pace(Struct, frozen=True, kw_only=True):
     """How fast Events are sent; in seconds.
 
@@ -80,7 +72,6 @@ class _Event(NamedTuple):
     about: ObjectReference
     reason: str
     note: str
-    type: EventType
     action: str
     at: float
     recorded: float
@@ -126,7 +117,6 @@ class EventRecorder:
         about: ObjectReference,
         reason: str,
         note: str,
-        type_: EventType = EventType.WARNING,
         action: str = "Program",
     ) -> None:
         """Something holds of an object from now on; never waits, and does nothing when it holds already.
@@ -134,7 +124,7 @@ class EventRecorder:
         `reason`: a word for programs, `note`: a sentence for people, which names the node where it is about the node;
         `action`: a word for what was to be done.
         """
-        event = _Event(about, reason, note, type_, action, time.time(), time.monotonic())
+        event = _Event(about, reason, note, action, time.time(), time.monotonic())
         with self._changed:
             if event.key in self._holding:
                 return
@@ -257,7 +247,7 @@ def _document(event: _Event, instance: str) -> dict[str, Any]:
         "reportingInstance": instance,
         "action": event.action,
         "reason": event.reason,
-        "type": event.type.value,
+        "type": "Warning",
         "regarding": regarding,
         "note": _printable(event.note),
     }

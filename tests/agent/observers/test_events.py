@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rulegen.agent.observers.events import EventRecorder, EventType, Pace, record_findings
+from rulegen.agent.observers.events import EventRecorder, Pace, record_findings
 from rulegen.kube.api import connect
 from rulegen.reference import ObjectReference
 from rulegen.services.store import Store
@@ -86,9 +86,9 @@ def test_the_same_is_not_sent_twice_while_it_holds_nor_soon_after(server: ApiSer
     sent(server, "one")
     recorder.resolve(WEB, "A", "one")
     recorder.record(WEB, "A", "one")
-    recorder.record(WEB, "A", "two", EventType.NORMAL, "Listen")
+    recorder.record(WEB, "A", "two", "Listen")
     sent(server, "one", "two")
-    assert (server.events[1]["type"], server.events[1]["action"]) == ("Normal", "Listen")
+    assert (server.events[1]["type"], server.events[1]["action"]) == ("Warning", "Listen")
     assert server.count(EVENT, "create", 201) == 2
 
 
