@@ -117,7 +117,7 @@ class NetworkPolicies:
         from rulegen.policies.conntrack import PolicyConnections
         from rulegen.policies.observer import PolicyConnectionObserver
 
-        connections = PolicyConnections(self.store, strict=self._node.policies.strict)
+        connections = PolicyConnections(self.store, self._node.policies)
         counts = self._denial_counts()
         registry.register(counts)
         return [PolicyConnectionObserver(self.name, connections), counts]
