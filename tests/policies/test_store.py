@@ -13,6 +13,7 @@ from rulegen.policies.model import Direction, PolicyName
 from rulegen.policies.on_iptables.compiler import ChainCompiler
 from rulegen.policies.on_nftables.compiler import TableCompiler
 from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, Store
+from tests.counting import lines_run
 from tests.policies.decoding import decode
 from tests.policies.objects import Document, cluster_policy, namespace, node, pod, policy
 from tests.policies.whole import store_of
@@ -307,3 +308,28 @@ def test_addresses_that_a_pod_loses_are_told(store: Store) -> None:
     isolation = store.isolation(bytes((10, 0, 0, 4)))
     assert isolation is not None
     assert isolation.of(Direction.EGRESS) is None
+
+
+# ---- what a change costs ----
+
+
+def cost_of_a_policy(pods: int) -> int:
+    """Of one that asks for a label which one before it has asked for."""
+    labelled = [pod(f"shop/{number}", f"10.0.1.{number + 1}", labels={"app": "web"}) for number in range(pods)]
+    known = store_of([*labelled, policy("shop/first", {"app": "db"})], "node-1")
+    (another,) = decode([policy("shop/second", {"app": "cache"})])
+    return lines_run(lambda: known.put(another))
+
+
+def test_a_policy_costs_nothing_for_each_pod_of_its_namespace() -> None:
+    assert cost_of_a_policy(pods=200) == cost_of_a_policy(pods=20)
+
+
+def cost_of_a_node(policies: int) -> int:
+    known = store_of([policy(f"shop/{number}", {"app": str(number)}) for number in range(policies)], "node-1")
+    (here,) = decode([node("node-1", "192.168.0.1")])
+    return lines_run(lambda: known.put(here))
+
+
+def test_a_node_costs_nothing_for_each_policy() -> None:
+    assert cost_of_a_node(policies=200) == cost_of_a_node(policies=20)
