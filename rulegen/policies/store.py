@@ -554,7 +554,9 @@ class Store:
         addresses = tuple(dict.fromkeys(address for address in found if address is not None))
         if node.metadata.name == self.node_name and node.spec is not None:
             cidrs = node.spec.pod_cidrs or [node.spec.pod_cidr]
-            self._pod_ranges = collapse(block for block in map(parse_block, cidrs) if block is not None)
+            stated = collapse(block for block in map(parse_block, cidrs) if block is not None)
+            # A Node that was made anew states none for a moment, in which failClosed must not open anything.
+            self._pod_ranges = stated or self._pod_ranges
         self._replace_node(node.metadata.name, _NodeState(node.metadata.labels or {}, addresses))
 
     def remove_node(self, name: str) -> None:

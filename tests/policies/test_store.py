@@ -310,6 +310,29 @@ def test_addresses_that_a_pod_loses_are_told(store: Store) -> None:
     assert isolation.of(Direction.EGRESS) is None
 
 
+def test_the_ranges_of_pods_stay_while_the_own_node_is_made_anew() -> None:
+    first, anew, later, other = decode(
+        [
+            node("node-1", "192.168.0.1", cidrs=("10.0.0.0/24", "fd00::/64")),
+            node("node-1", "192.168.0.1"),
+            node("node-1", "192.168.0.1", cidrs=("10.0.1.0/24",)),
+            node("node-2", "192.168.0.2", cidrs=("10.0.2.0/24",)),
+        ]
+    )
+    known = Store("node-1")
+    for step, expected in (
+        (anew, ((), ())),
+        (first, (("10.0.0.0/24",), ("fd00::/64",))),
+        (other, (("10.0.0.0/24",), ("fd00::/64",))),
+        (anew, (("10.0.0.0/24",), ("fd00::/64",))),
+        (later, (("10.0.1.0/24",), ())),
+    ):
+        known.put(step)
+        assert tuple(known.pod_ranges(family) for family in Family) == expected
+        known.remove_node("node-1")
+        assert tuple(known.pod_ranges(family) for family in Family) == expected
+
+
 # ---- what a change costs ----
 
 
