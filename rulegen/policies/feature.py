@@ -22,7 +22,7 @@ from rulegen.policies.store import PolicyRules, Store
 from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 
 if TYPE_CHECKING:
     from rulegen.policies.denials import DenialCounts
@@ -192,7 +192,7 @@ class NetworkPolicies:
         for name in self._unseen:
             policy = self.store.policies.get(name)
             found = policy_findings(policy, equal.get(name, ()), services) if policy is not None else ()
-            self.findings.set(policy_reference(name), tuple(found) or None)
+            self.findings.set(policy_reference(name), bounded(found) or None)
         self._unseen, self._unseen_places = set(), set()
 
     def _set_services(self, name: str, blocks: tuple[AddressRange, ...]) -> None:

@@ -191,6 +191,15 @@ def test_of_many_equal_priorities_a_few_are_named() -> None:
     )
 
 
+def test_of_thousands_of_mistakes_in_a_policy_a_few_are_told_and_the_number() -> None:
+    blocks = [{"ipBlock": {"cidr": f"10.96.{number // 128}.{number % 128 * 2}/32"}} for number in range(900)]
+    feature = feature_of([policy("shop/many", {}, egress=[{"to": blocks}])])
+    feature.put(ServiceCIDR(metadata=ObjectMetadata(name="kubernetes"), spec=ServiceCIDRSpec(cidrs=["10.96.0.0/12"])))
+    assert len(found(feature)) == 11
+    (said,) = [many for _, many in feature.findings.items()]
+    assert said[-1].message == "and 890 more like these"
+
+
 def test_what_is_found_of_equal_priorities_costs_no_more_for_each_of_many() -> None:
     def cost(count: int) -> int:
         return lines_run(lambda: feature_of(of_one_priority(count)).take())
