@@ -39,7 +39,7 @@ class NetworkPolicies:
         Namespace: Need.FIRST,
         NetworkPolicy: Need.FIRST,
         Pod: Need.FIRST,
-        ClusterNetworkPolicy: Need.SOON,
+        ClusterNetworkPolicy: Need.FIRST,
         Node: Need.SOON,
         ServiceCIDR: Need.SOON,
     }
