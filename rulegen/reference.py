@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+# Of one object and reason, so many findings; the last says how many more there were.
+_MOST_FINDINGS = 10
 
 
 class ObjectReference(NamedTuple):
@@ -51,3 +56,23 @@ class Finding(NamedTuple):
     def subject(self) -> str:
         """`Service default/web`."""
         return str(self.reference)
+
+
+def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The same findings, but of one object and reason only the first few: one object may hold thousands of mistakes."""
+    findings = tuple(findings)
+    if len(findings) <= _MOST_FINDINGS:
+        return findings
+    counts: Counter[Finding] = Counter()
+    kept = []
+    for finding in findings:
+        alike = finding._replace(message="")
+        counts[alike] += 1
+        if counts[alike] <= _MOST_FINDINGS:
+            kept.append(finding)
+    kept += (
+        alike._replace(message=f"and {count - _MOST_FINDINGS} more like these")
+        for alike, count in counts.items()
+        if count > _MOST_FINDINGS
+    )
+    return tuple(kept)

@@ -15,7 +15,7 @@ from rulegen.networks import parse_network
 from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 
 
 class Reason(StrEnum):
@@ -112,7 +112,7 @@ class EgressMasquerade:
     # ---- findings ----
 
     def _find_about(self, reference: ObjectReference, cidrs: Sequence[str], field: str) -> None:
-        found = tuple(
+        found = bounded(
             Finding(reference, Reason.UNUSABLE_RANGE.value, f"{field}: expected a CIDR, got {shown(cidr)}; skipped")
             for cidr in cidrs
             if parse_network(cidr) is None

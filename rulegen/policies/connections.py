@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from rulegen.policies.model import Address
-from rulegen.policies.simulate import Packet, simulate
+from rulegen.policies.simulate import Host, Packet, simulate
 from rulegen.policies.store import Store
 
 
@@ -31,10 +31,13 @@ def is_of(connection: Connection, addresses: Collection[Address]) -> bool:
     return not {connection.client, connection.destination, connection.server}.isdisjoint(addresses)
 
 
-def is_forbidden(store: Store, connection: Connection) -> bool:
-    """Whether policies forbid on this node what was allowed once: only its own pods are asked about."""
+def is_forbidden(store: Store, connection: Connection, host: Host) -> bool:
+    """Whether policies forbid on this node what was allowed once: only its own pods are asked about.
+
+    `host`: the node. What it has with its pods is judged as rarely as its packets are.
+    """
     packet = Packet(connection.client, connection.server, connection.protocol, connection.port)
-    verdict = simulate(store, packet)
+    verdict = simulate(store, packet, host)
     egress_here = _is_local(store, connection.client) and not verdict.egress.is_allowed
     return egress_here or (_is_local(store, connection.server) and not verdict.ingress.is_allowed)
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from rulegen.config import Family
+from rulegen.config import Family, PolicySettings
 from rulegen.conntrack.table import REMOVED_AT_ONCE, ConnectionTable, TrackedConnection
 from rulegen.errors import ConntrackError
+from rulegen.interfaces import own_addresses
 from rulegen.policies.connections import Connection, is_forbidden, is_of
 from rulegen.policies.facts import PolicyFacts
 from rulegen.policies.model import Address
+from rulegen.policies.simulate import NO_HOST, Host
 from rulegen.policies.store import Store
 
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
@@ -37,11 +39,11 @@ class PolicyConnections:
     """
 
     def __init__(
-        self, store: Store, *, strict: bool, open_table: Callable[[], ConnectionTable] = ConnectionTable
+        self, store: Store, settings: PolicySettings, open_table: Callable[[], ConnectionTable] = ConnectionTable
     ) -> None:
         """Has nothing to do yet."""
         self._store = store
-        self._strict = strict
+        self._settings = settings
         self._open_table = open_table
         self._lost: set[Address] = set()
         self._is_tightened = False
@@ -49,7 +51,7 @@ class PolicyConnections:
     def note(self, facts: PolicyFacts) -> None:
         """Takes each change once, before or after it is applied."""
         self._lost.update(facts.lost)
-        if self._strict and facts.items:
+        if self._settings.strict and facts.items:
             self._is_tightened = True
 
     @property
@@ -73,8 +75,10 @@ class PolicyConnections:
         if pattern is None:
             return 0
         removed = 0
+        # Asked each time: a bridge that pods are on gets its address with the first of them.
+        host = Host.of(own_addresses(family), self._settings) if self._is_tightened else NO_HOST
         for _ in range(_ATTEMPTS):
-            doomed = (found for found in table.connections(family, pattern) if self._must_end(found))
+            doomed = (found for found in table.connections(family, pattern) if self._must_end(found, host))
             for part in _parts(doomed):
                 removed += table.remove(part)
             if not table.is_partial:
@@ -91,12 +95,12 @@ class PolicyConnections:
             return None
         return re.compile(b"|".join(map(re.escape, sorted(addresses))), re.DOTALL).search
 
-    def _must_end(self, tracked: TrackedConnection) -> bool:
+    def _must_end(self, tracked: TrackedConnection, host: Host) -> bool:
         protocol = _PROTOCOLS.get(tracked.protocol, str(tracked.protocol))
         connection = Connection(protocol, tracked.source, tracked.destination, tracked.server, tracked.port)
         if is_of(connection, self._lost):
             return True
-        return self._is_tightened and is_forbidden(self._store, connection)
+        return self._is_tightened and is_forbidden(self._store, connection, host)
 
 
 def _parts(found: Iterable[TrackedConnection]) -> Iterator[list[TrackedConnection]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rulegen.config import Family, NodeConfiguration
 from rulegen.errors import TargetError
@@ -16,16 +16,19 @@ from rulegen.policies.findings import (
     policy_findings,
     policy_reference,
 )
-from rulegen.policies.model import Address, AddressRange, Policy, PolicyName, Rules, Tier, closed_rules
+from rulegen.policies.model import Address, AddressRange, PolicyName, Rules, Tier, closed_rules
 from rulegen.policies.ranges import parse_block
 from rulegen.policies.store import PolicyRules, Store
 from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.observer import Observer
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 
 if TYPE_CHECKING:
     from rulegen.policies.denials import DenialCounts
+
+# Where a ClusterNetworkPolicy stands among the others.
+Place: TypeAlias = tuple[Tier, int]
 
 
 class NetworkPolicies:
@@ -36,7 +39,7 @@ class NetworkPolicies:
         Namespace: Need.FIRST,
         NetworkPolicy: Need.FIRST,
         Pod: Need.FIRST,
-        ClusterNetworkPolicy: Need.SOON,
+        ClusterNetworkPolicy: Need.FIRST,
         Node: Need.SOON,
         ServiceCIDR: Need.SOON,
     }
@@ -46,7 +49,11 @@ class NetworkPolicies:
         self.store = Store(node.node_name)
         self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()
         self._pod_ranges: PodRanges | None = None
-        self._same_priority: dict[tuple[Tier, int], set[PolicyName]] = {}
+        # Of ClusterNetworkPolicies: who has which priority, and about which of all policies something is to be found.
+        self._places: dict[PolicyName, Place] = {}
+        self._same_priority: dict[Place, set[PolicyName]] = {}
+        self._unseen: set[PolicyName] = set()
+        self._unseen_places: set[Place] = set()
         self._services: dict[str, tuple[AddressRange, ...]] = {}
         self._disputed: dict[Address, ObjectReference] = {}
         # Whose rules are asked what they have denied.
@@ -90,6 +97,7 @@ class NetworkPolicies:
 
     def take(self) -> PolicyFacts:
         """What differs from what was taken last."""
+        self._find_about_policies()
         self._find_disputes(self.store.take_disputed())
         ranges = {family: self.store.pod_ranges(family) for family in Family}
         context = None if ranges == self._pod_ranges else ranges
@@ -117,7 +125,7 @@ class NetworkPolicies:
         from rulegen.policies.conntrack import PolicyConnections
         from rulegen.policies.observer import PolicyConnectionObserver
 
-        connections = PolicyConnections(self.store, strict=self._node.policies.strict)
+        connections = PolicyConnections(self.store, self._node.policies)
         counts = self._denial_counts()
         registry.register(counts)
         return [PolicyConnectionObserver(self.name, connections), counts]
@@ -150,42 +158,49 @@ class NetworkPolicies:
     # ---- findings ----
 
     def _change_policy(self, name: PolicyName, change: Callable[[], None]) -> None:
-        concerned = self._neighbours(self.store.policies.get(name))
         change()
         policy = self.store.policies.get(name)
-        self._index_priority(name, policy)
-        concerned |= self._neighbours(policy)
-        self._find_about({*concerned, name})
+        place = None
+        if policy is not None and policy.tier is not Tier.NETWORK_POLICY:
+            place = policy.tier, policy.priority
+        self._put_in_place(name, place)
+        self._unseen.add(name)
 
-    def _neighbours(self, policy: Policy | None) -> set[PolicyName]:
-        """The policies of the same tier and priority."""
-        if policy is None or policy.tier is Tier.NETWORK_POLICY:
-            return set()
-        return set(self._same_priority.get((policy.tier, policy.priority), ()))
+    def _put_in_place(self, name: PolicyName, place: Place | None) -> None:
+        """A policy has this priority now; None where it has none."""
+        before = self._places.pop(name, None)
+        if place is not None:
+            self._places[name] = place
+        if before == place:
+            return
+        if before is not None:
+            self._same_priority[before].discard(name)
+            self._unseen_places.add(before)
+        if place is not None:
+            self._same_priority.setdefault(place, set()).add(name)
+            self._unseen_places.add(place)
 
-    def _index_priority(self, name: PolicyName, policy: Policy | None) -> None:
-        for place in [place for place, names in self._same_priority.items() if name in names]:
-            self._same_priority[place].discard(name)
+    def _find_about_policies(self) -> None:
+        """Once for all that changed: a policy more of a priority is something else to say of each that has it."""
+        for place in self._unseen_places:
+            self._unseen |= self._same_priority[place]
             if not self._same_priority[place]:
                 del self._same_priority[place]
-        if policy is not None and policy.tier is not Tier.NETWORK_POLICY:
-            self._same_priority.setdefault((policy.tier, policy.priority), set()).add(name)
-
-    def _find_about(self, names: Iterable[PolicyName]) -> None:
+        places = {self._places[name] for name in self._unseen & self._places.keys()}
+        equal = {name: names for place in places for names in [sorted(self._same_priority[place])] for name in names}
         services = [block for blocks in self._services.values() for block in blocks]
-        for name in names:
+        for name in self._unseen:
             policy = self.store.policies.get(name)
-            found: tuple[Finding, ...] = ()
-            if policy is not None:
-                found = tuple(policy_findings(policy, self._neighbours(policy) - {name}, services))
-            self.findings.set(policy_reference(name), found or None)
+            found = policy_findings(policy, equal.get(name, ()), services) if policy is not None else ()
+            self.findings.set(policy_reference(name), bounded(found) or None)
+        self._unseen, self._unseen_places = set(), set()
 
     def _set_services(self, name: str, blocks: tuple[AddressRange, ...]) -> None:
         if blocks:
             self._services[name] = blocks
         else:
             self._services.pop(name, None)
-        self._find_about(self.store.policies)
+        self._unseen.update(self.store.policies)
 
     def _find_disputes(self, addresses: Iterable[Address]) -> None:
         touched: set[ObjectReference] = set()

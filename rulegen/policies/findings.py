@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from ipaddress import ip_address
 
@@ -10,6 +10,9 @@ from rulegen.policies.model import Address, AddressRange, Direction, Policy, Pol
 from rulegen.policies.pods import PodRecord
 from rulegen.policies.ranges import text_of
 from rulegen.reference import Finding, ObjectReference
+
+# So many others of the same priority are named.
+_NAMED = 5
 
 
 class Reason(StrEnum):
@@ -30,17 +33,18 @@ def policy_reference(name: PolicyName) -> ObjectReference:
 
 
 def policy_findings(
-    policy: Policy, same_priority: Iterable[PolicyName], services: Iterable[AddressRange]
+    policy: Policy, same_priority: Sequence[PolicyName], services: Iterable[AddressRange]
 ) -> Iterator[Finding]:
-    """Of one policy. `same_priority`: others of its tier. `services`: the ranges of ClusterIPs."""
+    """Of one policy. `same_priority`: all of its tier, in order, and itself. `services`: ranges of ClusterIPs."""
     reference = policy_reference(policy.name)
     for fault in policy.faults:
         yield Finding(reference, Reason.UNREADABLE.value, f"{fault}; its pods are isolated where this matters")
     for fault in policy.unsupported:
         yield Finding(reference, Reason.UNSUPPORTED.value, str(fault))
-    others = sorted(same_priority)
+    others = [name.name for name in same_priority[: _NAMED + 1] if name != policy.name][:_NAMED]
     if others:
-        names = ", ".join(name.name for name in others)
+        more = len(same_priority) - 1 - len(others)
+        names = ", ".join(others) + (f" and {more} more" if more else "")
         message = (
             f"spec.priority: {policy.priority} is that of {names}, too: they are asked in the order of their names"
         )

@@ -193,6 +193,8 @@ class Store:
         self._pod_ranges: tuple[AddressRange, ...] = ()
         self._claims = Claims()
         self._selected: dict[Selector, Selected] = {}
+        # Few of them, usually none: a Node that says again how it is must not cost a look at all selectors.
+        self._of_nodes: dict[Selected, None] = {}
         self._index = SelectorIndex()
         self._classes_with: dict[tuple[str, str], set[PodClass]] = {}
         # Labels that a selector has asked for at any time, by namespace where it was about only some; others tell no
@@ -446,15 +448,23 @@ class Store:
         names = _names_of(selector)
         if names is None:
             self._visible |= asked
-        else:
-            for name in names:
-                self._visible_in.setdefault(name, set()).update(asked)
-        for key in asked:
+            for state in self._namespaces.values():
+                self._tell_apart(state, asked - state.visible)
+            return
+        for name in names:
+            visible = self._visible_in.setdefault(name, set())
+            new = asked - visible
+            visible |= new
+            if name in self._namespaces:
+                self._tell_apart(self._namespaces[name], new)
+
+    def _tell_apart(self, state: _NamespaceState, keys: Iterable[str]) -> None:
+        """The pods of a namespace by labels that nobody has asked for there before."""
+        for key in keys:
             encoded = key.encode()
-            for state in self._named(names):
-                for record in state.pods.values():
-                    if encoded in record.labels:
-                        self._classify_anew(record)
+            for record in state.pods.values():
+                if encoded in record.labels:
+                    self._classify_anew(record)
 
     def _classify_anew(self, record: PodRecord) -> None:
         held = [address for address in record.addresses if self._claims.first(address) is record]
@@ -544,7 +554,9 @@ class Store:
         addresses = tuple(dict.fromkeys(address for address in found if address is not None))
         if node.metadata.name == self.node_name and node.spec is not None:
             cidrs = node.spec.pod_cidrs or [node.spec.pod_cidr]
-            self._pod_ranges = collapse(block for block in map(parse_block, cidrs) if block is not None)
+            stated = collapse(block for block in map(parse_block, cidrs) if block is not None)
+            # A Node that was made anew states none for a moment, in which failClosed must not open anything.
+            self._pod_ranges = stated or self._pod_ranges
         self._replace_node(node.metadata.name, _NodeState(node.metadata.labels or {}, addresses))
 
     def remove_node(self, name: str) -> None:
@@ -555,11 +567,10 @@ class Store:
         old = self._nodes.pop(name, None)
         if new is not None:
             self._nodes[name] = new
-        for selected in self._selected.values():
-            if selected.selector.of is Selects.NODES:
-                before = _selected_addresses(selected.selector, old)
-                after = _selected_addresses(selected.selector, new)
-                self._move_node(selected, before, after)
+        for selected in self._of_nodes:
+            before = _selected_addresses(selected.selector, old)
+            after = _selected_addresses(selected.selector, new)
+            self._move_node(selected, before, after)
 
     def _move_node(self, selected: Selected, before: Iterable[Address], after: Iterable[Address]) -> None:
         nodes = selected.nodes
@@ -665,6 +676,7 @@ class Store:
             return selected
         selected = self._selected[selector] = Selected(selector)
         if selector.of is Selects.NODES:
+            self._of_nodes[selected] = None
             for node in self._nodes.values():
                 selected.nodes.update(_selected_addresses(selector, node))
             return selected
@@ -692,10 +704,12 @@ class Store:
         if selected.is_used:
             return
         del self._selected[selected.selector]
-        if selected.selector.of is Selects.PODS:
-            self._index.discard(selected)
-            for pod_class in selected.classes:
-                pod_class.selected.discard(selected)
+        if selected.selector.of is Selects.NODES:
+            del self._of_nodes[selected]
+            return
+        self._index.discard(selected)
+        for pod_class in selected.classes:
+            pod_class.selected.discard(selected)
 
     def _namespaces_of(self, selector: Selector) -> Iterator[_NamespaceState]:
         """The namespaces that a selector is about; one that names them looks at no other."""

@@ -8,7 +8,7 @@ from rulegen.kube.named_objects import EndpointSlice, Service
 from rulegen.kube.objects import SERVICE_NAME
 from rulegen.reconcile.tracked import Tracked
 from rulegen.records.schema import ServiceRecords, service_records
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 
 ServiceKey: TypeAlias = tuple[str, str]
 
@@ -100,7 +100,7 @@ class Store:
             return None
         records, left = service_records(service, self._slices.get(key, {}).values(), self._zone)
         reference = ObjectReference.of(service)
-        found = tuple(
+        found = bounded(
             sorted(Finding(reference.without_uid, one.reason, one.message, is_for_owner=True) for one in left)
         )
         self.findings.set(reference, found or None)

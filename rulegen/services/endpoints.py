@@ -16,8 +16,8 @@ from rulegen.config import FAMILIES, Family
 from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Endpoint, EndpointConditions, EndpointHints, EndpointSlice
-from rulegen.reference import Finding, ObjectReference
-from rulegen.services.model import Backend, Reason, bounded, found
+from rulegen.reference import Finding, ObjectReference, bounded
+from rulegen.services.model import Backend, Reason, found
 from rulegen.services.weights import ServiceWeights, parse_slice_weight
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

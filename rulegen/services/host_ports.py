@@ -17,7 +17,7 @@ from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import ContainerPort, Pod
 from rulegen.networks import family_of, is_loopback
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 from rulegen.services.model import (
     Backend,
     Frontend,
@@ -28,7 +28,6 @@ from rulegen.services.model import (
     ServicePortName,
     TrafficPolicy,
     Verdict,
-    bounded,
     found,
 )
 from rulegen.services.requested import seconds

@@ -7,8 +7,7 @@ entries a target's.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import Enum, StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -261,10 +260,6 @@ class Reason(StrEnum):
     UNUSUAL_ADDRESS = "UnusualAddress"
 
 
-# Of one object and reason, so many findings; the last says how many more there were.
-_MOST_FINDINGS = 10
-
-
 # What a Service's owner can and should do something about; the rest is for the operator of the cluster.
 _FOR_OWNERS = frozenset(
     {
@@ -284,23 +279,3 @@ _FOR_OWNERS = frozenset(
 def found(reference: ObjectReference, reason: Reason, message: str) -> Finding:
     """A Finding about a Service, or a slice of one."""
     return Finding(reference, reason, message, reason in _FOR_OWNERS)
-
-
-def bounded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The same findings, but of one object and reason only the first few: one object may hold thousands of mistakes."""
-    findings = tuple(findings)
-    if len(findings) <= _MOST_FINDINGS:
-        return findings
-    counts: Counter[Finding] = Counter()
-    kept = []
-    for finding in findings:
-        alike = finding._replace(message="")
-        counts[alike] += 1
-        if counts[alike] <= _MOST_FINDINGS:
-            kept.append(finding)
-    kept += (
-        alike._replace(message=f"and {count - _MOST_FINDINGS} more like these")
-        for alike, count in counts.items()
-        if count > _MOST_FINDINGS
-    )
-    return tuple(kept)

@@ -27,7 +27,7 @@ from rulegen.networks import (
     parse_network,
     split_networks,
 )
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 from rulegen.services.model import (
     SERVICE,
     Frontend,
@@ -37,7 +37,6 @@ from rulegen.services.model import (
     ServicePortName,
     TrafficPolicy,
     Verdict,
-    bounded,
     found,
 )
 from rulegen.services.weights import NO_WEIGHTS, SERVICE_ANNOTATION, ServiceWeights, parse_service_weights

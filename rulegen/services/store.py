@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from rulegen.config import Family, NodeConfiguration
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 from rulegen.services.endpoints import JoinedSlices, SliceDigest, digest_slice
 from rulegen.services.health_checks import HealthChecks, health_checks
 from rulegen.services.host_ports import HostPorts
@@ -24,7 +24,6 @@ from rulegen.services.model import (
     ServicePort,
     ServicePortKey,
     ServicePortName,
-    bounded,
     found,
 )
 from rulegen.services.node import node_facts, node_findings, node_settings

@@ -137,6 +137,13 @@ def test_a_range_that_cannot_be_read_is_a_finding_and_stops_no_other() -> None:
     assert feature.findings.get(NODE_2) is None
 
 
+def test_of_many_ranges_that_cannot_be_read_a_few_are_told_and_the_number() -> None:
+    feature = made(OWN, node("node-2", pod_cidrs=[f"nonsense-{number}" for number in range(900)]))
+    feature.take()
+    found = feature.findings.get(NODE_2) or ()
+    assert (len(found), found[-1].message) == (11, "and 890 more like these")
+
+
 def test_a_decision_and_its_reason() -> None:
     store = made(OWN, OTHER, service_cidr("10.96.0.0/12")).store
 

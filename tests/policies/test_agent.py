@@ -12,7 +12,7 @@ from rulegen.kube.objects import ClusterNetworkPolicy, Namespace, NetworkPolicy,
 from tests.agent.running import Playground, wait_until
 from tests.apiserver import ApiServer
 from tests.apiserver.faults import Answer, ErrorEvent
-from tests.policies.objects import Document, namespace, node, pod, policy
+from tests.policies.objects import Document, cluster_policy, namespace, node, pod, policy
 
 pytestmark = pytest.mark.kernel
 
@@ -171,3 +171,25 @@ def test_what_cannot_be_asked_or_read_at_a_start_opens_nothing(
         api_server.put(out)
         wait_until(lambda: equal(playground, kubeconfig), 20)
         assert "Traceback" not in agent.log
+
+
+def test_cluster_policies_that_are_denied_at_a_start_stay_in_force(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    """As by a server that is new and does not know its roles yet."""
+    fill(api_server)
+    api_server.put(cluster_policy("closed", ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}]))
+    api_server.put(pod("shop/db", "10.0.5.5", labels={"app": "db"}))
+
+    def is_closed() -> bool:
+        return "10.0.5.5 " in playground.host.nft(f"list map {TABLE} ingress-pods")
+
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE):
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+    assert is_closed()
+    api_server.inject(ClusterNetworkPolicy, "list", Answer(403, "Forbidden"), Answer(403, "Forbidden"))
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE) as agent:
+        agent.wait_for(" sync mode=", 20)
+        assert "not following " in agent.log
+        assert is_closed()
+        wait_until(lambda: equal(playground, kubeconfig), 20)

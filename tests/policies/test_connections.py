@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from rulegen.config import PolicySettings
 from rulegen.policies.conntrack import PolicyConnections
 from rulegen.policies.facts import PolicyFacts
 from rulegen.policies.pods import packed
 from rulegen.policies.store import Store
 from tests.policies import cluster
 from tests.policies import documents as d
-from tests.policies.cluster import BY_NAME, FAMILIES, Party, Probe
+from tests.policies.cluster import BY_NAME, FAMILIES, NODE_ADDRESSES, Party, Probe
 from tests.policies.decoding import decode
 from tests.policies.documents import Document
 from tests.policies.fixtures import lab_or_skip
@@ -34,11 +35,11 @@ def lab() -> Iterator[Lab]:
 class Kept:
     """A node's store, and who ends connections for it."""
 
-    def __init__(self, lab: Lab, node: str, *, strict: bool) -> None:
+    def __init__(self, lab: Lab, node: str, *, strict: bool, node_input: bool = False) -> None:
         self._lab = lab
         self._node = node
         self.store: Store = store_of(cluster.objects(), node)
-        self.connections = PolicyConnections(self.store, strict=strict)
+        self.connections = PolicyConnections(self.store, PolicySettings(strict=strict, node_input=node_input))
         self.connections.note(self._facts())
         self.end()
 
@@ -85,6 +86,20 @@ def test_only_theirs_end(family: int, lab: Lab) -> None:
     kept.change(closed(B))
     assert kept.end() == 1
     assert kept.end() == 0
+
+
+@pytest.mark.parametrize("node_input", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_node_has_with_its_pods_is_as_little_asked_about_as_packets(
+    family: int, node_input: bool, lab: Lab
+) -> None:
+    """Its probes, and what a pod has with the node's own services, which may be translated."""
+    lab.forget_connections()
+    kept = Kept(lab, NODES[0], strict=True, node_input=node_input)
+    node = Party(NODES[0], NODE_ADDRESSES[NODES[0]], NODES[0])
+    lab.sent([Probe(ends[0], ends[1], family, "UDP", 80) for ends in ((node, A), (A, node))])
+    kept.change(d.policy("x", "none", {}, policyTypes=["Ingress", "Egress"]))
+    assert kept.end() == (1 if node_input else 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,6 +23,7 @@ from rulegen.policies.simulate import Packet, simulate
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.reconciler import Reconciler
 from rulegen.reference import ObjectReference
+from tests.counting import lines_run
 from tests.nftables.host import Host, host_or_skip
 from tests.policies.decoding import decode
 from tests.policies.objects import Document, cluster_policy, node, pod, policy
@@ -173,6 +174,37 @@ def test_findings_come_and_go() -> None:
     for item in decode([policy("shop/broken", {})]):
         feature.put(item)
     assert found(feature) == [("ClusterNetworkPolicy b", "PolicyUnsupported")]
+
+
+def of_one_priority(count: int) -> list[Document]:
+    accepts = [{"action": "Accept", "from": [{"namespaces": {}}]}]
+    return [cluster_policy(f"p-{number:04}", priority=7, ingress=accepts) for number in range(count)]
+
+
+def test_of_many_equal_priorities_a_few_are_named() -> None:
+    feature = feature_of(of_one_priority(40))
+    assert len(found(feature)) == 40
+    said = {str(one.reference): one.message for _, many in feature.findings.items() for one in many}
+    assert said["ClusterNetworkPolicy p-0003"] == (
+        "spec.priority: 7 is that of p-0000, p-0001, p-0002, p-0004, p-0005 and 34 more, too: they are asked in the "
+        "order of their names"
+    )
+
+
+def test_of_thousands_of_mistakes_in_a_policy_a_few_are_told_and_the_number() -> None:
+    blocks = [{"ipBlock": {"cidr": f"10.96.{number // 128}.{number % 128 * 2}/32"}} for number in range(900)]
+    feature = feature_of([policy("shop/many", {}, egress=[{"to": blocks}])])
+    feature.put(ServiceCIDR(metadata=ObjectMetadata(name="kubernetes"), spec=ServiceCIDRSpec(cidrs=["10.96.0.0/12"])))
+    assert len(found(feature)) == 11
+    (said,) = [many for _, many in feature.findings.items()]
+    assert said[-1].message == "and 890 more like these"
+
+
+def test_what_is_found_of_equal_priorities_costs_no_more_for_each_of_many() -> None:
+    def cost(count: int) -> int:
+        return lines_run(lambda: feature_of(of_one_priority(count)).take())
+
+    assert cost(80) < 2.5 * cost(40)
 
 
 def test_a_block_of_services_matches_nobody() -> None:

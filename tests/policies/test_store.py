@@ -13,6 +13,7 @@ from rulegen.policies.model import Direction, PolicyName
 from rulegen.policies.on_iptables.compiler import ChainCompiler
 from rulegen.policies.on_nftables.compiler import TableCompiler
 from rulegen.policies.store import Id, LocalPod, Members, Membership, PeerSet, Store
+from tests.counting import lines_run
 from tests.policies.decoding import decode
 from tests.policies.objects import Document, cluster_policy, namespace, node, pod, policy
 from tests.policies.whole import store_of
@@ -307,3 +308,51 @@ def test_addresses_that_a_pod_loses_are_told(store: Store) -> None:
     isolation = store.isolation(bytes((10, 0, 0, 4)))
     assert isolation is not None
     assert isolation.of(Direction.EGRESS) is None
+
+
+def test_the_ranges_of_pods_stay_while_the_own_node_is_made_anew() -> None:
+    first, anew, later, other = decode(
+        [
+            node("node-1", "192.168.0.1", cidrs=("10.0.0.0/24", "fd00::/64")),
+            node("node-1", "192.168.0.1"),
+            node("node-1", "192.168.0.1", cidrs=("10.0.1.0/24",)),
+            node("node-2", "192.168.0.2", cidrs=("10.0.2.0/24",)),
+        ]
+    )
+    known = Store("node-1")
+    for step, expected in (
+        (anew, ((), ())),
+        (first, (("10.0.0.0/24",), ("fd00::/64",))),
+        (other, (("10.0.0.0/24",), ("fd00::/64",))),
+        (anew, (("10.0.0.0/24",), ("fd00::/64",))),
+        (later, (("10.0.1.0/24",), ())),
+    ):
+        known.put(step)
+        assert tuple(known.pod_ranges(family) for family in Family) == expected
+        known.remove_node("node-1")
+        assert tuple(known.pod_ranges(family) for family in Family) == expected
+
+
+# ---- what a change costs ----
+
+
+def cost_of_a_policy(pods: int) -> int:
+    """Of one that asks for a label which one before it has asked for."""
+    labelled = [pod(f"shop/{number}", f"10.0.1.{number + 1}", labels={"app": "web"}) for number in range(pods)]
+    known = store_of([*labelled, policy("shop/first", {"app": "db"})], "node-1")
+    (another,) = decode([policy("shop/second", {"app": "cache"})])
+    return lines_run(lambda: known.put(another))
+
+
+def test_a_policy_costs_nothing_for_each_pod_of_its_namespace() -> None:
+    assert cost_of_a_policy(pods=200) == cost_of_a_policy(pods=20)
+
+
+def cost_of_a_node(policies: int) -> int:
+    known = store_of([policy(f"shop/{number}", {"app": str(number)}) for number in range(policies)], "node-1")
+    (here,) = decode([node("node-1", "192.168.0.1")])
+    return lines_run(lambda: known.put(here))
+
+
+def test_a_node_costs_nothing_for_each_policy() -> None:
+    assert cost_of_a_node(policies=200) == cost_of_a_node(policies=20)

@@ -246,6 +246,15 @@ def test_what_was_found_of_a_service_goes_when_it_is_made_anew() -> None:
     assert store.findings.now == {}
 
 
+def test_of_many_names_that_have_no_place_a_few_are_told_and_the_number() -> None:
+    store = Store(ZONE)
+    store.put(service(clusterIP="None"))
+    store.put(endpoints(*({"addresses": [f"10.1.{n // 250}.{n % 250}"], "hostname": f"A{n}"} for n in range(900))))
+    store.take()
+    ((_, found),) = store.findings.items()
+    assert (len(found), found[-1].message) == (11, "and 890 more like these")
+
+
 # -- the registry --
 
 
