@@ -253,9 +253,7 @@ class _KindFollower:
         match event:
             case Opened():
                 self._opened = time.monotonic()
-                if self._interrupted:
-                    self._interrupted = False
-                    self._tell(Resumed(self._kind))
+                self._resume()
             case Changed(item):
                 self._take(item)
                 self._version = item.version or self._version
@@ -293,7 +291,13 @@ class _KindFollower:
         if not self._resource.optional or self._path:
             return self._interrupt(error)
         self._synced(set())
+        self._resume()
         return self._timing.unserved
+
+    def _resume(self) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            self._tell(Resumed(self._kind))
 
     def _list_anew(self, error: RulegenError) -> float:
         """At once: the server is there, however long it was not. Not again and again: that may be all that it says."""

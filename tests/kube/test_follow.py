@@ -126,6 +126,17 @@ def test_service_cidrs_of_an_older_version_or_none_at_all(server: ApiServer, fol
     assert names(beta, ServiceCIDR) == ["kubernetes"]
 
 
+def test_a_kind_that_a_server_turns_out_not_to_have_is_not_waited_for_any_more(
+    server: ApiServer, follow: Follow
+) -> None:
+    server.inject(ServiceCIDR, "list", *[Answer(500)] * 1000)
+    followed = follow()
+    followed.until(lambda: [event.kind for event in followed.of(Interrupted)][:2] == [ServiceCIDR] * 2)
+    server.served.pop("/apis/networking.k8s.io/v1/servicecidrs")
+    followed.synced()
+    followed.until(lambda: Resumed(ServiceCIDR) in followed.events)
+
+
 def test_a_server_without_services_is_an_error_and_deletes_nothing(server: ApiServer, follow: Follow) -> None:
     server.put(service("web"))
     followed = follow()
