@@ -390,6 +390,20 @@ def test_a_cluster_that_was_put_back_to_a_backup_is_listed(server: ApiServer, fo
     assert followed.state(Service)["web"].spec.cluster_ip == "10.96.0.77"
 
 
+def test_a_cluster_that_is_put_back_while_it_is_listed_is_listed_anew(server: ApiServer, follow: Follow) -> None:
+    version = server.put(service("a"))
+    server.put(service("b"))
+    server.inject(Service, "list", Late(0), Hang())
+    followed = follow(msgspec.structs.replace(QUICK, page_limit=1))
+    followed.until(lambda: names(followed, Service) == ["a"])
+    server.stop()
+    server.store.restore(version - 1)
+    assert server.put(service("a", ["10.96.0.77"])) == version
+    server.start()
+    followed.until(lambda: Synced(Service) in followed.events)
+    assert followed.state(Service)["a"].spec.cluster_ip == "10.96.0.77"
+
+
 def test_a_silent_watch_is_renewed(server: ApiServer, follow: Follow) -> None:
     server.inject(Service, "watch", Silence())
     followed = follow(msgspec.structs.replace(QUICK, silence=1.0))
