@@ -168,7 +168,8 @@ class WorkQueue:
     def _forget_invalid(self, key: ObjectKey) -> None:
         """It is not invalid any more; but what it meant before it was so still holds."""
         self._prompt.pop((Invalid, *key), None)
-        self._invalid.pop(key, None)
+        if self._invalid:
+            self._invalid.pop(key, None)
 
     def _waits(self, key: ObjectKey) -> bool:
         """Whether a change of the object waits for its turn."""
