@@ -186,7 +186,7 @@ class _KindFollower:
         # Of each object that was told, or was invalid, its version.
         self._known: dict[tuple[str, str], str] = {}
         self._path = ""
-        # The version up to which everything was told, and whether a watch can go on from there.
+        # The version up to which was told, and whether that was everything, so that a watch can go on from there.
         self._version = ""
         self._listed = False
         self._lost_event = False
@@ -225,17 +225,17 @@ class _KindFollower:
 
     def _list(self) -> None:
         seen = set()
-        version = ""
         for page in list_pages(self._api, self._resource, self._timing.page_limit):
-            if not version and _is_older(page.version, self._version):
+            if _is_older(page.version, self._version):
                 # The cluster was put back to an earlier state: versions that are known may mean something else.
                 self._known = dict.fromkeys(self._known, "")
-            self._path, version = page.path, page.version
+            # Known at once: what is told of a list that breaks off is as new as that.
+            self._path, self._version = page.path, page.version
             for item in page.items:
                 seen.add((item.namespace, item.name))
                 self._take(item)
         self._synced(seen)
-        self._version, self._listed, self._lost_event = version, True, False
+        self._listed, self._lost_event = True, False
 
     def _synced(self, seen: set[tuple[str, str]]) -> None:
         for key in sorted(self._known.keys() - seen):
@@ -253,9 +253,7 @@ class _KindFollower:
         match event:
             case Opened():
                 self._opened = time.monotonic()
-                if self._interrupted:
-                    self._interrupted = False
-                    self._tell(Resumed(self._kind))
+                self._resume()
             case Changed(item):
                 self._take(item)
                 self._version = item.version or self._version
@@ -293,7 +291,13 @@ class _KindFollower:
         if not self._resource.optional or self._path:
             return self._interrupt(error)
         self._synced(set())
+        self._resume()
         return self._timing.unserved
+
+    def _resume(self) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            self._tell(Resumed(self._kind))
 
     def _list_anew(self, error: RulegenError) -> float:
         """At once: the server is there, however long it was not. Not again and again: that may be all that it says."""

@@ -82,6 +82,8 @@ class _Progress:
         self.untold_refusals: dict[Any, str] = {}
         # Of these, the items that are wanted, as far as they were to come into force.
         self._refused_items: dict[Any, Any] = {}
+        # Of the items that were taken last, those that were pending, as they were.
+        self._overtaken: dict[Any, Any] = {}
         # Objects that cannot be read, and of which nothing else is known than what is live.
         self.unreadable: set[ObjectReference] = set()
         # The objects that were taken before the first sync, without their uids.
@@ -89,6 +91,8 @@ class _Progress:
 
     def take(self) -> Taken:
         taken = self.feature.take()
+        pending = self.pending
+        self._overtaken = {key: pending[key] for key in taken.items if key in pending} if pending else {}
         self.pending |= taken.items
         if self.refusals:
             for key in taken.items:
@@ -102,8 +106,17 @@ class _Progress:
         self._refused_items.pop(key, None)
 
     def refuse(self, key: Any, words: str) -> None:
+        """An item cannot be expressed: what was compiled of it before a sync that failed is still to come into force.
+
+        Not so where there are stand-ins, as these are what is compiled then.
+        """
+        self._set_aside(key, words)
+        if key in self._overtaken and not isinstance(self.feature, WithStandIns):
+            self.pending[key] = self._overtaken[key]
+
+    def _set_aside(self, key: Any, words: str) -> None:
         if key in self.pending:
-            self._refused_items[key] = self.pending.pop(key)
+            self._refused_items.setdefault(key, self.pending.pop(key))
         self.refusals[key] = self.untold_refusals[key] = words
 
     def lift(self, key: Any) -> None:
@@ -115,7 +128,7 @@ class _Progress:
     def replace(self, key: Any, words: str) -> None:
         """The kernel refuses an item; where the feature has something for that, it comes into force instead."""
         stand_in = self.stand_in(key)
-        self.refuse(key, words)
+        self._set_aside(key, words)
         if stand_in is not None:
             self.pending[key] = stand_in
 

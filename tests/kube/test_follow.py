@@ -126,6 +126,17 @@ def test_service_cidrs_of_an_older_version_or_none_at_all(server: ApiServer, fol
     assert names(beta, ServiceCIDR) == ["kubernetes"]
 
 
+def test_a_kind_that_a_server_turns_out_not_to_have_is_not_waited_for_any_more(
+    server: ApiServer, follow: Follow
+) -> None:
+    server.inject(ServiceCIDR, "list", *[Answer(500)] * 1000)
+    followed = follow()
+    followed.until(lambda: [event.kind for event in followed.of(Interrupted)][:2] == [ServiceCIDR] * 2)
+    server.served.pop("/apis/networking.k8s.io/v1/servicecidrs")
+    followed.synced()
+    followed.until(lambda: Resumed(ServiceCIDR) in followed.events)
+
+
 def test_a_server_without_services_is_an_error_and_deletes_nothing(server: ApiServer, follow: Follow) -> None:
     server.put(service("web"))
     followed = follow()
@@ -377,6 +388,20 @@ def test_a_cluster_that_was_put_back_to_a_backup_is_listed(server: ApiServer, fo
     server.start()
     followed.until(lambda: followed.events.count(Synced(Service)) == 2)
     assert followed.state(Service)["web"].spec.cluster_ip == "10.96.0.77"
+
+
+def test_a_cluster_that_is_put_back_while_it_is_listed_is_listed_anew(server: ApiServer, follow: Follow) -> None:
+    version = server.put(service("a"))
+    server.put(service("b"))
+    server.inject(Service, "list", Late(0), Hang())
+    followed = follow(msgspec.structs.replace(QUICK, page_limit=1))
+    followed.until(lambda: names(followed, Service) == ["a"])
+    server.stop()
+    server.store.restore(version - 1)
+    assert server.put(service("a", ["10.96.0.77"])) == version
+    server.start()
+    followed.until(lambda: Synced(Service) in followed.events)
+    assert followed.state(Service)["a"].spec.cluster_ip == "10.96.0.77"
 
 
 def test_a_silent_watch_is_renewed(server: ApiServer, follow: Follow) -> None:

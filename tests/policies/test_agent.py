@@ -73,6 +73,25 @@ def test_a_poisonous_policy_isolates_and_stops_nobody(
         wait_until(lambda: "10.0.0.8" in playground.host.nft(f"list map {TABLE} ingress-pods"), 10)
 
 
+def test_a_policy_that_cannot_be_read_any_more_closes_while_nothing_else_happens(
+    playground: Playground, api_server: ApiServer, kubeconfig: str
+) -> None:
+    opening = policy("shop/db", {"app": "db"}, ingress=[{}])
+    api_server.put(opening, pod("shop/db", "10.0.5.5", labels={"app": "db"}))
+    fill(api_server)
+
+    def accepting() -> int:
+        return playground.host.nft(f"list table {TABLE}").count(" accept\n")
+
+    with playground.agent("--kubeconfig", kubeconfig, *FEATURE):
+        wait_until(lambda: equal(playground, kubeconfig), 20)
+        # So that no sync is to come for another reason.
+        playground.settled_generation()
+        before = accepting()
+        api_server.put({**opening, "metadata": {**opening["metadata"], "labels": {"version": 7}}})
+        wait_until(lambda: accepting() == before - 1, 10)
+
+
 def test_an_agent_that_was_killed_goes_on(playground: Playground, api_server: ApiServer, kubeconfig: str) -> None:
     fill(api_server)
     drawn = random.Random(2)

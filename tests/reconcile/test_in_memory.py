@@ -196,6 +196,22 @@ def test_an_item_that_cannot_be_expressed_keeps_what_it_had(scene: Scene) -> Non
     assert scene.sync(a="three").refused == {}
 
 
+def test_what_was_compiled_before_a_sync_that_failed_comes_into_force_though_what_follows_cannot_be_expressed(
+    scene: Scene,
+) -> None:
+    scene.sync(a="one", b="two")
+    scene.kernel.refuses = lambda *_: True
+    scene.reconciler.remove(Note, reference("b"))
+    with pytest.raises(ApplyError):
+        scene.sync(a="three")
+    scene.kernel.refuses = lambda *_: False
+    sync = scene.sync(a="cannot", b="cannot")
+    assert list(sync.refused) == [("notes", "a"), ("notes", "b")]
+    assert scene.words() == {"a:three"}
+    assert sync.features["notes"].items == {"a": Change("one", "three"), "b": Change("two", None)}
+    assert scene.reconciler.applied("notes") == {"a": "three"}
+
+
 def test_an_object_that_cannot_be_read_keeps_what_the_kernel_holds(scene: Scene) -> None:
     scene.sync(a="one", b="two", c="three")
     scene.features = (Notes(),)

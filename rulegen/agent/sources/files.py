@@ -62,7 +62,7 @@ class FileSource:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends within a second."""
+        """Ends within a second; no event is delivered afterwards."""
         self._stopping.set()
         self._thread.join(1.0)
 
@@ -71,7 +71,8 @@ class FileSource:
             for _ in turns(self._paths, self._stopping):
                 self.read()
         except Exception as error:
-            self._deliver([Failed(next(iter(self._kinds.values())), error)])
+            self._events = [Failed(next(iter(self._kinds.values())), error)]
+            self._hand_over()
             raise
 
     def read(self) -> None:
@@ -105,8 +106,10 @@ class FileSource:
         self._hand_over()
 
     def _hand_over(self) -> None:
+        """A reading may take longer than stopping waits for it, and whoever follows tells everything anew."""
         events, self._events = self._events, []
-        self._deliver(events)
+        if not self._stopping.is_set():
+            self._deliver(events)
 
     def _tell_whether_synced(self, *, is_whole: bool) -> None:
         """The first reading that is whole is the one from which rules are made."""

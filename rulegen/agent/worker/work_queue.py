@@ -48,6 +48,8 @@ class WorkQueue:
         # What is handed on at once, and all of it together.
         self._prompt: dict[Hashable, FollowEvent] = {}
         self._quiet, self._restless = _Queue(), _Queue()
+        # What is said of objects whose change waits: handed on before it, that would count as the later one.
+        self._invalid: dict[ObjectKey, Invalid] = {}
         self._large: dict[ServiceKey, dict[ObjectKey, Upsert | Delete]] = {}
         self._sizes: Mapping[ServiceKey, int] = {}
         self._next_large = -inf
@@ -86,6 +88,8 @@ class WorkQueue:
                     self._put(key, event)
                 else:
                     self._prompt[key] = event
+            elif isinstance(event, Invalid) and self._waits(object_key(event)):
+                self._invalid[object_key(event)] = event
             else:
                 self._prompt[_key(event)] = event
             self._wake_up_once()
@@ -114,6 +118,8 @@ class WorkQueue:
             else:
                 events += self._take_some(most - sum(map(_cost, events)), most / 2)
                 self._note_handed_on(events)
+            if self._invalid:
+                events += self._take_invalid(events)
             events += self._prompt.values()
             self._prompt.clear()
         return events
@@ -162,6 +168,12 @@ class WorkQueue:
     def _forget_invalid(self, key: ObjectKey) -> None:
         """It is not invalid any more; but what it meant before it was so still holds."""
         self._prompt.pop((Invalid, *key), None)
+        if self._invalid:
+            self._invalid.pop(key, None)
+
+    def _waits(self, key: ObjectKey) -> bool:
+        """Whether a change of the object waits for its turn."""
+        return key in self._quiet or key in self._restless or any(key in events for events in self._large.values())
 
     def _put(self, key: ObjectKey, event: Upsert | Delete) -> None:
         """Where the object waits already, or is to wait."""
@@ -203,6 +215,11 @@ class WorkQueue:
             seconds = self._sizes.get(service, 0) * _SECONDS_PER_ENTRY
             self._next_large = self._clock() + seconds / _SHARE_OF_LARGE
         return events
+
+    def _take_invalid(self, events: Iterable[FollowEvent]) -> list[FollowEvent]:
+        """What is said of the objects of these changes."""
+        keys = [object_key(event) for event in events if isinstance(event, Upsert | Delete)]
+        return [self._invalid.pop(key) for key in keys if key in self._invalid]
 
     def _note_handed_on(self, events: Iterable[FollowEvent]) -> None:
         now = self._clock()

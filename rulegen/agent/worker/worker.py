@@ -164,6 +164,8 @@ class Worker:
             case Invalid(kind, namespace, name, error):
                 self._reconciler.put_unreadable(kind, ObjectReference(kind.__name__, namespace, name), str(error))
                 self._unusable.add(object_key(event))
+                # To some features it means something else now than it did.
+                self._schedule.request()
                 _LOG.warning("object not used: %s; it keeps what it last meant", error)
             case Interrupted() | Resumed():
                 for line in self._outages.take(event):

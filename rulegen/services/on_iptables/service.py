@@ -153,7 +153,7 @@ class _Compilation:
             return self._ranges[sources]
         tree = PrefixTree(WIDTH[self._family], max_depth=_RANGES_DEPTH)
         tree.change([cidr_prefix(ip_network(cidr)) for cidr in sources], ())
-        name = f"{self._service_port.name}\0{len(self._ranges)}"
+        name = "\0".join((*self._service_port.name.parts, str(len(self._ranges))))
         for node in tree.nodes():
             rules = []
             for branch in tree.branches(node):

@@ -12,7 +12,7 @@ import re
 import secrets
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from operator import itemgetter
@@ -197,8 +197,9 @@ class Compiler:
 
     `live`: the entries in the kernel, from which ids, slots and endpoint indexes are adopted (empty: numbered
     canonically, in the order in which ServicePorts first come). `families`: those that get a table. `masquerade_bit`: 0
-    to 31. `seed`: where new ids begin beside live ones, None: anywhere. `base_chains`: each table's fixed part, once
-    its family's node is known.
+    to 31. `seed`: where new ids begin beside live ones, None: anywhere. `kept`: ids that are somebody's of whom nothing
+    else is known: whoever takes over one of his frontends does not get his id, to which the others still lead.
+    `base_chains`: each table's fixed part, once its family's node is known.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class Compiler:
         masquerade_bit: int,
         live: Mapping[EntryKey, Value] | None = None,
         seed: int | None = None,
+        kept: Collection[tuple[Family, int]] = (),
     ) -> None:
         self._families = families
         self._masquerade_bit = masquerade_bit
@@ -225,7 +227,10 @@ class Compiler:
         self._shared: Counter[EntryKey] = Counter()
         # What is always there; the first update counts it in.
         self._usual = [key for family in families for key in _usual_chains(LAYOUTS[family])]
-        self._adoptions = {family: _Adoption(LAYOUTS[family], live or {}) for family in families}
+        self._adoptions = {
+            family: _Adoption(LAYOUTS[family], live or {}, {number for of, number in kept if of is family})
+            for family in families
+        }
         self._is_new = True
         self._ids = {family: adoption.ids(seed) for family, adoption in self._adoptions.items()}
 
@@ -690,7 +695,8 @@ def _endpoints_of(service_port: ServicePort) -> frozenset[bytes]:
 class _Adoption:
     """What the live entries of a family say of ids, slots and endpoint indexes."""
 
-    def __init__(self, layout: Layout, live: Mapping[EntryKey, Value]) -> None:
+    def __init__(self, layout: Layout, live: Mapping[EntryKey, Value], taken: set[int]) -> None:
+        """`taken`: ids that nobody adopts."""
         self._layout = layout
         self._is_loaded = (layout.chains, b"prerouting") in live
         self._frontends = (layout.frontends, layout.nodeports)
@@ -698,7 +704,7 @@ class _Adoption:
         self._entries: dict[SetSpec, dict[bytes, Value]] = {
             set_spec: {} for set_spec in (*self._frontends, *self._lists)
         }
-        self._taken: set[int] = set()
+        self._taken = taken
         self.endpoints: Mapping[bytes, bytes] = {}
         # The endpoint indexes in slots, by the keys of these.
         self._sticky_slots: dict[bytes, bytes] = {}

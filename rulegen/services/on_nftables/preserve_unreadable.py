@@ -6,6 +6,7 @@ Live entries come in, and Deltas; Deltas without the removals that would take so
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 
 from rulegen.config import Family
 from rulegen.nftables.elements import EntryKey, Value, safe_comment
@@ -25,12 +26,13 @@ class UnreadableServices:
     def __init__(self, owners: Collection[str] = ()) -> None:
         """`owners`: as comments begin (`model.owner_text`)."""
         self._owners = frozenset(map(safe_comment, owners))
-        self._ids: set[tuple[Family, int]] = set()
+        # Of their service-ports.
+        self.ids: AbstractSet[tuple[Family, int]] = frozenset()
 
     def look_at(self, live: AllEntries) -> None:
         """Finds their ids among the live entries; they are those of the kernel at that time."""
-        self._ids = (
-            {key for key, comment in names_in(live).items() if self._is_name(comment)} if self._owners else set()
+        self.ids = (
+            {key for key, comment in names_in(live).items() if self._is_name(comment)} if self._owners else frozenset()
         )
 
     def spare(self, delta: Delta[EntryKey, Value]) -> Delta[EntryKey, Value]:
@@ -46,7 +48,7 @@ class UnreadableServices:
             return False
         if set_spec.is_chains or set_spec.name in _UNNAMED or self._is_name(value.comment):
             return True
-        return (set_spec.family, service_port_of(*entry)) in self._ids
+        return (set_spec.family, service_port_of(*entry)) in self.ids
 
     def _is_name(self, comment: str) -> bool:
         return any(comment == text or comment.startswith(f"{text}:") for text in self._owners)

@@ -58,7 +58,11 @@ class ServiceTables:
         if self._compiler is None:
             configuration = self._configuration
             self._compiler = Compiler(
-                configuration.families, configuration.masquerade_bit, self._live, configuration.seed
+                configuration.families,
+                configuration.masquerade_bit,
+                self._live,
+                configuration.seed,
+                self._unreadable.ids,
             )
             self._live = {}
         return self._compiler.update(items, context or {})

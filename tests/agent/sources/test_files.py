@@ -184,3 +184,16 @@ def test_files_and_objects_that_are_mended_are_told_of(tmp_path: Path, caplog: p
     file.write_text(good)
     assert read() == [first]
     assert read() == []
+
+
+def test_a_reading_that_ends_after_the_source_was_stopped_tells_nothing(tmp_path: Path) -> None:
+    """It would come between those of the source that follows, with what may be older."""
+    (tmp_path / "a.yaml").write_text(service_text("a", "10.96.0.1"))
+    events: list[FollowEvent] = []
+    source = FileSource([str(tmp_path)], tuple(kinds_of(())), events.extend)
+    source.start()
+    source.stop()
+    events.clear()
+    (tmp_path / "a.yaml").write_text(service_text("a", "10.96.0.2"))
+    source.read()
+    assert events == []

@@ -21,6 +21,7 @@ from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
 from tests.builders import CONFIGURATION, endpoint_slice, node, service
 
 OTHER = service("web", ["10.96.0.99"])
+BROKEN = ObjectError("Service", "a Service", ())
 
 
 @pytest.fixture
@@ -56,11 +57,41 @@ def test_an_invalid_object_does_not_hide_what_it_meant_before(work_queue: WorkQu
     assert work_queue.take() == [Upsert(OTHER)]
 
 
+def test_what_cannot_be_used_is_told_after_the_change_before_it_that_waits() -> None:
+    """Told first, it would count as mended by a state that is older."""
+    now = 100.0
+    sizes = {("default", "big"): 100_000, ("default", "other"): 100_000}
+    with closing(WorkQueue(lambda: now)) as work_queue:
+        work_queue.weigh(sizes)
+        work_queue.deliver(_slice(0, name="other"))
+        work_queue.take(200)
+        work_queue.deliver(_slice(0))
+        broken = Invalid(EndpointSlice, "default", "big-0", ObjectError("EndpointSlice", "default/big-0", ()))
+        for event in (_busy(0), _busy(1), _invalid(1), broken):
+            work_queue.deliver(event)
+        assert work_queue.take_prompt() == []
+        assert work_queue.take(1) == [_busy(0)]
+        assert work_queue.take(1) == [_busy(1), _invalid(1)]
+        now += 30.0
+        assert work_queue.take(1) == [_slice(0), broken]
+        # Nothing waits any more, or it is mended.
+        work_queue.deliver(broken)
+        assert work_queue.take_prompt() == [broken]
+        for event in (_busy(2), _invalid(2), _busy(2)):
+            work_queue.deliver(event)
+        assert work_queue.take(1) == [_busy(2)]
+        assert work_queue.take() == []
+
+
 # -- turns --
 
 
 def _busy(number: int, namespace: str = "tenant") -> Upsert:
     return Upsert(service(f"web-{number}", namespace=namespace))
+
+
+def _invalid(number: int) -> Invalid:
+    return Invalid(Service, "tenant", f"web-{number}", BROKEN)
 
 
 def _slice(number: int, endpoints: int = 1, name: str = "big") -> Upsert:

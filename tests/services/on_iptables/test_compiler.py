@@ -49,6 +49,22 @@ def test_changes_one_by_one_lead_to_the_same_chains(before: list[Item], after: l
     assert entries == compiler.entries() == compiled(after).entries()
 
 
+def test_ports_of_one_name_and_two_protocols_have_ranges_each() -> None:
+    """The API server lets no Service have them, a file may."""
+    items: list[Item] = [
+        service(
+            "dns",
+            ports=[port(53), port(53, protocol="UDP")],
+            kind="LoadBalancer",
+            vips=["1.1.1.1"],
+            ranges=["10.0.0.0/8"],
+        ),
+        endpoint_slice(["10.1.0.1"], service_name="dns", ports=[endpoint_port(53), endpoint_port(53, protocol="UDP")]),
+    ]
+    made = [key for key in compiled(items).entries() if key.chain.startswith("RULEGEN-SRC-")]
+    assert len(made) == 2
+
+
 def updated(entries: Entries, compiler: Compiler, given_store: Store) -> Entries:
     changes = given_store.take_changes()
     delta, errors = compiler.update(changes.service_ports, changes.node)

@@ -11,10 +11,13 @@ from rulegen.nftables.elements import Value, pack_register
 from rulegen.nftables.plain_elements import PlainElements, difference, in_parts
 from rulegen.nftables.tables import AllEntries
 from rulegen.reconcile.delta import diff
+from rulegen.reference import ObjectReference
 from rulegen.services.model import NodeSettings, ServicePort, ServicePortKey
 from rulegen.services.on_nftables.compiler import Compiler, compile_ruleset
 from rulegen.services.on_nftables.layout import LAYOUTS
-from tests.builders import CONFIGURATION, endpoint, endpoint_slice, service, store
+from rulegen.services.on_nftables.registers import id_of
+from rulegen.services.on_nftables.tables import ServiceTables
+from tests.builders import CONFIGURATION, endpoint, endpoint_slice, port, service, store
 
 _LAYOUT = LAYOUTS[Family.IPV4]
 
@@ -56,6 +59,29 @@ def test_an_id_is_not_given_on_in_a_table_that_is_there() -> None:
     again = _ids(compile_ruleset(service_ports, node, CONFIGURATION.masquerade_bit, empty).entries())
     assert len(first) == len(again) == 1
     assert first != again
+
+
+def test_who_takes_over_a_frontend_of_a_service_that_cannot_be_read_does_not_get_its_id() -> None:
+    """All other frontends of that Service stay, and would lead to the endpoints of the one that has its id."""
+    broken = service(external_ips=["1.1.1.1"], kind="NodePort", ports=[port(node_port=30000)])
+    tables = ServiceTables(CONFIGURATION)
+    items, context, _ = store(broken, endpoint_slice(["10.244.1.1"])).take_changes()
+    tables.update(items, context)
+    live = tables.entries()
+    heir = service("heir", ["10.96.0.11"], external_ips=["1.1.1.1"], kind="NodePort", ports=[port(node_port=30000)])
+    again = ServiceTables(CONFIGURATION)
+    again.adopt(live, [ObjectReference("Service", "default", "web")])
+    items, context, _ = store(heir, endpoint_slice(["10.244.2.1"], service_name="heir")).take_changes()
+    again.update(items, context)
+    delta = again.spare(diff(live, again.entries()))
+    entries = {**live, **delta.added, **{key: change.after for key, change in delta.changed.items()}}
+    ids: dict[str, set[int]] = {}
+    for (set_spec, _), value in entries.items():
+        if set_spec in (_LAYOUT.frontends, _LAYOUT.nodeports):
+            ids.setdefault(value.comment, set()).add(id_of(value.data))
+    assert ids.keys() == {"default/web", "default/heir"}
+    assert len(ids["default/heir"]) == 1
+    assert ids["default/web"].isdisjoint(ids["default/heir"])
 
 
 def test_a_service_without_its_only_frontend_is_known_by_its_endpoints() -> None:
