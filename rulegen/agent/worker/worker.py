@@ -166,7 +166,7 @@ class Worker:
                 self._unusable.add(object_key(event))
                 # To some features it means something else now than it did.
                 self._schedule.request()
-                _LOG.warning("object not used: %s; it keeps what it last meant", error)
+                _LOG.warning("object not used: %s; it keeps what it last meant, or isolates if it is a policy", error)
             case Interrupted() | Resumed():
                 for line in self._outages.take(event):
                     _LOG.log(logging.WARNING if isinstance(event, Interrupted) else logging.INFO, "%s", line)
