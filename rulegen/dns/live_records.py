@@ -122,7 +122,10 @@ class LiveRecords:
     def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[RecordKey, RecordSet], ItemErrors]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
-        return (self._possible(delta) if self._found.others or self._away else delta), errors
+        if self._found.others or self._away or self._unreadable:
+            # What was wanted before need not be there.
+            delta = self._possible(self._compilers.spare(delta.onto(self._live)))
+        return delta, errors
 
     def difference(self) -> Delta[RecordKey, RecordSet]:
         """See `LiveRules`."""
@@ -218,7 +221,7 @@ class LiveRecords:
         return Delta(
             {key: value for key, value in delta.added.items() if key not in blocked},
             {key: change for key, change in delta.changed.items() if key not in blocked},
-            {key: value for key, value in delta.removed.items() if key in self._live},
+            delta.removed,
         )
 
     def _tell_blocked(self, blocked: set[RecordKey]) -> None:
