@@ -111,6 +111,8 @@ class LiveRecords:
             ownership.add(before.ownership.of_zone(zone))
         self._tell_away({zone: str(error) for zone, error in away.items()})
         self._live, self._found = live, Found(live, others, ownership)
+        # A place that was free meanwhile is told of again.
+        self._blocked = {key for key in self._blocked if self._found.blocks(key)}
         self._compilers.adopt(self._live, self._unreadable)
 
     def _tell_away(self, away: Mapping[str, str]) -> None:

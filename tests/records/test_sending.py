@@ -88,11 +88,11 @@ class _Zone:
     """A server with one zone that holds these records."""
 
     def __init__(self, *records: Record) -> None:
-        self._records = records
+        self.records = records
 
     def transfer(self, zone: str) -> Iterator[Record]:
-        yield Record(zone, "SOA", 5, f"localhost. nobody.invalid. {len(self._records)} 1 1 1 1")
-        yield from self._records
+        yield Record(zone, "SOA", 5, f"localhost. nobody.invalid. {len(self.records)} 1 1 1 1")
+        yield from self.records
 
 
 def _kept(zone: _Zone) -> tuple[LiveRecords, list[str]]:
@@ -118,6 +118,18 @@ def test_what_was_never_there_is_not_taken_away() -> None:
     rules.update({"records": {service: _asked("CNAME", "example.org.")}}, {})
     delta, _ = rules.update({"records": {service: None}}, {})
     assert not delta
+
+
+def test_a_place_that_is_taken_again_is_told_of_again() -> None:
+    theirs = Record(f"web.shop.svc.{ZONE}", "A", 5, "192.0.2.1")
+    zone = _Zone(theirs)
+    rules, told = _kept(zone)
+    for records, count in (((theirs,), 1), ((theirs,), 1), ((), 1), ((theirs,), 2)):
+        zone.records = records
+        rules.read()
+        rules.update({"records": {("shop", "web"): _asked("A", "10.96.0.1")}}, {})
+        rules.difference()
+        assert len(told) == count
 
 
 def test_what_only_the_registry_has_goes_also_beside_records_of_others() -> None:
