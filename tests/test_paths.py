@@ -142,6 +142,20 @@ def test_packets_come_from_a_pipe(tmp_path: Path) -> None:
     assert _run(*words, "--packets", "/dev/zero").stderr.endswith("rulegen: /dev/zero: a device, not a file\n")
 
 
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_what_is_written_is_utf_8_in_every_locale(tmp_path: Path, locale: dict[str, str]) -> None:
+    environment = {**os.environ, "PYTHONCOERCECLOCALE": "0", **locale}
+    folder = tmp_path / "\u6f22"
+    shutil.copytree(SCENARIO, folder)
+    (folder / "nftables.diff").unlink()
+    node = ("-f", str(folder / "cluster.yaml"), "--node", "node-a")
+    for words in (("golden", "check"), ("golden", "update"), ("report", *node, "-o", "-", "--title")):
+        command = [RULEGEN, *words, str(folder)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=patience(60), env=environment)
+        assert (done.returncode in {0, 1}, b"Traceback" in done.stderr) == (True, False), done.stderr
+        assert done.stdout.decode()
+
+
 def test_from_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     code = "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
     for arguments in (["render", "-f", "a.yaml"], ["render", "-f", ".", "--node", "n"], ["golden", "check", "."]):
