@@ -16,6 +16,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
+from io import StringIO
 from ipaddress import ip_address, ip_network
 from itertools import product
 from pathlib import Path
@@ -34,7 +35,7 @@ from rulegen.features import check_conditions, cluster_driver, feed, kinds_of, m
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
 from rulegen.networks import family_of, host_cidr, parse_network
-from rulegen.paths import is_folder, is_there, refusal, walk
+from rulegen.paths import check_plain, is_folder, is_there, read_plain, refusal, walk
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import compile_all
 from rulegen.reconcile.feature import Feature
@@ -301,11 +302,16 @@ def check(scenario: Scenario, depth: Depth | None = None) -> Difference:
 
 
 def read_text(path: Path) -> str:
-    """Raises InputError for a file that cannot be read, or is no text."""
+    """Raises InputError for what is no plain file, cannot be read, or is no text."""
+    return text_of(read_plain(path), str(path))
+
+
+def text_of(content: bytes, name: str) -> str:
+    """Text whose lines end as they end here. `name`: for messages. Raises InputError."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error.strerror if isinstance(error, OSError) else 'is no UTF-8 text'}") from error
+        return StringIO(content.decode(), newline=None).read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{printable(name)}: is no UTF-8 text") from error
 
 
 def _file_failure(scenario: Scenario, path: Path, name: str, *, is_there: bool) -> Failure:
@@ -338,12 +344,7 @@ def update(scenario: Scenario, depth: Depth | None = None) -> list[Path]:
 
 def _says(path: Path, text: str) -> bool:
     """Raises InputError for a file that is there and cannot be read."""
-    try:
-        return path.read_bytes() == text.encode()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise refusal(path, error) from error
+    return is_there(path) and read_plain(path) == text.encode()
 
 
 def _make_folder(path: Path) -> None:
@@ -455,15 +456,13 @@ def _read_flows_file(path: Path) -> FlowsFile:
     from rulegen.kube.yaml_documents import YamlError, parse_documents
 
     try:
-        documents = list(parse_documents(path.read_bytes()))
+        documents = list(parse_documents(read_plain(path)))
         if len(documents) != 1:
             raise InputError(f"{path}: expected one document, got {len(documents)}")
         (document,) = documents
         for note in (*document.faults, *document.repeated):
             raise InputError(f"{path}:{note.line}:{note.column}: {note.reason}")
         return msgspec.convert(document.value, FlowsFile)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
     except YamlError as error:
         raise InputError(f"{path}:{error.line}:{error.column}: {error}") from error
     except msgspec.ValidationError as error:
@@ -536,6 +535,7 @@ def _features(content: FlowsFile, cluster: Path, configuration: NodeConfiguratio
     if cluster_driver(content.features):
         words = "has no flows: keep what `render` prints, and compare with `diff --against`"
         raise InputError(f"{path}: features: {content.features[0]} runs once for a cluster and {words}")
+    check_plain(cluster)
     manifests = load([str(cluster)], None, kinds=kinds_of(content.features))
     if manifests.problems:
         raise InputError("\n".join(map(str, manifests.problems)))

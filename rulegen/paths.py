@@ -60,6 +60,38 @@ def real_path(path: str | Path) -> str:
         raise refusal(path, error) from error
 
 
+def read_plain(path: str | Path) -> bytes:
+    """All of a plain file. Raises InputError, for a pipe as well: nobody may ever write to it."""
+    check_plain(path)
+    return _read(path, os.O_NONBLOCK)
+
+
+def check_plain(path: str | Path) -> None:
+    """Raises InputError for what is there and is no plain file."""
+    mode = mode_of(path)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise InputError(f"{printable(str(path))}: expected a plain file")
+
+
+def read_named(path: str | Path) -> bytes:
+    """All of what a person named: a plain file, or a pipe, which is waited for. Raises InputError.
+
+    Devices are refused: some have no end.
+    """
+    mode = mode_of(path)
+    if mode is not None and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+        raise InputError(f"{printable(str(path))}: a device, not a file")
+    return _read(path, 0)
+
+
+def _read(path: str | Path, flags: int) -> bytes:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags), "rb") as file:  # noqa: PTH123
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise refusal(path, error) from error
+
+
 def walk(folder: str | Path) -> Iterator[tuple[Path, list[str]]]:
     """Each folder from there on, and its files, sorted; links to folders are not followed.
 

@@ -116,7 +116,32 @@ QUESTIONS = {
         [web(), SLICE], POD, "10.96.0.10/icmp", "rejected", [Cause.NO_PORTS], "there is nothing to ping",
         "10.96.0.10:80/tcp, ClusterIP of default/web:http",
     ),
+    "a wrong port, while the right one has no endpoint": Question(
+        [web(), endpoint_slice([endpoint("10.244.1.1", ready=False)], ports=WEB_PORTS)], POD, "10.96.0.10:444/tcp",
+        "rejected", [Cause.WRONG_PORT, Cause.NO_ENDPOINTS, Cause.LEFT_OUT],
+        "default/web:http has no endpoint that can be used: 1 listed, all left out",
+    ),
+    "TCP to a UDP port without an endpoint": Question(
+        [web(), endpoint_slice([HERE], ports=WEB_PORTS[:2])], POD, "10.96.0.10:53/tcp", "rejected",
+        [Cause.WRONG_PROTOCOL, Cause.UNMATCHED_PORT], 'has no port with the name "dns" and protocol UDP',
+    ),
+    "a wrong port of a VIP, from nobody who is let in": Question(
+        [
+            *NODES, service(kind="LoadBalancer", internal="Local", vips=["192.0.2.1"], ranges=["203.0.113.0/24"]),
+            endpoint_slice([THERE]),
+        ],
+        "198.51.100.9", "192.0.2.1:81/tcp", "untouched", [Cause.WRONG_PORT, Cause.RANGES],
+        "198.51.100.9 is in none of the spec.loadBalancerSourceRanges",
+    ),
+    "a ping, where nobody has endpoints": Question(
+        [web()], POD, "10.96.0.10/icmp", "rejected", [Cause.NO_PORTS, Cause.NO_SLICES],
+        "the input has no EndpointSlice of any Service, and so does not say who has endpoints",
+    ),
     # ---- addresses of nodes ----
+    "a NodePort of the other protocol, without endpoints": Question(
+        [*NODES, web("NodePort"), endpoint_slice(ports=WEB_PORTS)], CLIENT, "192.168.1.10:30080/udp", "untouched",
+        [Cause.WRONG_PROTOCOL, Cause.NO_ENDPOINTS], "its slices list none",
+    ),
     "a NodePort on loopback": Question(
         [*NODES, web("NodePort"), SLICE], "node", "127.0.0.1:30080/tcp", "untouched", [Cause.NOT_ACCEPTED],
         "not on 127.0.0.1: loopback takes none (SVC-66)", "192.168.1.10:30080/tcp, NodePort of default/web:http",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import click
 import pytest
@@ -116,6 +118,42 @@ def test_a_folder_of_rules_that_is_a_file_or_cannot_be_written(tmp_path: Path) -
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "x.nft").mkdir()
     assert "Traceback" not in _run("golden", "update", "--depth", "ruleset", str(folder)).stderr
+
+
+@pytest.mark.parametrize("name", ["flows.yaml", "cluster.yaml", "nftables.diff"])
+def test_in_a_folder_of_scenarios_nobody_waits_for_a_pipe(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "one"
+    shutil.copytree(SCENARIO, folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    for action in ("check", "update"):
+        done = _run("golden", action, "--depth", "ruleset", str(folder))
+        assert (done.returncode, done.stderr) == (2, f"rulegen: {folder}/{name}: expected a plain file\n")
+
+
+def test_packets_come_from_a_pipe(tmp_path: Path) -> None:
+    packets = tmp_path / "packets"
+    os.mkfifo(packets)
+    writer = Thread(target=packets.write_text, args=("10.128.0.9 10.96.0.20:80/tcp\n",), daemon=True)
+    writer.start()
+    words = ("golden", "record", str(tmp_path / "made"), "-f", str(SCENARIO / "cluster.yaml"), "--node", "node-a")
+    done = _run(*words, "--packets", str(packets))
+    assert not done.returncode, done.stderr
+    assert _run(*words, "--packets", "/dev/zero").stderr.endswith("rulegen: /dev/zero: a device, not a file\n")
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_what_is_written_is_utf_8_in_every_locale(tmp_path: Path, locale: dict[str, str]) -> None:
+    environment = {**os.environ, "PYTHONCOERCECLOCALE": "0", **locale}
+    folder = tmp_path / "\u6f22"
+    shutil.copytree(SCENARIO, folder)
+    (folder / "nftables.diff").unlink()
+    node = ("-f", str(folder / "cluster.yaml"), "--node", "node-a")
+    for words in (("golden", "check"), ("golden", "update"), ("report", *node, "-o", "-", "--title")):
+        command = [RULEGEN, *words, str(folder)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=patience(60), env=environment)
+        assert (done.returncode in {0, 1}, b"Traceback" in done.stderr) == (True, False), done.stderr
+        assert done.stdout.decode()
 
 
 def test_from_a_working_directory_that_is_gone(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rulegen.commands.reading import compile_objects, for_node_of, load_manifest
 from rulegen.commands.selecting import Labels, add_labels
 from rulegen.commands.targets import compiled
 from rulegen.errors import InputError, printable
+from rulegen.paths import is_folder, read_named
 
 if TYPE_CHECKING:
     from rulegen.reconcile.driver import Difference
@@ -57,19 +58,9 @@ def compare_against(path: str, ready: Ready, node: str | None, labels: Labels) -
 
 def _content(path: str) -> bytes | None:
     """Of a file or a stream all, as it can be read only once; None for a folder."""
-    try:
-        if path == STDIN:
-            return sys.stdin.buffer.read()
-        mode = Path(path).stat().st_mode
-        if stat.S_ISDIR(mode):
-            return None
-        if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
-            raise InputError(f"{printable(path)}: a device, not a file")
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{printable(path)}: not a path") from error
+    if path == STDIN:
+        return sys.stdin.buffer.read()
+    return None if is_folder(path) else read_named(path)
 
 
 def _is_reread(path: str) -> bool:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -111,6 +112,9 @@ class Group(_Standard, click.Group):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """As click's; what it prints itself, as help, may not be written either."""
         _open_missing_streams()
+        if isinstance(sys.stdout, TextIOWrapper):
+            # As kubectl, whatever the locale: JSON and YAML are UTF-8, and names may be in any script.
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         with errors_as_lines():
             return super().main(*arguments, **options)
 

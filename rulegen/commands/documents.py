@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_type_hints
 
-from msgspec import UNSET, Struct, UnsetType, convert
+from msgspec import UNSET, Struct, UnsetType, convert, to_builtins
+from msgspec.json import encode
+
+from rulegen.errors import legible
 
 if TYPE_CHECKING:
     from rulegen.commands.diffstat import Row
@@ -30,6 +33,22 @@ class Document(Struct, frozen=True, rename="camel", tag_field="version", tag=VER
 
 class Part(Struct, frozen=True, rename="camel"):
     """Base of all parts of one."""
+
+
+def encoded(document: object) -> bytes:
+    """As JSON, from anything that msgspec encodes; what kernels and files hold besides UTF-8, as `legible` has it."""
+    try:
+        return encode(document)
+    except UnicodeEncodeError:
+        return encode(_legible(to_builtins(document)))
+
+
+def _legible(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else legible(value)
+    if isinstance(value, Mapping):
+        return {_legible(key): _legible(item) for key, item in value.items()}
+    return [_legible(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # ---- diff, apply, plan ----
@@ -67,8 +86,8 @@ class ShownEntry(Part, frozen=True):
 
     @classmethod
     def all_of(cls, changes: Iterable[ShownChange]) -> list[ShownEntry]:
-        """Of changes as a driver shows them."""
-        return [convert(change.document, cls, strict=False) for change in changes]
+        """Of changes as a driver shows them, with text that a plan can hold."""
+        return [convert(_legible(change.document), cls, strict=False) for change in changes]
 
 
 class DiffDocument(Document, frozen=True):
@@ -267,7 +286,7 @@ def schema(name: str) -> dict[str, Any]:
     """The JSON Schema of a document, from its structs."""
     from importlib import import_module
 
-    from msgspec.json import decode, encode, schema_components
+    from msgspec.json import decode, schema_components
 
     structs = [getattr(import_module(module), struct) for module, struct in SCHEMAS[name]]
     refs, components = schema_components(structs, ref_template="#/$defs/{name}")

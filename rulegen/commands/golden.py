@@ -180,14 +180,16 @@ def golden_record(folder: str, packets: str, **options: Any) -> None:
 
     from rulegen.configuration_file import kube_proxy_fields, written_policy_settings
     from rulegen.egress.configuration import written_egress_settings
-    from rulegen.golden import read_text
+    from rulegen.golden import text_of
     from rulegen.golden_recording import record
+    from rulegen.paths import read_named
 
     source = pack(options)
     if packets == STDIN and STDIN in source.files:
         fail("standard input can be read once: name a file with -f or with --packets")
     manifests, configuration = read_objects(source)
-    lines = read_text(Path("/dev/stdin" if packets == STDIN else packets)).splitlines()
+    content = sys.stdin.buffer.read() if packets == STDIN else read_named(packets)
+    lines = text_of(content, "standard input" if packets == STDIN else packets).splitlines()
     settings = kube_proxy_fields(source.config) if source.config else {}
     own = {
         "features": _optional_features(configuration),

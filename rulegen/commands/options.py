@@ -37,7 +37,7 @@ class SecondsRange(click.FloatRange):
         """As click's."""
         seconds: float = super().convert(value, param, ctx)
         if isnan(seconds):
-            self.fail(f"{seconds} is not in the range {self._describe_range()}.", param, ctx)
+            self.fail(f"{seconds} is not in the range {self.min}<=x<={self.max}.", param, ctx)
         return seconds
 
 

@@ -84,16 +84,18 @@ def print_changes(changes: Iterable[ShownChange]) -> None:
 
 def print_document(document: object) -> None:
     """As JSON, from anything that msgspec encodes."""
-    import msgspec
+    from msgspec.json import format as with_lines
 
-    click.echo(_harmless(msgspec.json.format(msgspec.json.encode(document), indent=2)))
+    from rulegen.commands.documents import encoded
+
+    click.echo(_harmless(with_lines(encoded(document), indent=2)))
 
 
 def print_line(document: object) -> None:
     """The same on one line, at once: one of several documents that follow each other."""
-    import msgspec
+    from rulegen.commands.documents import encoded
 
-    click.echo(_harmless(msgspec.json.encode(document)))
+    click.echo(_harmless(encoded(document)))
     sys.stdout.flush()
 
 

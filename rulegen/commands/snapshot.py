@@ -25,10 +25,14 @@ def snapshot(kubeconfig: str | None, config: str | None, features: tuple[str, ..
     Example:
       rulegen snapshot --kubeconfig ~/.kube/config > cluster.yaml
     """
+    from rulegen.features import ALWAYS, kinds_of
     from rulegen.kube.snapshot import left_out, write_manifests
 
     source = Input(config=config or "", skip_invalid=skip_invalid, kubeconfig=kubeconfig or "", features=features)
-    manifests = load_manifests(source, read_written_settings(source, say_warning))
+    configuration = read_written_settings(source, say_warning)
+    # Of a feature that runs once for a cluster, too, people ask what becomes of a packet.
+    kinds = {*kinds_of(ALWAYS), *kinds_of(configuration.features)}
+    manifests = load_manifests(source, configuration, kinds=kinds)
     write_manifests(manifests, sys.stdout)
     if what := left_out(manifests):
         say_warning(f"left out, as they hold private keys: {what}; hosts are without TLS where only this file is read")

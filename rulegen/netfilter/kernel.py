@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from rulegen.errors import NEEDED_FOR_NFTABLES, AbsentError, HostError
 from rulegen.netfilter.model import Family
@@ -27,6 +28,7 @@ from rulegen.netlink.messages import (
     attributes,
     message,
     messages,
+    number_of,
     numbered,
     open_socket,
     text_attribute,
@@ -35,6 +37,7 @@ from rulegen.netlink.messages import (
 
 _GET_TABLES, _GET_CHAINS, _GET_RULES, _GET_SETS, _GET_ELEMENTS = (NF_TABLES << 8 | kind for kind in (1, 4, 7, 10, 13))
 _TABLE_NAME, _SET_NAME = 1, 2
+_TABLE_FLAGS, _DORMANT = 2, 1
 _TABLE_OF = 1
 _ELEMENTS_SET = 2
 _NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
@@ -42,7 +45,10 @@ _ATTEMPTS = 10
 
 
 class Listing(Struct, frozen=True):
-    """One table, each message without its headers. `elements`: by the name of the set."""
+    """One table, each message without its headers. `elements`: by the name of the set.
+
+    `is_dormant`: no packet meets its chains.
+    """
 
     family: str
     table: str
@@ -50,6 +56,7 @@ class Listing(Struct, frozen=True):
     rules: list[bytes]
     sets: list[bytes]
     elements: dict[str, list[bytes]]
+    is_dormant: bool = False
 
 
 def list_tables(
@@ -70,9 +77,10 @@ def list_tables(
             for _ in range(_ATTEMPTS):
                 try:
                     return [
-                        _list_table_if_it_stays(connection, family, name, is_listed)
+                        _list_table_if_it_stays(connection, family, name, is_listed, is_dormant=is_dormant)
                         for family in families
-                        for name in sorted(names & set(_table_names(connection, family)))
+                        for name, is_dormant in sorted(_tables(connection, family))
+                        if name in names
                     ]
                 except _InterruptedError:
                     continue
@@ -89,16 +97,18 @@ class _InterruptedError(Exception):
     """The ruleset changed meanwhile."""
 
 
-def _table_names(connection: socket.socket, family: Family) -> Iterator[str]:
+def _tables(connection: socket.socket, family: Family) -> Iterator[tuple[str, bool]]:
+    """The names, and whether each is dormant."""
     for body in _dump(connection, _GET_TABLES, family, b""):
-        yield text_of(dict(attributes(body))[_TABLE_NAME])
+        parts = dict(attributes(body))
+        yield text_of(parts[_TABLE_NAME]), bool(number_of(parts, _TABLE_FLAGS) & _DORMANT)
 
 
 def _list_table_if_it_stays(
-    connection: socket.socket, family: Family, name: str, is_listed: Callable[[str, str], bool]
+    connection: socket.socket, family: Family, name: str, is_listed: Callable[[str, str], bool], *, is_dormant: bool
 ) -> Listing:
     try:
-        return _list_table(connection, family, name, is_listed)
+        return replace(_list_table(connection, family, name, is_listed), is_dormant=is_dormant)
     except FileNotFoundError as error:  # the table, or a set of it, has just gone
         raise _InterruptedError from error
 

@@ -68,7 +68,7 @@ def _read_table(family: Family, listing: Listing, finders: Finders) -> Table:
             _fill(found, listing.elements.get(found.name, ()))
         table.sets[found.name] = found
     for body in listing.chains:
-        chain = _read_chain(table, dict(attributes(body)))
+        chain = _read_chain(table, dict(attributes(body)), is_met=not listing.is_dormant)
         table.chains[chain.name] = chain
     reader = _Reader(family, table)
     for body in listing.rules:
@@ -156,9 +156,10 @@ def _verdict(parts: _Parts) -> Verdict:
         return Verdict(Code.UNKNOWN)
 
 
-def _read_chain(table: Table, parts: _Parts) -> Chain:
+def _read_chain(table: Table, parts: _Parts, *, is_met: bool) -> Chain:
+    """`is_met`: whether what is in hooks is asked there."""
     chain = Chain(table.name, text_of(parts[_CHAIN_NAME]))
-    if _CHAIN_HOOK in parts:
+    if _CHAIN_HOOK in parts and is_met:
         hook = dict(attributes(parts[_CHAIN_HOOK]))
         priority = int.from_bytes(hook[_HOOK_PRIORITY], "big", signed=True)
         policy = Code(_number(parts, _CHAIN_POLICY, Code.ACCEPT))

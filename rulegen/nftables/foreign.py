@@ -39,6 +39,8 @@ from rulegen.netlink.nf_tables import (
     RULE_EXPRESSIONS,
     RULE_HANDLE,
     RULE_TABLE,
+    TABLE_DORMANT,
+    TABLE_FLAGS,
     TABLE_HANDLE,
     TABLE_NAME,
     TABLE_USERDATA,
@@ -65,10 +67,15 @@ class BaseChain(NamedTuple):
 
 
 def base_chains(connection: Connection) -> list[BaseChain]:
-    """Those of all families and tables. Raises InterruptedDumpError, KernelError."""
+    """Those of all families and tables that packets meet. Raises InterruptedDumpError, KernelError."""
+    dormant = {
+        (family, _name(parts, TABLE_NAME))
+        for family, parts in _list(connection, GETTABLE, 0)
+        if number_of(parts, TABLE_FLAGS) & TABLE_DORMANT
+    }
     found = []
     for family, parts in _list(connection, GETCHAIN, 0):
-        if CHAIN_HOOK in parts:
+        if CHAIN_HOOK in parts and (family, _name(parts, CHAIN_TABLE)) not in dormant:
             hook = dict(attributes(parts[CHAIN_HOOK]))
             priority = _S32.unpack(hook[HOOK_PRIORITY])[0] if HOOK_PRIORITY in hook else 0
             drops = CHAIN_POLICY in parts and number_of(parts, CHAIN_POLICY) == _POLICY_DROP

@@ -127,7 +127,7 @@ class NginxDriver:
         try:
             self._without_file(is_running=bool(serving(self._settings.version_address)))
         except RulegenError as error:
-            files.write(before.content)
+            files.write_back(before.content, error)
             raise HostError(f"nothing is removed: {error}") from error
         files.remove_certificates(digests)
         return found

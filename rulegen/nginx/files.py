@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rulegen.config import IngressSettings
-from rulegen.errors import HostError, printable
+from rulegen.errors import HostError, RulegenError, printable
 from rulegen.nginx.configuration import CERTIFICATE, HEADER, Entries, Key, Pem, lines_of, parse, version_in
 from rulegen.nginx.main_file import Worker, worker_of
 from rulegen.nginx.process import missing_words
@@ -102,6 +102,13 @@ class Files:
                 _replace(self._path, new, content, _PUBLIC_MODE, os.geteuid())
         except OSError as error:
             raise HostError(missing_words(str(self._path), error)) from error
+
+    def write_back(self, content: bytes | None, refused: RulegenError) -> None:
+        """Writes what was there before, which is needed again as `refused` says. Raises HostError, which says both."""
+        try:
+            self.write(content)
+        except HostError as error:
+            raise HostError(f"{refused}; what was there before cannot be written back: {error}") from error
 
     def write_certificates(self, certificates: Collection[Pem]) -> None:
         """Each in a file of its own, which is the worker's: it reads one when somebody asks for its name.

@@ -147,15 +147,15 @@ class LiveSites:
         """What is written is tried and served, or the file is what it was `before`, and nginx serves that."""
         try:
             self._nginx.test()
-        except RulegenError:
-            self._files.write(before)
+        except RulegenError as error:
+            self._files.write_back(before, error)
             raise
         try:
             self._nginx.reload(version)
-        except ApplyError:
+        except ApplyError as error:
             # Without a server there is nothing to put back: it is to read what nginx takes when it starts.
             if serving(self._settings.version_address):
-                self._files.write(before)
+                self._files.write_back(before, error)
                 with suppress(ApplyError):
                     self._nginx.reload(FileState(before).version)
             raise

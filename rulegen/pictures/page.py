@@ -43,9 +43,12 @@ class About(NamedTuple):
 def page(about: About, records: Records) -> str:
     """The whole document; the same input gives the same bytes."""
     folder = templates("report")
-    style = (folder / "page.css").read_text() + (folder / "drawing.css").read_text()
-    scripts = [_library(folder.joinpath("dagre.js").read_text(), folder.joinpath("dagre.js.LEGAL.txt").read_text())]
-    scripts += [(folder / name).read_text() for name in ("drawing.js", "page.js")]
+
+    def text(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
+    style = text("page.css") + text("drawing.css")
+    scripts = [_library(text("dagre.js"), text("dagre.js.LEGAL.txt")), text("drawing.js"), text("page.js")]
     return (
         environment("report")
         .get_template("page.html.j2")

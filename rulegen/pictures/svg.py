@@ -55,9 +55,9 @@ def _drawn(engine: Any, graph: Graph) -> str:
     folder = templates("report")
     engine.eval(_STAND_INS)
     for name in ("dagre.js", "drawing.js"):
-        engine.eval((folder / name).read_text())
+        engine.eval((folder / name).read_text(encoding="utf-8"))
     engine.set("graph", json.dumps(as_lists(graph)))
-    engine.set("style", (folder / "drawing.css").read_text())
+    engine.set("style", (folder / "drawing.css").read_text(encoding="utf-8"))
     return str(engine.eval("drawing.toText(drawing.draw(JSON.parse(graph)), style)"))
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
+from io import StringIO
 from typing import NamedTuple
 
 from rulegen.config import Family as HostFamily
@@ -23,6 +23,7 @@ from rulegen.netfilter.ipsets import IpSet
 from rulegen.netfilter.ipsets import parse_saved as parse_ipsets
 from rulegen.netfilter.kernel import list_tables as list_nft_tables
 from rulegen.netfilter.model import Family, Ruleset
+from rulegen.paths import read_named
 from rulegen.rendered import RenderedLines
 from rulegen.verify.sandbox import load_and_list
 
@@ -134,10 +135,7 @@ _RESTORE = re.compile(r"^# (ip6?tables)-restore\b.*$", re.MULTILINE)
 
 def read_file(path: str) -> Source:
     """A rendered file, or what `nft list table` or `iptables-save` has written. Raises InputError, HostError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror}") from error
+    text = StringIO(read_named(path).decode("utf-8", "surrogateescape"), newline=None).read()
     if Program.RULEGEN.prefix in text or re.search(r"^table ip6? rulegen \{", text, re.MULTILINE):
         lines = RenderedLines(text.splitlines(keepends=True), printable(path))
         text = "".join(lines)

@@ -25,7 +25,8 @@ def load_and_list(text: str, tables: Iterable[str]) -> list[Listing]:
     """
     command = [*_unshare(), sys.executable, "-m", "rulegen.verify.sandbox", *sorted(tables)]
     try:
-        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=_SECONDS, check=False)
+        sent = text.encode(errors="surrogateescape")
+        done = subprocess.run(command, input=sent, capture_output=True, timeout=_SECONDS, check=False)
     except OSError as error:
         raise HostError(f"cannot run unshare, which the rules are loaded with apart: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:

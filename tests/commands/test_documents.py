@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,46 @@ def test_apply_and_plan(namespace: NetworkNamespace, tmp_path: Path, target: str
     found = check("apply", document("apply", *base, "--dry-run"))
     assert found["result"] == "checked"
     assert found["changes"] == document("diff", *base, status=1)["changes"]
+
+
+_BYTES = {
+    "nftables": (
+        ["nft", "-f", "-"],
+        b"""add element ip rulegen frontends { 10.96.0.77 . tcp . 80 comment "x\xff" : 8000:1 }
+add rule ip rulegen frontend counter comment "x\xff"
+""",
+    ),
+    "iptables": (
+        ["iptables-restore", "--noflush"],
+        b"""*nat
+:RULEGEN-\xff -
+-A RULEGEN-SERVICES -m comment --comment "x\xff" -j RULEGEN-\xff
+COMMIT
+""",
+    ),
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("target", TARGETS)
+def test_bytes_of_others_in_the_kernel_that_are_no_text(
+    namespace: NetworkNamespace, tmp_path: Path, target: str
+) -> None:
+    base = ("-f", written(tmp_path / "a.yaml", WEB), "--node", "node-a", "--target", target)
+    plan, bundle = tmp_path / "plan", tmp_path / "bundle.tar.gz"
+    rulegen("apply", *base)
+    command, text = _BYTES[target]
+    subprocess.run(command, input=text, check=True, capture_output=True)
+    changes = check("diff", document("diff", *base, status=1))["changes"]
+    assert r"\\xff" in json.dumps(changes)
+    check("diff", document("diff", *base, "--stat", status=1))
+    check("explain", document("explain", "shop/web", *base, "--live"))
+    check("explain", document("explain", "--to", "10.96.0.10:80/tcp", *base, "--live"))
+    check("verify", document("verify", *base, status=int(target == "nftables")))
+    rulegen("support-bundle", *base, bundle)
+    assert len(document("diff", "-f", bundle, "--target", target, status=1)["changes"]) == len(changes)
+    rulegen("plan", *base, "-o", plan)
+    assert check("plan", json.loads(plan.read_text()))["changes"] == changes
+    assert document("apply", *base, "--dry-run")["changes"] == changes
+    rulegen("apply", plan)
+    assert document("diff", *base)["changes"] == []

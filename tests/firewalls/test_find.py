@@ -92,6 +92,12 @@ def test_what_lets_services_through_is_not(host: Host, chain: str) -> None:
     assert _found(host) == []
 
 
+def test_a_dormant_table_is_in_nobodys_way(host: Host) -> None:
+    host.nft(_table(f"{FORWARD} drop;"))
+    host.nft("add table inet other { flags dormant; }")
+    assert _found(host) == []
+
+
 @pytest.mark.parametrize("family", ["ip", "ip6", "bridge"])
 def test_in_every_family(host: Host, family: str) -> None:
     host.nft(_table(f"{FORWARD} drop;", family=family))

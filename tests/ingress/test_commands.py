@@ -252,8 +252,18 @@ def test_keys_are_in_no_snapshot(tmp_path: Path) -> None:
     assert not done.exit_code, done.stderr
     assert "left out, as they hold private keys: 2 Secret;" in done.stderr
     kinds = {document["kind"] for document in yaml.safe_load_all(done.stdout)}
-    assert kinds == {"Ingress", "IngressClass", "Service"}
+    assert kinds == {"Ingress", "IngressClass", "Service", "EndpointSlice", "Node"}
     assert not [part for part in _private() if part in done.stdout.encode() + done.stderr.encode()]
+
+
+def test_a_snapshot_says_what_becomes_of_a_request(tmp_path: Path) -> None:
+    with ApiServer() as api:
+        api.put(*_OBJECTS[1:], node("worker-1"))
+        done = _run("snapshot", "--kubeconfig", api.kubeconfig(tmp_path / "kubeconfig"), "--feature", "ingress")
+    file = tmp_path / "cluster.yaml"
+    file.write_text(done.stdout)
+    (packet,) = _asked(str(file), "http://plain.example.com/a%20b")["packets"]
+    assert packet["fate"] == "balanced"
 
 
 def test_keys_are_in_no_bundle_and_no_plan(cluster: str, tmp_path: Path) -> None:

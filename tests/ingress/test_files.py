@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from rulegen.config import IngressSettings
+from rulegen.errors import ApplyError, HostError
 from rulegen.nginx.configuration import (
     COMMON,
     HEADER,
@@ -21,9 +22,14 @@ from rulegen.nginx.configuration import (
     section,
     version_in,
 )
+from rulegen.nginx.driver import NginxDriver
 from rulegen.nginx.files import Files
+from rulegen.nginx.live import LiveSites
 from rulegen.nginx.main_file import worker_of
+from rulegen.nginx.process import Nginx
 from rulegen.nginx.watching import Seen
+from rulegen.reconcile.compilers import CompilerSet
+from rulegen.reconcile.delta import Delta
 
 _COMMON = f"""return 200 "@version@ $pid\\n";
 map $host $site {{
@@ -123,6 +129,40 @@ def test_of_certificates_that_were_never_finished_none_stays(tmp_path: Path, mon
             files.write_certificates([Pem(b"four")])
     files.remove_certificates([three.digest])
     assert not list(folder.iterdir())
+
+
+class _Refusing(Nginx):
+    """Takes nothing; meanwhile nothing can be written any more."""
+
+    def __init__(self, settings: IngressSettings) -> None:
+        self._beside = Path(settings.file).with_name(".rulegen.conf.rulegen-new")
+
+    def test(self, main_file: str = "") -> None:
+        del main_file
+        self._beside.mkdir()
+        raise ApplyError("nginx refuses the configuration: its words")
+
+
+def test_what_cannot_be_written_back_hides_no_word_of_nginx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _settings(tmp_path)
+    files = Files(settings)
+    files.write(f"{HEADER}# before\n".encode())
+    both = (
+        "nginx refuses the configuration: its words; what was there before cannot be written back: "
+        f"{settings.file}: Is a directory"
+    )
+    rules = LiveSites(settings, _Refusing(settings), Seen(files), CompilerSet({}))
+    rules.read()
+    with pytest.raises(HostError) as raised:
+        rules.apply(Delta(added=_entries("a.test")))
+    assert str(raised.value) == both
+    # The same when all is removed.
+    (tmp_path / ".rulegen.conf.rulegen-new").rmdir()
+    monkeypatch.setattr("rulegen.nginx.driver.Nginx", _Refusing)
+    monkeypatch.setattr("rulegen.nginx.driver.serving", lambda _: "something")
+    with pytest.raises(HostError) as raised:
+        NginxDriver(settings).remove(["ingress"])
+    assert str(raised.value) == both
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from click.testing import CliRunner, Result
@@ -54,6 +56,28 @@ def test_a_rendered_file_of_nft(rendered: dict[str, Path]) -> None:
 def test_a_rendered_file_of_iptables(rendered: dict[str, Path]) -> None:
     done = verify("--rendered", str(rendered["iptables"]))
     assert not done.exit_code, done.output
+
+
+@pytest.mark.kernel
+def test_a_comment_that_is_no_text(rendered: dict[str, Path]) -> None:
+    path = rendered["nftables"]
+    path.write_bytes(b"# \xff\n" + path.read_bytes())
+    done = verify("--rendered", str(path))
+    assert not done.exit_code, done.output
+
+
+def test_rules_come_from_a_pipe(rendered: dict[str, Path], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    Thread(target=pipe.write_bytes, args=(rendered["iptables"].read_bytes(),), daemon=True).start()
+    done = verify("--rendered", str(pipe))
+    assert not done.exit_code, done.output
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/dev/null", "a device, not a file"), ("/", "Is a directory")])
+def test_rules_come_from_no_device_which_may_have_no_end(path: str, expected: str) -> None:
+    assert verify("--rendered", path).stderr.endswith(f"rulegen: {path}: {expected}\n")
+    assert verify("--rendered", path, "--against", path, objects=[]).stderr == f"rulegen: {path}: {expected}\n"
 
 
 def test_a_difference(rendered: dict[str, Path]) -> None:
@@ -228,6 +252,17 @@ def test_the_kernel(lab: Lab, target: str) -> None:
         assert not done.exit_code, done.output
         _damage(target)
         assert verify(objects=options).exit_code == 1
+
+
+@pytest.mark.kernel
+def test_no_packet_meets_a_dormant_table(lab: Lab) -> None:
+    with lab.entered():
+        applied = CliRunner().invoke(main, ["apply", *OBJECTS], catch_exceptions=False)
+        assert not applied.exit_code, applied.output
+        subprocess.run(["nft", "add table ip rulegen { flags dormant; }"], check=True)
+        done = verify()
+        assert done.exit_code == 1
+        assert "no Service is concerned" in done.stdout
 
 
 def _damage(target: str) -> None:

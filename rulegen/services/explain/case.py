@@ -12,7 +12,7 @@ from rulegen.kube.objects import Service
 from rulegen.networks import family_of
 from rulegen.services.explain.asking import Asked
 from rulegen.services.explain.model import PacketExplanation, View
-from rulegen.services.explain.packet import PacketQuestion
+from rulegen.services.explain.packet import PacketQuestion, explain_packet
 from rulegen.services.model import SERVICE, Frontend, FrontendKind, NodeSettings, ServicePort
 from rulegen.services.names import NamedPort
 from rulegen.services.reasons import PortReasons
@@ -42,6 +42,7 @@ class Case:
         self.target = question.destination
         self.source = explanation.source
         self.interface = question.interface
+        self._question = question
         self._admits = admits
         self.node_addresses = question.node_addresses or ()
         self.family: Family = family_of(self.target.address)
@@ -92,6 +93,11 @@ class Case:
             and self.admits(Destination(one.backend.address, one.backend.port, target.protocol))
             for one in outcome.deliveries
         )
+
+    def towards(self, target: Destination) -> Case:
+        """A packet from the same source that goes there instead."""
+        question = self._question._replace(destination=target)
+        return Case(self.view, self.asked, question, explain_packet(self.view, question), self._admits)
 
     def offers(self, found: Iterable[tuple[Destination, str]]) -> tuple[str, ...]:
         """Of destinations, each with what it is, the first few that a packet from the same source reaches."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from msgspec.structs import replace
+
 from rulegen.errors import shown
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.objects import Pod, Service, ServicePort
 from rulegen.networks import contains, is_loopback, parse_network
+from rulegen.services.explain import lists
 from rulegen.services.explain.case import Case, way
 from rulegen.services.explain.model import Cause, Why
 from rulegen.services.model import Frontend, FrontendKind
 from rulegen.services.names import KnownPod, NamedPort, bounded, ports_of, service_name, serving_containers
 from rulegen.services.requested import why_skipped
-from rulegen.services.simulate import Destination, Match
+from rulegen.services.simulate import Destination, Fate, Match
 
 _MOST_SERVICES = 3
 _MOST_ALIKE = 5
@@ -76,7 +79,19 @@ def _of_services(case: Case, services: list[Service]) -> Iterator[Why]:
             message = f"{case.target.address} is an address of {service_name(service)}, without rules here"
             yield Why(Cause.OTHER_PROXY, f"{message}: {why_skipped(service)}")
     for service in served[:_MOST_SERVICES]:
-        yield _of_service(case, service)
+        why = _of_service(case, service)
+        yield why
+        if not why.would_work:
+            yield from _nor_there(case, case.ways_to(service, _meant_ports(case, service)))
+
+
+def _nor_there(case: Case, ways: Iterable[tuple[Destination, str]]) -> Iterator[Why]:
+    """Why nothing is offered, by the likeliest of the ways that there are: what was meant, perhaps, fails as well."""
+    for place, _ in islice(ways, 1):
+        there = case.towards(place)
+        if there.matched is not None and there.explanation.fate != Fate.BALANCED.value:
+            # What would work there does not work here.
+            yield from (replace(why, would_work=()) for why in lists.of_frontend(there, there.matched))
 
 
 def _of_service(case: Case, service: Service) -> Why:
@@ -176,7 +191,8 @@ def _near_node_ports(case: Case, start: str) -> Iterator[Why]:
     node_ports = [(one, port) for one in case.view.directory.services.values() for port in _node_ports(one)]
     other = [(one, port) for one, port in node_ports if port.node_port == target.port]
     alike = [(one, port) for one, port in node_ports if _is_meant(case, one, port)]
-    ways = case.offers(_node_port_ways(case, other or alike))
+    meant = other or alike
+    ways = case.offers(_node_port_ways(case, meant))
     if other:
         has = bounded(f"{service_name(one)} has {port.node_port}/{port.protocol}" for one, port in other)
         yield Why(Cause.WRONG_PROTOCOL, f"{start}, and no Service has NodePort {asked}; {has}", ways)
@@ -189,6 +205,8 @@ def _near_node_ports(case: Case, start: str) -> Iterator[Why]:
             f"{start}, and no Service has NodePort {asked}: what listens on the node itself answers, if anything does"
         )
         yield Why(Cause.THIS_NODE, message, case.offers(_same_port(case)))
+    if not ways:
+        yield from _nor_there(case, _node_port_ways(case, meant))
 
 
 def _node_ports(service: Service) -> Iterator[ServicePort]:

@@ -44,21 +44,9 @@ def _reasons(case: Case) -> Iterator[Why]:
     if match is None or case.explanation.fate == Fate.UNTOUCHED.value:
         yield from destinations.undecided(case)
     else:
-        yield from _of_frontend(case, match)
+        yield from lists.of_frontend(case, match)
         yield from _other_claims(case, match)
     yield from _elsewhere(case)
-
-
-def _of_frontend(case: Case, match: Match) -> Iterator[Why]:
-    fate = Fate(case.explanation.fate)
-    if fate is Fate.BALANCED:
-        yield from lists.balanced(case, match)
-    elif fate is Fate.REJECTED:
-        yield from lists.without_endpoints(case, match)
-    elif lists.is_outside_ranges(case, match):
-        yield from lists.outside_ranges(case, match)
-    else:
-        yield from lists.without_local(case, match)
 
 
 def _other_claims(case: Case, match: Match) -> Iterator[Why]:

@@ -20,13 +20,27 @@ from rulegen.services.model import FrontendKind, Reason, ServiceKey
 from rulegen.services.names import NamedPort, bounded
 from rulegen.services.node import ZONE_LABEL, host_addresses
 from rulegen.services.reasons import EndpointReasons, PortReasons
-from rulegen.services.simulate import Destination, Match, Origin, treat
+from rulegen.services.simulate import Destination, Fate, Match, Origin, treat
 from rulegen.services.weights import SERVICE_ANNOTATION
 
+_NOTHING_KNOWN = "; the input has no EndpointSlice of any Service, and so does not say who has endpoints"
 _SOURCE_RANGES = "spec.loadBalancerSourceRanges"
 
 
-def balanced(case: Case, match: Match) -> Iterator[Why]:
+def of_frontend(case: Case, match: Match) -> Iterator[Why]:
+    """Why the frontend did with the packet what it did."""
+    fate = Fate(case.explanation.fate)
+    if fate is Fate.BALANCED:
+        yield from _balanced(case, match)
+    elif fate is Fate.REJECTED:
+        yield from _without_endpoints(case, match)
+    elif _is_outside_ranges(case, match):
+        yield from _outside_ranges(case, match)
+    else:
+        yield from _without_local(case, match)
+
+
+def _balanced(case: Case, match: Match) -> Iterator[Why]:
     """Why the packet may go to the endpoints that it may go to."""
     reasons = case.reasons_of(match.service_port)
     if reasons is None:
@@ -49,13 +63,13 @@ def balanced(case: Case, match: Match) -> Iterator[Why]:
             yield Why(Cause.ON_THE_WAY, message, (f"an endpoint other than {delivery.endpoint}",))
 
 
-def is_outside_ranges(case: Case, match: Match) -> bool:
+def _is_outside_ranges(case: Case, match: Match) -> bool:
     """Whether the frontend lets some sources in, and this one not (SVC-51)."""
     ranges = match.frontend.allowed_sources
     return ranges is not None and not _holding(ranges, case.source)
 
 
-def outside_ranges(case: Case, match: Match) -> Iterator[Why]:
+def _outside_ranges(case: Case, match: Match) -> Iterator[Why]:
     """SVC-51: why the source is not let in, and who is."""
     ranges = match.frontend.allowed_sources or ()
     ways = _other_ways(case, match)
@@ -64,7 +78,7 @@ def outside_ranges(case: Case, match: Match) -> Iterator[Why]:
     yield Why(Cause.RANGES, f"{message} (SVC-51)", works)
 
 
-def without_local(case: Case, match: Match) -> Iterator[Why]:
+def _without_local(case: Case, match: Match) -> Iterator[Why]:
     """SVC-37: which nodes have endpoints where this one has none."""
     reasons = case.reasons_of(match.service_port)
     if reasons is None:
@@ -84,7 +98,7 @@ def without_local(case: Case, match: Match) -> Iterator[Why]:
     yield from _unread(case)
 
 
-def without_endpoints(case: Case, match: Match) -> Iterator[Why]:
+def _without_endpoints(case: Case, match: Match) -> Iterator[Why]:
     """SVC-36: what is wrong with the endpoints of a Service that has none."""
     name = match.service_port.name
     key = (name.namespace, name.name)
@@ -102,7 +116,8 @@ def without_endpoints(case: Case, match: Match) -> Iterator[Why]:
         yield Why(Cause.UNREAD_SLICE, message, ("the same slice without this label",))
     elif not slices:
         label = f"no EndpointSlice in namespace {name.namespace} has the label {SERVICE_NAME}: {name.name}"
-        yield Why(Cause.NO_SLICES, f"{title}: {label} (SVC-17)", ("an EndpointSlice with this label",))
+        known = "" if case.view.directory.slices_by_service else _NOTHING_KNOWN
+        yield Why(Cause.NO_SLICES, f"{title}: {label} (SVC-17){known}", ("an EndpointSlice with this label",))
         yield from _strays(case, key)
     elif not own:
         types = bounded(dict.fromkeys(item.address_type for item in slices))
