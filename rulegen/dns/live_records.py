@@ -111,6 +111,8 @@ class LiveRecords:
             ownership.add(before.ownership.of_zone(zone))
         self._tell_away({zone: str(error) for zone, error in away.items()})
         self._live, self._found = live, Found(live, others, ownership)
+        # A place that was free meanwhile is told of again.
+        self._blocked = {key for key in self._blocked if self._found.blocks(key)}
         self._compilers.adopt(self._live, self._unreadable)
 
     def _tell_away(self, away: Mapping[str, str]) -> None:
@@ -122,7 +124,10 @@ class LiveRecords:
     def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[RecordKey, RecordSet], ItemErrors]:
         """See `LiveRules`."""
         delta, errors = self._compilers.update(items, contexts)
-        return (self._possible(delta) if self._found.others or self._away else delta), errors
+        if self._found.others or self._away or self._unreadable:
+            # What was wanted before need not be there.
+            delta = self._possible(self._compilers.spare(delta.onto(self._live)))
+        return delta, errors
 
     def difference(self) -> Delta[RecordKey, RecordSet]:
         """See `LiveRules`."""
@@ -218,7 +223,7 @@ class LiveRecords:
         return Delta(
             {key: value for key, value in delta.added.items() if key not in blocked},
             {key: change for key, change in delta.changed.items() if key not in blocked},
-            {key: value for key, value in delta.removed.items() if key in self._live},
+            delta.removed,
         )
 
     def _tell_blocked(self, blocked: set[RecordKey]) -> None:

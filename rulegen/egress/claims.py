@@ -2,11 +2,12 @@
 
 Of two CIDRs one lies within the other, or they share no address. Those that lie in no other are enough to know which
 addresses are claimed, and a set of intervals takes them as they are. One that comes or goes costs a look at each length
-of prefix in use, and touches none of its neighbours.
+of prefix in use and at those that lie within it, and touches none of its neighbours.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Collection, Iterator
 from ipaddress import ip_network
@@ -21,6 +22,8 @@ class Claims:
     def __init__(self) -> None:
         self.outermost: Tracked[Network, str] = Tracked()
         self._owners: dict[Network, set[str]] = {}
+        # All that are claimed, in order: those that lie within one follow it. Made when first somebody asks for these.
+        self._places: list[tuple[int, int]] | None = None
         self._lengths: Counter[int] = Counter()
         self._claimed: dict[str, frozenset[Network]] = {}
 
@@ -48,12 +51,14 @@ class Claims:
         owners = self._owners.setdefault(network, set())
         if not owners:
             self._lengths[network.prefixlen] += 1
+            if self._places is not None:
+                insort(self._places, _place(network))
         owners.add(owner)
         if self._around(network) is not None:
             return
         self.outermost.set(network, min(owners))
-        if len(owners) == 1 and self._has_longer(network):
-            for inner in [one for one in self.outermost if one != network and _is_within(one, network)]:
+        if len(owners) == 1:
+            for inner in self._outermost_within(network):
                 self.outermost.set(inner, None)
 
     def _remove(self, owner: str, network: Network) -> None:
@@ -68,16 +73,26 @@ class Claims:
         self._lengths[network.prefixlen] -= 1
         if not self._lengths[network.prefixlen]:
             del self._lengths[network.prefixlen]
+        if self._places is not None:
+            del self._places[bisect_left(self._places, _place(network))]
         if not is_outermost:
             return
         self.outermost.set(network, None)
-        if self._has_longer(network):
-            for inner in [one for one in self._owners if _is_within(one, network)]:
-                if self._around(inner) is None:
-                    self.outermost.set(inner, min(self._owners[inner]))
+        for inner in self._outermost_within(network):
+            self.outermost.set(inner, min(self._owners[inner]))
 
-    def _has_longer(self, network: Network) -> bool:
-        return any(length > network.prefixlen for length in self._lengths)
+    def _outermost_within(self, network: Network) -> Iterator[Network]:
+        """The widest of those that are claimed and lie within a range, itself left out."""
+        if not any(length > network.prefixlen for length in self._lengths):
+            return
+        if self._places is None:
+            self._places = sorted(map(_place, self._owners))
+        places, last = self._places, int(network.broadcast_address)
+        place = bisect_right(places, _place(network))
+        while place < len(places) and places[place][0] <= last:
+            inner = type(network)(places[place])
+            yield inner
+            place = bisect_right(places, (int(inner.broadcast_address), network.max_prefixlen), place)
 
     def _around(self, network: Network, *, inclusive: bool = False) -> Network | None:
         """The widest range that is claimed and that a network lies in; `inclusive`: it may be that itself."""
@@ -88,5 +103,5 @@ class Claims:
         return (network.supernet(new_prefix=length) for length in sorted(self._lengths) if length < last)
 
 
-def _is_within(inner: Network, outer: Network) -> bool:
-    return inner.prefixlen > outer.prefixlen and inner.supernet(new_prefix=outer.prefixlen) == outer
+def _place(network: Network) -> tuple[int, int]:
+    return int(network.network_address), network.prefixlen

@@ -5,7 +5,7 @@ It runs once for a cluster, on no node, and its driver is `nginx`. What an objec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, NamedTuple, Self
 
 from rulegen.config import NodeConfiguration
@@ -14,13 +14,13 @@ from rulegen.ingress.certificates import certificate_of
 from rulegen.ingress.classes import Classes
 from rulegen.ingress.model import ANY_HOST, Site
 from rulegen.ingress.reading import ReadIngress, read_ingress
-from rulegen.ingress.sites import ObjectName, Owned, Reason, Resolved, ServicePorts, site_of
+from rulegen.ingress.sites import About, ObjectName, Owned, Reason, Resolved, ServicePorts, site_of
 from rulegen.ingress.status import patch, published, said
 from rulegen.kube.objects import CERTIFICATE_TYPE, Ingress, IngressClass, Secret, Service
 from rulegen.nginx.configuration import Pem
 from rulegen.reconcile.feature import AnyCompiler, Need
 from rulegen.reconcile.tracked import Tracked
-from rulegen.reference import Finding, ObjectReference
+from rulegen.reference import Finding, ObjectReference, bounded
 
 NAME = "ingress"
 
@@ -36,10 +36,11 @@ class TakenSites(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """An Ingress as it was put. `read`: None where it has faults."""
+    """An Ingress as it was put. `class_name`: as the spec says it; `read`: None where it has faults."""
 
     item: Ingress
     reference: ObjectReference
+    class_name: str | None
     read: ReadIngress | None
     faults: tuple[Finding, ...]
 
@@ -49,7 +50,10 @@ class _Known(NamedTuple):
 
 
 class Mention(NamedTuple):
-    """An Ingress, `shop/web`, that names a host; `is_served`: it is ours and has no fault."""
+    """An Ingress, `shop/web`, that names a host; `is_served`: it is ours and has no fault.
+
+    `findings`: those about the host come first, and of each kind the first few are there.
+    """
 
     name: str
     is_served: bool
@@ -146,7 +150,7 @@ class IngressFeature:
         names = {name for host in wanted for name in self._by_host.get(host, ())}
         names |= {name for name, known in self._ingresses.items() if known.read is None and wanted & _hosts(known.item)}
         return [
-            Mention("/".join(name), self._is_served(name), self.findings.get(self._ingresses[name].reference) or ())
+            Mention("/".join(name), self._is_served(name), self._findings(self._ingresses[name], wanted))
             for name in sorted(names)
         ]
 
@@ -166,7 +170,7 @@ class IngressFeature:
         findings = tuple(
             Finding(reference.without_uid, Reason.UNUSABLE, f"left out: {fault}", is_for_owner=True) for fault in faults
         )
-        self._ingresses[name] = _Known(item, reference, None if faults else read, findings)
+        self._ingresses[name] = _Known(item, reference, read.class_name, None if faults else read, findings)
         self._index(name, add=True)
 
     def _forget(self, name: ObjectName) -> None:
@@ -184,7 +188,7 @@ class IngressFeature:
         if known.read is None:
             return
         places: list[tuple[dict[Any, set[ObjectName]], Any]] = [(self._by_host, host) for host in known.hosts]
-        places += ((self._by_service, (name[0], backend.service)) for _, backend in known.read.backends)
+        places += ((self._by_service, (name[0], backend.service)) for _, _, backend in known.read.backends)
         places += ((self._by_secret, (name[0], tls.secret)) for tls in known.read.tls)
         for index, key in places:
             if add:
@@ -218,7 +222,10 @@ class IngressFeature:
 
     def _is_served(self, name: ObjectName) -> bool:
         known = self._ingresses[name]
-        return known.read is not None and self._classes.is_ours(known.item, known.read.class_name)
+        return known.read is not None and self._is_ours(known)
+
+    def _is_ours(self, known: _Known) -> bool:
+        return self._classes.is_ours(known.item, known.class_name)
 
     def _in_order(self, host: str) -> list[ObjectName]:
         """The Ingresses of a host, the oldest first: it wins."""
@@ -242,16 +249,26 @@ class IngressFeature:
         if known is None:
             self.findings.set(reference, None)
             return
-        found = list(known.faults)
-        if known.read is not None:
-            problem = self._classes.problem(known.item, known.read.class_name)
-            if problem:
-                found.append(Finding(reference.without_uid, Reason.NO_CLASS, problem, is_for_owner=True))
-            elif self._is_served(name):
-                found += Resolved(self._services, self._certificates).findings(Owned(name, known.read))
-                for host in sorted(known.hosts):
-                    found += self._conflicts.get(host, {}).get(name, ())
-        self.findings.set(reference, tuple(dict.fromkeys(found)) or None)
+        self.findings.set(reference, self._findings(known) or None)
+
+    def _findings(self, known: _Known, hosts: Set[str] = frozenset()) -> tuple[Finding, ...]:
+        """Of each kind the first few; those about `hosts` come first."""
+        subject = known.reference.without_uid
+        problem = self._classes.problem(known.item, known.class_name)
+        if known.read is None:
+            # What another controller takes for right is no fault.
+            return known.faults if problem or self._is_ours(known) else ()
+        if problem:
+            return (Finding(subject, Reason.NO_CLASS, problem, is_for_owner=True),)
+        if not self._is_ours(known):
+            return ()
+        name = (subject.namespace, subject.name)
+        found = list(Resolved(self._services, self._certificates).findings(Owned(name, known.read)))
+        for host in sorted(known.hosts):
+            found += (About((host,), one) for one in self._conflicts.get(host, {}).get(name, ()))
+        if hosts:
+            found.sort(key=lambda about: hosts.isdisjoint(about.hosts))
+        return bounded(dict.fromkeys(about.finding for about in found))
 
     def _tell(self, name: ObjectName, reference: ObjectReference) -> None:
         """What has to be written into its status, if anything."""
@@ -270,7 +287,7 @@ class IngressFeature:
         self.statuses.set(reference, wanted)
 
     def _is_anothers(self, known: _Known) -> bool:
-        return known.read is not None and self._classes.is_anothers(known.item, known.read.class_name)
+        return self._classes.is_anothers(known.item, known.class_name)
 
 
 def _certificate(secret: Secret) -> Pem | str | None:

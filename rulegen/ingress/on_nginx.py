@@ -77,10 +77,7 @@ class SiteCompiler:
     def adopt(self, live: Entries, unreadable: Collection[ObjectReference]) -> None:
         """See `Compiler`; nothing can be chosen here."""
         del live
-        self._unreadable = tuple(
-            f"# {reference}\n" if reference.kind == "Secret" else f" {reference.namespace}/{reference.name}"
-            for reference in unreadable
-        )
+        self._unreadable = tuple(filter(None, map(_said_of, unreadable)))
 
     def update(
         self, items: Mapping[str, Site | None], context: object
@@ -255,6 +252,13 @@ def _upstream(backend: Backend) -> str:
         return ""
     address = f"[{backend.address}]" if ":" in backend.address else backend.address
     return f'"{address}:{backend.port}"'
+
+
+def _said_of(reference: ObjectReference) -> str:
+    """What a section has that an object has a part in; "" for a class, of which none says anything."""
+    name = f"{reference.namespace}/{reference.name}"
+    of_kind = {"Secret": f"# Secret {name}\n", "Ingress": f"# {name} -> ", "Service": f" -> {name}:"}
+    return of_kind.get(reference.kind, "")
 
 
 def _owner(key: Key, value: Value, sites: Mapping[str, Site], holders: Mapping[str, Iterable[str]]) -> str:

@@ -7,7 +7,7 @@ them, decoded. What would never match, or could not be told apart, is a fault ra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -85,13 +85,13 @@ class ReadIngress:
         return frozenset(own)
 
     @property
-    def backends(self) -> Iterator[tuple[str, ServicePortRef]]:
-        """Each with the field that names it."""
+    def backends(self) -> Iterator[tuple[Collection[str], str, ServicePortRef]]:
+        """Each with the hosts that it is for, and the field that names it."""
         if self.default_backend is not None:
-            yield "spec.defaultBackend", self.default_backend
+            yield self.hosts, "spec.defaultBackend", self.default_backend
         for rule in self.rules:
             for path in rule.paths:
-                yield path.field, path.backend
+                yield (rule.host,), path.field, path.backend
 
     def paths_for(self, host: str) -> Sequence[ReadPath]:
         """Of all its rules for the host."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -65,6 +65,13 @@ class Owned(NamedTuple):
         return Finding(self.reference, reason, message, is_for_owner=True)
 
 
+class About(NamedTuple):
+    """A finding, and the hosts that it is about."""
+
+    hosts: Collection[str]
+    finding: Finding
+
+
 class Resolved(NamedTuple):
     """What Ingresses may name. Of a certificate that cannot be used, why."""
 
@@ -94,17 +101,18 @@ class Resolved(NamedTuple):
         title = f"Secret {namespace}/{tls.secret}"
         return None, f"{title} {found}" if found else f"there is no {title} of type {CERTIFICATE_TYPE}"
 
-    def findings(self, owned: Owned) -> Iterator[Finding]:
+    def findings(self, owned: Owned) -> Iterator[About]:
         """What an Ingress names and is not there."""
         namespace = owned.name[0]
-        for field, wanted in owned.read.backends:
+        for hosts, field, wanted in owned.read.backends:
             problem = self.backend(namespace, wanted)[1]
             if problem:
-                yield owned.finding(Reason.NO_BACKEND, f"{field}: {problem}: the answer is 503")
+                yield About(hosts, owned.finding(Reason.NO_BACKEND, f"{field}: {problem}: the answer is 503"))
         for tls in owned.read.tls:
             problem = self.certificate(namespace, tls)[1]
             if problem:
-                yield owned.finding(Reason.NO_CERTIFICATE, f"{tls.field}: {problem}")
+                found = owned.finding(Reason.NO_CERTIFICATE, f"{tls.field}: {problem}")
+                yield About(tls.hosts or owned.read.hosts, found)
 
 
 class MadeSite(NamedTuple):

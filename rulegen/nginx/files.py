@@ -22,6 +22,8 @@ from rulegen.nginx.process import missing_words
 _LARGEST = 256 << 20
 _LARGEST_CERTIFICATE = 4 << 20
 _SUFFIX = ".pem"
+# How the name of what is being written ends.
+_NEW = ".rulegen-new"
 _CERTIFICATE_NAME = re.compile(r"([0-9a-f]{32})\.pem")
 _SECRET_MODE, _PUBLIC_MODE, _FOLDER_MODE = 0o600, 0o644, 0o700
 
@@ -96,7 +98,8 @@ class Files:
             if content is None:
                 self._path.unlink(missing_ok=True)
             else:
-                _replace(self._path, content, _PUBLIC_MODE, os.geteuid())
+                new = self._path.with_name(f".{self._path.name}{_NEW}")
+                _replace(self._path, new, content, _PUBLIC_MODE, os.geteuid())
         except OSError as error:
             raise HostError(missing_words(str(self._path), error)) from error
 
@@ -126,15 +129,20 @@ class Files:
             if closed is not None:
                 raise HostError(f"{closed}: {worker.name}, as whom nginx reads certificates, may not enter it")
             for pem in certificates:
-                _replace(self._certificate(pem.digest), pem.content, _SECRET_MODE, worker.uid)
+                _replace(self._certificate(pem.digest), self._unfinished, pem.content, _SECRET_MODE, worker.uid)
         except OSError as error:
             raise HostError(missing_words(str(self._folder), error)) from error
 
     def remove_certificates(self, digests: Collection[str]) -> None:
         """What cannot be removed stays, and differs next time."""
-        for digest in digests:
+        for path in (self._unfinished, *map(self._certificate, digests)):
             with suppress(OSError):
-                self._certificate(digest).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+    @property
+    def _unfinished(self) -> Path:
+        """Of all certificates, so that no more than one is left where a process ends in the middle."""
+        return self._folder / _NEW
 
     def _certificate(self, digest: str) -> Path:
         return self._folder / f"{digest}{_SUFFIX}"
@@ -168,8 +176,7 @@ def _read(path: Path, largest: int) -> bytes | None:
     return content
 
 
-def _replace(path: Path, content: bytes, mode: int, owner: int) -> None:
-    new = path.with_name(f".{path.name}.rulegen-new")
+def _replace(path: Path, new: Path, content: bytes, mode: int, owner: int) -> None:
     with suppress(FileNotFoundError):
         new.unlink()
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

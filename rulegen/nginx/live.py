@@ -64,7 +64,11 @@ class LiveSites:
 
     def update(self, items: Items, contexts: Mapping[str, Any]) -> tuple[Delta[Key, Value], ItemErrors]:
         """See `LiveRules`."""
-        return self._compilers.update(items, contexts)
+        delta, errors = self._compilers.update(items, contexts)
+        if self._unreadable:
+            # A section that is spared is live, whatever was compiled before.
+            delta = self._compilers.spare(delta.onto(self.live))
+        return delta, errors
 
     def difference(self) -> Delta[Key, Value]:
         """See `LiveRules`; where the files are as they should be, what nginx serves may be something else."""

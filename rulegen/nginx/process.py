@@ -28,6 +28,8 @@ _POLL_SECONDS = 0.005
 _LONGEST_POLL_SECONDS = 0.02
 _OVERLAP_SECONDS = 0.3
 _LONGEST_ANSWER = 2048
+# The numbers of the process and thread that say something, others each time.
+_WHO = re.compile(r"^\d+#\d+: ")
 _SAID = re.compile(r"([0-9a-f]{32}) ([0-9]{1,10})\n")
 _MASTER = b"nginx: master process"
 _PLACES = "/usr/sbin:/sbin:/usr/local/sbin"
@@ -176,7 +178,7 @@ def _words(ended: children.Ended) -> str:
     said = ended.stderr.decode("utf-8", "replace").splitlines()
     refused = [line for line in said if "[emerg]" in line or "[alert]" in line or "[error]" in line]
     text = next(iter(refused or said), "")
-    return one_line(text.partition("] ")[2] or text) or children.how(ended)
+    return one_line(_WHO.sub("", text.partition("] ")[2] or text, count=1)) or children.how(ended)
 
 
 def missing_words(path: str, error: OSError) -> str:

@@ -56,6 +56,8 @@ class NetworkPolicies:
         self._unseen_places: set[Place] = set()
         self._services: dict[str, tuple[AddressRange, ...]] = {}
         self._disputed: dict[Address, ObjectReference] = {}
+        # The same by the pod that holds them.
+        self._disputes: dict[ObjectReference, set[Address]] = {}
         # Whose rules are asked what they have denied.
         self._driver = ""
 
@@ -206,14 +208,22 @@ class NetworkPolicies:
         touched: set[ObjectReference] = set()
         for address in addresses:
             before = self._disputed.pop(address, None)
+            if before is not None:
+                self._disputes[before].discard(address)
+                touched.add(before)
             claims = self.store.claims(address)
             if len(claims) > 1:
-                self._disputed[address] = ObjectReference("Pod", claims[0].namespace, claims[0].name)
-            touched |= {reference for reference in (before, self._disputed.get(address)) if reference is not None}
+                holder = ObjectReference("Pod", claims[0].namespace, claims[0].name)
+                self._disputed[address] = holder
+                self._disputes.setdefault(holder, set()).add(address)
+                touched.add(holder)
         for reference in touched:
-            mine = sorted(address for address, holder in self._disputed.items() if holder == reference)
-            found = tuple(address_finding(address, self.store.claims(address)) for address in mine)
+            found = tuple(
+                address_finding(address, self.store.claims(address)) for address in sorted(self._disputes[reference])
+            )
             self.findings.set(reference, found or None)
+            if not found:
+                del self._disputes[reference]
 
     def _find_about_node(self) -> None:
         found = []

@@ -11,7 +11,7 @@ from rulegen.policies.pods import PodRecord
 from rulegen.policies.ranges import text_of
 from rulegen.reference import Finding, ObjectReference
 
-# So many others of the same priority are named.
+# So many others of the same priority or address are named.
 _NAMED = 5
 
 
@@ -43,8 +43,7 @@ def policy_findings(
         yield Finding(reference, Reason.UNSUPPORTED.value, str(fault))
     others = [name.name for name in same_priority[: _NAMED + 1] if name != policy.name][:_NAMED]
     if others:
-        more = len(same_priority) - 1 - len(others)
-        names = ", ".join(others) + (f" and {more} more" if more else "")
+        names = _few(others, len(same_priority) - 1)
         message = (
             f"spec.priority: {policy.priority} is that of {names}, too: they are asked in the order of their names"
         )
@@ -55,6 +54,12 @@ def policy_findings(
             for block in rule.blocks:
                 if any(_is_within(block, whole) for whole in ranges):
                     yield Finding(reference, Reason.SERVICE_BLOCK.value, _service_block(rule.place, block, direction))
+
+
+def _few(names: Sequence[str], count: int) -> str:
+    """The first names of so many."""
+    more = count - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def _is_within(block: AddressRange, whole: AddressRange) -> bool:
@@ -72,7 +77,8 @@ def _service_block(place: str, block: AddressRange, direction: Direction) -> str
 def address_finding(address: Address, claims: tuple[PodRecord, ...]) -> Finding:
     """Of an address that several pods claim; the one that counts is the first."""
     holder, *others = claims
-    message = f"{ip_address(address)} is also the address of {', '.join(map(str, others))}; this pod counts"
+    names = _few([str(other) for other in others[:_NAMED]], len(others))
+    message = f"{ip_address(address)} is also the address of {names}; this pod counts"
     return Finding(ObjectReference("Pod", holder.namespace, holder.name), Reason.SAME_ADDRESS.value, message)
 
 

@@ -6,6 +6,7 @@ In: Pod objects. Out: `PodRecord`s. Labels are packed; pods whose labels look th
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import TYPE_CHECKING
@@ -122,32 +123,37 @@ class Claims:
 
     def __init__(self) -> None:
         self._alone: dict[Address, PodRecord] = {}
-        self._disputed: dict[Address, tuple[PodRecord, ...]] = {}
+        # The one that holds it last.
+        self._disputed: dict[Address, list[PodRecord]] = {}
 
     def of(self, address: Address) -> tuple[PodRecord, ...]:
         """All that claim an address, the one that holds it first."""
         alone = self._alone.get(address)
-        return (alone,) if alone is not None else self._disputed.get(address, ())
+        return (alone,) if alone is not None else tuple(reversed(self._disputed.get(address, ())))
 
     def add(self, address: Address, record: PodRecord) -> None:
         """A pod claims an address."""
-        self._set(address, (*self.of(address), record))
+        claims = self._disputed.get(address)
+        if claims is not None:
+            insort(claims, record, key=_order)
+        elif (alone := self._alone.pop(address, None)) is not None:
+            self._disputed[address] = sorted((alone, record), key=_order)
+        else:
+            self._alone[address] = record
 
     def remove(self, address: Address, record: PodRecord) -> None:
         """A pod gives an address up."""
-        self._set(address, tuple(other for other in self.of(address) if other is not record))
-
-    def _set(self, address: Address, records: tuple[PodRecord, ...]) -> None:
-        if len(records) == 1:
-            self._disputed.pop(address, None)
-            self._alone[address] = records[0]
+        if self._alone.get(address) is record:
+            del self._alone[address]
+        claims = self._disputed.get(address)
+        if claims is None:
             return
-        self._alone.pop(address, None)
-        if records:
-            ordered = sorted(records, key=lambda record: (record.rank, record.uid, str(record)), reverse=True)
-            self._disputed[address] = tuple(ordered)
-        else:
-            self._disputed.pop(address, None)
+        place = bisect_left(claims, _order(record), key=_order)
+        if place < len(claims) and claims[place] is record:
+            del claims[place]
+        if len(claims) == 1:
+            self._alone[address] = claims[0]
+            del self._disputed[address]
 
     def first(self, address: Address) -> PodRecord | None:
         """The one that holds an address."""
@@ -155,4 +161,9 @@ class Claims:
         if alone is not None:
             return alone
         claims = self._disputed.get(address)
-        return claims[0] if claims else None
+        return claims[-1] if claims else None
+
+
+def _order(record: PodRecord) -> tuple[str, str, str]:
+    """The largest holds an address."""
+    return record.rank, record.uid, str(record)

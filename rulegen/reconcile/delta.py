@@ -80,6 +80,11 @@ class Delta(Generic[Key, Value]):
             together(self.removed, other.removed),
         )
 
+    def onto(self, live: Mapping[Key, Value]) -> Delta[Key, Value]:
+        """What leads to the same where other entries may be live than this begins with."""
+        wanted = {**self.added, **{key: change.after for key, change in self.changed.items()}}
+        return diff({key: live[key] for key in (*wanted, *self.removed) if key in live}, wanted)
+
     def without(self, other: Delta[Key, Value]) -> Delta[Key, Value]:
         """Those entries that `other` does not touch."""
         touched = other.added.keys() | other.changed.keys() | other.removed.keys()

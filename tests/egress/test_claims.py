@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rulegen.egress.claims import Claims
+from tests.counting import lines_run
 
 # 32 addresses: so few that ranges of all lengths meet.
 _SPACE = 27
@@ -67,3 +68,21 @@ def test_a_range_that_comes_touches_none_of_its_neighbours() -> None:
     assert list(claims.outermost.take()) == [IPv4Network("10.7.1.0/24")]
     claims.claim("Node 7", ())
     assert list(claims.outermost.take()) == [IPv4Network("10.7.0.0/24")]
+
+
+def test_ranges_of_many_lengths_cost_no_more_where_there_are_many() -> None:
+    def cost(number: int) -> int:
+        claims = Claims()
+        claims.claim("ServiceCIDR small", [IPv4Network("10.255.255.0/28")])
+        owned = [(f"Node {one}", IPv4Network((0x0A000000 + (one << 8), 24))) for one in range(number)]
+
+        def come_and_go() -> None:
+            for owner, network in owned:
+                claims.claim(owner, [network])
+            for owner, _ in owned:
+                claims.claim(owner, ())
+
+        return lines_run(come_and_go)
+
+    few, many = cost(100), cost(1000)
+    assert many < 11 * few, (few, many)

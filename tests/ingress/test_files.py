@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +16,7 @@ from rulegen.nginx.configuration import (
     Document,
     Entries,
     Key,
+    Pem,
     parse,
     place,
     section,
@@ -106,6 +108,27 @@ def test_what_others_change_while_nginx_reloads_is_theirs(tmp_path: Path) -> Non
     # Certificates that nobody needs any more go at the end of a reload.
     seen.removed(["0" * 32])
     assert seen.differs()
+
+
+def test_of_certificates_that_were_never_finished_none_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nginx.conf").write_text("user root;")
+    files = Files(_settings(tmp_path))
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", Mock(side_effect=KeyboardInterrupt))
+        for content in (b"one", b"two"):
+            with pytest.raises(KeyboardInterrupt):
+                files.write_certificates([Pem(content)])
+    folder = tmp_path / "certificates"
+    assert len(list(folder.iterdir())) == 1
+    three = Pem(b"three")
+    files.write_certificates([three])
+    assert [path.name for path in folder.iterdir()] == [f"{three.digest}.pem"]
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            files.write_certificates([Pem(b"four")])
+    files.remove_certificates([three.digest])
+    assert not list(folder.iterdir())
 
 
 class _Refusing(Nginx):

@@ -7,15 +7,22 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from typing import Any, cast
 
 import msgspec
 import pytest
 import yaml
 
+from rulegen.agent.observers.object_status import StatusWriter
 from rulegen.config import IngressSettings, NodeConfiguration
 from rulegen.ingress.feature import IngressFeature
+from rulegen.kube.api import Api
+from rulegen.kube.follow import Upsert
 from rulegen.kube.objects import Ingress, IngressClass
+from rulegen.reconcile.delta import Delta
+from rulegen.reconcile.feature import WithStatus
+from rulegen.reconcile.reconciler import Sync
 from rulegen.reference import ObjectReference
 from tests.agent.running import RULEGEN, Agent, wait_until
 from tests.apiserver import ApiServer
@@ -98,6 +105,57 @@ def test_what_was_ours_is_told_apart_from_what_was_anothers() -> None:
     assert _wanted(feature) == [None]
     feature.remove(ObjectReference("Ingress", "shop", "web"))
     assert _wanted(feature) == []
+
+
+def test_what_another_controller_serves_is_no_fault_and_keeps_its_status() -> None:
+    feature = _feature("203.0.113.9")
+    for class_name, found in (("rulegen", 1), ("gone", 1), ("other", 0)):
+        # A regular expression, as some controllers take it.
+        feature.put(_item(class_name, OURS[:1], rule("a.test", path("/api/?(.*)", kind="ImplementationSpecific"))))
+        assert _wanted(feature) == ([None] if found else [])
+        assert len(feature.findings) == found
+        feature.remove(ObjectReference("Ingress", "shop", "web"))
+        feature.take()
+
+
+class _Api:
+    """Takes what is written."""
+
+    def __init__(self) -> None:
+        self.written: Queue[str] = Queue()
+
+    def patch(self, path: str, document: Any, seconds: float) -> None:
+        del document, seconds
+        self.written.put(path)
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_same_that_somebody_writes_again_is_replaced_again() -> None:
+    feature, api = _feature("203.0.113.9"), _Api()
+    writer = StatusWriter(cast(Api, api), [cast(WithStatus, feature)], lambda: True)
+    writer.start()
+
+    def comes(entries: list[dict[str, str]]) -> None:
+        item = _item("rulegen", entries)
+        feature.put(item)
+        writer.took([Upsert(item)])
+
+    def sync() -> None:
+        feature.take()
+        writer.synced(Sync(is_full=False, delta=Delta(), repaired=Delta(), features={}, findings={}, seconds={}))
+
+    try:
+        for _ in range(2):
+            comes(THEIRS)
+            sync()
+            assert api.written.get(timeout=patience(5)).endswith("/namespaces/shop/ingresses/web/status")
+            # What was written is replaced before anybody has seen it.
+            comes(OURS[:1])
+    finally:
+        writer.stop()
+    assert api.written.empty()
 
 
 def test_without_the_option_nothing_is_written() -> None:

@@ -218,6 +218,32 @@ def test_a_block_of_services_matches_nobody() -> None:
     assert found(feature) == []
 
 
+@pytest.mark.parametrize("is_one", [True, False], ids=["one address", "an address each"])
+def test_addresses_that_many_pods_claim_cost_each_once_and_few_words(is_one: bool) -> None:
+    def cost(number: int) -> int:
+        pods = [
+            pod(f"shop/{name}{one}", "10.0.0.9" if is_one else f"10.0.{one // 200}.{one % 200}", labels={})
+            for one in range(number)
+            for name in "ab"
+        ]
+        items = list(decode(pods))
+        feature = feature_of([])
+
+        def come() -> None:
+            for item in items:
+                feature.put(item)
+            feature.take()
+
+        run = lines_run(come)
+        told = [found for _, findings in feature.findings.items() for found in findings]
+        assert len(told) == (1 if is_one else number)
+        assert all(len(one.message) < 200 for one in told)
+        return run
+
+    few, many = cost(100), cost(1000)
+    assert many < 15 * few, (few, many)
+
+
 def test_an_address_that_two_pods_claim_is_found() -> None:
     feature = feature_of([pod("a/old", "10.0.0.1"), pod("a/new", "10.0.0.1", created="2026-02-01T00:00:00Z")])
     assert found(feature) == [("Pod a/new", "PodSameAddress")]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from rulegen.config import RecordSettings, SocketAddress
 from rulegen.dns.driver import DnsDriver
-from rulegen.dns.live_records import LiveRecords
-from rulegen.dns.record_sets import RecordKey, RecordSet
+from rulegen.dns.live_records import LiveRecords, Manner
+from rulegen.dns.record_sets import RecordKey, RecordSet, Zones
+from rulegen.dns.registry import registry
+from rulegen.dns.server import Record, Server
 from rulegen.dns.updates import Message, Ownership, UpdateWriter, messages
+from rulegen.dns.versions import Versions
 from rulegen.errors import HostError
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.delta import Change, Delta
+from rulegen.records.compiler import RecordCompiler
+from rulegen.records.schema import ServiceRecords
+from rulegen.reference import ObjectReference
 from tests.records.servers import serving
 
 ZONE = "cluster.local."
@@ -74,6 +82,79 @@ def test_a_change_of_a_large_service_writes_little() -> None:
     # The parts that speak of what comes and of what goes; that which has changed is as before.
     assert len(consequence.steps) == 2
     assert len(UpdateWriter().update_of(message, consequence).to_wire()) < 15_000
+
+
+class _Zone:
+    """A server with one zone that holds these records."""
+
+    def __init__(self, *records: Record) -> None:
+        self.records = records
+
+    def transfer(self, zone: str) -> Iterator[Record]:
+        yield Record(zone, "SOA", 5, f"localhost. nobody.invalid. {len(self.records)} 1 1 1 1")
+        yield from self.records
+
+
+def _kept(zone: _Zone) -> tuple[LiveRecords, list[str]]:
+    """Records that keep it, and what a person is told."""
+    server, told = cast(Server, zone), list[str]()
+    compilers = CompilerSet({"records": RecordCompiler(Zones(ZONE, ()), 5)})
+    return LiveRecords(server, Versions(server), compilers, Manner(5, told.append)), told
+
+
+def _asked(kind: str, *records: str, name: str = "web") -> ServiceRecords:
+    return ServiceRecords({(f"{name}.shop.svc.{ZONE}", kind): records}, {})
+
+
+def test_what_was_never_there_is_not_taken_away() -> None:
+    """As a server would refuse it, and all that goes with it."""
+    rules, told = _kept(_Zone(Record(f"web.shop.svc.{ZONE}", "TXT", 5, '"theirs"')))
+    rules.read()
+    service = ("shop", "web")
+    delta, _ = rules.update({"records": {service: _asked("CNAME", "example.org.")}}, {})
+    assert (len(delta), told) == (0, [f"web.shop.svc.{ZONE} CNAME: somebody else's record is there, and is left alone"])
+    delta, _ = rules.update({"records": {service: _asked("A", "10.96.0.1")}}, {})
+    assert (len(delta.added), len(delta)) == (1, 1)
+    rules.update({"records": {service: _asked("CNAME", "example.org.")}}, {})
+    delta, _ = rules.update({"records": {service: None}}, {})
+    assert not delta
+
+
+def test_a_place_that_is_taken_again_is_told_of_again() -> None:
+    theirs = Record(f"web.shop.svc.{ZONE}", "A", 5, "192.0.2.1")
+    zone = _Zone(theirs)
+    rules, told = _kept(zone)
+    for records, count in (((theirs,), 1), ((theirs,), 1), ((), 1), ((theirs,), 2)):
+        zone.records = records
+        rules.read()
+        rules.update({"records": {("shop", "web"): _asked("A", "10.96.0.1")}}, {})
+        rules.difference()
+        assert len(told) == count
+
+
+def test_what_only_the_registry_has_goes_also_beside_records_of_others() -> None:
+    ((place, written),) = registry(ZONE, "old.shop", [key("old.shop.svc")], 5).items()
+    theirs = Record(f"web.shop.svc.{ZONE}", "A", 5, "192.0.2.1")
+    rules, _ = _kept(_Zone(theirs, Record(place.owner, place.type, 5, written.records[0])))
+    rules.read()
+    rules.update({"records": {("shop", "web"): _asked("A", "10.96.0.1")}}, {})
+    assert list(rules.difference().removed) == [key("old.shop.svc")]
+
+
+def test_what_an_unreadable_service_has_stays_when_others_want_it_too() -> None:
+    """As a name that two Services have is one record set."""
+    end = f"svc.{ZONE}"
+    zone = "10.in-addr.arpa."
+    server = cast(Server, _Zone(Record("1.0.96.10.in-addr.arpa.", "PTR", 5, f"a.shop.{end}")))
+    compilers = CompilerSet({"records": RecordCompiler(Zones(ZONE, (zone,)), 5)})
+    rules = LiveRecords(server, Versions(server), compilers, Manner(5))
+    rules.preserve_unreadable({"records": [ObjectReference("Service", "shop", "a")]})
+    rules.read()
+    rules.update({"records": {}}, {})
+    assert not rules.difference()
+    asked = ServiceRecords({}, {"10.96.0.1": (f"b.shop.{end}",)})
+    delta, _ = rules.update({"records": {("shop", "b"): asked}}, {})
+    assert not delta
 
 
 @pytest.mark.kernel

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from rulegen.errors import RulegenError
 from rulegen.kube.api import Api, ApiError
 from rulegen.kube.backoff import Retries
+from rulegen.kube.follow import FollowEvent, Upsert
 from rulegen.kube.kinds import REGISTRY
 from rulegen.reconcile.feature import WithStatus
 from rulegen.reconcile.observer import Observer
@@ -40,6 +41,9 @@ class StatusWriter(Observer):
         self._api = api
         self._features = tuple(features)
         self._may_write = may_write
+        self._kinds = tuple(kind for feature in self._features for kind in feature.tells)
+        # Objects that have come since the last sync.
+        self._came: dict[ObjectReference, None] = {}
         self._changed = threading.Condition()
         self._pending: dict[ObjectReference, Mapping[str, Any]] = {}
         self._retries = Retries(_FIRST_RETRY, _LONGEST_RETRY)
@@ -58,14 +62,21 @@ class StatusWriter(Observer):
         self._api.close()
         self._thread.join(_STOP_SECONDS)
 
+    def took(self, events: Sequence[FollowEvent]) -> None:
+        """Of what comes while nothing differs, somebody else may have written the same as before."""
+        items = (event.item for event in events if isinstance(event, Upsert))
+        self._came |= dict.fromkeys(ObjectReference.of(item) for item in items if isinstance(item, self._kinds))
+
     def synced(self, sync: Sync) -> None:
         """What is in force now may be said."""
+        came, self._came = self._came, {}
         with self._changed:
             for feature in self._features:
                 wanted = {reference: change.after for reference, change in feature.statuses.take().items()}
                 if sync.is_full:
-                    # Somebody else may have written the same as before: then nothing differs, and yet is to be written.
                     wanted |= feature.statuses.items()
+                else:
+                    wanted |= {about: found for about in came if (found := feature.statuses.get(about)) is not None}
                 for reference, document in wanted.items():
                     if document is None:
                         self._pending.pop(reference, None)
