@@ -309,8 +309,11 @@ def _over_twins(
         }
     )
     copies = tuple((name, twin) for name, twin in twins.items() if name not in change.remade)
+    # Twins of an attempt that went no further, mostly none: each that fails would leave more.
+    unused = tuple(name for name in change.gone if not users.of([name]))
     types = {name: change.remade.get(name) or live[_key(change, name)][0] for name in twins}
     return [
+        *([EndStep(unused)] if unused else []),
         SetStep((*change.making(), *(create_line(twin, types[name]) for name, twin in twins.items())), copies=copies),
         SetStep(tuple(_changing(change, twins))),
         *plan(over, live, prefixes, yielding),
@@ -318,7 +321,7 @@ def _over_twins(
         EndStep(tuple(change.remade)),
         SetStep(tuple(_remaking(change))),
         *plan(back, between, prefixes, yielding),
-        EndStep((*twins.values(), *change.gone)),
+        EndStep((*twins.values(), *(name for name in change.gone if name not in unused))),
     ]
 
 

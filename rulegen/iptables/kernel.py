@@ -37,7 +37,7 @@ from rulegen.iptables.names import PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
 from rulegen.iptables.probe import check_needs
 from rulegen.iptables.text import adopt_wording
-from rulegen.iptables.transaction import Step, removal
+from rulegen.iptables.transaction import Step, is_remark, removal
 
 # How long another program may hold the lock.
 WAIT_SECONDS = 30
@@ -175,8 +175,9 @@ class Kernel:
                     _delete(part)
 
     def _is_stale(self, live: Mapping[EntryKey, Rules]) -> bool:
-        chains = without_ipsets(live)
-        return adopt_wording(without_ipsets(self.read(self._prefixes, self._guards, self._yielding)), chains) != chains
+        chains = _without_remarks(live)
+        found = _without_remarks(self.read(self._prefixes, self._guards, self._yielding))
+        return adopt_wording(found, chains) != chains
 
     def _parts(self, step: Step) -> list[_Part]:
         """A step as iptables-restore can take it: it finds no rule to delete in a chain that it cannot list."""
@@ -189,6 +190,12 @@ class Kernel:
         # The new rules come before the old ones go, and these before the chains that they lead to.
         last = step._replace(lines=(f"*{step.table}", *gone, "COMMIT"))
         return [_Part(first, tuple(doomed)), *([_Part(last)] if gone else [])]
+
+
+def _without_remarks(entries: Mapping[EntryKey, Rules]) -> Entries:
+    """The rules alone: what stands ahead of them is no part of a plan, and is not always looked at."""
+    chains = without_ipsets(entries)
+    return {key: tuple(rule for rule in rules if not is_remark(rule)) for key, rules in chains.items()}
 
 
 class _Part(NamedTuple):

@@ -347,14 +347,16 @@ class Reconciler:
             for key, change in progress.changes().items()
         }
         suspects = [key for key, change in pending.items() if change.after is not None and self._can_be_blamed(key)]
-        culprits = self._culprits(pending, suspects)
-        # Those that have stood aside are meant again.
-        self._update({key: pending[key].after for key in suspects if self._stand_in(key) is not None})
+        try:
+            culprits = self._culprits(pending, suspects)
+        finally:
+            # Those that have stood aside are meant again, also where it could not be found out who is to blame.
+            self._update({key: pending[key].after for key in suspects if self._stand_in(key) is not None})
         if not culprits:
             raise error
         self._update({key: self._instead(key, pending) for key in culprits})
-        delta = self._rules.difference()
         try:
+            delta = self._rules.difference()
             if delta:
                 self._rules.apply(delta)
         except RulegenError:

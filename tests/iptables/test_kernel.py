@@ -228,6 +228,17 @@ def test_what_another_changed_meanwhile_is_read_again(host: Host) -> None:
         host.commit([step for step in steps if step.table == NAT], live)
 
 
+def test_a_refusal_is_none_of_the_rules_that_stand_ahead(host: Host) -> None:
+    """Whoever moves a jump to the front only now and then plans as if there were none."""
+    host.apply(*CLUSTER)
+    live = host.read()
+    host.run("-t filter -I FORWARD -j ACCEPT")
+    bad = Step(Family.IPV4, NAT, ("*nat", ":RULEGEN-X - [0:0]", "-A RULEGEN-X -m nosuchmatch", "COMMIT"))
+    with pytest.raises(ApplyError, match="nosuchmatch") as refused:
+        host.commit([bad], live)
+    assert not isinstance(refused.value, StaleError)
+
+
 def test_a_jump_to_a_chain_that_is_not_there_is_refused_before_anything_is_sent(host: Host) -> None:
     key = EntryKey(Family.IPV4, NAT, "RULEGEN-VIPS")
     with pytest.raises(ApplyError, match="RULEGEN-VIPS would lead to RULEGEN-SVC-NONE, which is not there"):

@@ -200,6 +200,30 @@ def test_a_set_with_a_name_of_ours_and_another_type_is_made_anew(host: Host) -> 
         assert "create rulegen-named-http hash:ip,port family inet" in ipsets()
 
 
+def test_attempts_that_fail_again_and_again_leave_no_more_and_more_copies(host: Host) -> None:
+    """A set that another program has swapped, and whose rule keeps it, cannot be made anew."""
+    with started(host) as reconciler:
+        tell(reconciler, *POLICIES, web(1))
+        reconciler.sync()
+        run("iptables-nft", "-A", "INPUT", "-m", "set", "--match-set", "rulegen-named-http", "src,src", "-j", "RETURN")
+        run("ipset", "create", "other", "hash:ip,port", "counters")
+        run("ipset", "swap", "other", "rulegen-named-http")
+        run("ipset", "destroy", "other")
+        counts = []
+        for _ in range(4):
+            reconciler.distrust()
+            with pytest.raises(ApplyError, match="rulegen-named-http"):
+                reconciler.sync()
+            counts.append(len(run("ipset", "list", "-name").split()))
+        assert counts[1] == counts[-1]
+        run("iptables-nft", "-F", "INPUT")
+        reconciler.distrust()
+        reconciler.sync()
+        assert not [name for name in run("ipset", "list", "-name").split() if "twin" in name]
+        reconciler.distrust()
+        assert not reconciler.sync().delta
+
+
 def test_cleanup_ends_the_sets_and_leaves_those_of_others(host: Host) -> None:
     with started(host) as reconciler:
         run("ipset", "create", "rulegenerated", "hash:ip")

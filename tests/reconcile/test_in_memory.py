@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
+from typing import Any
 
 import pytest
 
 from rulegen.config import NodeConfiguration
-from rulegen.errors import ApplyError, HostError, InputError, StaleError, TargetError
+from rulegen.errors import ApplyError, HostError, InputError, RulegenError, StaleError, TargetError
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.delta import Change
 from rulegen.reconcile.driver import Difference
@@ -163,6 +165,55 @@ def test_items_that_are_refused_do_not_stop_the_others_of_any_feature(is_loaded:
     assert scene.sync(good="after").refused == {}
     sync = scene.sync(n7="better")
     assert (sync.refused, set(scene.reconciler.refusals())) == ({}, {("memos", "n3")})
+
+
+class Guarded(Notes):
+    """Notes of which one that the kernel refuses is `closed`."""
+
+    def stand_in(self, item_id: str) -> str:
+        del item_id
+        return "closed"
+
+
+@pytest.mark.parametrize("error", [StaleError("others were faster"), HostError("no memory")])
+@pytest.mark.parametrize("ends_at", range(2, 12))
+def test_what_stood_aside_is_meant_again_when_the_search_breaks_off(ends_at: int, error: RulegenError) -> None:
+    scene = Scene(Guarded())
+    asked = count(1)
+
+    def refuses(key: Any, value: Any) -> bool:
+        del value
+        if next(asked) == ends_at:
+            raise error
+        return bool(key[1] == "d" and key[2] == "bad")
+
+    scene.kernel.refuses = refuses
+    scene.put(d="bad", a="one", b="two", c="three")
+    with pytest.raises(type(error)):
+        scene.sync()
+    assert set(scene.sync().refused) == {("notes", "d")}
+    assert scene.words() == {"a:one", "b:two", "c:three", "d:closed"}
+
+
+def test_a_culprit_is_meant_again_when_what_stands_in_for_it_cannot_be_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(Guarded())
+    scene.kernel.refuses = lambda key, _: key[2] == "bad"
+    compare, compared = scene.rules.difference, count(1)
+
+    def difference() -> Any:
+        if next(compared) == 2:
+            raise HostError("nft crashed")
+        return compare()
+
+    monkeypatch.setattr(scene.rules, "difference", difference)
+    with pytest.raises(HostError):
+        scene.sync(a="bad", b="two")
+    # The kernel takes it now.
+    scene.kernel.refuses = lambda *_: False
+    assert not scene.sync().refused
+    assert scene.words() == {"a:bad", "b:two"}
 
 
 def test_an_item_that_nobody_is_to_blame_for_is_never_left_out() -> None:

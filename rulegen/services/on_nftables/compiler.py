@@ -727,17 +727,21 @@ class _Adoption:
 
     def _index_small(self, live: Mapping[EntryKey, Value]) -> None:
         sticky = {self._layout.sticky_endpoints, self._layout.sticky_local_endpoints}
+        # By id.
+        by_index: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
         for (set_spec, key), value in live.items():
             if set_spec is self._layout.endpoint_indexes:
                 self._sticky_slots[key] = value.data
                 if value.comment and (last := _LAST_ENDPOINT_INDEX.fullmatch(value.comment)):
                     self._last_endpoint_indexes[id_of(key)] = int(last[1])
             elif set_spec in sticky:
-                self._endpoint_indexes.setdefault(id_of(key), {})[value.data] = (
-                    unpack_register(key) & MAX_ENDPOINT_INDEX
-                )
+                # The two maps may disagree, when somebody has changed one: an endpoint index is one endpoint's alone.
+                by_index[id_of(key)].setdefault(unpack_register(key) & MAX_ENDPOINT_INDEX, value.data)
             elif (entries := self._entries.get(set_spec)) is not None:
                 entries[key] = value
+        self._endpoint_indexes = {
+            number: {endpoint: index for index, endpoint in found.items()} for number, found in by_index.items()
+        }
 
     def ids(self, seed: int | None) -> _Ids:
         """The ids of the family.

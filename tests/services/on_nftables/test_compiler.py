@@ -84,6 +84,23 @@ def test_who_takes_over_a_frontend_of_a_service_that_cannot_be_read_does_not_get
     assert ids["default/web"].isdisjoint(ids["default/heir"])
 
 
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_an_endpoint_index_that_two_endpoints_have_is_adopted_by_one(is_swapped: bool) -> None:
+    """Somebody has changed one of the two maps, so that it says another endpoint than the other one."""
+    sticky = service(affinity=600, external_ips=["192.0.2.1"], internal="Local")
+    made = store(sticky, endpoint_slice([endpoint("10.244.1.1", "node-1"), endpoint("10.244.1.2", "node-1")]))
+    settings = made.node_settings(Family.IPV4)
+    assert settings is not None
+    service_ports, nodes = list(made.service_ports()), {Family.IPV4: settings}
+    whole = dict(compile_ruleset(service_ports, nodes, CONFIGURATION.masquerade_bit).entries())
+    first, second = [key for of, key in whole if of is _LAYOUT.sticky_local_endpoints]
+    live = whole | {(_LAYOUT.sticky_local_endpoints, second): whole[_LAYOUT.sticky_local_endpoints, first]}
+    if is_swapped:
+        live[_LAYOUT.sticky_local_endpoints, first] = whole[_LAYOUT.sticky_local_endpoints, second]
+    again = compile_ruleset(service_ports, nodes, CONFIGURATION.masquerade_bit, live).entries()
+    assert dict(again) == whole
+
+
 def test_a_service_without_its_only_frontend_is_known_by_its_endpoints() -> None:
     """Somebody removed the element; to put it back is all there is to do."""
     made = store(service(), endpoint_slice([endpoint("10.244.1.1"), endpoint("10.244.1.2")]))
