@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
@@ -46,16 +46,22 @@ class ApiError(RulegenError):
     """The API server cannot be reached, or refuses.
 
     `status` is the HTTP status, 0 without an answer; `retry_after` the seconds for which the server asks to be left
-    alone; `causes` the machine-readable causes in its answer.
+    alone; `causes` the machine-readable causes in its answer, and `about` the kind that it is about, as in paths.
     """
 
     def __init__(
-        self, message: str, status: int = 0, retry_after: float = 0.0, causes: frozenset[str] = frozenset()
+        self,
+        message: str,
+        status: int = 0,
+        retry_after: float = 0.0,
+        causes: frozenset[str] = frozenset(),
+        about: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
         self.causes = causes
+        self.about = about
 
 
 class Answer:
@@ -347,10 +353,18 @@ def _no_connection(cause: BaseException) -> str:
 
 
 def _no_answer(cause: BaseException) -> str:
-    from urllib3.exceptions import ReadTimeoutError
+    from urllib3.exceptions import DecodeError, ReadTimeoutError
 
-    if isinstance(cause, ReadTimeoutError | TimeoutError):
-        return "silent for too long"
+    # Without numbers that are others each time, so that one trouble is not many.
+    known: dict[type[BaseException], str] = {
+        ReadTimeoutError: "silent for too long",
+        TimeoutError: "silent for too long",
+        IncompleteRead: "the answer breaks off",
+        RemoteDisconnected: "closed the connection without an answer",
+        DecodeError: "the answer cannot be decompressed",
+    }
+    if words := next((words for kind, words in known.items() if isinstance(cause, kind)), ""):
+        return words
     if isinstance(cause, OSError) and cause.strerror:
         return printable(cause.strerror)
     if isinstance(cause, HTTPException) and not isinstance(cause, ConnectionError):
@@ -372,6 +386,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class _Details(Struct):
+    kind: str = ""
     causes: list[dict[str, object]] | None = None
 
 
@@ -393,8 +408,9 @@ def status_error(server: str, text: bytes | memoryview, status: int = 0, retry_a
     status = status or found.code
     words = [server, f"{status} {printable(found.reason)}" if found.reason else f"status {status}"]
     words += [printable(found.message)] if found.message else []
-    causes = (found.details and found.details.causes) or []
-    return ApiError(": ".join(words), status, retry_after, frozenset(str(cause.get("reason")) for cause in causes))
+    details = found.details or _Details()
+    causes = frozenset(str(cause.get("reason")) for cause in details.causes or ())
+    return ApiError(": ".join(words), status, retry_after, causes, details.kind)
 
 
 def _refusal(server: str, path: str, response: BaseHTTPResponse) -> ApiError:

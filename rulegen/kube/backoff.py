@@ -6,6 +6,8 @@ import random
 
 # Nobody is left alone for longer than this because he asked for it.
 _LONGEST_REQUEST = 300.0
+# A failure that says something else each time is not said each time.
+_MOST_SAID = 20
 
 
 class Backoff:
@@ -31,6 +33,26 @@ class Backoff:
         self._next = self._first
 
 
+class Said:
+    """Which words of failures are worth saying: each once until all is well again, and of very many not all."""
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+
+    def is_new(self, words: str) -> bool:
+        """Whether these were not said yet; they are from now on."""
+        if words in self._words or len(self._words) >= _MOST_SAID:
+            return False
+        self._words.add(words)
+        return True
+
+    def over(self) -> bool:
+        """All is well again; whether something was said since it was before."""
+        said = bool(self._words)
+        self._words.clear()
+        return said
+
+
 class Retries:
     """When work that can fail is done again, and whether its error is worth saying: each once, until the work succeeds.
 
@@ -40,15 +62,15 @@ class Retries:
     def __init__(self, first: float, longest: float) -> None:
         self.not_before = 0.0
         self._backoff = Backoff(first, longest)
-        self._said = ""
+        self._said = Said()
 
     def failed(self, error: Exception, now: float) -> bool:
         """Puts the work off; whether these words were not said yet."""
         self.not_before = now + self._backoff.next()
-        is_new, self._said = str(error) != self._said, str(error)
-        return is_new
+        return self._said.is_new(str(error))
 
     def succeeded(self, not_before: float = 0.0) -> None:
         """All is well again."""
         self._backoff.reset()
-        self.not_before, self._said = not_before, ""
+        self.not_before = not_before
+        self._said.over()

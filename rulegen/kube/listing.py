@@ -57,7 +57,8 @@ class _ListMetadata(Struct, rename="camel"):
 
 class _List(Struct):
     metadata: _ListMetadata
-    items: list[Raw] | None = None
+    # Every list has it, empty or null; what has not is something else, and does not say that all objects are gone.
+    items: list[Raw] | None
 
 
 _LIST = msgspec.json.Decoder(_List)

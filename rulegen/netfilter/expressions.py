@@ -31,7 +31,7 @@ from rulegen.netfilter.state import (
     split_local,
     what,
 )
-from rulegen.netfilter.tables import KeyTable, TooManyUnknownsError
+from rulegen.netfilter.tables import Found, KeyTable, TooManyUnknownsError
 from rulegen.netfilter.values import Column, Part, Unknown, Value
 
 BREAK = Verdict(Code.BREAK)
@@ -536,11 +536,7 @@ class Lookup:
         return self._lookup(state, table, key)
 
     def _lookup(self, state: State, table: KeyTable[bytes | Verdict | None], key: list[Value]) -> Result:
-        parts = [self._known(state, part) for part in key]
-        try:
-            hits, rest = table.lookup(state.region, parts)  # type: ignore[arg-type]
-        except TooManyUnknownsError:
-            raise UnknownMeaningError(f"a lookup in {self.found_in.name} of what is not known") from None
+        hits, rest = self._look_up(state, table, [self._known(state, part) for part in key])
         if len(hits) == 1 and not rest and hits[0][0] is state.region:
             return self._hit(state, hits[0][1])
         if not hits:
@@ -553,6 +549,14 @@ class Lookup:
             found.append((one, self._hit(one, data)))
         found += [(one, self._missed(one)) for one in map(state.within, rest)]
         return found
+
+    def _look_up(
+        self, state: State, table: KeyTable[bytes | Verdict | None], parts: list[Value]
+    ) -> Found[bytes | Verdict | None]:
+        try:
+            return table.lookup(state.region, parts)  # type: ignore[arg-type]
+        except TooManyUnknownsError:
+            raise UnknownMeaningError(f"a lookup in {self.found_in.name} of what is not known") from None
 
     def _known(self, state: State, part: Value) -> Value:
         if isinstance(part, Unknown):
@@ -633,8 +637,11 @@ class Lookup:
         together: dict[str, list[int]] = {"miss": [], "equal": [], "single": []}
         domain = state.region.numbers(SRC)
         for row in range(len(state.choice.weights)):
-            parts = [state.choice.columns[part.place][row] if isinstance(part, Column) else part for part in key]
-            hits, rest = table.lookup(state.region, parts)  # type: ignore[arg-type]
+            parts = [
+                state.choice.columns[part.place][row] if isinstance(part, Column) else self._known(state, part)
+                for part in key
+            ]
+            hits, rest = self._look_up(state, table, parts)
             destination = state.fields[DST]
             if not hits:
                 together["miss"].append(row)

@@ -129,7 +129,8 @@ class Ending(NamedTuple):
 
     `cell`: the packets of which `endpoints` and their shares are a part of the distribution. `region`: those of them
     that end here; `relation`: only where source and endpoint are equal, or only where they are not; `is_local`: if the
-    endpoint's address is the node's, or is not. `asked`: the dynamic sets that were looked into.
+    endpoint's address is the node's, or is not. `asked`: the dynamic sets that were looked into, or written: what
+    is remembered and never looked up is another client's way all the same.
     """
 
     cell: Region
@@ -634,7 +635,7 @@ class Run:
             outcome,
             endpoints,
             state.path,
-            state.asked,
+            state.asked.union((one.name, one.key) for one in state.remembered),
             why,
         )
 

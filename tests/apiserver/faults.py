@@ -6,12 +6,16 @@ from typing import NamedTuple, TypeAlias
 
 
 class Answer(NamedTuple):
-    """Another HTTP status than 200, with a Status object, and `Retry-After` where that is not None."""
+    """Another HTTP status than 200, with a Status object, and `Retry-After` where that is not None.
+
+    `about`: the kind that it is about, as in paths.
+    """
 
     status: int
     reason: str = ""
     retry_after: str | None = None
     causes: tuple[str, ...] = ()
+    about: str = ""
 
 
 class Late(NamedTuple):

@@ -428,7 +428,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, answer: Answer, verb: Verb, kind: str, query: Mapping[str, str]) -> None:
         self._note(verb, kind, query, answer.status)
         headers = {} if answer.retry_after is None else {"Retry-After": answer.retry_after}
-        self._send(answer.status, status_object(answer.status, answer.reason, answer.causes), headers)
+        self._send(answer.status, status_object(answer.status, answer.reason, answer.causes, answer.about), headers)
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str], keep: int | None = None) -> None:
         self.send_response(status)

@@ -112,10 +112,10 @@ class Stream:
         return json.dumps({"kind": self.kind.name, "apiVersion": self.kind.api_version, "metadata": metadata}).encode()
 
 
-def status_object(status: int, reason: str, causes: Iterable[str] = ()) -> bytes:
+def status_object(status: int, reason: str, causes: Iterable[str] = (), about: str = "") -> bytes:
     """A Status, as the API server answers with it."""
     document: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
     document |= {"message": f"this is answer {status}", "reason": reason, "code": status}
-    if causes:
-        document["details"] = {"causes": [{"reason": cause} for cause in causes]}
+    if causes or about:
+        document["details"] = {"kind": about, "causes": [{"reason": cause} for cause in causes]}
     return json.dumps(document).encode()

@@ -207,7 +207,7 @@ def test_a_connection_that_was_closed_while_idle_is_no_failure(server: ApiServer
     assert server.connections == 2
     # What fails on a new connection fails.
     server.inject(Service, "list", Raw(b""), Raw(b""))
-    assert "Remote end closed connection without response" in refusal(lambda: listed(api))
+    assert "closed the connection without an answer" in refusal(lambda: listed(api))
 
 
 def test_what_may_have_been_carried_out_is_not_sent_twice(server: ApiServer, api: Api) -> None:
@@ -215,30 +215,36 @@ def test_what_may_have_been_carried_out_is_not_sent_twice(server: ApiServer, api
     assert listed(api) == []
     server.inject(LEASE, "create", Raw(b""))
     message = refusal(lambda: api.post(path, {"metadata": {"name": "one"}}, 5.0))
-    assert "Remote end closed connection without response" in message
+    assert "closed the connection without an answer" in message
     assert server.connections == 1
 
 
 # Answers of another kind.
 
+# From which nobody may read that all objects are gone.
+NO_LIST = b'{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "try later"}'
 HTML = b"<html>\x1b[31m\n" + b"x" * 10_000
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b"", "Remote end closed connection without response"),
+        (b"", "closed the connection without an answer"),
         (b"\x16\x03\x01\x02\x00\x01" * 1000, "the answer is no HTTP: "),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "the answer is no HTTP: "),
         (b"HTTP/1.1 200 OK\r\n" + b"X" * 70_000, "the answer is no HTTP: got more than 65536 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200, "the answer is no HTTP: got more than 100 headers"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", ": the answer breaks off"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc", ""),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", ""),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nabc", ""),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", ""),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", ": the answer breaks off"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 70_000, ""),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", ""),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+            ": the answer cannot be decompressed",
+        ),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + NO_LIST, "the answer is no list: "),
         (b"HTTP/1.1 200 OK\r\n\x00\xff: \x1b[31m\r\n\r\n{}", ""),
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + HTML, "the answer is no list: "),
         (b"HTTP/1.1 503 \x1b[31m\r\nContent-Type: text/html\r\n\r\n" + HTML, "status 503"),

@@ -108,6 +108,30 @@ def test_what_is_not_understood_is_named(rendered: dict[str, Path]) -> None:
     assert "the match quota" in done.stdout
 
 
+@pytest.mark.kernel
+def test_a_draw_that_is_looked_up_with_what_nobody_knows_is_named(rendered: dict[str, Path]) -> None:
+    """Of packets that nobody has asked for their protocol yet."""
+    path = rendered["nftables"]
+    drawing = "dnat ip to meta priority . meta l4proto . numgen random mod 2 map @endpoints"
+    path.write_text(path.read_text().replace("ip daddr @cluster-ips reject", drawing))
+    done = verify("--rendered", str(path))
+    assert done.exit_code == 1
+    assert "a lookup in endpoints of what is not known" in done.stdout
+
+
+@pytest.mark.kernel
+def test_clients_that_are_remembered_and_never_looked_up(tmp_path: Path) -> None:
+    objects = ["-f", str(ROOT / "golden" / "affinity" / "cluster.yaml"), "--node", "node-a"]
+    rendered = CliRunner().invoke(main, ["render", *objects, "--target", "nftables"], catch_exceptions=False).stdout
+    kept = [line for line in rendered.splitlines() if "map @affinity update" not in line]
+    assert len(kept) < len(rendered.splitlines())
+    path = tmp_path / "rules"
+    path.write_text("".join(f"{line}\n" for line in kept))
+    done = verify("--rendered", str(path), objects=objects)
+    assert done.exit_code == 1
+    assert "from a client remembered by 10.128.0.5:8080" in done.stdout
+
+
 def test_a_file_that_was_cut_off(rendered: dict[str, Path]) -> None:
     path = rendered["iptables"]
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))

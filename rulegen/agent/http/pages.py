@@ -75,6 +75,8 @@ class Pages(Observer):
                 problems[page] = f"{page.field}: cannot listen on {page.address}: {reason}"
             else:
                 self._closed.remove(page)
+                if page in self._problems:
+                    _LOG.info("%s: listening on %s now", page.field, page.address)
         self._problems = problems
         return list(problems.values())
 

@@ -178,8 +178,10 @@ class HttpServer:
         try:
             async with asyncio.timeout(_READ_TIME):
                 head = await self._read_head(connection)
+            # One that was hung up may have sent its request before; the limit holds for it all the same.
+            is_answered = connection in self._waiting
             self._waiting.pop(connection, None)
-            if head:
+            if head and is_answered:
                 answer = await self._loop.run_in_executor(self._workers, site.answer, head, client)
                 async with asyncio.timeout(_WRITE_TIME):
                     await self._loop.sock_sendall(connection, answer)

@@ -43,6 +43,7 @@ _STOP_SECONDS = 1.0
 _PASSING = frozenset({0, 401, 408, 429})
 _FORBIDDEN, _NOT_FOUND, _EXISTS = 403, 404, 409
 _TERMINATING = "NamespaceTerminating"
+_NAMESPACES = "namespaces"
 
 
 class Pace(Struct, frozen=True, kw_only=True):
@@ -214,9 +215,9 @@ class EventRecorder:
     def _failed(self, event: _Event, error: ApiError) -> None:
         is_kept = error.status in _PASSING or error.status >= 500
         delay = self._backoff.next(error.retry_after) if is_kept else 0.0
-        if error.status in (_FORBIDDEN, _NOT_FOUND) and _TERMINATING not in error.causes:
+        if error.status in (_FORBIDDEN, _NOT_FOUND) and not _is_namespace_gone(error):
             delay = self._pace.refused
-            # Who may not send it now may do so later; a namespace that is not there has no owner to tell.
+            # Who may not send it now may do so later; a server that knows no Events is not kept busy with them.
             is_kept = error.status == _FORBIDDEN
         with self._changed:
             if self._stopping:
@@ -231,6 +232,11 @@ class EventRecorder:
         if not self._is_failing:
             self._is_failing = True
             _LOG.warning("cannot send Events (said once; Services work without): %s", error)
+
+
+def _is_namespace_gone(error: ApiError) -> bool:
+    """It has no owner to tell, which says nothing about others."""
+    return _TERMINATING in error.causes or (error.status == _NOT_FOUND and error.about == _NAMESPACES)
 
 
 def _document(event: _Event, instance: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from msgspec import Struct
 from rulegen.config import LeaderElection
 from rulegen.errors import UNDECODABLE, InputError, printable
 from rulegen.kube.api import ApiError, connect
+from rulegen.kube.backoff import Said
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -74,7 +75,7 @@ class Leadership:
         # The last that was seen, and when for the first time, by this host's clock: those of hosts differ.
         self._seen: dict[str, object] | None = None
         self._seen_since = 0.0
-        self._failure = ""
+        self._failures = Said()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lead", daemon=True)
 
@@ -122,15 +123,15 @@ class Leadership:
         self._changed()
 
     def _attempt(self, request: Callable[[], bool]) -> bool:
-        """Whether it succeeded. Each failure is told once, until there is another or none."""
+        """Whether it succeeded. Each failure is told once until there is none, and so is that."""
         try:
             is_done = request()
         except (ApiError, InputError) as error:
-            if str(error) != self._failure and not self._ended.is_set():
-                _LOG.warning("the Lease %s: %s", self.name, error)
-            self._failure = str(error)
+            if not self._ended.is_set() and self._failures.is_new(str(error)):
+                _LOG.warning("the Lease %s (said once): %s", self.name, error)
             return False
-        self._failure = ""
+        if self._failures.over():
+            _LOG.info("the Lease %s can be read and written again", self.name)
         return is_done
 
     def _try_to_hold(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -15,11 +16,12 @@ from rulegen.agent.run import lock
 from rulegen.agent.run.assembly import Control, Options, work
 from rulegen.agent.run.descriptors import raise_limit
 from rulegen.agent.run.ending import leave
-from rulegen.agent.run.reload import ConfigurationWatch
+from rulegen.agent.run.reload import ConfigurationWatch, Refused
 from rulegen.agent.worker.work_queue import WorkQueue
 from rulegen.config import Configuration
 from rulegen.errors import HostError, InputError
 from rulegen.features import cluster_driver
+from rulegen.kube.backoff import Backoff
 
 _LOG = logging.getLogger("rulegen.agent")
 
@@ -29,6 +31,8 @@ _GRACE = 0.6
 _END_SECONDS = 1.5
 # Nobody tells when another agent gives up the lock.
 _LOCK_SECONDS = 0.1
+# Until a configuration that the host could not follow is tried again, if it still is what the file says.
+_FIRST_RETRY, _LONGEST_RETRY = 10.0, 300.0
 
 
 class _StopNowError(BaseException):
@@ -87,9 +91,11 @@ def run(options: Options, close_log: Callable[[], None]) -> None:
 def _work_with_reloads(options: Options, configuration: Configuration, work_queue: WorkQueue, orders: _Orders) -> None:
     """Works, and begins anew when the configuration has changed: what is live is adopted, as at any start."""
     before: Configuration | None = None
+    refused: Refused | None = None
+    backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
     while not orders.stop:
         watch = ConfigurationWatch(options.config_paths(configuration), options.load, work_queue.wake_up)
-        watch.start(configuration)
+        watch.start(configuration, refused if before is None else None)
         with closing(watch):
             try:
                 control = Control(work_queue, partial(_is_over, orders, watch), orders.begin_end, watch.problem)
@@ -97,7 +103,14 @@ def _work_with_reloads(options: Options, configuration: Configuration, work_queu
             except (InputError, HostError) as error:
                 if before is None:
                     raise
-                _LOG.error("the changed configuration cannot be put to work, the one before is again: %s", error)
+                seconds = backoff.next()
+                refused = Refused(configuration, str(error), time.monotonic() + seconds)
+                _LOG.error(
+                    "the changed configuration cannot be put to work, the one before is again: %s; "
+                    "tried again in %.0f s, on SIGHUP, or when it changes",
+                    error,
+                    seconds,
+                )
                 configuration, before = before, None
                 continue
             changed = watch.take()
@@ -108,6 +121,9 @@ def _work_with_reloads(options: Options, configuration: Configuration, work_queu
         elif changed is not None and not orders.stop:
             _LOG.info("the configuration has changed: starting over")
         if changed is not None:
+            if refused is not None and changed != refused.configuration:
+                refused = None
+                backoff.reset()
             configuration, before = changed, configuration
 
 

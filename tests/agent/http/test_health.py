@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from rulegen.agent.http.health import GOING_AWAY_TAINT, Health, healthz_application
 from rulegen.agent.http.health_checks import ServiceHealthServers
+from rulegen.agent.http.pages import Page, Pages
 from rulegen.agent.http.server import HttpServer, respond_text
 from rulegen.config import Family, SocketAddress
 from rulegen.demo.namespaces import NetworkNamespace
@@ -500,3 +502,24 @@ def test_hundreds_of_new_ports_are_opened_in_turns(balancers: Balancers) -> None
     assert turns == 2
     assert all(is_open(one.port) for one in checks)
     assert balancers.reports == []
+
+
+def test_an_address_that_was_taken_is_told_when_it_is_listened_on(
+    server: HttpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = SocketAddress("127.0.0.1", 10299)
+    with caplog.at_level(logging.INFO), socket.create_server(tuple(address)) as taken:
+        pages = Pages(server, [Page("metricsBindAddress", address, _nothing)], must_listen=False)
+        pages.act(0.0)
+        taken.close()
+        pages.act(0.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "metricsBindAddress: cannot listen on 127.0.0.1:10299: Address already in use; trying again every 5 s",
+        "metricsBindAddress: listening on 127.0.0.1:10299 now",
+    ]
+    assert pages.wait(0.0) is None
+
+
+def _nothing(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    del environ
+    return respond_text(start_response, HTTPStatus.OK)

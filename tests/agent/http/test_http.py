@@ -176,6 +176,41 @@ def test_more_connections_than_allowed_push_out_the_oldest_silent_ones(namespace
         assert silent[-1].recv(8) == b"HTTP/1.1"
 
 
+def test_the_limit_holds_for_requests_that_wait_for_their_answer(namespace: NetworkNamespace) -> None:
+    may_answer = threading.Event()
+
+    def waits(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        del environ
+        may_answer.wait(TIMEOUT)
+        return respond_text(start_response, HTTPStatus.OK)
+
+    with namespace.entered(), closing(HttpServer(20)) as server, ExitStack() as stack:
+        before = _open_files()
+        server.open(HERE, waits)
+        asking = [stack.enter_context(connected(PORT)) for _ in range(100)]
+        for connection in asking:
+            connection.sendall(GOOD)
+        # Nobody is answered yet, so those that can be read were hung up.
+        wait_until(lambda: len(select.select(asking, [], [], 0)[0]) >= 80, TIMEOUT)
+        # The clients' ends, those that may stay, and the one that listens.
+        wait_until(lambda: _open_files() - before <= 100 + 20 + 1, TIMEOUT)
+        may_answer.set()
+        answered = [connection for connection in asking if _is_answered(connection)]
+        assert 10 <= len(answered) <= 20
+        assert ask(PORT).status == 200
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _is_answered(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(8) == b"HTTP/1.1"
+    except ConnectionError:
+        return False
+
+
 def test_a_slow_request_is_given_up(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_READ_TIME", 0.3)
     server.open(HERE, says("hello"))

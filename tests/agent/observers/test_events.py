@@ -219,6 +219,22 @@ def test_what_can_never_be_stored_is_dropped(server: ApiServer, start: Start, fa
     sent(server, "one", "two")
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Answer(404, "NotFound", about="namespaces"),
+        Answer(403, "Forbidden", causes=("NamespaceTerminating",), about="events"),
+    ],
+    ids=lambda fault: str(fault.status),
+)
+def test_a_namespace_that_is_gone_keeps_nobody_else_waiting(server: ApiServer, start: Start, fault: Answer) -> None:
+    server.inject(EVENT, "create", fault)
+    recorder = start(msgspec.structs.replace(QUICK, refused=600.0))
+    recorder.record(WEB, "A", "one")
+    recorder.record(WEB, "A", "two")
+    sent(server, "two")
+
+
 def test_what_could_not_be_sent_for_long_is_dropped(server: ApiServer, start: Start) -> None:
     server.stop()
     recorder = start(msgspec.structs.replace(QUICK, repeat=1.0))

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,8 @@ def test_a_configuration_that_the_host_cannot_follow_is_not_kept(playground: Pla
         with playground.namespace.entered(), socket.create_server(("127.0.0.1", 10299)):
             playground.configure("metricsBindAddress: 127.0.0.1:10299", "bindAddressHardFail: true")
             agent.wait_for("cannot be put to work, the one before is again: metricsBindAddress: cannot listen on", 10.0)
+            time.sleep(1.0)
+            assert agent.log.count("starting over") == 1, "not again and again"
         save(file, *web(1, 2))
         playground.wait_for(web(1, 2), 10.0)
 

@@ -15,6 +15,7 @@ from rulegen.errors import HostError
 from rulegen.features import kinds_of
 from rulegen.iptables.drift import PeriodicResync
 from rulegen.kube.api import ApiError
+from rulegen.kube.backoff import Retries
 from rulegen.kube.decode import ObjectError
 from rulegen.kube.follow import Delete, Interrupted, Invalid, Synced, Upsert
 from rulegen.kube.objects import EndpointSlice, Node, Service, ServiceCIDR
@@ -333,3 +334,12 @@ def test_looking_at_iptables_takes_a_hundredth_of_the_time() -> None:
     assert turns.wait(1030.1) == 30.0
     turns.compared(1040.0, 2.0)
     assert turns.wait(1040.0) == 200.0
+
+
+def test_a_failure_that_takes_turns_with_another_is_said_once() -> None:
+    retries = Retries(1.0, 2.0)
+    said = [retries.failed(HostError(words), 0.0) for words in ("no answer", "refused") * 3]
+    assert said == [True, True, *[False] * 4]
+    assert sum(retries.failed(HostError(f"request {number}"), 0.0) for number in range(100)) < 30
+    retries.succeeded()
+    assert retries.failed(HostError("refused"), 0.0)
