@@ -16,7 +16,6 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
-from io import StringIO
 from ipaddress import ip_address, ip_network
 from itertools import product
 from pathlib import Path
@@ -35,7 +34,7 @@ from rulegen.features import check_conditions, cluster_driver, feed, kinds_of, m
 from rulegen.kube.addresses import canonical_address
 from rulegen.kube.manifests import load
 from rulegen.networks import family_of, host_cidr, parse_network
-from rulegen.paths import check_plain, is_folder, is_there, read_plain, refusal, walk
+from rulegen.paths import as_text, check_plain, is_folder, is_there, read_plain, refusal, walk
 from rulegen.reconcile.compilers import CompilerSet
 from rulegen.reconcile.driver import compile_all
 from rulegen.reconcile.feature import Feature
@@ -309,7 +308,7 @@ def read_text(path: Path) -> str:
 def text_of(content: bytes, name: str) -> str:
     """Text whose lines end as they end here. `name`: for messages. Raises InputError."""
     try:
-        return StringIO(content.decode(), newline=None).read()
+        return as_text(content)
     except UnicodeDecodeError as error:
         raise InputError(f"{printable(name)}: is no UTF-8 text") from error
 

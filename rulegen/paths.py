@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 from rulegen.errors import HostError, InputError, printable
@@ -82,6 +83,11 @@ def read_named(path: str | Path) -> bytes:
     if mode is not None and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
         raise InputError(f"{printable(str(path))}: a device, not a file")
     return _read(path, 0)
+
+
+def as_text(content: bytes, errors: str = "strict") -> str:
+    """UTF-8, with lines that end in a newline whatever ended them. `errors`: as of `bytes.decode`, which may raise."""
+    return StringIO(content.decode(errors=errors), newline=None).read()
 
 
 def _read(path: str | Path, flags: int) -> bytes:

@@ -37,7 +37,7 @@ from rulegen.iptables.names import PREFIX, is_ours
 from rulegen.iptables.nf_tables import HiddenRule
 from rulegen.iptables.probe import check_needs
 from rulegen.iptables.text import adopt_wording
-from rulegen.iptables.transaction import Step, is_remark, removal
+from rulegen.iptables.transaction import Step, removal, without_remarks
 
 # How long another program may hold the lock.
 WAIT_SECONDS = 30
@@ -175,8 +175,8 @@ class Kernel:
                     _delete(part)
 
     def _is_stale(self, live: Mapping[EntryKey, Rules]) -> bool:
-        chains = _without_remarks(live)
-        found = _without_remarks(self.read(self._prefixes, self._guards, self._yielding))
+        chains = _rules_alone(live)
+        found = _rules_alone(self.read(self._prefixes, self._guards, self._yielding))
         return adopt_wording(found, chains) != chains
 
     def _parts(self, step: Step) -> list[_Part]:
@@ -192,10 +192,9 @@ class Kernel:
         return [_Part(first, tuple(doomed)), *([_Part(last)] if gone else [])]
 
 
-def _without_remarks(entries: Mapping[EntryKey, Rules]) -> Entries:
+def _rules_alone(entries: Mapping[EntryKey, Rules]) -> Entries:
     """The rules alone: what stands ahead of them is no part of a plan, and is not always looked at."""
-    chains = without_ipsets(entries)
-    return {key: tuple(rule for rule in rules if not is_remark(rule)) for key, rules in chains.items()}
+    return {key: without_remarks(rules) for key, rules in without_ipsets(entries).items()}
 
 
 class _Part(NamedTuple):

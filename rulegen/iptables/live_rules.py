@@ -27,7 +27,7 @@ from rulegen.iptables.ipset_transaction import AnyStep, SetUsers, plan_with_sets
 from rulegen.iptables.ipsets import element_of
 from rulegen.iptables.kernel import Kernel
 from rulegen.iptables.text import adopt_wording
-from rulegen.iptables.transaction import is_remark
+from rulegen.iptables.transaction import is_remark, without_remarks
 from rulegen.reconcile.compilers import CompilerSet, Items, by_feature
 from rulegen.reconcile.delta import Change, Delta, diff
 from rulegen.reconcile.driver import RuleCount, RulesState, ShownChange, digest_of
@@ -192,7 +192,7 @@ class LiveChains:
         moved = self._moved.get(key)
         if moved is None or self._clock() - moved >= self._patience:
             return rules
-        return tuple(rule for rule in rules if not is_remark(rule))
+        return without_remarks(rules)
 
 
 def _texts(entries: Mapping[EntryKey, Rules]) -> Iterator[tuple[str, str, str, str, Rules]]:

@@ -50,6 +50,11 @@ def is_remark(rule: str) -> bool:
     return rule.startswith(REMARK)
 
 
+def without_remarks(rules: Rules) -> Rules:
+    """The rules alone."""
+    return tuple(rule for rule in rules if not is_remark(rule))
+
+
 def plan(
     delta: Delta[EntryKey, Rules],
     live: Mapping[EntryKey, Rules],

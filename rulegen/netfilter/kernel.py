@@ -34,10 +34,10 @@ from rulegen.netlink.messages import (
     text_attribute,
     text_of,
 )
+from rulegen.netlink.nf_tables import TABLE_DORMANT, TABLE_FLAGS, TABLE_NAME
 
 _GET_TABLES, _GET_CHAINS, _GET_RULES, _GET_SETS, _GET_ELEMENTS = (NF_TABLES << 8 | kind for kind in (1, 4, 7, 10, 13))
-_TABLE_NAME, _SET_NAME = 1, 2
-_TABLE_FLAGS, _DORMANT = 2, 1
+_SET_NAME = 2
 _TABLE_OF = 1
 _ELEMENTS_SET = 2
 _NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
@@ -101,7 +101,7 @@ def _tables(connection: socket.socket, family: Family) -> Iterator[tuple[str, bo
     """The names, and whether each is dormant."""
     for body in _dump(connection, _GET_TABLES, family, b""):
         parts = dict(attributes(body))
-        yield text_of(parts[_TABLE_NAME]), bool(number_of(parts, _TABLE_FLAGS) & _DORMANT)
+        yield text_of(parts[TABLE_NAME]), bool(number_of(parts, TABLE_FLAGS) & TABLE_DORMANT)
 
 
 def _list_table_if_it_stays(

@@ -50,7 +50,6 @@ class NetworkPolicies:
         self.findings: Tracked[ObjectReference, tuple[Finding, ...]] = Tracked()
         self._pod_ranges: PodRanges | None = None
         # Of ClusterNetworkPolicies: who has which priority, and about which of all policies something is to be found.
-        self._places: dict[PolicyName, Place] = {}
         self._same_priority: dict[Place, set[PolicyName]] = {}
         self._unseen: set[PolicyName] = set()
         self._unseen_places: set[Place] = set()
@@ -160,27 +159,25 @@ class NetworkPolicies:
     # ---- findings ----
 
     def _change_policy(self, name: PolicyName, change: Callable[[], None]) -> None:
+        before = self._place(name)
         change()
-        policy = self.store.policies.get(name)
-        place = None
-        if policy is not None and policy.tier is not Tier.NETWORK_POLICY:
-            place = policy.tier, policy.priority
-        self._put_in_place(name, place)
+        after = self._place(name)
         self._unseen.add(name)
-
-    def _put_in_place(self, name: PolicyName, place: Place | None) -> None:
-        """A policy has this priority now; None where it has none."""
-        before = self._places.pop(name, None)
-        if place is not None:
-            self._places[name] = place
-        if before == place:
+        if before == after:
             return
         if before is not None:
             self._same_priority[before].discard(name)
             self._unseen_places.add(before)
-        if place is not None:
-            self._same_priority.setdefault(place, set()).add(name)
-            self._unseen_places.add(place)
+        if after is not None:
+            self._same_priority.setdefault(after, set()).add(name)
+            self._unseen_places.add(after)
+
+    def _place(self, name: PolicyName) -> Place | None:
+        """None where a policy has no priority, or is none."""
+        policy = self.store.policies.get(name)
+        if policy is None or policy.tier is Tier.NETWORK_POLICY:
+            return None
+        return policy.tier, policy.priority
 
     def _find_about_policies(self) -> None:
         """Once for all that changed: a policy more of a priority is something else to say of each that has it."""
@@ -188,7 +185,7 @@ class NetworkPolicies:
             self._unseen |= self._same_priority[place]
             if not self._same_priority[place]:
                 del self._same_priority[place]
-        places = {self._places[name] for name in self._unseen & self._places.keys()}
+        places = set(filter(None, map(self._place, self._unseen)))
         equal = {name: names for place in places for names in [sorted(self._same_priority[place])] for name in names}
         services = [block for blocks in self._services.values() for block in blocks]
         for name in self._unseen:

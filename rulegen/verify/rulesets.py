@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
-from io import StringIO
 from typing import NamedTuple
 
 from rulegen.config import Family as HostFamily
@@ -23,7 +22,7 @@ from rulegen.netfilter.ipsets import IpSet
 from rulegen.netfilter.ipsets import parse_saved as parse_ipsets
 from rulegen.netfilter.kernel import list_tables as list_nft_tables
 from rulegen.netfilter.model import Family, Ruleset
-from rulegen.paths import read_named
+from rulegen.paths import as_text, read_named
 from rulegen.rendered import RenderedLines
 from rulegen.verify.sandbox import load_and_list
 
@@ -135,7 +134,7 @@ _RESTORE = re.compile(r"^# (ip6?tables)-restore\b.*$", re.MULTILINE)
 
 def read_file(path: str) -> Source:
     """A rendered file, or what `nft list table` or `iptables-save` has written. Raises InputError, HostError."""
-    text = StringIO(read_named(path).decode("utf-8", "surrogateescape"), newline=None).read()
+    text = as_text(read_named(path), "surrogateescape")
     if Program.RULEGEN.prefix in text or re.search(r"^table ip6? rulegen \{", text, re.MULTILINE):
         lines = RenderedLines(text.splitlines(keepends=True), printable(path))
         text = "".join(lines)

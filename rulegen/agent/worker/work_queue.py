@@ -88,8 +88,8 @@ class WorkQueue:
                     self._put(key, event)
                 else:
                     self._prompt[key] = event
-            elif isinstance(event, Invalid) and self._waits(object_key(event)):
-                self._invalid[object_key(event)] = event
+            elif isinstance(event, Invalid) and self._waiting_with(key := object_key(event)) is not None:
+                self._invalid[key] = event
             else:
                 self._prompt[_key(event)] = event
             self._wake_up_once()
@@ -171,27 +171,28 @@ class WorkQueue:
         if self._invalid:
             self._invalid.pop(key, None)
 
-    def _waits(self, key: ObjectKey) -> bool:
-        """Whether a change of the object waits for its turn."""
-        return key in self._quiet or key in self._restless or any(key in events for events in self._large.values())
+    def _waiting_with(self, key: ObjectKey) -> _Waiting | None:
+        """Where a change of the object waits for its turn.
+
+        With those of a large Service it stays though that is large no more, or the object is another one's now.
+        """
+        queues: tuple[_Waiting, ...] = (self._quiet, self._restless, *self._large.values())
+        for waiting in queues:
+            if key in waiting:
+                return waiting
+        return None
 
     def _put(self, key: ObjectKey, event: Upsert | Delete) -> None:
         """Where the object waits already, or is to wait."""
-        for queue in (self._quiet, self._restless):
-            if key in queue:
-                queue.put(key, event)
-                return
-        for events in self._large.values():
-            # Its Service may not be large any more, and a slice that is gone does not say whose it was.
-            if key in events:
-                events[key] = event
-                return
+        if (waiting := self._waiting_with(key)) is not None:
+            waiting[key] = event
+            return
         if self._sizes and (service := _service(event)) in self._sizes:
             self._large.setdefault(service, {})[key] = event
             return
         handed_on = self._handed_on.get(key)
         is_restless = handed_on is not None and self._clock() - handed_on < _RESTLESS_SECONDS
-        (self._restless if is_restless else self._quiet).put(key, event)
+        (self._restless if is_restless else self._quiet)[key] = event
 
     def _take_all(self) -> list[FollowEvent]:
         return [*self._quiet.take_all(), *self._restless.take_all()]
@@ -267,7 +268,7 @@ class _Queue:
     def __contains__(self, key: ObjectKey) -> bool:
         return key in self._namespaces.get(key[1], ())
 
-    def put(self, key: ObjectKey, event: Upsert | Delete) -> None:
+    def __setitem__(self, key: ObjectKey, event: Upsert | Delete) -> None:
         changes = self._namespaces.get(key[1])
         if changes is None:
             changes = self._namespaces[key[1]] = OrderedDict()
@@ -293,6 +294,9 @@ class _Queue:
             taken.append(event)
             spent += _cost(event)
         return taken, spent
+
+
+_Waiting: TypeAlias = _Queue | dict[ObjectKey, Upsert | Delete]
 
 
 def _cost(event: FollowEvent) -> float:

@@ -17,7 +17,7 @@ from rulegen.egress.model import Range, Side
 from rulegen.egress.ranges import RangeCompiler, is_wanted
 from rulegen.iptables.chains import NAT, BaseChains, Entries, EntryKey, Rules, base_chains
 from rulegen.iptables.names import MAX_LENGTH, digest
-from rulegen.iptables.transaction import is_remark
+from rulegen.iptables.transaction import without_remarks
 from rulegen.iptables.tree import ROOT, Branch, Prefix, PrefixTree
 from rulegen.reference import ObjectReference
 from rulegen.resources import environment
@@ -70,7 +70,7 @@ class EgressChains(RangeCompiler[EntryKey, Rules]):
         del unreadable
         if not self._has_compiled:
             mine = {key: rules for key, rules in live.items() if key.prefix == PREFIX and key.family in self._ranges}
-            self._adopted = {key: tuple(one for one in rules if not is_remark(one)) for key, rules in mine.items()}
+            self._adopted = {key: without_remarks(rules) for key, rules in mine.items()}
 
     def owners(self, live: Entries) -> Callable[[Any, Any], str]:
         """Nobody: a chain has the ranges of many."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -58,15 +58,22 @@ def test_an_invalid_object_does_not_hide_what_it_meant_before(work_queue: WorkQu
     assert work_queue.take() == [Upsert(OTHER)]
 
 
-def test_what_cannot_be_used_is_told_after_the_change_before_it_that_waits() -> None:
-    """Told first, it would count as mended by a state that is older."""
-    now = 100.0
-    sizes = {("default", "big"): 100_000, ("default", "other"): 100_000}
-    with closing(WorkQueue(lambda: now)) as work_queue:
+@contextmanager
+def _holding_back_a_large_service(clock: Callable[[], float], sizes: dict[tuple[str, str], int]) -> Iterator[WorkQueue]:
+    """The first slice of `default/big` waits, as `default/other` was handed on just now."""
+    with closing(WorkQueue(clock)) as work_queue:
         work_queue.weigh(sizes)
         work_queue.deliver(_slice(0, name="other"))
         work_queue.take(200)
         work_queue.deliver(_slice(0))
+        yield work_queue
+
+
+def test_what_cannot_be_used_is_told_after_the_change_before_it_that_waits() -> None:
+    """Told first, it would count as mended by a state that is older."""
+    now = 100.0
+    sizes = {("default", "big"): 100_000, ("default", "other"): 100_000}
+    with _holding_back_a_large_service(lambda: now, sizes) as work_queue:
         broken = Invalid(EndpointSlice, "default", "big-0", ObjectError("EndpointSlice", "default/big-0", ()))
         for event in (_busy(0), _busy(1), _invalid(1), broken):
             work_queue.deliver(event)
@@ -191,11 +198,7 @@ def test_large_services_wait_in_a_queue_of_their_own_and_get_a_tenth_of_the_time
 def test_a_service_that_is_large_no_more_keeps_the_last_state_of_what_waits() -> None:
     now = 100.0
     sizes = {("default", "big"): 100_000, ("default", "other"): 100_000}
-    with closing(WorkQueue(lambda: now)) as work_queue:
-        work_queue.weigh(sizes)
-        work_queue.deliver(_slice(0, name="other"))
-        work_queue.take(200)
-        work_queue.deliver(_slice(0))
+    with _holding_back_a_large_service(lambda: now, sizes) as work_queue:
         del sizes["default", "big"]
         work_queue.deliver(_slice(0, endpoints=2))
         now += 30.0
